@@ -1,0 +1,95 @@
+# `make pipelines` and `make test` do all the set-up there is. `make help` lists the rest.
+# Variables: RECIPE (a file in recipes/), RUN (folder under runs/), PYTHON (3.10 or newer), TORCH (what pip installs).
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+RECIPE ?= recipes/mnist.yaml
+RUN    ?= default
+
+VENV := .venv
+LDM  := $(VENV)/bin/ldm
+ARGS := -c $(RECIPE) --name $(RUN) --replace
+R    := runs/$(RUN)
+
+STAGES := $(R)/eval/pipeline/manifest.json $(R)/eval/reconstructions/manifest.json
+
+.PHONY: help pipelines install test test-all lint format bench clean clean-run
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make pipelines RECIPE=recipes/cifar10.yaml RUN=cifar10   runs another recipe into runs/cifar10"
+
+pipelines: $(VENV)/installed  ## Images to trained model to numbers: every stage of RECIPE into runs/RUN.
+	@$(LDM) plan -c $(RECIPE) --name $(RUN) --quiet
+	@if $(MAKE) --question $(STAGES) 2>/dev/null; then \
+		echo "Nothing to do: every stage of $(RECIPE) is complete in $(R)."; \
+	else \
+		$(MAKE) --no-print-directory $(STAGES) && \
+		echo "Done: $(R). Next: source $(VENV)/bin/activate && ldm sample --class 7 --cfg 3$(if $(filter-out default,$(RUN)), --name $(RUN))"; \
+	fi
+
+# One rule per stage: it depends on the stages before it and on its own part of the recipe, which `ldm plan` rewrites
+# only when it changed. A stage interrupted half-way goes on; one whose settings or inputs changed starts afresh.
+# `touch` marks a stage that found its inputs rewritten but equal.
+$(R)/vqvae/manifest.json: $(R)/.plan/train-vqvae.json
+	$(LDM) train-vqvae $(ARGS) && touch $@
+
+$(R)/latents/manifest.json: $(R)/.plan/encode.json $(R)/vqvae/manifest.json
+	$(LDM) encode $(ARGS) && touch $@
+
+$(R)/dit/manifest.json: $(R)/.plan/train-dit.json $(R)/latents/manifest.json
+	$(LDM) train-dit $(ARGS) && touch $@
+
+$(R)/classifier/manifest.json: $(R)/.plan/train-classifier.json $(R)/vqvae/manifest.json
+	$(LDM) train-classifier $(ARGS) && touch $@
+
+$(R)/samples/pipeline/manifest.json: $(R)/.plan/sample.json $(R)/dit/manifest.json
+	$(LDM) sample $(ARGS) --label pipeline && touch $@
+
+$(R)/eval/pipeline/manifest.json: $(R)/.plan/eval.json $(R)/samples/pipeline/manifest.json $(R)/classifier/manifest.json
+	$(LDM) eval $(ARGS) --samples pipeline && touch $@
+
+$(R)/eval/reconstructions/manifest.json: $(R)/.plan/eval.json $(R)/vqvae/manifest.json $(R)/classifier/manifest.json
+	$(LDM) eval $(ARGS) --of reconstructions && touch $@
+
+$(R)/.plan/%.json: ;
+
+install: $(VENV)/installed  ## Make .venv and install ldm into it.
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10: set PYTHON=python3.12 or such"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+test: lint  ## Lint, types and the quick tests (under 8 minutes on 2 cores).
+	$(VENV)/bin/python -m pytest -m "not slow" -n auto
+
+test-all: lint  ## Every test, the slow full counts too.
+	$(VENV)/bin/python -m pytest -n auto
+
+lint: $(VENV)/installed-dev  ## ruff, its formatter and mypy.
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy -p ldm
+
+format: $(VENV)/installed-dev  ## Format and mend what ruff can mend.
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/ruff check --fix
+
+bench: $(VENV)/installed-dev  ## Measure this machine; see benchmarks/README.md.
+	$(VENV)/bin/python -m benchmarks
+
+clean-run:  ## Remove runs/RUN.
+	rm -rf $(R)
+
+clean:  ## Remove .venv and caches; runs stay.
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

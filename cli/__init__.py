@@ -1,0 +1,1 @@
+"""The `ldm` command: parse, validate, show. Imports no torch at module level."""

@@ -1,0 +1,301 @@
+"""A directory is the interface: what every stage reads and writes, and how it is known to be whole.
+
+A stage's directory holds `identity.json` (settings and inputs) and `config.yaml` (the same settings as a recipe) from
+the first moment, and `manifest.json` as the last thing written. The manifest says what the directory is, what made
+it, and the sha256 of each file the next stage reads; the hash of that table is the directory's fingerprint. Each stage
+records the fingerprints of its inputs.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .errors import ConfigError, DataError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+IDENTITY = "identity.json"
+RECIPE = "config.yaml"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage directory, opened for reading."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.manifest["config"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(self.manifest["facts"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the table of output files: equal outputs have equal fingerprints, whenever they were made."""
+        return files.sha256_json(self.manifest["files"])
+
+    @property
+    def command(self) -> str:
+        """The command that made it."""
+        return str(self.manifest["command"])
+
+    def verify(self, name: str | None = None) -> None:
+        """Compare one output file, or all of them, with the manifest. Raises DataError naming the file."""
+        for relative in [name] if name else list(self.manifest["files"]):
+            path, recorded = self.path / relative, self.manifest["files"][relative]
+            if not path.is_file():
+                raise DataError(f"{path} is missing", self.remedy)
+            if path.stat().st_size != recorded["bytes"] or files.sha256_file(path) != recorded["sha256"]:
+                raise DataError(f"{path} is damaged: its sha256 differs from {self.path / MANIFEST}", self.remedy)
+
+    @property
+    def remedy(self) -> str:
+        return f"make it again: {self.command} --replace"
+
+
+def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
+    """Open a finished directory of one kind.
+
+    made_by: the command that would make it, named in the remedy. Raises DataError when it is missing, unfinished, of
+    another kind or of a schema this version does not know.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist", f"make it: {made_by}")
+    if not (path / MANIFEST).is_file():
+        raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}")
+    manifest = files.read_json(path / MANIFEST, f"make it again: {made_by} --replace")
+    if manifest.get("schema") != SCHEMA:
+        raise DataError(
+            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
+        )
+    if manifest.get("kind") != kind:
+        raise DataError(f"{path} holds {manifest.get('kind')!r}, not {kind!r}", f"make one: {made_by}")
+    fields = {"config": dict, "files": dict, "facts": dict, "inputs": dict, "command": str}
+    for name, expected in fields.items():
+        if not isinstance(manifest.get(name), expected):
+            raise DataError(f"{path / MANIFEST} is damaged: no {name!r}", f"make it again: {made_by} --replace")
+    for name, entry in manifest["files"].items():
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not isinstance(entry, dict) or not {"bytes", "sha256"} <= set(entry):
+            raise DataError(f"{path / MANIFEST} is damaged: file entry {name!r}", f"make it again: {made_by} --replace")
+    return Artifact(path, manifest)
+
+
+def check_producer(artifact: Artifact, role: str, producer: Artifact) -> None:
+    """Refuse an artifact whose producer changed since: its recorded input no longer has that fingerprint."""
+    recorded = artifact.manifest["inputs"].get(role, {}).get("fingerprint")
+    if recorded != producer.fingerprint:
+        raise DataError(
+            f"{artifact.path} was made with another {role} than {producer.path} holds now",
+            f"make it again: {artifact.command} --replace",
+        )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stage's directory is made of: another configuration or input means another directory.
+
+    config: the settings that matter, JSON. inputs: role → {"path": where it was, "fingerprint": what it holds}.
+    command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts.
+    """
+
+    kind: str
+    command: str
+    config: dict[str, Any]
+    inputs: dict[str, dict[str, Any]]
+    recipe: str
+
+    def document(self) -> dict[str, Any]:
+        inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}
+        return {"schema": SCHEMA, "kind": self.kind, "config": self.config, "inputs": inputs}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The directory a stage is writing: locked, its identity inside, without a manifest until `commit`."""
+
+    path: Path
+    identity: Identity
+
+    @property
+    def complete(self) -> bool:
+        """Whether the same command already finished here."""
+        return (self.path / MANIFEST).is_file()
+
+    def commit(self, outputs: list[str], facts: dict[str, Any]) -> Artifact:
+        """Write the manifest, last of all files. outputs: names, relative to the directory, that later stages read."""
+        table = {}
+        for name in sorted(outputs):
+            path = self.path / name
+            table[name] = {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+        manifest = {
+            "schema": SCHEMA,
+            "kind": self.identity.kind,
+            "command": self.identity.command,
+            "config": self.identity.config,
+            "inputs": self.identity.inputs,
+            "files": table,
+            "facts": facts,
+            "provenance": provenance(),
+        }
+        files.write_json(self.path / MANIFEST, manifest)
+        return Artifact(self.path, manifest)
+
+
+@contextmanager
+def occupy(path: Path) -> Iterator[None]:
+    """Make a stage's directory and hold its lock for the block; the system frees it with the process.
+
+    Raises ConfigError (exit 2), before any data is read, for a path that cannot be written and for a second owner.
+    """
+    _prepare(path)
+    with (path / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise ConfigError(f"{path} is in use by {owner}", "wait for it, stop it, or give another --name") from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
+        yield
+
+
+def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
+    """Make sure that an occupied directory belongs to this very configuration and these inputs.
+
+    A new directory gets its `identity.json`. An existing one of the same identity is handed back as it is, to go on
+    from. One of another configuration or other inputs is discarded with `replace`, otherwise refused with the
+    differing keys (ConfigError, exit 2).
+    """
+    wanted = json.loads(json.dumps(identity.document()))
+    if (path / IDENTITY).exists():
+        differing = _differences(_read_identity(path, replace), wanted)
+        if differing and not replace:
+            raise ConfigError(
+                f"{path} was made with other settings or inputs: {'; '.join(differing)}",
+                "give the same settings, another --name, or --replace to start afresh",
+            )
+        if differing:
+            _clear(path)
+    elif any(entry.name != LOCK and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir()):
+        raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another --name")
+    files.remove_temporaries(path)
+    if not (path / IDENTITY).exists():
+        files.write_json(path / IDENTITY, wanted)
+    if not (path / MANIFEST).exists():
+        files.write_bytes(path / RECIPE, identity.recipe.encode())
+    return Workspace(path, identity)
+
+
+def provenance() -> dict[str, Any]:
+    """Say what made an artifact: command line, versions, machine, git commit, time."""
+    packages: dict[str, str | None] = {}
+    for package in ("torch", "numpy", "pillow", "safetensors", "diffusers", "webdataset"):
+        try:
+            packages[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            packages[package] = None
+    return {
+        "argv": sys.argv,
+        "ldm": _own_version(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "git": _git_commit(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _own_version() -> str:
+    from .. import __version__
+
+    return __version__
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this code runs from, with `+` when files differ from it; None outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() or None
+
+
+def _prepare(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"{path} is in the way: a file, not a folder", "move it or give another --name") from None
+    except NotADirectoryError:
+        raise ConfigError(f"{path} cannot be made: part of it is a file", "give another --runs-dir") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}", "give another --runs-dir") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} is not writable", "change its permissions or give another --runs-dir")
+
+
+def _read_identity(path: Path, replace: bool) -> dict[str, Any]:
+    try:
+        return files.read_json(path / IDENTITY, "start afresh with --replace")
+    except DataError:
+        if replace:
+            return {}
+        raise
+
+
+def _clear(path: Path) -> None:
+    """Discard what a stage's directory holds: the manifest first, the identity last, so that it can be interrupted."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    for entry in path.iterdir():
+        if entry.name in (LOCK, IDENTITY):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (path / IDENTITY).unlink(missing_ok=True)
+
+
+def _differences(previous: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """List `key: was → is` for every leaf that differs."""
+    before, after = dict(_leaves(previous)), dict(_leaves(wanted))
+    keys = sorted(before.keys() | after.keys())
+    return [f"{key}: {before.get(key)!r} → {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

@@ -1,0 +1,158 @@
+"""Latent shards: plain WebDataset tars that anyone can open, and the index that makes them fast to read.
+
+A sample is `KEY.npy` (its latent, float16), `KEY.flip.npy` (that of the mirrored image, where both were encoded),
+`KEY.cls` (its label) and `KEY.json` (where it came from); a variational autoencoder adds `KEY.std.npy` and
+`KEY.flip.std.npy`, the posterior's standard deviation. Keys are zero-padded sample numbers. Every header has mtime 0,
+so that equal samples give equal bytes. `index.safetensors` holds the byte offset of every array.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from .. import files
+from ..errors import DataError
+
+INDEX = "index.safetensors"
+FIELDS = ("npy", "flip.npy", "std.npy", "flip.std.npy")
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class LatentSample:
+    """One sample of a shard. arrays: field of FIELDS → float16 (C, h, w)."""
+
+    arrays: dict[str, np.ndarray]
+    label: int
+    name: str
+
+
+def shard_name(split: str, number: int) -> str:
+    """Name a shard: `shard-000000.tar` for training, `val-000000.tar` for validation."""
+    return f"{'shard' if split == 'train' else split}-{number:06d}.tar"
+
+
+def write_shard(path: Path, first_key: int, samples: Iterable[LatentSample]) -> None:
+    """Write samples, keyed from `first_key` on, as one tar: whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for key, sample in enumerate(samples, first_key):
+                for field, array in sample.arrays.items():
+                    _add(tar, f"{key:09d}.{field}", _npy(array))
+                _add(tar, f"{key:09d}.cls", str(sample.label).encode())
+                source = {"name": sample.name, "label": sample.label}
+                _add(tar, f"{key:09d}.json", json.dumps(source, ensure_ascii=True).encode())
+
+    files.write_atomically(path, write)
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
+    """Yield (key, field, offset of the content, content) of every member. DataError if it is no whole tar."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, _, field = member.name.partition(".")
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is None:
+                    raise DataError(f"{path} holds {member.name!r}, which is no file", "encode again with --replace")
+                yield key, field, member.offset_data, content.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{path} is damaged: {error}", "encode again with --replace") from None
+
+
+def write_index(folder: Path, shards: dict[str, list[str]]) -> None:
+    """Write the index over shards: split → their names in order. Arrays: SPLIT.shard, SPLIT.label and offsets."""
+    tensors: dict[str, np.ndarray] = {}
+    for split, names in shards.items():
+        rows: dict[str, list[int]] = {"shard": [], "label": []}
+        for number, name in enumerate(names):
+            for _, field, offset, content in read_shard(folder / name):
+                if field in FIELDS:
+                    rows.setdefault(field, []).append(offset + _npy_header_size(content))
+                    if field == "npy":
+                        rows["shard"].append(number)
+                elif field == "cls":
+                    rows["label"].append(int(content))
+        tensors |= {f"{split}.{key}": np.asarray(value, dtype=np.int64) for key, value in rows.items()}
+    files.write_atomically(folder / INDEX, lambda temporary: save_file(tensors, temporary))
+
+
+class LatentSet:
+    """One split of a folder of shards, read at random through its index and memory maps.
+
+    labels: int64 (N,). shape: (C, h, w). has_flip and has_std say which arrays a sample has.
+    """
+
+    def __init__(self, folder: Path, split: str, names: list[str], shape: tuple[int, int, int]) -> None:
+        index = load_file(folder / INDEX)
+        self.shape = shape
+        self.labels = index[f"{split}.label"]
+        self._shard = index[f"{split}.shard"]
+        self._offsets = {field: index[f"{split}.{field}"] for field in FIELDS if f"{split}.{field}" in index}
+        self._maps = [np.memmap(folder / name, dtype=np.uint8, mode="r") for name in names]
+        self._check(folder, names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def has_flip(self) -> bool:
+        return "flip.npy" in self._offsets
+
+    @property
+    def has_std(self) -> bool:
+        return "std.npy" in self._offsets
+
+    def batch(self, indices: np.ndarray, flip: np.ndarray | None = None, std: bool = False) -> torch.Tensor:
+        """Gather latents as float32 (len(indices), C, h, w).
+
+        flip: bool (len(indices),), which samples to take mirrored. std: the posterior's deviations instead.
+        """
+        plain, mirrored = ("std.npy", "flip.std.npy") if std else ("npy", "flip.npy")
+        out = np.empty((len(indices), *self.shape), dtype=np.float16)
+        count = int(np.prod(self.shape))
+        for row, sample in enumerate(indices):
+            offsets = self._offsets[mirrored if flip is not None and flip[row] else plain]
+            raw = np.frombuffer(self._maps[self._shard[sample]], np.float16, count, int(offsets[sample]))
+            out[row] = raw.reshape(self.shape)
+        return torch.from_numpy(out).float()
+
+    def _check(self, folder: Path, names: list[str]) -> None:
+        """Make sure that no offset points outside its shard, whatever the index says."""
+        sizes = np.asarray([len(mapped) for mapped in self._maps], dtype=np.int64)
+        size = 2 * int(np.prod(self.shape))
+        whole = len(self._shard) == len(self.labels) and "npy" in self._offsets
+        whole = whole and bool(np.all((self._shard >= 0) & (self._shard < len(names))))
+        for offsets in self._offsets.values():
+            whole = whole and len(offsets) == len(self.labels)
+            whole = whole and bool(np.all((offsets >= _BLOCK) & (offsets + size <= sizes[self._shard])))
+        if not whole:
+            raise DataError(f"{folder / INDEX} does not fit its shards", "encode again with --replace")
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npy_header_size(content: bytes) -> int:
+    buffer = io.BytesIO(content)
+    version = np.lib.format.read_magic(buffer)
+    assert version == (1, 0), f"npy version {version}"
+    np.lib.format.read_array_header_1_0(buffer)
+    return buffer.tell()

@@ -1,0 +1,40 @@
+"""What a user can mend: one class per exit code, each message with its remedy."""
+
+
+class UserError(Exception):
+    """Something the user can mend: what is wrong (with the file or flag and the value seen) and what to do.
+
+    Shown as one line and a remedy, without a traceback. `exit_code` is the process's exit status.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+class ConfigError(UserError):
+    """A flag, key or combination of settings that cannot be honoured."""
+
+
+class DataError(UserError):
+    """Images, labels, weights or a stage's directory that are missing, damaged or of another kind."""
+
+    exit_code = 3
+
+
+class Diverged(UserError):  # noqa: N818
+    """Training produced too many non-finite steps to go on."""
+
+    exit_code = 4
+
+
+class Stopped(UserError):  # noqa: N818
+    """A signal stopped the work at a point from which the same command goes on."""
+
+    exit_code = 75

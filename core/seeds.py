@@ -1,0 +1,48 @@
+"""Every random draw is a function of (seed, purpose, index).
+
+Not of the batch size, the number of workers or processes, nor of how often the work was interrupted: each sample has
+a counter-based generator of its own (Philox; Salmon et al. 2011), keyed by seed and purpose and counted by index.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+_WORD = 2**64
+
+
+def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+    """Return the generator of one sample's draws for one purpose; its streams overlap with no other's."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, index % _WORD, index // _WORD]))
+
+
+def normal(seed: int, purpose: str, indices: Iterable[int], shape: tuple[int, ...]) -> torch.Tensor:
+    """Draw standard normal noise of `shape` for every index, float32 (len(indices), *shape), on the CPU."""
+    draws = [generator(seed, purpose, int(i)).standard_normal(shape, dtype=np.float32) for i in indices]
+    return torch.from_numpy(np.stack(draws))
+
+
+def uniform(seed: int, purpose: str, indices: Iterable[int]) -> torch.Tensor:
+    """Draw a number in [0, 1) for every index, float64 (len(indices),), on the CPU."""
+    draws = [generator(seed, purpose, int(i)).random() for i in indices]
+    return torch.tensor(draws, dtype=torch.float64)
+
+
+def integers(seed: int, purpose: str, indices: Iterable[int], high: int, count: int = 1) -> np.ndarray:
+    """Draw `count` whole numbers in [0, high) for every index, int64 (len(indices), count)."""
+    return np.stack([generator(seed, purpose, int(i)).integers(0, high, size=count) for i in indices])
+
+
+def torch_generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """Return a CPU torch generator for draws that libraries make themselves, such as weight initialisation."""
+    word = generator(seed, purpose, index).integers(0, 2**63, dtype=np.int64)
+    return torch.Generator().manual_seed(int(word))
+
+
+def seed_everything(seed: int, purpose: str) -> None:
+    """Seed torch's global generator, from which modules draw their initial weights."""
+    torch.manual_seed(int(generator(seed, purpose).integers(0, 2**63, dtype=np.int64)))

@@ -1,0 +1,94 @@
+"""Checkpoints: whole or invisible, the newest that verifies wins, the last few are kept.
+
+A checkpoint is the directory `checkpoints/IMAGES/` with one safetensors file per group of tensors, `state.json`, and
+`manifest.json` with the sha256 of each. It is written beside its final name, fsynced and renamed.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .. import files
+from ..errors import DataError
+
+FOLDER = "checkpoints"
+STATE = "state.json"
+MANIFEST = "manifest.json"
+TIME_CONVENTION = "t = 0 is data, t = 1 is noise"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What training goes on from. groups: file stem → named tensors, on the CPU. state: JSON."""
+
+    path: Path
+    groups: dict[str, dict[str, torch.Tensor]]
+    state: dict[str, Any]
+
+
+def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mapping[str, Any], keep: int) -> Path:
+    """Write a checkpoint after `images` images and drop all but the newest `keep`. Returns its directory."""
+    final = folder / FOLDER / f"{images:010d}"
+    if final.exists():
+        shutil.rmtree(final)
+    with files.new_directory(final) as temporary:
+        for name, tensors in groups.items():
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / f"{name}.safetensors")
+        files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
+        table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
+        files.write_json(temporary / MANIFEST, {"schema": 1, "files": table})
+    for old in _all(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Load the newest checkpoint that verifies, None where there is none.
+
+    A damaged one is named through `warn` and passed over. Raises DataError when there are some and all are damaged.
+    """
+    if (folder / FOLDER).is_dir():
+        files.remove_temporaries(folder / FOLDER)
+    found = _all(folder)
+    for path in reversed(found):
+        try:
+            return _load(path)
+        except DataError as error:
+            warn(f"passing over a damaged checkpoint: {error.message}")
+    if found:
+        raise DataError(f"no checkpoint in {folder / FOLDER} is whole", "restore one, or start afresh with --replace")
+    return None
+
+
+def _all(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first."""
+    if not (folder / FOLDER).is_dir():
+        return []
+    return sorted(path for path in (folder / FOLDER).iterdir() if path.name.isdigit())
+
+
+def _load(path: Path) -> Checkpoint:
+    table = files.read_json(path / MANIFEST).get("files")
+    if not isinstance(table, dict) or STATE not in table:
+        raise DataError(f"{path / MANIFEST} lists no files")
+    groups = {}
+    for name, digest in table.items():
+        file = path / Path(name).name
+        if not file.is_file():
+            raise DataError(f"{file} is missing")
+        if files.sha256_file(file) != digest:
+            raise DataError(f"{file} is damaged: its sha256 differs from {MANIFEST}")
+        if file.suffix == ".safetensors":
+            try:
+                groups[file.stem] = load_file(file)
+            except SafetensorError as error:
+                raise DataError(f"{file} is damaged: {error}") from None
+    return Checkpoint(path, groups, files.read_json(path / STATE))

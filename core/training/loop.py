@@ -1,0 +1,254 @@
+"""The training loop that all trained stages share. Its clock is images seen.
+
+A task brings the networks, the batches and the losses; the loop brings order, optimizers, moving average, the finite
+check, records, checkpoints and stopping. What happens at stream position k is a function of the seed and k alone, so
+a resumed run is the uninterrupted run.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.order import stream
+from ..precision import Policy
+from ..progress import Progress
+from ..signals import StopFlag, stop_flag
+from . import checkpoint, record
+from .ema import EMA
+from .guard import FiniteGuard
+from .optim import OptimConfig, build_adamw, learning_rate, load_optimizer_state, optimizer_state
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train: the fields of the user's `train` section, and the seed."""
+
+    images: int
+    batch_size: int
+    accumulate: int
+    lr: float
+    warmup: int
+    decay: str
+    weight_decay: float
+    beta1: float
+    beta2: float
+    clip: float
+    ema: float
+    checkpoint_every: int
+    keep: int
+    log_every: int
+    validate_every: int
+    tensorboard: bool
+    seed: int
+    picture_every: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which samples a step takes, and their positions in the stream, from which their random draws follow."""
+
+    samples: np.ndarray
+    positions: np.ndarray
+    images_seen: int
+
+
+class Task(Protocol):
+    """What is trained. `modules` holds every tensor that a checkpoint keeps; `averaged` is what the EMA follows."""
+
+    modules: nn.Module
+    averaged: nn.Module
+    num_samples: int
+    players: dict[str, nn.Module]  # one optimizer each, stepped in this order
+
+    def load(self, batch: Batch) -> Any:
+        """Return the batch's tensors, on the CPU; called ahead of time in a thread."""
+
+    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return a player's mean loss over the data, and numbers to log."""
+
+    def split(self, data: Any, parts: int) -> list[Any]:
+        """Split a batch's tensors into equal parts, for accumulation."""
+
+    def accepted(self) -> None:
+        """Called after a step whose losses and gradients were finite."""
+
+    def validate(self) -> dict[str, float]:
+        """Return numbers on held-out samples; `averaged` holds the moving average meanwhile."""
+
+    def picture(self, folder: Path, images_seen: int) -> None:
+        """Write a picture of the present state; `averaged` holds the moving average meanwhile."""
+
+
+def train(task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Train until `plan.images` images were seen, from the newest checkpoint in `folder` if there is one.
+
+    Leaves `averaged` holding the moving average. Returns facts for the manifest. Raises Diverged, and Stopped after
+    a checkpoint when a signal asks for it.
+    """
+    session = _Session(task, plan, policy, folder, progress)
+    progress.start("training", plan.images, "images", done=session.images)
+    with stop_flag() as stop:
+        if session.images == 0:
+            session.evaluate(picture=True)
+        for data in session.batches():
+            session.step(data)
+            session.after_step(stop)
+        session.finish()
+    progress.finish()
+    return {"images_seen": session.images, "steps": session.steps, "skipped_steps": session.guard.skipped}
+
+
+class _Session:
+    """The state of one training run over time."""
+
+    def __init__(self, task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress) -> None:
+        self.task, self.plan, self.policy, self.folder, self.progress = task, plan, policy, folder, progress
+        self.optim = OptimConfig(
+            lr=plan.lr,
+            weight_decay=plan.weight_decay,
+            betas=(plan.beta1, plan.beta2),
+            warmup_images=plan.warmup,
+            decay=plan.decay,
+            clip=plan.clip,
+        )
+        self.optimizers = {name: build_adamw(module, self.optim) for name, module in task.players.items()}
+        self.ema = EMA(task.averaged, plan.ema)
+        self.guard, self.meter = FiniteGuard(), record.Meter()
+        self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_scaler)
+        self.images = self.steps = 0
+        self._resume()
+        mirror = record.tensorboard_mirror(folder) if plan.tensorboard else None
+        self.record = record.Record(folder, self.images or -1, mirror)
+        self.started, self.started_at = time.monotonic(), self.images
+
+    def batches(self) -> Iterator[Any]:
+        """Yield the tensors of every step still to do; the next batch is loaded while this one is used."""
+
+        def load(start: int) -> Any:
+            positions = np.arange(start, start + self.plan.batch_size)
+            samples = stream(self.plan.seed, start, start + self.plan.batch_size, self.task.num_samples)
+            return self.task.load(Batch(samples, positions, start))
+
+        starts = range(self.images, self.plan.images, self.plan.batch_size)
+        with ThreadPoolExecutor(1, thread_name_prefix="next-batch") as pool:
+            pending: Future[Any] | None = None
+            for start in starts:
+                data = pending.result() if pending is not None else load(start)
+                following = start + self.plan.batch_size
+                pending = pool.submit(load, following) if following < self.plan.images else None
+                yield data
+
+    def step(self, data: Any) -> None:
+        """Let every player take one optimizer step; a step that is not finite changes nothing."""
+        rate = learning_rate(self.optim, self.images, self.plan.images)
+        numbers: dict[str, float] = {"lr": rate}
+        parts = self.task.split(data, self.plan.accumulate) if self.plan.accumulate > 1 else [data]
+        finite = True
+        self.task.modules.train()
+        for player, optimizer in self.optimizers.items():
+            optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=self.policy.device)
+            for part in parts:
+                with self.policy.autocast():
+                    loss, details = self.task.loss(player, part)
+                self.scaler.scale(loss / len(parts)).backward()
+                total += loss.detach() / len(parts)
+                for name, value in details.items():
+                    numbers[name] = numbers.get(name, 0.0) + float(value.detach()) / len(parts)
+            self.scaler.unscale_(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip or float("inf"))
+            # A scaler looks for its scale by overshooting: its inf steps are its own affair, not divergence.
+            searching = self.policy.needs_scaler and bool(torch.isfinite(total))
+            if searching or self.guard.admit(self.steps, total, norm):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                self.scaler.step(optimizer)
+                self.scaler.update()
+                label = "loss" if player == next(iter(self.optimizers)) else f"{player}_loss"
+                numbers |= {label: float(total), f"{label.removesuffix('loss')}grad_norm": float(norm)}
+            else:
+                finite = False
+        if finite:
+            self.task.accepted()
+            self.ema.update(task_step=self.steps)
+            self.meter.add(numbers)
+
+    def after_step(self, stop: StopFlag) -> None:
+        """Advance the clock; log, validate, draw and save where an interval was passed; stop if asked to."""
+        before, self.images, self.steps = self.images, self.images + self.plan.batch_size, self.steps + 1
+
+        def passed(every: int) -> bool:
+            return every > 0 and self.images // every > before // every
+
+        done = self.images >= self.plan.images
+        if passed(self.plan.log_every) or done:
+            self._log()
+        if passed(self.plan.validate_every) or done or passed(self.plan.picture_every):
+            self.evaluate(picture=passed(self.plan.picture_every) or done)
+        if passed(self.plan.checkpoint_every) or done or stop:
+            self._save()
+        if stop and not done:
+            raise stop.stopped(f"after {self.images:,} images; a checkpoint is in {self.folder / checkpoint.FOLDER}")
+
+    def evaluate(self, picture: bool) -> None:
+        """Validate, and draw, with the moving average in place of the weights."""
+        self.task.modules.eval()
+        with self.ema.applied(), torch.no_grad():
+            numbers = self.task.validate()
+            if picture and self.plan.picture_every:
+                self.task.picture(self.folder, self.images)
+        self.record.add({"images": self.images, "step": self.steps, **numbers})
+        self.progress.update(self.images, **numbers)
+
+    def finish(self) -> None:
+        """Put the moving average in place for good."""
+        record.write_curves(self.folder)
+        self.ema.copy_to()
+        self.task.modules.eval()
+
+    def _log(self) -> None:
+        speed = (self.images - self.started_at) / max(time.monotonic() - self.started, 1e-9)
+        means = self.meter.flush()
+        line = {"images": self.images, "step": self.steps, **means, "skipped": self.guard.skipped}
+        self.record.add({**line, "images_per_second": round(speed, 1)})
+        self.progress.update(self.images, **{key: means[key] for key in ("loss",) if key in means})
+
+    def _save(self) -> None:
+        optimizers = {
+            f"{player}.{name}": tensor
+            for player, optimizer in self.optimizers.items()
+            for name, tensor in optimizer_state(optimizer, self.task.players[player]).items()
+        }
+        groups = {"model": self.task.modules.state_dict(), "ema": self.ema.state(), "optimizer": optimizers}
+        state = {
+            "images": self.images,
+            "steps": self.steps,
+            "guard": self.guard.state(),
+            "meter": self.meter.state(),
+            "scaler": self.scaler.state_dict(),
+            "ema_updates": self.ema.num_updates,
+        }
+        checkpoint.save(self.folder, self.images, groups, state, self.plan.keep)
+
+    def _resume(self) -> None:
+        found = checkpoint.newest(self.folder, self.progress.warn)
+        if found is None:
+            return
+        self.task.modules.load_state_dict(found.groups["model"])
+        self.ema.load(found.groups["ema"], found.state["ema_updates"])
+        for player, optimizer in self.optimizers.items():
+            own = {key.removeprefix(f"{player}."): t for key, t in found.groups["optimizer"].items() if key.startswith(f"{player}.")}
+            load_optimizer_state(optimizer, self.task.players[player], own)
+        self.images, self.steps = found.state["images"], found.state["steps"]
+        self.guard.load(found.state["guard"])
+        self.meter.load(found.state["meter"])
+        self.scaler.load_state_dict(found.state["scaler"])
+        self.progress.note(f"resuming after {self.images:,} images from {found.path}")

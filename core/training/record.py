@@ -1,0 +1,112 @@
+"""The numbers of a training run: `metrics.jsonl`, one line per interval, each step in it exactly once."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import files
+
+METRICS = "metrics.jsonl"
+
+
+class Meter:
+    """Means over the steps since the last line; kept in checkpoints so that a resumed line is the same line."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.steps = 0
+
+    def add(self, numbers: dict[str, float]) -> None:
+        """Take in the numbers of one step."""
+        self.steps += 1
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def flush(self) -> dict[str, float]:
+        """Return the means and begin anew."""
+        means = {name: value / self.steps for name, value in self.sums.items()} if self.steps else {}
+        self.sums, self.steps = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": self.sums, "steps": self.steps}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.sums, self.steps = dict(state["sums"]), int(state["steps"])
+
+
+class Record:
+    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint."""
+
+    def __init__(self, folder: Path, images: int, mirror: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.path = folder / METRICS
+        self.mirror = mirror
+        kept = [line for line in read(self.path) if line["images"] <= images]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write_bytes(self.path, text.encode())
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line; numbers that are not finite are left out, which `skipped` counts."""
+        finite = {key: value for key, value in line.items() if not isinstance(value, float) or math.isfinite(value)}
+        with files.saying_disk_full(self.path), self.path.open("a") as file:
+            file.write(json.dumps(finite) + "\n")
+        if self.mirror is not None:
+            self.mirror(finite)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("images"), int):
+            lines.append(line)
+    return lines
+
+
+def write_curves(folder: Path) -> Path:
+    """Draw the losses of `metrics.jsonl` over images seen as `loss.png`. Returns its path."""
+    from matplotlib.figure import Figure
+
+    lines = read(folder / METRICS)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name in ("loss", "val_loss"):
+        points = [(line["images"], line[name]) for line in lines if name in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name.replace("val_", "validation "), linewidth=1.2)
+    axes.set(xlabel="images seen", ylabel="loss")
+    if axes.lines:
+        axes.legend()
+    if lines and all(line.get("loss", 1.0) > 0 for line in lines):
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    path = folder / "loss.png"
+    files.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    return path
+
+
+def tensorboard_mirror(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Return a function that also writes every line as TensorBoard scalars over images seen."""
+    from ..errors import ConfigError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install 'ldm[tensorboard]'") from None
+    writer = SummaryWriter(folder / "tensorboard")
+
+    def mirror(line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if isinstance(value, float):
+                writer.add_scalar(name, value, global_step=line["images"])
+        writer.flush()
+
+    return mirror

@@ -1,0 +1,123 @@
+"""What every stage's configuration is made of: options with flags, sections shared by stages, counts like `1M`.
+
+A configuration is a frozen pydantic model. Each field made by `option` carries its help text, the flag that sets it
+(if it has one) and whether it is part of a run's identity: settings that only say how the work is carried out
+(device, worker count) may differ when a run goes on.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+_SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+
+
+def parse_count(value: object) -> object:
+    """Read `1M`, `2.5k`, `60_000` or `1e6` as a whole number; leave anything else for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d[\d_]*\.?\d*(?:e\d+)?)\s*([kmg]?)\s*", value.lower())
+    if match is None:
+        return value
+    number = float(match[1].replace("_", "")) * _SUFFIX[match[2]]
+    return int(number) if number.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+Location = Annotated[Path, PlainSerializer(lambda path: path.as_posix(), return_type=str)]
+
+
+def option(default: Any, help: str, flag: str | None = None, identity: bool = True, **limits: Any) -> Any:
+    """Declare a setting.
+
+    flag: its command-line name (`--x`, several split by `/` for a switch and its opposite), None for settings that
+    only `section.key=value` and recipes reach. identity: whether a run made with another value is another run.
+    """
+    return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Stage(Section):
+    """Where a stage works, and with which seed: the settings that all stages have."""
+
+    name: str = option("default", "Run to work in: the folder RUNS_DIR/NAME.", "--name", identity=False)
+    runs_dir: Location = option(Path("runs"), "Folder that holds the runs.", "--runs-dir", identity=False)
+    seed: int = option(0, "Seed of every random draw.", "--seed", ge=0, lt=2**63)
+    replace: bool = option(
+        False, "Discard what the output folder holds if it was made with other settings or inputs.", "--replace", False
+    )
+
+    @property
+    def root(self) -> Path:
+        """The run's folder."""
+        return self.runs_dir / self.name
+
+
+def identity(section: Section) -> dict[str, Any]:
+    """Return the settings that make a run this run, JSON: those that only say how the work is done are left out."""
+    chosen: dict[str, Any] = {}
+    dumped = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            chosen[name] = identity(value)
+        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra["identity"]:
+            chosen[name] = dumped[name]
+    return chosen
+
+
+class Machine(Section):
+    """On what, and in which number format, a stage computes."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", "--device", identity=False)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "Number format of the networks; auto takes what the hardware is fast at.", "--precision"
+    )
+    compile: bool = option(False, "Compile the networks with torch.compile.", "--compile/--eager", identity=False)
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch.", identity=False, ge=0)
+
+
+class Data(Section):
+    """Which images, and how they become squares of RGB."""
+
+    source: str | None = option(None, "Folder of class folders, zip, tars, idx, npz, or `mnist`.", "--data")
+    validation: str | None = option(
+        None, "Images held out; by default the source's own or a share of it.", "--val-data"
+    )
+    val_fraction: float = option(0.05, "Share held out, chosen by content hash, where nothing is given.", gt=0, lt=1)
+    image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=4, le=4096)
+    flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
+    background: str = option(
+        "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"
+    )
+    on_error: Literal["stop", "skip"] = option("stop", "What to do with an unreadable image.", "--on-error")
+    workers: int = option(2, "Threads that decode images.", identity=False, ge=0, le=256)
+    cache_gb: float = option(2.0, "Keep decoded images in memory up to this many gigabytes.", identity=False, ge=0)
+
+
+class Train(Section):
+    """How long and how to train. Lengths count images seen, so that curves compare across batch sizes."""
+
+    images: Count = option(1_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    batch_size: int = option(64, "Images per optimizer step.", "--batch-size", ge=1)
+    accumulate: int = option(1, "Split each batch into this many passes to save memory.", ge=1)
+    lr: float = option(1e-4, "Peak learning rate.", "--lr", gt=0)
+    warmup: Count = option(10_000, "Images over which the learning rate rises.")
+    decay: Literal["constant", "cosine", "linear"] = option("constant", "Learning rate after warm-up.")
+    weight_decay: float = option(0.0, "AdamW's weight decay.", ge=0)
+    beta1: float = option(0.9, "AdamW's first moment.", ge=0, lt=1)
+    beta2: float = option(0.999, "AdamW's second moment.", ge=0, lt=1)
+    clip: float = option(1.0, "Largest gradient norm; 0 switches clipping off.", ge=0)
+    ema: float = option(0.9999, "Decay of the weights' moving average, per step; 0 switches it off.", ge=0, lt=1)
+    checkpoint_every: Count = option(50_000, "Images between checkpoints.", "--checkpoint-every", identity=False)
+    keep: int = option(2, "Checkpoints kept.", identity=False, ge=2)
+    log_every: Count = option(2_000, "Images between lines of metrics.jsonl.", identity=False)
+    validate_every: Count = option(20_000, "Images between validations.", identity=False)
+    tensorboard: bool = option(False, "Also write TensorBoard events.", identity=False)
