@@ -2,8 +2,8 @@
 
 A stage's directory holds `identity.json` (settings and inputs) and `config.yaml` (the same settings as a recipe) from
 the first moment, and `manifest.json` as the last thing written. The manifest says what the directory is, what made
-it, and the sha256 of each file the next stage reads; the hash of that table is the directory's fingerprint. Each stage
-records the fingerprints of its inputs.
+it, the sha256 of each file the next stage reads, and that of itself; the hash of the table of files is the directory's
+fingerprint. Each stage records the fingerprints of its inputs.
 """
 
 import fcntl
@@ -29,6 +29,8 @@ MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
 RECIPE = "config.yaml"
 LOCK = ".lock"
+_INTRODUCTION = 0.2  # seconds that the owner of a lock may take to write down who it is
+_OWN_DIGEST = "manifest_sha256"
 
 
 @dataclass(frozen=True)
@@ -78,27 +80,34 @@ def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
     """Open a finished directory of one kind.
 
     made_by: the command that would make it, named in the remedy. Raises DataError when it is missing, unfinished, of
-    another kind or of a schema this version does not know.
+    another kind or of a schema this version does not know, or its manifest is damaged; `verify` checks its files.
     """
+    again = f"make it again: {made_by} --replace"
     if not path.is_dir():
         raise DataError(f"{path} does not exist", f"make it: {made_by}")
     if not (path / MANIFEST).is_file():
         raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}")
-    manifest = files.read_json(path / MANIFEST, f"make it again: {made_by} --replace")
+    manifest = files.read_json(path / MANIFEST, again)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
             f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
         )
     if manifest.get("kind") != kind:
         raise DataError(f"{path} holds {manifest.get('kind')!r}, not {kind!r}", f"make one: {made_by}")
+    if manifest.pop(_OWN_DIGEST, None) != files.sha256_json(manifest):
+        raise DataError(f"{path / MANIFEST} is damaged: it differs from its own sha256", again)
+    # A manifest from elsewhere may carry the right hash of the wrong things.
     fields = {"config": dict, "files": dict, "facts": dict, "inputs": dict, "command": str}
     for name, expected in fields.items():
         if not isinstance(manifest.get(name), expected):
-            raise DataError(f"{path / MANIFEST} is damaged: no {name!r}", f"make it again: {made_by} --replace")
+            raise DataError(f"{path / MANIFEST} is damaged: no {name!r}", again)
     for name, entry in manifest["files"].items():
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
         if not inside or not isinstance(entry, dict) or not {"bytes", "sha256"} <= set(entry):
-            raise DataError(f"{path / MANIFEST} is damaged: file entry {name!r}", f"make it again: {made_by} --replace")
+            raise DataError(f"{path / MANIFEST} is damaged: file entry {name!r}", again)
+    for role, entry in manifest["inputs"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("fingerprint"), str):
+            raise DataError(f"{path / MANIFEST} is damaged: input {role!r}", again)
     return Artifact(path, manifest)
 
 
@@ -149,7 +158,7 @@ class Workspace:
         for name in sorted(outputs):
             path = self.path / name
             table[name] = {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
-        manifest = {
+        contents = {
             "schema": SCHEMA,
             "kind": self.identity.kind,
             "command": self.identity.command,
@@ -159,7 +168,8 @@ class Workspace:
             "facts": facts,
             "provenance": provenance(),
         }
-        files.write_json(self.path / MANIFEST, manifest)
+        manifest = json.loads(json.dumps(contents))  # As it will be read.
+        files.write_json(self.path / MANIFEST, {**manifest, _OWN_DIGEST: files.sha256_json(manifest)})
         return Artifact(self.path, manifest)
 
 
@@ -174,13 +184,14 @@ def occupy(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            time.sleep(_INTRODUCTION)
             lock.seek(0)
             owner = lock.read().strip() or "another process"
             raise ConfigError(f"{path} is in use by {owner}", "wait for it, stop it, or give another --name") from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        lock.flush()
+        with files.saying_disk_full(path / LOCK):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            lock.flush()
         yield
 
 
@@ -189,7 +200,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
 
     A new directory gets its `identity.json`. An existing one of the same identity is handed back as it is, to go on
     from. One of another configuration or other inputs is discarded with `replace`, otherwise refused with the
-    differing keys (ConfigError, exit 2).
+    differing keys (ConfigError, exit 2). `replace` also discards a finished one that is damaged.
     """
     wanted = json.loads(json.dumps(identity.document()))
     if (path / IDENTITY).exists():
@@ -199,7 +210,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
                 "give the same settings, another --name, or --replace to start afresh",
             )
-        if differing:
+        if differing or (replace and _is_damaged(path, identity)):
             _clear(path)
     elif any(entry.name != LOCK and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir()):
         raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another --name")
@@ -239,6 +250,8 @@ def _own_version() -> str:
 def _git_commit() -> str | None:
     """The commit of the checkout this code runs from, with `+` when files differ from it; None outside one."""
     here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():  # Installed, perhaps inside another project's checkout.
+        return None
     try:
         commit = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
@@ -271,6 +284,17 @@ def _read_identity(path: Path, replace: bool) -> dict[str, Any]:
         if replace:
             return {}
         raise
+
+
+def _is_damaged(path: Path, identity: Identity) -> bool:
+    """Whether a finished directory is no longer what its manifest says."""
+    if not (path / MANIFEST).exists():
+        return False
+    try:
+        open_artifact(path, identity.kind, identity.command).verify()
+    except DataError:
+        return True
+    return False
 
 
 def _clear(path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .errors import DataError, UserError
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp"  # safetensors, too, begins its temporary files so
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 1 << 20
 
 
@@ -48,10 +52,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises UserError when the disk is full; the file that was there before is untouched.
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.name[:100]}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f"{TEMPORARY}-{path.name[:50]}-{secrets.token_hex(4)}")
     try:
         with saying_disk_full(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
             write(temporary)
+            temporary.chmod(mode)  # safetensors writes files that only their owner can read.
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -70,17 +77,22 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, indented, whole or not at all. NaN is refused."""
+    """Write JSON, indented, whole or not at all. NaN is refused.
+
+    Text is UTF-8; the stray bytes of a name that is not (surrogates, in Python) become JSON escapes.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, text.encode("utf-8", "surrogateescape") + b"\n")
+    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """Read a JSON object; DataError naming the file if it is missing, damaged or something else."""
     try:
-        value = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
+        value = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", remedy) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", remedy) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}", remedy) from None
     if not isinstance(value, dict):
@@ -91,13 +103,14 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
 @contextmanager
 def new_directory(final: Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not."""
-    temporary = final.with_name(f"{TEMPORARY}{final.name}-{secrets.token_hex(4)}")
+    temporary = final.with_name(f"{TEMPORARY}-{final.name[:50]}-{secrets.token_hex(4)}")
     try:
         with saying_disk_full(final):
             temporary.mkdir(parents=True)
             yield temporary
             for path in sorted(temporary.rglob("*")):
                 if path.is_file():
+                    path.chmod(temporary.stat().st_mode & 0o666)
                     with path.open("rb+") as file:
                         os.fsync(file.fileno())
                 else:
@@ -110,12 +123,12 @@ def new_directory(final: Path) -> Iterator[Path]:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove what an interrupted write left in a directory."""
-    for path in directory.glob(f"{TEMPORARY}*"):
-        if path.is_dir():
+    """Remove what interrupted writes left in a directory and below it."""
+    for path in sorted(directory.rglob(f"{TEMPORARY}*")):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)  # It may have gone with its folder.
 
 
 @contextmanager
@@ -123,10 +136,15 @@ def saying_disk_full(path: Path) -> Iterator[None]:
     """Turn the system's word for a full disk, a quota or a file size limit into a UserError naming the path."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            reason = error.strerror.lower()
-            raise UserError(
-                f"disk: cannot write {path}: {reason}", "free some room, then run the same command"
-            ) from error
-        raise
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else _os_error(error)
+        if number not in _FULL:
+            raise
+        reason = os.strerror(number).lower()
+        raise UserError(f"disk: cannot write {path}: {reason}", "free some room, then run the same command") from error
+
+
+def _os_error(error: SafetensorError) -> int | None:
+    """The system's error number, which safetensors tells in its message only."""
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None

@@ -4,16 +4,19 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from .settings import Count, Data, Location, Machine, Section, Stage, Train, option
+from .settings import Count, Data, Location, Machine, Section, Stage, Train, option, section
 
 
 class VQVAEModel(Section):
     """The autoencoder's network: a preset, and what differs from it."""
 
     preset: str = option("vqvae-s", "Named network size.", "--preset")
-    channels: int | None = option(None, "Width at full resolution.", ge=8)
-    channel_multipliers: tuple[int, ...] | None = option(None, "Width of each level; n levels shrink by 2^(n-1).")
+    channels: int | None = option(None, "Width that the multipliers multiply.", ge=1)
+    channel_multipliers: tuple[int, ...] | None = option(None, "Width of each level, from the finest down.")
+    patch: int | None = option(None, "Pixels per side that the first layer folds into channels.", ge=1)
     num_res_blocks: int | None = option(None, "Residual blocks per level.", ge=1)
+    num_decoder_blocks: int | None = option(None, "Residual blocks per level of the decoder.", ge=1)
+    middle_blocks: bool | None = option(None, "Residual blocks at the lowest resolution.")
     latent_channels: int | None = option(None, "Channels of the latent.", "--latent-channels", ge=1)
     codebook_size: int | None = option(None, "Codes.", "--codebook-size", ge=2)
     cosine: bool | None = option(None, "Choose codes by cosine similarity.")
@@ -47,11 +50,11 @@ class TrainVQVAE(Stage):
         "Take this diffusers autoencoder folder instead of training one; it is measured and stored.",
         "--autoencoder",
     )
-    data: Data = Data()
-    model: VQVAEModel = VQVAEModel()
-    loss: VQVAELoss = VQVAELoss()
-    train: VQVAETrain = VQVAETrain()
-    machine: Machine = Machine()
+    data: Data = section(Data)
+    model: VQVAEModel = section(VQVAEModel)
+    loss: VQVAELoss = section(VQVAELoss)
+    train: VQVAETrain = section(VQVAETrain)
+    machine: Machine = section(Machine)
     pictures: int = option(8, "Validation images shown beside their reconstruction.", identity=False, ge=1, le=64)
 
 
@@ -59,10 +62,10 @@ class Encode(Stage):
     """Settings of `ldm encode`. What `data` leaves unsaid is taken from the autoencoder's own training."""
 
     autoencoder: Location | None = option(None, "Autoencoder stage to use; by default the run's own.", "--autoencoder")
-    data: Data = Data()
-    batch_size: int = option(64, "Images encoded at once.", "--batch-size", ge=1, identity=False)
+    data: Data = section(Data)
+    batch_size: int = option(64, "Images encoded at once.", "--batch-size", ge=1)
     shard_size: int = option(4096, "Samples per shard.", "--shard-size", ge=1)
-    machine: Machine = Machine()
+    machine: Machine = section(Machine)
 
 
 class DiTModel(Section):
@@ -122,14 +125,14 @@ class TrainDiT(Stage):
     """Settings of `ldm train-dit`."""
 
     latents: Location | None = option(None, "Latents to train on; by default the run's own.", "--latents")
-    model: DiTModel = DiTModel()
-    diffusion: Diffusion = Diffusion()
+    model: DiTModel = section(DiTModel)
+    diffusion: Diffusion = section(Diffusion)
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null class; 0 gives up guidance.", "--label-dropout", ge=0, lt=1
     )
-    train: DiTTrain = DiTTrain()
-    preview: Preview = Preview()
-    machine: Machine = Machine()
+    train: DiTTrain = section(DiTTrain)
+    preview: Preview = section(Preview)
+    machine: Machine = section(Machine)
 
 
 class ClassifierTrain(Train):
@@ -143,11 +146,10 @@ class ClassifierTrain(Train):
 class TrainClassifier(Stage):
     """Settings of `ldm train-classifier`. What `data` leaves unsaid is taken from the run's autoencoder."""
 
-    data: Data = Data()
-    channels: int = option(32, "Width at full resolution.", ge=4)
+    data: Data = section(Data)
     max_shift: int = option(2, "Random shift of training images, pixels.", ge=0)
-    train: ClassifierTrain = ClassifierTrain()
-    machine: Machine = Machine()
+    train: ClassifierTrain = section(ClassifierTrain)
+    machine: Machine = section(Machine)
 
 
 class Sample(Stage):
@@ -179,7 +181,7 @@ class Sample(Stage):
     progressive: bool = option(
         False, "Also write the path from noise to image, as a strip and animated.", "--progressive"
     )
-    machine: Machine = Machine()
+    machine: Machine = section(Machine)
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> "Sample":
@@ -206,7 +208,7 @@ class Eval(Stage):
     limit: Count = option(0, "Images at most on either side; 0 is no limit.", "--limit")
     lpips: Location | None = option(None, "Folder with LPIPS weights, for reconstructions.", "--lpips")
     batch_size: int = option(64, "Images at once.", "--batch-size", ge=1, identity=False)
-    machine: Machine = Machine()
+    machine: Machine = section(Machine)
 
 
 STAGES: dict[str, type[Stage]] = {

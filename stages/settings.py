@@ -6,10 +6,11 @@ A configuration is a frozen pydantic model. Each field made by `option` carries 
 """
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 _SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 
@@ -18,11 +19,11 @@ def parse_count(value: object) -> object:
     """Read `1M`, `2.5k`, `60_000` or `1e6` as a whole number; leave anything else for pydantic to refuse."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d[\d_]*\.?\d*(?:e\d+)?)\s*([kmg]?)\s*", value.lower())
+    match = re.fullmatch(r"\s*(\d[\d_]*\.?\d*(?:e\d{1,2})?)\s*([kmg]?)\s*", value.lower(), re.ASCII)
     if match is None:
         return value
-    number = float(match[1].replace("_", "")) * _SUFFIX[match[2]]
-    return int(number) if number.is_integer() else value
+    number = Decimal(match[1].replace("_", "")) * _SUFFIX[match[2]]
+    return int(number) if number == int(number) else value
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
@@ -38,10 +39,15 @@ def option(default: Any, help: str, flag: str | None = None, identity: bool = Tr
     return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
 
 
-class Section(BaseModel):
-    """A group of settings: frozen, without unknown keys."""
+def section(kind: type["Section"]) -> Any:
+    """Declare a group of settings. It is built when it is first needed, so that help pages need not wait for it."""
+    return Field(default_factory=kind)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+class Section(BaseModel):
+    """A group of settings: frozen, without unknown keys; numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
 
 class Stage(Section):
@@ -98,7 +104,6 @@ class Data(Section):
         "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"
     )
     on_error: Literal["stop", "skip"] = option("stop", "What to do with an unreadable image.", "--on-error")
-    workers: int = option(2, "Threads that decode images.", identity=False, ge=0, le=256)
     cache_gb: float = option(2.0, "Keep decoded images in memory up to this many gigabytes.", identity=False, ge=0)
 
 
@@ -121,3 +126,9 @@ class Train(Section):
     log_every: Count = option(2_000, "Images between lines of metrics.jsonl.", identity=False)
     validate_every: Count = option(20_000, "Images between validations.", identity=False)
     tensorboard: bool = option(False, "Also write TensorBoard events.", identity=False)
+
+    @model_validator(mode="after")
+    def _passes_are_equal(self) -> "Train":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
+        return self

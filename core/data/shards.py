@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .. import files
@@ -23,6 +24,7 @@ from ..errors import DataError
 INDEX = "index.safetensors"
 FIELDS = ("npy", "flip.npy", "std.npy", "flip.std.npy")
 _BLOCK = 512
+_AGAIN = "remove it, then encode again with --replace"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class LatentSample:
     arrays: dict[str, np.ndarray]
     label: int
     name: str
+
+    def __post_init__(self) -> None:
+        assert "npy" in self.arrays and set(self.arrays) <= set(FIELDS), f"fields {list(self.arrays)}"
+        assert all(array.dtype == np.float16 for array in self.arrays.values()), "latents are float16"
 
 
 def shard_name(split: str, number: int) -> str:
@@ -55,32 +61,48 @@ def write_shard(path: Path, first_key: int, samples: Iterable[LatentSample]) -> 
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
-    """Yield (key, field, offset of the content, content) of every member. DataError if it is no whole tar."""
+    """Yield (key, field, offset of the content, content) of every member. DataError if it is no whole tar.
+
+    A member's bytes are taken as they are: only the manifest's sha256 knows whether they are what was written.
+    """
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, _, field = member.name.partition(".")
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is None:
-                    raise DataError(f"{path} holds {member.name!r}, which is no file", "encode again with --replace")
+                    raise DataError(f"{path} holds {member.name!r}, which is no file", _AGAIN)
                 yield key, field, member.offset_data, content.read()
+            # tarfile takes a header that it cannot read for the end; the end is two blocks of zeros.
+            with path.open("rb") as file:
+                file.seek(tar.offset)
+                rest = file.read()
+            if len(rest) < 2 * _BLOCK or any(rest):
+                raise DataError(f"{path} is damaged at byte {tar.offset}", _AGAIN)
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{path} is damaged: {error}", "encode again with --replace") from None
+        raise DataError(f"{path} is damaged: {error}", _AGAIN) from None
 
 
 def write_index(folder: Path, shards: dict[str, list[str]]) -> None:
-    """Write the index over shards: split → their names in order. Arrays: SPLIT.shard, SPLIT.label and offsets."""
+    """Write the index over shards: split → their names in order. Arrays: SPLIT.shard, SPLIT.label and offsets.
+
+    Raises DataError for a shard that is no whole tar, or whose samples are not the next ones of its split.
+    """
     tensors: dict[str, np.ndarray] = {}
     for split, names in shards.items():
-        rows: dict[str, list[int]] = {"shard": [], "label": []}
+        rows: dict[str, list[int]] = {"shard": [], "label": [], "npy": []}
         for number, name in enumerate(names):
-            for _, field, offset, content in read_shard(folder / name):
-                if field in FIELDS:
-                    rows.setdefault(field, []).append(offset + _npy_header_size(content))
-                    if field == "npy":
+            for key, field, offset, content in read_shard(folder / name):
+                try:
+                    if field in FIELDS:
+                        rows.setdefault(field, []).append(offset + _npy_header_size(content))
+                    elif field == "cls":
+                        rows["label"].append(int(content))
                         rows["shard"].append(number)
-                elif field == "cls":
-                    rows["label"].append(int(content))
+                    elif any(len(row) != int(key) + 1 for row in rows.values()):
+                        raise ValueError("the sample is not whole, or not the next one of its split")
+                except ValueError as error:
+                    raise DataError(f"{folder / name} is damaged at {key}.{field}: {error}", _AGAIN) from None
         tensors |= {f"{split}.{key}": np.asarray(value, dtype=np.int64) for key, value in rows.items()}
     files.write_atomically(folder / INDEX, lambda temporary: save_file(tensors, temporary))
 
@@ -92,7 +114,12 @@ class LatentSet:
     """
 
     def __init__(self, folder: Path, split: str, names: list[str], shape: tuple[int, int, int]) -> None:
-        index = load_file(folder / INDEX)
+        try:
+            index = load_file(folder / INDEX)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{folder / INDEX} cannot be read: {error}", _AGAIN) from None
+        if not {f"{split}.label", f"{split}.shard", f"{split}.npy"} <= index.keys():
+            raise DataError(f"{folder / INDEX} lists no {split!r} samples", _AGAIN)
         self.shape = shape
         self.labels = index[f"{split}.label"]
         self._shard = index[f"{split}.shard"]
@@ -116,6 +143,7 @@ class LatentSet:
 
         flip: bool (len(indices),), which samples to take mirrored. std: the posterior's deviations instead.
         """
+        assert (self.has_flip or flip is None) and (self.has_std or not std), "these latents lack what is asked for"
         plain, mirrored = ("std.npy", "flip.std.npy") if std else ("npy", "flip.npy")
         out = np.empty((len(indices), *self.shape), dtype=np.float16)
         count = int(np.prod(self.shape))
@@ -129,13 +157,13 @@ class LatentSet:
         """Make sure that no offset points outside its shard, whatever the index says."""
         sizes = np.asarray([len(mapped) for mapped in self._maps], dtype=np.int64)
         size = 2 * int(np.prod(self.shape))
-        whole = len(self._shard) == len(self.labels) and "npy" in self._offsets
+        whole = len(self._shard) == len(self.labels)
         whole = whole and bool(np.all((self._shard >= 0) & (self._shard < len(names))))
         for offsets in self._offsets.values():
             whole = whole and len(offsets) == len(self.labels)
             whole = whole and bool(np.all((offsets >= _BLOCK) & (offsets + size <= sizes[self._shard])))
         if not whole:
-            raise DataError(f"{folder / INDEX} does not fit its shards", "encode again with --replace")
+            raise DataError(f"{folder / INDEX} does not fit its shards", _AGAIN)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -152,7 +180,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _npy_header_size(content: bytes) -> int:
     buffer = io.BytesIO(content)
-    version = np.lib.format.read_magic(buffer)
-    assert version == (1, 0), f"npy version {version}"
+    if np.lib.format.read_magic(buffer) != (1, 0):
+        raise ValueError("not npy version 1.0")
     np.lib.format.read_array_header_1_0(buffer)
     return buffer.tell()

@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .. import files
-from ..errors import DataError
+from ..errors import DataError, Diverged
 
 FOLDER = "checkpoints"
 STATE = "state.json"
 MANIFEST = "manifest.json"
+SCHEMA = 1
 TIME_CONVENTION = "t = 0 is data, t = 1 is noise"
 
 Tensors = Mapping[str, torch.Tensor]
@@ -35,18 +36,31 @@ class Checkpoint:
 
 
 def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mapping[str, Any], keep: int) -> Path:
-    """Write a checkpoint after `images` images and drop all but the newest `keep`. Returns its directory."""
+    """Write a checkpoint after `images` images and keep the `keep` newest up to it. Returns its directory.
+
+    Those of more images than these were passed over as damaged when training went on from an earlier one; they go.
+    Raises Diverged, writing nothing, when a tensor is not finite.
+    """
+    assert keep > 0, f"keep {keep}"
+    for name, tensors in groups.items():
+        _check_finite(name, tensors)
     final = folder / FOLDER / f"{images:010d}"
     if final.exists():
         shutil.rmtree(final)
     with files.new_directory(final) as temporary:
         for name, tensors in groups.items():
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / f"{name}.safetensors")
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+                temporary / f"{name}.safetensors",
+            )
         files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
-        files.write_json(temporary / MANIFEST, {"schema": 1, "files": table})
-    for old in _all(folder)[:-keep]:
-        shutil.rmtree(old)
+        files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table})
+    found = _all(folder)
+    kept = found[: found.index(final) + 1][-keep:]
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path)
     return final
 
 
@@ -64,7 +78,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         except DataError as error:
             warn(f"passing over a damaged checkpoint: {error.message}")
     if found:
-        raise DataError(f"no checkpoint in {folder / FOLDER} is whole", "restore one, or start afresh with --replace")
+        where = folder / FOLDER
+        raise DataError(f"no checkpoint in {where} is whole", f"restore one, or remove {where} to start afresh")
     return None
 
 
@@ -72,11 +87,14 @@ def _all(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
     if not (folder / FOLDER).is_dir():
         return []
-    return sorted(path for path in (folder / FOLDER).iterdir() if path.name.isdigit())
+    return sorted((path for path in (folder / FOLDER).iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
 
 
 def _load(path: Path) -> Checkpoint:
-    table = files.read_json(path / MANIFEST).get("files")
+    manifest = files.read_json(path / MANIFEST)
+    if manifest.get("schema") != SCHEMA:
+        raise DataError(f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}")
+    table = manifest.get("files")
     if not isinstance(table, dict) or STATE not in table:
         raise DataError(f"{path / MANIFEST} lists no files")
     groups = {}
@@ -92,3 +110,10 @@ def _load(path: Path) -> Checkpoint:
             except SafetensorError as error:
                 raise DataError(f"{file} is damaged: {error}") from None
     return Checkpoint(path, groups, files.read_json(path / STATE))
+
+
+def _check_finite(group: str, tensors: Tensors) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            remedy = "lower the learning rate; the last checkpoint is finite"
+            raise Diverged(f"training diverged: {name} ({group}) is no longer finite", remedy)

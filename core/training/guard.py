@@ -25,7 +25,7 @@ class FiniteGuard:
             self._recent.popleft()
         if len(self._recent) >= self.limit:
             raise Diverged(
-                f"training diverged: {len(self._recent)} of the last {self.window} steps were not finite (now step {step})",
+                f"training diverged: of the {self.window} steps up to {step}, {len(self._recent)} were not finite",
                 "lower --lr, or use --precision fp32; the last checkpoint is finite",
             )
         return False

@@ -6,8 +6,9 @@ a resumed run is the uninterrupted run.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +18,14 @@ import torch
 from torch import nn
 
 from ..data.order import stream
+from ..errors import Stopped
 from ..precision import Policy
 from ..progress import Progress
 from ..signals import StopFlag, stop_flag
 from . import checkpoint, record
 from .ema import EMA
 from .guard import FiniteGuard
-from .optim import OptimConfig, build_adamw, learning_rate, load_optimizer_state, optimizer_state
+from .optim import OptimConfig, build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,13 @@ class Task(Protocol):
         """Return the batch's tensors, on the CPU; called ahead of time in a thread."""
 
     def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return a player's mean loss over the data, and numbers to log."""
+        """Return a player's mean loss over the data, and numbers to log; without gradient, the player sits out."""
 
     def split(self, data: Any, parts: int) -> list[Any]:
         """Split a batch's tensors into equal parts, for accumulation."""
 
-    def accepted(self) -> None:
-        """Called after a step whose losses and gradients were finite."""
+    def stepped(self, accepted: bool) -> None:
+        """Called after every step; `accepted` unless its losses or gradients were not finite and it was skipped."""
 
     def validate(self) -> dict[str, float]:
         """Return numbers on held-out samples; `averaged` holds the moving average meanwhile."""
@@ -97,10 +99,13 @@ def train(task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progre
     with stop_flag() as stop:
         if session.images == 0:
             session.evaluate(picture=True)
-        for data in session.batches():
-            session.step(data)
-            session.after_step(stop)
+        with closing(session.batches()) as batches:
+            for data in batches:
+                session.step(data)
+                session.after_step(stop)
         session.finish()
+        if stop:
+            raise session.stopped(stop)
     progress.finish()
     return {"images_seen": session.images, "steps": session.steps, "skipped_steps": session.guard.skipped}
 
@@ -128,7 +133,7 @@ class _Session:
         self.record = record.Record(folder, self.images or -1, mirror)
         self.started, self.started_at = time.monotonic(), self.images
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Generator[Any, None, None]:
         """Yield the tensors of every step still to do; the next batch is loaded while this one is used."""
 
         def load(start: int) -> Any:
@@ -146,40 +151,44 @@ class _Session:
                 yield data
 
     def step(self, data: Any) -> None:
-        """Let every player take one optimizer step; a step that is not finite changes nothing."""
-        rate = learning_rate(self.optim, self.images, self.plan.images)
-        numbers: dict[str, float] = {"lr": rate}
+        """Let every player take one optimizer step, up to the first that is not finite: the step ends there."""
+        numbers = {"lr": learning_rate(self.optim, self.images, self.plan.images)}
         parts = self.task.split(data, self.plan.accumulate) if self.plan.accumulate > 1 else [data]
-        finite = True
         self.task.modules.train()
-        for player, optimizer in self.optimizers.items():
-            optimizer.zero_grad(set_to_none=True)
-            total = torch.zeros((), device=self.policy.device)
-            for part in parts:
-                with self.policy.autocast():
-                    loss, details = self.task.loss(player, part)
-                self.scaler.scale(loss / len(parts)).backward()
-                total += loss.detach() / len(parts)
-                for name, value in details.items():
-                    numbers[name] = numbers.get(name, 0.0) + float(value.detach()) / len(parts)
-            self.scaler.unscale_(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip or float("inf"))
-            # A scaler looks for its scale by overshooting: its inf steps are its own affair, not divergence.
-            searching = self.policy.needs_scaler and bool(torch.isfinite(total))
-            if searching or self.guard.admit(self.steps, total, norm):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                self.scaler.step(optimizer)
-                self.scaler.update()
-                label = "loss" if player == next(iter(self.optimizers)) else f"{player}_loss"
-                numbers |= {label: float(total), f"{label.removesuffix('loss')}grad_norm": float(norm)}
-            else:
-                finite = False
+        finite = all(self._turn(player, parts, numbers) for player in self.optimizers)
+        self.task.stepped(finite)
         if finite:
-            self.task.accepted()
-            self.ema.update(task_step=self.steps)
+            self.ema.update()
             self.meter.add(numbers)
+
+    def _turn(self, player: str, parts: list[Any], numbers: dict[str, float]) -> bool:
+        """Take one player's optimizer step unless it is not finite; say whether, and add to the numbers to log."""
+        optimizer = self.optimizers[player]
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.policy.device)
+        for part in parts:
+            with self.policy.autocast():
+                loss, details = self.task.loss(player, part)
+            if not loss.requires_grad:
+                return True
+            self.scaler.scale(loss / len(parts)).backward()
+            total += loss.detach() / len(parts)
+            for name, value in details.items():
+                numbers[name] = numbers.get(name, 0.0) + float(value.detach()) / len(parts)
+        self.scaler.unscale_(optimizer)
+        norm = clip_gradients(optimizer, self.optim)
+        # A scaler finds its scale by overshooting: inf under a large one is its own affair, not divergence.
+        searching = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        overshot = searching and bool(torch.isfinite(total)) and not bool(torch.isfinite(norm))
+        finite = not overshot and self.guard.admit(self.steps, total, norm)
+        if finite:
+            for group in optimizer.param_groups:
+                group["lr"] = numbers["lr"]
+            self.scaler.step(optimizer)
+            label = "loss" if player == next(iter(self.optimizers)) else f"{player}_loss"
+            numbers |= {label: float(total), f"{label.removesuffix('loss')}grad_norm": float(norm)}
+        self.scaler.update()
+        return finite
 
     def after_step(self, stop: StopFlag) -> None:
         """Advance the clock; log, validate, draw and save where an interval was passed; stop if asked to."""
@@ -188,15 +197,15 @@ class _Session:
         def passed(every: int) -> bool:
             return every > 0 and self.images // every > before // every
 
-        done = self.images >= self.plan.images
+        done, stopping = self.images >= self.plan.images, bool(stop)
         if passed(self.plan.log_every) or done:
             self._log()
         if passed(self.plan.validate_every) or done or passed(self.plan.picture_every):
             self.evaluate(picture=passed(self.plan.picture_every) or done)
-        if passed(self.plan.checkpoint_every) or done or stop:
+        if passed(self.plan.checkpoint_every) or done or stopping:
             self._save()
-        if stop and not done:
-            raise stop.stopped(f"after {self.images:,} images; a checkpoint is in {self.folder / checkpoint.FOLDER}")
+        if stopping:
+            raise self.stopped(stop)
 
     def evaluate(self, picture: bool) -> None:
         """Validate, and draw, with the moving average in place of the weights."""
@@ -208,10 +217,14 @@ class _Session:
         self.record.add({"images": self.images, "step": self.steps, **numbers})
         self.progress.update(self.images, **numbers)
 
+    def stopped(self, stop: StopFlag) -> Stopped:
+        """Return the error that ends the training where it was just saved."""
+        return stop.stopped(f"after {self.images:,} images; a checkpoint is in {self.folder / checkpoint.FOLDER}")
+
     def finish(self) -> None:
         """Put the moving average in place for good."""
         record.write_curves(self.folder)
-        self.ema.copy_to()
+        self.ema.copy_to(self.task.averaged)
         self.task.modules.eval()
 
     def _log(self) -> None:
@@ -245,10 +258,15 @@ class _Session:
         self.task.modules.load_state_dict(found.groups["model"])
         self.ema.load(found.groups["ema"], found.state["ema_updates"])
         for player, optimizer in self.optimizers.items():
-            own = {key.removeprefix(f"{player}."): t for key, t in found.groups["optimizer"].items() if key.startswith(f"{player}.")}
+            own = {
+                key.removeprefix(f"{player}."): t
+                for key, t in found.groups["optimizer"].items()
+                if key.startswith(f"{player}.")
+            }
             load_optimizer_state(optimizer, self.task.players[player], own)
         self.images, self.steps = found.state["images"], found.state["steps"]
         self.guard.load(found.state["guard"])
         self.meter.load(found.state["meter"])
-        self.scaler.load_state_dict(found.state["scaler"])
+        if found.state["scaler"]:  # It is empty where the run began on a device that needs none.
+            self.scaler.load_state_dict(found.state["scaler"])
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")

@@ -16,25 +16,28 @@ class Meter:
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.steps = 0
+        self.counts: dict[str, int] = {}
 
     def add(self, numbers: dict[str, float]) -> None:
-        """Take in the numbers of one step."""
-        self.steps += 1
+        """Take in the numbers of one step; each mean is over the steps that gave a finite number of that name."""
         for name, value in numbers.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if math.isfinite(value):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + 1
 
     def flush(self) -> dict[str, float]:
         """Return the means and begin anew."""
-        means = {name: value / self.steps for name, value in self.sums.items()} if self.steps else {}
-        self.sums, self.steps = {}, 0
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
     def state(self) -> dict[str, Any]:
-        return {"sums": self.sums, "steps": self.steps}
+        """Return what a checkpoint keeps, JSON."""
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.sums, self.steps = dict(state["sums"]), int(state["steps"])
+        """Take up what a checkpoint kept."""
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 class Record:

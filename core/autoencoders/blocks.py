@@ -1,0 +1,142 @@
+"""Convolutional encoder and decoder: residual blocks between resamplers (the layout of Esser et al. 2021, VQ-GAN).
+
+Two things differ from there for speed. Resamplers change the width and blocks keep it, so that wide layers never run
+at a fine resolution; and with a patch above 1 nothing at all runs at full resolution, where most of the time goes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Widths from the finest level down, each level half the side of the one before.
+
+    patch: the finest level's side is the image's divided by it. encoder_blocks, decoder_blocks: residual blocks per
+    level. middle_blocks: two more at the lowest level. attention: there too. norm_groups: of GroupNorm, at most.
+    """
+
+    widths: Sequence[int]
+    patch: int
+    encoder_blocks: int
+    decoder_blocks: int
+    middle_blocks: bool
+    attention: bool
+    norm_groups: int
+
+
+class Encoder(nn.Module):
+    """Images (B, in_channels, H, W) to (B, out_channels, h, w)."""
+
+    def __init__(self, levels: Levels, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        widths, patch, groups = levels.widths, levels.patch, levels.norm_groups
+        overlapping = 2 * patch if patch > 1 else 3
+        self.conv_in = nn.Conv2d(in_channels, widths[0], overlapping, stride=patch, padding=(overlapping - patch) // 2)
+        layers: list[nn.Module] = []
+        for number, width in enumerate(widths):
+            layers += [ResBlock(width, groups) for _ in range(levels.encoder_blocks)]
+            if number < len(widths) - 1:
+                layers.append(nn.Conv2d(width, widths[number + 1], 3, stride=2, padding=1))
+        self.levels = nn.Sequential(*layers)
+        self.middle = _middle(widths[-1], levels)
+        self.norm_out = _norm(widths[-1], groups)
+        self.conv_out = _conv3(widths[-1], out_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.conv_in(images)
+        h = self.middle(self.levels(h))
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Latents (B, in_channels, h, w) to (B, out_channels, H, W)."""
+
+    def __init__(self, levels: Levels, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        widths, self.patch, groups = list(reversed(levels.widths)), levels.patch, levels.norm_groups
+        self.conv_in = _conv3(in_channels, widths[0])
+        self.middle = _middle(widths[0], levels)
+        layers: list[nn.Module] = []
+        for number, width in enumerate(widths):
+            layers += [ResBlock(width, groups) for _ in range(levels.decoder_blocks)]
+            if number < len(widths) - 1:
+                layers.append(Upsample(width, widths[number + 1]))
+        self.levels = nn.Sequential(*layers)
+        self.norm_out = _norm(widths[-1], groups)
+        self.conv_out = _conv3(widths[-1], out_channels * self.patch**2)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        h = self.middle(self.conv_in(latents))
+        h = self.levels(h)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(h, self.patch)
+
+
+class ResBlock(nn.Module):
+    """Two normalised 3×3 convolutions around which the input is carried."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(width, groups), _conv3(width, width)
+        self.norm2, self.conv2 = _norm(width, groups), _conv3(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return x + h
+
+
+class Attention(nn.Module):
+    """Self-attention of one head over all positions, carried around."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm = _norm(width, groups)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (B, 3C, h, w) → three of (B, 1, h·w, C)
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+class Upsample(nn.Module):
+    """Twice the side by repeating pixels, then a 3×3 convolution."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.conv = _conv3(in_width, out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def channels_last(network: nn.Module) -> None:
+    """Lay convolutions out channels last; activations follow. 1.4 times as fast on a CPU as the default."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _middle(width: int, levels: Levels) -> nn.Sequential:
+    def blocks() -> list[nn.Module]:
+        return [ResBlock(width, levels.norm_groups)] if levels.middle_blocks else []
+
+    attention = [Attention(width, levels.norm_groups)] if levels.attention else []
+    return nn.Sequential(*blocks(), *attention, *blocks())
+
+
+def _conv3(in_width: int, out_width: int) -> nn.Conv2d:
+    return nn.Conv2d(in_width, out_width, 3, padding=1)
+
+
+def _norm(width: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(width, groups), width, eps=1e-6)

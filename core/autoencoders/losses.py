@@ -1,0 +1,35 @@
+"""What a reconstruction is judged by: pixels, and a discriminator whose weight adapts (Esser et al. 2021, VQ-GAN)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PixelLoss = Callable[[Tensor, Tensor], Tensor]
+
+RECONSTRUCTION: dict[str, PixelLoss] = {"l1": F.l1_loss, "l2": F.mse_loss}
+
+_LARGEST_WEIGHT = 1e4
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the discriminator's loss, scalar: real patches are pushed above 1, reconstructed ones below -1."""
+    return (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()) / 2
+
+
+def generator_loss(fake_logits: Tensor) -> Tensor:
+    """Return the autoencoder's adversarial loss, scalar: its patches should be taken for real."""
+    return -fake_logits.mean()
+
+
+def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor) -> Tensor:
+    """Return the weight, scalar without gradient, at which both losses move the decoder's last layer equally.
+
+    λ = ||∇ L_rec|| / (||∇ L_adv|| + δ), Esser et al. 2021, eq. 7. Both losses must depend on `last_layer`; their
+    graphs are kept. Multiply by the user's own weight.
+    """
+    (by_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (by_adversary,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
+    weight = by_reconstruction.float().norm() / (by_adversary.float().norm() + 1e-6)
+    return weight.clamp(0, _LARGEST_WEIGHT).detach()

@@ -1,0 +1,137 @@
+"""Autoencoders of the diffusers library, from a local folder: AutoencoderKL, AutoencoderTiny, AutoencoderDC, VQModel.
+
+Nothing is downloaded and no pickle is read. The `scaling_factor` and `shift_factor` of their configurations are left
+aside: our own statistics, measured per channel, take their place.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..files import read_json
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one class of the library names things. widths: the key whose length says how often the side is halved."""
+
+    widths: str
+    latents: Callable[[Any, Tensor], Tensor]
+
+
+FAMILIES = {
+    "AutoencoderKL": Family("block_out_channels", lambda model, images: model.encode(images).latent_dist.mean),
+    "AutoencoderTiny": Family("encoder_block_out_channels", lambda model, images: model.encode(images).latents),
+    "AutoencoderDC": Family("encoder_block_out_channels", lambda model, images: model.encode(images).latent),
+    "VQModel": Family("block_out_channels", lambda model, images: model.encode(images).latents),
+}
+
+
+class DiffusersCodec(nn.Module):
+    """A network of the diffusers library as a `Codec`; a VQModel's latents are those before quantisation."""
+
+    def __init__(self, model: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    @property
+    def latent_channels(self) -> int:
+        config: Any = self.model.config
+        embedded = config.get("vq_embed_dim") if self.kind == "VQModel" else None
+        return int(embedded or config["latent_channels"])
+
+    @property
+    def downsampling(self) -> int:
+        config: Any = self.model.config
+        return 2 ** (len(config[FAMILIES[self.kind].widths]) - 1)
+
+    def to_latent(self, images: Tensor) -> Tensor:
+        """Return raw latents (B, C, h, w); of AutoencoderKL, the posterior's mean."""
+        return FAMILIES[self.kind].latents(self.model, images)
+
+    def from_latent(self, latents: Tensor) -> Tensor:
+        """Return images (B, 3, H, W), not clamped."""
+        model: Any = self.model
+        images: Tensor = model.decode(latents).sample
+        return images
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return mean and deviation of an AutoencoderKL's posterior; None for the others."""
+        if self.kind != "AutoencoderKL":
+            return None
+        model: Any = self.model
+        posterior = model.encode(images).latent_dist
+        return posterior.mean, posterior.std
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the library's configuration without its private entries, JSON."""
+        config: Any = self.model.config
+        return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
+    """Build a network of one of the `FAMILIES` without its weights."""
+    model: nn.Module = _class(kind).from_config(dict(config))
+    return DiffusersCodec(model, kind)
+
+
+def load_diffusers(folder: Path) -> DiffusersCodec:
+    """Load a folder as `save_pretrained` writes it.
+
+    Raises DataError naming the file: a class that is none of the `FAMILIES`, weights that are not safetensors, are
+    missing, damaged or do not fit, images of other than three channels.
+    """
+    config = read_json(folder / CONFIG)
+    kind = config.get("_class_name")
+    if kind not in FAMILIES:
+        raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
+    _require_safetensors(folder)
+    try:
+        model, report = _class(kind).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[problem]:
+            name = problem.replace("_keys", "")
+            raise DataError(
+                f"{folder / WEIGHTS} does not fit {CONFIG}: {len(report[problem])} {name}, first {report[problem][0]}",
+                "download or save it again",
+            )
+    for key in ("in_channels", "out_channels"):
+        if model.config.get(key, 3) != 3:
+            raise DataError(f"{folder / CONFIG} has {key} {model.config[key]}", "give an autoencoder of RGB images")
+    return DiffusersCodec(model.float(), kind)
+
+
+def _require_safetensors(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file():
+        return
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise DataError(
+            f"{folder / pickles[0]} is a pickle, which can run any code when read, and is not opened",
+            "convert it where you trust it: in diffusers, save_pretrained(FOLDER, safe_serialization=True)",
+        )
+    raise DataError(f"{folder / WEIGHTS} does not exist", "give a folder that diffusers' save_pretrained wrote")
+
+
+def _class(kind: str) -> Any:
+    import diffusers  # here, since it takes seconds to import and most runs have no use for it
+
+    return getattr(diffusers, kind)

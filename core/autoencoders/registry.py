@@ -1,0 +1,171 @@
+"""Presets by name; autoencoders to and from a folder.
+
+A folder of ours holds `config.json` (format, kind, configuration, latent statistics, and what the stage adds) and
+`model.safetensors`. Folders of diffusers and the two files of TAEF2 are read as they are.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import files
+from ..errors import ConfigError, DataError
+from ..metrics.weights import read_safetensors
+from . import pretrained, taef2
+from .interface import Autoencoder, Codec
+from .vqvae import VQVAE, VQVAEConfig
+
+FORMAT = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+_REMEDY = "make it again with ldm train-vqvae, or give another folder"
+
+PRESETS: dict[str, VQVAEConfig] = {
+    # 4×, for 28 to 32 pixels on a CPU
+    "vqvae-xs": VQVAEConfig(channels=16, channel_multipliers=(2, 3), patch=2, num_res_blocks=1, codebook_size=512),
+    # 4×, for 32 to 64 pixels on a CPU
+    "vqvae-s": VQVAEConfig(channels=64, channel_multipliers=(1, 2), patch=2, num_res_blocks=1),
+    # 4×, for 64 to 256 pixels on a GPU
+    "vqvae-m": VQVAEConfig(
+        channels=96, channel_multipliers=(1, 2, 4), num_decoder_blocks=3, middle_blocks=True, codebook_size=4096
+    ),
+    # 8×
+    "vqvae-f8": VQVAEConfig(
+        channels=64, channel_multipliers=(1, 2, 4), patch=2, middle_blocks=True, codebook_size=4096, latent_channels=8
+    ),
+    # 16×
+    "vqvae-f16": VQVAEConfig(
+        channels=64,
+        channel_multipliers=(1, 2, 4, 8),
+        patch=2,
+        middle_blocks=True,
+        attention=True,
+        codebook_size=16384,
+        latent_channels=16,
+    ),
+}
+
+
+def _build_vqvae(config: Mapping[str, Any]) -> Codec:
+    return VQVAE(VQVAEConfig(**config))
+
+
+def _build_taef2(config: Mapping[str, Any]) -> Codec:
+    return taef2.TAEF2(**config)
+
+
+def _diffusers_builder(kind: str) -> Callable[[Mapping[str, Any]], Codec]:
+    return lambda config: pretrained.build_diffusers(kind, config)
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
+    "vqvae": _build_vqvae,
+    "taef2": _build_taef2,
+    **{kind: _diffusers_builder(kind) for kind in pretrained.FAMILIES},
+}
+
+
+def preset(name: str, changes: Mapping[str, Any] | None = None) -> VQVAEConfig:
+    """Return a preset with some fields changed. Raises ConfigError naming the nearest preset or field."""
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(PRESETS)}"
+        raise ConfigError(f"there is no autoencoder preset {name!r}", hint)
+    known = asdict(PRESETS[name])
+    for key in changes or {}:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, 1)
+            raise ConfigError(
+                f"model.{key} is no setting of a VQ-VAE", f"did you mean {nearest[0]}?" if nearest else None
+            )
+    return replace(PRESETS[name], **(changes or {}))
+
+
+def build(config: VQVAEConfig) -> Autoencoder:
+    """Build an untrained VQ-VAE; its weights are drawn from torch's global generator."""
+    return Autoencoder(VQVAE(config))
+
+
+def save(autoencoder: Autoencoder, folder: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
+    """Write an autoencoder to a folder, each file whole or not at all, the configuration last.
+
+    extra: JSON to be kept beside the configuration. Returns the names of the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    codec = autoencoder.codec
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in codec.state_dict().items()}
+    files.write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    document = {
+        "format": FORMAT,
+        "kind": codec.kind,
+        "config": dict(codec.describe()),
+        "latent_mean": autoencoder.latent_mean.tolist(),
+        "latent_std": autoencoder.latent_std.tolist(),
+        "extra": dict(extra or {}),
+    }
+    files.write_json(folder / CONFIG, document)
+    return [CONFIG, WEIGHTS]
+
+
+def load(folder: Path) -> Autoencoder:
+    """Load a folder of ours, of diffusers, or with the files of TAEF2, on the CPU, in evaluation mode.
+
+    Only a folder of ours brings latent statistics; the others have mean 0 and deviation 1 until they are measured.
+    Raises DataError naming what is missing, damaged, of an unknown kind or does not fit.
+    """
+    if (folder / taef2.ENCODER).exists() or (folder / taef2.DECODER).exists():
+        return Autoencoder(taef2.load_taef2(folder)).eval()
+    if (folder / "model_index.json").exists():
+        raise DataError(f"{folder} holds a whole diffusers pipeline", f"give its autoencoder: {folder / 'vae'}")
+    document = files.read_json(folder / CONFIG, _REMEDY)
+    if "_class_name" in document:
+        return Autoencoder(pretrained.load_diffusers(folder)).eval()
+    return _load_own(folder, document).eval()
+
+
+def _load_own(folder: Path, document: Mapping[str, Any]) -> Autoencoder:
+    path = folder / CONFIG
+    if document.get("format") != FORMAT:
+        raise DataError(f"{path} has format {document.get('format')!r}; this ldm reads {FORMAT}", "upgrade ldm")
+    kind, config = document.get("kind"), document.get("config")
+    if kind not in KINDS:
+        raise DataError(f"{path} describes an autoencoder of kind {kind!r}", f"known are {', '.join(KINDS)}")
+    if not isinstance(config, dict):
+        raise DataError(f"{path} is damaged: no configuration", _REMEDY)
+    # Without memory for the weights at first: a damaged size must not claim any.
+    with torch.device("meta"):
+        try:
+            codec = KINDS[kind](config)
+        except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{path} does not describe a {kind}: {error}", _REMEDY) from error
+    assert isinstance(codec, nn.Module)
+    tensors = read_safetensors(folder / WEIGHTS, _REMEDY)
+    _require_fit(codec.state_dict(), tensors, folder)
+    codec.to_empty(device="cpu")
+    codec.load_state_dict(tensors)
+    autoencoder = Autoencoder(codec)
+    autoencoder.set_statistics(*(_numbers(document, name, path, codec) for name in ("latent_mean", "latent_std")))
+    return autoencoder
+
+
+def _require_fit(expected: Mapping[str, Tensor], seen: Mapping[str, Tensor], folder: Path) -> None:
+    for name in sorted(expected.keys() | seen.keys()):
+        wanted = tuple(expected[name].shape) if name in expected else None
+        found = tuple(seen[name].shape) if name in seen else None
+        if wanted != found:
+            raise DataError(
+                f"{folder / WEIGHTS} does not fit {CONFIG}: {name} has shape {found}, expected {wanted}", _REMEDY
+            )
+
+
+def _numbers(document: Mapping[str, Any], name: str, path: Path, codec: Codec) -> Tensor:
+    values = document.get(name)
+    if not isinstance(values, list) or [type(value) for value in values] != [float] * codec.latent_channels:
+        raise DataError(f"{path} is damaged: {name} is not a list of {codec.latent_channels} numbers", _REMEDY)
+    return torch.tensor(values, dtype=torch.float32)

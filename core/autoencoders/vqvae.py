@@ -1,0 +1,157 @@
+"""The VQ-VAE: a convolutional autoencoder with a quantised latent (van den Oord et al. 2017; Esser et al. 2021).
+
+The latents that are diffused are those before quantisation, as in Rombach et al. 2022 (Latent Diffusion): decoding
+quantises first.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .blocks import Decoder, Encoder, Levels, channels_last
+from .quantizers import Quantised, Quantizer, QuantizerConfig
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """Size and quantiser of a VQ-VAE; n multipliers shrink the side patch × 2^(n-1) times, 2 to 16.
+
+    channels × channel_multipliers: width of each level from the finest down. num_decoder_blocks: per level, as many
+    as the encoder's `num_res_blocks` if None. The other fields are explained in `blocks.Levels` and
+    `quantizers.QuantizerConfig`. Raises ConfigError for what cannot be built.
+    """
+
+    in_channels: int = 3
+    channels: int = 32
+    channel_multipliers: tuple[int, ...] = (1, 2, 4)
+    patch: int = 1
+    num_res_blocks: int = 2
+    num_decoder_blocks: int | None = None
+    middle_blocks: bool = False
+    attention: bool = False
+    norm_groups: int = 8
+    latent_channels: int = 4
+    codebook_size: int = 1024
+    codebook: Literal["ema", "gradient"] = "ema"
+    cosine: bool = False
+    ema_decay: float = 0.99
+    commitment: float = 0.25
+    dead_code_threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
+        smallest = 2 if self.cosine else 1  # on a sphere of one dimension nothing but a sign is left
+        self._require("channel_multipliers", all(m >= 1 for m in self.channel_multipliers), "give positive numbers")
+        self._require("patch", self.patch in (1, 2, 4), "give 1, 2 or 4")
+        for name in ("in_channels", "channels", "num_res_blocks", "norm_groups"):
+            self._require(name, getattr(self, name) >= 1, "give 1 or more")
+        self._require("num_decoder_blocks", (self.num_decoder_blocks or 1) >= 1, "give 1 or more")
+        self._require("latent_channels", self.latent_channels >= smallest, f"give {smallest} or more")
+        self._require("codebook_size", self.codebook_size >= 2, "give 2 or more")
+        self._require("codebook", self.codebook in ("ema", "gradient"), "use ema or gradient")
+        self._require("ema_decay", 0 <= self.ema_decay < 1, "give a number in [0, 1)")
+        self._require("commitment", self.commitment >= 0, "give 0 or more")
+        self._require("dead_code_threshold", 0 <= self.dead_code_threshold < 1, "give a number in [0, 1)")
+        if not (self.channel_multipliers and 2 <= self.downsampling <= 16):
+            raise ConfigError(
+                f"model.channel_multipliers {list(self.channel_multipliers)} with model.patch {self.patch} shrink"
+                f" images {self.downsampling:g} times",
+                "give as many levels as make 2, 4, 8 or 16",
+            )
+
+    def _require(self, name: str, holds: bool, remedy: str) -> None:
+        if not holds:
+            raise ConfigError(f"model.{name} is {getattr(self, name)!r}", remedy)
+
+    @property
+    def downsampling(self) -> int:
+        return self.patch * 2 ** max(len(self.channel_multipliers) - 1, 0)
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(
+            widths=tuple(self.channels * multiplier for multiplier in self.channel_multipliers),
+            patch=self.patch,
+            encoder_blocks=self.num_res_blocks,
+            decoder_blocks=self.num_res_blocks if self.num_decoder_blocks is None else self.num_decoder_blocks,
+            middle_blocks=self.middle_blocks,
+            attention=self.attention,
+            norm_groups=self.norm_groups,
+        )
+
+    @property
+    def quantizer(self) -> QuantizerConfig:
+        return QuantizerConfig(
+            num_codes=self.codebook_size,
+            dim=self.latent_channels,
+            codebook=self.codebook,
+            cosine=self.cosine,
+            decay=self.ema_decay,
+            commitment=self.commitment,
+            dead_code_threshold=self.dead_code_threshold,
+        )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """images: (B, 3, H, W), not clamped. quantised: codes, their loss and their use."""
+
+    images: Tensor
+    quantised: Quantised
+
+
+class VQVAE(nn.Module):
+    """Encoder, quantiser, decoder; a `Codec`."""
+
+    kind = "vqvae"
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.levels, config.in_channels, config.latent_channels)
+        self.quantizer = Quantizer(config.quantizer)
+        self.decoder = Decoder(config.levels, config.latent_channels, config.in_channels)
+        channels_last(self)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.latent_channels
+
+    @property
+    def downsampling(self) -> int:
+        return self.config.downsampling
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight by whose gradients the adversarial loss is scaled."""
+        return self.decoder.conv_out.weight
+
+    def forward(self, images: Tensor) -> Reconstruction:
+        """Reconstruct images (B, 3, H, W) in [-1, 1], for training; the codebook does not change."""
+        quantised = self.quantizer(self.to_latent(images))
+        return Reconstruction(self.decoder(quantised.latents), quantised)
+
+    @torch.no_grad()
+    def initialise_codebook(self, images: Tensor, generator: torch.Generator) -> None:
+        """Place the codes among the latents of images (B, 3, H, W), before the first step."""
+        latents = self.to_latent(images)
+        self.quantizer.initialise(latents.movedim(1, -1).flatten(0, -2), generator)
+
+    def to_latent(self, images: Tensor) -> Tensor:
+        """Return the latents before quantisation, float32 (B, C, h, w)."""
+        return self.quantizer.project(self.encoder(images))
+
+    def from_latent(self, latents: Tensor) -> Tensor:
+        """Quantise latents (B, C, h, w) and decode them."""
+        return self.decoder(self.quantizer.lookup(latents))
+
+    def moments(self, images: Tensor) -> None:
+        """Return None: the latents are not random."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the configuration, JSON."""
+        return asdict(self.config) | {"channel_multipliers": list(self.config.channel_multipliers)}

@@ -1,0 +1,124 @@
+"""Pictures of pictures: labelled grids, strips and animations."""
+
+from collections.abc import Sequence
+from math import ceil, isqrt
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .. import files
+
+_PAPER = (255, 255, 255)
+_INK = (40, 40, 40)
+_GAP = 2
+
+
+def grid(
+    images: np.ndarray,
+    columns: int | None = None,
+    labels: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    scale: int = 1,
+) -> np.ndarray:
+    """Lay images, uint8 (N, H, W, 3), out in rows on white; return uint8 (height, width, 3).
+
+    Without `columns` the grid is about square. `labels` stand below each image, `row_labels` left of each row,
+    `column_labels` above each column. `scale` enlarges each pixel to a square of that many.
+    """
+    assert images.ndim == 4 and images.dtype == np.uint8 and len(images) > 0, f"{images.dtype} {images.shape}"
+    count, height, width = len(images), images.shape[1] * scale, images.shape[2] * scale
+    columns = columns or isqrt(count - 1) + 1
+    rows = ceil(count / columns)
+    assert labels is None or len(labels) == count, f"{len(labels or ())} labels for {count} images"
+    assert row_labels is None or len(row_labels) == rows, f"{len(row_labels or ())} labels for {rows} rows"
+    assert column_labels is None or len(column_labels) == columns, f"{len(column_labels or ())} for {columns} columns"
+
+    font = _font(width)
+    line = _text_size("Ág", font)[1] + 2
+    left = max((_text_size(text, font)[0] for text in row_labels), default=0) + 6 if row_labels else _GAP
+    top = line + _GAP if column_labels else _GAP
+    cell_width, cell_height = width + _GAP, height + _GAP + (line if labels else 0)
+    page = Image.new("RGB", (left + columns * cell_width, top + rows * cell_height), _PAPER)
+    draw = ImageDraw.Draw(page)
+
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        x, y = left + column * cell_width, top + row * cell_height
+        page.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+        if labels:
+            _write(draw, labels[index], x + width // 2, y + height + 1, font, "ma", width)
+    for row, text in enumerate(row_labels or ()):
+        _write(draw, text, left - 4, top + row * cell_height + height // 2, font, "rm", left)
+    for column, text in enumerate(column_labels or ()):
+        _write(draw, text, left + column * cell_width + width // 2, 1, font, "ma", width)
+    return np.array(page)
+
+
+def scale_for(images: np.ndarray, side: int = 64) -> int:
+    """Return by how much to enlarge images, uint8 (N, H, W, 3), so that they are at least about `side` pixels wide."""
+    return max(1, round(side / images.shape[2]))
+
+
+def strip(frames: np.ndarray, labels: Sequence[str] | None = None, scale: int = 1) -> np.ndarray:
+    """Lay images, uint8 (N, H, W, 3), side by side; return uint8 (height, width, 3)."""
+    return grid(frames, columns=len(frames), labels=labels, scale=scale)
+
+
+def animation(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80, hold: int = 1500) -> None:
+    """Write frames, each uint8 (H, W, 3), as an endless animation: .webp (lossless), .png (APNG) or .gif by `path`.
+
+    Each frame stays `milliseconds`, the last one `hold`. The file is whole or absent.
+    """
+    formats = {".webp": "WEBP", ".png": "PNG", ".apng": "PNG", ".gif": "GIF"}
+    assert path.suffix in formats and len(frames) > 0, f"{path.name}, {len(frames)} frames"
+    pictures = [Image.fromarray(frame) for frame in frames]
+    durations = [milliseconds] * (len(frames) - 1) + [hold]
+
+    def write(temporary: Path) -> None:
+        options = {"lossless": True, "quality": 50} if path.suffix == ".webp" else {}
+        pictures[0].save(
+            temporary,
+            format=formats[path.suffix],
+            save_all=True,
+            append_images=pictures[1:],
+            duration=durations,
+            loop=0,
+            **options,
+        )
+
+    files.write_atomically(path, write)
+
+
+def _font(cell_width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Choose a size that can be read and lets about eight letters stand below an image."""
+    return ImageFont.load_default(min(20, max(10, cell_width // 5)))
+
+
+def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+    box = font.getbbox(_drawable(text))
+    return ceil(box[2]), ceil(box[3])
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    x: int,
+    y: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    anchor: str,
+    room: int,
+) -> None:
+    """Write one line of text, shortened with an ellipsis where it is wider than its room."""
+    text = _drawable(text)
+    if _text_size(text, font)[0] > room:
+        while text and _text_size(text + "…", font)[0] > room:
+            text = text[:-1]
+        text += "…"
+    draw.text((x, y), text, fill=_INK, font=font, anchor=anchor)
+
+
+def _drawable(text: str) -> str:
+    """Keep a label on one line, with a mark for bytes that are no text."""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())

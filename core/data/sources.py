@@ -1,0 +1,121 @@
+"""Where images come from: one function that opens whatever the user points at, and one that makes two parts of it."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+from ..errors import ConfigError, DataError
+from .archives import list_zip
+from .arrays import idx_pairs, parts_of_idx, parts_of_npz
+from .folders import list_folder
+from .listings import PART_NAMES, Parts, is_image, parts_of
+from .samples import ImageSource
+from .splits import split_by_content
+from .tars import expand_braces, open_tars, parts_of_tars
+
+__all__ = ["BUILTIN", "ImageSource", "open_source", "open_splits"]
+
+BUILTIN = ("mnist",)
+_KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist"
+
+
+def open_source(location: str, split: str | None = None) -> ImageSource:
+    """Open labelled images: a folder of class folders or of images, a .zip or plain .tar of either, WebDataset tars
+    (a folder of them, one, or `x-{000..003}.tar`), a pair of idx files, an .npz, or built-in data by name.
+
+    `split` chooses among the parts "train", "val" and "test" of data that have them; without it the training part is
+    taken, or everything where there are no parts. Class names are sorted (by value, where all are numbers); a
+    classes.json maps folders to names. Nothing is decoded, unpacked or unpickled, and no network is used. Raises
+    DataError naming what is missing or damaged, and ConfigError for a name that means two things.
+    """
+    return _open_part(_parts(location), location, split)
+
+
+def open_splits(
+    location: str, val_location: str | None = None, val_fraction: float = 0.05
+) -> tuple[ImageSource, ImageSource]:
+    """Open training and validation images with one list of class names, the training images'.
+
+    Validation is `val_location` if given; else the data's own val part, or its test part; else about `val_fraction`
+    of the images, chosen by the sha256 of their content, so that copies of an image stay on one side and the choice
+    does not depend on names or order. Raises DataError when validation has a class that training lacks, or when there
+    are too few images to split.
+    """
+    parts = _parts(location)
+    train = _open_part(parts, location, None)
+    if val_location is not None:
+        others = _parts(val_location)
+        part = next((part for part in ("val", "test") if part in others), None)
+        return train, _open_part(others, val_location, part).with_classes(train.class_names)
+    for part in ("val", "test"):
+        if "train" in parts and part in parts:
+            return train, parts[part]().with_classes(train.class_names)
+
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"a validation fraction of {val_fraction} leaves one part empty", "choose between 0 and 1")
+    train_rows, val_rows = split_by_content(train.content_hashes(), train.labels, val_fraction)
+    if not len(val_rows):
+        message = f"{location} has too few different images to keep one for validation ({len(train)} in all)"
+        raise DataError(message, "add images, or name other images for validation")
+    return train.subset(train_rows), train.subset(val_rows)
+
+
+def _open_part(parts: Parts, location: str, split: str | None) -> ImageSource:
+    """Open a part by name; without a name the training part, or everything where there are no parts."""
+    part = split or ("all" if "all" in parts else "train")
+    if part not in parts:
+        has = "no parts" if "all" in parts else f"only {', '.join(sorted(parts))}"
+        raise DataError(f"{location} has {has}, not {part}", "choose another part, or name its folder itself")
+    source = parts[part]()
+    return source.require_every_class() if part in ("all", "train") else source
+
+
+def _parts(location: str) -> Parts:
+    """Recognise what a location is."""
+    name = location.removeprefix("builtin:")
+    if name in BUILTIN:
+        if name == location and Path(name).exists():
+            raise ConfigError(f"{name} is built-in data, and also a file here", f"write builtin:{name} or ./{name}")
+        return parts_of_idx(Path(__file__).with_name("builtin") / name, location)
+    path = Path(location)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location) and not path.exists():
+        raise DataError(f"{location} is not a local file or folder; commands and addresses are never followed", _KINDS)
+    if re.search(r"\{.*\}", location) and not path.exists():
+        paths = [Path(expanded) for expanded in expand_braces(location)]
+        missing = [str(path) for path in paths if not path.is_file()]
+        if missing:
+            raise DataError(f"{location}: {missing[0]} does not exist", "check the range in braces")
+        return {"all": partial(open_tars, paths, location)}
+    if path.is_dir():
+        return _folder_parts(path, location)
+    if not path.exists():
+        raise DataError(f"{location} does not exist", f"images can be {_KINDS}")
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
+        return parts_of(list_zip(path, location))
+    if suffix == ".tar":
+        return parts_of_tars([path], location)
+    if suffix == ".npz":
+        return parts_of_npz(path, location)
+    if re.search(r"idx[34]-ubyte(\.gz)?$", path.name):
+        return parts_of_idx(path, location)
+    raise DataError(f"{location} is not a kind of data that is known", f"images can be {_KINDS}")
+
+
+def _folder_parts(path: Path, location: str) -> Parts:
+    """Recognise what is in a folder: images, idx files, tars, or folders of tars named train, val and test."""
+    if idx_pairs(path):
+        return parts_of_idx(path, location)
+    listing = list_folder(path, location)
+    tars = sorted(name for name in listing.names if name.lower().endswith(".tar"))
+    if not tars or any(map(is_image, listing.names)):
+        return parts_of(listing)
+    tops = {name.split("/")[0] for name in tars if "/" in name}
+    if not tops:
+        return parts_of_tars([path / name for name in tars], location)
+    if not tops <= PART_NAMES.keys() or any("/" not in name for name in tars):
+        raise DataError(f"{location} has tars in several folders: {', '.join(sorted(tops)[:5])}", "name one of them")
+    return {
+        PART_NAMES[top]: partial(open_tars, [path / name for name in tars if name.startswith(f"{top}/")], location)
+        for top in sorted(tops)
+    }

@@ -1,0 +1,228 @@
+"""The diffusion transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable diffusion models with transformers")."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..conditioning.labels import LabelConditioning, LabelEmbedding
+from ..errors import ConfigError
+from .layers import (
+    Attention,
+    Mlp,
+    SwiGLU,
+    TimestepEmbedding,
+    modulate,
+    normalise,
+    rotary_angles,
+    sincos_positions,
+)
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shape of a DiT. Raises ConfigError where the numbers do not go together.
+
+    latent_size: side, or (height, width), of the latents. label_dropout: only whether it is above 0 matters here:
+    then there is a null class. frequency_shift: see TimestepEmbedding; 1 exports to diffusers, 0 is the DiT authors'.
+    """
+
+    latent_channels: int
+    latent_size: int | tuple[int, int]
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    num_classes: int
+    label_dropout: float = 0.1
+    mlp_ratio: float = 4.0
+    qk_norm: bool = False
+    rope: bool = False
+    swiglu: bool = False
+    rmsnorm: bool = False
+    learn_sigma: bool = False
+    frequencies: int = 256
+    time_scale: float = 1000.0
+    frequency_shift: int = 1
+
+    def __post_init__(self) -> None:
+        height, width = self.size
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name)
+            if not 1 <= value <= limit:
+                raise ConfigError(f"{name} is {value}", f"give 1 to {limit}")
+        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
+            raise ConfigError(
+                f"latents of {height} x {width} do not divide into patches of {self.patch_size}",
+                "choose another patch_size, or an image size and downsampling that make it divide",
+            )
+        if self.num_tokens > _MAX_TOKENS:
+            raise ConfigError(f"{self.num_tokens:,} tokens are too many", f"stay below {_MAX_TOKENS:,}")
+        if self.width % self.heads or self.width % 4:
+            raise ConfigError(f"width {self.width} does not divide by {self.heads} heads and by 4", "choose another")
+        if self.rope and (self.width // self.heads) % 4:
+            raise ConfigError(f"rope on heads of width {self.width // self.heads}", "needs a multiple of 4")
+        if not 0 <= self.label_dropout < 1:
+            raise ConfigError(f"label_dropout is {self.label_dropout}", "give 0 or more, below 1")
+        if not (0 < self.mlp_ratio <= 64 and math.isfinite(self.time_scale)):
+            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}, time_scale {self.time_scale}", "4 and 1000 are usual")
+        if self.frequencies % 2 or self.frequencies < 4 or self.frequency_shift not in (0, 1):
+            raise ConfigError(
+                f"frequencies is {self.frequencies}, frequency_shift {self.frequency_shift}",
+                "give an even number from 4, and 0 or 1",
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return (self.latent_size, self.latent_size) if isinstance(self.latent_size, int) else self.latent_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.size[0] // self.patch_size, self.size[1] // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per latent."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output: those of the latent, twice with a learned variance."""
+        return self.latent_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def conditioning(self) -> LabelConditioning:
+        """The classes, and whether there is a null class."""
+        return LabelConditioning(self.num_classes, has_null=self.label_dropout > 0)
+
+
+_LIMITS = {
+    "latent_channels": 4096,
+    "patch_size": 1024,
+    "width": 65_536,
+    "depth": 1024,
+    "heads": 4096,
+    "num_classes": 10_000_000,
+    "frequencies": 65_536,
+}
+_MAX_TOKENS = 1 << 20
+
+_SIZES = {"ti": (192, 12, 3), "s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "dit-xs": {"width": 192, "depth": 6, "heads": 3, "patch_size": 2},
+    **{
+        f"dit-{size}/{patch}": {"width": width, "depth": depth, "heads": heads, "patch_size": patch}
+        for size, (width, depth, heads) in _SIZES.items()
+        for patch in (1, 2, 4, 8)
+    },
+}
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each normalised, modulated and gated by the condition (adaLN-Zero)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.rms = config.rmsnorm
+        self.attention = Attention(config.width, config.heads, config.qk_norm)
+        self.mlp = (SwiGLU if config.swiglu else Mlp)(config.width, int(config.width * config.mlp_ratio))
+
+    def forward(self, x: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """x: (B, T, D). modulation: (B, 6 D), shift, scale and gate of the attention, then of the MLP."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation[:, None].chunk(6, dim=-1)
+        x = torch.addcmul(x, gate_a, self.attention(modulate(normalise(x, self.rms), shift_a, scale_a), rotary))
+        return torch.addcmul(x, gate_m, self.mlp(modulate(normalise(x, self.rms), shift_m, scale_m)))
+
+
+class DiT(nn.Module):
+    """Network of (x_t, t, labels); what its output means is the prediction type's affair.
+
+    checkpointing: recompute each block's activations in the backward pass, which saves memory and costs a quarter
+    of the speed.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        width, patch = config.width, config.patch_size
+        self.patch = nn.Linear(config.latent_channels * patch**2, width)
+        self.time = TimestepEmbedding(width, config.frequencies, config.time_scale, config.frequency_shift)
+        self.label = LabelEmbedding(config.conditioning, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        outputs = [6 * width] * config.depth + [2 * width]  # of each block, and of the final layer
+        self.modulation = nn.ModuleList(nn.Linear(width, num) for num in outputs)
+        self.final = nn.Linear(width, patch**2 * config.out_channels)
+        self._register_positions()
+        self._initialise()
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Return the output (B, C or 2C, H, W) in x's dtype.
+
+        x: (B, C, H, W) latents. t: (B,) in [0, 1]. labels: int64 (B,), `num_classes` is the null class. A sample's
+        output does not depend on the others in its batch, up to the rounding of matrix products (1e-5 in fp32).
+        """
+        return self.denoise(x, self.modulations(t, labels))
+
+    def modulations(self, t: Tensor, labels: Tensor) -> list[Tensor]:
+        """Return all that depends on time and label: (B, 6 D) per block, and (B, 2 D) for the final layer.
+
+        The same for every x, so that sampling may compute it once for all steps and classes.
+        """
+        condition = F.silu(self.time(t) + self.label(labels))
+        return [linear(condition) for linear in self.modulation]
+
+    def denoise(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
+        """Return the network's output for x (B, C, H, W) under given modulations."""
+        tokens = self.patch(self._patches(x))
+        rotary = (self.cosine, self.sine) if self.config.rope else None
+        if not self.config.rope:
+            tokens = tokens + self.positions
+        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, modulation, rotary, use_reentrant=False)
+            else:
+                tokens = block(tokens, modulation, rotary)
+        shift, scale = modulations[-1][:, None].chunk(2, dim=-1)
+        out = self.final(modulate(normalise(tokens, self.config.rmsnorm), shift, scale))
+        return self._image(out).to(x.dtype)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, T, C p p)"""
+        (rows, columns), p = self.config.grid, self.config.patch_size
+        cut = x.reshape(len(x), -1, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
+        return cut.reshape(len(x), rows * columns, -1)
+
+    def _image(self, tokens: Tensor) -> Tensor:
+        """(B, T, p p C) → (B, C, H, W)"""
+        (rows, columns), p = self.config.grid, self.config.patch_size
+        cut = tokens.reshape(len(tokens), rows, columns, p, p, -1).permute(0, 5, 1, 3, 2, 4)
+        return cut.reshape(len(tokens), -1, rows * p, columns * p)
+
+    def _register_positions(self) -> None:
+        if self.config.rope:
+            angles = rotary_angles(self.config.width // self.config.heads, self.config.grid)
+            self.register_buffer("cosine", angles.cos(), persistent=False)
+            self.register_buffer("sine", angles.sin(), persistent=False)
+        else:
+            positions = sincos_positions(self.config.width, self.config.grid)
+            self.register_buffer("positions", positions, persistent=False)
+
+    def _initialise(self) -> None:
+        """Xavier-uniform linear maps, N(0, 0.02) embeddings, and zeros where the block must start as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for linear in (self.time.up, self.time.down):
+            nn.init.normal_(linear.weight, std=0.02)
+        for module in (*self.modulation.modules(), self.final):
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)

@@ -1,0 +1,141 @@
+"""The layers that transformers for diffusion are made of.
+
+Shape suffixes where the rank changes: B batch, T tokens, D width, N heads, H head width, F frequencies.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Return x (1 + scale) + shift for x (B, T, D) and shift, scale (B, 1, D). Perez et al. 2018 (FiLM)."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def normalise(x: Tensor, rms: bool) -> Tensor:
+    """Return x with unit scale over its last axis, without learned weights: LayerNorm, or RMSNorm."""
+    if rms:
+        return F.rms_norm(x, x.shape[-1:], eps=EPS)
+    return F.layer_norm(x, x.shape[-1:], eps=EPS)
+
+
+def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
+    """Return the fixed position code of every token, float32 (T, D), row by row over a (rows, columns) grid.
+
+    Half of the width tells the column and half the row, each as [sin, cos](position / 10000^(k / (D/4))): the
+    two-dimensional form of Vaswani et al. 2017 that He et al. 2022 (MAE) and Peebles & Xie 2023 (DiT) use.
+    """
+    frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
+    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    codes = []
+    for positions in (columns, rows):
+        angles_TF = positions.reshape(-1, 1) * frequencies
+        codes += [np.sin(angles_TF), np.cos(angles_TF)]
+    return torch.from_numpy(np.concatenate(codes, axis=1)).float()
+
+
+def rotary_angles(head_width: int, grid: tuple[int, int]) -> Tensor:
+    """Return the rotation of every pair of a head's channels at every token, radians, float32 (T, H/2).
+
+    Axial form of Su et al. 2021 (RoFormer): half of the pairs turn with the row, half with the column.
+    """
+    frequencies = 10000.0 ** -(np.arange(head_width // 4) / (head_width / 4))
+    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    angles = [positions.reshape(-1, 1) * frequencies for positions in (rows, columns)]
+    return torch.from_numpy(np.concatenate(angles, axis=1)).float()
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the channel pairs (k, k + H/2) of x (B, N, T, H) by angles whose cosine and sine (T, H/2) are given."""
+    cosine, sine = rotary
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1).to(x.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q kᵀ / √H) v for q, k, v (B, N, T, H).
+
+    On CPUs the backward pass of torch's fused attention is several times slower in bf16 than the three products
+    written out, so that training there takes these.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return weights.softmax(dim=-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over x (B, T, D), optionally with normalised queries and keys.
+
+    QK-norm: Henry et al. 2020, as RMSNorm with learned weights over each head (Dehghani et al. 2023 use LayerNorm).
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.RMSNorm(width // heads, eps=EPS) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width // heads, eps=EPS) if qk_norm else nn.Identity()
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, N, T, H)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        mixed_BNTH = attend(q, k, v)
+        return self.out(mixed_BNTH.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear maps with a GELU (tanh form) between them, over each token."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """Gated linear unit, (silu(W₁x) ⊙ W₂x) W₃ (Shazeer 2020); 2/3 of the hidden width, so that parameters are equal."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        inner = 8 * math.ceil(hidden * 2 / 3 / 8)
+        self.up = nn.Linear(width, 2 * inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * value)
+
+
+class TimestepEmbedding(nn.Module):
+    """A vector (B, D) for each time (B,): sinusoids of `scale · t`, then two linear maps with a SiLU between them.
+
+    Frequency k of F = frequencies / 2 is 10000^(-k / (F - shift)): shift 0 is the table of Vaswani et al. 2017 that
+    the DiT authors' checkpoints were trained with, shift 1 that of Ho et al. 2020 (DDPM), which diffusers' DiT uses.
+    """
+
+    def __init__(self, width: int, frequencies: int, scale: float, shift: int) -> None:
+        super().__init__()
+        self.scale = scale
+        half = frequencies // 2
+        table = 10000.0 ** -(np.arange(half) / (half - shift))
+        self.table: Tensor
+        self.register_buffer("table", torch.from_numpy(table).float(), persistent=False)
+        self.up = nn.Linear(frequencies, width)
+        self.down = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles_BF = (t * self.scale).float()[:, None] * self.table
+        return self.down(F.silu(self.up(torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1))))

@@ -1,0 +1,129 @@
+"""The denoisers by kind and by preset, and their directory: `config.json` beside `model.safetensors`."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from .. import files
+from ..errors import ConfigError, DataError
+from . import dit
+from .dit import DiT, DiTConfig
+
+FORMAT = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
+
+KINDS: dict[str, tuple[type[DiTConfig], type[DiT]]] = {"dit": (DiTConfig, DiT)}
+PRESETS: dict[str, dict[str, Any]] = dit.PRESETS
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Return the settings of a named size, in any case: dit-xs, dit-ti/2, DiT-S/2 … DiT-XL/8.
+
+    Raises ConfigError naming the nearest for a name there is not.
+    """
+    if name.lower() not in PRESETS:
+        near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(PRESETS)}"
+        raise ConfigError(f"there is no denoiser preset {name!r}", meant)
+    return dict(PRESETS[name.lower()])
+
+
+def build(config: DiTConfig) -> DiT:
+    """Build the network that a config describes, with fresh weights from torch's global generator."""
+    for config_type, network in KINDS.values():
+        if isinstance(config, config_type):
+            return network(config)
+    raise AssertionError(f"no kind of denoiser has a {type(config).__name__}")
+
+
+def save(model: DiT, folder: Path, extra: dict[str, Any] | None = None) -> None:
+    """Write a network's weights and config into a folder; `extra` stands in config.json beside them."""
+    kind = next(name for name, (_, network) in KINDS.items() if isinstance(model, network))
+    described = {"format": FORMAT, "kind": kind, "config": dataclasses.asdict(model.config), **(extra or {})}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    files.write_json(folder / CONFIG, described)
+
+
+def load(folder: Path) -> DiT:
+    """Load a network from a folder that `save` wrote: fp32, on the CPU, in eval mode.
+
+    Raises DataError naming the file that is missing, damaged, of another kind, or at odds with the other.
+    """
+    config = read_config(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise DataError(f"{folder / WEIGHTS} does not exist", REMEDY) from None
+    except SafetensorError as error:
+        raise DataError(f"{folder / WEIGHTS} is damaged: {error}", REMEDY) from None
+    _check_count(config, tensors, folder)
+    # On the meta device nothing is allocated or drawn; the loaded tensors then take the parameters' places.
+    with torch.device("meta"), _NoNormalDraws():
+        model = build(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise DataError(
+                f"{folder / WEIGHTS} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
+                f"{expected.get(name, 'nothing')} was expected",
+                REMEDY,
+            )
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def read_config(folder: Path) -> DiTConfig:
+    """Read the network's config from a folder's config.json; DataError where it is not one of ours."""
+    path = folder / CONFIG
+    described = files.read_json(path, REMEDY)
+    if described.get("format") != FORMAT:
+        raise DataError(f"{path} has format {described.get('format')!r}; this ldm reads {FORMAT}", "upgrade ldm")
+    kind = described.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise DataError(f"{path} describes a {kind!r}, not a denoiser ({', '.join(KINDS)})", REMEDY)
+    config_type, _ = KINDS[kind]
+    fields, known = described.get("config"), {field.name for field in dataclasses.fields(config_type)}
+    if not isinstance(fields, dict) or not fields.keys() <= known:
+        unknown = sorted(fields.keys() - known) if isinstance(fields, dict) else fields
+        raise DataError(f"{path}: the config has unknown keys {unknown}", "upgrade ldm, or train it again")
+    try:
+        return TypeAdapter(config_type).validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        raise DataError(f"{path}: {where}: {first['msg']}", REMEDY) from None
+    except ConfigError as error:
+        raise DataError(f"{path}: {error.message}", REMEDY) from None
+
+
+def _check_count(config: DiTConfig, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Refuse weights with fewer tensors than the config has blocks before building thousands of them."""
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if len(blocks) != config.depth:
+        raise DataError(
+            f"{folder / WEIGHTS} does not fit {CONFIG}: it has {len(blocks)} blocks, depth is {config.depth}", REMEDY
+        )
+
+
+class _NoNormalDraws(TorchFunctionMode):
+    """Skips normal initialisation, which on the meta device would import sympy for two seconds to do nothing."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)

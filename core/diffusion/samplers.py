@@ -1,0 +1,240 @@
+"""Samplers: plain functions of a denoiser, noise, and a grid of times.
+
+All share their first arguments, so that any can stand where another does:
+
+    denoise    (x_t, t, cond) → x0; t is the grid's time, 0-d float64 on the CPU.
+    x          (B, ...), standard normal noise, taken for x_t at the grid's first time.
+    schedule   whose alpha and sigma the denoiser was trained with; any path, variance preserving or not.
+    grid       (S + 1,) falling times on the CPU, as from `times.grid`; S steps are taken. One that ends at t = 0 gives
+               the last estimate of x0 itself.
+    cond       handed to the denoiser.
+    noise      step index → the fresh noise of that step, as x; asked only where a step adds any.
+    on_step    called after each step with its index, the time reached, x there, and the estimate of x0 it used.
+
+They return x at the grid's last time in x's shape, dtype and device, and raise ValueError for a grid that is not
+falling within [0, 1]. The coefficients are computed once, in float64, and become Python numbers: nothing in a step
+waits for the device. The end points are finite where alpha(1) = 0 or sigma(0) = 0.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import variance as variances
+from .denoisers import Cond, Denoiser
+from .guidance import Gradient
+from .schedules import Schedule
+
+Noise = Callable[[int], Tensor]
+OnStep = Callable[[int, float, Tensor, Tensor], None]
+
+
+@torch.no_grad()
+def ddim(
+    denoise: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    grid: Tensor,
+    cond: Cond,
+    *,
+    eta: float = 0.0,
+    noise: Noise | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Sample by DDIM (Song et al. 2021, equations 12 and 16): x_s = alpha_s x0 + √(sigma_s² − n²) eps + n z.
+
+    n is `eta` in [0, 1] times the posterior's standard deviation: 0 is deterministic, 1 is DDPM's posterior.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta:g}: it must lie in [0, 1]")
+    alpha, sigma = levels(schedule, grid)
+    for i, t in enumerate(grid[:-1]):
+        x0 = denoise(x, t, cond)
+        _, posterior = variances.step_variances(alpha[i], sigma[i], alpha[i + 1], sigma[i + 1])
+        n_squared = eta**2 * posterior
+        keep = math.sqrt(max(sigma[i + 1] ** 2 - n_squared, 0.0)) / sigma[i]
+        x = keep * x + (alpha[i + 1] - keep * alpha[i]) * x0
+        if n_squared > 0:
+            x = x + math.sqrt(n_squared) * _draw(noise, i, "ddim with eta > 0")
+        _report(on_step, i, grid, x, x0)
+    return x
+
+
+@torch.no_grad()
+def ddpm(
+    denoise: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    grid: Tensor,
+    cond: Cond,
+    *,
+    variance: str | variances.Fraction = "posterior",
+    gradient: Gradient | None = None,
+    noise: Noise | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Sample by DDPM (Ho et al. 2020, algorithm 2): the posterior mean plus noise.
+
+    variance: "posterior" (β̃) or "beta" (β), their two choices, or a function (x_t, t, cond) → fraction, asked right
+    after the denoiser, for one that was learned between them (`variance.SplitOutput`). gradient: of a classifier's
+    log-probability times its scale; moves the mean by variance × gradient (Dhariwal & Nichol 2021, algorithm 1).
+    Raises ValueError for another variance.
+    """
+    if isinstance(variance, str) and variance not in ("posterior", "beta"):
+        raise ValueError(f"variance {variance!r} is not one of posterior, beta")
+    alpha, sigma = levels(schedule, grid)
+    for i, t in enumerate(grid[:-1]):
+        x0 = denoise(x, t, cond)
+        beta, posterior = variances.step_variances(alpha[i], sigma[i], alpha[i + 1], sigma[i + 1])
+        keep = math.sqrt(max(sigma[i + 1] ** 2 - posterior, 0.0)) / sigma[i]
+        mean = keep * x + (alpha[i + 1] - keep * alpha[i]) * x0
+        if sigma[i + 1] > 0:
+            spread: float | Tensor = beta if variance == "beta" else posterior
+            if not isinstance(variance, str):
+                spread = variances.interpolate(variance(x, t, cond), math.log(beta), math.log(posterior)).exp()
+            if gradient is not None:
+                mean = mean + spread * gradient(x, t, cond)
+            mean = mean + spread**0.5 * _draw(noise, i, "ddpm")
+        x = mean
+        _report(on_step, i, grid, x, x0)
+    return x
+
+
+@torch.no_grad()
+def euler(
+    denoise: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    grid: Tensor,
+    cond: Cond,
+    *,
+    noise: Noise | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Sample by Euler's method in straight coordinates; deterministic, so `noise` is never asked.
+
+    Any path becomes rectified flow when divided by alpha + sigma: z = x / (alpha + sigma) has dz/dτ = (z − x0) / τ in
+    τ = sigma / (alpha + sigma), finite at both ends. The step is the same map as DDIM's with eta = 0.
+    """
+    scale, tau = _straight(schedule, grid)
+    z = x / scale[0]
+    for i, t in enumerate(grid[:-1]):
+        x0 = denoise(z * scale[i], t, cond)
+        z = z + (tau[i + 1] - tau[i]) / tau[i] * (z - x0) if tau[i + 1] > 0 else x0
+        _report(on_step, i, grid, z * scale[i + 1], x0)
+    return z * scale[-1]
+
+
+@torch.no_grad()
+def heun(
+    denoise: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    grid: Tensor,
+    cond: Cond,
+    *,
+    noise: Noise | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Sample by Heun's method in the coordinates of `euler`: second order for 2S − 1 evaluations; deterministic.
+
+    The step to t = 0, where the slope has no second evaluation, is Euler's, as in Karras et al. 2022, algorithm 1.
+    """
+    scale, tau = _straight(schedule, grid)
+    z = x / scale[0]
+    for i, t in enumerate(grid[:-1]):
+        x0 = denoise(z * scale[i], t, cond)
+        if tau[i + 1] > 0:
+            step = tau[i + 1] - tau[i]
+            slope = (z - x0) / tau[i]
+            ahead = z + step * slope
+            slope_ahead = (ahead - denoise(ahead * scale[i + 1], grid[i + 1], cond)) / tau[i + 1]
+            z = z + step * (slope + slope_ahead) / 2
+        else:
+            z = x0
+        _report(on_step, i, grid, z * scale[i + 1], x0)
+    return z * scale[-1]
+
+
+@torch.no_grad()
+def dpmpp_2m(
+    denoise: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    grid: Tensor,
+    cond: Cond,
+    *,
+    noise: Noise | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Sample by DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order for S evaluations; deterministic.
+
+    DDIM's step from an x0 extrapolated through the last two estimates, in λ = log(alpha / sigma). Three steps use the
+    last estimate alone: the first, the one to t = 0 (λ = ∞), and, as is not in the paper, any more than twice as
+    long in λ as the one before, such as the last of leading and linspace spacing: extrapolated so far, x0 overshoots
+    (samples of an exact denoiser 10 % too wide with 20 linspace steps; 0 % so).
+    """
+    alpha, sigma = levels(schedule, grid)
+    half_log_snr = [
+        math.log(a) - math.log(s) if a and s else math.copysign(math.inf, a - s)
+        for a, s in zip(alpha, sigma, strict=True)
+    ]
+    h = [after - before for before, after in itertools.pairwise(half_log_snr)]
+    previous = x
+    for i, t in enumerate(grid[:-1]):
+        x0 = denoise(x, t, cond)
+        ahead = h[i] / (2 * h[i - 1]) if i > 0 and h[i] <= 2 * h[i - 1] and sigma[i + 1] > 0 else 0.0
+        keep = sigma[i + 1] / sigma[i]
+        x = keep * x + (alpha[i + 1] - keep * alpha[i]) * (x0 + ahead * (x0 - previous))
+        previous = x0
+        _report(on_step, i, grid, x, x0)
+    return x
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "euler": euler,
+    "heun": heun,
+    "dpmpp-2m": dpmpp_2m,
+}
+
+# Measured with exact denoisers of normal and two-peaked data on trailing grids of the six schedules: the standard
+# deviation of the samples in the worst case (1 is right).
+#   steps       10    15    20    25    50    100   250
+#   ddim/euler  .829  .883  .911  .928  .963  .981
+#   ddpm        .735  .805  .838  .864  .919  .962  .986
+#   heun        .944  .966  .976  .981  .991
+#   dpmpp-2m    .947  .971  .980  .985  .993
+# First order loses 3.7 % at 50 steps, where doubling them gains little; the second-order ones stay within 2.5 % from 20
+# (39 evaluations for Heun); DDPM's noise needs the most, 250 as is customary, for 1.4 %.
+DEFAULT_STEPS: dict[str, int] = {"ddim": 50, "ddpm": 250, "euler": 50, "heun": 20, "dpmpp-2m": 20}
+
+
+def levels(schedule: Schedule, grid: Tensor) -> tuple[list[float], list[float]]:
+    """Return alpha and sigma at the grid's times; raises ValueError unless it falls within [0, 1]."""
+    if grid.ndim != 1 or len(grid) < 2 or grid.device.type != "cpu" or not (grid.diff() < 0).all():
+        raise ValueError(f"a grid is at least two falling times on the CPU; seen {grid}")
+    alpha, sigma = schedule.alpha_sigma(grid)
+    return alpha.tolist(), sigma.tolist()
+
+
+def _straight(schedule: Schedule, grid: Tensor) -> tuple[list[float], list[float]]:
+    """alpha + sigma, and sigma / (alpha + sigma)."""
+    alpha, sigma = levels(schedule, grid)
+    scale = [a + s for a, s in zip(alpha, sigma, strict=True)]
+    return scale, [s / c for s, c in zip(sigma, scale, strict=True)]
+
+
+def _draw(noise: Noise | None, step: int, who: str) -> Tensor:
+    if noise is None:
+        raise ValueError(f"{who} adds fresh noise at every step: hand it a `noise` function")
+    return noise(step)
+
+
+def _report(on_step: OnStep | None, step: int, grid: Tensor, x: Tensor, x0: Tensor) -> None:
+    if on_step is not None:
+        on_step(step, float(grid[step + 1]), x, x0)

@@ -1,0 +1,117 @@
+"""The one precision policy: fp32 master weights, and a compute format that the hardware is fast at."""
+
+import importlib.util
+import os
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .errors import ConfigError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Where networks run, and the number format of their matrix products; weights and reductions stay in fp32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def needs_scaler(self) -> bool:
+        """Whether gradients need a GradScaler: fp16 loses small ones."""
+        return self.dtype == torch.float16
+
+    @property
+    def name(self) -> str:
+        """The format as users write it: fp32, bf16 or fp16."""
+        return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which networks run their products in the compute format."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def resolve(device: str = "auto", precision: str = "auto") -> Policy:
+    """Choose device and compute format.
+
+    device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, bf16 or fp16; fp32 products on CUDA use TF32.
+    Raises ConfigError for what this machine or this torch cannot do.
+    """
+    chosen = _device(device)
+    policy = Policy(chosen, _dtype(chosen, precision))
+    if chosen.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return policy
+
+
+def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None:
+    """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
+
+    A network with `blocks` is compiled block by block: as they are alike, one compilation serves all, which takes
+    seconds where the whole takes a minute. Raises ConfigError where the compiler that torch needs is missing.
+    """
+    if not wanted:
+        return
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise ConfigError("--compile needs a C++ compiler, and there is no g++", "install g++, or leave --compile out")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("--compile on CUDA needs triton", "pip install triton, or leave --compile out")
+    if device.type == "mps":
+        raise ConfigError("--compile does not serve mps", "leave --compile out")
+    blocks = getattr(module, "blocks", None)
+    for part in blocks if isinstance(blocks, nn.ModuleList) else [module]:
+        part.compile()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ConfigError(f"--device is {name!r}", "give auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"--device is {name}, but this torch sees no CUDA device", "use --device cpu, or a CUDA build of torch"
+            )
+        if index and int(index) >= torch.cuda.device_count():
+            last = torch.cuda.device_count() - 1
+            raise ConfigError(f"--device is {name}, but there is no such device", f"give cuda:0 to cuda:{last}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("--device is mps, but this torch sees no Apple GPU", "use --device cpu")
+    return torch.device(name)
+
+
+def _dtype(device: torch.device, precision: str) -> torch.dtype:
+    if precision == "auto":
+        if _has_fast_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision not in _DTYPES:
+        raise ConfigError(f"--precision is {precision!r}", "give auto, fp32, bf16 or fp16")
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("--precision fp16 does not serve training on a CPU", "use --precision bf16, fp32 or auto")
+    if precision == "bf16" and device.type == "mps":
+        raise ConfigError("--precision bf16 does not serve mps", "use --precision fp32 or fp16")
+    if precision == "bf16" and device.type == "cuda" and not _has_fast_bf16(device):
+        raise ConfigError("this GPU has no bf16 units", "use --precision fp16 or auto")
+    return _DTYPES[precision]
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 products run on units of their own: Ampere GPUs and later; CPUs with AMX or AVX-512 BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        # Older releases of torch lack some of these questions; what cannot be asked is taken as absent.
+        questions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        return any(getattr(torch.cpu, question, lambda: False)() for question in questions)
+    return False

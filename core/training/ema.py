@@ -1,0 +1,75 @@
+"""The moving average of a network's weights, which is what gets sampled."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+
+
+class EMA:
+    """Average ← d · average + (1 − d) · weight for everything in a module's state_dict, in fp32.
+
+    With d = min(decay, (1 + n) / (10 + n)) at the n-th update (n from 0), so that short runs forget their first
+    weights; decay 0 follows the weights exactly. Buffers that are whole numbers are copied. The module's tensors are
+    held, not looked up anew: move it to its device before, and load weights into it in place.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        assert 0 <= decay < 1, f"decay {decay}"
+        self.decay, self.num_updates = decay, 0
+        self._live = dict(module.state_dict())
+        self._averages = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+        floating = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
+        assert all(self._live[name].dtype == torch.float32 for name in floating), "weights to average are fp32"
+        self._blended = [self._averages[name] for name in floating], [self._live[name] for name in floating]
+        self._copied = [(self._averages[name], self._live[name]) for name in self._live if name not in set(floating)]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the module's present weights into the average."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        averages, weights = self._blended
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, value in self._copied:
+            average.copy_(value)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the module's weights and the averages; a second call puts both back, to the bit."""
+        for name, average in self._averages.items():
+            weight = self._live[name].clone()
+            self._live[name].copy_(average)
+            average.copy_(weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the module hold the averages inside the block."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Give a module of the same shape the averages as its weights."""
+        module.load_state_dict(self._averages)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the averages by name, for a checkpoint; `num_updates` goes with them."""
+        return dict(self._averages)
+
+    @torch.no_grad()
+    def load(self, averages: dict[str, Tensor], num_updates: int) -> None:
+        """Take up a checkpoint's averages; DataError where they belong to another network."""
+        for name in sorted(averages.keys() | self._averages.keys()):
+            found, own = averages.get(name), self._averages.get(name)
+            if found is None or own is None or found.shape != own.shape:
+                raise DataError(f"the checkpoint's moving average does not fit this network at {name}")
+        for name, average in self._averages.items():
+            average.copy_(averages[name])
+        self.num_updates = num_updates

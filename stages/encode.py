@@ -1,0 +1,170 @@
+"""`ldm encode`: images and an autoencoder in, WebDataset shards of latents out."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..core.artifacts import occupy
+from ..core.autoencoders.interface import LatentStatistics
+from ..core.data import shards
+from ..core.data.images import as_tensor
+from ..core.data.loading import ImageLoader
+from ..core.errors import ConfigError
+from ..core.precision import Policy
+from ..core.progress import Outcome, Progress
+from ..core.signals import stop_flag
+from .configs import Encode
+from .handover import (
+    TrainedAutoencoder,
+    as_input,
+    autoencoder_artifact,
+    claim,
+    command_line,
+    image_sets,
+    inherit_data,
+    load_autoencoder,
+    machine_policy,
+    output_folder,
+)
+
+
+def run(config: Encode, progress: Progress) -> Outcome:
+    """Encode the training and validation images of a run. Returns where the shards lie."""
+    folder = output_folder(config, "encode")
+    with occupy(folder):
+        policy = machine_policy(config.machine)
+        source = autoencoder_artifact(config.autoencoder or config.root / "vqvae", config)
+        config = inherit_data(config, source)
+        _same_size(config, source.config["data"]["image_size"])
+        autoencoder = load_autoencoder(source, policy)
+        images = image_sets(config.data, progress)
+        inputs = {"autoencoder": as_input(source, folder), "data": images.as_input}
+        work = claim(folder, "encode", config, inputs)
+        next_commands = [command_line("train-dit", config)]
+        if work.complete:
+            return Outcome(folder, already_complete=True, next_commands=next_commands)
+        names = {
+            "train": _encode(images.train, "train", config, autoencoder, policy, folder, progress),
+            "val": _encode(images.val, "val", config, autoencoder, policy, folder, progress),
+        }
+        shards.write_index(folder, names)
+        shape = autoencoder.network.latent_shape(config.data.image_size)
+        facts = {
+            "latent_shape": list(shape),
+            "dtype": "float16",
+            "before_quantisation": True,
+            "flips": config.data.flip,
+            "class_names": list(images.class_names),
+            "class_counts": np.bincount(images.train.labels, minlength=len(images.class_names)).tolist(),
+            "image_size": config.data.image_size,
+            "crop": "centre, as ADM",
+            "autoencoder": source.fingerprint,
+            "shards": names,
+            "samples": {"train": len(images.train), "val": len(images.val)},
+            "statistics": _statistics(folder, names["train"], shape),
+            "skipped": images.skipped,
+        }
+        artifact = work.commit([*names["train"], *names["val"], shards.INDEX], facts)
+    size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
+    summary = {
+        "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",
+        "shape": " × ".join(map(str, shape)),
+        "size": f"{size / 1e6:.1f} MB in {len(names['train']) + len(names['val'])} shards",
+    }
+    return Outcome(folder, summary=summary, next_commands=next_commands)
+
+
+def _same_size(config: Encode, trained_at: int) -> None:
+    if config.data.image_size != trained_at:
+        raise ConfigError(
+            f"--image-size {config.data.image_size} differs from the {trained_at} that the autoencoder was measured at",
+            "leave --image-size out, or train the autoencoder at that size",
+        )
+
+
+def _encode(
+    images: ImageLoader,
+    split: str,
+    config: Encode,
+    autoencoder: TrainedAutoencoder,
+    policy: Policy,
+    folder: Path,
+    progress: Progress,
+) -> list[str]:
+    """Write the shards of one split that are not there yet. Returns the names of all of them.
+
+    Batches never cross shards, so that a shard's bytes do not depend on which others were there. Decoding, encoding
+    and writing overlap: threads decode the next batches, another writes the last shard.
+    """
+    starts = range(0, len(images), config.shard_size)
+    names = [shards.shard_name(split, number) for number in range(len(starts))]
+    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
+    done = len(images) - sum(min(config.shard_size, len(images) - starts[number]) for number in missing)
+    progress.start(f"encoding {split} images", len(images), "images", done=done)
+    with stop_flag() as stop, ThreadPoolExecutor(1) as writer:
+        writing: list[Future[None]] = []
+        for number in missing:
+            stop_at = min(starts[number] + config.shard_size, len(images))
+            samples: list[shards.LatentSample] = []
+            firsts = range(starts[number], stop_at, config.batch_size)
+            batches = [np.arange(first, min(first + config.batch_size, stop_at)) for first in firsts]
+            for indices, pixels in zip(batches, images.batches(batches), strict=True):
+                samples += _latents(images, indices, pixels, config.data.flip, autoencoder, policy)
+                done += len(indices)
+                progress.update(done)
+                if stop:
+                    break
+            for pending in writing:
+                pending.result()
+            if stop:
+                raise stop.stopped(f"after {starts[number]:,} {split} images")
+            writing = [writer.submit(shards.write_shard, folder / names[number], starts[number], samples)]
+        for pending in writing:
+            pending.result()
+    progress.finish()
+    return names
+
+
+@torch.no_grad()
+def _latents(
+    images: ImageLoader,
+    indices: np.ndarray,
+    pixels: np.ndarray,
+    flip: bool,
+    autoencoder: TrainedAutoencoder,
+    policy: Policy,
+) -> list[shards.LatentSample]:
+    """Encode one batch, and its mirror image where asked, into samples."""
+    batch = as_tensor(pixels).to(policy.device)
+    fields: dict[str, np.ndarray] = {}
+    for prefix, view in (("", batch), ("flip.", batch.flip(-1)))[: 2 if flip else 1]:
+        with policy.autocast():
+            mean, std = autoencoder.network.posterior(view)
+        fields[f"{prefix}npy"] = _half(mean)
+        if std is not None:
+            fields[f"{prefix}std.npy"] = _half(std)
+    return [
+        shards.LatentSample(
+            {field: values[row] for field, values in fields.items()},
+            int(images.labels[index]),
+            images.source.names[index],
+        )
+        for row, index in enumerate(indices)
+    ]
+
+
+def _half(latents: torch.Tensor) -> np.ndarray:
+    half = latents.float().half()
+    assert bool(torch.isfinite(half).all()), "latents beyond the range of float16"
+    return half.cpu().numpy()
+
+
+def _statistics(folder: Path, names: list[str], shape: tuple[int, int, int]) -> dict[str, list[float]]:
+    """Measure each channel's mean and deviation over the training shards, float64."""
+    latents = shards.LatentSet(folder, "train", names, shape)
+    measured = LatentStatistics(shape[0])
+    for start in range(0, len(latents), 1024):
+        measured.add(latents.batch(np.arange(start, min(start + 1024, len(latents)))))
+    return {"mean": measured.mean.tolist(), "std": measured.std.tolist()}

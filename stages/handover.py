@@ -1,0 +1,150 @@
+"""What a stage is handed and what it hands on: its output folder, its images, the stages before it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+
+from ..core import artifacts
+from ..core.artifacts import Artifact, Identity, Workspace
+from ..core.autoencoders import registry
+from ..core.autoencoders.interface import Autoencoder
+from ..core.data.loading import ImageLoader, Preparation
+from ..core.data.sources import open_splits
+from ..core.errors import ConfigError, DataError
+from ..core.precision import Policy, resolve
+from ..core.progress import Progress
+from .configs import OUTPUTS
+from .settings import Data, Machine, Section, Stage, identity
+
+Config = TypeVar("Config", bound=Stage)
+
+
+def output_folder(config: Stage, command: str, label: str | None = None) -> Path:
+    """Return where a stage writes: RUNS_DIR/NAME/STAGE, or a folder under it where a stage writes several."""
+    folder = config.root / OUTPUTS[command]
+    return folder / label if label else folder
+
+
+def command_line(command: str, config: Stage) -> str:
+    """Return the shortest command that makes a stage of this run."""
+    words = ["ldm", command]
+    if config.runs_dir != Path("runs"):
+        words += ["--runs-dir", str(config.runs_dir)]
+    if config.name != "default":
+        words += ["--name", config.name]
+    return " ".join(words)
+
+
+def claim(folder: Path, command: str, config: Stage, inputs: dict[str, dict[str, Any]]) -> Workspace:
+    """Claim an occupied folder for this configuration and these inputs; see `artifacts.claim`."""
+    settings = config.model_dump(mode="json", exclude={"replace"})
+    made_by = f"ldm {command} -c {folder / artifacts.RECIPE}"
+    kind = OUTPUTS[command]
+    recipe = yaml.safe_dump({command: settings}, sort_keys=False, allow_unicode=True)
+    return artifacts.claim(folder, Identity(kind, made_by, identity(config), inputs, recipe), config.replace)
+
+
+def machine_policy(machine: Machine) -> Policy:
+    """Set up the device, the number format and the threads."""
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    return resolve(machine.device, machine.precision)
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """Training and validation images of one source, and the fingerprint of their contents."""
+
+    train: ImageLoader
+    val: ImageLoader
+    class_names: tuple[str, ...]
+    source: str
+    fingerprint: str
+
+    @property
+    def as_input(self) -> dict[str, Any]:
+        return {"path": self.source, "fingerprint": self.fingerprint}
+
+    @property
+    def skipped(self) -> list[list[str]]:
+        return [[name, reason] for loader in (self.train, self.val) for name, reason in loader.skipped]
+
+
+def image_sets(data: Data, progress: Progress) -> ImageSets:
+    """Open the images that `data` names, ready to be read as squares. Raises ConfigError and DataError."""
+    if data.source is None:
+        raise ConfigError("no images given", "add --data FOLDER, or --data mnist for the built-in digits")
+    train, val = open_splits(data.source, data.validation, data.val_fraction)
+    fingerprint = artifacts.files.sha256_json([train.fingerprint(), val.fingerprint()])
+    prepare = Preparation(
+        image_size=data.image_size,
+        background=_rgb(data.background),
+        on_error=data.on_error,
+        cache_bytes=int(data.cache_gb * 2**30),
+    )
+    loaders = []
+    for split, source in (("training", train), ("validation", val)):
+        progress.start(f"reading {split} images", len(source), "images")
+        loader = ImageLoader(source, prepare, lambda done, total: progress.update(done))
+        progress.finish()
+        if loader.skipped:
+            shown = "; ".join(f"{name}: {reason}" for name, reason in loader.skipped[:3])
+            progress.warn(f"skipped {len(loader.skipped)} unreadable {split} images ({shown} …)")
+        loaders.append(loader)
+    return ImageSets(loaders[0], loaders[1], train.class_names, data.source, fingerprint)
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    named = {"white": "#ffffff", "black": "#000000"}.get(colour, colour)
+    red, green, blue = bytes.fromhex(named.removeprefix("#"))
+    return red, green, blue
+
+
+def inherit_data(config: Config, producer: Artifact | None) -> Config:
+    """Complete a stage's `data` by what the stage before it was given, so that it need not be said twice."""
+    if producer is None:
+        return config
+    given = config.data.model_dump(mode="json", exclude_unset=True)  # type: ignore[attr-defined]
+    return config.model_copy(update={"data": Data.model_validate({**producer.config["data"], **given})})
+
+
+def as_input(artifact: Artifact, folder: Path) -> dict[str, Any]:
+    """Describe an artifact as an input of the stage in `folder`: where it lies from there, and what it holds."""
+    return {"path": Path(os.path.relpath(artifact.path, folder)).as_posix(), "fingerprint": artifact.fingerprint}
+
+
+def input_path(artifact: Artifact, role: str) -> Path:
+    """Return where an artifact's own input lies."""
+    recorded = artifact.manifest["inputs"].get(role)
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("path"), str):
+        raise DataError(f"{artifact.path} does not say which {role} it was made with", artifact.remedy)
+    return Path(os.path.normpath(artifact.path / recorded["path"]))
+
+
+@dataclass(frozen=True)
+class TrainedAutoencoder:
+    """A finished autoencoder stage and its network in evaluation mode."""
+
+    artifact: Artifact
+    network: Autoencoder
+
+
+def autoencoder_artifact(folder: Path, config: Stage) -> Artifact:
+    """Open the autoencoder stage in `folder`. Raises DataError with the command that would make it."""
+    return artifacts.open_artifact(folder, "vqvae", command_line("train-vqvae", config))
+
+
+def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:
+    """Load an autoencoder stage's network after checking its files against the manifest."""
+    artifact.verify()
+    network = registry.load(artifact.path / "final").eval().requires_grad_(False)
+    return TrainedAutoencoder(artifact, network.to(policy.device))
+
+
+def dump(section: Section) -> dict[str, Any]:
+    """Return the settings that were given or differ from a preset: those that are not None."""
+    return {name: value for name, value in section.model_dump().items() if value is not None}

@@ -1,0 +1,194 @@
+"""`ldm sample`: a denoiser, classes and seeds in, pictures out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.artifacts import Artifact, check_producer, occupy, open_artifact
+from ..core.conditioning.classes import parse_classes
+from ..core.conditioning.labels import LabelConditioning
+from ..core.data.grid import animation, grid, scale_for
+from ..core.data.images import decode, write_png
+from ..core.denoisers import registry as denoisers
+from ..core.diffusion.schedules import schedule
+from ..core.files import sha256_json
+from ..core.generation import Model, Sampling, check, generate
+from ..core.precision import Policy, maybe_compile
+from ..core.progress import Outcome, Progress
+from ..core.signals import stop_flag
+from .configs import Diffusion, Sample
+from .handover import (
+    as_input,
+    autoencoder_artifact,
+    claim,
+    command_line,
+    input_path,
+    load_autoencoder,
+    machine_policy,
+    output_folder,
+)
+from .settings import identity
+
+GRID_CLASSES, GRID_PER_CLASS = 20, 10
+STRIP_IMAGES, STRIP_STEPS = 4, 10
+
+
+def run(config: Sample, progress: Progress) -> Outcome:
+    """Draw images of the chosen classes. Returns where they lie."""
+    source = open_artifact(config.denoiser or config.root / "dit", "dit", command_line("train-dit", config))
+    class_names: list[str] = source.facts["class_names"]
+    classes = parse_classes(config.classes, class_names)
+    folder = output_folder(config, "sample", config.label or _label(config))
+    with occupy(folder):
+        policy = machine_policy(config.machine)
+        inputs = {"denoiser": as_input(source, folder)}
+        work = claim(folder, "sample", config, inputs)
+        next_commands = [command_line("eval", config) + f" --samples {folder.name}"]
+        pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
+        if work.complete:
+            return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
+        model = load_model(source, config, policy)
+        sampling = sampling_of(config)
+        check(model, sampling)
+        labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
+        seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
+        names = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
+        outputs = [*names, _write_grid(folder, names, labels, class_names)]
+        if config.progressive:
+            outputs += _write_path(model, labels, seed_indices, sampling, policy, folder)
+        facts = {
+            "images": [
+                {"file": name, "label": int(label), "class": class_names[label], "seed": int(seed)}
+                for name, label, seed in zip(names, labels, seed_indices, strict=True)
+            ],
+            "class_names": class_names,
+            "sampling": {**_conditions(config), "steps": sampling.num_steps},
+            "image_size": source.facts["image_size"],
+        }
+        work.commit(outputs, facts)
+    how = f"{config.sampler}, {sampling.num_steps} steps, cfg {config.cfg:g}"
+    summary = {"images": f"{len(names):,} of {len(classes)} classes, {how}"}
+    return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+
+
+def sampling_of(config: Sample) -> Sampling:
+    """Return the settings that say how images are drawn."""
+    return Sampling(
+        sampler=config.sampler,
+        steps=config.steps,
+        cfg=config.cfg,
+        cfg_interval=config.cfg_interval,
+        cfg_rescale=config.cfg_rescale,
+        eta=config.eta,
+        spacing=config.spacing,
+        variance=config.variance,
+    )
+
+
+def load_model(source: Artifact, config: Sample, policy: Policy) -> Model:
+    """Load a denoiser stage with the autoencoder that its latents came from. Raises DataError if that changed."""
+    source.verify()
+    producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
+    check_producer(source, "autoencoder", producer)
+    facts = source.facts
+    diffusion = Diffusion.model_validate(facts["diffusion"])
+    network = denoisers.load(source.path / "final").to(policy.device).eval().requires_grad_(False)
+    maybe_compile(network, config.machine.compile, policy.device)
+    return Model(
+        network=network,
+        autoencoder=load_autoencoder(producer, policy).network,
+        schedule=schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr),
+        prediction=diffusion.prediction,
+        latent_shape=tuple(facts["latent_shape"]),
+        labels=LabelConditioning(len(facts["class_names"]), has_null=facts["label_dropout"] > 0),
+    )
+
+
+def _conditions(config: Sample) -> dict[str, Any]:
+    chosen = identity(config)
+    return {key: chosen[key] for key in ("sampler", "cfg", "cfg_interval", "cfg_rescale", "eta", "spacing", "seed")}
+
+
+def _label(config: Sample) -> str:
+    """Name a sample folder after its settings: readable, and another one for every difference."""
+    classes = "".join(c if c.isalnum() or c in "-," else "_" for c in config.classes)[:40]
+    steps = config.steps if config.steps is not None else ""
+    digest = sha256_json(identity(config))[:6]
+    return f"class-{classes}_cfg-{config.cfg:g}_{config.sampler}{steps}_seed-{config.seed}_{digest}"
+
+
+def _draw(
+    model: Model,
+    labels: np.ndarray,
+    seed_indices: np.ndarray,
+    sampling: Sampling,
+    config: Sample,
+    policy: Policy,
+    folder: Path,
+    progress: Progress,
+) -> list[str]:
+    """Draw the images that are not there yet, a file each, named by seed."""
+    names = [f"{seed:06d}.png" for seed in seed_indices]
+    missing = [row for row, name in enumerate(names) if not (folder / name).exists()]
+    progress.start("sampling", len(names), "images", done=len(names) - len(missing))
+    with stop_flag() as stop:
+        for start in range(0, len(missing), config.batch_size):
+            rows = missing[start : start + config.batch_size]
+            images = generate(model, labels[rows], seed_indices[rows], sampling, policy)
+            for row, image in zip(rows, images, strict=True):
+                write_png(folder / names[row], image)
+            done = len(names) - len(missing) + start + len(rows)
+            progress.update(done)
+            if stop and done < len(names):
+                raise stop.stopped(f"after {done:,} images")
+    progress.finish()
+    return names
+
+
+def _write_grid(folder: Path, names: list[str], labels: np.ndarray, class_names: list[str]) -> str:
+    """Write `grid.png`: a labelled row for each class, or one class's images in a square."""
+    shown = list(dict.fromkeys(labels.tolist()))[:GRID_CLASSES]
+    if len(shown) == 1:
+        images = np.stack([_read(folder / name) for name in names[:100]])
+        picture = grid(images, labels=None if len(images) > 1 else [class_names[shown[0]]], scale=scale_for(images))
+    else:
+        rows = [np.flatnonzero(labels == label)[:GRID_PER_CLASS] for label in shown]
+        images = np.stack([_read(folder / names[index]) for row in rows for index in row])
+        names_shown = [class_names[label] for label in shown]
+        picture = grid(images, columns=len(rows[0]), row_labels=names_shown, scale=scale_for(images))
+    write_png(folder / "grid.png", picture)
+    return "grid.png"
+
+
+def _read(path: Path) -> np.ndarray:
+    return decode(path.read_bytes(), str(path))
+
+
+def _write_path(
+    model: Model, labels: np.ndarray, seed_indices: np.ndarray, sampling: Sampling, policy: Policy, folder: Path
+) -> list[str]:
+    """Write the path from noise to image of the first few images: `progressive.png`, and animated."""
+    rows = np.arange(min(STRIP_IMAGES, len(labels)))
+    path: list[np.ndarray] = []
+    estimates: list[np.ndarray] = []
+
+    def keep(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
+        path.append(model.decode(x, policy))
+        estimates.append(model.decode(x0, policy))
+
+    generate(model, labels[rows], seed_indices[rows], sampling, policy, on_step=keep)
+    chosen = np.unique(np.linspace(0, len(path) - 1, STRIP_STEPS).round().astype(int))
+    shown = [frames[step][row] for row in rows for frames in (path, estimates) for step in chosen]
+    picture = grid(
+        np.stack(shown),
+        columns=len(chosen),
+        row_labels=["x_t", "x0 estimate"] * len(rows),
+        column_labels=[f"step {step + 1}" for step in chosen],
+        scale=scale_for(path[0]),
+    )
+    write_png(folder / "progressive.png", picture)
+    frames = [grid(frame, columns=len(rows), scale=scale_for(frame)) for frame in path]
+    animation(frames, folder / "progressive.webp")
+    return ["progressive.png", "progressive.webp"]

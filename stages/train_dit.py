@@ -1,0 +1,211 @@
+"""`ldm train-dit`: latent shards in, a denoiser out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core import seeds
+from ..core.artifacts import Artifact, check_producer, occupy, open_artifact
+from ..core.conditioning.labels import LabelConditioning
+from ..core.data.grid import grid, scale_for
+from ..core.data.images import write_png
+from ..core.data.shards import LatentSet
+from ..core.denoisers import registry as denoisers
+from ..core.denoisers.dit import DiTConfig
+from ..core.diffusion import predictions, times, weightings
+from ..core.diffusion.schedules import Schedule, schedule
+from ..core.generation import Model, Sampling, generate
+from ..core.precision import Policy, maybe_compile
+from ..core.progress import Outcome, Progress
+from ..core.training import loop
+from .configs import Diffusion, Preview, TrainDiT
+from .handover import (
+    TrainedAutoencoder,
+    as_input,
+    autoencoder_artifact,
+    claim,
+    command_line,
+    dump,
+    input_path,
+    load_autoencoder,
+    machine_policy,
+    output_folder,
+)
+
+VALIDATION_SAMPLES = 1024
+
+
+def run(config: TrainDiT, progress: Progress) -> Outcome:
+    """Train a denoiser on a run's latents. Returns where it lies."""
+    folder = output_folder(config, "train-dit")
+    with occupy(folder):
+        policy = machine_policy(config.machine)
+        latents = open_artifact(config.latents or config.root / "latents", "latents", command_line("encode", config))
+        source = autoencoder_artifact(input_path(latents, "autoencoder"), config)
+        check_producer(latents, "autoencoder", source)
+        inputs = {
+            "latents": as_input(latents, folder),
+            "autoencoder": as_input(source, folder),
+        }
+        work = claim(folder, "train-dit", config, inputs)
+        next_commands = [command_line("sample", config) + " --class 0 --cfg 3"]
+        if work.complete:
+            return Outcome(folder, already_complete=True, next_commands=next_commands)
+        latents.verify()
+        task = DenoisingTask(config, latents, load_autoencoder(source, policy), policy)
+        facts = loop.train(task, _plan(config), policy, folder, progress)
+        facts |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
+        denoisers.save(task.network, folder / "final", _description(config, latents))
+        work.commit(["final/model.safetensors", "final/config.json"], facts)
+    summary = {
+        "denoiser": f"{sum(p.numel() for p in task.network.parameters()) / 1e6:.1f} M parameters",
+        "images seen": f"{facts['images_seen']:,}",
+        "validation loss": f"{facts['validation_loss']:.4f}",
+    }
+    pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]
+    return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+
+
+def _plan(config: TrainDiT) -> loop.Plan:
+    return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=config.preview.every)
+
+
+def _description(config: TrainDiT, latents: Artifact) -> dict[str, Any]:
+    """What sampling needs to know beside the weights."""
+    return {
+        "diffusion": config.diffusion.model_dump(mode="json"),
+        "time_convention": "t = 0 is data, t = 1 is noise",
+        "label_dropout": config.label_dropout,
+        "class_names": latents.facts["class_names"],
+        "latent_shape": latents.facts["latent_shape"],
+        "image_size": latents.facts["image_size"],
+    }
+
+
+def forward_process(diffusion: Diffusion) -> Schedule:
+    """Return the noise schedule that the settings name."""
+    return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
+
+
+class DenoisingTask:
+    """Denoising of class-labelled latents, as `core.training.loop` trains it."""
+
+    def __init__(self, config: TrainDiT, latents: Artifact, autoencoder: TrainedAutoencoder, policy: Policy) -> None:
+        self.config, self.policy, self.autoencoder = config, policy, autoencoder
+        facts = latents.facts
+        shape = tuple(facts["latent_shape"])
+        self.latents = LatentSet(latents.path, "train", facts["shards"]["train"], shape)
+        self.held_out = LatentSet(latents.path, "val", facts["shards"]["val"], shape)
+        self.num_samples = len(self.latents)
+        self.class_names: list[str] = facts["class_names"]
+        self.labels = LabelConditioning(len(self.class_names), has_null=config.label_dropout > 0)
+        self.labels.check(torch.from_numpy(self.latents.labels), str(latents.path))
+        self.schedule = forward_process(config.diffusion)
+        predictions.check(config.diffusion.prediction, self.schedule)
+
+        seeds.seed_everything(config.seed, "denoiser weights")
+        settings = {**dump(config.model), "latent_channels": shape[0], "latent_size": shape[1:]}
+        settings |= {"num_classes": len(self.class_names), "label_dropout": config.label_dropout}
+        checkpointing, preset = settings.pop("checkpointing"), settings.pop("preset")
+        self.network = denoisers.build(DiTConfig(**{**denoisers.preset(preset), **settings})).to(policy.device)
+        self.network.checkpointing = checkpointing
+        maybe_compile(self.network, config.machine.compile, policy.device)
+        self.modules: nn.Module = self.network
+        self.averaged: nn.Module = self.network
+        self.players: dict[str, nn.Module] = {"denoiser": self.network}
+
+    def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
+        """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
+        seed, positions = self.config.seed, batch.positions
+        flip = seeds.uniform(seed, "flip", positions).numpy() < 0.5 if self.latents.has_flip else None
+        x0 = self._latents(self.latents, batch.samples, flip, "posterior", positions)
+        noise = seeds.normal(seed, "noise", positions, self.latents.shape)
+        t = times.discrete_times(seeds.uniform(seed, "time", positions), self.schedule.num_steps)
+        labels = torch.from_numpy(self.latents.labels[batch.samples])
+        dropped = seeds.uniform(seed, "label dropout", positions)
+        labels = self.labels.drop(labels, dropped, self.config.label_dropout)
+        return x0, noise, t.float(), labels
+
+    def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
+        return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
+
+    def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self._errors(data).mean(), {}
+
+    def stepped(self, accepted: bool) -> None:
+        """Nothing but the weights changes with a step."""
+
+    def validate(self) -> dict[str, float]:
+        """Return the loss on held-out latents at fixed noise and times that cover the schedule evenly."""
+        count = min(len(self.held_out), VALIDATION_SAMPLES)
+        total = 0.0
+        for start in range(0, count, 64):
+            indices = np.arange(start, min(start + 64, count))
+            x0 = self._latents(self.held_out, indices, None, "validation posterior", indices)
+            noise = seeds.normal(self.config.seed, "validation noise", indices, self.held_out.shape)
+            t = times.discrete_times(torch.from_numpy((indices + 0.5) / count), self.schedule.num_steps)
+            labels = torch.from_numpy(self.held_out.labels[indices])
+            with torch.no_grad(), self.policy.autocast():
+                total += float(self._errors((x0, noise, t.float(), labels)).sum())
+        return {"val_loss": total / count}
+
+    def picture(self, folder: Path, images_seen: int) -> None:
+        """Write the grid of previews: one row per class, always the same seeds."""
+        images, names = draw_preview(self.model(), self.class_names, self.config.preview, self.policy)
+        (folder / "samples").mkdir(exist_ok=True)
+        picture = grid(images, columns=self.config.preview.per_class, row_labels=names, scale=scale_for(images))
+        write_png(folder / "samples" / f"{images_seen:010d}.png", picture)
+
+    def model(self) -> Model:
+        """Return the model as sampling sees it."""
+        return Model(
+            network=self.network,
+            autoencoder=self.autoencoder.network,
+            schedule=self.schedule,
+            prediction=self.config.diffusion.prediction,
+            latent_shape=self.latents.shape,
+            labels=self.labels,
+        )
+
+    def _latents(
+        self, source: LatentSet, samples: np.ndarray, flip: np.ndarray | None, purpose: str, draws: np.ndarray
+    ) -> torch.Tensor:
+        """Gather latents; of a variational autoencoder's, draw from the posterior."""
+        mean = source.batch(samples, flip)
+        if not source.has_std:
+            return mean
+        return mean + source.batch(samples, flip, std=True) * seeds.normal(
+            self.config.seed, purpose, draws, source.shape
+        )
+
+    def _errors(self, data: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Return each sample's weighted squared error, float32 (B,)."""
+        x0, noise, t, labels = (tensor.to(self.policy.device, non_blocking=True) for tensor in data)
+        settings = self.config.diffusion
+        alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
+        output = self.network(alpha * x0 + sigma * noise, t, labels).float()
+        error = (output - predictions.target(settings.prediction, x0, noise, alpha, sigma)).square().flatten(1).mean(1)
+        log_snr = self.schedule.log_snr(t)
+        return (
+            error
+            * weightings.loss_weight(settings.weighting, settings.prediction, log_snr, settings.min_snr_gamma).float()
+        )
+
+
+def draw_preview(
+    model: Model, class_names: list[str], preview: Preview, policy: Policy
+) -> tuple[np.ndarray, list[str]]:
+    """Draw `per_class` images of the first classes. Returns uint8 (N, H, W, 3), row by row, and the rows' names."""
+    shown = min(preview.classes, len(class_names))
+    labels = np.repeat(np.arange(shown), preview.per_class)
+    indices = np.tile(np.arange(preview.per_class), shown)
+    cfg = preview.cfg if model.labels.has_null else 1.0
+    sampling = Sampling(steps=min(preview.steps, model.schedule.num_steps), cfg=cfg)
+    pieces = [
+        generate(model, labels[start : start + 64], indices[start : start + 64], sampling, policy)
+        for start in range(0, len(labels), 64)
+    ]
+    return np.concatenate(pieces), class_names[:shown]

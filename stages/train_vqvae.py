@@ -1,0 +1,218 @@
+"""`ldm train-vqvae`: images in, an autoencoder with measured latents out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core import seeds
+from ..core.artifacts import occupy
+from ..core.autoencoders import losses, registry
+from ..core.autoencoders.discriminator import Discriminator, layers_for
+from ..core.autoencoders.interface import Autoencoder, LatentStatistics
+from ..core.autoencoders.lpips import LPIPS
+from ..core.autoencoders.quantizers import Assignment, perplexity, usage
+from ..core.autoencoders.vqvae import VQVAE
+from ..core.data.grid import grid, scale_for
+from ..core.data.images import as_tensor, as_uint8, write_png
+from ..core.data.loading import ImageLoader
+from ..core.data.order import stream
+from ..core.metrics.image import psnr, ssim
+from ..core.precision import Policy, maybe_compile
+from ..core.progress import Outcome, Progress
+from ..core.training import loop
+from .configs import TrainVQVAE
+from .handover import ImageSets, claim, command_line, dump, image_sets, machine_policy, output_folder
+
+VALIDATION_IMAGES = 512
+CODEBOOK_IMAGES = 256
+
+
+def run(config: TrainVQVAE, progress: Progress) -> Outcome:
+    """Train an autoencoder, or take a finished one, and measure its latents. Returns where it lies."""
+    folder = output_folder(config, "train-vqvae")
+    with occupy(folder):
+        policy = machine_policy(config.machine)
+        images = image_sets(config.data, progress)
+        inputs = {"data": images.as_input}
+        given = registry.load(config.autoencoder) if config.autoencoder else None
+        work = claim(folder, "train-vqvae", config, inputs)
+        next_commands = [command_line("encode", config)]
+        if work.complete:
+            return Outcome(folder, already_complete=True, next_commands=next_commands)
+        facts: dict[str, Any] = {"trained": given is None}
+        if given is not None:
+            autoencoder = given.to(policy.device)
+            write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
+        else:
+            task = AutoencodingTask(config, images, policy)
+            facts |= loop.train(task, _plan(config), policy, folder, progress)
+            autoencoder = task.autoencoder
+        facts |= _measure(autoencoder, images, policy, progress)
+        facts |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
+        registry.save(autoencoder, folder / "final")
+        work.commit(sorted(f"final/{path.name}" for path in (folder / "final").iterdir()), facts)
+    summary = {
+        "reconstruction": f"PSNR {facts['val_psnr']:.2f} dB, SSIM {facts['val_ssim']:.4f} on held-out images",
+        "latents": " × ".join(map(str, facts["latent_shape"])),
+    }
+    pictures = sorted((folder / "reconstructions").glob("*.png"))[-1:]
+    return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+
+
+def _plan(config: TrainVQVAE) -> loop.Plan:
+    every = config.train.validate_every
+    return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=every)
+
+
+def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progress: Progress) -> dict[str, Any]:
+    """Measure the latents' mean and deviation on the training images and give them to the autoencoder."""
+    measured = LatentStatistics(autoencoder.latent_channels)
+    progress.start("measuring latents", len(images.train), "images")
+    with torch.no_grad():
+        for start in range(0, len(images.train), 64):
+            indices = np.arange(start, min(start + 64, len(images.train)))
+            batch = as_tensor(images.train.batch(indices)).to(policy.device)
+            with policy.autocast():
+                measured.add(autoencoder.codec.to_latent(batch))
+            progress.update(int(indices[-1]) + 1)
+    progress.finish()
+    autoencoder.set_statistics(measured.mean, measured.std)
+    return {
+        "latent_shape": list(autoencoder.latent_shape(images.train.prepare.image_size)),
+        "latent_mean": measured.mean.tolist(),
+        "latent_std": measured.std.tolist(),
+        **reconstruction_quality(autoencoder, images.val, policy),
+    }
+
+
+@torch.no_grad()
+def reconstruction_quality(autoencoder: Autoencoder, images: ImageLoader, policy: Policy) -> dict[str, float]:
+    """Return mean PSNR (dB) and SSIM of the first held-out images after 8-bit rounding."""
+    count = min(len(images), VALIDATION_IMAGES)
+    signal, structure = 0.0, 0.0
+    for start in range(0, count, 64):
+        batch = as_tensor(images.batch(np.arange(start, min(start + 64, count)))).to(policy.device)
+        with policy.autocast():
+            decoded = autoencoder.decode(autoencoder.encode(batch)).float()
+        decoded = as_tensor(as_uint8(decoded.cpu()))
+        signal += float(psnr(decoded, batch.cpu()).sum())
+        structure += float(ssim(decoded, batch.cpu()).sum())
+    return {"val_psnr": signal / count, "val_ssim": structure / count}
+
+
+@torch.no_grad()
+def write_reconstructions(
+    autoencoder: Autoencoder, images: ImageLoader, count: int, policy: Policy, folder: Path, images_seen: int
+) -> None:
+    """Write the first held-out images above their reconstructions."""
+    originals = images.batch(np.arange(min(count, len(images))))
+    batch = as_tensor(originals).to(policy.device)
+    with policy.autocast():
+        decoded = autoencoder.decode(autoencoder.encode(batch)).float()
+    picture = grid(
+        np.concatenate([originals, as_uint8(decoded.cpu())]),
+        columns=len(originals),
+        row_labels=["original", "decoded"],
+        scale=scale_for(originals),
+    )
+    (folder / "reconstructions").mkdir(exist_ok=True)
+    write_png(folder / "reconstructions" / f"{images_seen:010d}.png", picture)
+
+
+class AutoencodingTask:
+    """Reconstruction through a codebook, optionally against a discriminator, as `core.training.loop` trains it."""
+
+    def __init__(self, config: TrainVQVAE, images: ImageSets, policy: Policy) -> None:
+        self.config, self.images, self.policy = config, images, policy
+        self.num_samples = len(images.train)
+        seeds.seed_everything(config.seed, "autoencoder weights")
+        settings = dump(config.model)
+        size = config.data.image_size
+        self.vqvae = VQVAE(registry.preset(settings.pop("preset"), settings)).to(policy.device)
+        self.autoencoder = Autoencoder(self.vqvae).to(policy.device)
+        self.autoencoder.latent_shape(size)
+        self.lpips = LPIPS(config.loss.lpips).to(policy.device) if config.loss.lpips else None
+        self.averaged: nn.Module = self.vqvae
+        self.players: dict[str, nn.Module] = {"autoencoder": self.vqvae}
+        if config.loss.adversarial_weight:
+            self.players["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
+        self.modules: nn.Module = nn.ModuleDict(self.players)
+        for part in (self.vqvae.encoder, self.vqvae.decoder):
+            maybe_compile(part, config.machine.compile, policy.device)
+        self.assignments: list[Assignment] = []
+        self.decoded: list[torch.Tensor] = []
+        self.clock = 0
+        first = stream(config.seed, 0, min(CODEBOOK_IMAGES, self.num_samples), self.num_samples)
+        generator = seeds.torch_generator(config.seed, "codebook")
+        self.vqvae.initialise_codebook(as_tensor(images.train.batch(first)).to(policy.device), generator)
+
+    def load(self, batch: loop.Batch) -> tuple[torch.Tensor, int]:
+        """Return images, some of them mirrored, and the clock."""
+        images = as_tensor(self.images.train.batch(batch.samples))
+        if self.config.data.flip:
+            mirrored = seeds.uniform(self.config.seed, "flip", batch.positions) < 0.5
+            images[mirrored] = images[mirrored].flip(-1)
+        return images, batch.images_seen
+
+    def split(self, data: tuple[torch.Tensor, int], parts: int) -> list[Any]:
+        return [(images, data[1]) for images in data[0].chunk(parts)]
+
+    def loss(self, player: str, data: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images, self.clock = data[0].to(self.policy.device, non_blocking=True), data[1]
+        return self._reconstruction_loss(images) if player == "autoencoder" else self._discriminator_loss(images)
+
+    def stepped(self, accepted: bool) -> None:
+        """Move the codebook after a step that counts."""
+        if accepted:
+            generator = seeds.torch_generator(self.config.seed, "dead codes", self.clock)
+            self.vqvae.quantizer.update(self.assignments, generator)
+        self.assignments.clear()
+        self.decoded.clear()
+
+    def validate(self) -> dict[str, float]:
+        """Return PSNR, SSIM and the use of the codebook on held-out images."""
+        counts = torch.zeros(self.vqvae.config.codebook_size, dtype=torch.int64)
+        indices = np.arange(min(len(self.images.val), VALIDATION_IMAGES))
+        for start in range(0, len(indices), 64):
+            batch = as_tensor(self.images.val.batch(indices[start : start + 64])).to(self.policy.device)
+            with torch.no_grad(), self.policy.autocast():
+                counts += self.vqvae(batch).quantised.counts.cpu()
+        quality = reconstruction_quality(self.autoencoder, self.images.val, self.policy)
+        return quality | {"val_usage": float(usage(counts)), "val_perplexity": float(perplexity(counts))}
+
+    def picture(self, folder: Path, images_seen: int) -> None:
+        """Write the fixed held-out images above their reconstructions."""
+        write_reconstructions(self.autoencoder, self.images.val, self.config.pictures, self.policy, folder, images_seen)
+
+    def _reconstruction_loss(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Pixels, perception and codebook; and the discriminator's opinion once that counts."""
+        settings = self.config.loss
+        out = self.vqvae(images)
+        self.assignments.append(out.quantised.assignment)
+        pixel = losses.RECONSTRUCTION[settings.reconstruction](out.images.float(), images)
+        numbers = {"pixel_loss": pixel, "perplexity": out.quantised.perplexity, "usage": out.quantised.usage}
+        reconstruction = pixel
+        if self.lpips is not None:
+            numbers["lpips"] = self.lpips(out.images, images).mean()
+            reconstruction = reconstruction + settings.lpips_weight * numbers["lpips"]
+        loss = reconstruction + out.quantised.loss
+        if self._adversarial:
+            self.decoded.append(out.images.detach())
+            opinion = losses.generator_loss(self.players["discriminator"](out.images))
+            weight = losses.adaptive_weight(reconstruction, opinion, self.vqvae.last_layer)
+            loss = loss + settings.adversarial_weight * weight * opinion
+        return loss, numbers
+
+    def _discriminator_loss(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Tell this pass's images from their reconstructions; a loss without gradient before it counts."""
+        if not self._adversarial:
+            return torch.zeros((), device=self.policy.device), {}
+        discriminator = self.players["discriminator"]
+        return losses.hinge_discriminator_loss(discriminator(images), discriminator(self.decoded.pop(0))), {}
+
+    @property
+    def _adversarial(self) -> bool:
+        return "discriminator" in self.players and self.clock >= self.config.loss.adversarial_start
