@@ -1,0 +1,53 @@
+"""What each command is for, and examples of it: the last thing its help shows."""
+
+SUMMARY = "Train latent diffusion models on your own labelled images, one stage at a time."
+STAGES = {
+    "train-vqvae": "Train an autoencoder on images, or take a ready one.",
+    "encode": "Encode the images into shards of latents.",
+    "train-dit": "Train a diffusion transformer on the latents.",
+    "train-classifier": "Train a small classifier, for metrics without downloads.",
+    "sample": "Draw images by class.",
+    "eval": "Measure samples or reconstructions against real images.",
+}
+ALIASES = {"precompute-latents": "encode"}
+TOOLS = {
+    "config": "Show a stage's settings and where each was set.",
+    "plan": "Write what each stage of a recipe depends on; used by make.",
+}
+EXAMPLES = {
+    "": (
+        "ldm train-vqvae --data photos/ --image-size 64 --name mine",
+        "ldm encode --name mine",
+        "ldm train-dit --name mine --images 2M",
+        "ldm sample --name mine --class cat --cfg 3",
+        "ldm eval --name mine",
+    ),
+    "train-vqvae": (
+        "ldm train-vqvae --data mnist --no-flip --image-size 32",
+        "ldm train-vqvae -c imagenette-64 --images 500k --lr 2e-4",
+        "ldm train-vqvae --data photos/ --autoencoder models/sd-vae",
+        "ldm train-vqvae --data photos/ loss.adversarial_weight=0.1",
+    ),
+    "encode": ("ldm encode", "ldm encode --name mine --batch-size 256"),
+    "train-dit": (
+        "ldm train-dit",
+        "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
+        "ldm train-dit --prediction eps --weighting snr train.decay=cosine",
+        "torchrun --nproc-per-node 8 -m ldm train-dit -c imagenette-128",
+    ),
+    "train-classifier": ("ldm train-classifier", "ldm train-classifier --data photos/ --images 200k"),
+    "sample": (
+        "ldm sample --class 3 --cfg 3",
+        "ldm sample --class cat,dog --count 8 --seed 17",
+        "ldm sample --class 0-4 --steps 20 --progressive",
+    ),
+    "eval": (
+        "ldm eval",
+        "ldm eval --of reconstructions",
+        "ldm eval --samples path/to/images --reference photos/",
+    ),
+    "config": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
+    "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
+    "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
+    "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),
+}

@@ -1,0 +1,77 @@
+"""From exception to exit code: the one table.
+
+0 done; 2 usage, settings, or a path that cannot be written; 3 bad data; 4 training diverged; 75 stopped by a signal,
+to be resumed; 130 interrupted; 1 out of memory, or a defect of this program (which shows its traceback).
+"""
+
+import errno
+from dataclasses import dataclass
+
+import typer
+
+from ..core.errors import UserError
+
+INTERRUPTED = 130
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer brings with it
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a command: one line, what to do about it, and the exit code."""
+
+    message: str
+    remedy: str | None
+    exit_code: int
+
+
+def explain(error: BaseException, command: str) -> Failure | None:
+    """Return what to tell the user about an exception; None if it is a defect, whose traceback should be seen.
+
+    command: as typed, `train-dit`, for the remedy.
+    """
+    if isinstance(error, UserError):
+        return Failure(error.message, error.remedy, error.exit_code)
+    if isinstance(error, UsageError):
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return Failure(message, f"{' '.join(filter(None, ('ldm', command)))} --help shows how", 2)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return Failure("interrupted", None, INTERRUPTED)
+    if isinstance(error, OSError):
+        return _explain_os_error(error)
+    if _is_out_of_memory(error):
+        return Failure(f"out of memory: {_first_line(error)}", _memory_remedy(command), 1)
+    return None
+
+
+def _explain_os_error(error: OSError) -> Failure | None:
+    where = f" {error.filename}" if error.filename else ""
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in _FULL:
+        return Failure(f"disk: cannot write{where}: {reason}", "free some room, then run the same command", 2)
+    if error.errno in _BARRED:
+        return Failure(f"cannot use{where}: {reason}", "choose another folder or change who may write there", 2)
+    return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Recognise torch's errors without importing torch: the accelerator's by its class, the CPU's by its text."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+    )
+
+
+def _memory_remedy(command: str) -> str:
+    smaller = "give a smaller --batch-size"
+    if command.startswith("train-"):
+        smaller += ", or keep it and split it into passes with train.accumulate=2 (or 4, 8)"
+    return f"{smaller}; the last checkpoint is intact"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,129 @@
+"""What can be set: every key of a stage's configuration with its flags, kind, default and help."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+
+from ..stages.settings import Section, parse_count
+
+# `X | None` is a Union before Python 3.14 reads it as one everywhere.
+_UNIONS = (Union, type(int | None))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of a configuration.
+
+    key: dotted, `train.lr`. flags: what sets it to a value or switches it on; empty where only `key=value` reaches it.
+    off_flags: what switches it off. kind: what a value looks like, for help. choices: all values, where there are few.
+    """
+
+    key: str
+    flags: tuple[str, ...]
+    off_flags: tuple[str, ...]
+    kind: str
+    choices: tuple[str, ...]
+    default: Any
+    help: str
+
+    @property
+    def section(self) -> str:
+        """The section that holds it; empty for the stage's own settings."""
+        return self.key.rpartition(".")[0]
+
+    @property
+    def is_switch(self) -> bool:
+        return self.kind == "yes|no"
+
+    @property
+    def is_list(self) -> bool:
+        return self.kind.startswith("A,B")
+
+    def shown(self, value: Any) -> str:
+        """Return a value as one would type it."""
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if self.kind == "COUNT" and isinstance(value, int):
+            return short_count(value)
+        if isinstance(value, (tuple, list)):
+            return ",".join(map(str, value))
+        if isinstance(value, float):
+            return f"{value:g}"
+        return value.as_posix() if isinstance(value, Path) else str(value)
+
+
+@cache
+def settings_of(model: type[Section]) -> tuple[Setting, ...]:
+    """List every setting of a configuration, sections in the order of their declaration, the stage's own first."""
+    own: list[Setting] = []
+    nested: list[Setting] = []
+    sections = sections_of(model)
+    for name, field in model.model_fields.items():
+        if name in sections:
+            for setting in settings_of(sections[name]):
+                nested.append(replace(setting, key=f"{name}.{setting.key}"))
+        else:
+            own.append(_setting(name, field))
+    return (*own, *nested)
+
+
+def sections_of(model: type[Section]) -> dict[str, type[Section]]:
+    """Return the sections of a configuration by name."""
+    kinds = {name: field.annotation for name, field in model.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+
+def find(model: type[Section], key: str) -> Setting | None:
+    """Return the setting of that dotted key, if there is one."""
+    return next((setting for setting in settings_of(model) if setting.key == key), None)
+
+
+def short_count(value: int) -> str:
+    """Write a count as one would type it: 2500000 as 2.5M, 12345 as 12345."""
+    for size, suffix in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if value >= size and value * 10 % size == 0:
+            return f"{value / size:g}{suffix}"
+    return str(value)
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict), f"{name} was not declared by `option`"
+    on, _, off = str(extra["flag"] or "").partition("/")
+    return Setting(
+        key=name,
+        flags=tuple(filter(None, on.split(","))),
+        off_flags=tuple(filter(None, off.split(","))),
+        kind=_kind(field),
+        choices=tuple(map(str, get_args(_bare(field.annotation)))) if _is_literal(field.annotation) else (),
+        default=field.default,
+        help=field.description or "",
+    )
+
+
+def _bare(annotation: Any) -> Any:
+    """Strip `Annotated` and `| None` from a type."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in _UNIONS:
+        return _bare(next(member for member in get_args(annotation) if member is not type(None)))
+    return annotation
+
+
+def _is_literal(annotation: Any) -> bool:
+    return get_origin(_bare(annotation)) is Literal
+
+
+def _kind(field: FieldInfo) -> str:
+    if any(isinstance(mark, BeforeValidator) and mark.func is parse_count for mark in field.metadata):
+        return "COUNT"
+    bare = _bare(field.annotation)
+    if _is_literal(bare):
+        return "|".join(map(str, get_args(bare)))
+    if get_origin(bare) is tuple:
+        return "A,B,…" if Ellipsis in get_args(bare) else "A,B"
+    return {bool: "yes|no", int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(bare, "TEXT")

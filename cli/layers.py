@@ -1,0 +1,119 @@
+"""Defaults, then the recipe, then `key=value` overrides, then flags: merged into one validated configuration.
+
+Values stay the texts that were typed until pydantic reads them, once, after the merge.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..core.errors import ConfigError
+from ..stages.configs import STAGES
+from ..stages.settings import Section, Stage
+from .keys import Setting, find, sections_of, settings_of
+from .recipe import merge, read_recipe, stage_layer
+from .refusals import refusal
+from .words import did_you_mean
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A validated configuration and, by dotted key, where each value that was given came from."""
+
+    config: Stage
+    origins: Mapping[str, str]
+
+
+def merged_config(
+    command: str,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, str | bool] | None = None,
+) -> Merged:
+    """Merge a command's layers and validate the result.
+
+    recipe: name or path. overrides: `section.key=value`. flags: values by dotted key. Raises ConfigError naming every
+    value that cannot be used, its flag, where it was given and what is allowed.
+    """
+    model = STAGES[command]
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if recipe is not None:
+        read = read_recipe(recipe)
+        values = _without_empty_sections(stage_layer(read, command), model)
+        origins.update({key: read.where(command, key) for key in _leaves(values)})
+    for text in overrides:
+        setting, value = parse_override(text, model, command)
+        values = merge(values, _tree(setting.key, value))
+        origins[setting.key] = f"argument {setting.key}={value}"
+    for key, chosen in (flags or {}).items():
+        flagged = find(model, key)
+        assert flagged is not None and flagged.flags
+        values = merge(values, _tree(key, chosen))
+        origins[key] = f"flag {flag_of(flagged, chosen)}"
+    try:
+        config = model.model_validate(_split_lists(values, model))
+    except ValidationError as error:
+        raise refusal(error, model, command, origins) from None
+    return Merged(config, origins)
+
+
+def parse_override(text: str, model: type[Section], command: str) -> tuple[Setting, str | None]:
+    """Read `section.key=value`; the value `null` is None. Raises ConfigError with the nearest known key."""
+    key, equals, value = text.partition("=")
+    known = [setting.key for setting in settings_of(model)]
+    remedy = f"ldm {command} --help lists flags and keys"
+    if not equals:
+        flagged = [flag for setting in settings_of(model) for flag in setting.flags if flag.lstrip("-") == text]
+        hint = f"; did you mean {flagged[0]}?" if flagged else ""
+        raise ConfigError(f"argument {text!r} is not of the form section.key=value{hint}", remedy)
+    setting = find(model, key)
+    if setting is None:
+        section = sections_of(model).get(key)
+        if section is not None:
+            some = ", ".join(f"{key}.{name}" for name in list(section.model_fields)[:3])
+            raise ConfigError(f"{key} is a section, not a setting: {text}", f"set one of its keys: {some}, …")
+        raise ConfigError(f"unknown setting {key}{did_you_mean(key, known)}", remedy)
+    return setting, None if value == "null" else value
+
+
+def flag_of(setting: Setting, value: object) -> str:
+    """Return the flag that gives a setting this value."""
+    return setting.off_flags[0] if value is False and setting.off_flags else setting.flags[0]
+
+
+def _tree(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys of everything in a tree that is not a section."""
+    found: list[str] = []
+    for name, value in tree.items():
+        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return found
+
+
+def _without_empty_sections(tree: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    """Leave out sections with nothing under their name, which YAML reads as null."""
+    sections = sections_of(model)
+    return {name: value for name, value in tree.items() if not (name in sections and value is None)}
+
+
+def _split_lists(tree: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    """Read `1,2,4` and `[1, 2, 4]` as lists where a setting is a list."""
+    for setting in settings_of(model):
+        if not setting.is_list:
+            continue
+        *sections, name = setting.key.split(".")
+        holder: Any = tree
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and isinstance(holder.get(name), str):
+            items = holder[name].strip().removeprefix("[").removesuffix("]")
+            tree = merge(tree, _tree(setting.key, [item.strip() for item in items.split(",")]))
+    return tree

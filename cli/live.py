@@ -1,0 +1,96 @@
+"""Progress on a terminal: a bar for each piece of work under way, redrawn in place, gone when its work is done."""
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live as Redrawn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..core.progress import Outcome
+from .console import Plain, finish_line
+from .pace import Pace, duration
+
+_REDRAWS = 8.0  # a second, at most
+_NARROW = 60  # columns under which the bar gives way to the numbers
+
+
+class Live(Plain):
+    """As `Plain`, with bars in place of the lines. Redraws from the caller's thread only, so that forks are safe."""
+
+    def __init__(self, log: TextIO, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(log, out, clock=clock)
+        self._console = Console(file=log, highlight=False, soft_wrap=True)
+        self._live: Redrawn | None = None
+        self._drawn = 0.0
+
+    def __enter__(self) -> "Live":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._work.clear()
+        self._stop()
+
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self._work.append(Pace(title, total, unit, done, self._clock))
+        if self._live is None:
+            self._live = Redrawn(self, console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._redraw()
+
+    def update(self, done: int, **numbers: float) -> None:
+        self._work[-1].update(done, numbers)
+        if self._clock() - self._drawn >= 1 / _REDRAWS:
+            self._redraw()
+
+    def finish(self) -> None:
+        pace = self._work.pop()
+        if self._work:
+            self._redraw()
+        else:
+            self._stop()
+            self._say(finish_line(pace))
+
+    def warn(self, message: str) -> None:
+        self._console.print(Text.assemble(("warning: ", "yellow"), message))
+
+    def outcome(self, command: str, outcome: Outcome) -> None:
+        self._stop()
+        super().outcome(command, outcome)
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line))
+
+    def _redraw(self) -> None:
+        assert self._live is not None
+        self._drawn = self._clock()
+        self._live.refresh()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for pace in self._work:
+            yield _bar(pace, options.max_width)
+
+
+def _bar(pace: Pace, width: int) -> Table:
+    """Lay out one piece of work: title, bar, count, speed, time left, readings; what does not fit is cut."""
+    left = f"{duration(pace.seconds_left)} left" if pace.seconds_left is not None else ""
+    words = "  ".join(
+        filter(None, (f"{pace.done:,}/{pace.total:,} {pace.unit}", pace.speed(pace.rate), left, pace.readings()))
+    )
+    row = Table.grid(padding=(0, 1, 0, 0))
+    cells: list[Text | ProgressBar] = [Text(pace.title, style="bold", no_wrap=True)]
+    if width >= _NARROW:
+        cells.append(ProgressBar(total=max(pace.total, 1), completed=pace.done, width=min(24, width // 5)))
+    cells.append(Text(words, no_wrap=True, overflow="ellipsis"))
+    for _ in cells:
+        row.add_column(no_wrap=True)
+    row.add_row(*cells)
+    return row

@@ -1,0 +1,123 @@
+"""The `ldm` command: one command per stage, built and loaded when it is called for, and exit codes."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from .. import __version__
+from . import examples
+from .console import open_console, show_failure
+from .failures import MENDABLE, explain
+from .menu import Entry, Menu
+
+if TYPE_CHECKING:
+    from .options import Given
+
+
+def run_stage(command: str, given: "Given") -> None:
+    """Merge what was given into a stage's configuration, load the stage, run it and tell what came out."""
+    from .layers import merged_config
+
+    config = merged_config(command, given.recipe, given.overrides, given.flags).config
+    with open_console(given.quiet, given.json) as console:
+        stage = importlib.import_module(f"..stages.{command.replace('-', '_')}", __package__)
+        console.outcome(command, stage.run(config, console))
+
+
+def _stage(command: str) -> TyperCommand:
+    from .options import stage_command
+
+    return stage_command(command, run_stage)
+
+
+def _shown_stage(command: str) -> TyperCommand:
+    from .options import stage_command
+    from .show import show_config
+
+    return stage_command(command, show_config, examples_of="config show")
+
+
+def _config_menu(name: str) -> Menu:
+    return Menu({"Commands": {"show": Entry(_show_menu, _SHOW)}}, name=name, help=examples.TOOLS[name])
+
+
+def _show_menu(name: str) -> Menu:
+    stages = {stage: Entry(_shown_stage, summary) for stage, summary in examples.STAGES.items()}
+    return Menu({"Stages": stages}, examples.ALIASES, name=name, help=_SHOW)
+
+
+def _plan(_: str) -> TyperCommand:
+    from .plan import plan_command
+
+    return plan_command()
+
+
+_SHOW = "Print a stage's settings as a recipe: what was set and where, defaults as comments."
+_HEADINGS = {
+    "Stages, in order": {name: Entry(_stage, summary) for name, summary in examples.STAGES.items()},
+    "Tools": {
+        "config": Entry(_config_menu, examples.TOOLS["config"]),
+        "plan": Entry(_plan, examples.TOOLS["plan"]),
+    },
+}
+
+
+class Root(Menu):
+    """The menu of `ldm` itself."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(_HEADINGS, examples.ALIASES, **attributes)
+
+
+app = typer.Typer(cls=Root, help=examples.SUMMARY, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ldm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `ldm ARGUMENTS` and return its exit code; whatever the user can mend is told on stderr."""
+    try:
+        result = typer.main.get_command(app)(args=list(arguments), prog_name="ldm", standalone_mode=False)
+    except MENDABLE as error:
+        failure = explain(error, _command_in(arguments))
+        if failure is None:
+            raise
+        if os.environ.get("LDM_DEBUG") == "1":
+            traceback.print_exception(error)
+        show_failure(failure, json="--json" in arguments)
+        return failure.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _command_in(arguments: Sequence[str]) -> str:
+    """Return the command among the arguments, or nothing."""
+    return next((word for word in arguments if word in examples.STAGES or word in examples.TOOLS), "")

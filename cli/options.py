@@ -1,0 +1,163 @@
+"""A stage's configuration model as the parameters of a Typer command, and as its help page."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..core.errors import ConfigError
+from ..stages.configs import STAGES
+from ..stages.settings import Stage
+from . import examples, help
+from .failures import UsageError
+from .keys import Setting, settings_of
+from .words import did_you_mean
+
+_SWITCHES = {
+    "recipe": ("--config", "-c"),
+    "quiet": ("--quiet", "-q"),
+    "json": ("--json",),
+}
+_SWITCH_HELP = {
+    "recipe": "Recipe: a YAML file, or the name of one in recipes/.",
+    "quiet": "Say nothing but warnings and errors.",
+    "json": "Tell what happens as JSON, one event a line.",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was typed for a stage: recipe, `key=value` arguments, flags by dotted key, and how to be told."""
+
+    recipe: str | None
+    overrides: tuple[str, ...]
+    flags: Mapping[str, str | bool]
+    quiet: bool
+    json: bool
+
+
+def stage_command(command: str, act: Callable[[str, Given], None], examples_of: str | None = None) -> TyperCommand:
+    """Build the command that parses a stage's settings and hands what was given to `act`.
+
+    Every value is taken as the text typed, so that flags, overrides and recipes are read by one reader; only flags
+    that were typed are handed on.
+    """
+    settings = {_parameter_name(s): s for s in settings_of(STAGES[command]) if s.flags}
+
+    def callback(**values: Any) -> None:
+        flags = {s.key: values[name] for name, s in settings.items() if values[name] is not None}
+        overrides = tuple(values["overrides"] or ())
+        act(command, Given(values["recipe"], overrides, flags, values["quiet"], values["json"]))
+
+    parameters = [
+        _parameter("overrides", list[str] | None, typer.Argument(metavar="[KEY=VALUE]..."), None),
+        _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=_recipes), None),
+        *(_parameter(name, *_declared(setting), None) for name, setting in settings.items()),
+        _parameter("quiet", bool, typer.Option(*_SWITCHES["quiet"]), False),
+        _parameter("json", bool, typer.Option(*_SWITCHES["json"]), False),
+    ]
+    callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    epilog = "\n".join(examples.EXAMPLES[examples_of or command])
+    app.command(command, cls=StageCommand, help=examples.STAGES[command], epilog=epilog)(callback)
+    built = typer.main.get_command(app)
+    assert isinstance(built, StageCommand)
+    return built
+
+
+class StageCommand(TyperCommand):
+    """A stage's command: with its own help page, and the nearest flag or key for an unknown one."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        assert self.name is not None
+        usage = f"{ctx.command_path} [OPTIONS] [KEY=VALUE]..."
+        groups = _help_groups(self.name)
+        formatter.write(help.page(usage, self.help or "", groups.items(), (self.epilog or "").splitlines()))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            wrong = getattr(error, "option_name", None)
+            if type(error).__name__ != "NoSuchOption" or wrong is None:
+                raise
+            assert self.name is not None
+            raise _unknown_flag(str(wrong), self.name) from None
+
+
+def _unknown_flag(wrong: str, command: str) -> ConfigError:
+    settings = settings_of(STAGES[command])
+    flags = [flag for s in settings for flag in (*s.flags, *s.off_flags)] + [f for fs in _SWITCHES.values() for f in fs]
+    word = wrong.lstrip("-")
+    guess = did_you_mean(word, [flag.lstrip("-") for flag in flags if flag.startswith("--")])
+    if guess:
+        guess = guess.replace("mean ", "mean --")
+    else:
+        keys = [setting.key for setting in settings if not setting.flags]
+        guess = did_you_mean(word, keys).replace("?", "=VALUE, without dashes?")
+    return ConfigError(f"no flag {wrong}{guess}", f"ldm {command} --help lists flags and keys")
+
+
+def _parameter(name: str, kind: Any, declaration: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declaration]
+    )
+
+
+def _parameter_name(setting: Setting) -> str:
+    return "set_" + setting.key.replace(".", "__")
+
+
+def _declared(setting: Setting) -> tuple[Any, Any]:
+    """Return a setting's Typer type and declaration: a switch, or a text."""
+    if setting.is_switch:
+        flags = [f"{on}/{off}" for on, off in zip(setting.flags, setting.off_flags, strict=False)] or [*setting.flags]
+        return bool | None, typer.Option(*flags)
+    choices = list(setting.choices)
+    completion = (lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None
+    return str | None, typer.Option(*setting.flags, metavar=setting.kind, autocompletion=completion)
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from .recipe import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+def _help_groups(command: str) -> dict[str, list[help.Row]]:
+    """Return headings and rows: the stage's own settings, its sections, what all stages have, the switches."""
+    settings = settings_of(STAGES[command])
+    groups: dict[str, list[help.Row]] = {}
+    for setting in settings:
+        if setting.flags and setting.key not in Stage.model_fields:
+            groups.setdefault((setting.section or command).capitalize(), []).append(_help_row(setting))
+    groups["Run"] = [_help_row(setting) for setting in settings if setting.key in Stage.model_fields]
+    groups["Other"] = [
+        (_spelled(names, " RECIPE" if key == "recipe" else ""), _SWITCH_HELP[key]) for key, names in _SWITCHES.items()
+    ]
+    groups["Other"].append(("--help", "Show this page."))
+    further = [setting.key for setting in settings if not setting.flags]
+    groups[f"Further settings, as KEY=VALUE; `ldm config show {command}` prints them with their values"] = (
+        help.paragraph(further) if further else []
+    )
+    return groups
+
+
+def _help_row(setting: Setting) -> help.Row:
+    value = "" if setting.is_switch else f" {setting.kind}"
+    default = ""
+    if setting.default is not None:
+        shown = setting.shown(setting.default)
+        if setting.is_switch and setting.off_flags:
+            shown = setting.flags[0] if setting.default else setting.off_flags[0]
+        default = f" [{shown}]" if not setting.is_switch or setting.off_flags else ""
+    names: Sequence[str] = setting.flags
+    return _spelled(names, value, setting.off_flags), f"{setting.help}{default}"
+
+
+def _spelled(names: Sequence[str], value: str = "", off: Sequence[str] = ()) -> str:
+    return ", ".join(names) + "".join(f"/{name}" for name in off) + value

@@ -1,0 +1,74 @@
+"""How fast a piece of work goes and how long it will take, in numbers and in words."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+_WINDOW = 30.0  # seconds over which speed is measured, so that a slow start is soon forgotten
+
+
+class Pace:
+    """Follows one piece of work of `total` units, `done` of which were there at the start."""
+
+    def __init__(
+        self, title: str, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.first = self.done = done
+        self.numbers: dict[str, float] = {}
+        self._clock = clock
+        self._start = clock()
+        self._marks: deque[tuple[float, int]] = deque([(self._start, done)])
+
+    def update(self, done: int, numbers: dict[str, float]) -> None:
+        """Note that `done` units are finished now."""
+        now = self._clock()
+        self.done = done
+        self.numbers.update(numbers)
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and self._marks[1][0] < now - _WINDOW:
+            self._marks.popleft()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    @property
+    def rate(self) -> float | None:
+        """Units per second of late; None before there is anything to measure."""
+        (then, before), (now, after) = self._marks[0], self._marks[-1]
+        return (after - before) / (now - then) if now > then and after > before else None
+
+    @property
+    def mean_rate(self) -> float | None:
+        """Units per second since the start."""
+        return (self.done - self.first) / self.elapsed if self.elapsed > 0 and self.done > self.first else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the end at the present rate."""
+        return max(0, self.total - self.done) / self.rate if self.rate else None
+
+    def speed(self, rate: float | None) -> str:
+        """Return a rate in words, `312 images/s`."""
+        return f"{brief(rate)} {self.unit}/s" if rate else ""
+
+    def readings(self) -> str:
+        """Return the current numbers in words, `loss 0.123  psnr 24.1`."""
+        return "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+
+
+def brief(value: float) -> str:
+    """Write a number with about three digits: 12,800, 312, 4.07."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time span in words: 42 s, 5 min 12 s, 3 h 4 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -1,0 +1,88 @@
+"""What pydantic refuses, said in the words of whoever typed it: key, flag, value, place, and what is allowed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..core.errors import ConfigError
+from ..stages.settings import Section
+from .keys import Setting, find, sections_of, settings_of
+from .words import did_you_mean, nearest
+
+_WORDS = {
+    "INTEGER": "must be a whole number",
+    "COUNT": "must be a count such as 5000, 500k or 2M",
+    "NUMBER": "must be a number",
+    "yes|no": "must be yes or no",
+    "PATH": "must be a path",
+    "TEXT": "must be a text",
+    "A,B": "must be two numbers, as in 0.2,0.8",
+    "A,B,…": "must be whole numbers, as in 1,2,4",
+}
+_LIMITS = {
+    "greater_than": ("gt", "must be greater than {}"),
+    "greater_than_equal": ("ge", "must be at least {}"),
+    "less_than": ("lt", "must be less than {}"),
+    "less_than_equal": ("le", "must be at most {}"),
+    "finite_number": ("", "must be finite"),
+}
+
+
+def refusal(error: ValidationError, model: type[Section], command: str, origins: Mapping[str, str]) -> ConfigError:
+    """Return the ConfigError with one line for each value that cannot be used."""
+    lines = list(dict.fromkeys(_line(detail, model, origins) for detail in error.errors(include_url=False)))
+    remedy = f"ldm {command} --help lists flags and keys"
+    if len(lines) == 1:
+        return ConfigError(lines[0], remedy)
+    return ConfigError(f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines), remedy)
+
+
+def _line(detail: Any, model: type[Section], origins: Mapping[str, str]) -> str:
+    key = ".".join(part for part in detail["loc"] if isinstance(part, str))
+    if detail["type"] == "extra_forbidden":
+        known = [setting.key for setting in settings_of(model)] + list(sections_of(model))
+        return f"{_place(key, origins)}unknown setting {key}{did_you_mean(key, known)}"
+    setting = find(model, key)
+    if setting is None:
+        return _section_line(key, detail, origins)
+    flag = f" ({setting.flags[0]})" if setting.flags else ""
+    return f"{_place(key, origins)}{key}{flag} is {_seen(detail['input'])}: {_allowed(detail, setting)}"
+
+
+def _section_line(key: str, detail: Any, origins: Mapping[str, str]) -> str:
+    """Return the line for a section that is no section, or whose settings do not go together."""
+    if detail["type"] != "value_error":
+        return f"{_place(key, origins)}{key} is a section; it holds keys, not {_seen(detail['input'])}"
+    reason = str(detail["ctx"]["error"])
+    return f"{key}: {reason}" if key else reason
+
+
+def _allowed(detail: Any, setting: Setting) -> str:
+    kind = detail["type"]
+    if kind == "literal_error":
+        guess = nearest(str(detail["input"]), setting.choices)
+        return f"must be one of {', '.join(setting.choices)}" + (f"; did you mean {guess}?" if guess else "")
+    if kind in _LIMITS:
+        limit, words = _LIMITS[kind]
+        return words.format(f"{detail['ctx'][limit]:g}") if limit else words
+    if kind == "string_pattern_mismatch":
+        return f"does not fit; {setting.help}"
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    return _WORDS[setting.kind]
+
+
+def _seen(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    text = value if isinstance(value, str) and value.strip() else repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _place(key: str, origins: Mapping[str, str]) -> str:
+    """Name the recipe's line; a flag or an argument is found by its key alone."""
+    origin = origins.get(key)
+    return f"{origin}: " if origin and not origin.startswith(("flag ", "argument ")) else ""

@@ -1,0 +1,216 @@
+"""What people and programs are told, and where it goes."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ldm.cli.console import Plain, open_console, outcome_lines
+from ldm.cli.events import Events
+from ldm.cli.pace import Pace, brief, duration
+from ldm.core.progress import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTCOME = Outcome(
+    Path("runs/x/dit"), False, {"images": "1,000", "psnr": "24 dB"}, [Path("a.png")], ["ldm sample --name x"]
+)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_plain_line_is_written_once_an_interval() -> None:
+    clock, log = Clock(), io.StringIO()
+    console = Plain(log, io.StringIO(), interval=10, clock=clock)
+    console.start("training", 1000, "images", done=200)
+    for step in range(1, 26):
+        clock.now += 1
+        console.update(200 + 20 * step, loss=1 / step)
+    console.finish()
+    assert log.getvalue().splitlines() == [
+        "training: 1,000 images, 200 done before",
+        "training: 400 of 1,000 images (40%)  20 images/s  30 s left  loss 0.1",
+        "training: 600 of 1,000 images (60%)  20 images/s  20 s left  loss 0.05",
+        "training: 700 images in 25 s (20 images/s)  loss 0.04",
+    ]
+
+
+def test_short_work_inside_other_work_is_not_worth_a_line() -> None:
+    clock, log = Clock(), io.StringIO()
+    console = Plain(log, io.StringIO(), interval=10, clock=clock)
+    console.start("training", 10, "images")
+    console.start("validation", 5, "images")
+    console.update(5)
+    console.finish()
+    console.update(10)
+    console.finish()
+    assert "validation" not in log.getvalue() and log.getvalue().count("\n") == 2
+
+
+def test_speed_forgets_a_slow_start() -> None:
+    clock = Clock()
+    pace = Pace("t", 10_000, "images", clock=clock)
+    clock.now += 100
+    pace.update(10, {})
+    for step in range(1, 61):
+        clock.now += 1
+        pace.update(10 + 50 * step, {})
+    assert pace.rate == pytest.approx(50, rel=0.05)
+    assert pace.seconds_left == pytest.approx((10_000 - 3010) / 50, rel=0.05)
+    assert pace.mean_rate == pytest.approx(3010 / 160)
+
+
+def test_speed_is_unknown_before_anything_moved() -> None:
+    clock = Clock()
+    pace = Pace("t", 10, "images", done=4, clock=clock)
+    pace.update(4, {})
+    assert pace.rate is None and pace.seconds_left is None and pace.mean_rate is None
+
+
+def test_quiet_tells_nothing_but_warnings() -> None:
+    log, out = io.StringIO(), io.StringIO()
+    console = Plain(log, out, quiet=True)
+    console.start("t", 3, "images")
+    console.update(3)
+    console.note("hm")
+    console.warn("look here")
+    console.finish()
+    console.outcome("sample", OUTCOME)
+    assert (log.getvalue(), out.getvalue()) == ("warning: look here\n", "")
+
+
+def test_the_outcome_says_what_was_written_and_what_to_run_next() -> None:
+    assert outcome_lines("train-dit", OUTCOME) == [
+        "ldm train-dit: wrote runs/x/dit",
+        "  images   1,000",
+        "  psnr     24 dB",
+        "  picture  a.png",
+        "next:",
+        "  ldm sample --name x",
+    ]
+    assert outcome_lines("encode", Outcome(Path("l"), True)) == ["ldm encode: l is complete already; nothing to do"]
+
+
+def test_progress_goes_to_stderr_and_results_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_console() as console:
+        console.start("t", 2, "images")
+        console.finish()
+        console.outcome("sample", OUTCOME)
+    captured = capsys.readouterr()
+    assert captured.err.startswith("t: 2 images") and captured.out.startswith("ldm sample: wrote")
+
+
+def test_processes_but_the_first_tell_only_warnings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with open_console() as console:
+        console.note("hm")
+        console.warn("look here")
+        console.outcome("sample", OUTCOME)
+    captured = capsys.readouterr()
+    assert (captured.err, captured.out) == ("warning: look here\n", "")
+
+
+def test_every_event_is_one_line_of_json() -> None:
+    clock, out = Clock(), io.StringIO()
+    console = Events(out, clock=clock)
+    console.start("t", 10, "images", done=2)
+    for done in range(3, 11):
+        clock.now += 0.5
+        console.update(done, loss=float("nan"))
+    console.note("two\nlines")
+    console.warn("look here")
+    console.finish()
+    console.outcome("sample", OUTCOME)
+    events = [json.loads(line, parse_constant=pytest.fail) for line in out.getvalue().splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds == ["start", "progress", "progress", "progress", "progress", "note", "warning", "finish", "outcome"]
+    assert events[0] == {"event": "start", "title": "t", "total": 10, "unit": "images", "done": 2}
+    assert events[2]["rate"] == pytest.approx(2) and events[2]["numbers"] == {"loss": None}
+    assert events[-1]["directory"] == "runs/x/dit" and events[-1]["next_commands"] == ["ldm sample --name x"]
+
+
+def test_quiet_events_are_warnings_only() -> None:
+    out = io.StringIO()
+    console = Events(out, quiet=True)
+    console.start("t", 10, "images")
+    console.warn("look here")
+    console.finish()
+    console.outcome("sample", OUTCOME)
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["warning"]
+
+
+PROGRAM = """
+import time
+from ldm.cli.console import open_console
+with open_console() as console:
+    console.start("training", 100, "images")
+    console.start("validation", 5, "images")
+    time.sleep(0.2)
+    console.update(5, psnr=24.0)
+    console.finish()
+    console.note("a [note] in brackets")
+    console.warn("look here")
+    time.sleep(0.2)
+    console.update(50, loss=0.5)
+    console.finish()
+"""
+
+
+def on_a_terminal(columns: int, **variables: str) -> str:
+    """Run the program with a terminal for its stderr and return what the terminal received."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **variables}
+    environment = {k: v for k, v in environment.items() if v}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, stderr=theirs) as process:
+        os.close(theirs)
+        received = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                received += chunk
+        except OSError:  # Linux's word for a terminal that was closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return received.decode()
+
+
+def test_on_a_terminal_the_bar_is_redrawn_and_gone_at_the_end() -> None:
+    shown = on_a_terminal(100)
+    assert "\033[1A" in shown and "━" in shown and "50/100 images" in shown and "psnr 24" in shown
+    assert "a [note] in brackets" in shown and "look here" in shown
+    last = shown.rstrip().splitlines()[-1]
+    assert "training: 50 images in" in last and "━" not in last
+
+
+def test_no_color_and_narrow_terminals_are_respected() -> None:
+    shown = on_a_terminal(40, NO_COLOR="1")
+    assert "━" not in shown and "\033[3" not in shown and "50/100 images" in shown
+
+
+def test_a_dumb_terminal_gets_plain_lines() -> None:
+    assert "\033" not in on_a_terminal(80, TERM="dumb")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (9.4, "9.4 s"), (59.2, "59 s"), (312, "5 min 12 s"), (11_040, "3 h 4 min")]
+)
+def test_durations_are_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("value", "text"), [(12_800.4, "12,800"), (99.96, "100"), (4.0712, "4.07")])
+def test_rates_have_about_three_digits(value: float, text: str) -> None:
+    assert brief(value) == text

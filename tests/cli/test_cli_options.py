@@ -1,0 +1,133 @@
+"""Flags: built from the configuration models, handed on only where typed, shown in help."""
+
+from typing import Any
+
+import pytest
+import typer
+from ldm.cli import examples
+from ldm.cli.keys import find, settings_of, short_count
+from ldm.cli.main import app, run
+from ldm.cli.options import Given, stage_command
+from ldm.cli.words import nearest
+from ldm.stages.configs import STAGES
+from ldm.stages.settings import parse_count
+from typer.testing import CliRunner
+
+
+def parse(command: str, *arguments: str) -> Given:
+    caught: list[Given] = []
+    built: Any = stage_command(command, lambda _, given: caught.append(given))
+    built.main(list(arguments), prog_name=command, standalone_mode=False)
+    return caught[0]
+
+
+def test_the_menu_lists_every_stage_and_no_other() -> None:
+    assert list(examples.STAGES) == list(STAGES)
+
+
+def test_only_what_was_typed_is_handed_on() -> None:
+    assert parse("sample") == Given(None, (), {}, False, False)
+    given = parse(
+        "sample", "--class", "3", "variance=beta", "-c", "x", "--cfg", "0", "--progressive", "-q", "--json", "eta=1"
+    )
+    assert given == Given(
+        "x", ("variance=beta", "eta=1"), {"classes": "3", "cfg": "0", "progressive": True}, True, True
+    )
+
+
+def test_a_switch_has_its_opposite_and_both_are_told_from_silence() -> None:
+    assert parse("train-vqvae", "--flip").flags == {"data.flip": True}
+    assert parse("train-vqvae", "--no-flip").flags == {"data.flip": False}
+    assert parse("train-vqvae", "--eager").flags == {"machine.compile": False}
+
+
+def test_an_alias_of_a_flag_sets_the_same_setting() -> None:
+    assert parse("sample", "--count", "2k").flags == parse("sample", "--num", "2k").flags == {"num": "2k"}
+
+
+def test_negative_numbers_and_spaces_are_values_not_flags() -> None:
+    assert parse("sample", "--seed", "-1").flags == {"seed": "-1"}
+    assert parse("sample", "--class", "golden retriever").flags == {"classes": "golden retriever"}
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_no_two_settings_of_a_stage_share_a_flag(command: str) -> None:
+    flags = [flag for s in settings_of(STAGES[command]) for flag in (*s.flags, *s.off_flags)]
+    flags += ["--config", "-c", "--quiet", "-q", "--json", "--help"]
+    assert len(flags) == len(set(flags))
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_help_shows_every_flag_and_every_further_key_and_ends_with_examples(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    for setting in settings_of(STAGES[command]):
+        for shown in (*setting.flags, *setting.off_flags) or (setting.key,):
+            assert shown in result.stdout
+    lines = result.stdout.rstrip().splitlines()
+    start = lines.index("Examples")
+    assert [line.strip() for line in lines[start + 1 :]] == list(examples.EXAMPLES[command])
+
+
+def test_help_shows_defaults_as_they_are_typed() -> None:
+    page = CliRunner().invoke(app, ["train-vqvae", "--help"]).stdout
+    assert "--images COUNT" in page and "[1M]" in page and "[--flip]" in page and "auto|fp32|bf16|fp16" in page
+
+
+def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    page = CliRunner().invoke(app, ["train-vqvae", "--help"], prog_name="ldm").stdout
+    text = [line for line in page.split("Examples")[0].splitlines() if "|" not in line]
+    assert max(map(len, text)) <= 50
+
+
+@pytest.mark.parametrize("words", [line for lines in examples.EXAMPLES.values() for line in lines])
+def test_every_example_is_accepted_by_the_parser(words: str) -> None:
+    _, _, line = words.partition("ldm ")
+    arguments = line.split(" > ")[0].split()
+    if arguments[0] in STAGES:
+        flags = parse(*arguments).flags
+        assert all(find(STAGES[arguments[0]], key) for key in flags)
+    else:
+        result = CliRunner().invoke(app, [*arguments, "--help"])
+        assert result.exit_code == 0
+
+
+def test_an_unknown_flag_is_told_with_the_nearest_flag_or_key(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, meant in (
+        ("--batchsize", "--batch-size?"),
+        ("--learning-rates", "no flag --learning-rates"),
+        ("--accumulate", "train.accumulate=VALUE"),
+        ("--quite", "--quiet?"),
+    ):
+        assert run(["train-dit", typed, "3"]) == 2
+        assert meant in capsys.readouterr().err
+
+
+def test_the_hidden_alias_is_the_same_command() -> None:
+    group: Any = typer.main.get_command(app)
+    assert group.get_command(None, "precompute-latents") is group.get_command(None, "encode")
+    assert "precompute-latents" not in CliRunner().invoke(app, ["--help"]).stdout
+
+
+def test_completion_offers_commands_flags_and_choices() -> None:
+    def offered(line: str) -> list[str]:
+        variables = {"_LDM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+        return CliRunner().invoke(app, [], prog_name="ldm", env=variables).stdout.split()
+
+    assert offered("ldm train-d") == ["train-dit"]
+    assert "--sampler" in offered("ldm sample --sam")
+    assert offered("ldm sample --sampler dd") == ["ddim", "ddpm"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1500, 12_345, 200_000, 2_500_000, 1_000_000_000])
+def test_a_short_count_reads_back_as_itself(count: int) -> None:
+    assert parse_count(short_count(count)) == count
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("lr", "train.lr"), ("Batch-Size", "train.batch_size"), ("train.lrr", "train.lr"), ("qqq", None)],
+)
+def test_the_nearest_word_is_the_same_leaf_or_close_in_spelling(typed: str, meant: str | None) -> None:
+    assert nearest(typed, ["train.lr", "train.batch_size", "model.width"]) == meant

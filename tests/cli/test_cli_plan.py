@@ -1,0 +1,102 @@
+"""`ldm plan` touches only what a changed recipe changes; `ldm config show` prints recipes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from ldm.cli.layers import merged_config
+from ldm.cli.main import run
+from ldm.cli.plan import write_plan
+from ldm.core.errors import ConfigError
+from ldm.stages.configs import STAGES
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan(text: str) -> set[str]:
+    """Write a recipe and its plan; return the stages whose file was written."""
+    Path("r.yaml").write_text(text)
+    folder = Path("runs/x/.plan")
+    for path in folder.glob("*"):
+        os.utime(path, (1, 1))
+    changed = {path.stem for path in write_plan("r.yaml", "x")}
+    touched = {path.stem for path in folder.iterdir() if path.stat().st_mtime != 1}
+    assert changed == touched and len(list(folder.iterdir())) == len(STAGES)
+    return changed
+
+
+def test_only_the_stages_that_a_change_touches_are_rewritten() -> None:
+    assert plan("train-dit: {train: {lr: 1e-4}}\n") == set(STAGES)
+    assert plan("train-dit: {train: {lr: 1e-4}}\n") == set()
+    assert plan("# a remark\ntrain-dit:\n  train:\n    lr: 0.0001\n") == set()
+    assert plan("train-dit: {train: {lr: 2e-4}}\n") == {"train-dit"}
+    assert plan("data: {flip: no}\ntrain-dit: {train: {lr: 2e-4}}\n") == {"train-vqvae", "encode", "train-classifier"}
+    assert plan("seed: 9\ndata: {flip: no}\ntrain-dit: {train: {lr: 2e-4}}\n") == set(STAGES)
+
+
+def test_settings_that_only_say_how_the_work_is_done_touch_nothing() -> None:
+    plan("seed: 1\n")
+    assert (
+        plan("seed: 1\nmachine: {device: cpu, threads: 2}\ntrain-dit: {train: {keep: 3, checkpoint_every: 9k}}\n")
+        == set()
+    )
+
+
+def test_the_run_is_the_flags_before_the_recipes() -> None:
+    Path("r.yaml").write_text("name: fromrecipe\n")
+    assert {path.parent for path in write_plan("r.yaml")} == {Path("runs/fromrecipe/.plan")}
+    assert {path.parent for path in write_plan("r.yaml", "other", "elsewhere")} == {Path("elsewhere/other/.plan")}
+
+
+def test_two_runs_of_one_recipe_have_the_same_plan() -> None:
+    Path("r.yaml").write_text("seed: 1\n")
+    write_plan("r.yaml", "a")
+    write_plan("r.yaml", "b")
+    for stage in STAGES:
+        assert Path(f"runs/a/.plan/{stage}.json").read_bytes() == Path(f"runs/b/.plan/{stage}.json").read_bytes()
+
+
+def test_a_damaged_plan_is_written_anew() -> None:
+    plan("seed: 1\n")
+    Path("runs/x/.plan/encode.json").write_text("{")
+    assert plan("seed: 1\n") == {"encode"}
+    assert json.loads(Path("runs/x/.plan/encode.json").read_text())["settings"]["seed"] == 1
+
+
+def test_a_recipe_with_one_bad_stage_writes_no_plan() -> None:
+    Path("r.yaml").write_text("eval: {of: nothing}\n")
+    with pytest.raises(ConfigError, match=r"r\.yaml line 1"):
+        write_plan("r.yaml", "x")
+    assert not Path("runs").exists()
+
+
+def test_the_command_says_what_changed_and_is_silent_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("r.yaml").write_text("seed: 1\n")
+    assert run(["plan", "-c", "r.yaml", "--name", "x"]) == 0
+    assert "plan: runs/x/.plan/train-dit.json changed" in capsys.readouterr().out
+    assert run(["plan", "-c", "r.yaml", "--name", "x"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_what_config_show_prints_is_a_recipe_for_the_same_configuration(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("r.yaml").write_text("name: no\nseed: 7\ndata: {source: a/b, flip: no}\nsample: {cfg_interval: [0.1, 0.5]}\n")
+    assert run(["config", "show", command, "-c", "r.yaml", "machine.threads=3", "--runs-dir", "other"]) == 0
+    shown = capsys.readouterr().out
+    Path("again.yaml").write_text(shown)
+    again = merged_config(command, "again.yaml").config
+    assert again == merged_config(command, "r.yaml", ["machine.threads=3"], {"runs_dir": "other"}).config
+    assert again.name == "no" and "# r.yaml line 2" in shown and "# argument machine.threads=3" in shown
+
+
+def test_config_show_says_no_more_than_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "show", "encode", "--no-flip"]) == 0
+    Path("again.yaml").write_text(capsys.readouterr().out)
+    data = merged_config("encode", "again.yaml").config.model_dump(exclude_unset=True)
+    assert data == {"data": {"flip": False}}

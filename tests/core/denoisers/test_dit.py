@@ -1,0 +1,260 @@
+"""The DiT against the paper's parameter counts, its own invariants, and diffusers' implementation."""
+
+import dataclasses
+
+import pytest
+import torch
+from ldm.core.denoisers import PRESETS, build, preset
+from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.errors import ConfigError
+
+SMALL = DiTConfig(latent_channels=4, latent_size=8, patch_size=2, width=32, depth=2, heads=2, num_classes=5)
+OPTIONS = ["qk_norm", "rope", "swiglu", "rmsnorm", "learn_sigma"]
+
+
+def awake(config: DiTConfig, seed: int = 0) -> DiT:
+    """A DiT with random weights throughout, so that no gate hides a block."""
+    torch.manual_seed(seed)
+    model = build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def inputs(batch: int = 3, config: DiTConfig = SMALL, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    shape = (batch, config.latent_channels, *config.size)
+    return torch.randn(shape), torch.rand(batch), torch.randint(0, config.num_classes + 1, (batch,))
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("DiT-S/2", 33), ("DiT-B/2", 130), ("DiT-L/2", 458), ("DiT-XL/2", 675), ("dit-s/8", 33), ("DIT-B/4", 130)],
+)
+def test_presets_have_the_papers_parameter_counts(name: str, millions: int) -> None:
+    config = DiTConfig(4, 32, num_classes=1000, learn_sigma=True, **preset(name))
+    with torch.device("meta"):
+        model = build(config)
+    d, p, n = config.width, config.patch_size, config.depth
+    attention, mlp, modulation = 4 * d * d + 4 * d, 8 * d * d + 5 * d, 6 * d * d + 6 * d
+    block = attention + mlp + modulation
+    embeddings = (4 * p * p * d + d) + (256 * d + d + d * d + d) + 1001 * d
+    final = (2 * d * d + 2 * d) + (d * p * p * 8 + p * p * 8)
+    assert count(model) == n * block + embeddings + final
+    # The paper's code counts the fixed position table as parameters too; its table gives whole millions.
+    assert (count(model) + config.num_tokens * d) / 1e6 == pytest.approx(millions, abs=0.6)
+
+
+def test_the_presets_of_a_size_differ_by_patch_only() -> None:
+    small = {p: {k: v for k, v in preset(f"dit-s/{p}").items() if k != "patch_size"} for p in (1, 2, 4, 8)}
+    assert len({str(v) for v in small.values()}) == 1
+    assert all(name == name.lower() for name in PRESETS)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="dit-xl/2"):
+        preset("DiT-XXL/2")
+
+
+@pytest.mark.parametrize("option", [None, *OPTIONS])
+def test_a_new_network_outputs_exactly_zero(option: str | None) -> None:
+    config = dataclasses.replace(SMALL, **({option: True} if option else {}))
+    model = build(config)
+    x, t, labels = inputs()
+    out = model(x, t, labels)
+    assert out.shape == (3, config.out_channels, 8, 8)
+    assert torch.count_nonzero(out) == 0
+
+
+def test_every_block_of_a_new_network_is_the_identity() -> None:
+    model = build(SMALL)
+    tokens = torch.randn(2, 16, 32)
+    modulation = model.modulations(torch.rand(2), torch.tensor([0, 5]))[0]
+    assert torch.equal(model.blocks[0](tokens, modulation, None), tokens)
+
+
+def test_output_is_the_papers_network_as_diffusers_has_it() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    for config in (SMALL, dataclasses.replace(SMALL, learn_sigma=True, patch_size=4, latent_channels=3)):
+        model = awake(config)
+        theirs = diffusers.DiTTransformer2DModel(
+            num_attention_heads=config.heads,
+            attention_head_dim=config.width // config.heads,
+            in_channels=config.latent_channels,
+            out_channels=config.out_channels,
+            num_layers=config.depth,
+            sample_size=8,
+            patch_size=config.patch_size,
+            num_embeds_ada_norm=config.num_classes,
+            norm_eps=1e-6,
+        ).eval()
+        theirs.load_state_dict(as_diffusers(model), strict=False)
+        x, _, labels = inputs(8, config)
+        steps = torch.tensor([0, 1, 17, 250, 500, 700, 998, 999])
+        with torch.no_grad():
+            ours = model(x, steps / 1000, labels)
+            reference = theirs(x, steps, labels).sample
+        # Times above some hundreds differ in the last bit of t, which sinusoids of 1000 t show at 1e-5.
+        assert reference.std() > 0.1
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+
+
+def as_diffusers(model: DiT) -> dict[str, torch.Tensor]:
+    """Our weights under the names of diffusers, whose blocks each have a time and label embedder of their own."""
+    own, config = model.state_dict(), model.config
+    patch = own["patch.weight"].unflatten(1, (config.latent_channels, config.patch_size, config.patch_size))
+    theirs = {"pos_embed.proj.weight": patch, "pos_embed.proj.bias": own["patch.bias"]}
+    for i in range(config.depth):
+        block = f"transformer_blocks.{i}"
+        qkv = zip(own[f"blocks.{i}.attention.qkv.weight"].chunk(3), own[f"blocks.{i}.attention.qkv.bias"].chunk(3))
+        for name, (weight, bias) in zip("qkv", qkv):
+            theirs |= {f"{block}.attn1.to_{name}.weight": weight, f"{block}.attn1.to_{name}.bias": bias}
+        names = {
+            f"blocks.{i}.attention.out": "attn1.to_out.0",
+            f"blocks.{i}.mlp.up": "ff.net.0.proj",
+            f"blocks.{i}.mlp.down": "ff.net.2",
+            f"modulation.{i}": "norm1.linear",
+            "time.up": "norm1.emb.timestep_embedder.linear_1",
+            "time.down": "norm1.emb.timestep_embedder.linear_2",
+        }
+        for mine, name in names.items():
+            theirs |= {f"{block}.{name}.{part}": own[f"{mine}.{part}"] for part in ("weight", "bias")}
+        theirs[f"{block}.norm1.emb.class_embedder.embedding_table.weight"] = own["label.table.weight"]
+    for mine, name in {f"modulation.{config.depth}": "proj_out_1", "final": "proj_out_2"}.items():
+        theirs |= {f"{name}.{part}": own[f"{mine}.{part}"] for part in ("weight", "bias")}
+    return theirs
+
+
+def test_an_image_alone_or_in_a_batch_gives_the_same_output() -> None:
+    model = awake(SMALL)
+    x, t, labels = inputs(9)
+    with torch.no_grad():
+        together = model(x, t, labels)
+        alone = torch.cat([model(x[i : i + 1], t[i : i + 1], labels[i : i + 1]) for i in range(9)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_modulations_made_beforehand_give_the_same_output() -> None:
+    model = awake(SMALL)
+    x, t, labels = inputs()
+    with torch.no_grad():
+        assert torch.equal(model.denoise(x, model.modulations(t, labels)), model(x, t, labels))
+
+
+@pytest.mark.parametrize("option", OPTIONS[:4])
+def test_each_option_changes_the_output(option: str) -> None:
+    plain, other = awake(SMALL), awake(dataclasses.replace(SMALL, **{option: True}))
+    shared = {k: v for k, v in plain.state_dict().items() if v.shape == other.state_dict().get(k, v[:0]).shape}
+    other.load_state_dict(shared, strict=False)
+    x, t, labels = inputs()
+    with torch.no_grad():
+        assert (plain(x, t, labels) - other(x, t, labels)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("option", [None, *OPTIONS])
+def test_training_lowers_the_loss_and_reaches_every_weight(option: str | None) -> None:
+    torch.manual_seed(0)
+    model = build(dataclasses.replace(SMALL, **({option: True} if option else {})))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    x, t, _ = inputs(12)
+    labels = torch.arange(12) % 6
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        out = model(x, t, labels)
+        loss = (out[:, :4] - x).square().mean() + out[:, 4:].square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    unchanged = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+    assert unchanged == []
+
+
+def test_swiglu_has_as_many_parameters_as_the_mlp_it_replaces() -> None:
+    wide = dataclasses.replace(SMALL, width=192, heads=3)
+    mlp, gated = count(build(wide).blocks[0].mlp), count(build(dataclasses.replace(wide, swiglu=True)).blocks[0].mlp)
+    assert gated == pytest.approx(mlp, rel=0.01)
+
+
+def test_checkpointing_gives_the_same_gradients() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = awake(SMALL).train()
+        model.checkpointing = checkpointing
+        model(*inputs()).square().mean().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=1e-6, atol=1e-7)
+
+
+def test_checkpointing_keeps_fewer_activations() -> None:
+    saved = {}
+    for checkpointing in (False, True):
+        model, numbers = awake(SMALL).train(), []
+        model.checkpointing = checkpointing
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, n=numbers: (n.append(x.numel()), x)[1], lambda x: x):
+            model(*inputs(16))
+        saved[checkpointing] = sum(numbers)
+    assert saved[True] < 0.5 * saved[False]
+
+
+def test_latents_need_not_be_square() -> None:
+    config = dataclasses.replace(SMALL, latent_size=(4, 12))
+    model = awake(config)
+    x, t, labels = inputs(2, config)
+    with torch.no_grad():
+        assert model(x, t, labels).shape == (2, 4, 4, 12)
+    torch.testing.assert_close(model._image(model._patches(x).unflatten(-1, (4, 4)).transpose(-1, -2).flatten(-2)), x)
+
+
+def test_bf16_compute_stays_close_and_returns_the_input_format() -> None:
+    model = awake(SMALL)
+    x, t, labels = inputs()
+    exact = model(x, t, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(x, t, labels)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).square().mean() < 1e-3 * exact.square().mean()
+    assert not torch.equal(rough, exact)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"latent_size": 9}, "patches of 2"),
+        ({"latent_size": 0}, "patches"),
+        ({"heads": 3}, "heads"),
+        ({"width": 34, "heads": 1}, "by 4"),
+        ({"width": 12, "heads": 2, "rope": True}, "rope"),
+        ({"depth": 0}, "depth"),
+        ({"label_dropout": 1.0}, "label_dropout"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"latent_size": 100_000}, "tokens"),
+        ({"frequencies": 7}, "frequencies"),
+    ],
+)
+def test_numbers_that_do_not_go_together_are_refused(fields: dict[str, object], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        dataclasses.replace(SMALL, **fields)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_output_and_gradients() -> None:
+    from ldm.core.precision import maybe_compile
+
+    plain, compiled = awake(SMALL), awake(SMALL)
+    maybe_compile(compiled, True, torch.device("cpu"))
+    outs = [model(*inputs()) for model in (plain, compiled)]
+    torch.testing.assert_close(outs[0], outs[1], rtol=1e-4, atol=1e-5)
+    for out in outs:
+        out.square().mean().backward()
+    for (name, a), (other, b) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
+        assert name == other
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,127 @@
+"""Positions, rotations, attention and time embedding against their closed forms."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ldm.core.denoisers.layers import (
+    Attention,
+    SwiGLU,
+    TimestepEmbedding,
+    attend,
+    modulate,
+    normalise,
+    rotary_angles,
+    rotate,
+    sincos_positions,
+)
+
+
+@pytest.mark.parametrize(("width", "side"), [(32, 4), (384, 16)])
+def test_positions_equal_those_of_diffusers(width: int, side: int) -> None:
+    embeddings = pytest.importorskip("diffusers.models.embeddings")
+    reference = embeddings.get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
+    torch.testing.assert_close(sincos_positions(width, (side, side)), reference.float(), rtol=0, atol=1e-6)
+
+
+def test_positions_tell_the_column_first_and_the_row_second() -> None:
+    table = sincos_positions(16, (3, 5)).unflatten(0, (3, 5))
+    assert torch.equal(table[0, :, :8], table[2, :, :8])
+    assert torch.equal(table[:, 0, 8:], table[:, 4, 8:])
+    assert float(table[0, 2, 0]) == pytest.approx(math.sin(2))
+    assert len({tuple(row.tolist()) for row in table.flatten(0, 1)}) == 15
+
+
+def test_rotated_products_depend_on_relative_position_only() -> None:
+    torch.manual_seed(0)
+    rows, columns, width = 5, 6, 16
+    angles = rotary_angles(width, (rows, columns))
+    q, k = torch.randn(width).expand(1, 1, 30, -1), torch.randn(width).expand(1, 1, 30, -1)
+    rotary = (angles.cos(), angles.sin())
+    products = (rotate(q, rotary)[0, 0] @ rotate(k, rotary)[0, 0].T).reshape(rows, columns, rows, columns)
+    by_offset: dict[tuple[int, int], list[float]] = {}
+    for i in range(rows):
+        for j in range(columns):
+            for m in range(rows):
+                for n in range(columns):
+                    by_offset.setdefault((i - m, j - n), []).append(float(products[i, j, m, n]))
+    spread = [max(values) - min(values) for values in by_offset.values()]
+    assert max(spread) < 1e-4
+    means = torch.tensor([values[0] for values in by_offset.values()])
+    assert len(by_offset) == 99
+    assert means.std() > 0.5
+    assert by_offset[0, 0][0] == pytest.approx(float(q[0, 0, 0] @ k[0, 0, 0]), rel=1e-5)
+
+
+def test_rotation_keeps_lengths() -> None:
+    x = torch.randn(2, 3, 12, 8)
+    angles = rotary_angles(8, (3, 4))
+    torch.testing.assert_close(rotate(x, (angles.cos(), angles.sin())).norm(dim=-1), x.norm(dim=-1))
+
+
+def test_attention_without_rotation_does_not_see_order() -> None:
+    torch.manual_seed(0)
+    attention, x, order = Attention(16, 2, qk_norm=False), torch.randn(1, 6, 16), torch.randperm(6)
+    torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]))
+
+
+def test_attention_is_softmax_of_scaled_products() -> None:
+    q, k, v = torch.randn(3, 2, 3, 5, 8).unbind(0)
+    expected = F.softmax(q @ k.mT / 8**0.5, dim=-1) @ v
+    torch.testing.assert_close(attend(q, k, v), expected)
+
+
+def test_attention_written_out_for_bf16_training_agrees_with_the_fused_one() -> None:
+    q, k, v = torch.randn(3, 2, 3, 16, 8).bfloat16().unbind(0)
+    written_out = attend(q.requires_grad_(), k, v)
+    with torch.no_grad():
+        fused = attend(q, k, v)
+    assert "Scaled" not in type(written_out.grad_fn).__name__
+    torch.testing.assert_close(written_out, fused, rtol=0.05, atol=0.02)
+
+
+def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 6, 16)
+    for qk_norm, blind in ((True, True), (False, False)):
+        attention = Attention(16, 2, qk_norm)
+        with torch.no_grad():
+            before = attention(x)
+            attention.qkv.weight[:32] *= 10
+            attention.qkv.bias[:32] *= 10
+            after = attention(x)
+        assert torch.allclose(before, after, atol=1e-4) is blind
+
+
+def test_layer_norm_centres_and_rms_norm_does_not() -> None:
+    x = torch.randn(4, 7, 64) * 3 + 5
+    centred, scaled = normalise(x, rms=False), normalise(x, rms=True)
+    torch.testing.assert_close(centred.mean(-1), torch.zeros(4, 7), rtol=0, atol=1e-5)
+    torch.testing.assert_close(centred.square().mean(-1), torch.ones(4, 7), rtol=0, atol=1e-4)
+    torch.testing.assert_close(scaled.square().mean(-1), torch.ones(4, 7), rtol=0, atol=1e-4)
+    assert (scaled.mean(-1) > 0.5).all()
+
+
+def test_modulation_is_an_affine_map_per_sample() -> None:
+    x, shift, scale = torch.randn(2, 3, 4), torch.randn(2, 1, 4), torch.randn(2, 1, 4)
+    torch.testing.assert_close(modulate(x, shift, scale), x * (1 + scale) + shift)
+
+
+def test_swiglu_gates_with_the_first_half() -> None:
+    layer, x = SwiGLU(8, 24), torch.randn(2, 8)
+    gate, value = layer.up(x)[:, :16], layer.up(x)[:, 16:]
+    torch.testing.assert_close(layer(x), layer.down(gate * gate.sigmoid() * value))
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_time_is_embedded_as_diffusers_embeds_a_thousand_times_it(shift: int) -> None:
+    embeddings = pytest.importorskip("diffusers.models.embeddings")
+    steps = torch.arange(0, 1000, 37)
+    layer, seen = TimestepEmbedding(16, 256, 1000.0, shift), []
+    layer.up.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    layer(steps / 1000)
+    reference = embeddings.get_timestep_embedding(steps, 256, flip_sin_to_cos=True, downscale_freq_shift=shift)
+    torch.testing.assert_close(seen[0], reference, rtol=0, atol=2e-4)
+    layer(steps.double() / 1000)
+    torch.testing.assert_close(seen[1], reference, rtol=0, atol=2e-4)

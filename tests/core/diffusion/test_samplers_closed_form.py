@@ -1,0 +1,275 @@
+import itertools
+import math
+
+import pytest
+import torch
+from ideal_denoisers import gaussian, gaussian_flow, mixture
+from ldm.core.diffusion import samplers, times
+from ldm.core.diffusion.schedules import schedule
+
+PATHS = [("linear", False), ("scaled-linear", False), ("cosine", True), ("rectified-flow", True)]
+EVERY_PATH = pytest.mark.parametrize(("kind", "zero"), PATHS)
+
+
+def starts(count=5, seed=0):
+    return torch.randn(count, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def draws(shape, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    kept = [torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(300)]
+    return lambda i: kept[i]
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@EVERY_PATH
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_the_step_to_zero_returns_the_estimate_itself(name, kind, zero, steps):
+    path, seen = schedule(kind, zero_terminal_snr=zero), []
+    x = starts().float()
+    end = samplers.SAMPLERS[name](
+        mixture(path),
+        x,
+        path,
+        times.grid(1000, steps),
+        None,
+        noise=lambda i: torch.ones_like(x),
+        on_step=lambda i, t, x, x0: seen.append((i, t, x, x0)),
+    )
+    assert end.dtype == torch.float32 and end.shape == x.shape and torch.isfinite(end).all()
+    assert torch.equal(end, seen[-1][3]) and torch.equal(end, seen[-1][2])
+    assert [i for i, *_ in seen] == list(range(steps))
+    assert [t for _, t, *_ in seen] == times.grid(1000, steps)[1:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluations"), [("ddim", 9), ("ddpm", 9), ("euler", 9), ("heun", 17), ("dpmpp-2m", 9)]
+)
+def test_the_denoiser_is_asked_once_per_step_and_twice_by_heun(name, evaluations):
+    path, seen = schedule("cosine"), []
+
+    def counting(x, t, cond):
+        assert t.ndim == 0 and t.device.type == "cpu" and t.dtype == torch.float64 and cond == "label"
+        seen.append(float(t))
+        return 0.5 * x
+
+    x = starts()
+    samplers.SAMPLERS[name](counting, x, path, times.grid(1000, 9), "label", noise=draws(x.shape))
+    assert len(seen) == evaluations and min(seen) > 0 and max(seen) == 1
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpmpp-2m", 2)])
+@pytest.mark.parametrize(
+    ("kind", "zero"), [("cosine", True), ("cosine", False), ("rectified-flow", True), ("linear", False)]
+)
+def test_order_of_accuracy_against_the_closed_form_flow(name, order, kind, zero):
+    """Halving the step divides the error at t = 0.3 by 2 (order 1) or 4 (order 2)."""
+    mean, std, end = 0.4, 0.6, 0.3
+    path = schedule(kind, zero_terminal_snr=zero)
+    x = starts()
+    exact = gaussian_flow(path, x, 1.0, end, mean, std)
+    errors = []
+    for steps in (60, 120):
+        grid = 1 - (1 - end) * torch.arange(steps + 1, dtype=torch.float64) / steps
+        reached = samplers.SAMPLERS[name](gaussian(path, mean, std), x, path, grid, None)
+        errors.append(float((reached - exact).abs().max()))
+    observed = math.log2(errors[0] / errors[1])
+    assert observed == pytest.approx(order, abs=0.2), errors
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpmpp-2m"])
+@EVERY_PATH
+def test_deterministic_samplers_reach_the_exact_flow_s_end(name, kind, zero):
+    path = schedule(kind, zero_terminal_snr=zero)
+    x = starts()
+    exact = gaussian_flow(path, x, 1.0, 0.0, 0.4, 0.6)
+    reached = samplers.SAMPLERS[name](gaussian(path, 0.4, 0.6), x, path, times.grid(1000, 500), None)
+    torch.testing.assert_close(reached, exact, rtol=0, atol=6e-3 if name in ("ddim", "euler") else 2e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_ddim_with_eta_one_is_the_ddpm_posterior(kind):
+    path = schedule(kind, 200)
+    x = starts()
+    grid = times.grid(200, 200)
+    one = samplers.ddim(mixture(path), x, path, grid, None, eta=1.0, noise=draws(x.shape))
+
+    # Ho et al. 2020, equations 6 and 7, with their own letters and from the table of alpha_bars alone.
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), path.alpha_bars])
+    noise, y = draws(x.shape), x
+    for i, k in enumerate(range(200, 0, -1)):
+        x0 = mixture(path)(y, torch.tensor(k / 200, dtype=torch.float64), None)
+        beta = 1 - alpha_bar[k] / alpha_bar[k - 1]
+        mean = (
+            alpha_bar[k - 1].sqrt() * beta / (1 - alpha_bar[k]) * x0
+            + (1 - beta).sqrt() * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k]) * y
+        )
+        y = mean + ((1 - alpha_bar[k - 1]) / (1 - alpha_bar[k]) * beta).sqrt() * noise(i)
+    torch.testing.assert_close(one, y, rtol=0, atol=1e-9)
+    ddpm = samplers.ddpm(mixture(path), x, path, grid, None, noise=draws(x.shape))
+    torch.testing.assert_close(one, ddpm, rtol=0, atol=1e-9)
+
+
+@EVERY_PATH
+def test_a_ddim_step_keeps_the_marginal_variance_for_every_eta(kind, zero):
+    """With x0 known, x_s must have mean alpha_s x0 and variance sigma_s²: the variances of its parts add up to that."""
+    path = schedule(kind, zero_terminal_snr=zero)
+    grid = torch.tensor([0.8, 0.35], dtype=torch.float64)
+    alpha, sigma = path.alpha_sigma(grid)
+    x0, eps = 1.7, starts(200_000, 3)
+    x_t = alpha[0] * x0 + sigma[0] * eps
+    for eta in (0.0, 0.4, 1.0):
+        x_s = samplers.ddim(
+            lambda x, t, cond: torch.full_like(x, x0),
+            x_t,
+            path,
+            grid,
+            None,
+            eta=eta,
+            noise=lambda i: starts(200_000, 4),
+        )
+        assert float(x_s.mean()) == pytest.approx(float(alpha[1]) * x0, abs=0.01)
+        assert float(x_s.std()) == pytest.approx(float(sigma[1]), rel=0.01)
+
+
+@EVERY_PATH
+def test_ddim_with_eta_zero_is_euler_in_x_over_alpha(kind, zero):
+    path = schedule(kind, zero_terminal_snr=zero)
+    grid = times.grid(1000, 20)[1:-1]  # neither end has these coordinates
+    alpha, sigma = path.alpha_sigma(grid)
+    x = starts()
+    y = x / alpha[0]
+    for i in range(len(grid) - 1):
+        x0 = mixture(path)(y * alpha[i], grid[i], None)
+        slope = (y - x0) / (sigma[i] / alpha[i])
+        y = y + slope * (sigma[i + 1] / alpha[i + 1] - sigma[i] / alpha[i])
+    for name in ("ddim", "euler"):
+        reached = samplers.SAMPLERS[name](mixture(path), x, path, grid, None)
+        torch.testing.assert_close(reached, y * alpha[-1], rtol=0, atol=1e-10)
+
+
+def test_on_rectified_flow_euler_and_heun_are_the_textbook_s_in_t():
+    path = schedule("rectified-flow")
+    denoise, grid, x = mixture(path), times.grid(1000, 12, "uniform"), starts()
+
+    def velocity(x, t):
+        return (x - denoise(x, t, None)) / t
+
+    euler, heun = x, x
+    for t, s in itertools.pairwise(grid):
+        euler = euler + (s - t) * velocity(euler, t)
+        first = velocity(heun, t)
+        ahead = heun + (s - t) * first
+        heun = ahead if s == 0 else heun + (s - t) * (first + velocity(ahead, s)) / 2
+    torch.testing.assert_close(samplers.euler(denoise, x, path, grid, None), euler, rtol=0, atol=1e-12)
+    torch.testing.assert_close(samplers.heun(denoise, x, path, grid, None), heun, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_ddim_shrinks_unit_gaussian_data_by_the_cosines_of_its_turns(kind):
+    """x_t of N(0, 1) data is N(0, 1) at all times, and a step from angle φ to φ' multiplies it by cos(φ − φ')."""
+    path = schedule(kind)
+    grid = times.grid(1000, 25)
+    alpha, sigma = path.alpha_sigma(grid)
+    turns = torch.atan2(sigma, alpha).diff()
+    x = torch.ones(1, 1, dtype=torch.float64)
+    reached = samplers.ddim(gaussian(path), x, path, grid, None)
+    assert float(reached) == pytest.approx(float(turns.cos().prod()), abs=1e-12)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", "leading"])
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("kind", ["linear", "scaled-linear", "cosine", "rectified-flow"])
+def test_samples_of_an_ideal_denoiser_have_the_data_s_statistics_at_default_steps(kind, name, variance, spacing):
+    if variance == "beta" and name != "ddpm":
+        pytest.skip("only DDPM has two variances")
+    path = schedule(kind)
+    x = torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000).view(-1, 1)
+    g = torch.Generator().manual_seed(5)
+    options = {"variance": variance} if name == "ddpm" else {}
+    samples = samplers.SAMPLERS[name](
+        mixture(path),
+        x,
+        path,
+        times.grid(1000, samplers.DEFAULT_STEPS[name], spacing),
+        None,
+        noise=lambda i: torch.randn(x.shape, generator=g, dtype=torch.float64),
+        **options,
+    )
+    right = samples > 0
+    assert float(samples.mean()) == pytest.approx(0, abs=0.05)
+    assert float(samples.std()) == pytest.approx(1, rel=0.05)
+    assert float(right.double().mean()) == pytest.approx(0.5, abs=0.025)
+    assert float(samples[right].mean()) == pytest.approx(0.9173, rel=0.05)  # E|x| of the mixture
+
+
+def test_a_batch_is_its_samples_alone():
+    path = schedule("linear")
+    x = starts(6)
+    grid, kept = times.grid(1000, 10), draws((6, 1))
+    for name, sampler in samplers.SAMPLERS.items():
+        together = sampler(mixture(path), x, path, grid, None, noise=kept)
+        alone = sampler(mixture(path), x[4:5], path, grid, None, noise=lambda i: kept(i)[4:5])
+        torch.testing.assert_close(together[4:5], alone, rtol=0, atol=1e-14, msg=name)
+
+
+def test_ddpm_with_a_gradient_moves_each_mean_by_variance_times_gradient():
+    """Over one unit step nothing else may change; and the noise of the last step is none."""
+    path = schedule("linear")
+    grid = torch.tensor([0.5, 0.499], dtype=torch.float64)
+    x, noise = starts(), draws((5, 1))
+    plain = samplers.ddpm(gaussian(path), x, path, grid, None, variance="beta", noise=noise)
+    pushed = samplers.ddpm(
+        gaussian(path),
+        x,
+        path,
+        grid,
+        None,
+        variance="beta",
+        noise=noise,
+        gradient=lambda x, t, y: torch.full_like(x, 3.0),
+    )
+    beta = 1 - path.alpha_bars[499] / path.alpha_bars[498]
+    torch.testing.assert_close(pushed - plain, torch.full_like(x, 3.0 * float(beta)), rtol=1e-9, atol=0)
+
+
+def test_noise_is_asked_only_where_it_is_added():
+    path = schedule("linear")
+    asked = []
+
+    def noise(i):
+        asked.append(i)
+        return torch.zeros(5, 1, dtype=torch.float64)
+
+    for sampler, options, expected in (
+        (samplers.ddim, {"eta": 0.0}, []),
+        (samplers.ddim, {"eta": 0.5}, [0, 1, 2]),
+        (samplers.ddpm, {}, [0, 1, 2]),
+        (samplers.euler, {}, []),
+    ):
+        asked.clear()
+        sampler(gaussian(path), starts(), path, times.grid(1000, 4), None, noise=noise, **options)
+        assert asked == expected
+
+
+def test_no_graph_is_kept():
+    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    path = schedule("linear")
+    for sampler in samplers.SAMPLERS.values():
+        x = sampler(lambda x, t, c: weight * x, starts(), path, times.grid(1000, 3), None, noise=draws((5, 1)))
+        assert not x.requires_grad
+
+
+def test_what_a_sampler_cannot_do_is_refused():
+    path, x = schedule("linear"), starts()
+    grid = times.grid(1000, 4)
+    with pytest.raises(ValueError, match=r"eta is 1\.5"):
+        samplers.ddim(gaussian(path), x, path, grid, None, eta=1.5)
+    with pytest.raises(ValueError, match="noise"):
+        samplers.ddpm(gaussian(path), x, path, grid, None)
+    with pytest.raises(ValueError, match="'small' is not one of posterior, beta"):
+        samplers.ddpm(gaussian(path), x, path, grid, None, variance="small")
+    for wrong in (grid.flip(0), grid[:1], torch.tensor([1.0, 0.5, 0.5]), grid.view(1, -1)):
+        with pytest.raises(ValueError, match="falling"):
+            samplers.euler(gaussian(path), x, path, wrong, None)

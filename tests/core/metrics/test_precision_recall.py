@@ -1,0 +1,105 @@
+"""Precision, recall, density and coverage against plain loops, on subsets, and with real and fake kept apart."""
+
+import pytest
+import torch
+from ldm.core.metrics import precision_recall as module
+from ldm.core.metrics.precision_recall import density_coverage, precision_recall, squared_radii
+from torch import Tensor
+
+
+def draw(n: int, dim: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).square().sum().sqrt())
+
+
+def radii(points: Tensor, k: int) -> list[float]:
+    return [sorted(distance(p, q) for j, q in enumerate(points) if j != i)[k - 1] for i, p in enumerate(points)]
+
+
+def inside(point: Tensor, centres: Tensor, reach: list[float]) -> list[bool]:
+    return [distance(point, centre) <= r for centre, r in zip(centres, reach, strict=True)]
+
+
+@pytest.fixture(params=[3, 1024])
+def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run with chunks smaller and larger than the sets."""
+    monkeypatch.setattr(module, "ROWS", request.param)
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_and_recall_are_those_of_plain_loops(k: int) -> None:
+    real, fake = draw(20, 2, 1), draw(13, 2, 2) + 0.7
+    real_reach, fake_reach = radii(real, k), radii(fake, k)
+    result = precision_recall(real=real, fake=fake, k=k)
+    assert result.precision == pytest.approx(sum(any(inside(f, real, real_reach)) for f in fake) / 13)
+    assert result.recall == pytest.approx(sum(any(inside(r, fake, fake_reach)) for r in real) / 20)
+    assert 0 < result.recall < result.precision < 1 or k == 1
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("k", [1, 5])
+def test_density_and_coverage_are_those_of_plain_loops(k: int) -> None:
+    real, fake = draw(20, 2, 1), draw(13, 2, 2) + 0.7
+    balls = [inside(f, real, radii(real, k)) for f in fake]
+    result = density_coverage(real=real, fake=fake, k=k)
+    assert result.density == pytest.approx(sum(map(sum, balls)) / (k * 13))
+    assert result.coverage == pytest.approx(sum(map(any, zip(*balls, strict=True))) / 20)
+
+
+def test_radii_leave_out_the_sample_itself_but_not_its_twin() -> None:
+    points = torch.tensor([[0.0], [0.0], [3.0], [7.0]], dtype=torch.float64)
+    assert squared_radii(points, 1).tolist() == [0, 0, 9, 16]
+    assert squared_radii(points, 2).tolist() == [9, 9, 9, 49]
+
+
+def test_a_strict_subset_has_full_precision_and_less_recall() -> None:
+    real = draw(400, 8)
+    result = precision_recall(real=real, fake=real[real[:, 0] > 0.5].float())
+    assert result.precision > 0.99
+    assert result.recall < 0.8
+
+
+def test_a_strict_superset_has_full_recall_and_less_precision() -> None:
+    fake = draw(400, 8)
+    result = precision_recall(real=fake[fake[:, 0] > 0.5], fake=fake)
+    assert result.recall == 1
+    assert result.precision < 0.8
+
+
+def test_a_set_against_itself_is_precise_and_covered() -> None:
+    real = draw(200, 6)
+    assert precision_recall(real=real, fake=real) == module.PrecisionRecall(1, 1)
+    assert density_coverage(real=real, fake=real).coverage == 1
+
+
+def test_sets_far_apart_share_nothing() -> None:
+    real, fake = draw(50, 3, 1), draw(50, 3, 2) + 100
+    assert precision_recall(real=real, fake=fake) == module.PrecisionRecall(0, 0)
+    assert density_coverage(real=real, fake=fake) == module.DensityCoverage(0, 0)
+
+
+def test_one_point_drawn_again_and_again_is_dense_but_covers_little() -> None:
+    real = draw(200, 4)
+    result = density_coverage(real=real, fake=real[:1].repeat(100, 1))
+    assert result.density > 0.5
+    assert result.coverage < 0.2
+
+
+def test_features_far_from_the_origin_lose_no_accuracy() -> None:
+    real, fake = draw(60, 4, 1), draw(60, 4, 2) * 0.8
+    moved_real, moved_fake = real + 1e6, fake + 1e6
+    assert precision_recall(real=moved_real, fake=moved_fake) == precision_recall(real=real, fake=fake)
+    assert density_coverage(real=moved_real, fake=moved_fake) == density_coverage(real=real, fake=fake)
+
+
+def test_agrees_with_torch_fidelity_on_the_same_features() -> None:
+    reference = pytest.importorskip("torch_fidelity.metric_prc", reason="needs ldm[fid]", exc_type=ImportError)
+    real, fake = draw(200, 8, 1), draw(150, 8, 2) * 0.7
+    expected = reference.prc_features_to_metric(fake, real, prc_neighborhood=3, save_cpu_ram=False, verbose=False)
+    result = precision_recall(real=real, fake=fake, k=3)
+    assert result.precision == pytest.approx(expected[reference.KEY_METRIC_PRECISION], rel=1e-5)
+    assert result.recall == pytest.approx(expected[reference.KEY_METRIC_RECALL], rel=1e-5)

@@ -1,0 +1,389 @@
+"""A stage's directory is refused when it is not what it should be, and says how to mend it."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm.core import artifacts, files
+from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, occupy, open_artifact
+from ldm.core.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[2]
+COMMAND = "ldm encode -c runs/a/latents/config.yaml"
+IDENTITY = Identity(
+    kind="latents",
+    command=COMMAND,
+    config={"seed": 0, "data": {"image_size": 64, "source": "photos"}},
+    inputs={"autoencoder": {"path": "../vqvae", "fingerprint": "f0"}},
+    recipe="encode:\n  seed: 0\n",
+)
+
+HOLDS_THE_LOCK = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from ldm.core.artifacts import occupy
+with occupy(Path(sys.argv[2])):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+STARTS_AND_SAYS_HOW_IT_WENT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from ldm.core.artifacts import occupy
+from ldm.core.errors import ConfigError
+sys.stdin.readline()
+start = time.monotonic()
+try:
+    with occupy(Path(sys.argv[2])):
+        print("owner", flush=True)
+        sys.stdin.readline()
+except ConfigError as error:
+    print(f"{error.exit_code} {time.monotonic() - start:.3f} {error.message}", flush=True)
+"""
+
+
+def finished(path: Path, identity: Identity = IDENTITY, content: bytes = b"latents") -> Artifact:
+    with occupy(path):
+        work = claim(path, identity)
+        (path / "final").mkdir(exist_ok=True)
+        files.write_bytes(path / "final" / "shard.tar", content)
+        return work.commit(["final/shard.tar"], {"count": 3, "mean": (0.1, 0.2)})
+
+
+def changed(**settings: Any) -> Identity:
+    return replace(IDENTITY, config={**IDENTITY.config, **settings})
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def test_what_was_committed_is_what_is_opened(tmp_path: Path) -> None:
+    written = finished(tmp_path / "latents")
+    opened = open_artifact(tmp_path / "latents", "latents", "ldm encode")
+    assert opened == written
+    assert opened.facts == {"count": 3, "mean": [0.1, 0.2]}
+    assert (opened.kind, opened.config, opened.command) == ("latents", IDENTITY.config, COMMAND)
+    opened.verify()
+    opened.verify("final/shard.tar")
+
+
+def test_the_manifest_says_what_made_the_directory(tmp_path: Path) -> None:
+    manifest = finished(tmp_path).manifest
+    provenance = manifest["provenance"]
+    assert provenance["argv"] == sys.argv
+    assert {"ldm", "python", "packages", "platform", "git", "created"} <= provenance.keys()
+    assert manifest["inputs"] == IDENTITY.inputs
+    assert (tmp_path / "config.yaml").read_text() == IDENTITY.recipe
+
+
+def test_the_fingerprint_depends_on_the_outputs_and_not_on_when_they_were_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = finished(tmp_path / "a")
+    monkeypatch.setattr(time, "strftime", lambda *_: "another time")
+    second = finished(tmp_path / "b")
+    assert first.manifest["provenance"] != second.manifest["provenance"]
+    assert first.fingerprint == second.fingerprint
+    assert finished(tmp_path / "c", content=b"others").fingerprint != first.fingerprint
+
+
+def test_a_missing_directory_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        open_artifact(tmp_path / "latents", "latents", "ldm encode --name a")
+    assert str(tmp_path / "latents") in caught.value.message
+    assert caught.value.remedy == "make it: ldm encode --name a"
+
+
+def test_an_unfinished_directory_is_refused_with_the_command_that_finishes_it(tmp_path: Path) -> None:
+    with occupy(tmp_path):
+        claim(tmp_path, IDENTITY)
+    with pytest.raises(DataError) as caught:
+        open_artifact(tmp_path, "latents", "ldm encode --name a")
+    assert str(tmp_path) in caught.value.message and "unfinished" in caught.value.message
+    assert caught.value.remedy == "finish it: ldm encode --name a"
+
+
+def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(DataError, match=r"holds 'latents', not 'dit' \(make one: ldm train-dit\)") as caught:
+        open_artifact(tmp_path, "dit", "ldm train-dit")
+    assert str(tmp_path) in caught.value.message
+    manifest = files.read_json(tmp_path / "manifest.json")
+    files.write_json(tmp_path / "manifest.json", {**manifest, "schema": 99})
+    with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(upgrade ldm\)"):
+        open_artifact(tmp_path, "latents", "ldm encode")
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    finished(tmp_path)
+    path = tmp_path / "manifest.json"
+    whole = path.read_bytes()
+    for place, bit in itertools.product(range(0, len(whole), 3), (0, 5)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            opened = open_artifact(tmp_path, "latents", "ldm encode")
+        except DataError as error:
+            assert str(tmp_path) in error.message and error.remedy
+        else:
+            # A few flips in the spaces between entries leave the same JSON.
+            assert opened.manifest == {k: v for k, v in json.loads(whole).items() if k != "manifest_sha256"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"facts": None},
+        {"files": []},
+        {"command": 3},
+        {"files": {"../outside": {"bytes": 1, "sha256": ""}}},
+        {"files": {"/etc/passwd": {"bytes": 1, "sha256": ""}}},
+        {"files": {"a": 3}},
+        {"inputs": {"data": None}},
+        {"inputs": {"data": {"fingerprint": 3}}},
+    ],
+)
+def test_a_manifest_with_the_right_hash_of_wrong_things_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    finished(tmp_path)
+    manifest = files.read_json(tmp_path / "manifest.json")
+    del manifest["manifest_sha256"]
+    manifest |= wrong
+    files.write_json(tmp_path / "manifest.json", {**manifest, "manifest_sha256": files.sha256_json(manifest)})
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: .*\(make it again: ldm encode --replace\)"):
+        open_artifact(tmp_path, "latents", "ldm encode")
+
+
+@pytest.mark.parametrize("damage", ["missing", "longer", "flipped"])
+def test_a_damaged_output_is_refused_with_the_command_that_mends_it(tmp_path: Path, damage: str) -> None:
+    artifact = finished(tmp_path)
+    shard = tmp_path / "final" / "shard.tar"
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(b"latents!" if damage == "longer" else b"latentS")
+    with pytest.raises(DataError) as caught:
+        artifact.verify()
+    assert str(shard) in caught.value.message
+    assert caught.value.remedy == f"make it again: {COMMAND} --replace"
+
+
+def test_the_command_that_mends_a_damaged_directory_mends_it(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "final" / "shard.tar").write_bytes(b"latentS")
+    with occupy(tmp_path):
+        assert claim(tmp_path, IDENTITY).complete, "without --replace nothing is hashed again"
+        assert not claim(tmp_path, IDENTITY, replace=True).complete
+    finished(tmp_path).verify()
+    (tmp_path / "manifest.json").write_bytes(b"{}")
+    with occupy(tmp_path):
+        assert not claim(tmp_path, IDENTITY, replace=True).complete
+    finished(tmp_path).verify()
+
+
+def test_a_producer_that_changed_since_is_refused(tmp_path: Path) -> None:
+    source = replace(IDENTITY, kind="vqvae", command="ldm train-vqvae", inputs={})
+    vqvae = finished(tmp_path / "vqvae", source)
+    inputs = {"autoencoder": {"path": "../vqvae", "fingerprint": vqvae.fingerprint}}
+    latents = finished(tmp_path / "latents", replace(IDENTITY, inputs=inputs))
+    check_producer(latents, "autoencoder", vqvae)
+
+    shutil.rmtree(tmp_path / "vqvae")
+    retrained = finished(tmp_path / "vqvae", source, b"other weights")
+    with pytest.raises(DataError) as caught:
+        check_producer(latents, "autoencoder", retrained)
+    assert str(tmp_path / "latents") in caught.value.message and str(tmp_path / "vqvae") in caught.value.message
+    assert caught.value.remedy == f"make it again: {COMMAND} --replace"
+    with pytest.raises(DataError):
+        check_producer(latents, "an input it never had", vqvae)
+
+
+def test_the_same_settings_go_on_and_find_a_finished_directory_complete(tmp_path: Path) -> None:
+    with occupy(tmp_path):
+        work = claim(tmp_path, IDENTITY)
+        assert work == Workspace(tmp_path, IDENTITY) and not work.complete
+        (tmp_path / "shard-000000.tar").write_bytes(b"done before")
+    with occupy(tmp_path):
+        moved = {"autoencoder": {"path": "/elsewhere", "fingerprint": "f0"}}
+        assert not claim(tmp_path, replace(IDENTITY, inputs=moved, command="other words")).complete
+        assert (tmp_path / "shard-000000.tar").read_bytes() == b"done before"
+    finished(tmp_path)
+    before = contents(tmp_path)
+    for again in (False, True):
+        with occupy(tmp_path):
+            assert claim(tmp_path, IDENTITY, again).complete
+    after = contents(tmp_path)
+    del before[".lock"], after[".lock"]
+    assert before == after
+
+
+def test_other_settings_or_inputs_are_refused_with_the_differing_keys(tmp_path: Path) -> None:
+    with occupy(tmp_path):
+        claim(tmp_path, IDENTITY)
+    before = contents(tmp_path)
+    other = Identity(
+        "latents",
+        COMMAND,
+        {"seed": 1, "data": {"image_size": 64, "source": "photos"}, "new": True},
+        {"autoencoder": {"path": "../vqvae", "fingerprint": "f1"}},
+        "",
+    )
+    with pytest.raises(ConfigError) as caught:
+        claim(tmp_path, other)
+    message = caught.value.message
+    assert message.startswith(str(tmp_path)) and caught.value.exit_code == 2
+    listed = "config.new: None → True; config.seed: 0 → 1; inputs.autoencoder.fingerprint: 'f0' → 'f1'"
+    assert message.endswith(f": {listed}")
+    assert contents(tmp_path) == before
+
+
+def test_replace_discards_a_stages_own_directory_and_nothing_beside_it(tmp_path: Path) -> None:
+    finished(tmp_path / "latents")
+    beside = finished(tmp_path / "vqvae")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "photo.jpg").write_bytes(b"jpg")
+    (tmp_path / "latents" / "link").symlink_to(tmp_path / "precious")
+    with occupy(tmp_path / "latents"):
+        assert not claim(tmp_path / "latents", changed(seed=1), replace=True).complete
+    assert set(contents(tmp_path / "latents")) == {".lock", "identity.json", "config.yaml"}
+    assert files.read_json(tmp_path / "latents" / "identity.json")["config"]["seed"] == 1
+    assert (tmp_path / "precious" / "photo.jpg").read_bytes() == b"jpg"
+    beside.verify()
+
+
+def test_files_that_no_stage_wrote_are_never_discarded(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"jpg")
+    for again in (False, True):
+        with occupy(tmp_path), pytest.raises(ConfigError, match="holds files that no stage wrote"):
+            claim(tmp_path, IDENTITY, again)
+    assert (tmp_path / "photo.jpg").read_bytes() == b"jpg"
+
+
+def test_a_damaged_identity_is_refused_and_replaced_only_when_asked(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "identity.json").write_bytes(b"\x00")
+    with occupy(tmp_path):
+        with pytest.raises(DataError, match=r"identity\.json is not valid JSON.*--replace"):
+            claim(tmp_path, IDENTITY)
+        assert not claim(tmp_path, IDENTITY, replace=True).complete
+
+
+def test_discarding_that_was_interrupted_anywhere_never_looks_finished(tmp_path: Path) -> None:
+    """Stop `_clear` before each of its deletions, as a kill would, and look at what the next start makes of it."""
+    for allowed in range(6):
+        path = tmp_path / str(allowed)
+        finished(path)
+        deletions = itertools.count()
+
+        def count(original: Any, deletions: Any = deletions, allowed: int = allowed) -> Any:
+            def limited(*args: Any, **kwargs: Any) -> None:
+                if next(deletions) == allowed:
+                    raise KeyboardInterrupt
+                original(*args, **kwargs)
+
+            return limited
+
+        with pytest.MonkeyPatch.context() as patch, occupy(path):
+            patch.setattr(Path, "unlink", count(Path.unlink))
+            patch.setattr(shutil, "rmtree", count(shutil.rmtree))
+            try:
+                claim(path, changed(seed=1), replace=True)
+            except KeyboardInterrupt:
+                pass
+            else:
+                assert allowed >= 4, "manifest, final, recipe and identity"
+        with occupy(path):
+            assert (path / "manifest.json").exists() == (allowed == 0)
+            assert not claim(path, changed(seed=1), replace=True).complete
+            assert set(contents(path)) == {".lock", "identity.json", "config.yaml"}
+
+
+def test_leftovers_of_an_interrupted_start_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".tmp-identity.json-0").touch()
+    with occupy(tmp_path):
+        claim(tmp_path, IDENTITY)
+    assert set(contents(tmp_path)) == {".lock", "identity.json", "config.yaml"}
+
+
+def test_a_second_process_is_refused_naming_the_owner_and_the_lock_dies_with_its_owner(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", HOLDS_THE_LOCK, str(ROOT), str(tmp_path / "new" / "dit")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            assert owner.stdout is not None and owner.stdout.readline() == "ready\n"
+            start = time.monotonic()
+            with pytest.raises(ConfigError) as caught, occupy(tmp_path / "new" / "dit"):
+                pass
+            assert time.monotonic() - start < 2
+            assert f"dit is in use by process {owner.pid} on " in caught.value.message
+            assert caught.value.exit_code == 2
+        finally:
+            owner.send_signal(signal.SIGKILL)
+    with occupy(tmp_path / "new" / "dit"):
+        text = (tmp_path / "new" / "dit" / ".lock").read_text()
+    assert text.startswith(f"process {os.getpid()} on ")
+
+
+def test_of_several_that_start_at_once_one_runs_and_the_others_name_it(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", STARTS_AND_SAYS_HOW_IT_WENT, str(ROOT), str(tmp_path / "dit")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    runs = [subprocess.Popen(arguments, text=True, **pipes) for _ in range(4)]
+    try:
+        for run in runs:
+            assert run.stdin is not None
+            run.stdin.write("go\n")
+            run.stdin.flush()
+        answers = [run.stdout.readline().strip() for run in runs if run.stdout is not None]
+    finally:
+        for run in runs:
+            run.communicate("")
+    assert answers.count("owner") == 1, answers
+    owner = runs[answers.index("owner")].pid
+    for answer in answers:
+        if answer != "owner":
+            code, seconds, message = answer.split(" ", 2)
+            assert code == "2" and float(seconds) < 2
+            assert f"in use by process {owner} on " in message
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "closed/below"])
+def test_a_place_that_cannot_be_written_is_refused_by_name(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if place.startswith("closed") and os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(ConfigError) as caught, occupy(tmp_path / place):
+        pass
+    assert str(tmp_path / place) in caught.value.message and caught.value.remedy and caught.value.exit_code == 2
+    assert (tmp_path / "file").read_bytes() == b"in the way"
+
+
+def test_the_recorded_commit_is_of_this_code_and_of_no_checkout_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed copy inside another project's repository says nothing rather than that project's commit."""
+    copy = tmp_path / "venv" / "ldm" / "core" / "artifacts.py"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of another project"], check=True)
+    monkeypatch.setattr(artifacts, "__file__", str(copy))
+    assert artifacts.provenance()["git"] is None
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "venv" / "ldm" / ".git").symlink_to(tmp_path / ".git")
+    assert str(artifacts.provenance()["git"]).startswith(commit)

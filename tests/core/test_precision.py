@@ -1,0 +1,105 @@
+"""The precision policy: what auto chooses, what is refused, and compilation that keeps names."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from ldm.core.errors import ConfigError
+from ldm.core.precision import maybe_compile, resolve
+from torch import nn
+
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+
+
+def test_auto_on_a_cpu_is_bf16_exactly_where_there_are_units_for_it() -> None:
+    units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    policy = resolve("cpu", "auto")
+    assert policy.dtype == (torch.bfloat16 if units else torch.float32)
+    assert not policy.needs_scaler
+
+
+def test_auto_takes_bf16_on_a_cpu_that_says_it_has_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert resolve("cpu", "auto").name == "bf16"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert resolve("cpu", "auto").name == "fp32"
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_products_run_in_the_format_asked_for_and_weights_stay_fp32(name: str) -> None:
+    policy, linear = resolve("cpu", name), nn.Linear(4, 4)
+    with policy.autocast():
+        out = linear(torch.randn(2, 4))
+    assert policy.name == name
+    assert out.dtype == policy.dtype
+    assert linear.weight.dtype == torch.float32
+
+
+@NO_CUDA
+@NO_MPS
+def test_auto_device_without_an_accelerator_is_the_cpu() -> None:
+    assert resolve().device == torch.device("cpu")
+
+
+@NO_CUDA
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_that_is_not_there_is_refused_with_a_remedy(device: str) -> None:
+    with pytest.raises(ConfigError, match=device) as caught:
+        resolve(device)
+    assert caught.value.remedy is not None
+    assert "--device cpu" in caught.value.remedy
+
+
+@NO_MPS
+def test_mps_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mps"):
+        resolve("mps")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:1", "cuda:x", "cuda:-1", "mps:0"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match="--device"):
+        resolve(device)
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fp16"):
+        resolve("cpu", "fp16")
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fp8"):
+        resolve("cpu", "fp8")
+
+
+def test_compile_that_is_not_wanted_leaves_the_network_alone() -> None:
+    module = nn.Linear(2, 2)
+    maybe_compile(module, False, torch.device("cpu"))
+    assert module._compiled_call_impl is None
+
+
+def test_compile_keeps_parameter_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Linear(2, 2)
+    monkeypatch.setenv("CXX", sys.executable)
+    maybe_compile(module, True, torch.device("cpu"))
+    assert module._compiled_call_impl is not None
+    assert list(module.state_dict()) == ["weight", "bias"]
+
+
+def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="compiler"):
+        maybe_compile(nn.Linear(2, 2), True, torch.device("cpu"))
+
+
+def test_importing_the_policy_changes_no_setting_of_torch() -> None:
+    code = (
+        "import torch; before = (torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision());"
+        "import ldm.core.precision, ldm.core.denoisers;"
+        "assert before == (torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision());"
+        "assert not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,155 @@
+"""The learning rate's closed form, what decays, clipping, and a state that goes through a file to the bit."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from ldm.core.errors import DataError
+from ldm.core.training.optim import (
+    OptimConfig,
+    build_adamw,
+    clip_gradients,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+)
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(4, 6)
+        self.linear = nn.Linear(6, 6)
+        self.norm = nn.LayerNorm(6)
+        self.idle = nn.Linear(6, 2)
+        self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(self.table(x)))
+
+
+CONFIG = OptimConfig(lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95))
+
+
+def train(net: Net, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        x = torch.randint(0, 4, (8,), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        (net(x) - 1).square().mean().backward()
+        optimizer.step()
+
+
+def test_warm_up_is_linear_and_then_the_rate_stays() -> None:
+    config = OptimConfig(lr=0.4, warmup_images=100)
+    rates = [learning_rate(config, images, 1000) for images in (0, 25, 50, 100, 500, 1000)]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.4, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("decay", "halfway", "quarter"), [("cosine", 0.5, (1 + math.sqrt(0.5)) / 2), ("linear", 0.5, 0.75)]
+)
+def test_the_rate_decays_to_zero_at_the_last_image(decay: str, halfway: float, quarter: float) -> None:
+    config = OptimConfig(lr=2.0, warmup_images=200, decay=decay)
+    rates = [learning_rate(config, images, 1000) for images in (200, 400, 600, 1000, 1200)]
+    assert rates == pytest.approx([2.0, 2 * quarter, 2 * halfway, 0.0, 0.0])
+
+
+def test_a_training_shorter_than_its_warm_up_only_rises() -> None:
+    config = OptimConfig(lr=1.0, warmup_images=100, decay="cosine")
+    assert [learning_rate(config, images, 50) for images in (0, 25, 50)] == pytest.approx([0, 0.25, 0.5])
+
+
+def test_only_weights_of_linear_maps_decay() -> None:
+    net = Net()
+    optimizer = build_adamw(net, CONFIG)
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    changed = {name for name, parameter in net.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {"linear.weight", "idle.weight"}
+    torch.testing.assert_close(net.linear.weight.detach(), before["linear.weight"] * (1 - 0.01 * 0.1))
+
+
+def test_the_fused_kernel_is_used_on_the_cpu() -> None:
+    assert build_adamw(Net(), CONFIG).defaults["fused"] is True
+
+
+def test_clipping_scales_the_gradient_to_the_norm_and_returns_the_norm_before() -> None:
+    net = Net()
+    optimizer = build_adamw(net, CONFIG)
+    net(torch.tensor([0, 1])).sum().mul(1e4).square().backward()
+    gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+    for clip, after in ((0.0, norm), (2 * norm, norm), (norm / 4, norm / 4)):
+        for parameter, gradient in zip((p for p in net.parameters() if p.grad is not None), gradients, strict=True):
+            parameter.grad.copy_(gradient)
+        returned = clip_gradients(optimizer, OptimConfig(lr=1.0, clip=clip))
+        assert float(returned) == pytest.approx(norm, rel=1e-5)
+        left = math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters() if p.grad is not None))
+        assert left == pytest.approx(after, rel=1e-4)
+
+
+def test_training_resumed_from_a_file_is_the_uninterrupted_one_to_the_bit(tmp_path: Path) -> None:
+    whole = Net()
+    whole_optimizer = build_adamw(whole, CONFIG)
+    train(whole, whole_optimizer, range(20))
+
+    part = Net()
+    optimizer = build_adamw(part, CONFIG)
+    train(part, optimizer, range(7))
+    save_file(optimizer_state(optimizer, part), tmp_path / "optimizer.safetensors")
+    weights = {name: tensor.clone() for name, tensor in part.state_dict().items()}
+
+    resumed = Net()
+    resumed.load_state_dict(weights)
+    optimizer = build_adamw(resumed, CONFIG)
+    load_optimizer_state(optimizer, resumed, load_file(tmp_path / "optimizer.safetensors"))
+    train(resumed, optimizer, range(7, 20))
+
+    for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+    expected, found = optimizer_state(whole_optimizer, whole), optimizer_state(optimizer, resumed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert float(found["linear.weight.step"]) == 20
+    assert float(found["idle.weight.step"]) == 0
+
+
+def test_the_state_before_the_first_step_is_zeros_and_starts_the_same(tmp_path: Path) -> None:
+    fresh, loaded = Net(), Net()
+    fresh_optimizer, optimizer = build_adamw(fresh, CONFIG), build_adamw(loaded, CONFIG)
+    state = optimizer_state(optimizer, loaded)
+    assert all(torch.count_nonzero(tensor) == 0 for tensor in state.values())
+    load_optimizer_state(optimizer, loaded, state)
+    train(fresh, fresh_optimizer, range(3))
+    train(loaded, optimizer, range(3))
+    assert torch.equal(fresh.linear.weight, loaded.linear.weight)
+
+
+def test_a_state_belongs_to_names_not_to_positions() -> None:
+    first = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    optimizer = build_adamw(first, CONFIG)
+    first["a"](torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    second = nn.ModuleDict({"b": nn.Linear(3, 3), "a": nn.Linear(3, 3)})
+    other = build_adamw(second, CONFIG)
+    load_optimizer_state(other, second, optimizer_state(optimizer, first))
+    assert torch.equal(other.state[second["a"].weight]["exp_avg"], optimizer.state[first["a"].weight]["exp_avg"])
+    assert float(other.state[second["b"].weight]["step"]) == 0
+
+
+def test_a_state_of_another_network_is_refused_by_name() -> None:
+    net = Net()
+    optimizer = build_adamw(net, CONFIG)
+    state = optimizer_state(optimizer, net)
+    with pytest.raises(DataError, match="idle.bias.exp_avg"):
+        load_optimizer_state(optimizer, net, {**state, "idle.bias.exp_avg": torch.zeros(3)})
+    with pytest.raises(DataError, match="linear.weight.step"):
+        load_optimizer_state(optimizer, net, {k: v for k, v in state.items() if k != "linear.weight.step"})
+    with pytest.raises(DataError, match="other.weight.step"):
+        load_optimizer_state(optimizer, net, {**state, "other.weight.step": torch.zeros(())})

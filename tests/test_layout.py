@@ -1,0 +1,156 @@
+"""The laws of the layout: imports point down, every folder is packaged, nothing heavy loads early, torchrun agrees."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ldm.cli.keys import settings_of
+from ldm.stages.configs import STAGES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("cli", "stages", "core")
+STAGE_MODULES = {f"ldm.stages.{command.replace('-', '_')}" for command in STAGES}
+
+# torchrun's parser takes what abbreviates its own options, even after the script's name. `--num` abbreviates
+# `--numa-binding`; sampling is not something one gives to torchrun often, and its full alias always works.
+EXEMPT = {"--num": "--count"}
+
+
+def sources(folder: str = "") -> list[Path]:
+    """List the source files of the three folders, or of one folder."""
+    return sorted(path for top in ([folder] if folder else FOLDERS) for path in (ROOT / top).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("ldm", *(part for part in parts if part != "__init__")))
+
+
+def imports_of(name: str, is_package: bool, tree: ast.AST) -> Iterator[str]:
+    """Yield the absolute dotted names of all that a module imports, anywhere in it."""
+    package = name if is_package else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join((*above, *filter(None, (node.module,))))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def breaks_the_law(name: str, imported: str) -> str | None:
+    """Say which rule an import breaks."""
+
+    def within(package: str, module: str) -> bool:
+        return module == package or module.startswith(package + ".")
+
+    if not within("ldm", imported):
+        return None
+    if within("ldm.core.diffusion", name) and not within("ldm.core.diffusion", imported):
+        return "core/diffusion imports nothing else of the project"
+    if within("ldm.core", name) and not within("ldm.core", imported) and imported != "ldm.__version__":
+        return "core imports neither stages nor cli"
+    if within("ldm.stages", name) and within("ldm.cli", imported):
+        return "stages do not import cli"
+    for stage in STAGE_MODULES:
+        if within("ldm.stages", name) and within(stage, imported) and name != stage:
+            return "stages do not import each other"
+    return None
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_imports_point_down(path: Path) -> None:
+    name = module_name(path)
+    imported = imports_of(name, path.name == "__init__.py", ast.parse(path.read_text()))
+    broken = {target: reason for target in imported if (reason := breaks_the_law(name, target))}
+    assert not broken
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "is_broken"),
+    [
+        ("ldm.core.diffusion.schedules", "from ..errors import ConfigError", True),
+        ("ldm.core.diffusion.schedules", "from .predictions import x0", False),
+        ("ldm.core.diffusion.schedules", "import torch", False),
+        ("ldm.core.data.order", "from ...stages import configs", True),
+        ("ldm.core.data.order", "def f():\n    from ldm.cli import main", True),
+        ("ldm.core.data.order", "from .. import seeds", False),
+        ("ldm.stages.sample", "from .train_dit import run", True),
+        ("ldm.stages.sample", "from . import train_dit", True),
+        ("ldm.stages.handover", "from .encode import run", True),
+        ("ldm.stages.sample", "from ..cli import console", True),
+        ("ldm.stages.sample", "from .configs import Sample\nfrom ..core import seeds", False),
+        ("ldm.cli.main", "from ..stages.configs import STAGES\nfrom ..core.errors import UserError", False),
+    ],
+)
+def test_the_check_of_imports_tells_good_from_bad(name: str, code: str, is_broken: bool) -> None:
+    found = [breaks_the_law(name, target) for target in imports_of(name, False, ast.parse(code))]
+    assert any(found) == is_broken
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_imports_inside_the_folders_are_relative(path: Path) -> None:
+    absolute = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "ldm")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "ldm" for alias in node.names))
+    ]
+    assert not absolute
+
+
+@pytest.mark.parametrize("path", [*sources("core"), *sources("stages")], ids=module_name)
+def test_core_and_stages_print_nothing(path: Path) -> None:
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+
+
+def test_the_packages_listed_are_the_folders_on_disk() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {module_name(path.parent / "__init__.py") for path in sources()}
+    assert sorted(settings["packages"]) == sorted({"ldm", *folders})
+    assert settings["package-dir"] == {"ldm": "ldm", **{f"ldm.{folder}": folder for folder in FOLDERS}}
+    assert all((path.parent / "__init__.py").is_file() for path in sources())
+
+
+def test_importing_the_command_line_loads_no_torch_and_no_stage() -> None:
+    program = (
+        "import sys, ldm.cli.main; "
+        "loaded = {'torch', 'numpy', 'pydantic', 'yaml', 'ldm.stages'} & set(sys.modules); "
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_no_flag_is_one_that_torchrun_would_take_for_its_own() -> None:
+    from torch.distributed.run import get_args_parser
+
+    theirs = {option for action in get_args_parser()._actions for option in action.option_strings}
+    flags_of = {
+        command: {flag for s in settings_of(model) for flag in (*s.flags, *s.off_flags)}
+        | {"--config", "--quiet", "--json"}
+        for command, model in STAGES.items()
+    }
+    for command, flags in flags_of.items():
+        taken = {flag for flag in flags if any(option.startswith(flag) for option in theirs)}
+        assert taken <= set(EXEMPT), f"ldm {command}"
+        assert {EXEMPT[flag] for flag in taken} <= flags - taken
+    assert "--count" in flags_of["sample"] and not any(option.startswith("--count") for option in theirs)
+
+
+def test_torchrun_hands_every_flag_on() -> None:
+    from torch.distributed.run import get_args_parser
+
+    for command, model in STAGES.items():
+        flags = [flag for s in settings_of(model) for flag in (*s.flags, *s.off_flags) if flag not in EXEMPT]
+        typed = ["--nproc-per-node", "2", "-m", "ldm", command, "-c", "mnist", *flags]
+        parsed = get_args_parser().parse_args(typed)
+        assert parsed.training_script_args == [command, "-c", "mnist", *flags]
