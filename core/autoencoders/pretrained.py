@@ -4,6 +4,7 @@ Nothing is downloaded and no pickle is read. The `scaling_factor` and `shift_fac
 aside: our own statistics, measured per channel, take their place.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,11 @@ class DiffusersCodec(nn.Module):
         return posterior.mean, posterior.std
 
     def describe(self) -> Mapping[str, Any]:
-        """Return the library's configuration without its private entries, JSON."""
+        """Return the arguments that the library's class takes, JSON."""
         config: Any = self.model.config
-        return {name: value for name, value in config.items() if not name.startswith("_")}
+        return {
+            name: config[name] for name in inspect.signature(type(self.model).__init__).parameters if name in config
+        }
 
 
 def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:

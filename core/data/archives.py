@@ -44,7 +44,7 @@ def list_zip(path: Path, location: str) -> Listing:
     folders: list[str] = []
     for info in archive.infolist():
         name = safe_name(location, info.filename)
-        if info.is_dir():
+        if info.filename.endswith("/"):
             folders.append(name)
             continue
         if name in members:

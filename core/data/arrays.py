@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from functools import partial
@@ -132,7 +133,7 @@ def read_npz(path: Path, name: str) -> np.ndarray:
             if num_bytes > info.file_size or info.file_size > info.compress_size * _DEFLATE_LIMIT + 1024:
                 raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
             data = file.read()
-    except (*_BROKEN, LookupError, TypeError, SyntaxError) as error:
+    except (*_BROKEN, LookupError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise DataError(f"{path}: {name} cannot be read: {error}", "write it again with numpy.savez") from None
     if len(data) != num_bytes:
         raise DataError(f"{path}: {name} holds {len(data):,} bytes, its header says {num_bytes:,}", "write it again")

@@ -47,6 +47,8 @@ def is_hidden(name: str) -> bool:
 
 def safe_name(location: str, name: str) -> str:
     """Return the name of an archive's member, normalised; DataError if it leads out of the archive."""
+    if not name:
+        raise DataError(f"{location} holds a file without a name", "make or copy the archive again")
     if name.startswith("/") or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:[/\\]", name) or "\0" in name:
         raise DataError(f"{location} holds a file named {name!r}, which leads out of it", "do not trust this archive")
     return "/".join(part for part in name.split("/") if part not in ("", "."))

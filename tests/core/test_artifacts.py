@@ -1,7 +1,6 @@
 """A stage's directory is refused when it is not what it should be, and says how to mend it."""
 
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from ldm.core import artifacts, files
 from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, occupy, open_artifact
 from ldm.core.errors import ConfigError, DataError
@@ -128,21 +126,17 @@ def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> Non
         open_artifact(tmp_path, "latents", "ldm encode")
 
 
-def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None:
     finished(tmp_path)
     path = tmp_path / "manifest.json"
     whole = path.read_bytes()
-    for place, bit in itertools.product(range(0, len(whole), 3), (0, 5)):
+    for place in range(0, len(whole), 23):
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << bit
+        damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        try:
-            opened = open_artifact(tmp_path, "latents", "ldm encode")
-        except DataError as error:
-            assert str(tmp_path) in error.message and error.remedy
-        else:
-            # A few flips in the spaces between entries leave the same JSON.
-            assert opened.manifest == {k: v for k, v in json.loads(whole).items() if k != "manifest_sha256"}
+        with pytest.raises(DataError) as caught:
+            open_artifact(tmp_path, "latents", "ldm encode")
+        assert str(tmp_path) in caught.value.message and caught.value.remedy
 
 
 @pytest.mark.parametrize(

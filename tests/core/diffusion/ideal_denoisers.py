@@ -1,6 +1,7 @@
 """Denoisers that know the data: the exact E[x0 | x_t] of a normal distribution and of a mixture of two."""
 
 import torch
+from ldm.core.diffusion import times
 from ldm.core.diffusion.denoisers import Cond, Denoiser
 from ldm.core.diffusion.schedules import Schedule
 from torch import Tensor
@@ -10,7 +11,7 @@ def gaussian(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Denoise
     """E[x0 | x_t] for x0 ~ N(mean, std²): the prior mean moved by the regression coefficient."""
 
     def denoise(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        alpha, sigma = schedule.alpha_sigma(t)
+        alpha, sigma = schedule.alpha_sigma(times.broadcast(t, x_t))
         return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x_t - alpha * mean)
 
     return denoise
@@ -18,8 +19,7 @@ def gaussian(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Denoise
 
 def gaussian_flow(schedule: Schedule, x: Tensor, t: float, s: float, mean: float, std: float) -> Tensor:
     """Carry x from t to s along the exact probability flow: the standardised x_t does not move."""
-    times = torch.tensor([t, s], dtype=torch.float64)
-    alpha, sigma = schedule.alpha_sigma(times)
+    alpha, sigma = schedule.alpha_sigma(torch.tensor([t, s], dtype=torch.float64))
     spread = (alpha**2 * std**2 + sigma**2).sqrt()
     return alpha[1] * mean + spread[1] / spread[0] * (x - alpha[0] * mean)
 
@@ -28,7 +28,7 @@ def mixture(schedule: Schedule, centre: float = 0.9, std: float = 0.4359) -> Den
     """E[x0 | x_t] for equal parts of N(−centre, std²) and N(centre, std²); by default of unit variance in all."""
 
     def denoise(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        alpha, sigma = schedule.alpha_sigma(t)
+        alpha, sigma = schedule.alpha_sigma(times.broadcast(t, x_t))
         variance = alpha**2 * std**2 + sigma**2
         side = torch.tanh(alpha * centre * x_t / variance)  # P(right | x_t) − P(left | x_t)
         own = alpha * std**2 / variance

@@ -94,7 +94,7 @@ def test_where_diffusers_steps_beside_its_own_list_the_difference_is_the_previou
 
     listed, x = [int(k) for k in theirs.timesteps], start()
     for k, previous in zip(listed, [*listed[1:], -1], strict=True):
-        theirs.num_inference_steps = 1000 / (k - previous)  # makes k − T // S the listed one
+        theirs.num_inference_steps = 1000 / (k - previous + 0.5)  # makes k − T // S the listed one
         t = torch.full((2,), (k + 1) / 1000, dtype=torch.float32)
         assert k - 1000 // theirs.num_inference_steps == previous
         x = theirs.step(network(x, t, None), k, x).prev_sample
@@ -163,12 +163,26 @@ def test_dpm_solver_is_that_of_diffusers(kind, steps):
     theirs.set_timesteps(steps)
     table = path.alpha_bars[theirs.timesteps]
     theirs.sigmas = torch.cat([((1 - table) / table).sqrt(), torch.zeros(1, dtype=torch.float64)])
-    x = start()
-    for k in theirs.timesteps:
+    x, outputs = start(), []
+    for i, k in enumerate(theirs.timesteps):  # as its `step`, which would round x to float32
+        theirs._step_index = i
         t = torch.full((2,), (int(k) + 1) / 1000, dtype=torch.float32)
-        x = theirs.step(network(x, t, None), k, x).prev_sample
+        outputs = [*outputs[-1:], theirs.convert_model_output(network(x, t, None), sample=x)]
+        if 0 < i < steps - 1:
+            x = theirs.multistep_dpm_solver_second_order_update(outputs, sample=x)
+        else:
+            x = theirs.dpm_solver_first_order_update(outputs[-1], sample=x)
     ours = samplers.dpmpp_2m(denoiser(network, path, kind), start(), path, times.grid(1000, steps), None)
-    torch.testing.assert_close(ours, x.to(torch.float64), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours, x, rtol=1e-6, atol=1e-6)
+
+
+def test_dpm_solver_s_own_step_agrees_in_its_float32():
+    path = schedule("linear")
+    theirs = scheduler_of(
+        diffusers.DPMSolverMultistepScheduler, path, "v", timestep_spacing="trailing", final_sigmas_type="zero"
+    )
+    ours = samplers.dpmpp_2m(denoiser(network, path, "v"), start(), path, times.grid(1000, 20), None)
+    torch.testing.assert_close(ours, run(theirs, 20, start()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

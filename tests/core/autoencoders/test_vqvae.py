@@ -1,0 +1,148 @@
+"""The VQ-VAE: shapes, learning, refused sizes, and agreement with diffusers' decoder."""
+
+import diffusers
+import pytest
+import torch
+from torch import nn
+
+from ldm.core.autoencoders.blocks import Upsample
+from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
+from ldm.core.errors import ConfigError
+
+
+def _tiny(**settings: object) -> VQVAEConfig:
+    base: dict[str, object] = {"channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1, "codebook_size": 16}
+    return VQVAEConfig(**(base | settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "patch", "downsampling"),
+    [((1, 1), 1, 2), ((1, 2, 2), 1, 4), ((1, 1, 1, 1), 1, 8), ((1, 1, 1, 1, 1), 1, 16), ((1,), 2, 2)]
+    + [((1, 1), 2, 4), ((1, 1, 1), 4, 16)],
+)
+def test_downsampling_is_what_the_levels_and_the_patch_make(
+    multipliers: tuple[int, ...], patch: int, downsampling: int
+) -> None:
+    config = _tiny(channel_multipliers=multipliers, patch=patch, attention=True, middle_blocks=True)
+    assert config.downsampling == downsampling
+    vqvae, images = VQVAE(config), torch.rand(1, 3, 48, 32) * 2 - 1
+    assert vqvae.to_latent(images).shape == (1, 4, 48 // downsampling, 32 // downsampling)
+    assert vqvae(images).images.shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"channel_multipliers": (1,)}, "channel_multipliers"),
+        ({"channel_multipliers": (1,) * 6}, "channel_multipliers"),
+        ({"channel_multipliers": (1, 0)}, "channel_multipliers"),
+        ({"channel_multipliers": (1,) * 5, "patch": 2}, "patch 2"),
+        ({"patch": 3}, "patch"),
+        ({"codebook_size": 1}, "codebook_size"),
+        ({"cosine": True, "latent_channels": 1}, "latent_channels"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"codebook": "none"}, "codebook"),
+        ({"num_decoder_blocks": 0}, "num_decoder_blocks"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_is_refused_by_name(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        _tiny(**settings)
+
+
+def test_training_on_a_few_images_halves_the_error_and_uses_the_codebook() -> None:
+    torch.manual_seed(0)
+    vqvae, generator = VQVAE(_tiny(channels=16, patch=2, channel_multipliers=(1,))), torch.Generator().manual_seed(0)
+    images = nn.functional.interpolate(torch.rand(8, 3, 2, 2) * 2 - 1, size=16, mode="bilinear")
+    vqvae.initialise_codebook(images, generator)
+    optimizer, errors = torch.optim.AdamW(vqvae.parameters(), lr=3e-3), []
+    for _ in range(60):
+        result = vqvae(images)
+        error = (result.images - images).abs().mean()
+        optimizer.zero_grad()
+        (error + result.quantised.loss).backward()
+        optimizer.step()
+        vqvae.quantizer.update([result.quantised.assignment], generator)
+        errors.append(error.item())
+    assert errors[-1] < errors[0] / 2
+    assert result.quantised.perplexity > 4
+
+
+def test_the_training_forward_is_encode_quantise_decode() -> None:
+    vqvae, images = VQVAE(_tiny(cosine=True)), torch.rand(2, 3, 8, 8) * 2 - 1
+    torch.testing.assert_close(vqvae.from_latent(vqvae.to_latent(images)), vqvae(images).images)
+
+
+def test_latents_are_before_quantisation_and_decoding_quantises() -> None:
+    vqvae, images = VQVAE(_tiny()), torch.rand(2, 3, 8, 8) * 2 - 1
+    latents = vqvae.to_latent(images)
+    codes = vqvae.quantizer.lookup(latents)
+    assert not torch.allclose(latents, codes)
+    assert torch.equal(vqvae.from_latent(latents), vqvae.from_latent(codes))
+
+
+def test_cosine_latents_lie_on_the_unit_sphere() -> None:
+    latents = VQVAE(_tiny(cosine=True)).to_latent(torch.rand(2, 3, 8, 8))
+    torch.testing.assert_close(latents.norm(dim=1), torch.ones(2, 4, 4))
+
+
+def test_the_decoder_is_that_of_diffusers_vqmodel_where_widths_are_equal() -> None:
+    torch.manual_seed(0)
+    theirs = diffusers.VQModel(
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        num_vq_embeddings=32,
+        norm_num_groups=4,
+    ).eval()
+    ours = VQVAE(
+        _tiny(
+            channels=16,
+            channel_multipliers=(1, 1),
+            num_decoder_blocks=2,
+            middle_blocks=True,
+            attention=True,
+            norm_groups=4,
+            codebook_size=32,
+        )
+    )
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        theirs.quantize.embedding.weight.normal_()
+        theirs.post_quant_conv.weight.copy_(torch.eye(4)[:, :, None, None])
+        theirs.post_quant_conv.bias.zero_()
+        ours.quantizer.codes.copy_(theirs.quantize.embedding.weight)
+        _copy_decoder(theirs.decoder, ours.decoder)
+        latents = torch.randn(2, 4, 6, 6)
+        torch.testing.assert_close(ours.from_latent(latents), theirs.decode(latents).sample, rtol=1e-5, atol=1e-5)
+
+
+def _copy_decoder(theirs: nn.Module, ours: nn.Module) -> None:
+    def copy(source: nn.Module, target: nn.Module) -> None:
+        target.load_state_dict(source.state_dict())
+
+    def copy_block(source: nn.Module, target: nn.Module) -> None:
+        for name in ("norm1", "conv1", "norm2", "conv2"):
+            copy(getattr(source, name), getattr(target, name))
+
+    copy(theirs.conv_in, ours.conv_in)
+    first, attention, second = ours.middle
+    copy_block(theirs.mid_block.resnets[0], first)
+    copy_block(theirs.mid_block.resnets[1], second)
+    source = theirs.mid_block.attentions[0]
+    copy(source.group_norm, attention.norm)
+    projections = [source.to_q, source.to_k, source.to_v]
+    attention.qkv.weight.copy_(torch.cat([p.weight for p in projections])[:, :, None, None])
+    attention.qkv.bias.copy_(torch.cat([p.bias for p in projections]))
+    attention.out.weight.copy_(source.to_out[0].weight[:, :, None, None])
+    attention.out.bias.copy_(source.to_out[0].bias)
+    blocks = [layer for layer in ours.levels if not isinstance(layer, Upsample)]
+    for source, target in zip([r for block in theirs.up_blocks for r in block.resnets], blocks, strict=True):
+        copy_block(source, target)
+    (upsample,) = [layer for layer in ours.levels if isinstance(layer, Upsample)]
+    copy(theirs.up_blocks[0].upsamplers[0].conv, upsample.conv)
+    copy(theirs.conv_norm_out, ours.norm_out)
+    copy(theirs.conv_out, ours.conv_out)
