@@ -1,19 +1,22 @@
 """What a stage is handed and what it hands on: its output folder, its images, the stages before it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
+from torch import Tensor
 
 from ..core import artifacts
 from ..core.artifacts import Artifact, Identity, Workspace
 from ..core.autoencoders import registry
 from ..core.autoencoders.interface import Autoencoder
+from ..core.autoencoders.lpips import LPIPS
 from ..core.data.loading import ImageLoader, Preparation
-from ..core.data.sources import open_splits
+from ..core.data.sources import ImageSource, open_splits
 from ..core.errors import ConfigError, DataError
 from ..core.precision import Policy, resolve
 from ..core.progress import Progress
@@ -80,22 +83,27 @@ def image_sets(data: Data, progress: Progress) -> ImageSets:
         raise ConfigError("no images given", "add --data FOLDER, or --data mnist for the built-in digits")
     train, val = open_splits(data.source, data.validation, data.val_fraction)
     fingerprint = artifacts.files.sha256_json([train.fingerprint(), val.fingerprint()])
+    loaders = [
+        image_loader(source, data, role, progress) for source, role in ((train, "training"), (val, "validation"))
+    ]
+    return ImageSets(loaders[0], loaders[1], train.class_names, data.source, fingerprint)
+
+
+def image_loader(source: ImageSource, data: Data, role: str, progress: Progress) -> ImageLoader:
+    """Make a source's images readable as squares; those that cannot be decoded are named, and skipped if so wished."""
     prepare = Preparation(
         image_size=data.image_size,
         background=_rgb(data.background),
         on_error=data.on_error,
         cache_bytes=int(data.cache_gb * 2**30),
     )
-    loaders = []
-    for split, source in (("training", train), ("validation", val)):
-        progress.start(f"reading {split} images", len(source), "images")
-        loader = ImageLoader(source, prepare, lambda done, total: progress.update(done))
-        progress.finish()
-        if loader.skipped:
-            shown = "; ".join(f"{name}: {reason}" for name, reason in loader.skipped[:3])
-            progress.warn(f"skipped {len(loader.skipped)} unreadable {split} images ({shown} …)")
-        loaders.append(loader)
-    return ImageSets(loaders[0], loaders[1], train.class_names, data.source, fingerprint)
+    progress.start(f"reading {role} images", len(source), "images")
+    loader = ImageLoader(source, prepare, lambda done, total: progress.update(done))
+    progress.finish()
+    if loader.skipped:
+        shown = "; ".join(reason for _, reason in loader.skipped[:3])
+        progress.warn(f"skipped {len(loader.skipped)} unreadable {role} images: {shown}")
+    return loader
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
@@ -143,6 +151,14 @@ def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:
     artifact.verify()
     network = registry.load(artifact.path / "final").eval().requires_grad_(False)
     return TrainedAutoencoder(artifact, network.to(policy.device))
+
+
+def load_perceptual(folder: Path | None, policy: Policy) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Load LPIPS, by the name of its numbers; empty where no weights were named."""
+    if folder is None:
+        return {}
+    network = LPIPS(folder).to(policy.device)
+    return {"lpips[squeeze]": lambda a, b: network(a.to(policy.device), b.to(policy.device)).cpu()}
 
 
 def dump(section: Section) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
     """
     config = read_json(folder / CONFIG)
     kind = config.get("_class_name")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
     _require_safetensors(folder)
     try:

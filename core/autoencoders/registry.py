@@ -134,7 +134,7 @@ def _load_own(folder: Path, document: Mapping[str, Any]) -> Autoencoder:
     if document.get("format") != FORMAT:
         raise DataError(f"{path} has format {document.get('format')!r}; this ldm reads {FORMAT}", "upgrade ldm")
     kind, config = document.get("kind"), document.get("config")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(f"{path} describes an autoencoder of kind {kind!r}", f"known are {', '.join(KINDS)}")
     if not isinstance(config, dict):
         raise DataError(f"{path} is damaged: no configuration", _REMEDY)

@@ -15,6 +15,9 @@ from ..errors import ConfigError
 from .blocks import Decoder, Encoder, Levels, channels_last
 from .quantizers import Quantised, Quantizer, QuantizerConfig
 
+_MOST_BLOCKS = 64
+_MOST_LEVELS = 5
+
 
 @dataclass(frozen=True)
 class VQVAEConfig:
@@ -47,20 +50,23 @@ class VQVAEConfig:
         smallest = 2 if self.cosine else 1  # on a sphere of one dimension nothing but a sign is left
         self._require("channel_multipliers", all(m >= 1 for m in self.channel_multipliers), "give positive numbers")
         self._require("patch", self.patch in (1, 2, 4), "give 1, 2 or 4")
-        for name in ("in_channels", "channels", "num_res_blocks", "norm_groups"):
+        for name in ("in_channels", "channels", "norm_groups"):
             self._require(name, getattr(self, name) >= 1, "give 1 or more")
-        self._require("num_decoder_blocks", (self.num_decoder_blocks or 1) >= 1, "give 1 or more")
+        self._require("num_res_blocks", 1 <= self.num_res_blocks <= _MOST_BLOCKS, f"give 1 to {_MOST_BLOCKS}")
+        self._require(
+            "num_decoder_blocks", 1 <= self.levels.decoder_blocks <= _MOST_BLOCKS, f"give 1 to {_MOST_BLOCKS}"
+        )
         self._require("latent_channels", self.latent_channels >= smallest, f"give {smallest} or more")
         self._require("codebook_size", self.codebook_size >= 2, "give 2 or more")
         self._require("codebook", self.codebook in ("ema", "gradient"), "use ema or gradient")
         self._require("ema_decay", 0 <= self.ema_decay < 1, "give a number in [0, 1)")
         self._require("commitment", self.commitment >= 0, "give 0 or more")
         self._require("dead_code_threshold", 0 <= self.dead_code_threshold < 1, "give a number in [0, 1)")
-        if not (self.channel_multipliers and 2 <= self.downsampling <= 16):
+        if not (1 <= len(self.channel_multipliers) <= _MOST_LEVELS and 2 <= self.downsampling <= 16):
             raise ConfigError(
-                f"model.channel_multipliers {list(self.channel_multipliers)} with model.patch {self.patch} shrink"
-                f" images {self.downsampling:g} times",
-                "give as many levels as make 2, 4, 8 or 16",
+                f"model.channel_multipliers {list(self.channel_multipliers)} with model.patch {self.patch} do not"
+                " shrink images 2, 4, 8 or 16 times",
+                "n levels shrink them patch × 2^(n-1) times",
             )
 
     def _require(self, name: str, holds: bool, remedy: str) -> None:

@@ -25,6 +25,16 @@ def normalise(x: Tensor, rms: bool) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=EPS)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Return x Φ(x) in its tanh form, x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³) (Hendrycks & Gimpel 2016).
+
+    Compiled, it is written x sigmoid(2u), the same function: compilers turn that into code twice as fast.
+    """
+    if torch.compiler.is_compiling():
+        return x * torch.sigmoid(x * (1 + 0.044715 * x * x) * math.sqrt(8 / math.pi))
+    return F.gelu(x, approximate="tanh")
+
+
 def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
     """Return the fixed position code of every token, float32 (T, D), row by row over a (rows, columns) grid.
 
@@ -102,7 +112,7 @@ class Mlp(nn.Module):
         self.down = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(gelu(self.up(x)))
 
 
 class SwiGLU(nn.Module):

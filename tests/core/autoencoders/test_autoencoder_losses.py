@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
 from ldm.core.autoencoders import losses
 from ldm.core.autoencoders.discriminator import Discriminator, layers_for
-from ldm.core.autoencoders.lpips import HEADS, LPIPS, TRUNK
+from ldm.core.autoencoders.lpips import HEADS, LPIPS, TRUNK, _unit
 from ldm.core.errors import ConfigError, DataError
+from torch import nn
 
 
 def test_hinge_losses_in_closed_form() -> None:
@@ -131,8 +130,6 @@ def test_lpips_has_a_finite_gradient_where_features_vanish(lpips: LPIPS) -> None
     assert image.grad is not None
     assert torch.isfinite(image.grad).all() and image.grad.abs().max() > 0
     features = torch.zeros(1, 4, 1, 1, requires_grad=True)
-    from ldm.core.autoencoders.lpips import _unit
-
     _unit(features.relu()).sum().backward()
     assert features.grad is not None and torch.isfinite(features.grad).all()
 

@@ -8,7 +8,6 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-
 from ldm.core.autoencoders import registry
 from ldm.core.errors import DataError
 
@@ -98,7 +97,7 @@ def test_pickled_weights_are_refused_and_the_remedy_is_said(tmp_path: Path) -> N
 
 def test_a_foreign_class_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
-    with pytest.raises(DataError, match="UNet2DModel.*AutoencoderKL"):
+    with pytest.raises(DataError, match=r"UNet2DModel.*AutoencoderKL"):
         registry.load(tmp_path)
 
 
