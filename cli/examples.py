@@ -33,7 +33,6 @@ EXAMPLES = {
         "ldm train-dit",
         "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
         "ldm train-dit --prediction eps --weighting snr train.decay=cosine",
-        "torchrun --nproc-per-node 8 -m ldm train-dit -c imagenette-128",
     ),
     "train-classifier": ("ldm train-classifier", "ldm train-classifier --data photos/ --images 200k"),
     "sample": (
