@@ -60,6 +60,10 @@ class Sampling:
         return self.steps if self.steps is not None else samplers.DEFAULT_STEPS[self.sampler]
 
 
+_PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units busy
+_LARGEST_CHUNK = 64
+
+
 def check(model: Model, sampling: Sampling) -> None:
     """Refuse settings that the model cannot honour. Raises ConfigError naming the flag."""
     if sampling.cfg != 1.0 and not model.labels.has_null:
@@ -78,7 +82,6 @@ def check(model: Model, sampling: Sampling) -> None:
         )
 
 
-@torch.no_grad()
 def generate(
     model: Model,
     labels: np.ndarray,
@@ -89,31 +92,72 @@ def generate(
 ) -> np.ndarray:
     """Draw one image per label and seed, uint8 (B, H, W, 3).
 
-    seed_indices: int64 (B,), each the seed of all of its image's draws. on_step: called after each step, as
-    the samplers say, with latents.
+    labels, seed_indices: int64 (B,); a seed index is the seed of all of its image's draws. on_step: called after each
+    step, as the samplers say, with latents; for more images than `chunk_size`, once per chunk.
+
+    Matrix products of different heights round differently, so the network always sees chunks of one size, the last
+    one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
     """
     check(model, sampling)
+    size = chunk_size(model, policy)
+    pieces = []
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        count = len(labels[rows])
+        filled = np.arange(start, start + size).clip(max=start + count - 1)
+        latents = _chunk(model, labels[filled], seed_indices[filled], count, sampling, policy, on_step)
+        pieces.append(model.decode(latents, policy)[:count])
+    return np.concatenate(pieces)
+
+
+def chunk_size(model: Model, policy: Policy) -> int:
+    """Return how many images the network sees at once: a function of latent size and kind of device only."""
+    pixels = model.latent_shape[1] * model.latent_shape[2]
+    at_once = _PIXELS_AT_ONCE if policy.device.type == "cpu" else 16 * _PIXELS_AT_ONCE
+    return min(max(at_once // pixels, 1), _LARGEST_CHUNK)
+
+
+@torch.no_grad()
+def _chunk(
+    model: Model,
+    labels: np.ndarray,
+    seed_indices: np.ndarray,
+    count: int,
+    sampling: Sampling,
+    policy: Policy,
+    on_step: samplers.OnStep | None,
+) -> torch.Tensor:
+    """Sample the latents of one chunk, of which the first `count` are wanted."""
 
     def network(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         with policy.autocast():
             return model.network(x, t, cond).float()
 
-    def fresh_noise(step: int) -> torch.Tensor:
-        draws = [seeds.normal(int(s), "sampler noise", [step], model.latent_shape)[0] for s in seed_indices]
-        return torch.stack(draws).to(policy.device)
+    def noise(purpose: str, step: int) -> torch.Tensor:
+        draws = [seeds.normal(int(seed), purpose, [step], model.latent_shape) for seed in seed_indices]
+        return torch.cat(draws).to(policy.device)
+
+    def wanted(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
+        assert on_step is not None, "only then called"
+        on_step(step, time, x[:count], x0[:count])
 
     denoise = denoiser(network, model.schedule, model.prediction)
     if sampling.cfg != 1.0:
         denoise = guidance.classifier_free(
             denoise, sampling.cfg, model.labels.null, sampling.cfg_interval, sampling.cfg_rescale
         )
-    x = torch.stack([seeds.normal(int(s), "initial noise", [0], model.latent_shape)[0] for s in seed_indices])
-    cond = torch.from_numpy(labels).to(policy.device)
     grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
-    options: dict[str, Any] = {"on_step": on_step}
+    options: dict[str, Any] = {"on_step": wanted if on_step else None}
     if sampling.sampler == "ddim":
-        options |= {"eta": sampling.eta, "noise": fresh_noise}
+        options |= {"eta": sampling.eta}
     elif sampling.sampler == "ddpm":
-        options |= {"variance": sampling.variance, "noise": fresh_noise}
-    latents = samplers.SAMPLERS[sampling.sampler](denoise, x.to(policy.device), model.schedule, grid, cond, **options)
-    return model.decode(latents, policy)
+        options |= {"variance": sampling.variance}
+    return samplers.SAMPLERS[sampling.sampler](
+        denoise,
+        noise("initial noise", 0),
+        model.schedule,
+        grid,
+        torch.from_numpy(labels).to(policy.device),
+        noise=lambda step: noise("sampler noise", step),
+        **options,
+    )

@@ -14,7 +14,7 @@ from ..core.data.images import decode, write_png
 from ..core.denoisers import registry as denoisers
 from ..core.diffusion.schedules import schedule
 from ..core.files import sha256_json
-from ..core.generation import Model, Sampling, check, generate
+from ..core.generation import Model, Sampling, check, chunk_size, generate
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag
@@ -170,7 +170,7 @@ def _write_path(
     model: Model, labels: np.ndarray, seed_indices: np.ndarray, sampling: Sampling, policy: Policy, folder: Path
 ) -> list[str]:
     """Write the path from noise to image of the first few images: `progressive.png`, and animated."""
-    rows = np.arange(min(STRIP_IMAGES, len(labels)))
+    rows = np.arange(min(STRIP_IMAGES, len(labels), chunk_size(model, policy)))
     path: list[np.ndarray] = []
     estimates: list[np.ndarray] = []
 

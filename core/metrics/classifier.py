@@ -31,7 +31,7 @@ class ClassifierConfig:
     image_size: int
     in_channels: int = 3
     channels: tuple[int, ...] = (32, 64, 128)
-    dropout: float = 0.1
+    dropout: float = 0.0
 
 
 def config_for(num_classes: int, image_size: int, in_channels: int = 3) -> ClassifierConfig:
@@ -62,7 +62,8 @@ class Classifier(nn.Module):
         last = config.channels[-1]
         stages: list[nn.Module] = []
         for narrow, wide in zip((config.in_channels, *config.channels[:-1]), config.channels, strict=True):
-            stages += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), Residual(wide)]
+            halve = nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
+            stages += [halve, nn.GroupNorm(8, wide), nn.ReLU(), Residual(wide)]
         self.stages = nn.Sequential(*stages)
         self.norm = nn.GroupNorm(8, last)
         self.dropout = nn.Dropout(config.dropout)

@@ -2,10 +2,9 @@
 
 import io
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,30 +31,15 @@ from safetensors.numpy import load_file, save_file
 SHAPE = (3, 4, 5)
 NAMES = {"train": ["shard-000000.tar", "shard-000001.tar"], "val": ["val-000000.tar"]}
 
-KILLED_WHILE_WRITING = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-from ldm.core.data.shards import LatentSample, write_shard
-
-def samples():
-    for _ in range(30):
-        yield LatentSample({"npy": np.zeros((3, 40, 50), np.float16)}, 0, "a")
-    os.kill(os.getpid(), signal.SIGKILL)
-
-write_shard(Path(sys.argv[2]) / "shard-000000.tar", 0, samples())
-"""
-
 
 def make_samples(first: int, count: int, fields: tuple[str, ...] = FIELDS) -> list[LatentSample]:
     draws = np.random.Generator(np.random.Philox(first))
-    return [
-        LatentSample(
-            {field: draws.standard_normal(SHAPE).astype(np.float16) for field in fields}, key % 4, f"a/{key}.png"
-        )
-        for key in range(first, first + count)
-    ]
+
+    def sample(key: int) -> LatentSample:
+        arrays = {field: draws.standard_normal(SHAPE).astype(np.float16) for field in fields}
+        return LatentSample(arrays, key % 4, f"a/{key}.png")
+
+    return [sample(key) for key in range(first, first + count)]
 
 
 def write_all(folder: Path, fields: tuple[str, ...] = FIELDS) -> dict[str, list[LatentSample]]:
@@ -157,17 +141,14 @@ def test_names_of_any_bytes_travel(tmp_path: Path) -> None:
     names = [os.fsdecode(b"\xff\n.png"), "émoji 🐟.jpg", "a.b.c/d.e", "-x", ""]
     samples = [replace(sample, name=name) for sample, name in zip(make_samples(0, 5), names, strict=True)]
     write_shard(tmp_path / "shard-000000.tar", 0, samples)
-    sources = [
-        json.loads(content) for _, field, _, content in read_shard(tmp_path / "shard-000000.tar") if field == "json"
-    ]
+    members = read_shard(tmp_path / "shard-000000.tar")
+    sources = [json.loads(content) for _, field, _, content in members if field == "json"]
     assert [source["name"] for source in sources] == names
 
 
 @pytest.mark.parametrize("key", ["shard", "npy", "flip.npy", "std.npy", "flip.std.npy"])
-@pytest.mark.parametrize("value", [-1, 0, 2, 10**9, 2**62])
+@pytest.mark.parametrize("value", [-1, 2, 10**9, 2**62])
 def test_an_index_that_points_out_of_its_shards_is_refused(tmp_path: Path, key: str, value: int) -> None:
-    if key == "shard" and value == 0:
-        pytest.skip("shard 0 is one")
     write_all(tmp_path)
     index = load_file(tmp_path / INDEX)
     index[f"train.{key}"][6] = value
@@ -237,35 +218,32 @@ def test_every_damage_to_a_shard_or_the_index_is_detected_by_name(latents: Artif
 
 def test_an_index_over_shards_with_unreadable_headers_is_refused(tmp_path: Path) -> None:
     """tarfile alone takes a header that it cannot read for the end, and would silently drop what follows."""
-    write_all(tmp_path)
-    path = tmp_path / "shard-000001.tar"
+    path = tmp_path / "shard-000000.tar"
+    write_shard(path, 0, make_samples(0, 3, ("npy",)))
     whole = path.read_bytes()
-    headers = [member.offset for member in tarfile.open(path)]
+    with tarfile.open(path) as tar:
+        headers = [member.offset for member in tar]
     for place in headers:
         for damaged in (bytes(512), whole[place : place + 511] + b"\x01", whole[place : place + 148] + b"7" * 364):
             path.write_bytes(whole[:place] + damaged + whole[place + 512 :])
-            if path.read_bytes() == whole:
-                continue
-            with pytest.raises(DataError, match=r"shard-000001\.tar is damaged.*remove it, then encode again"):
-                write_index(tmp_path, NAMES)
-    for length in (0, 100, 512, headers[3], headers[3] + 700, len(whole) - 10240):
+            with pytest.raises(DataError, match=r"shard-000000\.tar is damaged.*remove it, then encode again"):
+                write_index(tmp_path, {"train": [path.name]})
+    for length in (0, 100, 512, headers[3], headers[3] + 700, len(whole.rstrip(bytes(1)))):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"shard-000001\.tar is damaged"):
-            write_index(tmp_path, NAMES)
+        with pytest.raises(DataError, match=r"shard-000000\.tar is damaged"):
+            write_index(tmp_path, {"train": [path.name]})
 
 
 def test_shards_in_the_wrong_order_or_with_a_hole_are_refused(tmp_path: Path) -> None:
     write_all(tmp_path)
-    with pytest.raises(
-        DataError, match=r"shard-000001\.tar is damaged at 000000005.*the sample is not whole, or not the"
-    ):
+    with pytest.raises(DataError, match=r"shard-000001\.tar is damaged at 000000005.*or not the next"):
         write_index(tmp_path, {"train": NAMES["train"][::-1]})
     write_shard(tmp_path / "shard-000000.tar", 0, make_samples(0, 4))
     with pytest.raises(DataError, match="not the next"):
         write_index(tmp_path, {"train": NAMES["train"]})
     mixed = [*make_samples(0, 2), *make_samples(2, 1, ("npy",)), *make_samples(3, 2)]
     write_shard(tmp_path / "shard-000000.tar", 0, mixed)
-    with pytest.raises(DataError, match="000000002.json: the sample is not whole"):
+    with pytest.raises(DataError, match=r"000000002\.json: the sample is not whole"):
         write_index(tmp_path, {"train": NAMES["train"]})
 
 
@@ -287,10 +265,20 @@ def test_a_member_that_is_no_file_or_no_number_is_refused(tmp_path: Path) -> Non
             write_index(tmp_path, {"train": [path.name]})
 
 
+def killed_while_writing(folder: Path) -> None:
+    def samples() -> Iterator[LatentSample]:
+        for _ in range(30):
+            yield LatentSample({"npy": np.zeros((3, 40, 50), np.float16)}, 0, "a")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_shard(folder / "shard-000000.tar", 0, samples())
+
+
 def test_an_interrupted_write_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", KILLED_WHILE_WRITING, str(Path(__file__).parents[3]), str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = multiprocessing.get_context("fork").Process(target=killed_while_writing, args=[tmp_path])
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
     left = list(tmp_path.iterdir())
     assert [path.name[:5] for path in left] == [".tmp-"] and left[0].stat().st_size > 0
 

@@ -10,6 +10,7 @@ from ldm.core.denoisers.layers import (
     SwiGLU,
     TimestepEmbedding,
     attend,
+    gelu,
     modulate,
     normalise,
     rotary_angles,
@@ -101,6 +102,14 @@ def test_layer_norm_centres_and_rms_norm_does_not() -> None:
     torch.testing.assert_close(centred.square().mean(-1), torch.ones(4, 7), rtol=0, atol=1e-4)
     torch.testing.assert_close(scaled.square().mean(-1), torch.ones(4, 7), rtol=0, atol=1e-4)
     assert (scaled.mean(-1) > 0.5).all()
+
+
+def test_gelu_as_it_is_compiled_is_the_tanh_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64)
+    written_out = x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    torch.testing.assert_close(gelu(x), written_out)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(gelu(x), written_out)
 
 
 def test_modulation_is_an_affine_map_per_sample() -> None:

@@ -13,7 +13,6 @@ SHAPE = (2, 3, 4, 4)
 KINDS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 DIVISORS = (10, 20, 25, 50, 100, 250)
 WEIGHT = torch.randn(3, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64) / 3
-MIDDLE = (10, 50)
 
 
 def network(x, t, cond):
@@ -48,8 +47,7 @@ def seeded_noise(seed=11):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("steps", MIDDLE)
+@pytest.mark.parametrize(("eta", "steps"), [(0.0, 25), (0.6, 10), (1.0, 25)])
 def test_ddim_is_that_of_diffusers(kind, spacing, eta, steps):
     path = schedule("linear")
     theirs = scheduler_of(diffusers.DDIMScheduler, path, kind, clip_sample=False, timestep_spacing=spacing)
@@ -103,7 +101,7 @@ def test_where_diffusers_steps_beside_its_own_list_the_difference_is_the_previou
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("variance", "theirs_is"), [("posterior", "fixed_small"), ("beta", "fixed_large")])
-@pytest.mark.parametrize("steps", MIDDLE)
+@pytest.mark.parametrize("steps", [10, 50])
 def test_ddpm_is_that_of_diffusers(kind, variance, theirs_is, steps):
     path = schedule("linear")
     theirs = scheduler_of(
@@ -153,8 +151,7 @@ def test_learned_variance_ddpm_is_that_of_diffusers():
     torch.testing.assert_close(ours, x, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("steps", [*DIVISORS, 7, 33])
+@pytest.mark.parametrize(("kind", "steps"), [("eps", 20), ("x0", 20), *(("v", steps) for steps in (7, 33, *DIVISORS))])
 def test_dpm_solver_is_that_of_diffusers(kind, steps):
     path = schedule("linear")
     theirs = scheduler_of(
