@@ -83,7 +83,7 @@ def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
     another kind or of a schema this version does not know, or its manifest is damaged; `verify` checks its files.
     """
     again = f"make it again: {made_by} --replace"
-    if not path.is_dir():
+    if not (path / MANIFEST).is_file() and not (path / IDENTITY).is_file():
         raise DataError(f"{path} does not exist", f"make it: {made_by}")
     if not (path / MANIFEST).is_file():
         raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}")

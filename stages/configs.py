@@ -168,7 +168,7 @@ class Sample(Stage):
         None, "Guide only at noise times from,to within [0, 1].", "--cfg-interval"
     )
     cfg_rescale: float = option(0.0, "Pull the guided contrast back by this share.", "--cfg-rescale", ge=0, le=1)
-    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpm++2m"] = option("ddim", "Sampler.", "--sampler")
+    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("ddim", "Sampler.", "--sampler")
     steps: int | None = option(
         None, "Steps, 1 to the schedule's number; by default the sampler's own.", "--steps", ge=1
     )

@@ -15,7 +15,7 @@ from ..core.data.images import as_tensor, as_uint8, write_png
 from ..core.data.loading import ImageLoader
 from ..core.data.sources import ImageSource, open_source, open_splits
 from ..core.errors import ConfigError, DataError
-from ..core.metrics.evaluate import Report, compare_statistics, evaluate
+from ..core.metrics.evaluate import Report, Settings, compare_statistics, evaluate
 from ..core.metrics.features import Extractor, Features, extract, open_extractor
 from ..core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
 from ..core.metrics.image import image_similarity
@@ -126,9 +126,13 @@ def _judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
             decoded.append(as_uint8(output.float().cpu()))
             scores.append(image_similarity(as_tensor(decoded[-1]), batch, perceptual))
         by_image = {name: torch.cat([score[name] for score in scores]) for name in scores[0]}
-        real = extract(extractor, _batches(loader, config, progress, "originals"))
-        fake = extract(extractor, (as_tensor(pixels) for pixels in decoded))
-        report = evaluate(real, fake, extractor)
+        report = Report({}, {}, {"n_reference": len(loader), "n_samples": len(loader)})
+        if len(loader) < 2 * Settings().least:
+            progress.warn(f"{len(loader)} images are too few for distances between sets: PSNR and its like only")
+        else:
+            real = extract(extractor, _batches(loader, config, progress, "originals"))
+            fake = extract(extractor, (as_tensor(pixels) for pixels in decoded))
+            report = evaluate(real, fake, extractor)
         means = {name: float(values.mean()) for name, values in by_image.items()}
         report = Report({**means, **report.numbers}, report.floor, report.conditions)
         document = _document("reconstructions", report, {"reference": reference["path"]})

@@ -1,0 +1,86 @@
+"""A pipeline of the smallest sizes over a folder of coloured squares, for the tests of the stages."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ldm.core.progress import Outcome, Silent
+from ldm.stages import configs, encode, eval, sample, train_classifier, train_dit, train_vqvae
+from PIL import Image
+
+COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+RUNS = {
+    "train-vqvae": train_vqvae.run,
+    "encode": encode.run,
+    "train-dit": train_dit.run,
+    "train-classifier": train_classifier.run,
+    "sample": sample.run,
+    "eval": eval.run,
+}
+SHORT = {"batch_size": 8, "warmup": 8, "log_every": 16, "validate_every": 64, "checkpoint_every": 32}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "train-vqvae": {
+        "data": {"image_size": 16, "val_fraction": 0.25},
+        "model": {"preset": "vqvae-xs", "channels": 8, "codebook_size": 16},
+        "train": {**SHORT, "images": 64},
+        "pictures": 2,
+    },
+    "encode": {"shard_size": 16, "batch_size": 8},
+    "train-dit": {
+        "model": {"preset": "dit-xs", "width": 32, "depth": 2, "heads": 2},
+        "train": {**SHORT, "images": 64, "ema": 0.9},
+        "preview": {"every": 64, "per_class": 1, "steps": 2},
+    },
+    "train-classifier": {"train": {**SHORT, "images": 128}},
+    "sample": {"num": 8, "steps": 3},
+    "eval": {},
+}
+
+
+def write_squares(folder: Path, per_class: int = 40, size: int = 20) -> Path:
+    """Write a folder of class folders: noisy squares of one colour each, PNG."""
+    noise = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = np.clip(np.array(colour) + noise.normal(0, 20, (size, size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:03d}.png")
+    return folder
+
+
+class Pipeline:
+    """Runs stages into one run folder, each with the smallest settings, changed as a test asks."""
+
+    def __init__(self, root: Path, images: Path, name: str = "tiny") -> None:
+        self.runs_dir, self.images, self.name = root, images, name
+
+    @property
+    def folder(self) -> Path:
+        return self.runs_dir / self.name
+
+    def config(self, command: str, **changes: Any) -> Any:
+        """Merge the smallest settings with `section__key=value` changes and validate them."""
+        layers: dict[str, Any] = {"name": self.name, "runs_dir": self.runs_dir, "machine": {"device": "cpu"}}
+        if command == "eval":
+            layers.pop("machine")
+        for section, values in SETTINGS[command].items():
+            layers[section] = {**values} if isinstance(values, dict) else values
+        if command == "train-vqvae":
+            layers["data"]["source"] = str(self.images)
+        for key, value in changes.items():
+            section, _, inner = key.partition("__")
+            if inner:
+                layers.setdefault(section, {})[inner] = value
+            else:
+                layers[section] = value
+        return configs.STAGES[command].model_validate(layers)
+
+    def run(self, command: str, **changes: Any) -> Outcome:
+        """Run one stage."""
+        return RUNS[command](self.config(command, **changes), Silent())
+
+    def through(self, *commands: str) -> "Pipeline":
+        """Run several stages with the smallest settings."""
+        for command in commands:
+            self.run(command)
+        return self

@@ -1,0 +1,279 @@
+"""The stages, one after the other, on real files at the smallest sizes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from ldm.core.artifacts import MANIFEST, open_artifact
+from ldm.core.data.shards import LatentSet
+from ldm.core.errors import ConfigError, DataError
+from PIL import Image
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pipeline_run import COLOURS, Pipeline, write_squares
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("images") / "squares")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
+    pipeline = Pipeline(tmp_path_factory.mktemp("runs"), images)
+    return pipeline.through("train-vqvae", "encode", "train-dit", "train-classifier")
+
+
+@pytest.fixture
+def copied(trained: Pipeline, tmp_path: Path) -> Pipeline:
+    """The trained run, to be harmed."""
+    shutil.copytree(trained.runs_dir, tmp_path / "runs")
+    return Pipeline(tmp_path / "runs", trained.images)
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_text())
+
+
+def pngs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("[0-9]*.png")}
+
+
+def test_class_names_travel_from_the_folder_to_the_samples(trained: Pipeline) -> None:
+    outcome = trained.run("sample", classes="green", num=2)
+    entries = manifest(outcome.directory)["facts"]["images"]
+    assert [(entry["class"], entry["label"]) for entry in entries] == [("green", 1), ("green", 1)]
+
+
+def test_every_stage_says_that_it_is_complete_when_run_again(trained: Pipeline) -> None:
+    for command in ("train-vqvae", "encode", "train-dit", "train-classifier"):
+        before = (trained.folder / {"train-vqvae": "vqvae", "encode": "latents"}.get(command, "dit") / MANIFEST).stat()
+        assert trained.run(command).already_complete, command
+        after = (trained.folder / {"train-vqvae": "vqvae", "encode": "latents"}.get(command, "dit") / MANIFEST).stat()
+        assert before.st_mtime_ns == after.st_mtime_ns
+
+
+def test_latents_are_normalised_on_the_training_images(trained: Pipeline) -> None:
+    statistics = manifest(trained.folder / "latents")["facts"]["statistics"]
+    assert np.abs(statistics["mean"]).max() < 0.15
+    assert np.abs(np.array(statistics["std"]) - 1).max() < 0.15
+
+
+def test_shards_open_with_plain_webdataset_as_the_readme_shows(trained: Pipeline) -> None:
+    facts = manifest(trained.folder / "latents")["facts"]
+    ours = LatentSet(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
+    shard = str(trained.folder / "latents" / "shard-000000.tar")
+    dataset = webdataset.WebDataset(shard, shardshuffle=False).decode().to_tuple("npy", "cls", "json")
+    for index, (latent, label, source) in enumerate(dataset):
+        assert latent.dtype == np.float16
+        assert torch.equal(torch.from_numpy(latent).float(), ours.batch(np.array([index]))[0])
+        assert label == ours.labels[index] == source["label"]
+        assert source["name"].startswith(list(COLOURS)[label])
+    assert index == 15
+
+
+def test_the_flipped_latent_is_that_of_the_flipped_image(trained: Pipeline) -> None:
+    from ldm.core.autoencoders import registry
+
+    facts = manifest(trained.folder / "latents")["facts"]
+    latents = LatentSet(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
+    config = trained.config("train-vqvae")
+    from ldm.core.data.images import as_tensor
+    from ldm.core.progress import Silent
+    from ldm.stages.handover import image_sets
+
+    pixels = as_tensor(image_sets(config.data, Silent()).train.batch(np.arange(8))).flip(-1)
+    with torch.no_grad():
+        expected = registry.load(trained.folder / "vqvae" / "final").encode(pixels)
+    found = latents.batch(np.arange(8), flip=np.ones(8, dtype=bool))
+    assert torch.allclose(found, expected, atol=5e-3)
+
+
+def test_an_interrupted_encode_goes_on_to_the_same_bytes(copied: Pipeline) -> None:
+    latents = copied.folder / "latents"
+    before = {path.name: path.read_bytes() for path in latents.glob("*.tar")}
+    (latents / MANIFEST).unlink()
+    (latents / "shard-000001.tar").unlink()
+    (latents / "index.safetensors").unlink()
+    copied.run("encode")
+    assert {path.name: path.read_bytes() for path in latents.glob("*.tar")} == before
+
+
+def test_a_resumed_training_ends_in_the_weights_of_an_uninterrupted_one(copied: Pipeline, trained: Pipeline) -> None:
+    dit = copied.folder / "dit"
+    (dit / MANIFEST).unlink()
+    shutil.rmtree(dit / "final")
+    shutil.rmtree(dit / "checkpoints" / "0000000064")
+    copied.run("train-dit")
+    resumed, whole = (
+        load_file(root / "dit" / "final" / "model.safetensors") for root in (copied.folder, trained.folder)
+    )
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_another_setting_is_refused_with_the_differing_key_and_replace_starts_afresh(copied: Pipeline) -> None:
+    with pytest.raises(ConfigError, match=r"config\.train\.lr: 0\.0001 → 0\.002"):
+        copied.run("train-dit", train__lr=2e-3)
+    outcome = copied.run("train-dit", train__lr=2e-3, replace=True)
+    assert manifest(outcome.directory)["config"]["train"]["lr"] == 2e-3
+
+
+def test_settings_of_the_machine_may_differ(trained: Pipeline) -> None:
+    assert trained.run("train-dit", train__keep=5).already_complete
+
+
+def test_latents_of_a_retrained_autoencoder_are_refused_with_the_command_that_mends_it(copied: Pipeline) -> None:
+    copied.run("train-vqvae", seed=1, replace=True)
+    with pytest.raises(DataError, match=r"latents was made with another autoencoder.*ldm encode .* --replace"):
+        copied.run("train-dit", replace=True)
+    with pytest.raises(DataError, match="dit was made with another autoencoder"):
+        copied.run("sample")
+
+
+def test_a_damaged_shard_is_named_before_training(copied: Pipeline) -> None:
+    shard = copied.folder / "latents" / "shard-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"shard-000000\.tar is damaged"):
+        copied.run("train-dit", replace=True, seed=3)
+
+
+def test_the_wrong_order_is_refused_with_the_command_to_run_first(tmp_path: Path, images: Path) -> None:
+    fresh = Pipeline(tmp_path, images)
+    for command, missing in (("encode", "train-vqvae"), ("train-dit", "encode"), ("sample", "train-dit")):
+        with pytest.raises(DataError, match=f"make it: ldm {missing}"):
+            fresh.run(command)
+
+
+def test_the_image_of_a_seed_does_not_depend_on_its_batch(trained: Pipeline) -> None:
+    many = trained.run("sample", classes="red", num=9, seed=10, batch_size=64, label="many").directory
+    few = trained.run("sample", classes="red", num=9, seed=10, batch_size=2, label="few").directory
+    alone = trained.run("sample", classes="red", num=1, seed=17, label="alone").directory
+    assert pngs(many) == pngs(few)
+    assert pngs(many)["000017.png"] == pngs(alone)["000017.png"]
+
+
+def test_interrupted_sampling_goes_on_to_the_same_bytes(copied: Pipeline) -> None:
+    folder = copied.run("sample", num=3, label="again").directory
+    before = pngs(folder)
+    (folder / MANIFEST).unlink()
+    (folder / "000004.png").unlink()
+    copied.run("sample", num=3, label="again")
+    assert pngs(folder) == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampler": "ddpm"},
+        {"sampler": "ddim", "eta": 0.5},
+        {"sampler": "heun"},
+        {"sampler": "dpmpp-2m", "spacing": "linspace"},
+        {"sampler": "euler", "cfg": 1},
+        {"cfg": 0},
+        {"cfg": 2, "cfg_interval": (0.2, 0.8), "cfg_rescale": 0.7},
+        {"steps": 1},
+        {"steps": 7, "spacing": "leading"},
+    ],
+    ids=str,
+)
+def test_every_way_of_sampling_draws_finite_pictures(trained: Pipeline, settings: dict) -> None:
+    folder = trained.run("sample", **{"num": 1, "steps": 3, **settings}).directory
+    assert len(pngs(folder)) == 3
+    assert np.array(Image.open(folder / "grid.png")).std() > 0
+
+
+def test_progressive_writes_the_path_as_a_strip_and_an_animation(trained: Pipeline) -> None:
+    folder = trained.run("sample", classes="0", num=1, steps=4, progressive=True).directory
+    assert 2 <= Image.open(folder / "progressive.webp").n_frames <= 4  # equal frames are merged
+    strip = np.array(Image.open(folder / "progressive.png"))
+    assert strip.shape[1] > 4 * 64
+
+
+def test_guidance_without_a_null_class_is_refused(copied: Pipeline) -> None:
+    copied.run("train-dit", label_dropout=0, replace=True)
+    with pytest.raises(ConfigError, match=r"--cfg 3 needs a null class.*use --cfg 1"):
+        copied.run("sample")
+    assert copied.run("sample", cfg=1).directory.exists()
+
+
+def test_more_steps_than_the_schedule_has_are_refused(trained: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="--steps 1001 is outside 1 … 1000"):
+        trained.run("sample", steps=1001)
+
+
+def test_eval_writes_numbers_with_their_conditions(trained: Pipeline) -> None:
+    samples = trained.run("sample", num=8, label="judged").directory
+    folder = trained.run("eval", samples="judged").directory
+    document = json.loads((folder / "metrics.json").read_text())
+    for number in ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"):
+        assert f"{number}[classifier]" in document["numbers"]
+        assert f"{number}[classifier]" in document["real_against_real"]
+    conditions = document["conditions"]
+    assert conditions["n_samples"] == len(pngs(samples)) == 24
+    assert conditions["sampling"]["steps"] == 3
+    assert conditions["sampling"]["cfg"] == 3
+    assert conditions["weights_sha256"]
+
+
+def test_eval_of_the_reference_itself_has_no_distance_and_full_accuracy(trained: Pipeline) -> None:
+    folder = trained.run("eval", samples=str(trained.images), reference=str(trained.images)).directory
+    numbers = json.loads((folder / "metrics.json").read_text())["numbers"]
+    assert numbers["frechet_distance[classifier]"] < 1e-6
+    assert numbers["precision[classifier]"] == numbers["recall[classifier]"] == 1
+    assert numbers["class_accuracy[classifier]"] > 0.9
+
+
+def test_saved_statistics_serve_as_a_reference(trained: Pipeline) -> None:
+    trained.run("sample", num=8, label="first")
+    trained.run("sample", num=8, seed=99, label="second")
+    saved = trained.run("eval", samples="first").directory
+    direct = trained.run("eval", samples="second").directory / "metrics.json"
+    expected = json.loads(direct.read_text())["numbers"]["frechet_distance[classifier]"]
+    again = trained.run("eval", samples="second", reference=str(saved), replace=True).directory / "metrics.json"
+    assert json.loads(again.read_text())["numbers"]["frechet_distance[classifier]"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_eval_of_reconstructions_measures_each_image(trained: Pipeline) -> None:
+    folder = trained.run("eval", of="reconstructions").directory
+    document = json.loads((folder / "metrics.json").read_text())
+    assert 5 < document["numbers"]["psnr"] < 60
+    assert "ssim" in document["numbers"]
+    assert (folder / "reconstructions.png").exists()
+
+
+def test_a_kl_autoencoder_of_diffusers_serves_every_later_stage(tmp_path: Path, images: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 16), norm_num_groups=4, latent_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path / "vae")
+    pipeline = Pipeline(tmp_path / "runs", images)
+    pipeline.run("train-vqvae", autoencoder=tmp_path / "vae")
+    pipeline.through("encode", "train-dit")
+    latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
+    latent_set = LatentSet(
+        latents.path, "train", latents.facts["shards"]["train"], tuple(latents.facts["latent_shape"])
+    )
+    assert latent_set.has_std
+    assert float(latent_set.batch(np.arange(4), std=True).min()) > 0
+    assert len(pngs(pipeline.run("sample", num=1).directory)) == 3
+
+
+def test_the_first_and_last_reconstructions_are_pictures_of_the_same_images(trained: Pipeline) -> None:
+    pictures = sorted((trained.folder / "vqvae" / "reconstructions").glob("*.png"))
+    assert [path.stem for path in pictures] == ["0000000000", "0000000064"]
+    first, last = (np.array(Image.open(path)) for path in pictures)
+    upper = slice(0, first.shape[0] // 2 - 4)
+    assert np.array_equal(first[upper], last[upper])
+    assert not np.array_equal(first, last)
