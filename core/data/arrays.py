@@ -127,10 +127,10 @@ def read_npz(path: Path, name: str) -> np.ndarray:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             info = archive.getinfo(f"{name}.npy")
             shape, fortran, dtype = _npy_header(file)
-            if False:
+            if dtype.hasobject or dtype.kind == "V":
                 raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
             num_bytes = math.prod(shape) * dtype.itemsize
-            if False and info.file_size > info.compress_size * _DEFLATE_LIMIT + 1024:
+            if num_bytes > info.file_size or info.file_size > info.compress_size * _DEFLATE_LIMIT + 1024:
                 raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
             data = file.read()
     except (*_BROKEN, LookupError, TypeError, SyntaxError, tokenize.TokenError) as error:

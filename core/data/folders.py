@@ -1,174 +1,72 @@
-"""Images kept as arrays: MNIST's idx files and numpy's .npz. Headers are checked before anything is allocated."""
+"""Folders of images on disk: walked once, following links, never for ever."""
 
-import gzip
-import math
-import struct
-import tokenize
-import zipfile
-import zlib
-from functools import partial
+import os
+import stat
 from pathlib import Path
-from typing import IO
-
-import numpy as np
 
 from ..errors import DataError
-from .listings import PART_NAMES, Parts
-from .samples import ImageSource, image_source
+from .listings import Listing, is_hidden, is_image
 
-_DEFLATE_LIMIT = 1040  # deflate cannot expand by more than 1032; whoever claims more lies
-_BROKEN = (
-    OSError,
-    EOFError,
-    zlib.error,
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-)
-# Under which names images and labels are found in an .npz, by part: ours and ADM's, MedMNIST's, Keras's.
-_NPZ_NAMES = {
-    "all": [("images", "labels"), ("arr_0", "arr_1"), ("data", "labels"), ("x", "y")],
-    "train": [("train_images", "train_labels"), ("x_train", "y_train")],
-    "val": [("val_images", "val_labels"), ("x_val", "y_val")],
-    "test": [("test_images", "test_labels"), ("x_test", "y_test")],
-}
+MAX_FILE_BYTES = 256 << 20
 
 
-def idx_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Find pairs of idx files in a folder, by part: train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz …"""
-    pairs = {}
-    for images in sorted(folder.glob("*images*idx[34]-ubyte*")):
-        labels = _labels_beside(images)
-        prefix = images.name.split("images")[0].rstrip("-_.")
-        if images.name.endswith(("ubyte", "ubyte.gz")) and labels.exists():
-            pairs[{"t10k": "test", "": "all"}.get(prefix) or PART_NAMES.get(prefix, prefix)] = (images, labels)
-    return pairs
+def list_folder(root: Path, location: str) -> Listing:
+    """List all files below a folder.
 
-
-def _labels_beside(images: Path) -> Path:
-    name = images.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-    other = name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz"
-    return images.with_name(name) if images.with_name(name).exists() else images.with_name(other)
-
-
-def parts_of_idx(path: Path, location: str) -> Parts:
-    """Open the idx pairs of a folder, or the one whose images file is given."""
-    pairs = idx_pairs(path) if path.is_dir() else {"all": (path, _labels_beside(path))}
-    if len(pairs) == 1:
-        pairs = {"all": next(iter(pairs.values()))}
-    return {part: partial(_open_idx, *pair, location) for part, pair in pairs.items()}
-
-
-def _open_idx(images_path: Path, labels_path: Path, location: str) -> ImageSource:
-    images = read_idx(images_path)
-    labels = read_idx(labels_path)
-    return _from_arrays(location, images, labels, str(images_path))
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Read an idx file of bytes (LeCun's format, plain or gzipped), uint8 of the shape in its header.
-
-    Raises DataError naming the file when it is damaged, longer or shorter than its header says, or of another type.
+    Links to files and folders are followed, also out of the root. Raises DataError naming a link that leads nowhere,
+    a folder reached twice (a loop, or two links to one place), an image that is no plain file, or what may not be read.
     """
+    names: list[str] = []
+    folders: list[str] = []
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            zeros, kind, rank = struct.unpack(">HBB", file.read(4))
-            if zeros or kind != 8 or not 1 <= rank <= 4:
-                raise DataError(f"{path} is not an idx file of bytes", "its first three bytes must be 0, 0 and 8")
-            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-            count, limit = math.prod(shape), path.stat().st_size * (_DEFLATE_LIMIT if path.suffix == ".gz" else 1)
-            data = file.read(count + 1) if count <= limit else b""
-    except _BROKEN as error:
-        raise DataError(f"{path} cannot be read: {error}", "copy it again") from None
-    if len(data) != count:
-        held = "more" if len(data) > count else "less"
-        raise DataError(f"{path} holds {held} than the {shape} of its header", "copy it again")
-    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+        seen = {_identity(folder): str(folder) for folder in (root.resolve(), *root.resolve().parents)}
+        waiting = [""]
+        while waiting:
+            prefix = waiting.pop()
+            with os.scandir(root / prefix) as entries:
+                for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
+                    name = prefix + entry.name
+                    if is_hidden(entry.name):
+                        continue
+                    if entry.is_file(follow_symlinks=False) or stat.S_ISREG(mode := _mode(root / name, location)):
+                        names.append(name)
+                    elif stat.S_ISDIR(mode):
+                        _refuse_second_visit(root / name, name, seen, location)
+                        folders.append(name)
+                        waiting.append(name + "/")
+                    elif is_image(name):
+                        raise DataError(f"{location}: {name} is not a plain file", "remove it")
+    except OSError as error:
+        raise DataError(f"{location} cannot be read: {error}", "check that it exists and may be read") from None
+    return Listing(location, names, folders, lambda name: read_file(root / name))
 
 
-def parts_of_npz(path: Path, location: str) -> Parts:
-    """Open a numpy .npz with images and labels, by the names that are usual for them."""
+def read_file(path: Path) -> bytes:
+    """Read an image's file; DataError naming it when it cannot be read or is larger than any image should be."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            held = {name.removesuffix(".npy") for name in archive.namelist()}
-    except _BROKEN as error:
-        raise DataError(
-            f"{location} is not an .npz that can be read: {error}", "write it again with numpy.savez"
-        ) from None
-    parts: Parts = {}
-    for part, choices in _NPZ_NAMES.items():
-        for images_name, labels_name in choices:
-            if images_name in held and part not in parts:
-                labels = labels_name if labels_name in held else None
-                names = next((name for name in ("class_names", "label_names") if name in held), None)
-                parts[part] = partial(_open_npz, path, location, images_name, labels, names)
-    if not parts:
-        message = f"{location} holds {', '.join(sorted(held)[:8]) or 'nothing'}, no images"
-        raise DataError(message, "name the arrays images and labels")
-    if "train" in parts:
-        parts.pop("all", None)
-    return parts if len(parts) > 1 else {"all": next(iter(parts.values()))}
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise DataError(f"{path} has {size:,} bytes, more than {MAX_FILE_BYTES:,}", "shrink or remove it")
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "check that it exists and may be read") from None
 
 
-def _open_npz(path: Path, location: str, images: str, labels: str | None, names: str | None) -> ImageSource:
-    pixels = _pixels(read_npz(path, images), f"{location}: {images}")
-    class_names = None if names is None else [str(name) for name in read_npz(path, names).ravel()]
-    return _from_arrays(location, pixels, None if labels is None else read_npz(path, labels), images, class_names)
-
-
-def read_npz(path: Path, name: str) -> np.ndarray:
-    """Read one array of an .npz; DataError naming it for Python objects, which only unpickling could read.
-
-    A header that claims more than the file can hold is refused before anything is allocated.
-    """
+def _mode(path: Path, location: str) -> int:
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            info = archive.getinfo(f"{name}.npy")
-            shape, fortran, dtype = _npy_header(file)
-            if dtype.hasobject or dtype.kind == "V":
-                raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
-            num_bytes = math.prod(shape) * dtype.itemsize
-            if num_bytes > info.file_size or info.file_size > info.compress_size * _DEFLATE_LIMIT + 1024:
-                raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
-            data = file.read()
-    except (*_BROKEN, LookupError, TypeError, SyntaxError, tokenize.TokenError) as error:
-        raise DataError(f"{path}: {name} cannot be read: {error}", "write it again with numpy.savez") from None
-    if len(data) != num_bytes:
-        raise DataError(f"{path}: {name} holds {len(data):,} bytes, its header says {num_bytes:,}", "write it again")
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+        return path.stat().st_mode
+    except (OSError, RuntimeError) as error:
+        reason = "a link that leads nowhere" if path.is_symlink() else str(error)
+        raise DataError(f"{location}: {path} is {reason}", "mend or remove it") from None
 
 
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def _pixels(array: np.ndarray, name: str) -> np.ndarray:
-    """Bring images to (N, H, W) or (N, H, W, 3); CIFAR's (N, 3072) and channels-first (N, 3, H, W) are recognised."""
-    if array.dtype != np.uint8:
-        remedy = "save bytes from 0 to 255, for instance (images * 255).round().astype('uint8')"
-        raise DataError(f"{name} holds {array.dtype}, not uint8", remedy)
-    if array.ndim == 2 and array.shape[1] == 3072:
-        array = array.reshape(-1, 3, 32, 32)
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
-        array = array.transpose(0, 2, 3, 1)
-    return array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
-
-
-def _from_arrays(
-    location: str, pixels: np.ndarray, labels: np.ndarray | None, name: str, class_names: list[str] | None = None
-) -> ImageSource:
-    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3) or 0 in pixels.shape[1:]:
-        raise DataError(f"{location}: {name} has shape {pixels.shape}", "images are (N, H, W) or (N, H, W, 3)")
-    names = [f"{index:06d}" for index in range(len(pixels))]
-    if labels is not None:
-        if labels.dtype.kind not in "iu" or labels.size != len(pixels):
-            found = f"{labels.size} labels of type {labels.dtype}"
-            raise DataError(f"{location} has {found} for {len(pixels)} images", "one whole number per image")
-        if labels.dtype == np.uint64:
-            labels = labels.clip(max=2**62)
-        labels = labels.reshape(-1).astype(np.int64)
-    return image_source(location, names, lambda row: np.ascontiguousarray(pixels[row]), labels, class_names)
+def _refuse_second_visit(path: Path, name: str, seen: dict[tuple[int, int], str], location: str) -> None:
+    first = seen.setdefault(_identity(path), name)
+    if first != name:
+        raise DataError(f"{location}: {name} leads to the same folder as {first}", "remove one of the two")
