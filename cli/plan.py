@@ -61,9 +61,12 @@ def _plan(
     recipe: Annotated[str | None, typer.Option("--config", "-c", metavar="RECIPE", help="The recipe.")] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="The run; else the recipe's.")] = None,
     runs_dir: Annotated[str | None, typer.Option("--runs-dir", metavar="PATH", help="Folder of the runs.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not list the files that changed.")] = False,
 ) -> None:
-    for path in write_plan(recipe, name, runs_dir):
-        typer.echo(f"plan: {path} changed")
+    changed = write_plan(recipe, name, runs_dir)
+    if not quiet:
+        for path in changed:
+            typer.echo(f"plan: {path} changed")
 
 
 def _holds(path: Path, content: dict[str, Any]) -> bool:

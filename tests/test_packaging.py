@@ -82,7 +82,8 @@ def test_an_editable_install_runs_the_checkout(checkout: Path, tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / name) as archive:
         archive.extractall(site)
     where = (  # without site, so that an editable install of this very checkout does not answer instead
-        f"import site, sys; sys.path.append({sysconfig.get_path('purelib')!r}); site.addsitedir({str(site)!r}); import ldm.cli.main, ldm.core.errors, ldm.stages.configs; "
+        f"import site, sys; sys.path.append({sysconfig.get_path('purelib')!r}); site.addsitedir({str(site)!r}); "
+        "import ldm.cli.main, ldm.core.errors, ldm.stages.configs; "
         "print(ldm.cli.main.__file__, ldm.core.errors.__file__, ldm.stages.configs.__file__)"
     )
     files = python("-S", "-c", where, cwd=tmp_path).split()

@@ -79,7 +79,8 @@ def test_the_command_says_what_changed_and_is_silent_otherwise(capsys: pytest.Ca
     assert run(["plan", "-c", "r.yaml", "--name", "x"]) == 0
     assert "plan: runs/x/.plan/train-dit.json changed" in capsys.readouterr().out
     assert run(["plan", "-c", "r.yaml", "--name", "x"]) == 0
-    assert capsys.readouterr().out == ""
+    assert run(["plan", "-c", "r.yaml", "--name", "y", "--quiet"]) == 0
+    assert capsys.readouterr().out == "" and Path("runs/y/.plan").is_dir()
 
 
 @pytest.mark.parametrize("command", STAGES)
