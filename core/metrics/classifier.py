@@ -42,7 +42,7 @@ def config_for(num_classes: int, image_size: int, in_channels: int = 3) -> Class
 
 
 class Residual(nn.Module):
-    """x + conv(relu(norm(x))), twice normalised (He et al. 2016, Identity Mappings). Keeps (B, C, H, W)."""
+    """x + conv(relu(norm(x))) (He et al. 2016, Identity Mappings, with one convolution). Keeps (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Checkpoints: whole or invisible, the newest that verifies wins, the last few are kept.
 
 A checkpoint is the directory `checkpoints/IMAGES/` with one safetensors file per group of tensors, `state.json`, and
-`manifest.json` with the sha256 of each. It is written beside its final name, fsynced and renamed.
+`manifest.json` with the sha256 of each and of their list. It is written beside its final name, fsynced and renamed.
 """
 
 import shutil
@@ -55,7 +55,7 @@ def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mappin
             )
         files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
-        files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table})
+        files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table, "sha256": files.sha256_json(table)})
     found = _all(folder)
     kept = found[: found.index(final) + 1][-keep:]
     for path in found:
@@ -95,8 +95,8 @@ def _load(path: Path) -> Checkpoint:
     if manifest.get("schema") != SCHEMA:
         raise DataError(f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}")
     table = manifest.get("files")
-    if not isinstance(table, dict) or STATE not in table:
-        raise DataError(f"{path / MANIFEST} lists no files")
+    if not isinstance(table, dict) or manifest.get("sha256") != files.sha256_json(table):
+        raise DataError(f"{path / MANIFEST} is damaged: its list of files differs from its sha256")
     groups = {}
     for name, digest in table.items():
         file = path / Path(name).name

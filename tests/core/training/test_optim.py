@@ -147,9 +147,9 @@ def test_a_state_of_another_network_is_refused_by_name() -> None:
     net = Net()
     optimizer = build_adamw(net, CONFIG)
     state = optimizer_state(optimizer, net)
-    with pytest.raises(DataError, match="idle.bias.exp_avg"):
+    with pytest.raises(DataError, match=r"idle\.bias\.exp_avg"):
         load_optimizer_state(optimizer, net, {**state, "idle.bias.exp_avg": torch.zeros(3)})
-    with pytest.raises(DataError, match="linear.weight.step"):
+    with pytest.raises(DataError, match=r"linear\.weight\.step"):
         load_optimizer_state(optimizer, net, {k: v for k, v in state.items() if k != "linear.weight.step"})
-    with pytest.raises(DataError, match="other.weight.step"):
+    with pytest.raises(DataError, match=r"other\.weight\.step"):
         load_optimizer_state(optimizer, net, {**state, "other.weight.step": torch.zeros(())})
