@@ -11,8 +11,10 @@ class VQVAEModel(Section):
     """The autoencoder's network: a preset, and what differs from it."""
 
     preset: str = option("vqvae-s", "Named network size.", "--preset")
-    channels: int | None = option(None, "Width that the multipliers multiply.", ge=1)
-    channel_multipliers: tuple[int, ...] | None = option(None, "Width of each level, from the finest down.")
+    channels: int | None = option(None, "Width of the finest level.", ge=1)
+    channel_multipliers: tuple[int, ...] | None = option(
+        None, "Width of each of n levels; they shrink images patch x 2^(n-1) times."
+    )
     patch: int | None = option(None, "Pixels per side that the first layer folds into channels.", ge=1)
     num_res_blocks: int | None = option(None, "Residual blocks per level.", ge=1)
     num_decoder_blocks: int | None = option(None, "Residual blocks per level of the decoder.", ge=1)

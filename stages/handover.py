@@ -95,6 +95,7 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress)
         image_size=data.image_size,
         background=_rgb(data.background),
         on_error=data.on_error,
+        max_skipped=data.max_skipped,
         cache_bytes=int(data.cache_gb * 2**30),
     )
     progress.start(f"reading {role} images", len(source), "images")

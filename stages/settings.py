@@ -104,6 +104,7 @@ class Data(Section):
         "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"
     )
     on_error: Literal["stop", "skip"] = option("stop", "What to do with an unreadable image.", "--on-error")
+    max_skipped: float = option(0.01, "Share of images that on_error=skip may leave out.", ge=0, lt=1)
     cache_gb: float = option(2.0, "Keep decoded images in memory up to this many gigabytes.", identity=False, ge=0)
 
 

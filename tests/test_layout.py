@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from ldm.cli.keys import settings_of
 from ldm.stages.configs import STAGES
 

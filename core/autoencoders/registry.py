@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import files
 from ..errors import ConfigError, DataError
-from ..metrics.weights import read_safetensors
+from ..weights import read_safetensors
 from . import pretrained, taef2
 from .interface import Autoencoder, Codec
 from .vqvae import VQVAE, VQVAEConfig

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..files import read_json, sha256_file, write_atomically, write_json
-from .weights import load_into, read_safetensors
+from ..weights import load_into, read_safetensors
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

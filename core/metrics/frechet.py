@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files import read_json, sha256_file, write_atomically, write_json
+from ..weights import read_safetensors, require_sha256
 from .features import Extractor
-from .weights import read_safetensors, require_sha256
 
 TENSORS = "statistics.safetensors"
 DESCRIPTION = "statistics.json"

@@ -13,6 +13,7 @@ from ..errors import DataError
 
 WINDOW = 11
 SIGMA = 1.5
+_EQUAL_DB = 100.0
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 
@@ -20,10 +21,10 @@ PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 def psnr(images: Tensor, references: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB, float64 (B,): −10 log₁₀ of the mean squared error on [0, 1].
 
-    Values are clamped to [-1, 1] first. Equal images have an infinite ratio.
+    Values are clamped to [-1, 1] first. Equal images, whose ratio is infinite, get 100 dB, and no others come near.
     """
     x, y = _unit(images, references)
-    return -10 * (x - y).square().mean((1, 2, 3)).log10()
+    return (-10 * (x - y).square().mean((1, 2, 3)).log10()).clamp(max=_EQUAL_DB)
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..files import saying_disk_full
-from .weights import require_sha256
+from ..weights import require_sha256
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .weights import load_into, read_known_pth
+from ..weights import load_into, read_known_pth
 
 WEIGHTS = "lenet_epoch=12_test_acc=0.991.pth"
 SHA256 = "7b3591ba5a63752a7e728d7f7e511266556a2ec66844810da9f475e07019b85e"

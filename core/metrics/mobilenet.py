@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..files import read_json
-from .weights import load_into, read_safetensors, require_file
+from ..weights import load_into, read_safetensors, require_file
 
 WEIGHTS = "mobilenet_v2_fp16.safetensors"
 GRAPH = "mobilenet_v2_graph.json"

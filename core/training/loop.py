@@ -214,6 +214,7 @@ class _Session:
             numbers = self.task.validate()
             if picture and self.plan.picture_every:
                 self.task.picture(self.folder, self.images)
+                record.write_curves(self.folder)
         self.record.add({"images": self.images, "step": self.steps, **numbers})
         self.progress.update(self.images, **numbers)
 

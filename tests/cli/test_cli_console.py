@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ldm.cli.console import Plain, open_console, outcome_lines
 from ldm.cli.events import Events
 from ldm.cli.pace import Pace, brief, duration

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ldm.cli.layers import merged_config
 from ldm.core.errors import ConfigError
 

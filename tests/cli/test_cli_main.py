@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ldm.cli.failures import explain
 from ldm.cli.main import run
 from ldm.core import errors

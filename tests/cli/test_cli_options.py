@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
+
 from ldm.cli import examples
 from ldm.cli.keys import find, settings_of, short_count
 from ldm.cli.main import app, run
@@ -11,7 +13,6 @@ from ldm.cli.options import Given, stage_command
 from ldm.cli.words import nearest
 from ldm.stages.configs import STAGES
 from ldm.stages.settings import parse_count
-from typer.testing import CliRunner
 
 
 def parse(command: str, *arguments: str) -> Given:

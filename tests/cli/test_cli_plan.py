@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from ldm.cli.layers import merged_config
 from ldm.cli.main import run
 from ldm.cli.plan import write_plan

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from ldm.cli.recipe import merge, read_recipe, stage_layer
 from ldm.core.errors import ConfigError
 

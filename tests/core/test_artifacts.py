@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ldm.core import artifacts, files
 from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, occupy, open_artifact
 from ldm.core.errors import ConfigError, DataError

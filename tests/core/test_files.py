@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
 from ldm.core import files
 from ldm.core.errors import DataError, UserError
-from safetensors.numpy import save_file
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+
 from ldm.core.errors import ConfigError
 from ldm.core.precision import maybe_compile, resolve
-from torch import nn
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")

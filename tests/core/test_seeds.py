@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import torch
+
 from ldm.core import seeds
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ldm.core.signals import stop_flag
 
 WAITS_IN_THE_BLOCK = """

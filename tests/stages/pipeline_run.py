@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from ldm.core.progress import Outcome, Silent
 from ldm.stages import configs, encode, eval, sample, train_classifier, train_dit, train_vqvae
-from PIL import Image
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 RUNS = {

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from PIL import Image
+from safetensors.torch import load_file
+
 from ldm.core.artifacts import MANIFEST, open_artifact
 from ldm.core.data.shards import LatentSet
 from ldm.core.errors import ConfigError, DataError
-from PIL import Image
-from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import COLOURS, Pipeline, write_squares

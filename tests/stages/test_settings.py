@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
+
 from ldm.stages import configs
 from ldm.stages.settings import Count, Section, Stage, Train, identity, option, section
-from pydantic import ValidationError
 
 STAGES = [kind for kind in vars(configs).values() if isinstance(kind, type) and issubclass(kind, Stage)]
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from ldm.core.autoencoders import losses
 from ldm.core.autoencoders.discriminator import Discriminator, layers_for
 from ldm.core.autoencoders.lpips import HEADS, LPIPS, TRUNK, _unit
 from ldm.core.errors import ConfigError, DataError
-from torch import nn
 
 
 def test_hinge_losses_in_closed_form() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from ldm.core.autoencoders import registry
 from ldm.core.autoencoders.interface import Autoencoder
 from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig

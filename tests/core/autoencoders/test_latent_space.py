@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from ldm.core.autoencoders.interface import Autoencoder, LatentStatistics
 from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError, DataError

@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+
 from ldm.core.autoencoders import registry
 from ldm.core.errors import DataError
 

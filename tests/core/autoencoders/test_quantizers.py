@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from ldm.core.autoencoders.quantizers import (
     Assignment,
     Quantizer,
@@ -12,7 +14,6 @@ from ldm.core.autoencoders.quantizers import (
     perplexity,
     usage,
 )
-from torch import Tensor
 
 
 def _generator(seed: int = 0) -> torch.Generator:

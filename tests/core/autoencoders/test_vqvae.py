@@ -3,10 +3,11 @@
 import diffusers
 import pytest
 import torch
+from torch import nn
+
 from ldm.core.autoencoders.blocks import Upsample
 from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError
-from torch import nn
 
 
 def _tiny(**settings: object) -> VQVAEConfig:

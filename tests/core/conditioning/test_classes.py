@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ldm.core.conditioning.classes import parse_classes
 from ldm.core.errors import ConfigError
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ldm.core.conditioning.labels import LabelConditioning, LabelEmbedding
 from ldm.core.errors import ConfigError, DataError
 

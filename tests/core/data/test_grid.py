@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from ldm.core.data import grid
 from PIL import Image
+
+from ldm.core.data import grid
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 20, 24, 3), dtype=np.uint8)
 

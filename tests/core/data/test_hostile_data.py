@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ldm.core.data.sources import open_source, open_splits
 from ldm.core.errors import DataError
-from PIL import Image
 
 
 def png(value=7, size=4):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, features
+
 from ldm.core.data import images
 from ldm.core.errors import DataError
-from PIL import Image, features
 
 GREY = np.add.outer(np.arange(20) * 5, np.arange(30) * 5).astype(np.uint8)
 RGB = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)

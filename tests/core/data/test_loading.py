@@ -4,11 +4,12 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ldm.core.data.images import to_training
 from ldm.core.data.loading import ImageLoader, Preparation
 from ldm.core.data.sources import open_source
 from ldm.core.errors import DataError
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

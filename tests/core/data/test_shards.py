@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from safetensors.numpy import load_file, save_file
+
 from ldm.core.artifacts import Artifact, Identity, claim, occupy, open_artifact
 from ldm.core.data.shards import (
     FIELDS,
@@ -26,7 +28,6 @@ from ldm.core.data.shards import (
     write_shard,
 )
 from ldm.core.errors import DataError
-from safetensors.numpy import load_file, save_file
 
 SHAPE = (3, 4, 5)
 NAMES = {"train": ["shard-000000.tar", "shard-000001.tar"], "val": ["val-000000.tar"]}

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ldm.core.data.sources import open_source, open_splits
 from ldm.core.errors import ConfigError, DataError
-from PIL import Image
 
 CLASSES = ("cat", "dog", "eel")
 PIXELS = np.random.default_rng(5).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)

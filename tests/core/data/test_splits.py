@@ -4,10 +4,11 @@ import hashlib
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ldm.core.data.sources import open_source, open_splits
 from ldm.core.data.splits import split_by_content
 from ldm.core.errors import ConfigError
-from PIL import Image
 
 
 def digests_of(numbers):

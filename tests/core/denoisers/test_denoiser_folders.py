@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from ldm.core.denoisers import KINDS, build, load, read_config, save
 from ldm.core.denoisers.dit import DiTConfig
 from ldm.core.errors import DataError

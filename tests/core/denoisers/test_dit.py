@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from ldm.core.denoisers import PRESETS, build, preset
 from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.errors import ConfigError

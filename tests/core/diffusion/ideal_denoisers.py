@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
 from ldm.core.diffusion import times
 from ldm.core.diffusion.denoisers import Cond, Denoiser
 from ldm.core.diffusion.schedules import Schedule
-from torch import Tensor
 
 
 def gaussian(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Denoiser:

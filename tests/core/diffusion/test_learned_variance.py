@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from ideal_denoisers import gaussian
+
 from ldm.core.diffusion import guidance, samplers, times, variance
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import add_noise, schedule

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from ldm.core.diffusion.schedules import KINDS, add_noise, schedule
 
 VARIANCE_PRESERVING = [kind for kind in KINDS if kind != "rectified-flow"]

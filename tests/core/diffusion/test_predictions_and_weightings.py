@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from ldm.core.diffusion import predictions, weightings
 from ldm.core.diffusion.schedules import add_noise, schedule
 

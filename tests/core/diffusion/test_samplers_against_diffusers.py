@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import schedule

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from ideal_denoisers import draws, gaussian, gaussian_flow, mixture, starts
+
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import schedule
 

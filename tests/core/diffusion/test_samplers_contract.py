@@ -1,6 +1,7 @@
 import pytest
 import torch
 from ideal_denoisers import draws, gaussian, mixture, starts
+
 from ldm.core.diffusion import guidance, samplers, times
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import schedule

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from ldm.core.diffusion import times
 
 DIVISORS = (10, 20, 25, 50, 100, 250)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from ldm.core.errors import DataError
 from ldm.core.metrics.classifier import (
     Classifier,
@@ -16,7 +18,6 @@ from ldm.core.metrics.classifier import (
     save,
     shift,
 )
-from torch import Tensor
 
 
 def tiny(num_classes: int = 2, image_size: int = 16) -> Classifier:

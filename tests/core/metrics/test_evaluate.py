@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.metrics.evaluate import Settings, class_accuracy, class_columns, compare, evaluate, split_reference
 from ldm.core.metrics.features import Extractor, Features
-from torch import Tensor
 
 QUICK = Settings(kernel_subsets=3, kernel_subset_size=50, score_splits=2)
 NUMBERS = (

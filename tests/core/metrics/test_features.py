@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
+
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.metrics import classifier, mobilenet
 from ldm.core.metrics.features import Extractor, extract, open_extractor, resize
 from ldm.core.metrics.mobilenet import pad_same
-from PIL import Image
-from torch import Tensor
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch import Tensor
+
 from ldm.core.errors import DataError
 from ldm.core.metrics.features import Extractor
 from ldm.core.metrics.frechet import (
@@ -16,7 +18,6 @@ from ldm.core.metrics.frechet import (
     save_statistics,
     statistics_of,
 )
-from torch import Tensor
 
 
 def draw(n: int, dim: int, seed: int = 0) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from ldm.core.metrics.inception_score import inception_score
 
 

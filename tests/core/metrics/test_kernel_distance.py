@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from ldm.core.metrics.kernel import kernel_distance, squared_mmd
 from torch import Tensor
+
+from ldm.core.metrics.kernel import kernel_distance, squared_mmd
 
 
 def draw(n: int, dim: int, seed: int = 0) -> Tensor:

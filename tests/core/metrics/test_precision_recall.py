@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from ldm.core.metrics import precision_recall as module
 from ldm.core.metrics.precision_recall import density_coverage, precision_recall, squared_radii
-from torch import Tensor
 
 
 def draw(n: int, dim: int, seed: int = 0) -> Tensor:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
 from ldm.core.errors import DataError
 from ldm.core.training.ema import EMA
-from torch import nn
 
 
 class Counter(nn.Module):

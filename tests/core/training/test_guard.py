@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from ldm.core.errors import Diverged
 from ldm.core.training.guard import FiniteGuard
 

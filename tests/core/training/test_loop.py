@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
+
 from ldm.core import seeds
 from ldm.core.errors import DataError, Diverged, Stopped, UserError
 from ldm.core.precision import Policy
 from ldm.core.progress import Silent
 from ldm.core.training import checkpoint
 from ldm.core.training.loop import Batch, Plan, train
-from safetensors.torch import load_file
-from torch import nn
 
 PLAN = Plan(
     images=28,

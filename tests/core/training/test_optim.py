@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
 from ldm.core.errors import DataError
 from ldm.core.training.optim import (
     OptimConfig,
@@ -14,8 +17,6 @@ from ldm.core.training.optim import (
     load_optimizer_state,
     optimizer_state,
 )
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 
 class Net(nn.Module):

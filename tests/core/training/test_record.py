@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ldm.core.training.record import METRICS, Meter, Record, read, tensorboard_mirror, write_curves
 from PIL import Image
+
+from ldm.core.training.record import METRICS, Meter, Record, read, tensorboard_mirror, write_curves
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

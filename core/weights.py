@@ -1,4 +1,4 @@
-"""Weights of the networks that judge images: a named error for a file that is missing, damaged or of another kind."""
+"""Reading weights files: a named error for one that is missing, damaged or of another kind."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import DataError
-from ..files import sha256_file
+from .errors import DataError
+from .files import sha256_file
 
 
 def read_safetensors(path: Path, remedy: str) -> dict[str, Tensor]:
