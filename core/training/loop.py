@@ -214,8 +214,9 @@ class _Session:
             numbers = self.task.validate()
             if picture and self.plan.picture_every:
                 self.task.picture(self.folder, self.images)
-                record.write_curves(self.folder)
         self.record.add({"images": self.images, "step": self.steps, **numbers})
+        if picture:
+            record.write_curves(self.folder)
         self.progress.update(self.images, **numbers)
 
     def stopped(self, stop: StopFlag) -> Stopped:
