@@ -6,30 +6,22 @@ it, the sha256 of each file the next stage reads, and that of itself; the hash o
 fingerprint. Each stage records the fingerprints of its inputs.
 """
 
-import fcntl
 import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import files
 from .errors import ConfigError, DataError
+from .lock import LOCK
+from .provenance import provenance
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
 RECIPE = "config.yaml"
-LOCK = ".lock"
-_INTRODUCTION = 0.2  # seconds that the owner of a lock may take to write down who it is
 _OWN_DIGEST = "manifest_sha256"
 
 
@@ -173,28 +165,6 @@ class Workspace:
         return Artifact(self.path, manifest)
 
 
-@contextmanager
-def occupy(path: Path) -> Iterator[None]:
-    """Make a stage's directory and hold its lock for the block; the system frees it with the process.
-
-    Raises ConfigError (exit 2), before any data is read, for a path that cannot be written and for a second owner.
-    """
-    _prepare(path)
-    with (path / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_INTRODUCTION)
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise ConfigError(f"{path} is in use by {owner}", "wait for it, stop it, or give another --name") from None
-        with files.saying_disk_full(path / LOCK):
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            lock.flush()
-        yield
-
-
 def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     """Make sure that an occupied directory belongs to this very configuration and these inputs.
 
@@ -220,61 +190,6 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     if not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
     return Workspace(path, identity)
-
-
-def provenance() -> dict[str, Any]:
-    """Say what made an artifact: command line, versions, machine, git commit, time."""
-    packages: dict[str, str | None] = {}
-    for package in ("torch", "numpy", "pillow", "safetensors", "diffusers", "webdataset"):
-        try:
-            packages[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            packages[package] = None
-    return {
-        "argv": sys.argv,
-        "ldm": _own_version(),
-        "python": platform.python_version(),
-        "packages": packages,
-        "platform": platform.platform(),
-        "git": _git_commit(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _own_version() -> str:
-    from .. import __version__
-
-    return __version__
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this code runs from, with `+` when files differ from it; None outside one."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():  # Installed, perhaps inside another project's checkout.
-        return None
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return commit.stdout.strip() or None
-
-
-def _prepare(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise ConfigError(f"{path} is in the way: a file, not a folder", "move it or give another --name") from None
-    except NotADirectoryError:
-        raise ConfigError(f"{path} cannot be made: part of it is a file", "give another --runs-dir") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be made: {error.strerror}", "give another --runs-dir") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"{path} is not writable", "change its permissions or give another --runs-dir")
 
 
 def _read_identity(path: Path, replace: bool) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.artifacts import occupy
 from ..core.autoencoders.interface import LatentStatistics
 from ..core.data import shards
 from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader
 from ..core.errors import ConfigError
+from ..core.lock import occupy
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from ..core import files
-from ..core.artifacts import MANIFEST, Artifact, occupy, open_artifact
+from ..core.artifacts import MANIFEST, Artifact, open_artifact
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import as_tensor, as_uint8, write_png
 from ..core.data.loading import ImageLoader
 from ..core.data.sources import ImageSource, open_source, open_splits
 from ..core.errors import ConfigError, DataError
+from ..core.lock import occupy
 from ..core.metrics.evaluate import Report, Settings, compare_statistics, evaluate
 from ..core.metrics.features import Extractor, Features, extract, open_extractor
 from ..core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.artifacts import Artifact, check_producer, occupy, open_artifact
+from ..core.artifacts import Artifact, check_producer, open_artifact
 from ..core.conditioning.classes import parse_classes
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import animation, grid, scale_for
@@ -15,6 +15,7 @@ from ..core.denoisers import registry as denoisers
 from ..core.diffusion.schedules import schedule
 from ..core.files import sha256_json
 from ..core.generation import Model, Sampling, check, chunk_size, generate
+from ..core.lock import occupy
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from ..core import seeds
-from ..core.artifacts import MANIFEST, occupy
+from ..core.artifacts import MANIFEST
 from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader
 from ..core.errors import DataError
+from ..core.lock import occupy
 from ..core.metrics import classifier
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress

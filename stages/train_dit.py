@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..core import seeds
-from ..core.artifacts import Artifact, check_producer, occupy, open_artifact
+from ..core.artifacts import Artifact, check_producer, open_artifact
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import write_png
@@ -18,6 +18,7 @@ from ..core.denoisers.dit import DiTConfig
 from ..core.diffusion import predictions, times, weightings
 from ..core.diffusion.schedules import Schedule, schedule
 from ..core.generation import Model, Sampling, generate
+from ..core.lock import occupy
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.training import loop

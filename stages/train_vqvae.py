@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from ..core import seeds
-from ..core.artifacts import occupy
 from ..core.autoencoders import losses, registry
 from ..core.autoencoders.discriminator import Discriminator, layers_for
 from ..core.autoencoders.interface import Autoencoder, LatentStatistics
@@ -19,6 +18,7 @@ from ..core.data.grid import grid, scale_for
 from ..core.data.images import as_tensor, as_uint8, write_png
 from ..core.data.loading import ImageLoader
 from ..core.data.order import stream
+from ..core.lock import occupy
 from ..core.metrics.image import psnr, ssim
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress

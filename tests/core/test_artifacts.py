@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from ldm.core import artifacts, files
-from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, occupy, open_artifact
+from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, open_artifact
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.lock import occupy
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "ldm encode -c runs/a/latents/config.yaml"
@@ -31,7 +32,7 @@ HOLDS_THE_LOCK = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from ldm.core.artifacts import occupy
+from ldm.core.lock import occupy
 with occupy(Path(sys.argv[2])):
     print("ready", flush=True)
     time.sleep(60)
@@ -41,7 +42,7 @@ STARTS_AND_SAYS_HOW_IT_WENT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from ldm.core.artifacts import occupy
+from ldm.core.lock import occupy
 from ldm.core.errors import ConfigError
 sys.stdin.readline()
 start = time.monotonic()

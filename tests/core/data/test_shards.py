@@ -16,7 +16,7 @@ import torch
 import webdataset
 from safetensors.numpy import load_file, save_file
 
-from ldm.core.artifacts import Artifact, Identity, claim, occupy, open_artifact
+from ldm.core.artifacts import Artifact, Identity, claim, open_artifact
 from ldm.core.data.shards import (
     FIELDS,
     INDEX,
@@ -28,6 +28,7 @@ from ldm.core.data.shards import (
     write_shard,
 )
 from ldm.core.errors import DataError
+from ldm.core.lock import occupy
 
 SHAPE = (3, 4, 5)
 NAMES = {"train": ["shard-000000.tar", "shard-000001.tar"], "val": ["val-000000.tar"]}

@@ -1,0 +1,50 @@
+"""One owner for a directory at a time: a lock that the system frees with the process, however that ends."""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import files
+from .errors import ConfigError
+
+LOCK = ".lock"
+_INTRODUCTION = 0.2  # seconds that the owner of a lock may take to write down who it is
+
+
+@contextmanager
+def occupy(path: Path) -> Iterator[None]:
+    """Make a stage's directory and hold its lock for the block; the system frees it with the process.
+
+    Raises ConfigError (exit 2), before any data is read, for a path that cannot be written and for a second owner.
+    """
+    _prepare(path)
+    with (path / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_INTRODUCTION)
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise ConfigError(f"{path} is in use by {owner}", "wait for it, stop it, or give another --name") from None
+        with files.saying_disk_full(path / LOCK):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            lock.flush()
+        yield
+
+
+def _prepare(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"{path} is in the way: a file, not a folder", "move it or give another --name") from None
+    except NotADirectoryError:
+        raise ConfigError(f"{path} cannot be made: part of it is a file", "give another --runs-dir") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}", "give another --runs-dir") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} is not writable", "change its permissions or give another --runs-dir")

@@ -1,0 +1,140 @@
+"""Every choice that training offers, each through a whole short run of its stage."""
+
+import json
+import sys
+from itertools import product
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from ldm.core.progress import Silent
+from ldm.stages import train_dit
+from ldm.stages.configs import Diffusion
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pipeline_run import Pipeline, write_squares
+
+PREDICTIONS = get_args(Diffusion.model_fields["prediction"].annotation)
+WEIGHTINGS = get_args(Diffusion.model_fields["weighting"].annotation)
+SCHEDULES = get_args(Diffusion.model_fields["schedule"].annotation)
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    images = write_squares(tmp_path_factory.mktemp("images") / "squares")
+    return Pipeline(tmp_path_factory.mktemp("runs"), images).through("train-vqvae", "encode")
+
+
+def task_of(pipeline: Pipeline, **changes: object) -> train_dit.DenoisingTask:
+    from ldm.core.artifacts import open_artifact
+    from ldm.stages.handover import autoencoder_artifact, load_autoencoder, machine_policy
+
+    config = pipeline.config("train-dit", **changes)
+    policy = machine_policy(config.machine)
+    autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy)
+    latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
+    return train_dit.DenoisingTask(config, latents, autoencoder, policy)
+
+
+def first_batch(task: train_dit.DenoisingTask) -> object:
+    import numpy as np
+
+    from ldm.core.training.loop import Batch
+
+    positions = np.arange(64)
+    return task.load(Batch(positions % task.num_samples, positions, 0))
+
+
+@pytest.mark.parametrize(("prediction", "schedule"), list(product(PREDICTIONS, SCHEDULES)))
+def test_every_weighting_gives_a_finite_loss_and_gradient(encoded: Pipeline, prediction: str, schedule: str) -> None:
+    for weighting in WEIGHTINGS:
+        settings = {"diffusion__prediction": prediction, "diffusion__schedule": schedule}
+        task = task_of(encoded, **settings, diffusion__weighting=weighting)
+        loss, _ = task.loss("denoiser", first_batch(task))
+        loss.backward()
+        gradients = [p.grad for p in task.network.parameters() if p.grad is not None]
+        assert torch.isfinite(loss), weighting
+        assert gradients and all(bool(torch.isfinite(g).all()) for g in gradients), weighting
+
+
+def test_v_with_snr_plus_one_is_the_plain_squared_error(encoded: Pipeline) -> None:
+    task = task_of(encoded)
+    x0, noise, t, labels = first_batch(task)  # type: ignore[misc]
+    loss, _ = task.loss("denoiser", (x0, noise, t, labels))
+    alpha, sigma = (part.view(-1, 1, 1, 1) for part in task.schedule.alpha_sigma(t))
+    output = task.network(alpha * x0 + sigma * noise, t, labels)
+    assert float(loss.detach()) == pytest.approx(
+        float((output - (alpha * noise - sigma * x0)).square().mean()), rel=1e-5
+    )
+
+
+def test_eps_prediction_at_zero_terminal_snr_is_refused() -> None:
+    with pytest.raises(ValidationError, match="take prediction v or x0"):
+        Diffusion(zero_terminal_snr=True, prediction="eps")
+
+
+def test_a_tenth_of_the_labels_is_dropped(encoded: Pipeline) -> None:
+    import numpy as np
+
+    from ldm.core.training.loop import Batch
+
+    task = task_of(encoded)
+    positions = np.arange(4000)
+    *_, labels = task.load(Batch(positions % task.num_samples, positions, 0))
+    assert float((labels == 3).float().mean()) == pytest.approx(0.1, abs=0.02)
+
+
+def test_an_adversary_takes_part_from_its_start_on(encoded: Pipeline, tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path, encoded.images)
+    pipeline.run("train-vqvae", loss={"adversarial_weight": 0.5, "adversarial_start": 32})
+    lines = [json.loads(line) for line in (pipeline.folder / "vqvae" / "metrics.jsonl").read_text().splitlines()]
+    judged = {line["images"]: "discriminator_loss" in line for line in lines if "loss" in line}
+    assert judged == {16: False, 32: False, 48: True, 64: True}
+
+
+def test_accumulation_and_activation_checkpointing_change_no_loss(encoded: Pipeline, tmp_path: Path) -> None:
+    losses = {}
+    for name, changes in {"plain": {}, "saving": {"train__accumulate": 2, "model__checkpointing": True}}.items():
+        config = encoded.config("train-dit", **changes)
+        task = task_of(encoded, **changes)
+        from ldm.core.training import loop
+        from ldm.stages.handover import machine_policy
+
+        folder = tmp_path / name
+        folder.mkdir()
+        plan = loop.Plan(**config.train.model_dump(), seed=0)
+        loop.train(task, plan, machine_policy(config.machine), folder, Silent())
+        losses[name] = task.validate()["val_loss"]
+    assert losses["plain"] == pytest.approx(losses["saving"], rel=1e-4)
+
+
+def test_tensorboard_gets_the_same_numbers(encoded: Pipeline) -> None:
+    pytest.importorskip("tensorboard")
+    encoded.run("train-dit", train__tensorboard=True, name=encoded.name)
+    assert list((encoded.folder / "dit" / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("option", ["qk_norm", "rope", "swiglu", "rmsnorm"])
+def test_options_of_the_network_train(encoded: Pipeline, option: str) -> None:
+    task = task_of(encoded, **{f"model__{option}": True})
+    loss, _ = task.loss("denoiser", first_batch(task))
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_taef2_serves_as_the_autoencoder(encoded: Pipeline, tmp_path: Path, shared: Path) -> None:
+    pipeline = Pipeline(tmp_path, encoded.images)
+    pipeline.run("train-vqvae", autoencoder=shared / "weights" / "taef2", data__image_size=32)
+    outcome = pipeline.run("encode")
+    assert outcome.summary["shape"] == "32 × 4 × 4"
+
+
+def test_lpips_takes_part_in_the_loss(encoded: Pipeline, tmp_path: Path, shared: Path) -> None:
+    pipeline = Pipeline(tmp_path, encoded.images)
+    weights = shared / "weights" / "lpips-squeeze"
+    pipeline.run("train-vqvae", data__image_size=32, train__images=16, loss={"lpips": str(weights)})
+    lines = [json.loads(line) for line in (pipeline.folder / "vqvae" / "metrics.jsonl").read_text().splitlines()]
+    assert any(line.get("lpips", 0) > 0 for line in lines)
