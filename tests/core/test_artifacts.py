@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ldm.core import artifacts, files
+from ldm.core import files, provenance
 from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, open_artifact
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.lock import occupy
@@ -372,14 +372,14 @@ def test_the_recorded_commit_is_of_this_code_and_of_no_checkout_around_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An installed copy inside another project's repository says nothing rather than that project's commit."""
-    copy = tmp_path / "venv" / "ldm" / "core" / "artifacts.py"
+    copy = tmp_path / "venv" / "ldm" / "core" / "provenance.py"
     copy.parent.mkdir(parents=True)
     copy.touch()
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of another project"], check=True)
-    monkeypatch.setattr(artifacts, "__file__", str(copy))
-    assert artifacts.provenance()["git"] is None
+    monkeypatch.setattr(provenance, "__file__", str(copy))
+    assert provenance.provenance()["git"] is None
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     (tmp_path / "venv" / "ldm" / ".git").symlink_to(tmp_path / ".git")
-    assert str(artifacts.provenance()["git"]).startswith(commit)
+    assert str(provenance.provenance()["git"]).startswith(commit)
