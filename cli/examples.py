@@ -20,6 +20,7 @@ EXAMPLES = {
         "ldm encode --name mine",
         "ldm train-dit --name mine --images 2M",
         "ldm sample --name mine --class cat --cfg 3",
+        "ldm train-classifier --name mine",
         "ldm eval --name mine",
     ),
     "train-vqvae": (

@@ -80,6 +80,10 @@ def check(model: Model, sampling: Sampling) -> None:
         raise ConfigError(
             f"--eta {sampling.eta:g} belongs to the DDIM sampler, not {sampling.sampler}", "use --sampler ddim"
         )
+    if sampling.variance != Sampling.variance and sampling.sampler != "ddpm":
+        raise ConfigError(
+            f"variance={sampling.variance} belongs to the DDPM sampler, not {sampling.sampler}", "use --sampler ddpm"
+        )
 
 
 def generate(

@@ -188,7 +188,8 @@ class Sample(Stage):
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> "Sample":
         if self.cfg_interval is not None and not 0 <= self.cfg_interval[0] < self.cfg_interval[1] <= 1:
-            raise ValueError(f"cfg_interval is {self.cfg_interval}; give two noise times, from < to, within [0, 1]")
+            given = ",".join(f"{time:g}" for time in self.cfg_interval)
+            raise ValueError(f"--cfg-interval is {given}: give two noise times, the smaller first, within [0, 1]")
         return self
 
 

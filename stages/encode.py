@@ -22,7 +22,7 @@ from .handover import (
     autoencoder_artifact,
     claim,
     command_line,
-    image_sets,
+    image_sources,
     inherit_data,
     load_autoencoder,
     machine_policy,
@@ -38,13 +38,14 @@ def run(config: Encode, progress: Progress) -> Outcome:
         source = autoencoder_artifact(config.autoencoder or config.root / "vqvae", config)
         config = inherit_data(config, source)
         _same_size(config, source.config["data"]["image_size"])
-        autoencoder = load_autoencoder(source, policy)
-        images = image_sets(config.data, progress)
-        inputs = {"autoencoder": as_input(source, folder), "data": images.as_input}
+        sources = image_sources(config.data)
+        inputs = {"autoencoder": as_input(source, folder), "data": sources.as_input}
         work = claim(folder, "encode", config, inputs)
         next_commands = [command_line("train-dit", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
+        autoencoder = load_autoencoder(source, policy)
+        images = sources.read(progress)
         names = {
             "train": _encode(images.train, "train", config, autoencoder, policy, folder, progress),
             "val": _encode(images.val, "val", config, autoencoder, policy, folder, progress),
@@ -108,9 +109,7 @@ def _encode(
         for number in missing:
             stop_at = min(starts[number] + config.shard_size, len(images))
             samples: list[shards.LatentSample] = []
-            firsts = range(starts[number], stop_at, config.batch_size)
-            batches = [np.arange(first, min(first + config.batch_size, stop_at)) for first in firsts]
-            for indices, pixels in zip(batches, images.batches(batches), strict=True):
+            for indices, pixels in images.in_turn(config.batch_size, np.arange(starts[number], stop_at)):
                 samples += _latents(images, indices, pixels, config.data.flip, autoencoder, policy)
                 done += len(indices)
                 progress.update(done)

@@ -1,6 +1,7 @@
 """What a stage is handed and what it hands on: its output folder, its images, the stages before it."""
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from ..core.autoencoders.interface import Autoencoder
 from ..core.autoencoders.lpips import LPIPS
 from ..core.data.loading import ImageLoader, Preparation
 from ..core.data.sources import ImageSource, open_splits
+from ..core.diffusion.schedules import Schedule, schedule
 from ..core.errors import ConfigError, DataError
+from ..core.files import sha256_json
 from ..core.precision import Policy, resolve
 from ..core.progress import Progress
-from .configs import OUTPUTS
+from .configs import OUTPUTS, Diffusion
 from .settings import Data, Machine, Section, Stage, identity
 
 Config = TypeVar("Config", bound=Stage)
@@ -39,13 +42,13 @@ def command_line(command: str, config: Stage) -> str:
         words += ["--runs-dir", str(config.runs_dir)]
     if config.name != "default":
         words += ["--name", config.name]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def claim(folder: Path, command: str, config: Stage, inputs: dict[str, dict[str, Any]]) -> Workspace:
     """Claim an occupied folder for this configuration and these inputs; see `artifacts.claim`."""
     settings = config.model_dump(mode="json", exclude={"replace"})
-    made_by = f"ldm {command} -c {folder / artifacts.RECIPE}"
+    made_by = shlex.join(["ldm", command, "-c", str(folder / artifacts.RECIPE)])
     kind = OUTPUTS[command]
     recipe = yaml.safe_dump({command: settings}, sort_keys=False, allow_unicode=True)
     return artifacts.claim(folder, Identity(kind, made_by, identity(config), inputs, recipe), config.replace)
@@ -60,33 +63,44 @@ def machine_policy(machine: Machine) -> Policy:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """Training and validation images of one source, and the fingerprint of their contents."""
+    """Training and validation images, ready to be had as squares."""
 
     train: ImageLoader
     val: ImageLoader
-    class_names: tuple[str, ...]
-    source: str
-    fingerprint: str
 
     @property
-    def as_input(self) -> dict[str, Any]:
-        return {"path": self.source, "fingerprint": self.fingerprint}
+    def class_names(self) -> tuple[str, ...]:
+        return self.train.source.class_names
 
     @property
     def skipped(self) -> list[list[str]]:
         return [[name, reason] for loader in (self.train, self.val) for name, reason in loader.skipped]
 
 
-def image_sets(data: Data, progress: Progress) -> ImageSets:
-    """Open the images that `data` names, ready to be read as squares. Raises ConfigError and DataError."""
+@dataclass(frozen=True)
+class ImageSources:
+    """Training and validation images that `data` names, hashed but not decoded: what a claim needs to know."""
+
+    data: Data
+    train: ImageSource
+    val: ImageSource
+    as_input: dict[str, Any]
+
+    def read(self, progress: Progress) -> ImageSets:
+        """Make them readable as squares. Raises DataError for images that cannot be decoded."""
+        return ImageSets(
+            image_loader(self.train, self.data, "training", progress),
+            image_loader(self.val, self.data, "validation", progress),
+        )
+
+
+def image_sources(data: Data) -> ImageSources:
+    """Open the images that `data` names, and hash their contents. Raises ConfigError and DataError."""
     if data.source is None:
         raise ConfigError("no images given", "add --data FOLDER, or --data mnist for the built-in digits")
     train, val = open_splits(data.source, data.validation, data.val_fraction)
-    fingerprint = artifacts.files.sha256_json([train.fingerprint(), val.fingerprint()])
-    loaders = [
-        image_loader(source, data, role, progress) for source, role in ((train, "training"), (val, "validation"))
-    ]
-    return ImageSets(loaders[0], loaders[1], train.class_names, data.source, fingerprint)
+    fingerprint = sha256_json([train.fingerprint(), val.fingerprint()])
+    return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint})
 
 
 def image_loader(source: ImageSource, data: Data, role: str, progress: Progress) -> ImageLoader:
@@ -152,6 +166,11 @@ def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:
     artifact.verify()
     network = registry.load(artifact.path / "final").eval().requires_grad_(False)
     return TrainedAutoencoder(artifact, network.to(policy.device))
+
+
+def forward_process(diffusion: Diffusion) -> Schedule:
+    """Return the noise schedule that the settings name."""
+    return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
 
 
 def load_perceptual(folder: Path | None, policy: Policy) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

@@ -12,7 +12,6 @@ from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import animation, grid, scale_for
 from ..core.data.images import decode, write_png
 from ..core.denoisers import registry as denoisers
-from ..core.diffusion.schedules import schedule
 from ..core.files import sha256_json
 from ..core.generation import Model, Sampling, check, chunk_size, generate
 from ..core.lock import occupy
@@ -25,6 +24,7 @@ from .handover import (
     autoencoder_artifact,
     claim,
     command_line,
+    forward_process,
     input_path,
     load_autoencoder,
     machine_policy,
@@ -100,7 +100,7 @@ def load_model(source: Artifact, config: Sample, policy: Policy) -> Model:
     return Model(
         network=network,
         autoencoder=load_autoencoder(producer, policy).network,
-        schedule=schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr),
+        schedule=forward_process(diffusion),
         prediction=diffusion.prediction,
         latent_shape=tuple(facts["latent_shape"]),
         labels=LabelConditioning(len(facts["class_names"]), has_null=facts["label_dropout"] > 0),
@@ -109,7 +109,8 @@ def load_model(source: Artifact, config: Sample, policy: Policy) -> Model:
 
 def _conditions(config: Sample) -> dict[str, Any]:
     chosen = identity(config)
-    return {key: chosen[key] for key in ("sampler", "cfg", "cfg_interval", "cfg_rescale", "eta", "spacing", "seed")}
+    keys = ("sampler", "cfg", "cfg_interval", "cfg_rescale", "eta", "spacing", "variance", "seed")
+    return {key: chosen[key] for key in keys}
 
 
 def _label(config: Sample) -> str:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +21,7 @@ from .handover import (
     autoencoder_artifact,
     claim,
     command_line,
-    image_sets,
+    image_sources,
     inherit_data,
     machine_policy,
     output_folder,
@@ -36,19 +35,21 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         policy = machine_policy(config.machine)
         if (config.root / "vqvae" / MANIFEST).exists():
             config = inherit_data(config, autoencoder_artifact(config.root / "vqvae", config))
-        images = image_sets(config.data, progress)
-        if len(images.class_names) < 2:
-            raise DataError(f"{images.source} has one class: there is nothing to tell apart", "give labelled images")
-        work = claim(folder, "train-classifier", config, {"data": images.as_input})
+        sources = image_sources(config.data)
+        if len(sources.train.class_names) < 2:
+            raise DataError(
+                f"{sources.train.location} has one class: there is nothing to tell apart", "give labelled images"
+            )
+        work = claim(folder, "train-classifier", config, {"data": sources.as_input})
         next_commands = [command_line("eval", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
+        images = sources.read(progress)
         task = ClassifyingTask(config, images, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         facts = loop.train(task, plan, policy, folder, progress)
         facts["accuracy"] = task.validate()["val_accuracy"]
         facts["class_names"] = list(images.class_names)
-        (folder / "final").mkdir(exist_ok=True)
         classifier.save(task.network, folder / "final", images.class_names, {"accuracy": facts["accuracy"]})
         work.commit(["final/model.safetensors", "final/config.json"], facts)
     summary = {"validation accuracy": f"{facts['accuracy']:.2%} of {len(images.val):,} images"}
@@ -102,11 +103,10 @@ class ClassifyingTask:
 def accuracy_and_loss(network: nn.Module, images: ImageLoader, policy: Policy) -> tuple[float, float]:
     """Return top-1 accuracy and mean cross-entropy over all images."""
     right, total = 0, 0.0
-    for start in range(0, len(images), 256):
-        indices = np.arange(start, min(start + 256, len(images)))
+    for indices, pixels in images.in_turn(256):
         labels = torch.from_numpy(images.labels[indices]).to(policy.device)
         with policy.autocast():
-            logits = network(as_tensor(images.batch(indices)).to(policy.device)).float()
+            logits = network(as_tensor(pixels).to(policy.device)).float()
         right += int((logits.argmax(1) == labels).sum())
         total += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return right / len(images), total / len(images)

@@ -12,17 +12,17 @@ from ..core.artifacts import Artifact, check_producer, open_artifact
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import write_png
+from ..core.data.order import spread
 from ..core.data.shards import LatentSet
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.dit import DiTConfig
 from ..core.diffusion import predictions, times, weightings
-from ..core.diffusion.schedules import Schedule, schedule
 from ..core.generation import Model, Sampling, generate
 from ..core.lock import occupy
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
-from .configs import Diffusion, Preview, TrainDiT
+from .configs import Preview, TrainDiT
 from .handover import (
     TrainedAutoencoder,
     as_input,
@@ -30,13 +30,14 @@ from .handover import (
     claim,
     command_line,
     dump,
+    forward_process,
     input_path,
     load_autoencoder,
     machine_policy,
     output_folder,
 )
 
-VALIDATION_SAMPLES = 1024
+VALIDATION_SAMPLES, VALIDATION_SEED = 1024, 0
 
 
 def run(config: TrainDiT, progress: Progress) -> Outcome:
@@ -86,11 +87,6 @@ def _description(config: TrainDiT, latents: Artifact) -> dict[str, Any]:
     }
 
 
-def forward_process(diffusion: Diffusion) -> Schedule:
-    """Return the noise schedule that the settings name."""
-    return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
-
-
 class DenoisingTask:
     """Denoising of class-labelled latents, as `core.training.loop` trains it."""
 
@@ -122,7 +118,7 @@ class DenoisingTask:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
         seed, positions = self.config.seed, batch.positions
         flip = seeds.uniform(seed, "flip", positions).numpy() < 0.5 if self.latents.has_flip else None
-        x0 = self._latents(self.latents, batch.samples, flip, "posterior", positions)
+        x0 = self._latents(self.latents, batch.samples, flip, seed, "posterior", positions)
         noise = seeds.normal(seed, "noise", positions, self.latents.shape)
         t = times.discrete_times(seeds.uniform(seed, "time", positions), self.schedule.num_steps)
         labels = torch.from_numpy(self.latents.labels[batch.samples])
@@ -140,18 +136,23 @@ class DenoisingTask:
         """Nothing but the weights changes with a step."""
 
     def validate(self) -> dict[str, float]:
-        """Return the loss on held-out latents at fixed noise and times that cover the schedule evenly."""
-        count = min(len(self.held_out), VALIDATION_SAMPLES)
+        """Return the loss on held-out latents, at times that cover the schedule evenly.
+
+        Samples, times and noise are the same whatever the run's seed, so that runs of one loss can be compared. The
+        samples come in a random order, lest each class have times of its own.
+        """
+        chosen = spread(len(self.held_out), VALIDATION_SAMPLES)
+        evenly = torch.from_numpy((np.arange(len(chosen)) + 0.5) / len(chosen))
+        t = times.discrete_times(evenly, self.schedule.num_steps).float()
         total = 0.0
-        for start in range(0, count, 64):
-            indices = np.arange(start, min(start + 64, count))
-            x0 = self._latents(self.held_out, indices, None, "validation posterior", indices)
-            noise = seeds.normal(self.config.seed, "validation noise", indices, self.held_out.shape)
-            t = times.discrete_times(torch.from_numpy((indices + 0.5) / count), self.schedule.num_steps)
-            labels = torch.from_numpy(self.held_out.labels[indices])
+        for start in range(0, len(chosen), 64):
+            some = slice(start, start + 64)
+            x0 = self._latents(self.held_out, chosen[some], None, VALIDATION_SEED, "validation posterior", chosen[some])
+            noise = seeds.normal(VALIDATION_SEED, "validation noise", chosen[some], self.held_out.shape)
+            labels = torch.from_numpy(self.held_out.labels[chosen[some]])
             with torch.no_grad(), self.policy.autocast():
-                total += float(self._errors((x0, noise, t.float(), labels)).sum())
-        return {"val_loss": total / count}
+                total += float(self._errors((x0, noise, t[some], labels)).sum())
+        return {"val_loss": total / len(chosen)}
 
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write the grid of previews: one row per class, always the same seeds."""
@@ -172,15 +173,19 @@ class DenoisingTask:
         )
 
     def _latents(
-        self, source: LatentSet, samples: np.ndarray, flip: np.ndarray | None, purpose: str, draws: np.ndarray
+        self,
+        source: LatentSet,
+        samples: np.ndarray,
+        flip: np.ndarray | None,
+        seed: int,
+        purpose: str,
+        draws: np.ndarray,
     ) -> torch.Tensor:
         """Gather latents; of a variational autoencoder's, draw from the posterior."""
         mean = source.batch(samples, flip)
         if not source.has_std:
             return mean
-        return mean + source.batch(samples, flip, std=True) * seeds.normal(
-            self.config.seed, purpose, draws, source.shape
-        )
+        return mean + source.batch(samples, flip, std=True) * seeds.normal(seed, purpose, draws, source.shape)
 
     def _errors(self, data: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return each sample's weighted squared error, float32 (B,)."""
@@ -205,8 +210,4 @@ def draw_preview(
     indices = np.tile(np.arange(preview.per_class), shown)
     cfg = preview.cfg if model.labels.has_null else 1.0
     sampling = Sampling(steps=min(preview.steps, model.schedule.num_steps), cfg=cfg)
-    pieces = [
-        generate(model, labels[start : start + 64], indices[start : start + 64], sampling, policy)
-        for start in range(0, len(labels), 64)
-    ]
-    return np.concatenate(pieces), class_names[:shown]
+    return generate(model, labels, indices, sampling, policy), class_names[:shown]

@@ -1,5 +1,6 @@
 """`ldm train-vqvae`: images in, an autoencoder with measured latents out."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from ..core.autoencoders.vqvae import VQVAE
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import as_tensor, as_uint8, write_png
 from ..core.data.loading import ImageLoader
-from ..core.data.order import stream
+from ..core.data.order import spread, stream
 from ..core.lock import occupy
 from ..core.metrics.image import psnr, ssim
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from .configs import TrainVQVAE
-from .handover import ImageSets, claim, command_line, dump, image_sets, machine_policy, output_folder
+from .handover import ImageSets, claim, command_line, dump, image_sources, machine_policy, output_folder
 
 VALIDATION_IMAGES = 512
 CODEBOOK_IMAGES = 256
@@ -35,18 +36,23 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     folder = output_folder(config, "train-vqvae")
     with occupy(folder):
         policy = machine_policy(config.machine)
-        images = image_sets(config.data, progress)
-        inputs = {"data": images.as_input}
-        given = registry.load(config.autoencoder) if config.autoencoder else None
+        sources = image_sources(config.data)
+        inputs = {"data": sources.as_input}
+        if config.autoencoder is not None:
+            fingerprint = registry.fingerprint(config.autoencoder)
+            inputs["autoencoder"] = {"path": config.autoencoder.as_posix(), "fingerprint": fingerprint}
         work = claim(folder, "train-vqvae", config, inputs)
         next_commands = [command_line("encode", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        facts: dict[str, Any] = {"trained": given is None}
-        if given is not None:
-            autoencoder = given.to(policy.device)
+        facts: dict[str, Any] = {"trained": config.autoencoder is None}
+        if config.autoencoder is not None:
+            autoencoder = registry.load(config.autoencoder).to(policy.device)
+            autoencoder.latent_shape(config.data.image_size)
+            images = sources.read(progress)
             write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
         else:
+            images = sources.read(progress)
             task = AutoencodingTask(config, images, policy)
             facts |= loop.train(task, _plan(config), policy, folder, progress)
             autoencoder = task.autoencoder
@@ -72,9 +78,8 @@ def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progre
     measured = LatentStatistics(autoencoder.latent_channels)
     progress.start("measuring latents", len(images.train), "images")
     with torch.no_grad():
-        for start in range(0, len(images.train), 64):
-            indices = np.arange(start, min(start + 64, len(images.train)))
-            batch = as_tensor(images.train.batch(indices)).to(policy.device)
+        for indices, pixels in images.train.in_turn(64):
+            batch = as_tensor(pixels).to(policy.device)
             with policy.autocast():
                 measured.add(autoencoder.codec.to_latent(batch))
             progress.update(int(indices[-1]) + 1)
@@ -84,31 +89,37 @@ def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progre
         "latent_shape": list(autoencoder.latent_shape(images.train.prepare.image_size)),
         "latent_mean": measured.mean.tolist(),
         "latent_std": measured.std.tolist(),
-        **reconstruction_quality(autoencoder, images.val, policy),
+        **reconstruction_quality(_reconstruction_by(autoencoder), images.val, policy),
     }
 
 
+def _reconstruction_by(autoencoder: Autoencoder) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda images: autoencoder.decode(autoencoder.encode(images))
+
+
 @torch.no_grad()
-def reconstruction_quality(autoencoder: Autoencoder, images: ImageLoader, policy: Policy) -> dict[str, float]:
-    """Return mean PSNR (dB) and SSIM of the first held-out images after 8-bit rounding."""
-    count = min(len(images), VALIDATION_IMAGES)
+def reconstruction_quality(
+    reconstruct: Callable[[torch.Tensor], torch.Tensor], images: ImageLoader, policy: Policy
+) -> dict[str, float]:
+    """Return mean PSNR (dB) and SSIM of some held-out images, always the same ones, after 8-bit rounding."""
+    chosen = spread(len(images), VALIDATION_IMAGES)
     signal, structure = 0.0, 0.0
-    for start in range(0, count, 64):
-        batch = as_tensor(images.batch(np.arange(start, min(start + 64, count)))).to(policy.device)
+    for _, pixels in images.in_turn(64, chosen):
+        originals = as_tensor(pixels)
         with policy.autocast():
-            decoded = autoencoder.decode(autoencoder.encode(batch)).float()
+            decoded = reconstruct(originals.to(policy.device)).float()
         decoded = as_tensor(as_uint8(decoded.cpu()))
-        signal += float(psnr(decoded, batch.cpu()).sum())
-        structure += float(ssim(decoded, batch.cpu()).sum())
-    return {"val_psnr": signal / count, "val_ssim": structure / count}
+        signal += float(psnr(decoded, originals).sum())
+        structure += float(ssim(decoded, originals).sum())
+    return {"val_psnr": signal / len(chosen), "val_ssim": structure / len(chosen)}
 
 
 @torch.no_grad()
 def write_reconstructions(
     autoencoder: Autoencoder, images: ImageLoader, count: int, policy: Policy, folder: Path, images_seen: int
 ) -> None:
-    """Write the first held-out images above their reconstructions."""
-    originals = images.batch(np.arange(min(count, len(images))))
+    """Write some held-out images, always the same ones, above their reconstructions."""
+    originals = images.batch(spread(len(images), count))
     batch = as_tensor(originals).to(policy.device)
     with policy.autocast():
         decoded = autoencoder.decode(autoencoder.encode(batch)).float()
@@ -175,12 +186,13 @@ class AutoencodingTask:
     def validate(self) -> dict[str, float]:
         """Return PSNR, SSIM and the use of the codebook on held-out images."""
         counts = torch.zeros(self.vqvae.config.codebook_size, dtype=torch.int64)
-        indices = np.arange(min(len(self.images.val), VALIDATION_IMAGES))
-        for start in range(0, len(indices), 64):
-            batch = as_tensor(self.images.val.batch(indices[start : start + 64])).to(self.policy.device)
-            with torch.no_grad(), self.policy.autocast():
-                counts += self.vqvae(batch).quantised.counts.cpu()
-        quality = reconstruction_quality(self.autoencoder, self.images.val, self.policy)
+
+        def reconstruct(images: torch.Tensor) -> torch.Tensor:
+            out = self.vqvae(images)
+            counts.add_(out.quantised.counts.cpu())
+            return out.images
+
+        quality = reconstruction_quality(reconstruct, self.images.val, self.policy)
         return quality | {"val_usage": float(usage(counts)), "val_perplexity": float(perplexity(counts))}
 
     def picture(self, folder: Path, images_seen: int) -> None:

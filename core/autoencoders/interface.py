@@ -122,7 +122,7 @@ class LatentStatistics:
 
     def add(self, latents: Tensor) -> None:
         """Take in a batch (B, C, h, w) of any float type, on any device."""
-        rows = latents.detach().to("cpu", torch.float64).transpose(0, 1).flatten(1)
+        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1)
         assert rows.shape[0] == len(self.mean), f"latents of shape {tuple(latents.shape)}"
         count, mean = rows.shape[1], rows.mean(dim=1)
         if count == 0:

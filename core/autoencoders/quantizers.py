@@ -157,8 +157,9 @@ class Quantizer(nn.Module):
             self._place(vectors[fresh].float(), dead)
 
     def _choose(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        indices = nearest_code(vectors.detach(), self.codes.detach())
-        return indices, F.embedding(indices, self.codes)
+        codes = self.project(self.codes)  # Neither a gradient's step nor an average of codes stays on the sphere.
+        indices = nearest_code(vectors.detach(), codes.detach())
+        return indices, F.embedding(indices, codes)
 
     def _place(self, codes: Tensor, where: Tensor) -> None:
         """Put codes (K, D) where the mask (K,) says, each with an even share."""

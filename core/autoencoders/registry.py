@@ -1,7 +1,7 @@
 """Presets by name; autoencoders to and from a folder.
 
-A folder of ours holds `config.json` (format, kind, configuration, latent statistics, and what the stage adds) and
-`model.safetensors`. Folders of diffusers and the two files of TAEF2 are read as they are.
+A folder of ours is as `core.weights` says, its `config.json` with the latent statistics. Folders of diffusers and the
+two files of TAEF2 are read as they are.
 """
 
 import difflib
@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import files
 from ..errors import ConfigError, DataError
-from ..weights import read_safetensors
+from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, require_fit, save_network
 from . import pretrained, taef2
 from .interface import Autoencoder, Codec
 from .vqvae import VQVAE, VQVAEConfig
 
-FORMAT = 1
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 _REMEDY = "make it again with ldm train-vqvae, or give another folder"
 
 PRESETS: dict[str, VQVAEConfig] = {
@@ -97,20 +93,27 @@ def save(autoencoder: Autoencoder, folder: Path, extra: Mapping[str, Any] | None
 
     extra: JSON to be kept beside the configuration. Returns the names of the files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     codec = autoencoder.codec
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in codec.state_dict().items()}
-    files.write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
-    document = {
-        "format": FORMAT,
-        "kind": codec.kind,
-        "config": dict(codec.describe()),
-        "latent_mean": autoencoder.latent_mean.tolist(),
-        "latent_std": autoencoder.latent_std.tolist(),
-        "extra": dict(extra or {}),
-    }
-    files.write_json(folder / CONFIG, document)
-    return [CONFIG, WEIGHTS]
+    assert isinstance(codec, nn.Module)
+    return save_network(
+        codec,
+        folder,
+        codec.kind,
+        codec.describe(),
+        latent_mean=autoencoder.latent_mean.tolist(),
+        latent_std=autoencoder.latent_std.tolist(),
+        extra=dict(extra or {}),
+    )
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a sha256, hex, of the files that `load` would read. Raises DataError where the folder has none."""
+    _refuse_pipeline(folder)
+    names = (CONFIG, WEIGHTS, pretrained.WEIGHTS, taef2.ENCODER, taef2.DECODER)
+    digests = {name: files.sha256_file(folder / name) for name in names if (folder / name).is_file()}
+    if not digests:
+        raise DataError(f"{folder} holds no autoencoder", "give a folder with config.json and safetensors weights")
+    return files.sha256_json(digests)
 
 
 def load(folder: Path) -> Autoencoder:
@@ -121,51 +124,38 @@ def load(folder: Path) -> Autoencoder:
     """
     if (folder / taef2.ENCODER).exists() or (folder / taef2.DECODER).exists():
         return Autoencoder(taef2.load_taef2(folder)).eval()
+    _refuse_pipeline(folder)
+    if "_class_name" in files.read_json(folder / CONFIG, _REMEDY):
+        return Autoencoder(pretrained.load_diffusers(folder)).eval()
+    return _load_own(folder).eval()
+
+
+def _refuse_pipeline(folder: Path) -> None:
     if (folder / "model_index.json").exists():
         raise DataError(f"{folder} holds a whole diffusers pipeline", f"give its autoencoder: {folder / 'vae'}")
-    document = files.read_json(folder / CONFIG, _REMEDY)
-    if "_class_name" in document:
-        return Autoencoder(pretrained.load_diffusers(folder)).eval()
-    return _load_own(folder, document).eval()
 
 
-def _load_own(folder: Path, document: Mapping[str, Any]) -> Autoencoder:
-    path = folder / CONFIG
-    if document.get("format") != FORMAT:
-        raise DataError(f"{path} has format {document.get('format')!r}; this ldm reads {FORMAT}", "upgrade ldm")
-    kind, config = document.get("kind"), document.get("config")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise DataError(f"{path} describes an autoencoder of kind {kind!r}", f"known are {', '.join(KINDS)}")
-    if not isinstance(config, dict):
-        raise DataError(f"{path} is damaged: no configuration", _REMEDY)
+def _load_own(folder: Path) -> Autoencoder:
+    described = read_description(folder, KINDS, _REMEDY)
+    kind, path = described["kind"], folder / CONFIG
     # Without memory for the weights at first: a damaged size must not claim any.
     with torch.device("meta"):
         try:
-            codec = KINDS[kind](config)
+            codec = KINDS[kind](described["config"])
         except (ConfigError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"{path} does not describe a {kind}: {error}", _REMEDY) from error
     assert isinstance(codec, nn.Module)
-    tensors = read_safetensors(folder / WEIGHTS, _REMEDY)
-    _require_fit(codec.state_dict(), tensors, folder)
+    tensors = read_weights(folder, described, _REMEDY)
+    require_fit(codec, tensors, folder / WEIGHTS, _REMEDY)
     codec.to_empty(device="cpu")
-    codec.load_state_dict(tensors)
+    load_into(codec, tensors, folder / WEIGHTS, _REMEDY)
     autoencoder = Autoencoder(codec)
-    autoencoder.set_statistics(*(_numbers(document, name, path, codec) for name in ("latent_mean", "latent_std")))
+    autoencoder.set_statistics(*(_numbers(described, name, path, codec) for name in ("latent_mean", "latent_std")))
     return autoencoder
 
 
-def _require_fit(expected: Mapping[str, Tensor], seen: Mapping[str, Tensor], folder: Path) -> None:
-    for name in sorted(expected.keys() | seen.keys()):
-        wanted = tuple(expected[name].shape) if name in expected else None
-        found = tuple(seen[name].shape) if name in seen else None
-        if wanted != found:
-            raise DataError(
-                f"{folder / WEIGHTS} does not fit {CONFIG}: {name} has shape {found}, expected {wanted}", _REMEDY
-            )
-
-
-def _numbers(document: Mapping[str, Any], name: str, path: Path, codec: Codec) -> Tensor:
-    values = document.get(name)
+def _numbers(described: Mapping[str, Any], name: str, path: Path, codec: Codec) -> Tensor:
+    values = described.get(name)
     if not isinstance(values, list) or [type(value) for value in values] != [float] * codec.latent_channels:
         raise DataError(f"{path} is damaged: {name} is not a list of {codec.latent_channels} numbers", _REMEDY)
     return torch.tensor(values, dtype=torch.float32)

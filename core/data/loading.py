@@ -86,6 +86,12 @@ class ImageLoader:
                 for future in batch if isinstance(batch, list) else ():
                     future.cancel()
 
+    def in_turn(self, size: int, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices, images) of all samples, or of the chosen ones in their order, `size` at a time."""
+        rows = np.arange(len(self)) if chosen is None else chosen
+        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+        yield from zip(pieces, self.batches(pieces), strict=True)
+
     def close(self) -> None:
         """Stop the decoding threads."""
         self._pool.shutdown(cancel_futures=True)

@@ -19,6 +19,14 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return order
 
 
+def spread(num_samples: int, count: int, seed: int = 0) -> np.ndarray:
+    """Choose `count` samples, or all if there are fewer, in a random but fixed order, int64.
+
+    For looking at a part of a set: the first ones by name would all be of the first class.
+    """
+    return seeds.generator(seed, "spread").permutation(num_samples)[:count]
+
+
 def stream(seed: int, start: int, stop: int, num_samples: int) -> np.ndarray:
     """Return the samples at stream positions start … stop-1, int64 (stop - start,)."""
     assert 0 <= start <= stop, f"positions {start} to {stop}"

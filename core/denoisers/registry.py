@@ -8,19 +8,14 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .. import files
 from ..errors import ConfigError, DataError
+from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
 from . import dit
 from .dit import DiT, DiTConfig
 
-FORMAT = 1
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
 
 KINDS: dict[str, tuple[type[DiTConfig], type[DiT]]] = {"dit": (DiTConfig, DiT)}
@@ -50,11 +45,7 @@ def build(config: DiTConfig) -> DiT:
 def save(model: DiT, folder: Path, extra: dict[str, Any] | None = None) -> None:
     """Write a network's weights and config into a folder; `extra` stands in config.json beside them."""
     kind = next(name for name, (_, network) in KINDS.items() if isinstance(model, network))
-    described = {"format": FORMAT, "kind": kind, "config": dataclasses.asdict(model.config), **(extra or {})}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
-    files.write_json(folder / CONFIG, described)
+    save_network(model, folder, kind, dataclasses.asdict(model.config), **(extra or {}))
 
 
 def load(folder: Path) -> DiT:
@@ -62,44 +53,29 @@ def load(folder: Path) -> DiT:
 
     Raises DataError naming the file that is missing, damaged, of another kind, or at odds with the other.
     """
-    config = read_config(folder)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError:
-        raise DataError(f"{folder / WEIGHTS} does not exist", REMEDY) from None
-    except SafetensorError as error:
-        raise DataError(f"{folder / WEIGHTS} is damaged: {error}", REMEDY) from None
+    described = read_description(folder, KINDS, REMEDY)
+    config = _config(described, folder / CONFIG)
+    tensors = read_weights(folder, described, REMEDY)
     _check_count(config, tensors, folder)
     # On the meta device nothing is allocated or drawn; the loaded tensors then take the parameters' places.
     with torch.device("meta"), _NoNormalDraws():
         model = build(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise DataError(
-                f"{folder / WEIGHTS} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
-                f"{expected.get(name, 'nothing')} was expected",
-                REMEDY,
-            )
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    load_into(model, tensors, folder / WEIGHTS, REMEDY, assign=True)
     return model.eval()
 
 
 def read_config(folder: Path) -> DiTConfig:
     """Read the network's config from a folder's config.json; DataError where it is not one of ours."""
-    path = folder / CONFIG
-    described = files.read_json(path, REMEDY)
-    if described.get("format") != FORMAT:
-        raise DataError(f"{path} has format {described.get('format')!r}; this ldm reads {FORMAT}", "upgrade ldm")
-    kind = described.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise DataError(f"{path} describes a {kind!r}, not a denoiser ({', '.join(KINDS)})", REMEDY)
-    config_type, _ = KINDS[kind]
-    fields, known = described.get("config"), {field.name for field in dataclasses.fields(config_type)}
-    if not isinstance(fields, dict) or not fields.keys() <= known:
-        unknown = sorted(fields.keys() - known) if isinstance(fields, dict) else fields
-        raise DataError(f"{path}: the config has unknown keys {unknown}", "upgrade ldm, or train it again")
+    return _config(read_description(folder, KINDS, REMEDY), folder / CONFIG)
+
+
+def _config(described: dict[str, Any], path: Path) -> DiTConfig:
+    config_type, _ = KINDS[described["kind"]]
+    fields, known = described["config"], {field.name for field in dataclasses.fields(config_type)}
+    if not fields.keys() <= known:
+        raise DataError(
+            f"{path}: the config has unknown keys {sorted(fields.keys() - known)}", "upgrade ldm, or train it again"
+        )
     try:
         return TypeAdapter(config_type).validate_python(fields)
     except ValidationError as error:

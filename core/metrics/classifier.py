@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..files import read_json, sha256_file, write_atomically, write_json
-from ..weights import load_into, read_safetensors
+from ..files import sha256_file
+from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+KIND = "classifier"
 REMEDY = "make it with `ldm train-classifier`"
 
 
@@ -126,21 +124,13 @@ class SavedClassifier:
 def save(
     classifier: Classifier, folder: Path, class_names: Sequence[str], extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `config.json` and `model.safetensors` into an existing folder.
+    """Write a classifier's folder, as `core.weights` says.
 
     extra: whatever else should travel with the weights (JSON), such as the accuracy reached.
     """
     assert len(class_names) == classifier.config.num_classes, "one name per class"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-    write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
-    described = {
-        "kind": "classifier",
-        "config": asdict(classifier.config),
-        "class_names": list(class_names),
-        "weights_sha256": sha256_file(folder / WEIGHTS),
-        "extra": dict(extra or {}),
-    }
-    write_json(folder / CONFIG, described)
+    described = {"class_names": list(class_names), "extra": dict(extra or {})}
+    save_network(classifier, folder, KIND, asdict(classifier.config), **described)
 
 
 def load(folder: Path) -> SavedClassifier:
@@ -148,9 +138,7 @@ def load(folder: Path) -> SavedClassifier:
 
     Raises DataError naming the file that is missing, damaged or of another kind.
     """
-    described = read_json(folder / CONFIG, REMEDY)
-    if described.get("kind") != "classifier":
-        raise DataError(f"{folder / CONFIG} describes {described.get('kind')!r}, not a classifier", REMEDY)
+    described = read_description(folder, (KIND,), REMEDY)
     try:
         config = _config(described["config"])
         names = tuple(str(name) for name in described["class_names"])
@@ -159,12 +147,9 @@ def load(folder: Path) -> SavedClassifier:
         network = Classifier(config)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error!r}", REMEDY) from None
-    tensors = read_safetensors(folder / WEIGHTS, REMEDY)
-    weights_sha256 = sha256_file(folder / WEIGHTS)
-    if weights_sha256 != described.get("weights_sha256"):
-        raise DataError(f"{folder / WEIGHTS} is damaged: its sha256 differs from {folder / CONFIG}", REMEDY)
-    load_into(network, tensors, folder / WEIGHTS, REMEDY)
-    return SavedClassifier(network.eval().requires_grad_(False), names, weights_sha256, described.get("extra", {}))
+    load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY)
+    network.eval().requires_grad_(False)
+    return SavedClassifier(network, names, sha256_file(folder / WEIGHTS), described.get("extra", {}))
 
 
 def _config(values: Mapping[str, Any]) -> ClassifierConfig:

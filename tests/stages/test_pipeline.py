@@ -87,9 +87,9 @@ def test_the_flipped_latent_is_that_of_the_flipped_image(trained: Pipeline) -> N
     config = trained.config("train-vqvae")
     from ldm.core.data.images import as_tensor
     from ldm.core.progress import Silent
-    from ldm.stages.handover import image_sets
+    from ldm.stages.handover import image_sources
 
-    pixels = as_tensor(image_sets(config.data, Silent()).train.batch(np.arange(8))).flip(-1)
+    pixels = as_tensor(image_sources(config.data).read(Silent()).train.batch(np.arange(8))).flip(-1)
     with torch.no_grad():
         expected = registry.load(trained.folder / "vqvae" / "final").encode(pixels)
     found = latents.batch(np.arange(8), flip=np.ones(8, dtype=bool))

@@ -69,14 +69,14 @@ def test_a_preset_can_be_changed_and_an_unknown_name_is_corrected() -> None:
 def test_weights_of_another_size_are_refused_by_name(saved: tuple[Autoencoder, Path]) -> None:
     _, folder = saved
     _edit(folder, config=dict(TINY.__dict__) | {"codebook_size": 32})
-    with pytest.raises(DataError, match=r"model.safetensors does not fit config.json: quantizer.codes has shape \(16"):
+    with pytest.raises(DataError, match=r"model.safetensors does not fit the network: quantizer.codes has shape \(16"):
         registry.load(folder)
 
 
 def test_weights_with_another_number_of_blocks_are_refused_by_name(saved: tuple[Autoencoder, Path]) -> None:
     _, folder = saved
     _edit(folder, config=dict(TINY.__dict__) | {"num_res_blocks": 2})
-    with pytest.raises(DataError, match=r"model\.safetensors does not fit config\.json"):
+    with pytest.raises(DataError, match=r"model\.safetensors does not fit the network"):
         registry.load(folder)
 
 
