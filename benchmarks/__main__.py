@@ -26,7 +26,22 @@ def class_accuracy(run: str, lenet: Path) -> dict[str, Any]:
     if not lenet.is_file():
         return {"skipped": f"no classifier at {lenet}"}
     started = time.perf_counter()
-    ldm("sample", "--name", run, "--class", "all", "--num", "100", "--cfg", "3", "--steps", "50", "--label", "thousand")
+    ldm(
+        "sample",
+        "--name",
+        run,
+        "--class",
+        "all",
+        "--num",
+        "100",
+        "--cfg",
+        "3",
+        "--steps",
+        "50",
+        "--label",
+        "thousand",
+        "--replace",
+    )
     seconds = time.perf_counter() - started
     ldm("eval", "--name", run, "--samples", "thousand", "--features", "lenet", "--weights", str(lenet), "--replace")
     metrics = json.loads((Path("runs") / run / "eval" / "thousand" / "metrics.json").read_text())
@@ -49,13 +64,21 @@ def start_up(rounds: int = 7) -> dict[str, Any]:
     return {name: {"median": statistics.median(s), "fastest": min(s)} for name, s in seconds.items()}
 
 
+def cpu_name() -> str:
+    """Name the processor as the system does."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main() -> None:
     """Run every benchmark and write `results/NAME.json`, each with the machine it ran on."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--run", default="default", help="finished run of the mnist recipe")
     parser.add_argument("--lenet", type=Path, default=Path("../shared/weights/mnist-lenet") / LENET)
     given = parser.parse_args()
-    machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    machine = {"cpu": cpu_name(), "threads": torch.get_num_threads()}
     machine |= {"torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
     RESULTS.mkdir(exist_ok=True)
     for name, result in (("start_up", start_up()), ("class_accuracy", class_accuracy(given.run, given.lenet))):
