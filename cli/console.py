@@ -108,7 +108,7 @@ class Plain:
 
 def progress_line(pace: Pace) -> str:
     """Return one line on how far a piece of work is."""
-    share = f" ({100 * pace.done // pace.total}%)" if pace.total else ""
+    share = f" ({min(100, 100 * pace.done // pace.total)}%)" if pace.total else ""
     left = f"{duration(pace.seconds_left)} left" if pace.seconds_left is not None else ""
     parts = (f"{pace.title}: {pace.done:,} of {pace.total:,} {pace.unit}{share}", pace.speed(pace.rate), left)
     return "  ".join(filter(None, (*parts, pace.readings())))

@@ -20,6 +20,7 @@ class Setting:
 
     key: dotted, `train.lr`. flags: what sets it to a value or switches it on; empty where only `key=value` reaches it.
     off_flags: what switches it off. kind: what a value looks like, for help. choices: all values, where there are few.
+    inherited: whether the stage takes it from the stage before it where it is not given, and not the default.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Setting:
     choices: tuple[str, ...]
     default: Any
     help: str
+    inherited: bool = False
 
     @property
     def section(self) -> str:
@@ -64,8 +66,10 @@ def settings_of(model: type[Section]) -> tuple[Setting, ...]:
     sections = sections_of(model)
     for name, field in model.model_fields.items():
         if name in sections:
+            extra = field.json_schema_extra
+            inherited = isinstance(extra, dict) and bool(extra["inherited"])
             for setting in settings_of(sections[name]):
-                nested.append(replace(setting, key=f"{name}.{setting.key}"))
+                nested.append(replace(setting, key=f"{name}.{setting.key}", inherited=inherited))
         else:
             own.append(_setting(name, field))
     return (*own, *nested)

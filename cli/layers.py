@@ -5,6 +5,7 @@ Values stay the texts that were typed until pydantic reads them, once, after the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -67,6 +68,8 @@ def parse_override(text: str, model: type[Section], command: str) -> tuple[Setti
     remedy = f"ldm {command} --help lists flags and keys"
     if not equals:
         flagged = [flag for setting in settings_of(model) for flag in setting.flags if flag.lstrip("-") == text]
+        if not flagged and "data.source" in known and Path(text).exists():
+            flagged = [f"--data {text}"]
         hint = f"; did you mean {flagged[0]}?" if flagged else ""
         raise ConfigError(f"argument {text!r} is not of the form section.key=value{hint}", remedy)
     setting = find(model, key)

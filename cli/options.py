@@ -134,7 +134,7 @@ def _help_groups(command: str) -> dict[str, list[help.Row]]:
     groups: dict[str, list[help.Row]] = {}
     for setting in settings:
         if setting.flags and setting.key not in Stage.model_fields:
-            groups.setdefault((setting.section or command).capitalize(), []).append(_help_row(setting))
+            groups.setdefault(_heading(setting, command), []).append(_help_row(setting))
     groups["Run"] = [_help_row(setting) for setting in settings if setting.key in Stage.model_fields]
     groups["Other"] = [
         (_spelled(names, " RECIPE" if key == "recipe" else ""), _SWITCH_HELP[key]) for key, names in _SWITCHES.items()
@@ -147,10 +147,15 @@ def _help_groups(command: str) -> dict[str, list[help.Row]]:
     return groups
 
 
+def _heading(setting: Setting, command: str) -> str:
+    title = (setting.section or command).capitalize()
+    return f"{title}, as the run's autoencoder was given it where nothing is said here" if setting.inherited else title
+
+
 def _help_row(setting: Setting) -> help.Row:
     value = "" if setting.is_switch else f" {setting.kind}"
     default = ""
-    if setting.default is not None:
+    if setting.default is not None and not setting.inherited:
         shown = setting.shown(setting.default)
         if setting.is_switch and setting.off_flags:
             shown = setting.flags[0] if setting.default else setting.off_flags[0]

@@ -7,6 +7,7 @@ fingerprint. Each stage records the fingerprints of its inputs.
 """
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -76,9 +77,12 @@ def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
     """
     again = f"make it again: {made_by} --replace"
     if not (path / MANIFEST).is_file() and not (path / IDENTITY).is_file():
+        if path.exists() and (path.is_file() or _holds_more_than(path, LOCK)):
+            raise DataError(f"{path} was made by no stage: it has no {MANIFEST}", f"make one: {made_by}")
         raise DataError(f"{path} does not exist", f"make it: {made_by}")
     if not (path / MANIFEST).is_file():
-        raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}")
+        recipe = f" -c {shlex.quote(str(path / RECIPE))}" if (path / RECIPE).is_file() else ""
+        raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}{recipe}")
     manifest = files.read_json(path / MANIFEST, again)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
@@ -169,20 +173,20 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     """Make sure that an occupied directory belongs to this very configuration and these inputs.
 
     A new directory gets its `identity.json`. An existing one of the same identity is handed back as it is, to go on
-    from. One of another configuration or other inputs is discarded with `replace`, otherwise refused with the
-    differing keys (ConfigError, exit 2). `replace` also discards a finished one that is damaged.
+    from. One of another configuration or other inputs is discarded with `replace`, or if no work was done in it yet,
+    otherwise refused with what differs (ConfigError, exit 2). `replace` also discards a finished one that is damaged.
     """
     wanted = json.loads(json.dumps(identity.document()))
     if (path / IDENTITY).exists():
         differing = _differences(_read_identity(path, replace), wanted)
-        if differing and not replace:
+        if differing and not replace and _holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
                 "give the same settings, another --name, or --replace to start afresh",
             )
         if differing or (replace and _is_damaged(path, identity)):
             _clear(path)
-    elif any(entry.name != LOCK and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir()):
+    elif _holds_more_than(path, LOCK):
         raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another --name")
     files.remove_temporaries(path)
     if not (path / IDENTITY).exists():
@@ -190,6 +194,10 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     if not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
     return Workspace(path, identity)
+
+
+def _holds_more_than(path: Path, *names: str) -> bool:
+    return any(entry.name not in names and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir())
 
 
 def _read_identity(path: Path, replace: bool) -> dict[str, Any]:
@@ -226,10 +234,15 @@ def _clear(path: Path) -> None:
 
 
 def _differences(previous: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """List `key: was → is` for every leaf that differs."""
+    """List `setting: was → is` for every setting that differs, and the inputs that hold something else."""
     before, after = dict(_leaves(previous)), dict(_leaves(wanted))
-    keys = sorted(before.keys() | after.keys())
-    return [f"{key}: {before.get(key)!r} → {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
+    return [
+        f"{key.split('.')[1]}: other contents"
+        if key.startswith("inputs.")
+        else f"{key.removeprefix('config.')}: {before.get(key)!r} → {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

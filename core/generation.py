@@ -64,16 +64,19 @@ _PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units 
 _LARGEST_CHUNK = 64
 
 
-def check(model: Model, sampling: Sampling) -> None:
-    """Refuse settings that the model cannot honour. Raises ConfigError naming the flag."""
-    if sampling.cfg != 1.0 and not model.labels.has_null:
+def check(sampling: Sampling, num_steps: int, has_null: bool) -> None:
+    """Refuse settings that a model cannot honour. Raises ConfigError naming the flag.
+
+    num_steps: of the model's schedule. has_null: whether it was trained with a null class.
+    """
+    if sampling.cfg != 1.0 and not has_null:
         raise ConfigError(
             f"--cfg {sampling.cfg:g} needs a null class, but this denoiser was trained with label dropout 0",
             "use --cfg 1, or train with --label-dropout 0.1",
         )
-    if not 1 <= sampling.num_steps <= model.schedule.num_steps:
+    if not 1 <= sampling.num_steps <= num_steps:
         raise ConfigError(
-            f"--steps {sampling.num_steps} is outside 1 … {model.schedule.num_steps}, the schedule's number of steps",
+            f"--steps {sampling.num_steps} is outside 1 … {num_steps}, the schedule's number of steps",
             "give fewer steps",
         )
     if sampling.eta and sampling.sampler != "ddim":
@@ -102,7 +105,7 @@ def generate(
     Matrix products of different heights round differently, so the network always sees chunks of one size, the last
     one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
     """
-    check(model, sampling)
+    check(sampling, model.schedule.num_steps, model.labels.has_null)
     size = chunk_size(model, policy)
     pieces = []
     for start in range(0, len(labels), size):

@@ -10,7 +10,7 @@ from .settings import Count, Data, Location, Machine, Section, Stage, Train, opt
 class VQVAEModel(Section):
     """The autoencoder's network: a preset, and what differs from it."""
 
-    preset: str = option("vqvae-s", "Named network size.", "--preset")
+    preset: str = option("vqvae-s", "Named network size: vqvae-xs, -s, -m (4 times smaller), -f8, -f16.", "--preset")
     channels: int | None = option(None, "Width of the finest level.", ge=1)
     channel_multipliers: tuple[int, ...] | None = option(
         None, "Width of each of n levels; they shrink images patch x 2^(n-1) times."
@@ -20,7 +20,7 @@ class VQVAEModel(Section):
     num_decoder_blocks: int | None = option(None, "Residual blocks per level of the decoder.", ge=1)
     middle_blocks: bool | None = option(None, "Residual blocks at the lowest resolution.")
     latent_channels: int | None = option(None, "Channels of the latent.", "--latent-channels", ge=1)
-    codebook_size: int | None = option(None, "Codes.", "--codebook-size", ge=2)
+    codebook_size: int | None = option(None, "Codes that a latent pixel can be.", "--codebook-size", ge=2)
     cosine: bool | None = option(None, "Choose codes by cosine similarity.")
     attention: bool | None = option(None, "Self-attention at the lowest resolution.")
     commitment: float | None = option(None, "Weight of the commitment term, on the encoder.", ge=0)
@@ -64,7 +64,7 @@ class Encode(Stage):
     """Settings of `ldm encode`. What `data` leaves unsaid is taken from the autoencoder's own training."""
 
     autoencoder: Location | None = option(None, "Autoencoder stage to use; by default the run's own.", "--autoencoder")
-    data: Data = section(Data)
+    data: Data = section(Data, inherited=True)
     batch_size: int = option(64, "Images encoded at once.", "--batch-size", ge=1)
     shard_size: int = option(4096, "Samples per shard.", "--shard-size", ge=1)
     machine: Machine = section(Machine)
@@ -148,7 +148,7 @@ class ClassifierTrain(Train):
 class TrainClassifier(Stage):
     """Settings of `ldm train-classifier`. What `data` leaves unsaid is taken from the run's autoencoder."""
 
-    data: Data = section(Data)
+    data: Data = section(Data, inherited=True)
     max_shift: int = option(2, "Random shift of training images, pixels.", ge=0)
     train: ClassifierTrain = section(ClassifierTrain)
     machine: Machine = section(Machine)

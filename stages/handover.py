@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,11 +87,25 @@ class ImageSources:
     as_input: dict[str, Any]
 
     def read(self, progress: Progress) -> ImageSets:
-        """Make them readable as squares. Raises DataError for images that cannot be decoded."""
+        """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded."""
+        progress.note(self.described)
         return ImageSets(
             image_loader(self.train, self.data, "training", progress),
             image_loader(self.val, self.data, "validation", progress),
         )
+
+    @property
+    def described(self) -> str:
+        """Images, classes and files left aside in words, by which a wrong folder is known before hours of training."""
+        images, names = len(self.train) + len(self.val), self.train.class_names
+        classes = f"{len(names)} classes: {_listed(names)}" if self.train.labelled else "one class, for want of folders"
+        ignored = self.train.ignored
+        aside = f"; left aside as no images: {_listed(ignored)}" if ignored else ""
+        return f"{self.data.source}: {images:,} images of {classes}{aside}"
+
+
+def _listed(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def image_sources(data: Data) -> ImageSources:
@@ -158,7 +172,10 @@ class TrainedAutoencoder:
 
 def autoencoder_artifact(folder: Path, config: Stage) -> Artifact:
     """Open the autoencoder stage in `folder`. Raises DataError with the command that would make it."""
-    return artifacts.open_artifact(folder, "vqvae", command_line("train-vqvae", config))
+    made_by = command_line("train-vqvae", config)
+    if not (folder / artifacts.RECIPE).exists():
+        made_by += " --data FOLDER"
+    return artifacts.open_artifact(folder, "vqvae", made_by)
 
 
 def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:

@@ -1,5 +1,6 @@
 """`ldm sample`: a denoiser, classes and seeds in, pictures out."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,19 @@ def run(config: Sample, progress: Progress) -> Outcome:
     source = open_artifact(config.denoiser or config.root / "dit", "dit", command_line("train-dit", config))
     class_names: list[str] = source.facts["class_names"]
     classes = parse_classes(config.classes, class_names)
-    folder = output_folder(config, "sample", config.label or _label(config))
+    label = config.label or _label(config)
+    folder = output_folder(config, "sample", label)
+    sampling = sampling_of(config)
+    check(sampling, source.facts["diffusion"]["num_steps"], source.facts["label_dropout"] > 0)
     with occupy(folder):
         policy = machine_policy(config.machine)
         inputs = {"denoiser": as_input(source, folder)}
         work = claim(folder, "sample", config, inputs)
-        next_commands = [command_line("eval", config) + f" --samples {folder.name}"]
+        next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
         pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
         model = load_model(source, config, policy)
-        sampling = sampling_of(config)
-        check(model, sampling)
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
         names = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
@@ -70,7 +72,8 @@ def run(config: Sample, progress: Progress) -> Outcome:
         }
         work.commit(outputs, facts)
     how = f"{config.sampler}, {sampling.num_steps} steps, cfg {config.cfg:g}"
-    summary = {"images": f"{len(names):,} of {len(classes)} classes, {how}"}
+    what = f"{len(classes)} classes" if len(classes) > 1 else class_names[classes[0]]
+    summary = {"images": f"{len(names):,} of {what}, {how}"}
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 

@@ -39,9 +39,12 @@ def option(default: Any, help: str, flag: str | None = None, identity: bool = Tr
     return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
 
 
-def section(kind: type["Section"]) -> Any:
-    """Declare a group of settings. It is built when it is first needed, so that help pages need not wait for it."""
-    return Field(default_factory=kind)
+def section(kind: type["Section"], inherited: bool = False) -> Any:
+    """Declare a group of settings. It is built when it is first needed, so that help pages need not wait for it.
+
+    inherited: whether the stage takes what is left unsaid from the stage before it, and not from the defaults.
+    """
+    return Field(default_factory=kind, json_schema_extra={"inherited": inherited})
 
 
 class Section(BaseModel):
@@ -103,7 +106,9 @@ class Data(Section):
     background: str = option(
         "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"
     )
-    on_error: Literal["stop", "skip"] = option("stop", "What to do with an unreadable image.", "--on-error")
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "Stop at an unreadable image, or skip up to data.max_skipped of them.", "--on-error"
+    )
     max_skipped: float = option(0.01, "Share of images that on_error=skip may leave out.", ge=0, lt=1)
     cache_gb: float = option(2.0, "Keep decoded images in memory up to this many gigabytes.", identity=False, ge=0)
 

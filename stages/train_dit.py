@@ -52,8 +52,9 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
             "latents": as_input(latents, folder),
             "autoencoder": as_input(source, folder),
         }
+        network_config(config, latents)  # before anything is discarded
         work = claim(folder, "train-dit", config, inputs)
-        next_commands = [command_line("sample", config) + " --class 0 --cfg 3"]
+        next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         latents.verify()
@@ -73,6 +74,15 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
 
 def _plan(config: TrainDiT) -> loop.Plan:
     return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=config.preview.every)
+
+
+def network_config(config: TrainDiT, latents: Artifact) -> DiTConfig:
+    """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
+    channels, *size = latents.facts["latent_shape"]
+    settings = {**dump(config.model), "latent_channels": channels, "latent_size": tuple(size)}
+    settings |= {"num_classes": len(latents.facts["class_names"]), "label_dropout": config.label_dropout}
+    del settings["checkpointing"]
+    return DiTConfig(**{**denoisers.preset(settings.pop("preset")), **settings})
 
 
 def _description(config: TrainDiT, latents: Artifact) -> dict[str, Any]:
@@ -104,11 +114,8 @@ class DenoisingTask:
         predictions.check(config.diffusion.prediction, self.schedule)
 
         seeds.seed_everything(config.seed, "denoiser weights")
-        settings = {**dump(config.model), "latent_channels": shape[0], "latent_size": shape[1:]}
-        settings |= {"num_classes": len(self.class_names), "label_dropout": config.label_dropout}
-        checkpointing, preset = settings.pop("checkpointing"), settings.pop("preset")
-        self.network = denoisers.build(DiTConfig(**{**denoisers.preset(preset), **settings})).to(policy.device)
-        self.network.checkpointing = checkpointing
+        self.network = denoisers.build(network_config(config, latents)).to(policy.device)
+        self.network.checkpointing = config.model.checkpointing
         maybe_compile(self.network, config.machine.compile, policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network

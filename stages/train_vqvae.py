@@ -19,6 +19,7 @@ from ..core.data.grid import grid, scale_for
 from ..core.data.images import as_tensor, as_uint8, write_png
 from ..core.data.loading import ImageLoader
 from ..core.data.order import spread, stream
+from ..core.errors import ConfigError
 from ..core.lock import occupy
 from ..core.metrics.image import psnr, ssim
 from ..core.precision import Policy, maybe_compile
@@ -36,6 +37,7 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     folder = output_folder(config, "train-vqvae")
     with occupy(folder):
         policy = machine_policy(config.machine)
+        given = _given(config)
         sources = image_sources(config.data)
         inputs = {"data": sources.as_input}
         if config.autoencoder is not None:
@@ -46,13 +48,11 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         facts: dict[str, Any] = {"trained": config.autoencoder is None}
-        if config.autoencoder is not None:
-            autoencoder = registry.load(config.autoencoder).to(policy.device)
-            autoencoder.latent_shape(config.data.image_size)
-            images = sources.read(progress)
+        images = sources.read(progress)
+        if given is not None:
+            autoencoder = given.to(policy.device)
             write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
         else:
-            images = sources.read(progress)
             task = AutoencodingTask(config, images, policy)
             facts |= loop.train(task, _plan(config), policy, folder, progress)
             autoencoder = task.autoencoder
@@ -66,6 +66,23 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     }
     pictures = sorted((folder / "reconstructions").glob("*.png"))[-1:]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+
+
+def _given(config: TrainVQVAE) -> Autoencoder | None:
+    """Load the autoencoder to take, if one was named. Raises ConfigError for a network that does not fit the size.
+
+    Before any image is read: reading may take long.
+    """
+    if config.autoencoder is not None:
+        if not config.autoencoder.is_dir():
+            raise ConfigError(f"--autoencoder {config.autoencoder} is no folder", "give one of a ready autoencoder")
+        given = registry.load(config.autoencoder)
+        given.latent_shape(config.data.image_size)
+        return given
+    settings = dump(config.model)
+    with torch.device("meta"):
+        registry.build(registry.preset(settings.pop("preset"), settings)).latent_shape(config.data.image_size)
+    return None
 
 
 def _plan(config: TrainVQVAE) -> loop.Plan:

@@ -117,8 +117,9 @@ def test_core_and_stages_print_nothing(path: Path) -> None:
 def test_the_packages_listed_are_the_folders_on_disk() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {module_name(path.parent / "__init__.py") for path in sources()}
-    assert sorted(settings["packages"]) == sorted({"ldm", *folders})
-    assert settings["package-dir"] == {"ldm": "ldm", **{f"ldm.{folder}": folder for folder in FOLDERS}}
+    assert sorted(settings["packages"]) == sorted({"ldm", "ldm.recipes", *folders})
+    mapped = {f"ldm.{folder}": folder for folder in (*FOLDERS, "recipes")}
+    assert settings["package-dir"] == {"ldm": "ldm", **mapped}
     assert all((path.parent / "__init__.py").is_file() for path in sources())
 
 

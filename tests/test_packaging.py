@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"ldm": "ldm", "cli": "ldm/cli", "stages": "ldm/stages", "core": "ldm/core"}
+FOLDERS = {"ldm": "ldm", "cli": "ldm/cli", "stages": "ldm/stages", "core": "ldm/core", "recipes": "ldm/recipes"}
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 
@@ -48,12 +48,12 @@ def python(*arguments: str, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_every_module_and_every_built_in_data_file(wheel: Path) -> None:
+def test_the_wheel_holds_every_module_recipe_and_built_in_data_file(wheel: Path) -> None:
     wanted = {
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, inside in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix == ".py" or ("builtin" in path.parts and path.is_file() and path.suffix != ".pyc")
+        if path.suffix in (".py", ".yaml") or ("builtin" in path.parts and path.is_file() and path.suffix != ".pyc")
     }
     held = {path.relative_to(wheel).as_posix() for path in (wheel / "ldm").rglob("*") if path.is_file()}
     assert wanted <= held
@@ -71,6 +71,8 @@ def test_the_wheel_holds_nothing_but_the_program(wheel: Path) -> None:
 def test_the_unpacked_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     shown = python("-m", "ldm", "--help", cwd=tmp_path, PYTHONPATH=str(wheel))
     assert "train-vqvae" in shown
+    shown = python("-m", "ldm", "config", "show", "train-dit", "-c", "mnist", cwd=tmp_path, PYTHONPATH=str(wheel))
+    assert "ldm/recipes/mnist.yaml line" in shown
     where = "import ldm.cli.main, ldm.core.errors; print(ldm.cli.main.__file__, ldm.core.errors.__file__)"
     assert all(name.startswith(str(wheel)) for name in python("-c", where, cwd=tmp_path, PYTHONPATH=str(wheel)).split())
 
@@ -82,7 +84,7 @@ def test_an_editable_install_runs_the_checkout(checkout: Path, tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / name) as archive:
         archive.extractall(site)
     where = (  # without site, so that an editable install of this very checkout does not answer instead
-        f"import site, sys; sys.path.append({sysconfig.get_path('purelib')!r}); site.addsitedir({str(site)!r}); "
+        f"import site, sys; site.addsitedir({str(site)!r}); sys.path.append({sysconfig.get_path('purelib')!r}); "
         "import ldm.cli.main, ldm.core.errors, ldm.stages.configs; "
         "print(ldm.cli.main.__file__, ldm.core.errors.__file__, ldm.stages.configs.__file__)"
     )

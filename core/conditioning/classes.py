@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from ..errors import ConfigError
@@ -22,11 +23,11 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
 
 
 def _one(part: str, names: Sequence[str]) -> list[int]:
-    folded = [name.casefold() for name in names]
+    wanted, folded = _folded(part), [_folded(name) for name in names]
     if part in names:
         return [names.index(part)]
-    if folded.count(part.casefold()) == 1:
-        return [folded.index(part.casefold())]
+    if folded.count(wanted) == 1:
+        return [folded.index(wanted)]
     span = re.fullmatch(r"(\d{1,18})(?:\s*-\s*(\d{1,18}))?", part)
     if span is not None:
         first, last = int(span[1]), int(span[2] or span[1])
@@ -35,9 +36,14 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
         if last >= len(names):
             raise ConfigError(f"--class {part} is outside 0 … {len(names) - 1}", f"the classes are {_listing(names)}")
         return list(range(first, last + 1))
-    near = difflib.get_close_matches(part.casefold(), folded, n=1)
+    near = difflib.get_close_matches(wanted, folded, n=1)
     hint = f"did you mean {names[folded.index(near[0])]!r}?" if near else f"the classes are {_listing(names)}"
     raise ConfigError(f"--class {part!r} is no class of this model", hint)
+
+
+def _folded(name: str) -> str:
+    """Fold case, and what two systems write in different ways: a folder's é may be e and an accent."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _listing(names: Sequence[str], limit: int = 12) -> str:

@@ -35,7 +35,7 @@ def grid(
     assert row_labels is None or len(row_labels) == rows, f"{len(row_labels or ())} labels for {rows} rows"
     assert column_labels is None or len(column_labels) == columns, f"{len(column_labels or ())} for {columns} columns"
 
-    font = _font(width)
+    font = _font(width, [*(labels or ()), *(row_labels or ()), *(column_labels or ())])
     line = _text_size("Ág", font)[1] + 2
     left = max((_text_size(text, font)[0] for text in row_labels), default=0) + 6 if row_labels else _GAP
     top = line + _GAP if column_labels else _GAP
@@ -91,9 +91,14 @@ def animation(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80, 
     files.write_atomically(path, write)
 
 
-def _font(cell_width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Choose a size that can be read and lets about eight letters stand below an image."""
-    return ImageFont.load_default(min(20, max(10, cell_width // 5)))
+def _font(cell_width: int, texts: Sequence[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Choose a size that can be read and lets about eight letters stand below an image, and a font that has them."""
+    size = min(20, max(10, cell_width // 5))
+    if all(map(str.isascii, texts)):
+        return ImageFont.load_default(size)
+    import matplotlib  # Pillow's own font ends with ASCII; this one has é, ß, Ж and λ.
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:

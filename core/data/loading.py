@@ -118,7 +118,7 @@ class ImageLoader:
             except DataError as error:
                 if self.prepare.on_error == "stop":
                     raise
-                return str(error)
+                return error.message
             if cache is not None:
                 cache[index] = square
             return None
@@ -142,4 +142,5 @@ class ImageLoader:
     def _refuse(self, total: int) -> None:
         listed = "; ".join(reason for _, reason in self.skipped[:3])
         message = f"{self.source.location}: already {len(self.skipped)} of {total} images cannot be decoded: {listed}"
-        raise DataError(message, f"mend or remove them; at most {self.prepare.max_skipped:.0%} are skipped")
+        most = f"{self.prepare.max_skipped:.0%} are skipped (data.max_skipped)"
+        raise DataError(message, f"mend or remove them; at most {most}")

@@ -63,7 +63,9 @@ class DiTConfig:
         if self.num_tokens > _MAX_TOKENS:
             raise ConfigError(f"{self.num_tokens:,} tokens are too many", f"stay below {_MAX_TOKENS:,}")
         if self.width % self.heads or self.width % 4:
-            raise ConfigError(f"width {self.width} does not divide by {self.heads} heads and by 4", "choose another")
+            raise ConfigError(
+                f"model.width {self.width} does not divide by 4 and by model.heads {self.heads}", "choose others"
+            )
         if self.rope and (self.width // self.heads) % 4:
             raise ConfigError(f"rope on heads of width {self.width // self.heads}", "needs a multiple of 4")
         if not 0 <= self.label_dropout < 1:

@@ -45,6 +45,14 @@ class Report:
     conditions: dict[str, Any]
 
 
+def require_enough(num_reference: int, num_samples: int, settings: Settings | None = None) -> None:
+    """Raise DataError for sets that are too small to be compared: to be called before they are read, too."""
+    least = (settings or Settings()).least
+    for role, number, needed in (("reference", num_reference, 2 * least), ("samples", num_samples, least)):
+        if number < needed:
+            raise DataError(f"the {role}: {number} images are too few", f"give at least {needed}")
+
+
 def evaluate(
     real: Features,
     fake: Features,
@@ -59,9 +67,7 @@ def evaluate(
     that the extractor does not know.
     """
     settings = settings or Settings()
-    for role, seen, least in (("reference", real, 2 * settings.least), ("samples", fake, settings.least)):
-        if len(seen) < least:
-            raise DataError(f"the {role}: {len(seen)} images are too few", f"give at least {least}")
+    require_enough(len(real), len(fake), settings)
     numbers = compare(real.features, fake.features, extractor.name, settings)
     numbers |= score(fake.logits, extractor.name, settings)
     chosen, rest = split_reference(len(real), len(fake), settings.seed)

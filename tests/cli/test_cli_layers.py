@@ -168,6 +168,11 @@ def test_an_argument_that_names_no_setting_is_told_what_was_meant(typed: str, sa
     assert says in refusal("train-dit", typed)
 
 
+def test_a_folder_without_its_flag_is_taken_for_what_it_is(tmp_path: Path) -> None:
+    assert f"did you mean --data {tmp_path}?" in refusal("train-vqvae", str(tmp_path))
+    assert "did you mean" not in refusal("sample", str(tmp_path))
+
+
 def test_settings_that_do_not_go_together_are_told_why() -> None:
     assert "zero terminal SNR" in refusal("train-dit", "diffusion.prediction=eps", "diffusion.zero_terminal_snr=yes")
     assert "from < to" in refusal("sample", "cfg_interval=0.8,0.2")

@@ -75,6 +75,13 @@ def test_help_shows_defaults_as_they_are_typed() -> None:
     assert "--images COUNT" in page and "[1M]" in page and "[--flip]" in page and "auto|fp32|bf16|fp16" in page
 
 
+def test_help_shows_no_default_where_the_run_has_one() -> None:
+    for command in ("encode", "train-classifier"):
+        page = CliRunner().invoke(app, [command, "--help"]).stdout
+        assert "Data, as the run's autoencoder was given it" in page
+        assert "[--flip]" not in page and "pixels. [64]" not in page
+
+
 def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     page = CliRunner().invoke(app, ["train-vqvae", "--help"], prog_name="ldm").stdout

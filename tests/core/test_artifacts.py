@@ -108,13 +108,21 @@ def test_a_missing_directory_is_refused_with_the_command_that_makes_it(tmp_path:
     assert caught.value.remedy == "make it: ldm encode --name a"
 
 
+def test_a_folder_that_no_stage_made_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    for path in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(DataError) as caught:
+            open_artifact(path, "latents", "ldm encode")
+        assert caught.value.message == f"{path} was made by no stage: it has no manifest.json"
+
+
 def test_an_unfinished_directory_is_refused_with_the_command_that_finishes_it(tmp_path: Path) -> None:
     with occupy(tmp_path):
         claim(tmp_path, IDENTITY)
     with pytest.raises(DataError) as caught:
         open_artifact(tmp_path, "latents", "ldm encode --name a")
     assert str(tmp_path) in caught.value.message and "unfinished" in caught.value.message
-    assert caught.value.remedy == "finish it: ldm encode --name a"
+    assert caught.value.remedy == f"finish it: ldm encode --name a -c {tmp_path / 'config.yaml'}"
 
 
 def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
@@ -227,9 +235,18 @@ def test_the_same_settings_go_on_and_find_a_finished_directory_complete(tmp_path
     assert before == after
 
 
-def test_other_settings_or_inputs_are_refused_with_the_differing_keys(tmp_path: Path) -> None:
+def test_a_directory_without_any_work_in_it_yet_takes_other_settings(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        with occupy(tmp_path):
+            assert not claim(tmp_path, changed(seed=seed)).complete
+        assert files.read_json(tmp_path / "identity.json")["config"]["seed"] == seed
+    assert set(contents(tmp_path)) == {".lock", "identity.json", "config.yaml"}
+
+
+def test_other_settings_or_inputs_are_refused_with_what_differs(tmp_path: Path) -> None:
     with occupy(tmp_path):
         claim(tmp_path, IDENTITY)
+    (tmp_path / "metrics.jsonl").touch()
     before = contents(tmp_path)
     other = Identity(
         "latents",
@@ -242,7 +259,7 @@ def test_other_settings_or_inputs_are_refused_with_the_differing_keys(tmp_path: 
         claim(tmp_path, other)
     message = caught.value.message
     assert message.startswith(str(tmp_path)) and caught.value.exit_code == 2
-    listed = "config.new: None → True; config.seed: 0 → 1; inputs.autoencoder.fingerprint: 'f0' → 'f1'"
+    listed = "new: None → True; seed: 0 → 1; autoencoder: other contents"
     assert message.endswith(f": {listed}")
     assert contents(tmp_path) == before
 

@@ -1,12 +1,14 @@
 """A pipeline of the smallest sizes over a folder of coloured squares, for the tests of the stages."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ldm.core.progress import Outcome, Silent
+from ldm.core.artifacts import MANIFEST
+from ldm.core.progress import Outcome, Progress, Silent
 from ldm.stages import configs, encode, eval, sample, train_classifier, train_dit, train_vqvae
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
@@ -49,6 +51,28 @@ def write_squares(folder: Path, per_class: int = 40, size: int = 20) -> Path:
     return folder
 
 
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text())
+
+
+def pngs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("[0-9]*.png")}
+
+
+class Heard(Silent):
+    """Remembers what was told."""
+
+    def __init__(self) -> None:
+        self.works: list[str] = []
+        self.warnings: list[str] = []
+
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self.works.append(title)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
 class Pipeline:
     """Runs stages into one run folder, each with the smallest settings, changed as a test asks."""
 
@@ -76,9 +100,9 @@ class Pipeline:
                 layers[section] = value
         return configs.STAGES[command].model_validate(layers)
 
-    def run(self, command: str, **changes: Any) -> Outcome:
+    def run(self, command: str, progress: Progress | None = None, **changes: Any) -> Outcome:
         """Run one stage."""
-        return RUNS[command](self.config(command, **changes), Silent())
+        return RUNS[command](self.config(command, **changes), progress or Silent())
 
     def through(self, *commands: str) -> "Pipeline":
         """Run several stages with the smallest settings."""

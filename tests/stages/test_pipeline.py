@@ -1,6 +1,5 @@
 """The stages, one after the other, on real files at the smallest sizes."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from ldm.core.artifacts import MANIFEST, open_artifact
@@ -17,33 +17,7 @@ from ldm.core.data.shards import LatentSet
 from ldm.core.errors import ConfigError, DataError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import COLOURS, Pipeline, write_squares
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_squares(tmp_path_factory.mktemp("images") / "squares")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
-    pipeline = Pipeline(tmp_path_factory.mktemp("runs"), images)
-    return pipeline.through("train-vqvae", "encode", "train-dit", "train-classifier")
-
-
-@pytest.fixture
-def copied(trained: Pipeline, tmp_path: Path) -> Pipeline:
-    """The trained run, to be harmed."""
-    shutil.copytree(trained.runs_dir, tmp_path / "runs")
-    return Pipeline(tmp_path / "runs", trained.images)
-
-
-def manifest(folder: Path) -> dict:
-    return json.loads((folder / MANIFEST).read_text())
-
-
-def pngs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("[0-9]*.png")}
+from pipeline_run import COLOURS, Heard, Pipeline, manifest, pngs
 
 
 def test_class_names_travel_from_the_folder_to_the_samples(trained: Pipeline) -> None:
@@ -58,6 +32,13 @@ def test_every_stage_says_that_it_is_complete_when_run_again(trained: Pipeline) 
         assert trained.run(command).already_complete, command
         after = (trained.folder / {"train-vqvae": "vqvae", "encode": "latents"}.get(command, "dit") / MANIFEST).stat()
         assert before.st_mtime_ns == after.st_mtime_ns
+
+
+def test_a_complete_stage_decodes_no_image(trained: Pipeline) -> None:
+    for command in ("train-vqvae", "encode", "train-classifier"):
+        heard = Heard()
+        assert trained.run(command, heard).already_complete
+        assert not heard.works, command
 
 
 def test_latents_are_normalised_on_the_training_images(trained: Pipeline) -> None:
@@ -120,7 +101,7 @@ def test_a_resumed_training_ends_in_the_weights_of_an_uninterrupted_one(copied: 
 
 
 def test_another_setting_is_refused_with_the_differing_key_and_replace_starts_afresh(copied: Pipeline) -> None:
-    with pytest.raises(ConfigError, match=r"config\.train\.lr: 0\.0001 → 0\.002"):
+    with pytest.raises(ConfigError, match=r": train\.lr: 0\.0001 → 0\.002"):
         copied.run("train-dit", train__lr=2e-3)
     outcome = copied.run("train-dit", train__lr=2e-3, replace=True)
     assert manifest(outcome.directory)["config"]["train"]["lr"] == 2e-3
@@ -206,49 +187,22 @@ def test_guidance_without_a_null_class_is_refused(copied: Pipeline) -> None:
     assert copied.run("sample", cfg=1).directory.exists()
 
 
+def test_settings_that_belong_to_another_sampler_are_refused(trained: Pipeline) -> None:
+    with pytest.raises(ConfigError, match=r"--eta 0\.5 belongs to the DDIM sampler, not euler"):
+        trained.run("sample", sampler="euler", eta=0.5)
+    with pytest.raises(ConfigError, match="variance=beta belongs to the DDPM sampler, not ddim"):
+        trained.run("sample", variance="beta")
+
+
+def test_an_interval_that_is_none_is_refused_by_its_flag(trained: Pipeline) -> None:
+    for interval in ((0.8, 0.2), (0.5, 0.5), (-0.1, 0.5)):
+        with pytest.raises(ValidationError, match="--cfg-interval is"):
+            trained.config("sample", cfg_interval=interval)
+
+
 def test_more_steps_than_the_schedule_has_are_refused(trained: Pipeline) -> None:
     with pytest.raises(ConfigError, match="--steps 1001 is outside 1 … 1000"):
         trained.run("sample", steps=1001)
-
-
-def test_eval_writes_numbers_with_their_conditions(trained: Pipeline) -> None:
-    samples = trained.run("sample", num=8, label="judged").directory
-    folder = trained.run("eval", samples="judged").directory
-    document = json.loads((folder / "metrics.json").read_text())
-    for number in ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"):
-        assert f"{number}[classifier]" in document["numbers"]
-        assert f"{number}[classifier]" in document["real_against_real"]
-    conditions = document["conditions"]
-    assert conditions["n_samples"] == len(pngs(samples)) == 24
-    assert conditions["sampling"]["steps"] == 3
-    assert conditions["sampling"]["cfg"] == 3
-    assert conditions["weights_sha256"]
-
-
-def test_eval_of_the_reference_itself_has_no_distance_and_full_accuracy(trained: Pipeline) -> None:
-    folder = trained.run("eval", samples=str(trained.images), reference=str(trained.images)).directory
-    numbers = json.loads((folder / "metrics.json").read_text())["numbers"]
-    assert numbers["frechet_distance[classifier]"] < 1e-6
-    assert numbers["precision[classifier]"] == numbers["recall[classifier]"] == 1
-    assert numbers["class_accuracy[classifier]"] > 0.9
-
-
-def test_saved_statistics_serve_as_a_reference(trained: Pipeline) -> None:
-    trained.run("sample", num=8, label="first")
-    trained.run("sample", num=8, seed=99, label="second")
-    saved = trained.run("eval", samples="first").directory
-    direct = trained.run("eval", samples="second").directory / "metrics.json"
-    expected = json.loads(direct.read_text())["numbers"]["frechet_distance[classifier]"]
-    again = trained.run("eval", samples="second", reference=str(saved), replace=True).directory / "metrics.json"
-    assert json.loads(again.read_text())["numbers"]["frechet_distance[classifier]"] == pytest.approx(expected, rel=1e-9)
-
-
-def test_eval_of_reconstructions_measures_each_image(trained: Pipeline) -> None:
-    folder = trained.run("eval", of="reconstructions").directory
-    document = json.loads((folder / "metrics.json").read_text())
-    assert 5 < document["numbers"]["psnr"] < 60
-    assert "ssim" in document["numbers"]
-    assert (folder / "reconstructions.png").exists()
 
 
 def test_a_kl_autoencoder_of_diffusers_serves_every_later_stage(tmp_path: Path, images: Path) -> None:
@@ -269,6 +223,14 @@ def test_a_kl_autoencoder_of_diffusers_serves_every_later_stage(tmp_path: Path, 
     assert latent_set.has_std
     assert float(latent_set.batch(np.arange(4), std=True).min()) > 0
     assert len(pngs(pipeline.run("sample", num=1).directory)) == 3
+
+    assert pipeline.run("train-vqvae", autoencoder=tmp_path / "vae").already_complete
+    vae.decoder.conv_out.bias.data += 0.1
+    vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(ConfigError, match="autoencoder: other contents"):
+        pipeline.run("train-vqvae", autoencoder=tmp_path / "vae")
+    with pytest.raises(ConfigError, match="--image-size 17 is not a multiple of 2"):
+        pipeline.run("train-vqvae", autoencoder=tmp_path / "vae", data__image_size=17, replace=True)
 
 
 def test_the_first_and_last_reconstructions_are_pictures_of_the_same_images(trained: Pipeline) -> None:

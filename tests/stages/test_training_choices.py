@@ -1,6 +1,7 @@
 """Every choice that training offers, each through a whole short run of its stage."""
 
 import json
+import shutil
 import sys
 from itertools import product
 from pathlib import Path
@@ -109,6 +110,41 @@ def test_accumulation_and_activation_checkpointing_change_no_loss(encoded: Pipel
         loop.train(task, plan, machine_policy(config.machine), folder, Silent())
         losses[name] = task.validate()["val_loss"]
     assert losses["plain"] == pytest.approx(losses["saving"], rel=1e-4)
+
+
+def test_the_validation_loss_of_the_same_weights_is_the_same_whatever_the_seed(encoded: Pipeline) -> None:
+    tasks = [task_of(encoded, seed=seed) for seed in (0, 7)]
+    tasks[1].network.load_state_dict(tasks[0].network.state_dict())
+    assert tasks[0].validate() == tasks[1].validate()
+
+
+def test_validation_and_pictures_leave_no_trace_in_training(encoded: Pipeline, tmp_path: Path) -> None:
+    for name, changes in {"often": {"train__validate_every": 8, "preview__every": 16}, "never": {}}.items():
+        settings = {"train__validate_every": 0, "preview__every": 0, **changes}
+        encoded.run("train-dit", **settings, runs_dir=tmp_path / name, latents=encoded.folder / "latents")
+    finals = [
+        (tmp_path / name / encoded.name / "dit" / "final" / "model.safetensors").read_bytes()
+        for name in ("often", "never")
+    ]
+    assert finals[0] == finals[1]
+
+
+def test_a_batch_size_that_does_not_divide_the_images_resumes_to_the_same_weights(
+    encoded: Pipeline, tmp_path: Path
+) -> None:
+    settings = {"latents": encoded.folder / "latents", "train__batch_size": 12, "train__images": 100}
+    settings |= {"train__checkpoint_every": 30, "preview__every": 0}
+    dit = encoded.run("train-dit", **settings, runs_dir=tmp_path).directory
+    whole = (dit / "final" / "model.safetensors").read_bytes()
+    metrics = [json.loads(line) for line in (dit / "metrics.jsonl").read_text().splitlines()]
+    assert [path.name for path in sorted((dit / "checkpoints").iterdir())] == ["0000000096", "0000000108"]
+    (dit / "manifest.json").unlink()
+    shutil.rmtree(dit / "checkpoints" / "0000000108")
+    encoded.run("train-dit", **settings, runs_dir=tmp_path)
+    assert (dit / "final" / "model.safetensors").read_bytes() == whole
+    again = [json.loads(line) for line in (dit / "metrics.jsonl").read_text().splitlines()]
+    assert [line.keys() for line in again] == [line.keys() for line in metrics]
+    assert again[-1] == metrics[-1]
 
 
 def test_tensorboard_gets_the_same_numbers(encoded: Pipeline) -> None:

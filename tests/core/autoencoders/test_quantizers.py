@@ -222,6 +222,17 @@ def test_cosine_ignores_length_and_keeps_codes_on_the_sphere() -> None:
     torch.testing.assert_close(quantizer.codes.norm(dim=1), torch.ones(12))
 
 
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_cosine_takes_codes_that_left_the_sphere_for_their_directions(codebook: str) -> None:
+    """As averages of codes do, and codes that an optimizer moved."""
+    quantizer = Quantizer(QuantizerConfig(num_codes=12, dim=3, codebook=codebook, cosine=True))  # type: ignore[arg-type]
+    latents = torch.randn(2, 3, 4, 4, generator=_generator(1))
+    expected = quantizer.lookup(latents)
+    with torch.no_grad():
+        quantizer.codes *= torch.rand(12, 1, generator=_generator(2)) + 0.1
+    torch.testing.assert_close(quantizer.lookup(latents), expected)
+
+
 def test_usage_and_perplexity_in_closed_form() -> None:
     assert usage(torch.tensor([3, 0, 1, 0])) == 0.5
     assert perplexity(torch.tensor([5, 5, 5, 5])).item() == pytest.approx(4)

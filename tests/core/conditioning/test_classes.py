@@ -36,6 +36,11 @@ def test_classes_are_read_in_the_order_given_and_each_once(text: str, chosen: li
     assert parse_classes(text, FISH) == chosen
 
 
+def test_an_accent_is_the_same_however_the_system_wrote_it() -> None:
+    apart, whole = "e\u0301glise", "\u00e9glise"
+    assert parse_classes(whole, ["tench", apart]) == parse_classes(apart.upper(), ["tench", whole]) == [1]
+
+
 def test_a_name_wins_over_an_index_and_over_every_other_reading() -> None:
     assert parse_classes("1", ["0", "2", "1"]) == [2]
     assert parse_classes("0-2", ["a", "b", "c", "0-2"]) == [3]

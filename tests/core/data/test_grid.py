@@ -1,5 +1,7 @@
 """Grids hold every image unchanged at its place; animations hold every frame."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,6 +34,11 @@ def test_every_image_is_in_the_grid_unchanged_in_reading_order(columns):
 def test_scaling_makes_squares_of_pixels():
     page = grid.grid(IMAGES[:1], scale=3)
     assert len(places_of(np.repeat(np.repeat(IMAGES[0], 3, axis=0), 3, axis=1), page)) == 1
+
+
+def test_letters_beyond_ascii_are_drawn_and_not_all_as_one_box():
+    pages = [grid.grid(IMAGES[:1], row_labels=[letter]) for letter in "éüжλ"]
+    assert all((a.shape != b.shape) or (a != b).any() for a, b in combinations(pages, 2))
 
 
 @pytest.mark.parametrize("kind", ["labels", "row_labels", "column_labels"])

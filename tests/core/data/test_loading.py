@@ -56,6 +56,17 @@ def test_batches_come_in_order_with_none_lost(photos, cache_bytes):
     loader.close()
 
 
+def test_in_turn_gives_every_image_once_or_the_chosen_ones_in_their_order(photos):
+    loader = ImageLoader(open_source(str(photos)), Preparation(8))
+    indices, images = zip(*loader.in_turn(32), strict=True)
+    assert np.concatenate(indices).tolist() == list(range(150))
+    np.testing.assert_array_equal(np.concatenate(images), loader.batch(np.arange(150)))
+    (chosen, pixels), *rest = loader.in_turn(8, np.array([77, 3]))
+    assert not rest and chosen.tolist() == [77, 3]
+    np.testing.assert_array_equal(pixels, loader.batch(np.array([77, 3])))
+    loader.close()
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 def test_skipping_leaves_out_exactly_the_broken_images(photos, broken, cache_bytes):
     whole = open_source(str(photos))
@@ -82,8 +93,9 @@ def test_stopping_names_the_broken_image_early_with_a_cache_and_in_its_turn_with
 
 def test_more_than_one_percent_of_broken_images_stops_the_work(broken):
     (broken / "eel" / "005.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 150 images.*at most 1%"):
+    with pytest.raises(DataError, match=r"2 of 150 images.*at most 1% are skipped \(data\.max_skipped\)") as caught:
         ImageLoader(open_source(str(broken)), Preparation(8, on_error="skip"))
+    assert "eel/005.png is empty" in caught.value.message and "remove" not in caught.value.message
     loader = ImageLoader(open_source(str(broken)), Preparation(8, on_error="skip", max_skipped=0.02))
     assert len(loader.skipped) == 2
     loader.close()

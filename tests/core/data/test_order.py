@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.core.data.order import epoch_order, stream
+from ldm.core.data.order import epoch_order, spread, stream
 
 
 def test_every_epoch_is_a_permutation_and_no_two_are_alike() -> None:
@@ -56,3 +56,16 @@ def test_the_order_cannot_be_changed_by_whoever_reads_it() -> None:
 def test_the_order_is_the_one_of_every_earlier_version() -> None:
     """A golden value: a change of it would break the exact resume of every run begun before."""
     assert stream(0, 0, 12, 8).tolist() == [0, 4, 2, 1, 6, 7, 3, 5, 5, 1, 7, 0]
+
+
+def test_a_spread_is_a_fixed_choice_without_repeats_from_all_of_the_set() -> None:
+    chosen = spread(1000, 100)
+    assert np.array_equal(chosen, spread(1000, 100))
+    assert len(np.unique(chosen)) == 100
+    assert np.array_equal(spread(1000, 200)[:100], chosen)
+    assert not np.array_equal(spread(1000, 100, seed=1), chosen)
+    assert len(np.unique(chosen // 100)) == 10  # of ten classes that lie one after the other, all are there
+
+
+def test_a_spread_over_few_samples_takes_all() -> None:
+    assert np.array_equal(np.sort(spread(5, 100)), np.arange(5))

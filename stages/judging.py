@@ -1,0 +1,101 @@
+"""What both judgements of `ldm eval`, of samples and of reconstructions, are handed, and how they hand on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core import files
+from ..core.artifacts import Workspace, open_artifact
+from ..core.data.images import as_tensor
+from ..core.data.loading import ImageLoader
+from ..core.data.order import spread
+from ..core.data.sources import ImageSource, open_source, open_splits
+from ..core.errors import ConfigError
+from ..core.metrics.evaluate import Report
+from ..core.metrics.features import Extractor, open_extractor
+from ..core.precision import Policy
+from ..core.progress import Outcome, Progress
+from .configs import Eval
+from .handover import as_input, command_line, output_folder
+from .settings import Data
+
+NUMBERS = "metrics.json"
+
+
+def feature_extractor(config: Eval, policy: Policy, label: str) -> tuple[Extractor, dict[str, Any]]:
+    """Open the feature extractor, and describe it as an input of the judgement of that label."""
+    kind = "classifier" if config.features == "auto" else config.features
+    if kind == "classifier" and config.weights is None:
+        made = open_artifact(config.root / "classifier", "classifier", command_line("train-classifier", config))
+        made.verify()
+        folder = output_folder(config, "eval", label)
+        return open_extractor(kind, made.path / "final", policy.device), as_input(made, folder)
+    extractor = open_extractor(kind, config.weights, policy.device, config.download)
+    return extractor, {"path": str(config.weights or kind), "fingerprint": extractor.weights_sha256}
+
+
+def reference_images(config: Eval, data: Data, validation: bool = False) -> tuple[ImageSource, dict[str, Any]]:
+    """Open the reference, what was named or the run's own images, and describe it as an input."""
+    if config.reference is not None:
+        source, path = open_source(config.reference), config.reference
+    elif data.source is None:
+        raise ConfigError("the run does not say which images it was trained on", "give --reference")
+    else:
+        source = open_splits(data.source, data.validation, data.val_fraction)[1 if validation else 0]
+        path = f"{data.source} ({'validation' if validation else 'training'} images)"
+    return source, {"path": path, "fingerprint": source.fingerprint()}
+
+
+def limited(source: ImageSource, config: Eval) -> ImageSource:
+    """Return at most `limit` images, a choice by the seed, in their order; 0 is all of them."""
+    if not config.limit or config.limit >= len(source):
+        return source
+    return source.subset(np.sort(spread(len(source), config.limit, config.seed)))
+
+
+def batches(images: ImageLoader, config: Eval, progress: Progress, title: str) -> Iterator[torch.Tensor]:
+    """Yield all images, float32 (B, 3, H, W) in [-1, 1], and tell how far that is."""
+    progress.start(title, len(images), "images")
+    for indices, pixels in images.in_turn(config.batch_size):
+        yield as_tensor(pixels)
+        progress.update(int(indices[-1]) + 1)
+    progress.finish()
+
+
+def conclude(
+    work: Workspace,
+    of: str,
+    report: Report,
+    conditions: dict[str, Any],
+    outputs: list[str],
+    pictures: list[str],
+) -> Outcome:
+    """Write the numbers beside their floor and conditions, and finish the judgement."""
+    document = {
+        "of": of,
+        "numbers": report.numbers,
+        "real_against_real": report.floor,
+        "conditions": {**report.conditions, **conditions},
+    }
+    files.write_json(work.path / NUMBERS, document)
+    work.commit([NUMBERS, *outputs, *pictures], {"numbers": report.numbers, "floor": report.floor})
+    return Outcome(work.path, summary=_shown(document), pictures=[work.path / name for name in pictures])
+
+
+def concluded(work: Workspace) -> Outcome:
+    """Return the outcome of a judgement that was finished before."""
+    return Outcome(work.path, already_complete=True, summary=_shown(files.read_json(work.path / NUMBERS)))
+
+
+def _shown(document: dict[str, Any]) -> dict[str, str]:
+    """Choose what the command prints: every number beside its floor, and how many images it rests on."""
+    floor, conditions = document["real_against_real"], document["conditions"]
+    rows = {
+        name: f"{value:.4g}" + (f"   (real against real {floor[name]:.4g})" if name in floor else "")
+        for name, value in document["numbers"].items()
+        if "_std[" not in name
+    }
+    rows["images"] = f"{conditions['n_samples']:,} against {conditions['n_reference']:,}"
+    return rows

@@ -1,0 +1,105 @@
+"""How well an autoencoder reconstructs held-out images: the half of `ldm eval` that is about `train-vqvae`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.autoencoders.interface import Autoencoder
+from ..core.data.grid import grid, scale_for
+from ..core.data.images import as_tensor, as_uint8, write_png
+from ..core.data.loading import ImageLoader
+from ..core.lock import occupy
+from ..core.metrics.evaluate import Report, Settings, evaluate
+from ..core.metrics.features import extract
+from ..core.metrics.image import image_similarity
+from ..core.precision import Policy
+from ..core.progress import Outcome, Progress
+from .configs import Eval
+from .handover import (
+    as_input,
+    autoencoder_artifact,
+    claim,
+    image_loader,
+    load_autoencoder,
+    load_perceptual,
+    machine_policy,
+    output_folder,
+)
+from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images
+from .settings import Data
+
+LABEL = "reconstructions"
+PICTURE = "reconstructions.png"
+
+
+def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
+    """Compare held-out images with their reconstructions, one by one and as sets."""
+    folder = output_folder(config, "eval", LABEL)
+    with occupy(folder):
+        policy = machine_policy(config.machine)
+        source = autoencoder_artifact(config.root / "vqvae", config)
+        data = Data.model_validate(source.config["data"])
+        extractor, its_input = feature_extractor(config, policy, LABEL)
+        held_out, reference = reference_images(config, data, validation=True)
+        inputs = {"autoencoder": as_input(source, folder), "extractor": its_input, "reference": reference}
+        work = claim(folder, "eval", config, inputs)
+        if work.complete:
+            return concluded(work)
+        reconstruct = reconstruction_by(load_autoencoder(source, policy).network, policy)
+        perceptual = load_perceptual(config.lpips, policy)
+        originals = image_loader(limited(held_out, config), data, "reference", progress)
+        scores: list[dict[str, Tensor]] = []
+
+        def decoded() -> Iterator[Tensor]:
+            for images in batches(originals, config, progress, "decoding"):
+                reconstructed = reconstruct(images)
+                scores.append(image_similarity(reconstructed, images, perceptual))
+                yield reconstructed
+
+        fake = extract(extractor, decoded())
+        by_image = {name: torch.cat([score[name] for score in scores]) for name in scores[0]}
+        settings = Settings(seed=config.seed)
+        if len(fake) < 2 * settings.least:
+            progress.warn(f"{len(fake)} images are too few for distances between sets: PSNR and its like only")
+            report = Report({}, {}, {"n_reference": len(fake), "n_samples": len(fake)})
+        else:
+            real = extract(extractor, batches(originals, config, progress, "originals"))
+            report = evaluate(real, fake, extractor, settings=settings)
+        means = {name: float(values.mean()) for name, values in by_image.items()}
+        report = Report({**means, **report.numbers}, report.floor, report.conditions)
+        _write_worst_and_best(folder / PICTURE, originals, reconstruct, by_image["psnr"])
+        return conclude(work, LABEL, report, {"reference": reference["path"]}, [], [PICTURE])
+
+
+def reconstruction_by(autoencoder: Autoencoder, policy: Policy) -> Callable[[Tensor], Tensor]:
+    """Return the function that encodes, decodes and rounds to 8 bits images (B, 3, H, W) in [-1, 1], on the CPU."""
+
+    @torch.no_grad()
+    def reconstruct(images: Tensor) -> Tensor:
+        with policy.autocast():
+            decoded = autoencoder.decode(autoencoder.encode(images.to(policy.device)))
+        return as_tensor(as_uint8(decoded.float().cpu()))
+
+    return reconstruct
+
+
+def _write_worst_and_best(
+    path: Path, originals: ImageLoader, reconstruct: Callable[[Tensor], Tensor], ratio: Tensor
+) -> None:
+    """Write the worst, the middling and the best reconstructions, by PSNR, below their originals."""
+    order = ratio.argsort().numpy()
+    count = min(4, len(order))
+    middle = max((len(order) - count) // 2, 0)
+    chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
+    pixels = originals.batch(chosen)
+    picture = grid(
+        np.concatenate([pixels, as_uint8(reconstruct(as_tensor(pixels)))]),
+        columns=len(chosen),
+        row_labels=["original", "decoded"],
+        column_labels=[f"{float(ratio[index]):.1f} dB" for index in chosen],
+        scale=scale_for(pixels),
+    )
+    write_png(path, picture)

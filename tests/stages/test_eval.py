@@ -1,0 +1,98 @@
+"""`ldm eval` on the smallest run: what is compared with what, and under which conditions."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from ldm.core.artifacts import MANIFEST
+from ldm.core.errors import DataError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pipeline_run import Heard, Pipeline, pngs
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_eval_writes_numbers_with_their_conditions(trained: Pipeline) -> None:
+    samples = trained.run("sample", num=8, label="judged").directory
+    folder = trained.run("eval", samples="judged").directory
+    document = json.loads((folder / "metrics.json").read_text())
+    for number in ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"):
+        assert f"{number}[classifier]" in document["numbers"]
+        assert f"{number}[classifier]" in document["real_against_real"]
+    conditions = document["conditions"]
+    assert conditions["n_samples"] == len(pngs(samples)) == 24
+    assert conditions["sampling"]["steps"] == 3
+    assert conditions["sampling"]["cfg"] == 3
+    assert conditions["weights_sha256"]
+
+
+def test_eval_of_the_reference_itself_has_no_distance_and_full_accuracy(trained: Pipeline) -> None:
+    folder = trained.run("eval", samples=str(trained.images), reference=str(trained.images)).directory
+    numbers = json.loads((folder / "metrics.json").read_text())["numbers"]
+    assert numbers["frechet_distance[classifier]"] < 1e-6
+    assert numbers["precision[classifier]"] == numbers["recall[classifier]"] == 1
+    assert numbers["class_accuracy[classifier]"] > 0.9
+
+
+def test_saved_statistics_serve_as_a_reference(trained: Pipeline) -> None:
+    trained.run("sample", num=8, label="first")
+    trained.run("sample", num=8, seed=99, label="second")
+    saved = trained.run("eval", samples="first").directory
+    direct = trained.run("eval", samples="second").directory / "metrics.json"
+    expected = json.loads(direct.read_text())["numbers"]["frechet_distance[classifier]"]
+    again = trained.run("eval", samples="second", reference=str(saved), replace=True).directory / "metrics.json"
+    assert json.loads(again.read_text())["numbers"]["frechet_distance[classifier]"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_eval_of_reconstructions_measures_each_image(trained: Pipeline) -> None:
+    folder = trained.run("eval", of="reconstructions").directory
+    document = json.loads((folder / "metrics.json").read_text())
+    assert 5 < document["numbers"]["psnr"] < 60
+    assert "ssim" in document["numbers"]
+    assert (folder / "reconstructions.png").exists()
+
+
+def test_the_limit_holds_on_either_side(trained: Pipeline) -> None:
+    trained.run("sample", num=8, label="limited")
+    conditions = metrics(trained.run("eval", samples="limited", limit=21).directory)["conditions"]
+    assert (conditions["n_samples"], conditions["n_reference"]) == (21, 21)
+
+
+def test_the_seed_of_eval_is_that_of_its_draws(trained: Pipeline) -> None:
+    trained.run("sample", num=8, label="seeded")
+    numbers = [metrics(trained.run("eval", samples="seeded", seed=seed, replace=True).directory) for seed in (0, 1)]
+    assert numbers[0]["conditions"]["seed"] == 0
+    assert numbers[1]["conditions"]["seed"] == 1
+    assert numbers[0]["real_against_real"] != numbers[1]["real_against_real"]
+    assert numbers[0]["numbers"]["precision[classifier]"] == numbers[1]["numbers"]["precision[classifier]"]
+
+
+def test_classes_that_the_extractor_does_not_know_cost_the_accuracy_alone(trained: Pipeline, tmp_path: Path) -> None:
+    for name, stranger in (("blue", "sea"), ("green", "wood"), ("red", "fire")):
+        shutil.copytree(trained.images / name, tmp_path / "strange" / stranger)
+    heard = Heard()
+    folder = trained.run("eval", heard, samples=str(tmp_path / "strange"), reference=str(trained.images)).directory
+    numbers = metrics(folder)["numbers"]
+    assert numbers["frechet_distance[classifier]"] < 1e-6
+    assert not [name for name in numbers if name.startswith("class_accuracy")]
+    assert any("class 'fire' matches no class" in warning for warning in heard.warnings)
+
+
+def test_unfinished_samples_are_refused(copied: Pipeline) -> None:
+    folder = copied.run("sample", num=8, label="half").directory
+    (folder / MANIFEST).unlink()
+    with pytest.raises(DataError, match="half is unfinished"):
+        copied.run("eval", samples="half")
+
+
+def test_samples_of_a_denoiser_that_was_trained_anew_are_refused(copied: Pipeline) -> None:
+    copied.run("sample", num=8, label="old")
+    copied.run("train-dit", seed=1, replace=True)
+    with pytest.raises(DataError, match="old was made with another denoiser"):
+        copied.run("eval", samples="old")

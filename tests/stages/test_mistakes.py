@@ -1,0 +1,114 @@
+"""Mistakes a person makes: told early, with what mends them, and at no cost to what was there."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ldm.cli.main import run
+from ldm.core.artifacts import MANIFEST
+from ldm.core.errors import ConfigError, DataError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pipeline_run import Heard, Pipeline, manifest
+
+
+@pytest.fixture
+def photos(images: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(images, tmp_path / "photos"))
+
+
+def test_a_refused_command_does_not_bind_the_next_one_to_its_settings(photos: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path / "runs", photos)
+    (photos / "red" / "000.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"red/000\.png is empty"):
+        pipeline.run("train-vqvae", seed=1)
+    (photos / "red" / "000.png").unlink()
+    assert manifest(pipeline.run("train-vqvae").directory)["config"]["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "mistake", "told"),
+    [
+        ("train-vqvae", {"data__image_size": 17}, "--image-size 17 is not a multiple of 4"),
+        ("train-vqvae", {"model__preset": "vqvae-xxs"}, "there is no autoencoder preset 'vqvae-xxs'"),
+        ("train-vqvae", {"autoencoder": Path("nowhere")}, "--autoencoder nowhere is no folder"),
+        ("train-dit", {"model__heads": 3}, r"model\.width 32 does not divide by 4 and by model\.heads 3"),
+        ("train-dit", {"model__preset": "dit-xxs"}, "there is no denoiser preset 'dit-xxs'"),
+        ("sample", {"label": "kept", "steps": 1001}, "--steps 1001 is outside"),
+        ("sample", {"label": "kept", "classes": "gren"}, "did you mean 'green'"),
+    ],
+)
+def test_a_setting_that_cannot_be_honoured_is_told_before_anything_is_read_or_discarded(
+    copied: Pipeline, command: str, mistake: dict[str, Any], told: str
+) -> None:
+    copied.run("sample", num=1, label="kept")
+    before = {path: path.stat().st_mtime_ns for path in copied.folder.rglob(MANIFEST)}
+    heard = Heard()
+    with pytest.raises(ConfigError, match=told):
+        copied.run(command, heard, replace=True, **mistake)
+    assert not heard.works
+    assert {path: path.stat().st_mtime_ns for path in copied.folder.rglob(MANIFEST)} == before
+
+
+def test_the_command_that_is_told_to_finish_a_stage_finishes_it(copied: Pipeline) -> None:
+    (copied.folder / "vqvae" / MANIFEST).unlink()
+    with pytest.raises(DataError, match="vqvae is unfinished") as caught:
+        copied.run("encode")
+    told = caught.value.remedy or ""
+    assert told.startswith("finish it: ldm ")
+    assert run([*shlex.split(told)[3:], "--quiet"]) == 0
+    assert (copied.folder / "vqvae" / MANIFEST).exists()
+
+
+def test_the_command_that_is_told_to_make_an_autoencoder_asks_for_images(tmp_path: Path, images: Path) -> None:
+    with pytest.raises(DataError, match=r"make it: ldm train-vqvae .*--data FOLDER"):
+        Pipeline(tmp_path, images).run("encode")
+
+
+class HeardNotes(Heard):
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_what_was_found_in_a_folder_is_said_before_it_is_decoded(photos: Path, tmp_path: Path) -> None:
+    (photos / "red" / "notes.txt").touch()
+    (photos / "red" / ".DS_Store").touch()
+    (photos / "blue" / "zzz.png").write_bytes(b"broken")
+    heard = HeardNotes()
+    with pytest.raises(DataError, match=r"zzz\.png"):
+        Pipeline(tmp_path / "runs", photos).run("train-vqvae", heard)
+    assert heard.notes == [
+        f"{photos}: 121 images of 3 classes: blue, green, red; left aside as no images: red/notes.txt"
+    ]
+
+
+def test_a_folder_without_class_folders_is_said_to_be_one_class(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    for level in (0, 90, 180, 250):
+        Image.new("L", (16, 16), level).save(tmp_path / "flat" / f"{level}.png")
+    heard = HeardNotes()
+    Pipeline(tmp_path / "runs", tmp_path / "flat").run("train-vqvae", heard, data__val_fraction=0.5)
+    assert heard.notes[0] == f"{tmp_path / 'flat'}: 4 images of one class, for want of folders"
+
+
+def test_too_few_samples_for_a_judgement_are_told_before_any_is_read(trained: Pipeline) -> None:
+    trained.run("sample", num=1, label="too-few")
+    heard = Heard()
+    with pytest.raises(DataError, match="the samples: 3 images are too few"):
+        trained.run("eval", heard, samples="too-few")
+    assert not heard.works
+
+
+def test_the_next_command_of_a_denoiser_without_a_null_class_asks_for_no_guidance(copied: Pipeline) -> None:
+    assert copied.run("train-dit").next_commands[0].endswith("--class 0 --cfg 3")
+    changed = {"label_dropout": 0, "replace": True, "train__images": 8}
+    assert copied.run("train-dit", **changed).next_commands[0].endswith("--class 0 --cfg 1")
