@@ -10,7 +10,9 @@ from .settings import Count, Data, Location, Machine, Section, Stage, Train, opt
 class VQVAEModel(Section):
     """The autoencoder's network: a preset, and what differs from it."""
 
-    preset: str = option("vqvae-s", "Named network size: vqvae-xs, -s, -m (4 times smaller), -f8, -f16.", "--preset")
+    preset: str = option(
+        "vqvae-s", "Named network size: vqvae-xs, vqvae-s or vqvae-m (4x smaller), vqvae-f8, vqvae-f16.", "--preset"
+    )
     channels: int | None = option(None, "Width of the finest level.", ge=1)
     channel_multipliers: tuple[int, ...] | None = option(
         None, "Width of each of n levels; they shrink images patch x 2^(n-1) times."

@@ -86,14 +86,18 @@ def reconstruction_by(autoencoder: Autoencoder, policy: Policy) -> Callable[[Ten
     return reconstruct
 
 
+def shown_ranks(total: int, each: int = 4) -> np.ndarray:
+    """Return the ranks of the worst, the middling and the best of `total` images, each once where they are few."""
+    starts = (0, max((total - each) // 2, 0), max(total - each, 0))
+    return np.unique(np.concatenate([np.arange(start, min(start + each, total)) for start in starts]))
+
+
 def _write_worst_and_best(
     path: Path, originals: ImageLoader, reconstruct: Callable[[Tensor], Tensor], ratio: Tensor
 ) -> None:
     """Write the worst, the middling and the best reconstructions, by PSNR, below their originals."""
     order = ratio.argsort().numpy()
-    count = min(4, len(order))
-    middle = max((len(order) - count) // 2, 0)
-    chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
+    chosen = order[shown_ranks(len(order))]
     pixels = originals.batch(chosen)
     picture = grid(
         np.concatenate([pixels, as_uint8(reconstruct(as_tensor(pixels)))]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.cli.console import Plain, open_console, outcome_lines
+from ldm.cli.console import Plain, open_console, outcome_lines, progress_line
 from ldm.cli.events import Events
 from ldm.cli.pace import Pace, brief, duration
 from ldm.core.progress import Outcome
@@ -45,6 +45,12 @@ def test_a_plain_line_is_written_once_an_interval() -> None:
         "training: 600 of 1,000 images (60%)  20 images/s  20 s left  loss 0.05",
         "training: 700 images in 25 s (20 images/s)  loss 0.04",
     ]
+
+
+def test_a_last_batch_that_overshoots_is_not_more_than_all() -> None:
+    pace = Pace("training", 2000, "images", clock=Clock())
+    pace.update(2048, {})
+    assert progress_line(pace) == "training: 2,048 of 2,000 images (100%)"
 
 
 def test_short_work_inside_other_work_is_not_worth_a_line() -> None:

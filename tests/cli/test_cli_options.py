@@ -75,6 +75,13 @@ def test_help_shows_defaults_as_they_are_typed() -> None:
     assert "--images COUNT" in page and "[1M]" in page and "[--flip]" in page and "auto|fp32|bf16|fp16" in page
 
 
+def test_help_names_every_size_of_autoencoder() -> None:
+    from ldm.core.autoencoders.registry import PRESETS
+
+    setting = find(STAGES["train-vqvae"], "model.preset")
+    assert setting is not None and all(name in setting.help for name in PRESETS)
+
+
 def test_help_shows_no_default_where_the_run_has_one() -> None:
     for command in ("encode", "train-classifier"):
         page = CliRunner().invoke(app, [command, "--help"]).stdout

@@ -9,6 +9,7 @@ import pytest
 
 from ldm.core.artifacts import MANIFEST
 from ldm.core.errors import DataError
+from ldm.stages.reconstructions import shown_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Heard, Pipeline, pngs
@@ -96,3 +97,10 @@ def test_samples_of_a_denoiser_that_was_trained_anew_are_refused(copied: Pipelin
     copied.run("train-dit", seed=1, replace=True)
     with pytest.raises(DataError, match="old was made with another denoiser"):
         copied.run("eval", samples="old")
+
+
+def test_no_image_is_shown_twice_among_few_reconstructions() -> None:
+    assert shown_ranks(30).tolist() == [0, 1, 2, 3, 13, 14, 15, 16, 26, 27, 28, 29]
+    for total in (1, 3, 5, 10):
+        assert shown_ranks(total).tolist() == sorted(set(shown_ranks(total).tolist()))
+    assert shown_ranks(3).tolist() == [0, 1, 2]
