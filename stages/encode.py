@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.autoencoders.interface import LatentStatistics
+from ..core.autoencoders.statistics import LatentStatistics
 from ..core.data import shards
 from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader

@@ -11,9 +11,10 @@ from torch import nn
 from ..core import seeds
 from ..core.autoencoders import losses, registry
 from ..core.autoencoders.discriminator import Discriminator, layers_for
-from ..core.autoencoders.interface import Autoencoder, LatentStatistics
+from ..core.autoencoders.interface import Autoencoder
 from ..core.autoencoders.lpips import LPIPS
 from ..core.autoencoders.quantizers import Assignment, perplexity, usage
+from ..core.autoencoders.statistics import LatentStatistics
 from ..core.autoencoders.vqvae import VQVAE
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import as_tensor, as_uint8, write_png
@@ -101,11 +102,11 @@ def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progre
                 measured.add(autoencoder.codec.to_latent(batch))
             progress.update(int(indices[-1]) + 1)
     progress.finish()
-    autoencoder.set_statistics(measured.mean, measured.std)
+    autoencoder.normalise_by(measured)
     return {
         "latent_shape": list(autoencoder.latent_shape(images.train.prepare.image_size)),
-        "latent_mean": measured.mean.tolist(),
-        "latent_std": measured.std.tolist(),
+        "latent_mean": autoencoder.latent_mean.tolist(),
+        "latent_std": autoencoder.latent_std.tolist(),
         **reconstruction_quality(_reconstruction_by(autoencoder), images.val, policy),
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
+from .statistics import LatentStatistics, evening_rotation
 
 
 class Codec(Protocol):
@@ -35,6 +36,12 @@ class Codec(Protocol):
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return mean and deviation of the posterior over raw latents; None where latents are not random."""
+
+    def rotate(self, rotation: Tensor) -> bool:
+        """Turn the raw latent space: z becomes R z, codes with it, and what is decoded stays the same.
+
+        rotation: orthogonal, float64 (C, C). Returns False, and does nothing, where there is no codebook.
+        """
 
     def describe(self) -> Mapping[str, Any]:
         """Return the configuration from which `registry` rebuilds it, JSON."""
@@ -90,6 +97,20 @@ class Autoencoder(nn.Module):
         mean, std = moments
         return self._normalise(mean), std.float() / _per_channel(self.latent_std)
 
+    def normalise_by(self, measured: LatentStatistics) -> None:
+        """Normalise raw latents by what was measured of them; see `set_statistics` for errors.
+
+        A latent space with a codebook is first rotated so that all channels deviate alike: divided by one number, the
+        nearest code is the same in normalised latents as in raw ones, as a denoiser's even errors and libraries that
+        look codes up in what they are handed would have it.
+        """
+        rotation = evening_rotation(measured.covariance)
+        if self.codec.rotate(rotation):
+            even = measured.covariance.diagonal().mean().sqrt()
+            self.set_statistics(rotation @ measured.mean, even.expand(self.latent_channels))
+        else:
+            self.set_statistics(measured.mean, measured.std)
+
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set what raw latents are normalised by, each (C,). Raises DataError for a channel that carries nothing."""
         assert mean.shape == std.shape == self.latent_mean.shape, f"statistics {mean.shape}, {std.shape}"
@@ -106,37 +127,6 @@ class Autoencoder(nn.Module):
 
     def _normalise(self, raw: Tensor) -> Tensor:
         return (raw.float() - _per_channel(self.latent_mean)) / _per_channel(self.latent_std)
-
-
-class LatentStatistics:
-    """Mean and deviation of each latent channel over a stream of batches, float64.
-
-    Batches are merged by their means and squared deviations (Chan, Golub & LeVeque 1979), which does not cancel
-    where the mean is large against the deviation.
-    """
-
-    def __init__(self, num_channels: int) -> None:
-        self.count = 0
-        self.mean = torch.zeros(num_channels, dtype=torch.float64)
-        self._squares = torch.zeros(num_channels, dtype=torch.float64)
-
-    def add(self, latents: Tensor) -> None:
-        """Take in a batch (B, C, h, w) of any float type, on any device."""
-        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1)
-        assert rows.shape[0] == len(self.mean), f"latents of shape {tuple(latents.shape)}"
-        count, mean = rows.shape[1], rows.mean(dim=1)
-        if count == 0:
-            return
-        difference, total = mean - self.mean, self.count + count
-        self._squares += (rows - mean[:, None]).square().sum(dim=1) + difference**2 * (self.count * count / total)
-        self.mean = self.mean + difference * (count / total)
-        self.count = total
-
-    @property
-    def std(self) -> Tensor:
-        """The deviation (C,) of all values seen, float64."""
-        assert self.count > 0, "no latents were added"
-        return (self._squares / self.count).sqrt()
 
 
 def _per_channel(values: Tensor) -> Tensor:

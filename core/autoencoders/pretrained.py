@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -72,6 +73,19 @@ class DiffusersCodec(nn.Module):
         model: Any = self.model
         posterior = model.encode(images).latent_dist
         return posterior.mean, posterior.std
+
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> bool:
+        """Turn a VQModel's latent space by an orthogonal matrix (C, C); False for the others: they have no codebook."""
+        if self.kind != "VQModel":
+            return False
+        model: Any = self.model
+        turn = rotation.to(model.quant_conv.weight)
+        model.quant_conv.weight.copy_(torch.einsum("ij,jchw->ichw", turn, model.quant_conv.weight))
+        model.quant_conv.bias.copy_(turn @ model.quant_conv.bias)
+        model.quantize.embedding.weight.copy_(model.quantize.embedding.weight @ turn.T)
+        model.post_quant_conv.weight.copy_(torch.einsum("ij,ojhw->oihw", turn, model.post_quant_conv.weight))
+        return True
 
     def describe(self) -> Mapping[str, Any]:
         """Return the arguments that the library's class takes, JSON."""

@@ -156,6 +156,13 @@ class Quantizer(nn.Module):
             fresh = _draw(len(vectors), self.config.num_codes, generator).to(vectors.device)
             self._place(vectors[fresh].float(), dead)
 
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Turn the codes by an orthogonal matrix (D, D): rotated vectors take the codes they took before."""
+        self.codes.copy_((self.codes.double() @ rotation.to(self.codes.device).T).to(self.codes))
+        if self.config.codebook == "ema":
+            self.sums.copy_((self.sums.double() @ rotation.to(self.sums.device).T).to(self.sums))
+
     def _choose(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         codes = self.project(self.codes)  # Neither a gradient's step nor an average of codes stays on the sphere.
         indices = nearest_code(vectors.detach(), codes.detach())

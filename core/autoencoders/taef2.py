@@ -47,6 +47,10 @@ class TAEF2(nn.Module):
     def moments(self, images: Tensor) -> None:
         """Return None: the latents are not random."""
 
+    def rotate(self, rotation: Tensor) -> bool:
+        """Return False: there is no codebook."""
+        return False
+
     def describe(self) -> Mapping[str, Any]:
         """Return an empty configuration: there is one size."""
         return {}

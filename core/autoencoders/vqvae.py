@@ -158,6 +158,17 @@ class VQVAE(nn.Module):
     def moments(self, images: Tensor) -> None:
         """Return None: the latents are not random."""
 
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> bool:
+        """Turn the latent space by an orthogonal matrix (C, C): the encoder's end, the codes, the decoder's start."""
+        self.quantizer.rotate(rotation)
+        end, start = self.encoder.conv_out, self.decoder.conv_in
+        for of_end in (end.weight, end.bias):
+            assert of_end is not None, "convolutions have a bias"
+            of_end.copy_(torch.einsum("ij,j...->i...", rotation.to(of_end), of_end))
+        start.weight.copy_(torch.einsum("ij,ojhw->oihw", rotation.to(start.weight), start.weight))
+        return True
+
     def describe(self) -> Mapping[str, Any]:
         """Return the configuration, JSON."""
         return asdict(self.config) | {"channel_multipliers": list(self.config.channel_multipliers)}

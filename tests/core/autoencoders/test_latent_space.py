@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.core.autoencoders.interface import Autoencoder, LatentStatistics
+from ldm.core.autoencoders.interface import Autoencoder
+from ldm.core.autoencoders.statistics import LatentStatistics, evening_rotation
 from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError, DataError
 
@@ -50,6 +51,34 @@ def test_streamed_statistics_are_those_of_numpy_over_the_whole() -> None:
     np.testing.assert_allclose(statistics.mean.numpy(), rows.mean(axis=1), rtol=1e-12)
     np.testing.assert_allclose(statistics.std.numpy(), rows.std(axis=1), rtol=1e-9)
     assert statistics.count == 37 * 4 * 5
+
+
+@pytest.mark.parametrize("num", [1, 2, 4, 16])
+def test_the_evening_rotation_is_orthogonal_and_leaves_every_channel_the_mean_variance(num: int) -> None:
+    factor = torch.randn(num, 2 * num, dtype=torch.float64, generator=torch.Generator().manual_seed(num))
+    covariance = factor @ torch.diag(torch.logspace(-3, 1, 2 * num, dtype=torch.float64)) @ factor.T
+    rotation = evening_rotation(covariance)
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(num, dtype=torch.float64))
+    variances = (rotation @ covariance @ rotation.T).diagonal()
+    torch.testing.assert_close(variances, covariance.trace().div(num).expand(num), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_normalising_a_codebooks_space_changes_no_reconstruction_and_divides_by_one_number(cosine: bool) -> None:
+    torch.manual_seed(0)
+    config = VQVAEConfig(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=64, cosine=cosine)
+    codec = VQVAE(config).requires_grad_(False)
+    codec.encoder.conv_out.weight *= torch.tensor([0.2, 1.0, 5.0, 0.5])[:, None, None, None]
+    autoencoder = Autoencoder(codec)
+    images = torch.rand(10, 3, 8, 8) * 2 - 1
+    codec.initialise_codebook(images, torch.Generator().manual_seed(1))
+    before = autoencoder.decode(autoencoder.encode(images))
+    autoencoder.normalise_by(_measured(autoencoder, images))
+    assert len(set(autoencoder.latent_std.tolist())) == 1
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(images)), before, rtol=0, atol=1e-5)
+    latents = autoencoder.encode(images)
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3), unbiased=False), torch.ones(4), rtol=0, atol=1e-4)
 
 
 def test_decoded_images_are_within_their_range(autoencoder: Autoencoder) -> None:

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from ldm.core.autoencoders import registry
+from ldm.core.autoencoders.interface import Autoencoder
+from ldm.core.autoencoders.pretrained import DiffusersCodec
+from ldm.core.autoencoders.statistics import LatentStatistics
 from ldm.core.errors import DataError
 
 _CONV = {
@@ -73,6 +76,23 @@ def test_a_folder_of_diffusers_gives_the_numbers_of_diffusers(name: str, tmp_pat
     again = registry.load(tmp_path / "ours")
     assert torch.equal(again.encode(images), autoencoder.encode(images))
     assert torch.equal(again.decode(again.encode(images)), autoencoder.decode(autoencoder.encode(images)))
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@torch.no_grad()
+def test_normalising_by_measurements_changes_nothing_that_is_decoded(name: str) -> None:
+    torch.manual_seed(0)
+    make, _, channels, _ = CASES[name]
+    autoencoder = Autoencoder(DiffusersCodec(make().eval(), name))
+    images = torch.rand(4, 3, 16, 16) * 2 - 1
+    before = autoencoder.decode(autoencoder.encode(images))
+    measured = LatentStatistics(channels)
+    measured.add(autoencoder.codec.to_latent(images))
+    autoencoder.normalise_by(measured)
+    latents = autoencoder.encode(images)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3), unbiased=False), torch.ones(channels), rtol=0, atol=1e-4)
+    torch.testing.assert_close(autoencoder.decode(latents), before, rtol=0, atol=1e-5)
+    assert len(set(autoencoder.latent_std.tolist())) == (1 if name == "VQModel" else channels)
 
 
 @torch.no_grad()
