@@ -10,10 +10,12 @@ STAGES = {
     "eval": "Measure samples or reconstructions against real images.",
 }
 ALIASES = {"precompute-latents": "encode"}
-TOOLS = {
+TOOLS: dict[str, str] = {}
+SETTINGS = {
     "config": "Show a stage's settings and where each was set.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }
+ALL = {**STAGES, **TOOLS, **SETTINGS}
 EXAMPLES = {
     "": (
         "ldm train-vqvae --data photos/ --image-size 64 --name mine",

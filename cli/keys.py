@@ -19,6 +19,7 @@ class Setting:
     """One key of a configuration.
 
     key: dotted, `train.lr`. flags: what sets it to a value or switches it on; empty where only `key=value` reaches it.
+    argument: its name in help if it is told by its place among what is typed, without a flag.
     off_flags: what switches it off. kind: what a value looks like, for help. choices: all values, where there are few.
     inherited: whether the stage takes it from the stage before it where it is not given, and not the default.
     """
@@ -31,6 +32,7 @@ class Setting:
     default: Any
     help: str
     inherited: bool = False
+    argument: str | None = None
 
     @property
     def section(self) -> str:
@@ -97,7 +99,9 @@ def short_count(value: int) -> str:
 def _setting(name: str, field: FieldInfo) -> Setting:
     extra = field.json_schema_extra
     assert isinstance(extra, dict), f"{name} was not declared by `option`"
-    on, _, off = str(extra["flag"] or "").partition("/")
+    declared = str(extra["flag"] or "")
+    is_argument = bool(declared) and not declared.startswith("-")
+    on, _, off = ("" if is_argument else declared).partition("/")
     return Setting(
         key=name,
         flags=tuple(filter(None, on.split(","))),
@@ -106,6 +110,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         choices=tuple(map(str, get_args(_bare(field.annotation)))) if _is_literal(field.annotation) else (),
         default=field.default,
         help=field.description or "",
+        argument=declared if is_argument else None,
     )
 
 

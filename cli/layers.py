@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.errors import ConfigError
-from ..stages.configs import STAGES
-from ..stages.settings import Section, Stage
+from ..stages.commands import COMMANDS
+from ..stages.settings import Run, Section
 from .keys import Setting, find, sections_of, settings_of
 from .recipe import merge, read_recipe, stage_layer
 from .refusals import refusal
@@ -23,7 +23,7 @@ from .words import did_you_mean
 class Merged:
     """A validated configuration and, by dotted key, where each value that was given came from."""
 
-    config: Stage
+    config: Run
     origins: Mapping[str, str]
 
 
@@ -38,7 +38,7 @@ def merged_config(
     recipe: name or path. overrides: `section.key=value`. flags: values by dotted key. Raises ConfigError naming every
     value that cannot be used, its flag, where it was given and what is allowed.
     """
-    model = STAGES[command]
+    model = COMMANDS[command]
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     if recipe is not None:
@@ -51,9 +51,9 @@ def merged_config(
         origins[setting.key] = f"argument {setting.key}={value}"
     for key, chosen in (flags or {}).items():
         flagged = find(model, key)
-        assert flagged is not None and flagged.flags
+        assert flagged is not None
         values = merge(values, _tree(key, chosen))
-        origins[key] = f"flag {flag_of(flagged, chosen)}"
+        origins[key] = f"argument {flagged.argument}" if flagged.argument else f"flag {flag_of(flagged, chosen)}"
     try:
         config = model.model_validate(_split_lists(values, model))
     except ValidationError as error:

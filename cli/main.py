@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 def run_stage(command: str, given: "Given") -> None:
-    """Merge what was given into a stage's configuration, load the stage, run it and tell what came out."""
+    """Merge what was given into a command's configuration, load its stage, run it and tell what came out."""
+    from ..stages.commands import module_of
     from .layers import merged_config
 
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
-        stage = importlib.import_module(f"..stages.{command.replace('-', '_')}", __package__)
+        stage = importlib.import_module(f"..stages.{module_of(command)}", __package__)
         console.outcome(command, stage.run(config, console))
 
 
@@ -44,7 +45,7 @@ def _shown_stage(command: str) -> TyperCommand:
 
 
 def _config_menu(name: str) -> Menu:
-    return Menu({"Commands": {"show": Entry(_show_menu, _SHOW)}}, name=name, help=examples.TOOLS[name])
+    return Menu({"Commands": {"show": Entry(_show_menu, _SHOW)}}, name=name, help=examples.SETTINGS[name])
 
 
 def _show_menu(name: str) -> Menu:
@@ -62,8 +63,9 @@ _SHOW = "Print a stage's settings as a recipe: what was set and where, defaults 
 _HEADINGS = {
     "Stages, in order": {name: Entry(_stage, summary) for name, summary in examples.STAGES.items()},
     "Tools": {
-        "config": Entry(_config_menu, examples.TOOLS["config"]),
-        "plan": Entry(_plan, examples.TOOLS["plan"]),
+        **{name: Entry(_stage, summary) for name, summary in examples.TOOLS.items()},
+        "config": Entry(_config_menu, examples.SETTINGS["config"]),
+        "plan": Entry(_plan, examples.SETTINGS["plan"]),
     },
 }
 
@@ -115,4 +117,4 @@ def main() -> None:
 
 def _command_in(arguments: Sequence[str]) -> str:
     """Return the command among the arguments, or nothing."""
-    return next((word for word in arguments if word in examples.STAGES or word in examples.TOOLS), "")
+    return next((word for word in arguments if word in examples.ALL), "")

@@ -1,4 +1,4 @@
-"""A stage's configuration model as the parameters of a Typer command, and as its help page."""
+"""A command's configuration model as the parameters of a Typer command, and as its help page."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..core.errors import ConfigError
-from ..stages.configs import STAGES
+from ..stages.commands import COMMANDS, TOOLS
 from ..stages.settings import Stage
 from . import examples, help
 from .failures import UsageError
@@ -30,7 +30,7 @@ _SWITCH_HELP = {
 
 @dataclass(frozen=True)
 class Given:
-    """What was typed for a stage: recipe, `key=value` arguments, flags by dotted key, and how to be told."""
+    """What was typed for a command: recipe, `key=value` arguments, flags by dotted key, and how to be told."""
 
     recipe: str | None
     overrides: tuple[str, ...]
@@ -40,21 +40,27 @@ class Given:
 
 
 def stage_command(command: str, act: Callable[[str, Given], None], examples_of: str | None = None) -> TyperCommand:
-    """Build the command that parses a stage's settings and hands what was given to `act`.
+    """Build the command that parses a stage's or a tool's settings and hands what was given to `act`.
 
     Every value is taken as the text typed, so that flags, overrides and recipes are read by one reader; only flags
     that were typed are handed on.
     """
-    settings = {_parameter_name(s): s for s in settings_of(STAGES[command]) if s.flags}
+    settings = {_parameter_name(s): s for s in settings_of(COMMANDS[command]) if s.flags}
+    arguments = _arguments(command)
 
     def callback(**values: Any) -> None:
         flags = {s.key: values[name] for name, s in settings.items() if values[name] is not None}
-        overrides = tuple(values["overrides"] or ())
-        act(command, Given(values["recipe"], overrides, flags, values["quiet"], values["json"]))
+        given = list(values["overrides"] or ())
+        if len(given) < len(arguments):
+            missing = arguments[len(given)].argument
+            raise ConfigError(f"ldm {command} needs {missing}", f"ldm {command} --help shows how")
+        flags |= {argument.key: given.pop(0) for argument in arguments}
+        act(command, Given(values.get("recipe"), tuple(given), flags, values["quiet"], values["json"]))
 
+    recipe = _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=_recipes), None)
     parameters = [
         _parameter("overrides", list[str] | None, typer.Argument(metavar="[KEY=VALUE]..."), None),
-        _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=_recipes), None),
+        *([] if command in TOOLS else [recipe]),
         *(_parameter(name, *_declared(setting), None) for name, setting in settings.items()),
         _parameter("quiet", bool, typer.Option(*_SWITCHES["quiet"]), False),
         _parameter("json", bool, typer.Option(*_SWITCHES["json"]), False),
@@ -63,7 +69,7 @@ def stage_command(command: str, act: Callable[[str, Given], None], examples_of: 
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     epilog = "\n".join(examples.EXAMPLES[examples_of or command])
-    app.command(command, cls=StageCommand, help=examples.STAGES[command], epilog=epilog)(callback)
+    app.command(command, cls=StageCommand, help=examples.ALL[command], epilog=epilog)(callback)
     built = typer.main.get_command(app)
     assert isinstance(built, StageCommand)
     return built
@@ -74,7 +80,8 @@ class StageCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         assert self.name is not None
-        usage = f"{ctx.command_path} [OPTIONS] [KEY=VALUE]..."
+        arguments = "".join(f" {setting.argument}" for setting in _arguments(self.name))
+        usage = f"{ctx.command_path}{arguments} [OPTIONS] [KEY=VALUE]..."
         groups = _help_groups(self.name)
         formatter.write(help.page(usage, self.help or "", groups.items(), (self.epilog or "").splitlines()))
 
@@ -90,7 +97,7 @@ class StageCommand(TyperCommand):
 
 
 def _unknown_flag(wrong: str, command: str) -> ConfigError:
-    settings = settings_of(STAGES[command])
+    settings = settings_of(COMMANDS[command])
     flags = [flag for s in settings for flag in (*s.flags, *s.off_flags)] + [f for fs in _SWITCHES.values() for f in fs]
     word = wrong.lstrip("-")
     guess = did_you_mean(word, [flag.lstrip("-") for flag in flags if flag.startswith("--")])
@@ -100,6 +107,11 @@ def _unknown_flag(wrong: str, command: str) -> ConfigError:
         keys = [setting.key for setting in settings if not setting.flags]
         guess = did_you_mean(word, keys).replace("?", "=VALUE, without dashes?")
     return ConfigError(f"no flag {wrong}{guess}", f"ldm {command} --help lists flags and keys")
+
+
+def _arguments(command: str) -> list[Setting]:
+    """Return the settings told by their place, in that order."""
+    return [setting for setting in settings_of(COMMANDS[command]) if setting.argument]
 
 
 def _parameter(name: str, kind: Any, declaration: Any, default: Any) -> inspect.Parameter:
@@ -130,17 +142,22 @@ def _recipes(incomplete: str) -> list[str]:
 
 def _help_groups(command: str) -> dict[str, list[help.Row]]:
     """Return headings and rows: the stage's own settings, its sections, what all stages have, the switches."""
-    settings = settings_of(STAGES[command])
-    groups: dict[str, list[help.Row]] = {}
+    settings = settings_of(COMMANDS[command])
+    groups: dict[str, list[help.Row]] = {"Arguments": [(str(s.argument), s.help) for s in _arguments(command)]}
     for setting in settings:
         if setting.flags and setting.key not in Stage.model_fields:
             groups.setdefault(_heading(setting, command), []).append(_help_row(setting))
     groups["Run"] = [_help_row(setting) for setting in settings if setting.key in Stage.model_fields]
     groups["Other"] = [
-        (_spelled(names, " RECIPE" if key == "recipe" else ""), _SWITCH_HELP[key]) for key, names in _SWITCHES.items()
+        (_spelled(names, " RECIPE" if key == "recipe" else ""), _SWITCH_HELP[key])
+        for key, names in _SWITCHES.items()
+        if key != "recipe" or command not in TOOLS
     ]
     groups["Other"].append(("--help", "Show this page."))
-    further = [setting.key for setting in settings if not setting.flags]
+    further = [setting.key for setting in settings if not (setting.flags or setting.argument)]
+    if command in TOOLS:
+        groups["Further settings, as KEY=VALUE"] = help.paragraph(further) if further else []
+        return groups
     groups[f"Further settings, as KEY=VALUE; `ldm config show {command}` prints them with their values"] = (
         help.paragraph(further) if further else []
     )

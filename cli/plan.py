@@ -43,7 +43,7 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
 def plan_command() -> TyperCommand:
     """Build the command."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command("plan", cls=PlanCommand, help=examples.TOOLS["plan"])(_plan)
+    app.command("plan", cls=PlanCommand, help=examples.SETTINGS["plan"])(_plan)
     built = typer.main.get_command(app)
     assert isinstance(built, TyperCommand)
     return built

@@ -33,8 +33,9 @@ Location = Annotated[Path, PlainSerializer(lambda path: path.as_posix(), return_
 def option(default: Any, help: str, flag: str | None = None, identity: bool = True, **limits: Any) -> Any:
     """Declare a setting.
 
-    flag: its command-line name (`--x`, several split by `/` for a switch and its opposite), None for settings that
-    only `section.key=value` and recipes reach. identity: whether a run made with another value is another run.
+    flag: its command-line name (`--x`, several split by `/` for a switch and its opposite; a word without dashes is
+    an argument told by its place), None for settings that only `section.key=value` and recipes reach. identity:
+    whether a run made with another value is another run.
     """
     return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
 
@@ -53,20 +54,25 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
 
-class Stage(Section):
-    """Where a stage works, and with which seed: the settings that all stages have."""
+class Run(Section):
+    """Which run a command works in."""
 
     name: str = option("default", "Run to work in: the folder RUNS_DIR/NAME.", "--name", identity=False)
     runs_dir: Location = option(Path("runs"), "Folder that holds the runs.", "--runs-dir", identity=False)
-    seed: int = option(0, "Seed of every random draw.", "--seed", ge=0, lt=2**63)
-    replace: bool = option(
-        False, "Discard what the output folder holds if it was made with other settings or inputs.", "--replace", False
-    )
 
     @property
     def root(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name
+
+
+class Stage(Run):
+    """Where a stage works, and with which seed: the settings that all stages have."""
+
+    seed: int = option(0, "Seed of every random draw.", "--seed", ge=0, lt=2**63)
+    replace: bool = option(
+        False, "Discard what the output folder holds if it was made with other settings or inputs.", "--replace", False
+    )
 
 
 def identity(section: Section) -> dict[str, Any]:

@@ -1,0 +1,12 @@
+"""Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
+
+from .configs import STAGES
+from .settings import Run
+
+TOOLS: dict[str, type[Run]] = {}
+COMMANDS: dict[str, type[Run]] = {**STAGES, **TOOLS}
+
+
+def module_of(command: str) -> str:
+    """Return the module in `stages` whose `run` does a command's work. `import` is no name a module can have."""
+    return "import_model" if command == "import" else command.replace("-", "_")
