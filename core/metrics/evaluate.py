@@ -21,12 +21,17 @@ from .precision_recall import density_coverage, precision_recall
 
 @dataclass(frozen=True)
 class Settings:
-    """What the numbers depend on besides the images; the defaults are those of the papers."""
+    """What the numbers depend on besides the images; the defaults are those of the papers.
+
+    manifold_images: of each side, at most, for precision, recall, density and coverage, whose cost grows with the
+    square; a choice by the seed.
+    """
 
     kernel_subsets: int = 100
     kernel_subset_size: int = 1000
     precision_k: int = 3
     density_k: int = 5
+    manifold_images: int = 10_000
     score_splits: int = 10
     seed: int = 0
 
@@ -96,8 +101,9 @@ def compare(real: Tensor, fake: Tensor, extractor_name: str, settings: Settings 
     settings = settings or Settings()
     seed, subsets, size = settings.seed, settings.kernel_subsets, settings.kernel_subset_size
     kernel = kernel_distance(real, fake, subsets, size, seed)
-    manifold = precision_recall(real=real, fake=fake, k=settings.precision_k)
-    balls = density_coverage(real=real, fake=fake, k=settings.density_k)
+    some_real, some_fake = (_some(features, settings) for features in (real, fake))
+    manifold = precision_recall(real=some_real, fake=some_fake, k=settings.precision_k)
+    balls = density_coverage(real=some_real, fake=some_fake, k=settings.density_k)
     kernel_name = "kid" if extractor_name == INCEPTION else "kernel_distance"
     return {
         **compare_statistics(statistics_of(real), statistics_of(fake), extractor_name),
@@ -167,6 +173,14 @@ def class_columns(class_names: Sequence[str], extractor_names: Sequence[str]) ->
             )
         columns += matches
     return columns
+
+
+def _some(features: Tensor, settings: Settings) -> Tensor:
+    """Return at most `manifold_images` of the features, chosen by the seed."""
+    if len(features) <= settings.manifold_images:
+        return features
+    order = generator(settings.seed, "manifold").permutation(len(features))[: settings.manifold_images]
+    return features[torch.from_numpy(order)]
 
 
 def _plain(name: str) -> str:

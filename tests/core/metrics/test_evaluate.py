@@ -45,6 +45,15 @@ def test_every_number_names_its_extractor_and_stands_beside_its_floor() -> None:
     assert report.conditions["kernel_subset_size"] == 40
 
 
+def test_nearest_neighbours_are_sought_among_so_many_images_and_the_rest_count_for_the_other_numbers() -> None:
+    real, fake = draw(300, 4, 1), draw(90, 4, 2)
+    few = Settings(kernel_subsets=3, kernel_subset_size=50, manifold_images=40)
+    numbers, whole = compare(real, fake, "toy", few), compare(real, fake, "toy", QUICK)
+    assert all((40 * numbers[f"{name}[toy]"]) % 1 == pytest.approx(0) for name in ("precision", "recall", "coverage"))
+    assert numbers["recall[toy]"] != whole["recall[toy]"]
+    assert numbers["frechet_distance[toy]"] == whole["frechet_distance[toy]"]
+
+
 def test_only_inception_is_called_fid_and_kid() -> None:
     real, fake = draw(20, 4, 1), draw(20, 4, 2)
     assert {"fid[inception]", "kid[inception]"} <= set(compare(real, fake, "inception", QUICK))
