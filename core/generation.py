@@ -1,58 +1,28 @@
 """From labels and seeds to images: the one place where network, schedule, guidance, sampler and decoder meet."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from . import seeds
-from .autoencoders.interface import Autoencoder
-from .conditioning.labels import LabelConditioning
-from .data.images import as_uint8
-from .diffusion import guidance, samplers, times
-from .diffusion.denoisers import denoiser
-from .diffusion.schedules import Schedule
+from .diffusion import samplers, times
 from .errors import ConfigError
+from .guided import Guidance, Model, guided
 from .precision import Policy
 
 
-class Network(Protocol):
-    """What a denoiser family hands to sampling: x_t (B, C, h, w), t (B,), labels (B,) → its prediction."""
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor: ...
-
-
 @dataclass(frozen=True)
-class Model:
-    """A trained latent diffusion model."""
-
-    network: Network
-    autoencoder: Autoencoder
-    schedule: Schedule
-    prediction: str
-    latent_shape: tuple[int, int, int]
-    labels: LabelConditioning
-
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor, policy: Policy) -> np.ndarray:
-        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w)."""
-        with policy.autocast():
-            return as_uint8(self.autoencoder.decode(latents).float().cpu())
-
-
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(Guidance):
     """How images are drawn; the fields mean what the options of `ldm sample` say."""
 
     sampler: str = "ddim"
     steps: int | None = None
-    cfg: float = 1.0
-    cfg_interval: tuple[float, float] | None = None
-    cfg_rescale: float = 0.0
     eta: float = 0.0
     spacing: str = "trailing"
-    variance: str = "posterior"
+    shift: float | None = None
+    variance: str = "auto"
 
     @property
     def num_steps(self) -> int:
@@ -64,10 +34,11 @@ _PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units 
 _LARGEST_CHUNK = 64
 
 
-def check(sampling: Sampling, num_steps: int, has_null: bool) -> None:
+def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, learned_variance: bool) -> None:
     """Refuse settings that a model cannot honour. Raises ConfigError naming the flag.
 
-    num_steps: of the model's schedule. has_null: whether it was trained with a null class.
+    num_steps: of the model's schedule. has_null: whether it was trained with a null class. channels: of its latents.
+    learned_variance: whether it learned the variance of its steps.
     """
     if sampling.cfg != 1.0 and not has_null:
         raise ConfigError(
@@ -79,6 +50,10 @@ def check(sampling: Sampling, num_steps: int, has_null: bool) -> None:
             f"--steps {sampling.num_steps} is outside 1 … {num_steps}, the schedule's number of steps",
             "give fewer steps",
         )
+    if sampling.cfg_channels is not None and sampling.cfg_channels > channels:
+        raise ConfigError(
+            f"--cfg-channels {sampling.cfg_channels}: the latents have {channels} channels", f"give 1 to {channels}"
+        )
     if sampling.eta and sampling.sampler != "ddim":
         raise ConfigError(
             f"--eta {sampling.eta:g} belongs to the DDIM sampler, not {sampling.sampler}", "use --sampler ddim"
@@ -86,6 +61,11 @@ def check(sampling: Sampling, num_steps: int, has_null: bool) -> None:
     if sampling.variance != Sampling.variance and sampling.sampler != "ddpm":
         raise ConfigError(
             f"variance={sampling.variance} belongs to the DDPM sampler, not {sampling.sampler}", "use --sampler ddpm"
+        )
+    if sampling.variance == "learned" and not learned_variance:
+        raise ConfigError(
+            "variance=learned: this denoiser did not learn one",
+            "leave it out, or train with --learn-variance",
         )
 
 
@@ -105,7 +85,8 @@ def generate(
     Matrix products of different heights round differently, so the network always sees chunks of one size, the last
     one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
     """
-    check(sampling, model.schedule.num_steps, model.labels.has_null)
+    has_null, channels = model.labels.has_null, model.latent_shape[0]
+    check(sampling, model.schedule.num_steps, has_null, channels, model.learned_variance)
     size = chunk_size(model, policy)
     pieces = []
     for start in range(0, len(labels), size):
@@ -136,10 +117,6 @@ def _chunk(
 ) -> torch.Tensor:
     """Sample the latents of one chunk, of which the first `count` are wanted."""
 
-    def network(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        with policy.autocast():
-            return model.network(x, t, cond).float()
-
     def noise(purpose: str, step: int) -> torch.Tensor:
         draws = [seeds.normal(int(seed), purpose, [step], model.latent_shape) for seed in seed_indices]
         return torch.cat(draws).to(policy.device)
@@ -148,22 +125,21 @@ def _chunk(
         assert on_step is not None, "only then called"
         on_step(step, time, x[:count], x0[:count])
 
-    denoise = denoiser(network, model.schedule, model.prediction)
-    if sampling.cfg != 1.0:
-        denoise = guidance.classifier_free(
-            denoise, sampling.cfg, model.labels.null, sampling.cfg_interval, sampling.cfg_rescale
-        )
-    grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
+    is_ddpm = sampling.sampler == "ddpm"
+    learned = is_ddpm and model.learned_variance and sampling.variance in ("auto", "learned")
+    steered = guided(model, sampling, policy, is_ddpm, learned)
     options: dict[str, Any] = {"on_step": wanted if on_step else None}
     if sampling.sampler == "ddim":
         options |= {"eta": sampling.eta}
-    elif sampling.sampler == "ddpm":
-        options |= {"variance": sampling.variance}
+    elif is_ddpm:
+        fixed = "beta" if sampling.variance == "beta" else "posterior"
+        options |= {"variance": fixed} | steered.for_ddpm
+    grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
     return samplers.SAMPLERS[sampling.sampler](
-        denoise,
+        steered.denoise,
         noise("initial noise", 0),
         model.schedule,
-        grid,
+        times.shift(grid, model.shift if sampling.shift is None else sampling.shift),
         torch.from_numpy(labels).to(policy.device),
         noise=lambda step: noise("sampler noise", step),
         **options,

@@ -29,6 +29,7 @@ from .handover import (
     output_folder,
 )
 from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images
+from .likelihood import judge_likelihood
 from .reconstructions import judge_reconstructions
 from .settings import Data
 
@@ -36,7 +37,9 @@ CONFUSION = "confusion.png"
 
 
 def run(config: Eval, progress: Progress) -> Outcome:
-    """Judge a run's samples, or its autoencoder's reconstructions. Returns where the numbers lie."""
+    """Judge a run's samples, its autoencoder's reconstructions or its denoiser. Returns where the numbers lie."""
+    if config.bits_per_dim:
+        return judge_likelihood(config, progress)
     judge = judge_samples if config.of == "samples" else judge_reconstructions
     return judge(config, progress)
 

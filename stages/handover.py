@@ -21,21 +21,22 @@ from ..core.data.sources import ImageSource, open_splits
 from ..core.diffusion.schedules import Schedule, schedule
 from ..core.errors import ConfigError, DataError
 from ..core.files import sha256_json
+from ..core.objective import Objective
 from ..core.precision import Policy, resolve
 from ..core.progress import Progress
 from .configs import OUTPUTS, Diffusion
-from .settings import Data, Machine, Section, Stage, identity
+from .settings import Data, Machine, Run, Section, Stage, identity
 
 Config = TypeVar("Config", bound=Stage)
 
 
-def output_folder(config: Stage, command: str, label: str | None = None) -> Path:
+def output_folder(config: Run, command: str, label: str | None = None) -> Path:
     """Return where a stage writes: RUNS_DIR/NAME/STAGE, or a folder under it where a stage writes several."""
     folder = config.root / OUTPUTS[command]
     return folder / label if label else folder
 
 
-def command_line(command: str, config: Stage) -> str:
+def command_line(command: str, config: Run) -> str:
     """Return the shortest command that makes a stage of this run."""
     words = ["ldm", command]
     if config.runs_dir != Path("runs"):
@@ -45,11 +46,16 @@ def command_line(command: str, config: Stage) -> str:
     return shlex.join(words)
 
 
-def claim(folder: Path, command: str, config: Stage, inputs: dict[str, dict[str, Any]]) -> Workspace:
-    """Claim an occupied folder for this configuration and these inputs; see `artifacts.claim`."""
+def claim(
+    folder: Path, command: str, config: Stage, inputs: dict[str, dict[str, Any]], kind: str | None = None
+) -> Workspace:
+    """Claim an occupied folder for this configuration and these inputs; see `artifacts.claim`.
+
+    kind: of what the folder will hold, where a command makes more than one.
+    """
     settings = config.model_dump(mode="json", exclude={"replace"})
     made_by = shlex.join(["ldm", command, "-c", str(folder / artifacts.RECIPE)])
-    kind = OUTPUTS[command]
+    kind = kind or OUTPUTS[command]
     recipe = yaml.safe_dump({command: settings}, sort_keys=False, allow_unicode=True)
     return artifacts.claim(folder, Identity(kind, made_by, identity(config), inputs, recipe), config.replace)
 
@@ -170,7 +176,7 @@ class TrainedAutoencoder:
     network: Autoencoder
 
 
-def autoencoder_artifact(folder: Path, config: Stage) -> Artifact:
+def autoencoder_artifact(folder: Path, config: Run) -> Artifact:
     """Open the autoencoder stage in `folder`. Raises DataError with the command that would make it."""
     made_by = command_line("train-vqvae", config)
     if not (folder / artifacts.RECIPE).exists():
@@ -188,6 +194,21 @@ def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:
 def forward_process(diffusion: Diffusion) -> Schedule:
     """Return the noise schedule that the settings name."""
     return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
+
+
+def training_objective(diffusion: Diffusion) -> Objective:
+    """Return what the settings train a denoiser to do."""
+    return Objective(
+        schedule=forward_process(diffusion),
+        prediction=diffusion.prediction,
+        weighting=diffusion.weighting,
+        gamma=diffusion.min_snr_gamma,
+        times=diffusion.times,
+        logit_mean=diffusion.logit_mean,
+        logit_std=diffusion.logit_std,
+        shift=diffusion.shift,
+        vlb_weight=diffusion.vlb_weight if diffusion.learn_variance else None,
+    )
 
 
 def load_perceptual(folder: Path | None, policy: Policy) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

@@ -1,60 +1,54 @@
 """`ldm sample`: a denoiser, classes and seeds in, pictures out."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..core.artifacts import Artifact, check_producer, open_artifact
 from ..core.conditioning.classes import parse_classes
-from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import animation, grid, scale_for
 from ..core.data.images import decode, write_png
-from ..core.denoisers import registry as denoisers
 from ..core.files import sha256_json
-from ..core.generation import Model, Sampling, check, chunk_size, generate
+from ..core.generation import Sampling, check, chunk_size, generate
+from ..core.guided import Model
 from ..core.lock import occupy
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag
 from .configs import Diffusion, Sample
-from .handover import (
-    as_input,
-    autoencoder_artifact,
-    claim,
-    command_line,
-    forward_process,
-    input_path,
-    load_autoencoder,
-    machine_policy,
-    output_folder,
-)
+from .handover import as_input, claim, command_line, machine_policy, output_folder
+from .models import load_model, open_denoiser, open_guides, with_guides
 from .settings import identity
 
+DEFAULT_CFG = 3.0
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
 STRIP_IMAGES, STRIP_STEPS = 4, 10
 
 
 def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of the chosen classes. Returns where they lie."""
-    source = open_artifact(config.denoiser or config.root / "dit", "dit", command_line("train-dit", config))
+    source = open_denoiser(config.denoiser, config)
     class_names: list[str] = source.facts["class_names"]
     classes = parse_classes(config.classes, class_names)
     label = config.label or _label(config)
     folder = output_folder(config, "sample", label)
-    sampling = sampling_of(config)
-    check(sampling, source.facts["diffusion"]["num_steps"], source.facts["label_dropout"] > 0)
+    diffusion = Diffusion.model_validate(source.facts["diffusion"])
+    has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
+    sampling = sampling_of(config, has_null)
+    check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
+    guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
     with occupy(folder):
         policy = machine_policy(config.machine)
-        inputs = {"denoiser": as_input(source, folder)}
+        inputs = {role: as_input(artifact, folder) for role, artifact in {"denoiser": source, **guides}.items()}
         work = claim(folder, "sample", config, inputs)
         next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
         pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
-        model = load_model(source, config, policy)
+        model = with_guides(load_model(source, config, policy), guides, config, policy)
+        maybe_compile(model.network, config.machine.compile, policy.device)
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
         names = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
@@ -67,61 +61,42 @@ def run(config: Sample, progress: Progress) -> Outcome:
                 for name, label, seed in zip(names, labels, seed_indices, strict=True)
             ],
             "class_names": class_names,
-            "sampling": {**_conditions(config), "steps": sampling.num_steps},
+            "sampling": {**asdict(sampling), "steps": sampling.num_steps, "seed": config.seed},
             "image_size": source.facts["image_size"],
         }
         work.commit(outputs, facts)
-    how = f"{config.sampler}, {sampling.num_steps} steps, cfg {config.cfg:g}"
+    how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"
     what = f"{len(classes)} classes" if len(classes) > 1 else class_names[classes[0]]
     summary = {"images": f"{len(names):,} of {what}, {how}"}
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 
-def sampling_of(config: Sample) -> Sampling:
-    """Return the settings that say how images are drawn."""
+def sampling_of(config: Sample, has_null: bool) -> Sampling:
+    """Return the settings that say how images are drawn. has_null: whether there is a null class to guide from."""
+    scale = config.cfg if config.cfg_paper is None else 1 + config.cfg_paper
     return Sampling(
-        sampler=config.sampler,
-        steps=config.steps,
-        cfg=config.cfg,
+        cfg=(DEFAULT_CFG if has_null else 1.0) if scale is None else scale,
         cfg_interval=config.cfg_interval,
         cfg_rescale=config.cfg_rescale,
+        cfg_channels=config.cfg_channels,
+        autoguide_scale=config.autoguide_scale if config.autoguide is not None else 1.0,
+        classifier_scale=config.classifier_scale,
+        sampler=config.sampler,
+        steps=config.steps,
         eta=config.eta,
         spacing=config.spacing,
+        shift=config.shift,
         variance=config.variance,
     )
-
-
-def load_model(source: Artifact, config: Sample, policy: Policy) -> Model:
-    """Load a denoiser stage with the autoencoder that its latents came from. Raises DataError if that changed."""
-    source.verify()
-    producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
-    check_producer(source, "autoencoder", producer)
-    facts = source.facts
-    diffusion = Diffusion.model_validate(facts["diffusion"])
-    network = denoisers.load(source.path / "final").to(policy.device).eval().requires_grad_(False)
-    maybe_compile(network, config.machine.compile, policy.device)
-    return Model(
-        network=network,
-        autoencoder=load_autoencoder(producer, policy).network,
-        schedule=forward_process(diffusion),
-        prediction=diffusion.prediction,
-        latent_shape=tuple(facts["latent_shape"]),
-        labels=LabelConditioning(len(facts["class_names"]), has_null=facts["label_dropout"] > 0),
-    )
-
-
-def _conditions(config: Sample) -> dict[str, Any]:
-    chosen = identity(config)
-    keys = ("sampler", "cfg", "cfg_interval", "cfg_rescale", "eta", "spacing", "variance", "seed")
-    return {key: chosen[key] for key in keys}
 
 
 def _label(config: Sample) -> str:
     """Name a sample folder after its settings: readable, and another one for every difference."""
     classes = "".join(c if c.isalnum() or c in "-," else "_" for c in config.classes)[:40]
     steps = config.steps if config.steps is not None else ""
+    scale = sampling_of(config, has_null=True).cfg
     digest = sha256_json(identity(config))[:6]
-    return f"class-{classes}_cfg-{config.cfg:g}_{config.sampler}{steps}_seed-{config.seed}_{digest}"
+    return f"class-{classes}_cfg-{scale:g}_{config.sampler}{steps}_seed-{config.seed}_{digest}"
 
 
 def _draw(

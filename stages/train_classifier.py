@@ -26,10 +26,13 @@ from .handover import (
     machine_policy,
     output_folder,
 )
+from .noisy_classifier import train_noisy_classifier
 
 
 def run(config: TrainClassifier, progress: Progress) -> Outcome:
-    """Train a classifier on a run's images, or on others. Returns where it lies."""
+    """Train a classifier on a run's images or others, or on its noisy latents. Returns where it lies."""
+    if config.noisy:
+        return train_noisy_classifier(config, progress)
     folder = output_folder(config, "train-classifier")
     with occupy(folder):
         policy = machine_policy(config.machine)

@@ -8,16 +8,14 @@ import torch
 from torch import nn
 
 from ..core import seeds
-from ..core.artifacts import Artifact, check_producer, open_artifact
+from ..core.artifacts import Artifact
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import write_png
-from ..core.data.order import spread
-from ..core.data.shards import LatentSet
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.dit import DiTConfig
-from ..core.diffusion import predictions, times, weightings
-from ..core.generation import Model, Sampling, generate
+from ..core.generation import Sampling, generate
+from ..core.guided import Model
 from ..core.lock import occupy
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
@@ -26,18 +24,17 @@ from .configs import Preview, TrainDiT
 from .handover import (
     TrainedAutoencoder,
     as_input,
-    autoencoder_artifact,
     claim,
     command_line,
     dump,
-    forward_process,
-    input_path,
     load_autoencoder,
     machine_policy,
     output_folder,
+    training_objective,
 )
+from .latent_sets import held_out, open_latents, read_latents, training_latents
 
-VALIDATION_SAMPLES, VALIDATION_SEED = 1024, 0
+VALIDATION_SAMPLES = 1024
 
 
 def run(config: TrainDiT, progress: Progress) -> Outcome:
@@ -45,9 +42,7 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
     folder = output_folder(config, "train-dit")
     with occupy(folder):
         policy = machine_policy(config.machine)
-        latents = open_artifact(config.latents or config.root / "latents", "latents", command_line("encode", config))
-        source = autoencoder_artifact(input_path(latents, "autoencoder"), config)
-        check_producer(latents, "autoencoder", source)
+        latents, source = open_latents(config.latents, config)
         inputs = {
             "latents": as_input(latents, folder),
             "autoencoder": as_input(source, folder),
@@ -81,6 +76,7 @@ def network_config(config: TrainDiT, latents: Artifact) -> DiTConfig:
     channels, *size = latents.facts["latent_shape"]
     settings = {**dump(config.model), "latent_channels": channels, "latent_size": tuple(size)}
     settings |= {"num_classes": len(latents.facts["class_names"]), "label_dropout": config.label_dropout}
+    settings |= {"learn_sigma": config.diffusion.learn_variance}
     del settings["checkpointing"]
     return DiTConfig(**{**denoisers.preset(settings.pop("preset")), **settings})
 
@@ -102,16 +98,10 @@ class DenoisingTask:
 
     def __init__(self, config: TrainDiT, latents: Artifact, autoencoder: TrainedAutoencoder, policy: Policy) -> None:
         self.config, self.policy, self.autoencoder = config, policy, autoencoder
-        facts = latents.facts
-        shape = tuple(facts["latent_shape"])
-        self.latents = LatentSet(latents.path, "train", facts["shards"]["train"], shape)
-        self.held_out = LatentSet(latents.path, "val", facts["shards"]["val"], shape)
-        self.num_samples = len(self.latents)
-        self.class_names: list[str] = facts["class_names"]
-        self.labels = LabelConditioning(len(self.class_names), has_null=config.label_dropout > 0)
-        self.labels.check(torch.from_numpy(self.latents.labels), str(latents.path))
-        self.schedule = forward_process(config.diffusion)
-        predictions.check(config.diffusion.prediction, self.schedule)
+        self.latents = read_latents(latents)
+        self.num_samples = len(self.latents.train)
+        self.labels = LabelConditioning(len(self.latents.class_names), has_null=config.label_dropout > 0)
+        self.objective = training_objective(config.diffusion)
 
         seeds.seed_everything(config.seed, "denoiser weights")
         self.network = denoisers.build(network_config(config, latents)).to(policy.device)
@@ -123,15 +113,14 @@ class DenoisingTask:
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
-        seed, positions = self.config.seed, batch.positions
-        flip = seeds.uniform(seed, "flip", positions).numpy() < 0.5 if self.latents.has_flip else None
-        x0 = self._latents(self.latents, batch.samples, flip, seed, "posterior", positions)
-        noise = seeds.normal(seed, "noise", positions, self.latents.shape)
-        t = times.discrete_times(seeds.uniform(seed, "time", positions), self.schedule.num_steps)
-        labels = torch.from_numpy(self.latents.labels[batch.samples])
+        seed, positions, train = self.config.seed, batch.positions, self.latents.train
+        x0 = training_latents(train, batch.samples, seed, positions)
+        noise = seeds.normal(seed, "noise", positions, train.shape)
+        t = self.objective.draw_times(seeds.uniform(seed, "time", positions))
+        labels = torch.from_numpy(train.labels[batch.samples])
         dropped = seeds.uniform(seed, "label dropout", positions)
         labels = self.labels.drop(labels, dropped, self.config.label_dropout)
-        return x0, noise, t.float(), labels
+        return x0, noise, t, labels
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
@@ -143,27 +132,18 @@ class DenoisingTask:
         """Nothing but the weights changes with a step."""
 
     def validate(self) -> dict[str, float]:
-        """Return the loss on held-out latents, at times that cover the schedule evenly.
-
-        Samples, times and noise are the same whatever the run's seed, so that runs of one loss can be compared. The
-        samples come in a random order, lest each class have times of its own.
-        """
-        chosen = spread(len(self.held_out), VALIDATION_SAMPLES)
-        evenly = torch.from_numpy((np.arange(len(chosen)) + 0.5) / len(chosen))
-        t = times.discrete_times(evenly, self.schedule.num_steps).float()
-        total = 0.0
-        for start in range(0, len(chosen), 64):
-            some = slice(start, start + 64)
-            x0 = self._latents(self.held_out, chosen[some], None, VALIDATION_SEED, "validation posterior", chosen[some])
-            noise = seeds.normal(VALIDATION_SEED, "validation noise", chosen[some], self.held_out.shape)
-            labels = torch.from_numpy(self.held_out.labels[chosen[some]])
+        """Return the loss on held-out latents, at times that cover the schedule evenly; see `held_out`."""
+        total, count = 0.0, 0
+        for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
+            t = self.objective.draw_times(batch.evenly)
             with torch.no_grad(), self.policy.autocast():
-                total += float(self._errors((x0, noise, t[some], labels)).sum())
-        return {"val_loss": total / len(chosen)}
+                total += float(self._errors((batch.x0, batch.noise, t, batch.labels)).sum())
+            count += len(t)
+        return {"val_loss": total / count}
 
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write the grid of previews: one row per class, always the same seeds."""
-        images, names = draw_preview(self.model(), self.class_names, self.config.preview, self.policy)
+        images, names = draw_preview(self.model(), list(self.latents.class_names), self.config.preview, self.policy)
         (folder / "samples").mkdir(exist_ok=True)
         picture = grid(images, columns=self.config.preview.per_class, row_labels=names, scale=scale_for(images))
         write_png(folder / "samples" / f"{images_seen:010d}.png", picture)
@@ -173,39 +153,18 @@ class DenoisingTask:
         return Model(
             network=self.network,
             autoencoder=self.autoencoder.network,
-            schedule=self.schedule,
-            prediction=self.config.diffusion.prediction,
-            latent_shape=self.latents.shape,
+            schedule=self.objective.schedule,
+            prediction=self.objective.prediction,
+            learned_variance=self.config.diffusion.learn_variance,
+            shift=self.objective.shift,
+            latent_shape=self.latents.train.shape,
             labels=self.labels,
         )
-
-    def _latents(
-        self,
-        source: LatentSet,
-        samples: np.ndarray,
-        flip: np.ndarray | None,
-        seed: int,
-        purpose: str,
-        draws: np.ndarray,
-    ) -> torch.Tensor:
-        """Gather latents; of a variational autoencoder's, draw from the posterior."""
-        mean = source.batch(samples, flip)
-        if not source.has_std:
-            return mean
-        return mean + source.batch(samples, flip, std=True) * seeds.normal(seed, purpose, draws, source.shape)
 
     def _errors(self, data: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return each sample's weighted squared error, float32 (B,)."""
         x0, noise, t, labels = (tensor.to(self.policy.device, non_blocking=True) for tensor in data)
-        settings = self.config.diffusion
-        alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
-        output = self.network(alpha * x0 + sigma * noise, t, labels).float()
-        error = (output - predictions.target(settings.prediction, x0, noise, alpha, sigma)).square().flatten(1).mean(1)
-        log_snr = self.schedule.log_snr(t)
-        return (
-            error
-            * weightings.loss_weight(settings.weighting, settings.prediction, log_snr, settings.min_snr_gamma).float()
-        )
+        return self.objective.loss(self.network, x0, noise, t, labels)
 
 
 def draw_preview(

@@ -87,7 +87,7 @@ class Schedule:
             raise ValueError(f"t has dtype {t.dtype}: times are float32 or float64 in [0, 1]")
         if t.device.type == "cpu" and not ((t >= 0) & (t <= 1)).all():
             raise ValueError(f"t lies outside of [0, 1] (0 is data, 1 is noise): seen {t.min():g} to {t.max():g}")
-        precise = t.to(_precision(t.device))
+        precise = t.to(precision(t.device))
         if not self.variance_preserving:
             return 1 - precise, precise
         # A float32 time is i/T only up to rounding; what is that near to a table point means it.
@@ -107,7 +107,7 @@ class Schedule:
             alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars])
             alpha, sigma = alpha_bars.sqrt(), (1 - alpha_bars).sqrt()
             angles = torch.stack([torch.atan2(alpha, sigma), torch.atan2(sigma, alpha)], dim=-1)
-            self._tables[device] = angles.to(device=device, dtype=_precision(device))
+            self._tables[device] = angles.to(device=device, dtype=precision(device))
         return self._tables[device]
 
 
@@ -138,6 +138,6 @@ def add_noise(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha * x0 + sigma * eps
 
 
-def _precision(device: torch.device) -> torch.dtype:
+def precision(device: torch.device) -> torch.dtype:
     """Float64 wherever it exists; Apple's GPUs have none."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -10,10 +10,12 @@ from torch import Tensor
 SPACINGS: tuple[str, ...] = ("leading", "trailing", "linspace", "uniform")
 
 
-def discrete_times(uniform: Tensor, num_steps: int) -> Tensor:
-    """Map u in [0, 1) to the table's times 1/T … 1, each equally often: (floor(u T) + 1) / T. Keeps shape and dtype."""
-    index = (uniform.double() * num_steps).floor().clamp(max=num_steps - 1)
-    return ((index + 1) / num_steps).to(uniform.dtype)
+def on_table(t: Tensor, num_steps: int) -> Tensor:
+    """Move times in [0, 1] up to the table's next one, 1/T … 1; keeps shape and dtype.
+
+    Of numbers u in [0, 1) drawn evenly, each of the T times gets as many.
+    """
+    return ((t.double() * num_steps).ceil().clamp(1, num_steps) / num_steps).to(t.dtype)
 
 
 def continuous_times(uniform: Tensor, smallest: float = 1e-5) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schedules import Schedule
+from .schedules import Schedule, precision
 
 Fraction = Callable[[Tensor, Tensor, Any], Tensor]
 """(x_t (B, ...), t as a denoiser's, cond) → how far the variance lies from β̃ (0) to β (1) in log space, as x_t."""
@@ -68,9 +68,9 @@ def vlb_bits(
     variance alone.
 
     x0, x_t, x0_hat: (B, ...). t: (B,), times of the table, 1/T … 1. fraction: broadcasts against x0. At t = 1/T, where
-    β̃ is 0, that of the next step serves as the lower bound, as in the paper. The result is float64.
+    β̃ is 0, that of the next step serves as the lower bound, as in the paper. The result is float64 where that exists.
     """
-    step = (t.double() * schedule.num_steps).round().view(-1, *(1,) * (x0.ndim - 1))
+    step = (t.to(precision(t.device)) * schedule.num_steps).round().view(-1, *(1,) * (x0.ndim - 1))
     alpha_t, sigma_t = schedule.alpha_sigma(step / schedule.num_steps)
     alpha_s, sigma_s = schedule.alpha_sigma((step - 1) / schedule.num_steps)
     beta, posterior = step_variances(alpha_t, sigma_t, alpha_s, sigma_s)

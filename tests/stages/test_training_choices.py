@@ -49,7 +49,11 @@ def first_batch(task: train_dit.DenoisingTask) -> object:
     return task.load(Batch(positions % task.num_samples, positions, 0))
 
 
-@pytest.mark.parametrize(("prediction", "schedule"), list(product(PREDICTIONS, SCHEDULES)))
+def suits(prediction: str, schedule: str) -> bool:
+    return prediction in ("flow", "x0") if schedule == "rectified-flow" else prediction != "flow"
+
+
+@pytest.mark.parametrize(("prediction", "schedule"), [pair for pair in product(PREDICTIONS, SCHEDULES) if suits(*pair)])
 def test_every_weighting_gives_a_finite_loss_and_gradient(encoded: Pipeline, prediction: str, schedule: str) -> None:
     for weighting in WEIGHTINGS:
         settings = {"diffusion__prediction": prediction, "diffusion__schedule": schedule}
@@ -65,16 +69,32 @@ def test_v_with_snr_plus_one_is_the_plain_squared_error(encoded: Pipeline) -> No
     task = task_of(encoded)
     x0, noise, t, labels = first_batch(task)  # type: ignore[misc]
     loss, _ = task.loss("denoiser", (x0, noise, t, labels))
-    alpha, sigma = (part.view(-1, 1, 1, 1) for part in task.schedule.alpha_sigma(t))
+    alpha, sigma = (part.view(-1, 1, 1, 1) for part in task.objective.schedule.alpha_sigma(t))
     output = task.network(alpha * x0 + sigma * noise, t, labels)
     assert float(loss.detach()) == pytest.approx(
         float((output - (alpha * noise - sigma * x0)).square().mean()), rel=1e-5
     )
 
 
-def test_eps_prediction_at_zero_terminal_snr_is_refused() -> None:
-    with pytest.raises(ValidationError, match="take prediction v or x0"):
-        Diffusion(zero_terminal_snr=True, prediction="eps")
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"zero_terminal_snr": True, "prediction": "eps"}, "take prediction v or x0"),
+        ({"schedule": "rectified-flow", "prediction": "eps"}, "take prediction flow or x0"),
+        ({"schedule": "rectified-flow", "prediction": "v"}, "take prediction flow here"),
+        ({"prediction": "flow"}, "take v here"),
+    ],
+)
+def test_predictions_that_say_nothing_on_their_schedule_are_refused(settings: dict[str, object], remedy: str) -> None:
+    with pytest.raises(ValidationError, match=remedy):
+        Diffusion.model_validate(settings)
+
+
+def test_rectified_flow_means_its_velocity_and_its_plain_loss_unless_told_otherwise() -> None:
+    flow = Diffusion.model_validate({"schedule": "rectified-flow"})
+    assert (flow.prediction, flow.weighting) == ("flow", "flow")
+    told = Diffusion.model_validate({"schedule": "rectified-flow", "prediction": "x0", "weighting": "snr"})
+    assert (told.prediction, told.weighting) == ("x0", "snr")
 
 
 def test_a_tenth_of_the_labels_is_dropped(encoded: Pipeline) -> None:

@@ -85,12 +85,12 @@ def test_grids_that_do_not_exist_are_refused(arguments, words):
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 1000])
-def test_discrete_times_are_all_of_the_table_equally_often(num_steps):
+def test_uniform_numbers_reach_all_times_of_the_table_equally_often(num_steps):
     middles = (torch.arange(num_steps * 3, dtype=torch.float64) + 0.5) / (num_steps * 3)
-    index = times.discrete_times(middles, num_steps) * num_steps
+    index = times.on_table(middles, num_steps) * num_steps
     counts = torch.bincount(index.round().long(), minlength=num_steps + 1)
     assert counts[0] == 0 and (counts[1:] == 3).all()
-    ends = times.discrete_times(torch.tensor([0.0, 1 - 2**-24]), num_steps)
+    ends = times.on_table(torch.tensor([0.0, 1 - 2**-24]), num_steps)
     torch.testing.assert_close(ends, torch.tensor([1 / num_steps, 1.0]))
 
 

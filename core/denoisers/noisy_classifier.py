@@ -1,0 +1,91 @@
+"""A classifier of noisy latents at any time, for classifier guidance (Dhariwal & Nichol 2021, section 4).
+
+The blocks are those of the denoising transformer, modulated by the time alone; the tokens' mean is read out.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError, DataError
+from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from .dit import Block, DiTConfig
+from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
+
+KIND = "noisy-classifier"
+REMEDY = "train it again with `ldm train-classifier --noisy`"
+
+
+@dataclass(frozen=True)
+class NoisyClassifierConfig:
+    """Shape of the network; the fields mean what those of `DiTConfig` do. Raises ConfigError as it does."""
+
+    latent_channels: int
+    latent_size: int
+    num_classes: int
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    patch_size: int = 2
+
+    def __post_init__(self) -> None:
+        assert self.body.num_tokens > 0
+
+    @property
+    def body(self) -> DiTConfig:
+        """The transformer whose blocks it has."""
+        return DiTConfig(**asdict(self))
+
+
+class NoisyClassifier(nn.Module):
+    """Network of (x_t, t) → logits."""
+
+    def __init__(self, config: NoisyClassifierConfig) -> None:
+        super().__init__()
+        self.config, body = config, config.body
+        width = config.width
+        self.patch = nn.Conv2d(config.latent_channels, width, config.patch_size, config.patch_size)
+        self.time = TimestepEmbedding(width, body.frequencies, body.time_scale, body.frequency_shift)
+        self.blocks = nn.ModuleList(Block(body) for _ in range(config.depth))
+        self.modulation = nn.ModuleList(nn.Linear(width, 6 * width) for _ in range(config.depth))
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, config.num_classes)
+        self.positions: Tensor
+        self.register_buffer("positions", sincos_positions(width, body.grid), persistent=False)
+        self._initialise()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, K) of noisy latents x (B, C, h, w) at times t (B,) in [0, 1]."""
+        condition = F.silu(self.time(t))
+        tokens = self.patch(x).flatten(2).transpose(1, 2) + self.positions
+        for block, linear in zip(self.blocks, self.modulation, strict=True):
+            tokens = block(tokens, linear(condition), None)
+        shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
+        return self.out(modulate(normalise(tokens, rms=False), shift, scale).mean(dim=1))
+
+    def _initialise(self) -> None:
+        """As the denoiser: blocks start as the identity; and all classes start alike."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for linear in (*self.modulation, self.final_modulation, self.out):
+            nn.init.zeros_(linear.weight)
+
+
+def save(network: NoisyClassifier, folder: Path) -> list[str]:
+    """Write the network's folder, as `core.weights` says. Returns the names of its files."""
+    return save_network(network, folder, KIND, asdict(network.config))
+
+
+def load(folder: Path) -> NoisyClassifier:
+    """Read what `save` wrote, on the CPU; DataError naming the file that is missing, damaged or of another kind."""
+    described = read_description(folder, (KIND,), REMEDY)
+    try:
+        network = NoisyClassifier(NoisyClassifierConfig(**described["config"]))
+    except (TypeError, ConfigError) as error:
+        raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
+    load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY)
+    return network

@@ -1,0 +1,95 @@
+"""A run's latents as training and validation read them: what `encode` wrote, opened, checked and drawn from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import seeds
+from ..core.artifacts import Artifact, check_producer, open_artifact
+from ..core.conditioning.labels import LabelConditioning
+from ..core.data.order import spread
+from ..core.data.shards import LatentSet
+from .handover import autoencoder_artifact, command_line, input_path
+from .settings import Run
+
+VALIDATION_SEED = 0
+_AT_ONCE = 64
+
+
+def open_latents(folder: Path | None, config: Run) -> tuple[Artifact, Artifact]:
+    """Open latents, by default the run's own, and the autoencoder that they came from.
+
+    Raises DataError with the command that mends it where one is missing, or the autoencoder changed since.
+    """
+    latents = open_artifact(folder or config.root / "latents", "latents", command_line("encode", config))
+    producer = autoencoder_artifact(input_path(latents, "autoencoder"), config)
+    check_producer(latents, "autoencoder", producer)
+    return latents, producer
+
+
+@dataclass(frozen=True)
+class LatentSets:
+    """Training and validation latents of labelled images."""
+
+    train: LatentSet
+    val: LatentSet
+    class_names: tuple[str, ...]
+
+
+def read_latents(latents: Artifact) -> LatentSets:
+    """Map the shards of finished latents. Raises DataError for a damaged index, or labels that are no class's."""
+    facts = latents.facts
+    shape = tuple(facts["latent_shape"])
+    train, val = (LatentSet(latents.path, split, facts["shards"][split], shape) for split in ("train", "val"))
+    classes = LabelConditioning(len(facts["class_names"]))
+    for split in (train, val):
+        classes.check(torch.from_numpy(split.labels), str(latents.path))
+    return LatentSets(train, val, tuple(facts["class_names"]))
+
+
+def training_latents(source: LatentSet, samples: np.ndarray, seed: int, positions: np.ndarray) -> Tensor:
+    """Return latents (B, C, h, w) of samples (B,), half of them mirrored, as the stream positions (B,) draw them."""
+    flip = seeds.uniform(seed, "flip", positions).numpy() < 0.5 if source.has_flip else None
+    return draw_latents(source, samples, flip, seed, "posterior", positions)
+
+
+def draw_latents(
+    source: LatentSet, samples: np.ndarray, flip: np.ndarray | None, seed: int, purpose: str, draws: np.ndarray
+) -> Tensor:
+    """Gather latents (B, C, h, w); of a variational autoencoder's, draw from the posterior."""
+    mean = source.batch(samples, flip)
+    if not source.has_std:
+        return mean
+    return mean + source.batch(samples, flip, std=True) * seeds.normal(seed, purpose, draws, source.shape)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Some validation latents: x0 and noise (B, C, h, w), labels (B,), and numbers in (0, 1) to make times of (B,)."""
+
+    x0: Tensor
+    noise: Tensor
+    labels: Tensor
+    evenly: Tensor
+
+
+def held_out(source: LatentSet, limit: int) -> Iterator[HeldOut]:
+    """Yield at most `limit` validation samples in batches, the numbers for their times evenly spread over all of them.
+
+    Samples, numbers and noise are the same whatever the run's seed, so that runs of one loss can be compared. The
+    samples come in a random order, lest each class have times of its own.
+    """
+    chosen = spread(len(source), limit)
+    evenly = torch.from_numpy((np.arange(len(chosen)) + 0.5) / len(chosen))
+    for start in range(0, len(chosen), _AT_ONCE):
+        some = chosen[start : start + _AT_ONCE]
+        yield HeldOut(
+            x0=draw_latents(source, some, None, VALIDATION_SEED, "validation posterior", some),
+            noise=seeds.normal(VALIDATION_SEED, "validation noise", some, source.shape),
+            labels=torch.from_numpy(source.labels[some]),
+            evenly=evenly[start : start + len(some)],
+        )

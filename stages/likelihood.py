@@ -1,0 +1,106 @@
+"""How likely a denoiser finds held-out latents: the part of `ldm eval` that is about bits per dimension."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import files
+from ..core.artifacts import check_producer, open_artifact
+from ..core.data.order import spread
+from ..core.diffusion import predictions
+from ..core.guided import Model
+from ..core.lock import occupy
+from ..core.metrics.likelihood import Estimate, bits_per_dim
+from ..core.precision import Policy
+from ..core.progress import Outcome, Progress
+from .configs import Eval
+from .handover import as_input, claim, command_line, input_path, machine_policy, output_folder
+from .judging import NUMBERS
+from .latent_sets import VALIDATION_SEED, draw_latents, read_latents
+from .models import load_model, open_denoiser
+
+LABEL = "likelihood"
+
+
+def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
+    """Bound the likelihood of the run's held-out latents under its denoiser. Returns where the numbers lie."""
+    folder = output_folder(config, "eval", LABEL)
+    with occupy(folder):
+        policy = machine_policy(config.machine)
+        source = open_denoiser(None, config)
+        latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))
+        check_producer(source, "latents", latents)
+        inputs = {"denoiser": as_input(source, folder), "latents": as_input(latents, folder)}
+        work = claim(folder, "eval", config, inputs)
+        if work.complete:
+            shown = _shown(files.read_json(work.path / NUMBERS)["numbers"])
+            return Outcome(work.path, already_complete=True, summary=shown)
+        latents.verify()
+        model = load_model(source, config, policy)
+        held_out = read_latents(latents).val
+        chosen = spread(len(held_out), config.limit or len(held_out))
+        progress.start("bounding the likelihood", len(chosen), "latents")
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            for start in range(0, len(chosen), config.batch_size):
+                some = chosen[start : start + config.batch_size]
+                x0 = draw_latents(held_out, some, None, VALIDATION_SEED, "validation posterior", some)
+                yield x0, torch.from_numpy(held_out.labels[some]), torch.from_numpy(some.astype(np.int64))
+                progress.update(start + len(some))
+
+        estimate = estimate_by(model, policy)
+        bounds = bits_per_dim(estimate, model.schedule, batches(), config.times, config.seed, policy.device)
+        progress.finish()
+        numbers: dict[str, float] = {}
+        for name, bound in bounds.items():
+            numbers |= {
+                f"bits_per_dim[{name} variance]": bound.total,
+                f"bits_per_dim_error[{name} variance]": bound.error,
+                f"first_step_bits[{name} variance]": bound.first,
+                f"other_steps_bits[{name} variance]": bound.others,
+                f"prior_bits[{name} variance]": bound.prior,
+            }
+        conditions: dict[str, Any] = {
+            "of": "density of normalised held-out latents, conditional on their labels",
+            "n_latents": len(chosen),
+            "times_per_latent": min(config.times, model.schedule.num_steps - 1) + 1,
+            "schedule": model.schedule.kind,
+            "num_steps": model.schedule.num_steps,
+            "prediction": model.prediction,
+            "autoencoder": source.manifest["inputs"]["autoencoder"]["fingerprint"],
+        }
+        files.write_json(work.path / NUMBERS, {"of": "likelihood", "numbers": numbers, "conditions": conditions})
+        work.commit([NUMBERS], {"numbers": numbers})
+    return Outcome(work.path, summary=_shown(numbers))
+
+
+def estimate_by(model: Model, policy: Policy) -> Estimate:
+    """Return the function that gives a model's estimate of x0 with the variances it can be judged by.
+
+    The learned one where there is one, else both of DDPM's.
+    """
+
+    def estimate(x_t: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with policy.autocast():
+            output = model.network(x_t, t, labels).float()
+        alpha, sigma = (part.view(-1, 1, 1, 1) for part in model.schedule.alpha_sigma(t))
+        if model.learned_variance:
+            output, rest = output.chunk(2, dim=1)
+            fractions = {"learned": (rest + 1) / 2}
+        else:
+            fractions = {"posterior": torch.zeros(()), "beta": torch.ones(())}
+        return predictions.to_x0(model.prediction, output, x_t, alpha, sigma), fractions
+
+    return estimate
+
+
+def _shown(numbers: dict[str, float]) -> dict[str, str]:
+    """Choose what the command prints: each bound with its error."""
+    return {
+        name: f"{value:.4f} ± {numbers[name.replace('per_dim', 'per_dim_error')]:.4f}"
+        for name, value in numbers.items()
+        if name.startswith("bits_per_dim[")
+    }
