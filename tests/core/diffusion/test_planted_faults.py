@@ -1,0 +1,184 @@
+"""The suite is a suite: famous mistakes of this field, planted one at a time in a copy of the code, are caught."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+MATHS = "tests/core/diffusion"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In `file`, `right` (found there once) becomes `wrong`; `tests` are those to catch it."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: str = MATHS
+
+
+FAULTS = [
+    Fault(
+        "sign of v",
+        "core/diffusion/predictions.py",
+        "return alpha * eps - sigma * x0",
+        "return sigma * x0 - alpha * eps",
+    ),
+    Fault(
+        "x0 from v with alpha and sigma exchanged",
+        "core/diffusion/predictions.py",
+        "return alpha * x_t - sigma * output",
+        "return sigma * x_t - alpha * output",
+    ),
+    Fault(
+        "x0's loss weight put on the eps error as it is",
+        "core/diffusion/weightings.py",
+        'if prediction == "eps":\n        return log_snr',
+        'if prediction == "eps":\n        return torch.zeros_like(log_snr)',
+    ),
+    Fault(
+        "min-SNR clipped from below",
+        "core/diffusion/weightings.py",
+        "log_snr.clamp(max=math.log(gamma))",
+        "log_snr.clamp(min=math.log(gamma))",
+    ),
+    Fault(
+        "trailing times off by one step of the table",
+        "core/diffusion/times.py",
+        "times = [round(i * num_steps / steps) / num_steps for i in down]",
+        "times = [(round(i * num_steps / steps) - (i < steps)) / num_steps for i in down]",
+    ),
+    Fault(
+        "guidance scale taken as the paper's w",
+        "core/diffusion/guidance.py",
+        "x0 = u + scale * (c - u)",
+        "x0 = c + scale * (c - u)",
+    ),
+    Fault(
+        "guided where the interval says not to",
+        "core/diffusion/guidance.py",
+        "(inside if low <= float(t) <= high else outside)",
+        "(outside if low <= float(t) <= high else inside)",
+    ),
+    Fault(
+        "classifier's gradient subtracted",
+        "core/diffusion/guidance.py",
+        "return denoise(x_t, t, cond) + strength",
+        "return denoise(x_t, t, cond) - strength",
+    ),
+    Fault(
+        "posterior variance with its ratio swapped",
+        "core/diffusion/variance.py",
+        "return beta, beta * sigma_s**2 / sigma_t**2",
+        "return beta, beta * sigma_t**2 / sigma_s**2",
+    ),
+    Fault(
+        "learned variance interpolated the wrong way round",
+        "core/diffusion/variance.py",
+        "return fraction * log_beta + (1 - fraction) * log_posterior",
+        "return (1 - fraction) * log_beta + fraction * log_posterior",
+    ),
+    Fault(
+        "zero terminal SNR without scaling back",
+        "core/diffusion/schedules.py",
+        "alphas = (alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))",
+        "alphas = alphas - alphas[-1]",
+    ),
+    Fault(
+        "cosine schedule without its square",
+        "core/diffusion/schedules.py",
+        "* (torch.pi / 2)) ** 2",
+        "* (torch.pi / 2))",
+    ),
+    Fault(
+        "Heun's second slope taken at the old time",
+        "core/diffusion/samplers.py",
+        "denoise(ahead * scale[i + 1], grid[i + 1], cond)",
+        "denoise(ahead * scale[i + 1], t, cond)",
+    ),
+    Fault(
+        "DPM-Solver++ with the steps' ratio inverted",
+        "core/diffusion/samplers.py",
+        "ahead = h[i] / (2 * h[i - 1])",
+        "ahead = h[i - 1] / (2 * h[i])",
+    ),
+    Fault(
+        "the bound trains the mean",
+        "core/objective.py",
+        "predicted.detach()",
+        "predicted",
+        "tests/core/test_objective.py",
+    ),
+    Fault(
+        "the bound without its number of steps",
+        "core/objective.py",
+        "bound = self.schedule.num_steps * variance",
+        "bound = variance",
+        "tests/core/test_objective.py",
+    ),
+    Fault(
+        "null class one too low",
+        "core/conditioning/labels.py",
+        "torch.full_like(labels, self.num_classes)",
+        "torch.full_like(labels, self.num_classes - 1)",
+        "tests/core/conditioning",
+    ),
+    Fault(
+        "beta on the codebook's term",
+        "core/autoencoders/quantizers.py",
+        "self.config.commitment * F.mse_loss(vectors, chosen.detach())",
+        "self.config.commitment * F.mse_loss(chosen, vectors.detach())",
+        "tests/core/autoencoders/test_quantizers.py",
+    ),
+    Fault(
+        "latents decoded without their mean",
+        "core/autoencoders/interface.py",
+        "* _per_channel(self.latent_std) + _per_channel(self.latent_mean)",
+        "* _per_channel(self.latent_std)",
+        "tests/core/autoencoders/test_latent_space.py",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code and its tests, in another place."""
+    target = tmp_path_factory.mktemp("copy")
+    for name in ("ldm", "core", "stages", "cli", "tests", "recipes"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+    return target
+
+
+def run_tests(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "pytest", tests, "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tests", sorted({fault.tests for fault in FAULTS}))
+def test_the_copy_passes_as_it_is(copy: Path, tests: str) -> None:
+    result = run_tests(copy, tests)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_fault_is_caught(copy: Path, fault: Fault) -> None:
+    path = copy / fault.file
+    right = path.read_text()
+    assert right.count(fault.right) == 1, "the code has moved on: say anew where the fault goes"
+    path.write_text(right.replace(fault.right, fault.wrong))
+    try:
+        result = run_tests(copy, fault.tests)
+    finally:
+        path.write_text(right)
+    assert result.returncode == 1, result.stdout
