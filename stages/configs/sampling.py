@@ -50,7 +50,10 @@ class Sample(Stage):
     )
     sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("ddim", "Sampler.", "--sampler")
     steps: int | None = option(
-        None, "Steps, 1 to the schedule's number; by default the sampler's own.", "--steps", ge=1
+        None,
+        "Steps, 1 to the schedule's number; by default 50 for ddim and euler, 250 for ddpm, 20 for heun and dpmpp-2m.",
+        "--steps",
+        ge=1,
     )
     eta: float = option(0.0, "DDIM's share of fresh noise: 0 deterministic, 1 DDPM.", "--eta", ge=0, le=1)
     spacing: Literal["leading", "trailing", "linspace", "uniform"] = option(

@@ -1,5 +1,6 @@
 """Flags: built from the configuration models, handed on only where typed, shown in help."""
 
+import re
 from typing import Any
 
 import pytest
@@ -80,6 +81,19 @@ def test_help_names_every_size_of_autoencoder() -> None:
 
     setting = find(STAGES["train-vqvae"], "model.preset")
     assert setting is not None and all(name in setting.help for name in PRESETS)
+
+
+def test_help_tells_every_samplers_own_number_of_steps() -> None:
+    from ldm.core.diffusion.samplers import DEFAULT_STEPS
+
+    setting = find(STAGES["sample"], "steps")
+    assert setting is not None
+    told = {
+        name: number
+        for number, names in re.findall(r"(\d+) for ([^,.]+)", setting.help)
+        for name in names.split(" and ")
+    }
+    assert told == {name: str(number) for name, number in DEFAULT_STEPS.items()}
 
 
 def test_help_shows_no_default_where_the_run_has_one() -> None:
