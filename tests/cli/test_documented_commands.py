@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((RO
 
 
 def shown_commands() -> list[tuple[str, str]]:
-    """List (page, `ldm …`) of every line of a `sh` block, comments aside; of recipes, of their comments in backticks."""
+    """List (page, `ldm …`) of every line of a `sh` block; of recipes, of what stands in backticks in their comments."""
     found = []
     for page in PAGES:
         text = page.read_text()
