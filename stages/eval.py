@@ -8,6 +8,9 @@ import numpy as np
 import torch
 
 from ..core.artifacts import IDENTITY, MANIFEST, Artifact, check_producer, open_artifact
+from ..core.data.grid import grid, scale_for
+from ..core.data.images import write_png
+from ..core.data.loading import ImageLoader
 from ..core.data.sources import ImageSource, open_source
 from ..core.errors import ConfigError, DataError
 from ..core.files import sha256_file
@@ -15,6 +18,7 @@ from ..core.lock import occupy
 from ..core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
 from ..core.metrics.features import Extractor, Features, extract
 from ..core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
+from ..core.metrics.nearest import neighbours
 from ..core.metrics.picture import confusion_picture
 from ..core.progress import Outcome, Progress
 from .configs import Eval
@@ -33,7 +37,8 @@ from .likelihood import judge_likelihood
 from .reconstructions import judge_reconstructions
 from .settings import Data
 
-CONFUSION = "confusion.png"
+CONFUSION, NEAREST = "confusion.png", "nearest.png"
+SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
 
 
 def run(config: Eval, progress: Progress) -> Outcome:
@@ -68,7 +73,7 @@ def judge_samples(config: Eval, progress: Progress) -> Outcome:
             return concluded(work)
         fakes = image_loader(limited(samples, config), data, "sample", progress)
         fake = extract(extractor, batches(fakes, config, progress, "samples"))
-        outputs = []
+        outputs, pictures = [], []
         if statistics is not None:
             numbers = compare_statistics(known, statistics_of(fake.features), extractor.name)
             conditions = {"n_reference": known.n, "n_samples": len(fake), "resize": extractor.resize}
@@ -81,7 +86,8 @@ def judge_samples(config: Eval, progress: Progress) -> Outcome:
             report = evaluate(real, fake, extractor, labels, names, Settings(seed=config.seed))
             save_statistics(statistics_of(real.features), extractor, folder)
             outputs = [TENSORS, DESCRIPTION]
-        pictures = _confusion(folder, fake, fakes.source, extractor)
+            pictures += _nearest(folder, fakes, fake, reals, real)
+        pictures += _confusion(folder, fake, fakes.source, extractor)
         conditions = {**_conditions(made, where), "reference": reference["path"]}
         return conclude(work, "samples", report, conditions, outputs, pictures)
 
@@ -157,6 +163,25 @@ def _conditions(made: Artifact | None, where: Path) -> dict[str, Any]:
     if made is None:
         return {"samples": str(where)}
     return {"sampling": made.facts["sampling"], "image_size": made.facts["image_size"]}
+
+
+def _nearest(folder: Path, fakes: ImageLoader, fake: Features, reals: ImageLoader, real: Features) -> list[str]:
+    """Draw some samples, each beside the reference images nearest to it in feature space: is it drawn or remembered?"""
+    chosen = np.unique(np.linspace(0, len(fake) - 1, SHOWN_SAMPLES).round().astype(int))
+    found = neighbours(fake.features[chosen], real.features, SHOWN_NEIGHBOURS)
+    rows = [
+        image
+        for sample, near in zip(fakes.batch(chosen), found.indices.numpy(), strict=True)
+        for image in (sample, *reals.batch(near))
+    ]
+    picture = grid(
+        np.stack(rows),
+        columns=1 + SHOWN_NEIGHBOURS,
+        column_labels=["sample", "nearest", *(f"{rank}." for rank in range(2, SHOWN_NEIGHBOURS + 1))],
+        scale=scale_for(np.stack(rows)),
+    )
+    write_png(folder / NEAREST, picture)
+    return [NEAREST]
 
 
 def _confusion(folder: Path, fake: Features, samples: ImageSource, extractor: Extractor) -> list[str]:

@@ -16,15 +16,15 @@ from .features import INCEPTION, Extractor, Features
 from .frechet import GaussianStatistics, frechet_distance, statistics_of
 from .inception_score import inception_score
 from .kernel import kernel_distance
-from .precision_recall import density_coverage, precision_recall
+from .precision_recall import density_coverage, nearest_ratio, precision_recall
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the numbers depend on besides the images; the defaults are those of the papers.
 
-    manifold_images: of each side, at most, for precision, recall, density and coverage, whose cost grows with the
-    square; a choice by the seed.
+    manifold_images: of each side, at most, for precision, recall, density, coverage and the nearest ratio, whose cost
+    grows with the square; a choice by the seed.
     """
 
     kernel_subsets: int = 100
@@ -113,6 +113,7 @@ def compare(real: Tensor, fake: Tensor, extractor_name: str, settings: Settings 
         f"recall[{extractor_name}]": manifold.recall,
         f"density[{extractor_name}]": balls.density,
         f"coverage[{extractor_name}]": balls.coverage,
+        f"nearest_ratio[{extractor_name}]": nearest_ratio(real=some_real, fake=some_fake),
     }
 
 

@@ -52,6 +52,18 @@ def density_coverage(*, real: Tensor, fake: Tensor, k: int = 5) -> DensityCovera
     return DensityCoverage(balls / (k * len(fake)), float((nearest < radii).double().mean()))
 
 
+def nearest_ratio(*, real: Tensor, fake: Tensor) -> float:
+    """Return how far a fake is from its nearest real, over how far a real is from its nearest other one; medians.
+
+    About 1 for fresh samples of the same kind; far below it where samples copy the reference. real (N, D), N > 1;
+    fake (M, D). 0 / 0, of a reference that repeats itself, counts as 1.
+    """
+    real, fake = _prepare(real, fake)
+    among_reals = squared_radii(real, 1).median().sqrt()
+    to_reals = torch.cat([d.amin(1) for d in _squared_distances(fake, real)]).median().sqrt()
+    return float(to_reals / among_reals) if among_reals > 0 else float("inf" if to_reals > 0 else 1.0)
+
+
 def squared_radii(features: Tensor, k: int) -> Tensor:
     """Return each sample's squared distance to its k-th nearest other sample: (N, D), N > k → (N,)."""
     assert 1 <= k < len(features), f"k = {k} neighbours among {len(features)} samples"

@@ -5,7 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ldm.core.artifacts import MANIFEST
 from ldm.core.errors import DataError
@@ -39,6 +41,9 @@ def test_eval_of_the_reference_itself_has_no_distance_and_full_accuracy(trained:
     assert numbers["frechet_distance[classifier]"] < 1e-6
     assert numbers["precision[classifier]"] == numbers["recall[classifier]"] == 1
     assert numbers["class_accuracy[classifier]"] > 0.9
+    assert numbers["nearest_ratio[classifier]"] < 0.05  # remembered, not drawn
+    picture = np.array(Image.open(folder / "nearest.png"))
+    assert picture.shape[1] > 6 * 60
 
 
 def test_saved_statistics_serve_as_a_reference(trained: Pipeline) -> None:

@@ -17,6 +17,7 @@ NUMBERS = (
     "recall",
     "density",
     "coverage",
+    "nearest_ratio",
     "inception_score",
     "inception_score_std",
 )

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from ldm.core.metrics import precision_recall as module
-from ldm.core.metrics.precision_recall import density_coverage, precision_recall, squared_radii
+from ldm.core.metrics.nearest import neighbours
+from ldm.core.metrics.precision_recall import density_coverage, nearest_ratio, precision_recall, squared_radii
 
 
 def draw(n: int, dim: int, seed: int = 0) -> Tensor:
@@ -104,3 +105,25 @@ def test_agrees_with_torch_fidelity_on_the_same_features() -> None:
     result = precision_recall(real=real, fake=fake, k=3)
     assert result.precision == pytest.approx(expected[reference.KEY_METRIC_PRECISION], rel=1e-5)
     assert result.recall == pytest.approx(expected[reference.KEY_METRIC_RECALL], rel=1e-5)
+
+
+def test_copies_have_a_nearest_ratio_near_zero_and_fresh_samples_one_near_one() -> None:
+    real = draw(800, 4, 1)
+    assert nearest_ratio(real=real, fake=draw(300, 4, 2)) == pytest.approx(1, abs=0.15)
+    assert nearest_ratio(real=real, fake=real[:300] + 1e-3) < 0.02
+    assert nearest_ratio(real=torch.zeros(5, 2), fake=torch.zeros(3, 2)) == 1
+
+
+def test_neighbours_are_those_of_plain_loops_nearest_first() -> None:
+    samples, others = draw(5, 3, 1), draw(40, 3, 2)
+    found = neighbours(samples, others, 4)
+    for row, sample in enumerate(samples):
+        ranked = sorted(range(40), key=lambda index: distance(sample, others[index]))
+        assert found.indices[row].tolist() == ranked[:4]
+        assert found.distances[row].tolist() == pytest.approx([distance(sample, others[i]) for i in ranked[:4]])
+
+
+def test_a_copy_is_found_at_distance_zero_even_far_from_the_origin() -> None:
+    others = (draw(50, 3) + 1e6).float()
+    found = neighbours(others[7:8], others, 1)
+    assert found.indices.tolist() == [[7]] and found.distances.tolist() == [[0.0]]
