@@ -10,7 +10,9 @@ STAGES = {
     "eval": "Measure samples or reconstructions against real images.",
 }
 ALIASES = {"precompute-latents": "encode"}
-TOOLS: dict[str, str] = {}
+TOOLS: dict[str, str] = {
+    "report": "Put a run's curves, pictures and numbers on one page.",
+}
 SETTINGS = {
     "config": "Show a stage's settings and where each was set.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
@@ -55,6 +57,7 @@ EXAMPLES = {
         "ldm eval --bits-per-dim",
         "ldm eval --samples path/to/images --reference photos/",
     ),
+    "report": ("ldm report", "ldm report mine"),
     "config": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),

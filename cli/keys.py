@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from ..stages.settings import Section, parse_count
 
@@ -33,6 +34,11 @@ class Setting:
     help: str
     inherited: bool = False
     argument: str | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is PydanticUndefined
 
     @property
     def section(self) -> str:

@@ -51,10 +51,11 @@ def stage_command(command: str, act: Callable[[str, Given], None], examples_of: 
     def callback(**values: Any) -> None:
         flags = {s.key: values[name] for name, s in settings.items() if values[name] is not None}
         given = list(values["overrides"] or ())
-        if len(given) < len(arguments):
-            missing = arguments[len(given)].argument
-            raise ConfigError(f"ldm {command} needs {missing}", f"ldm {command} --help shows how")
-        flags |= {argument.key: given.pop(0) for argument in arguments}
+        for argument in arguments:
+            if given and (argument.required or "=" not in given[0]):
+                flags[argument.key] = given.pop(0)
+            elif argument.required:
+                raise ConfigError(f"ldm {command} needs {argument.argument}", f"ldm {command} --help shows how")
         act(command, Given(values.get("recipe"), tuple(given), flags, values["quiet"], values["json"]))
 
     recipe = _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=_recipes), None)
@@ -80,7 +81,7 @@ class StageCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         assert self.name is not None
-        arguments = "".join(f" {setting.argument}" for setting in _arguments(self.name))
+        arguments = "".join(f" {s.argument}" if s.required else f" [{s.argument}]" for s in _arguments(self.name))
         usage = f"{ctx.command_path}{arguments} [OPTIONS] [KEY=VALUE]..."
         groups = _help_groups(self.name)
         formatter.write(help.page(usage, self.help or "", groups.items(), (self.epilog or "").splitlines()))

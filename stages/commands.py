@@ -1,9 +1,10 @@
 """Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
 
 from .configs import STAGES
+from .configs.report import Report
 from .settings import Run
 
-TOOLS: dict[str, type[Run]] = {}
+TOOLS: dict[str, type[Run]] = {"report": Report}
 COMMANDS: dict[str, type[Run]] = {**STAGES, **TOOLS}
 
 

@@ -1,0 +1,74 @@
+"""The page: self-contained, escaped, and with charts in the page's own ink."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldm.core.data.images import write_png
+from ldm.core.report.charts import Series, line_chart
+from ldm.core.report.page import Card, Chapter, Page, Picture, Table, render
+
+HOSTILE = "<script>alert('x')</script>\"&"
+
+
+class Outline(HTMLParser):
+    """Collects tags that were opened, and every address that the page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+def page(tmp_path: Path, text: str = "plain") -> str:
+    write_png(tmp_path / "a.png", np.zeros((4, 4, 3), dtype=np.uint8))
+    chart = line_chart([Series(text, [(0, 1.0), (1, 0.5)])], "x", text)
+    chapter = Chapter(
+        text,
+        text,
+        pictures=[Picture(text, tmp_path / "a.png", command=text), Picture(text, svg=chart)],
+        tables=[Table((text, text), [(text, text)], text)],
+    )
+    card = Card(text, "complete", [text], {text: text})
+    return render(Page(text, text, [card], [chapter], [text]))
+
+
+def outline(html: str) -> Outline:
+    parser = Outline()
+    parser.feed(html)
+    return parser
+
+
+def test_nothing_outside_of_the_file_is_asked_for(tmp_path: Path) -> None:
+    addresses = outline(page(tmp_path)).addresses
+    assert any(address.startswith("data:image/png;base64,") for address in addresses)
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+
+
+def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
+    html = page(tmp_path, HOSTILE)
+    assert HOSTILE not in html and "script" not in outline(html).tags
+
+
+def test_charts_take_the_pages_ink_and_width() -> None:
+    svg = line_chart([Series("a", [(1, 1.0), (2, 30.0)]), Series("b", [(1, 2.0)])], "x", "y", log=True)
+    assert svg.startswith("<svg") and "currentColor" in svg and "#000000" not in svg
+    assert not re.search(r'<svg[^>]* width="', svg) and "viewBox" in svg
+    assert svg.count("<text") > 5
+
+
+def test_the_same_numbers_give_the_same_chart() -> None:
+    first, second = (line_chart([Series("a", [(1, 1.0), (2, 3.0)])], "x", "y") for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("points", [[(1, 0.0), (2, 1.0)], [(1, -1.0)]])
+def test_a_logarithmic_axis_is_not_forced_on_what_has_no_logarithm(points: list[tuple[float, float]]) -> None:
+    assert line_chart([Series("a", points)], "x", "y", log=True).startswith("<svg")
