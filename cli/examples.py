@@ -10,7 +10,10 @@ STAGES = {
     "eval": "Measure samples or reconstructions against real images.",
 }
 ALIASES = {"precompute-latents": "encode"}
-TOOLS: dict[str, str] = {}
+TOOLS = {
+    "verify": "Check every byte of a run or of any folder in it.",
+    "inspect": "Say what a folder is, what made it and how far it is.",
+}
 SETTINGS = {
     "config": "Show a stage's settings and where each was set.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
@@ -48,6 +51,8 @@ EXAMPLES = {
         "ldm eval --of reconstructions",
         "ldm eval --samples path/to/images --reference photos/",
     ),
+    "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
+    "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
     "config": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),

@@ -1,10 +1,27 @@
 """Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
 
 from .configs import STAGES
-from .settings import Run
+from .settings import Location, Section, option
 
-TOOLS: dict[str, type[Run]] = {}
-COMMANDS: dict[str, type[Run]] = {**STAGES, **TOOLS}
+
+class Verify(Section):
+    """Settings of `ldm verify`."""
+
+    path: Location = option(
+        ..., "A run, a stage's folder, a checkpoint, a network's folder, or a folder of any.", "PATH"
+    )
+
+
+class Inspect(Section):
+    """Settings of `ldm inspect`."""
+
+    path: Location = option(
+        ..., "A run, a stage's folder, a checkpoint, a network's folder, or a folder of any.", "PATH"
+    )
+
+
+TOOLS: dict[str, type[Section]] = {"verify": Verify, "inspect": Inspect}
+COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
 
 
 def module_of(command: str) -> str:
