@@ -124,7 +124,9 @@ def finish_line(pace: Pace) -> str:
 
 def outcome_lines(command: str, outcome: Outcome) -> list[str]:
     """Return what was written, as aligned lines, and what to run next."""
-    if outcome.already_complete:
+    if outcome.verdict is not None:
+        lines = [f"ldm {command}: {outcome.directory} {outcome.verdict}"]
+    elif outcome.already_complete:
         lines = [f"ldm {command}: {outcome.directory} is complete already; nothing to do"]
     else:
         lines = [f"ldm {command}: wrote {outcome.directory}"]

@@ -62,6 +62,7 @@ class Events:
             command=command,
             directory=str(outcome.directory),
             already_complete=outcome.already_complete,
+            verdict=outcome.verdict,
             summary=outcome.summary,
             pictures=[str(path) for path in outcome.pictures],
             next_commands=outcome.next_commands,

@@ -10,8 +10,10 @@ STAGES = {
     "eval": "Measure samples or reconstructions against real images.",
 }
 ALIASES = {"precompute-latents": "encode"}
-TOOLS: dict[str, str] = {
+TOOLS = {
     "report": "Put a run's curves, pictures and numbers on one page.",
+    "verify": "Check every byte of a run or of any folder in it.",
+    "inspect": "Say what a folder is, what made it and how far it is.",
 }
 SETTINGS = {
     "config": "Show a stage's settings and where each was set.",
@@ -58,6 +60,8 @@ EXAMPLES = {
         "ldm eval --samples path/to/images --reference photos/",
     ),
     "report": ("ldm report", "ldm report mine"),
+    "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
+    "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
     "config": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ..core.errors import ConfigError
 from ..stages.commands import COMMANDS
-from ..stages.settings import Run, Section
+from ..stages.settings import Section
 from .keys import Setting, find, sections_of, settings_of
 from .recipe import merge, read_recipe, stage_layer
 from .refusals import refusal
@@ -23,7 +23,7 @@ from .words import did_you_mean
 class Merged:
     """A validated configuration and, by dotted key, where each value that was given came from."""
 
-    config: Run
+    config: Section
     origins: Mapping[str, str]
 
 

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from ..core.files import write_json
 from ..stages.configs import STAGES
-from ..stages.settings import identity
+from ..stages.settings import Run, identity
 from . import examples, help
 from .layers import merged_config
 from .menu import option_rows
@@ -31,6 +31,7 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
     configs = {command: merged_config(command, recipe, (), flags).config for command in STAGES}
     changed = []
     for command, config in configs.items():
+        assert isinstance(config, Run), "every stage works in a run"
         path = config.root / FOLDER / f"{command}.json"
         content = {"command": command, "settings": identity(config)}
         if not _holds(path, content):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from . import files
 from .errors import ConfigError
@@ -23,18 +24,38 @@ def occupy(path: Path) -> Iterator[None]:
     """
     _prepare(path)
     with (path / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(lock):
             time.sleep(_INTRODUCTION)
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise ConfigError(f"{path} is in use by {owner}", "wait for it, stop it, or give another --name") from None
+            if not _lock(lock):  # It may have been someone who only looked.
+                remedy = "wait for it, stop it, or give another --name"
+                raise ConfigError(f"{path} is in use by {_introduction(lock)}", remedy)
         with files.saying_disk_full(path / LOCK):
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             lock.flush()
         yield
+
+
+def owner(path: Path) -> str | None:
+    """Say who is writing a stage's directory; None where nobody is."""
+    try:
+        with (path / LOCK).open("r") as lock:
+            return None if _lock(lock, fcntl.LOCK_SH) else _introduction(lock)
+    except FileNotFoundError:
+        return None
+
+
+def _lock(lock: TextIO, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _introduction(lock: TextIO) -> str:
+    lock.seek(0)
+    return lock.read().strip() or "another process"
 
 
 def _prepare(path: Path) -> None:

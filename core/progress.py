@@ -36,10 +36,14 @@ class Silent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage hands back: where it wrote, whether it had anything to do, what came out and what to run next."""
+    """What a stage hands back: where it wrote, whether it had anything to do, what came out and what to run next.
+
+    verdict: what a tool that only looks found there, which is told instead.
+    """
 
     directory: Path
     already_complete: bool = False
     summary: dict[str, str] = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
+    verdict: str | None = None

@@ -1,11 +1,12 @@
 """Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
 
 from .configs import STAGES
+from .configs.folders import Inspect, Verify
 from .configs.report import Report
-from .settings import Run
+from .settings import Section
 
-TOOLS: dict[str, type[Run]] = {"report": Report}
-COMMANDS: dict[str, type[Run]] = {**STAGES, **TOOLS}
+TOOLS: dict[str, type[Section]] = {"report": Report, "verify": Verify, "inspect": Inspect}
+COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
 
 
 def module_of(command: str) -> str:

@@ -9,11 +9,11 @@ from ..core.artifacts import IDENTITY, MANIFEST, Artifact, open_artifact
 from ..core.errors import DataError
 from ..core.files import read_json
 from ..core.training import record
-from .configs import NOISY, OUTPUTS, STAGES
+from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .judging import NUMBERS
 from .settings import identity
 
-TRAINED = {"vqvae": "train-vqvae", "dit": "train-dit", "classifier": "train-classifier", NOISY: "train-classifier"}
+ALONE = ("vqvae", "latents", "dit", "classifier", NOISY)  # kinds of which a run has one
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ class Folder:
 
 def folders(root: Path) -> dict[str, Folder]:
     """Return the stages of a run that write one folder each, by kind, those it lacks as well."""
-    found = {kind: _folder(kind, command, root / kind) for kind, command in TRAINED.items()}
-    found["latents"] = _folder("latents", "encode", root / "latents")
-    order = ("vqvae", "latents", "dit", "classifier", NOISY)
-    return {kind: found[kind] for kind in order}
+    return {kind: _folder(kind, MADE_BY[kind], root / kind) for kind in ALONE}
 
 
 def samples(root: Path) -> list[Folder]:

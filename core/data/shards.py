@@ -88,6 +88,22 @@ def write_index(folder: Path, shards: dict[str, list[str]]) -> None:
 
     Raises DataError for a shard that is no whole tar, or whose samples are not the next ones of its split.
     """
+    tensors = _index_of(folder, shards)
+    files.write_atomically(folder / INDEX, lambda temporary: save_file(tensors, temporary))
+
+
+def check_index(folder: Path, shards: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """Return each split's labels, int64, after reading all shards and finding in them what the index says.
+
+    Raises DataError naming the shard as `write_index` does, or the index that differs.
+    """
+    index, found = _read_index(folder), _index_of(folder, shards)
+    if index.keys() != found.keys() or any(not np.array_equal(index[key], found[key]) for key in found):
+        raise DataError(f"{folder / INDEX} is not the index of the shards beside it", _AGAIN)
+    return {split: found[f"{split}.label"] for split in shards}
+
+
+def _index_of(folder: Path, shards: dict[str, list[str]]) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for split, names in shards.items():
         rows: dict[str, list[int]] = {"shard": [], "label": [], "npy": []}
@@ -104,7 +120,15 @@ def write_index(folder: Path, shards: dict[str, list[str]]) -> None:
                 except ValueError as error:
                     raise DataError(f"{folder / name} is damaged at {key}.{field}: {error}", _AGAIN) from None
         tensors |= {f"{split}.{key}": np.asarray(value, dtype=np.int64) for key, value in rows.items()}
-    files.write_atomically(folder / INDEX, lambda temporary: save_file(tensors, temporary))
+    return tensors
+
+
+def _read_index(folder: Path) -> dict[str, np.ndarray]:
+    try:
+        index: dict[str, np.ndarray] = load_file(folder / INDEX)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder / INDEX} cannot be read: {error}", _AGAIN) from None
+    return index
 
 
 class LatentSet:
@@ -114,10 +138,7 @@ class LatentSet:
     """
 
     def __init__(self, folder: Path, split: str, names: list[str], shape: tuple[int, int, int]) -> None:
-        try:
-            index = load_file(folder / INDEX)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{folder / INDEX} cannot be read: {error}", _AGAIN) from None
+        index = _read_index(folder)
         if not {f"{split}.label", f"{split}.shard", f"{split}.npy"} <= index.keys():
             raise DataError(f"{folder / INDEX} lists no {split!r} samples", _AGAIN)
         self.shape = shape

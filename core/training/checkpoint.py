@@ -56,7 +56,7 @@ def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mappin
         files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
         files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table, "sha256": files.sha256_json(table)})
-    found = _all(folder)
+    found = saved(folder)
     kept = found[: found.index(final) + 1][-keep:]
     for path in found:
         if path not in kept:
@@ -71,10 +71,10 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """
     if (folder / FOLDER).is_dir():
         files.remove_temporaries(folder / FOLDER)
-    found = _all(folder)
+    found = saved(folder)
     for path in reversed(found):
         try:
-            return _load(path)
+            return load(path)
         except DataError as error:
             warn(f"passing over a damaged checkpoint: {error.message}")
     if found:
@@ -83,14 +83,15 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def _all(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first."""
+def saved(folder: Path) -> list[Path]:
+    """List the checkpoints of a training's folder, oldest first, whole or not."""
     if not (folder / FOLDER).is_dir():
         return []
     return sorted((path for path in (folder / FOLDER).iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
 
 
-def _load(path: Path) -> Checkpoint:
+def load(path: Path) -> Checkpoint:
+    """Load one checkpoint. Raises DataError naming the file that is missing or damaged."""
     manifest = files.read_json(path / MANIFEST)
     if manifest.get("schema") != SCHEMA:
         raise DataError(f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}")

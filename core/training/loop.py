@@ -225,7 +225,6 @@ class _Session:
 
     def finish(self) -> None:
         """Put the moving average in place for good."""
-        record.write_curves(self.folder)
         self.ema.copy_to(self.task.averaged)
         self.task.modules.eval()
 

@@ -98,8 +98,14 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, te
             raise DataError(f"the checkpoint's optimizer state does not fit this network at {key}")
     names = {parameter: name for name, parameter in named.items()}
     order = [p for group in optimizer.param_groups for p in group["params"]]
-    # load_state_dict puts each tensor on the device, and in the format, that this optimizer's kernel wants.
-    state = {i: {k: tensors[f"{names[p]}.{k}"].clone() for k in (*_MOMENTS, "step")} for i, p in enumerate(order)}
+    # The fused kernel reads memory in the parameter's order (channels last, for some), which files do not keep.
+    state = {
+        i: {
+            **{moment: torch.empty_like(p).copy_(tensors[f"{names[p]}.{moment}"]) for moment in _MOMENTS},
+            "step": tensors[f"{names[p]}.step"].clone(),
+        }
+        for i, p in enumerate(order)
+    }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

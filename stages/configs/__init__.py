@@ -8,6 +8,7 @@ from .evaluation import Eval
 from .sampling import Sample
 
 __all__ = [
+    "MADE_BY",
     "NOISY",
     "OUTPUTS",
     "STAGES",
@@ -39,3 +40,4 @@ OUTPUTS = {
     "sample": "samples",
     "eval": "eval",
 }
+MADE_BY = {**{kind: command for command, kind in OUTPUTS.items()}, NOISY: "train-classifier"}

@@ -106,6 +106,7 @@ def test_the_outcome_says_what_was_written_and_what_to_run_next() -> None:
         "next:",
         "  ldm sample --name x",
     ]
+    assert outcome_lines("verify", Outcome(Path("l"), verdict="is whole")) == ["ldm verify: l is whole"]
     assert outcome_lines("encode", Outcome(Path("l"), True)) == ["ldm encode: l is complete already; nothing to do"]
 
 

@@ -12,6 +12,7 @@ from ldm.cli.keys import find, settings_of, short_count
 from ldm.cli.main import app, run
 from ldm.cli.options import Given, stage_command
 from ldm.cli.words import nearest
+from ldm.stages.commands import COMMANDS, TOOLS
 from ldm.stages.configs import STAGES
 from ldm.stages.settings import parse_count
 
@@ -25,6 +26,7 @@ def parse(command: str, *arguments: str) -> Given:
 
 def test_the_menu_lists_every_stage_and_no_other() -> None:
     assert list(examples.STAGES) == list(STAGES)
+    assert list(examples.TOOLS) == list(TOOLS)
 
 
 def test_only_what_was_typed_is_handed_on() -> None:
@@ -114,9 +116,9 @@ def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_example_is_accepted_by_the_parser(words: str) -> None:
     _, _, line = words.partition("ldm ")
     arguments = line.split(" > ")[0].split()
-    if arguments[0] in STAGES:
+    if arguments[0] in COMMANDS:
         flags = parse(*arguments).flags
-        assert all(find(STAGES[arguments[0]], key) for key in flags)
+        assert all(find(COMMANDS[arguments[0]], key) for key in flags)
     else:
         result = CliRunner().invoke(app, [*arguments, "--help"])
         assert result.exit_code == 0

@@ -1,11 +1,13 @@
 """A stage's directory is refused when it is not what it should be, and says how to mend it."""
 
+import fcntl
 import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from ldm.core import files, provenance
 from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, open_artifact
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.lock import occupy
+from ldm.core.lock import LOCK, occupy, owner
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "ldm encode -c runs/a/latents/config.yaml"
@@ -349,6 +351,18 @@ def test_a_second_process_is_refused_naming_the_owner_and_the_lock_dies_with_its
     with occupy(tmp_path / "new" / "dit"):
         text = (tmp_path / "new" / "dit" / ".lock").read_text()
     assert text.startswith(f"process {os.getpid()} on ")
+
+
+def test_whoever_asks_who_writes_a_directory_stands_in_nobodys_way(tmp_path: Path) -> None:
+    assert owner(tmp_path) is None
+    with occupy(tmp_path):
+        assert str(owner(tmp_path)).startswith(f"process {os.getpid()} on ")
+    assert owner(tmp_path) is None
+    with (tmp_path / LOCK).open() as looking:  # as `owner` does, caught in the act
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.05, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with occupy(tmp_path):
+            pass
 
 
 def test_of_several_that_start_at_once_one_runs_and_the_others_name_it(tmp_path: Path) -> None:

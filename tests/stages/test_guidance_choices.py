@@ -10,6 +10,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.progress import Silent
+from ldm.stages import verify
+from ldm.stages.configs.folders import Verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Pipeline, manifest, pngs
@@ -72,6 +75,12 @@ def test_classifier_guidance_alone_draws_towards_the_class(guided: Pipeline, sam
 def test_classifier_guidance_adds_to_classifier_free_guidance(guided: Pipeline) -> None:
     both = drawn(guided, cfg=3, classifier_scale=2)
     assert both != drawn(guided, cfg=3) and both != drawn(guided, cfg=1, classifier_scale=2)
+
+
+def test_a_run_with_guides_is_verified_whole(guided: Pipeline, weak: Path) -> None:
+    guided.run("sample", num=1, steps=2, autoguide=weak, classifier_scale=1, label="by all")
+    outcome = verify.run(Verify(path=guided.folder), Silent())
+    assert outcome.verdict == "is whole" and "noisy-classifier" in outcome.summary["verified"]
 
 
 def test_a_classifier_that_is_missing_idle_or_of_other_noise_is_refused(

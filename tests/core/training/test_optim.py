@@ -121,6 +121,33 @@ def test_training_resumed_from_a_file_is_the_uninterrupted_one_to_the_bit(tmp_pa
     assert float(found["idle.weight.step"]) == 0
 
 
+def test_moments_of_weights_laid_out_channels_last_go_through_a_file_to_the_bit(tmp_path: Path) -> None:
+    """The fused kernel does not look at strides: moments in another order would be those of other weights."""
+
+    def convolution() -> tuple[nn.Conv2d, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, 8, 3)
+        network.weight.data = network.weight.data.contiguous(memory_format=torch.channels_last)
+        return network, build_adamw(network, CONFIG)
+
+    def steps(network: nn.Conv2d, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for number in numbers:
+            x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(number))
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+
+    whole, part, resumed = convolution(), convolution(), convolution()
+    steps(*whole, range(6))
+    steps(*part, range(3))
+    held = {name: tensor.contiguous() for name, tensor in optimizer_state(part[1], part[0]).items()}
+    save_file(held, tmp_path / "optimizer.safetensors")
+    resumed[0].load_state_dict(part[0].state_dict())
+    load_optimizer_state(resumed[1], resumed[0], load_file(tmp_path / "optimizer.safetensors"))
+    steps(*resumed, range(3, 6))
+    assert torch.equal(resumed[0].weight, whole[0].weight)
+
+
 def test_the_state_before_the_first_step_is_zeros_and_starts_the_same(tmp_path: Path) -> None:
     fresh, loaded = Net(), Net()
     fresh_optimizer, optimizer = build_adamw(fresh, CONFIG), build_adamw(loaded, CONFIG)

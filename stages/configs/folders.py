@@ -1,0 +1,17 @@
+"""Settings of the tools that look at folders: `ldm verify` and `ldm inspect`."""
+
+from ..settings import Location, Section, option
+
+_WHAT = "A run, a stage's folder, a checkpoint, a network's folder, or a folder of any."
+
+
+class Verify(Section):
+    """Settings of `ldm verify`."""
+
+    path: Location = option(..., _WHAT, "PATH")
+
+
+class Inspect(Section):
+    """Settings of `ldm inspect`."""
+
+    path: Location = option(..., _WHAT, "PATH")

@@ -1,0 +1,116 @@
+"""What `ldm` wrote at a path: stages' directories, checkpoints and networks, recognised by what they hold."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from ..core import files
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
+from ..core.errors import DataError
+from ..core.training import checkpoint
+from ..core.weights import CONFIG, WEIGHTS
+from .configs import MADE_BY, OUTPUTS
+
+CHECKPOINT, NETWORK = "checkpoint", "network"
+_ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
+_LABELLED = (OUTPUTS["sample"], OUTPUTS["eval"])  # kinds of which a run has several, each in a folder of its label
+_DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory of ours. kind: that of its manifest, or `checkpoint`, or `network`."""
+
+    path: Path
+    kind: str
+
+    @property
+    def is_stage(self) -> bool:
+        return self.kind not in (CHECKPOINT, NETWORK)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a stage's manifest, its last file, is there."""
+        return (self.path / MANIFEST).is_file()
+
+    def command(self, with_recipe: bool = True) -> str:
+        """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
+        words = ["ldm", MADE_BY.get(self.kind, self.kind)]
+        recipe = self.path / RECIPE
+        if with_recipe and recipe.is_file():
+            words += ["-c", str(recipe)]
+        root = self.path.parent.parent if self.kind in _LABELLED else self.path.parent
+        if _root_in(recipe, words[1]) != root.resolve():
+            words += ["--runs-dir", str(root.parent), "--name", root.resolve().name]
+        return shlex.join(words)
+
+    def open(self) -> Artifact:
+        """Open a stage's directory; DataError, as of `open_artifact`, with commands that fit where it lies now."""
+        artifact = open_artifact(self.path, self.kind, self.command(with_recipe=self.is_finished))
+        return replace(artifact, manifest={**artifact.manifest, "command": self.command()})
+
+
+def find(path: Path) -> list[Directory]:
+    """List the directories of ours at a path: itself if it is one, else those below it, producers first.
+
+    Raises DataError where there are none.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is a file" if path.exists() else f"{path} does not exist", "give a folder")
+    own = recognise(path)
+    found = [own] if own else list(_below(path, _DEPTH))
+    if not found:
+        remedy = "give a run, a stage's folder, a checkpoint, a network's folder, or a folder of any of these"
+        raise DataError(f"{path} holds nothing that ldm wrote", remedy)
+    return found
+
+
+def recognise(path: Path) -> Directory | None:
+    """Say what a folder is, by its files; None if it is no directory of ours."""
+    if (path / checkpoint.STATE).is_file() or (path.parent.name == checkpoint.FOLDER and path.name.isdecimal()):
+        return Directory(path, CHECKPOINT)
+    if (path / MANIFEST).is_file() or (path / IDENTITY).is_file():
+        kind = _kind(path)
+        return Directory(path, kind) if kind else None
+    if (path / CONFIG).is_file() and ((path / WEIGHTS).is_file() or path.name == "final"):
+        return Directory(path, NETWORK)
+    return None
+
+
+def checkpoints(path: Path) -> list[Directory]:
+    """List the checkpoints inside a stage's directory, oldest first."""
+    return [Directory(found, CHECKPOINT) for found in checkpoint.saved(path)]
+
+
+def _below(path: Path, depth: int) -> Iterator[Directory]:
+    inside = [entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir()]
+    for entry in sorted(inside, key=lambda entry: (_ORDER.get(entry.name, len(_ORDER)), entry.name)):
+        own = recognise(entry)
+        if own:
+            yield own
+        elif depth > 1 and not entry.is_symlink():
+            yield from _below(entry, depth - 1)
+
+
+def _kind(path: Path) -> str | None:
+    """Return what a manifest or an identity says it is; where both are damaged, what its place in a run says."""
+    for name, field in ((MANIFEST, "files"), (IDENTITY, "config")):
+        try:
+            described = files.read_json(path / name)
+        except DataError:
+            continue
+        if isinstance(described.get("kind"), str) and field in described:
+            return str(described["kind"])
+    return next((name for name in (path.name, path.parent.name) if name in MADE_BY), None)
+
+
+def _root_in(recipe: Path, command: str) -> Path | None:
+    """Return the run's folder that a stage's recipe names; None where it cannot be read."""
+    try:
+        settings = yaml.safe_load(recipe.read_bytes())[command]
+        return Path(settings["runs_dir"], settings["name"]).resolve()
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return None

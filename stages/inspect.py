@@ -1,0 +1,190 @@
+"""`ldm inspect`: what a directory is, what made it and of what, and how far it is. Looks, and checks no bytes."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..core import files
+from ..core.artifacts import IDENTITY, MANIFEST, Artifact
+from ..core.errors import DataError, UserError
+from ..core.lock import owner
+from ..core.progress import Outcome, Progress
+from ..core.training import checkpoint
+from ..core.weights import CONFIG, WEIGHTS
+from .configs import MADE_BY, OUTPUTS, STAGES
+from .configs.folders import Inspect
+from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
+from .handover import image_sources, input_path
+from .settings import Data, identity
+
+
+def run(config: Inspect, progress: Progress) -> Outcome:
+    """Say what lies at a path: everything about one directory of ours, a line each about several."""
+    found = find(config.path)
+    if len(found) > 1 or found[0].path != config.path:
+        lines = {each.path.relative_to(config.path).as_posix(): _state(each) for each in found}
+        return Outcome(config.path, summary=lines, verdict=f"holds {len(found)} of ldm's directories")
+    described = {CHECKPOINT: _checkpoint, NETWORK: _network}.get(found[0].kind)
+    if described is not None:
+        return Outcome(config.path, summary=described(config.path), verdict=f"is a {found[0].kind}")
+    verdict = f"is of kind {found[0].kind}: {_state(found[0])}"
+    return Outcome(config.path, summary=_stage(found[0], progress), verdict=verdict)
+
+
+def _state(directory: Directory) -> str:
+    """Say in a few words how far a directory is."""
+    if directory.kind == CHECKPOINT:
+        return f"checkpoint, {_size(directory.path)}"
+    if directory.kind == NETWORK:
+        return f"network, {_size(directory.path)}"
+    if (writer := owner(directory.path)) is not None:
+        return f"being written by {writer}; {_progress(directory)}"
+    if not directory.is_finished:
+        return f"unfinished; {_progress(directory)}"
+    try:
+        directory.open()
+    except DataError as error:
+        return f"damaged: {error.message}"
+    return f"complete, {_size(directory.path)}"
+
+
+def _progress(directory: Directory) -> str:
+    """Say how much of its work an unfinished stage would go on from."""
+    if directory.kind == OUTPUTS["encode"]:
+        return f"{len(list(directory.path.glob('*.tar'))):,} shards so far"
+    if directory.kind == OUTPUTS["sample"]:
+        return f"{len(list(directory.path.glob('[0-9]*.png'))):,} images so far"
+    for each in reversed(checkpoints(directory.path)):
+        try:
+            seen = checkpoint.load(each.path).state["images"]
+        except DataError:
+            continue
+        total = _settings(directory).get("train", {}).get("images")
+        return f"a checkpoint after {seen:,} images" + (f" of {total:,}" if isinstance(total, int) else "")
+    return "no checkpoint yet"
+
+
+def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
+    rows = {"made by": directory.command(), **dict(_provenance(directory))}
+    settings = _settings(directory)
+    rows["settings"] = ", ".join(_differing(settings, directory)) or "the defaults"
+    artifact = _opened(directory)
+    if artifact is not None:
+        inputs = artifact.manifest["inputs"]
+        rows |= {f"of {role}": f"{inputs[role].get('path')}: {_sameness(artifact, role, progress)}" for role in inputs}
+        rows |= {name: str(value) for name, value in artifact.facts.items() if isinstance(value, (int, float, str))}
+        hashed = artifact.manifest["files"].values()
+        rows["files"] = f"{len(hashed):,} by hash, {sum(entry['bytes'] for entry in hashed) / 1e6:,.1f} MB"
+    rows["size"] = _size(directory.path)
+    kept = [str(int(each.path.name)) for each in checkpoints(directory.path)]
+    if kept:
+        rows["checkpoints"] = f"after {', '.join(kept)} images"
+    rows["to check it"] = f"ldm verify {directory.path}"
+    return rows
+
+
+def _opened(directory: Directory) -> Artifact | None:
+    try:
+        return directory.open()
+    except DataError:  # Unfinished or damaged, as its state says.
+        return None
+
+
+def _provenance(directory: Directory) -> Iterator[tuple[str, str]]:
+    """Yield when and with what a finished stage was made; nothing where its manifest cannot be read."""
+    try:
+        made = files.read_json(directory.path / MANIFEST).get("provenance")
+    except DataError:
+        return
+    if isinstance(made, dict):
+        packages = made.get("packages")
+        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **(packages if packages else {})}
+        yield "made at", str(made.get("created"))
+        yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        yield "commit", str(made.get("git") or "not from a checkout")
+
+
+def _settings(directory: Directory) -> dict[str, Any]:
+    """Return the settings that make a stage's directory what it is."""
+    for name in (MANIFEST, IDENTITY):
+        try:
+            settings = files.read_json(directory.path / name).get("config")
+        except DataError:
+            continue
+        if isinstance(settings, dict):
+            return settings
+    return {}
+
+
+def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
+    """Yield `key=value` for the settings that are not the defaults of their stage."""
+    command = MADE_BY.get(directory.kind)
+    defaults: dict[str, Any] = dict(_leaves(identity(STAGES[command]()))) if command else {}
+    for key, value in _leaves(settings):
+        if key not in defaults or defaults[key] != value:
+            yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
+    """Say whether an input is still there and holds what it held. Images are read and hashed for it."""
+    recorded = artifact.manifest["inputs"][role]["fingerprint"]
+    if role == "data":
+        progress.note("hashing the images it was made of")
+        try:
+            found = image_sources(Data.model_validate(artifact.config["data"])).as_input["fingerprint"]
+        except UserError as error:
+            return f"not to be had here ({error.message})"
+        return "still the same" if found == recorded else "changed since"
+    producer = recognise(input_path(artifact, role))
+    if producer is None or not producer.is_stage:
+        return f"not looked at (recorded {recorded[:12]})" if input_path(artifact, role).exists() else "not there"
+    try:
+        return "still the same" if producer.open().fingerprint == recorded else "changed since"
+    except DataError as error:
+        return error.message
+
+
+def _checkpoint(path: Path) -> dict[str, str]:
+    """Describe a checkpoint, which is read whole for it."""
+    try:
+        found = checkpoint.load(path)
+    except DataError as error:
+        return {"state": f"damaged: {error.message}", "size": _size(path)}
+    rows = {"state": "whole", "images seen": f"{found.state['images']:,}", "steps": f"{found.state['steps']:,}"}
+    for name, tensors in found.groups.items():
+        count = sum(tensor.numel() for tensor in tensors.values())
+        rows[name] = f"{len(tensors):,} tensors of {count:,} numbers"
+    rows["skipped steps"] = str(found.state["guard"]["skipped"])
+    return rows | {"size": _size(path)}
+
+
+def _network(path: Path) -> dict[str, str]:
+    """Describe a network's folder by its configuration and the header of its weights."""
+    described = files.read_json(path / CONFIG)
+    settings = described.get("config")
+    try:
+        with safe_open(path / WEIGHTS, "pt") as tensors:
+            count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path / WEIGHTS} cannot be read: {error}", "make the stage that it belongs to again"
+        ) from None
+    rows = {"kind": str(described.get("kind")), "parameters": f"{count:,}"}
+    rows["settings"] = ", ".join(f"{key}={json.dumps(value)}" for key, value in _leaves(settings or {}))
+    return rows | {"size": _size(path)}
+
+
+def _size(path: Path) -> str:
+    return f"{sum(file.stat().st_size for file in path.rglob('*') if file.is_file()) / 1e6:,.1f} MB"

@@ -1,0 +1,215 @@
+"""`ldm verify`: is every byte of what `ldm` wrote what was written, and do the stages of a run fit together?"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..core import files
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer
+from ..core.autoencoders import registry as autoencoders
+from ..core.data import shards
+from ..core.data.images import decode
+from ..core.denoisers import noisy_classifier
+from ..core.denoisers import registry as denoisers
+from ..core.errors import DataError
+from ..core.lock import owner
+from ..core.metrics import classifier
+from ..core.progress import Outcome, Progress
+from ..core.training import checkpoint
+from ..core.weights import CONFIG
+from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
+from .configs.folders import Verify
+from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
+from .handover import input_path
+from .settings import identity
+
+# Roles of inputs that are directories of ours, and their kinds. Other inputs are images and weights from elsewhere.
+PRODUCERS = {
+    "autoencoder": "vqvae",
+    "latents": "latents",
+    "denoiser": "dit",
+    "samples": "samples",
+    "extractor": "classifier",
+    "weak": "dit",
+    "classifier": NOISY,
+}
+_NEEDED = ("autoencoder",)  # without which a denoiser and latents are of no use any more
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to look at; `look` raises DataError if it is wrong.
+
+    whole: the path in which nothing may have been found wrong before, or there is nothing to look at.
+    """
+
+    look: Callable[[], object]
+    path: Path
+    whole: bool = False
+
+
+def run(config: Verify, progress: Progress) -> Outcome:
+    """Check all that lies at a path. Each problem is a warning with its remedy; raises DataError if there is any."""
+    found = find(config.path)
+    checks = [check for directory in found for check in _checks(directory)]
+    problems: dict[str, str | None] = {}
+    damaged: set[Path] = set()
+    progress.start("verifying", len(checks), "checks")
+    for done, check in enumerate(checks, 1):
+        try:
+            if not (check.whole and check.path in damaged):
+                check.look()
+        except DataError as error:
+            damaged.add(check.path)
+            if error.message not in problems:
+                problems[error.message] = error.remedy
+                progress.warn(str(error))
+        progress.update(done)
+    progress.finish()
+    if problems:
+        count = f"{len(problems)} problems" if len(problems) > 1 else next(iter(problems))
+        remedies = list(dict.fromkeys(filter(None, problems.values())))
+        raise DataError(f"{config.path} is not whole: {count}", "; then ".join(remedies))
+    counts = {kind: sum(each.kind == kind for each in found) for kind in dict.fromkeys(each.kind for each in found)}
+    listed = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items())
+    return Outcome(config.path, summary={"verified": listed, "checks": f"{len(checks):,}"}, verdict="is whole")
+
+
+def _checks(directory: Directory) -> Iterator[Check]:
+    """Yield all there is to look at in one directory, what others rest on first."""
+    path = directory.path
+    if directory.kind == CHECKPOINT:
+        yield Check(partial(_checkpoint_loads, path), path)
+    elif directory.kind == NETWORK:
+        yield Check(partial(_network_loads, path), path)
+    elif (writer := owner(path)) is not None:
+        yield Check(partial(_fail, f"{path} is being written by {writer}", "verify it when that has ended"), path)
+    else:
+        yield from _stage_checks(directory)
+
+
+def _stage_checks(directory: Directory) -> Iterator[Check]:
+    path = directory.path
+    try:
+        artifact = directory.open()
+    except DataError as error:
+        yield Check(partial(_fail, error.message, error.remedy), path)
+        if not directory.is_finished:
+            yield from _unfinished_checks(directory)
+    else:
+        for name in artifact.manifest["files"]:
+            yield Check(partial(artifact.verify, name), path)
+        yield Check(partial(_identity_fits, artifact), path)
+        yield Check(partial(_recipe_fits, artifact), path)
+        for role in PRODUCERS:
+            if role in artifact.manifest["inputs"]:
+                yield Check(partial(_producer_fits, artifact, role), path)
+        if artifact.kind == OUTPUTS["encode"]:
+            yield Check(partial(_latents_fit, artifact), path, whole=True)
+    for each in checkpoints(path):
+        yield Check(partial(_checkpoint_loads, each.path), path)
+
+
+def _unfinished_checks(directory: Directory) -> Iterator[Check]:
+    """Look at what the command will go on from. A damaged piece goes, and is made again."""
+    for shard in sorted(directory.path.glob("*.tar")):
+        yield Check(partial(_read_whole_shard, shard), directory.path)
+    if directory.kind == OUTPUTS["sample"]:
+        for picture in sorted(directory.path.glob("[0-9]*.png")):
+            yield Check(partial(_read_whole_picture, picture), directory.path)
+
+
+def _fail(message: str, remedy: str | None) -> None:
+    raise DataError(message, remedy)
+
+
+def _checkpoint_loads(path: Path) -> None:
+    try:
+        checkpoint.load(path)
+    except DataError as error:
+        remedy = f"remove {path}: training goes on from the one before, and what is finished does not need it"
+        raise DataError(error.message, error.remedy or remedy) from None
+
+
+def _network_loads(path: Path) -> None:
+    kind = files.read_json(path / CONFIG, denoisers.REMEDY).get("kind")
+    if kind in denoisers.KINDS:
+        denoisers.load(path)
+    elif kind == classifier.KIND:
+        classifier.load(path)
+    elif kind == noisy_classifier.KIND:
+        noisy_classifier.load(path)
+    else:
+        autoencoders.load(path)
+
+
+def _identity_fits(artifact: Artifact) -> None:
+    """Compare the settings by which a stage knows its directory again with those in the manifest."""
+    found = files.read_json(artifact.path / IDENTITY, artifact.remedy)
+    inputs = {role: entry["fingerprint"] for role, entry in artifact.manifest["inputs"].items()}
+    recorded = found.get("inputs")
+    theirs = {
+        role: entry.get("fingerprint") if isinstance(entry, dict) else None
+        for role, entry in (recorded if isinstance(recorded, dict) else {}).items()
+    }
+    if (found.get("kind"), found.get("config"), theirs) != (artifact.kind, artifact.config, inputs):
+        message = f"{artifact.path / IDENTITY} is damaged: it says other settings or inputs than {MANIFEST}"
+        raise DataError(message, artifact.remedy)
+
+
+def _recipe_fits(artifact: Artifact) -> None:
+    """Compare the recipe, which remedies name, with the settings in the manifest."""
+    path, command = artifact.path / RECIPE, MADE_BY.get(artifact.kind)
+    if command is None:
+        return
+    remedy = f"write it again from the settings in {artifact.path / MANIFEST}"
+    try:
+        settings = yaml.safe_load(path.read_bytes())[command]
+        seen: Mapping[str, Any] = identity(STAGES[command].model_validate(settings))
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
+    if seen != artifact.config:
+        raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)
+
+
+def _producer_fits(artifact: Artifact, role: str) -> None:
+    """Check that the stage which an artifact was made of still holds what it held."""
+    if artifact.kind == PRODUCERS[role]:  # An autoencoder made of a folder from elsewhere.
+        return
+    producer = recognise(input_path(artifact, role))
+    if producer is not None and producer.kind == PRODUCERS[role]:
+        check_producer(artifact, role, producer.open())
+    elif role in _NEEDED:
+        gone = input_path(artifact, role)
+        raise DataError(f"{artifact.path} was made with the {role} in {gone}, which is gone", f"bring {gone} back")
+
+
+def _latents_fit(artifact: Artifact) -> None:
+    """Check that the shards hold the samples, labels and arrays that index and manifest say."""
+    facts = artifact.facts
+    labels = shards.check_index(artifact.path, facts["shards"])
+    for split, count in facts["samples"].items():
+        if len(labels[split]) != count:
+            message = f"{artifact.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
+            raise DataError(message, artifact.remedy)
+        shards.LatentSet(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
+    counts = np.bincount(labels["train"], minlength=len(facts["class_names"])).tolist()
+    if counts != facts["class_counts"]:
+        raise DataError(f"{artifact.path} holds other labels than its manifest says", artifact.remedy)
+
+
+def _read_whole_shard(path: Path) -> None:
+    for _ in shards.read_shard(path):
+        pass
+
+
+def _read_whole_picture(path: Path) -> None:
+    try:
+        decode(path.read_bytes(), str(path))
+    except DataError as error:
+        raise DataError(error.message, f"remove {path}: the same command draws it again") from None
