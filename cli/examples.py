@@ -11,6 +11,7 @@ STAGES = {
 }
 ALIASES = {"precompute-latents": "encode"}
 TOOLS = {
+    "sweep": "Draw and judge samples over guidance scales and steps.",
     "report": "Put a run's curves, pictures and numbers on one page.",
     "verify": "Check every byte of a run or of any folder in it.",
     "inspect": "Say what a folder is, what made it and how far it is.",
@@ -59,6 +60,7 @@ EXAMPLES = {
         "ldm eval --bits-per-dim",
         "ldm eval --samples path/to/images --reference photos/",
     ),
+    "sweep": ("ldm sweep --cfg 1,1.5,2,3,5", "ldm sweep --cfg 3 --steps 5,10,20,50 --sampler dpmpp-2m"),
     "report": ("ldm report", "ldm report mine"),
     "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
     "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),

@@ -27,7 +27,9 @@ def run_stage(command: str, given: "Given") -> None:
 
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
-        stage = importlib.import_module(f"..stages.{module_of(command)}", __package__)
+        # A sweep runs stages, which know nothing of each other: it is at home here and not among them.
+        module = ".sweep" if command == "sweep" else f"..stages.{module_of(command)}"
+        stage = importlib.import_module(module, __package__)
         console.outcome(command, stage.run(config, console))
 
 

@@ -18,7 +18,7 @@ _WORDS = {
     "PATH": "must be a path",
     "TEXT": "must be a text",
     "A,B": "must be two numbers, as in 0.2,0.8",
-    "A,B,…": "must be whole numbers, as in 1,2,4",
+    "A,B,…": "must be numbers, as in 1,2,4",
 }
 _LIMITS = {
     "greater_than": ("gt", "must be greater than {}"),

@@ -1,0 +1,38 @@
+"""`ldm sweep`: run `sample` and `eval` at every combination asked for, then compare them.
+
+The stages know nothing of each other: each run reads folders, and what compares them reads folders too.
+"""
+
+import importlib
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from ..stages.configs import Eval, Sample
+from ..stages.configs.sweep import Sweep
+
+if TYPE_CHECKING:
+    from .console import Console
+
+_MODULES = ("sample", "eval", "sweep")
+_SHARED = ("name", "runs_dir", "seed", "replace", "machine")
+
+
+def run(config: Sweep, console: "Console") -> Any:
+    """Draw and judge samples at every scale and number of steps, those that are there aside. Returns the outcome."""
+    sample, evaluate, sweep = (importlib.import_module(f"..stages.{name}", __package__) for name in _MODULES)
+    shared: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
+    points = []
+    for steps, cfg in product(config.steps, config.cfg):
+        console.note(f"cfg {cfg:g}, {steps} steps")
+        how: dict[str, Any] = {
+            "classes": config.classes,
+            "num": config.num,
+            "sampler": config.sampler,
+            "cfg": cfg,
+            "steps": steps,
+        }
+        drawn = sample.run(Sample(**shared, **how), console).directory
+        judge: dict[str, Any] = {name: getattr(config, name) for name in ("reference", "features", "weights", "limit")}
+        judged = evaluate.run(Eval(**shared, **judge, samples=drawn.name), console).directory
+        points.append(sweep.Point(cfg, steps, drawn, judged))
+    return sweep.compare(config, points, console)

@@ -1,0 +1,28 @@
+"""Settings of `ldm sweep`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..settings import Count, Location, Machine, Stage, option, section
+
+
+class Sweep(Stage):
+    """Settings of `ldm sweep`: scales and step counts, and what `ldm sample` and `ldm eval` are given for each."""
+
+    cfg: tuple[Annotated[float, Field(ge=0)], ...] = option(
+        (1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg", min_length=1
+    )
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")
+    classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
+    num: Count = option(20, "Images of each class.", "--num,--count", ge=1)
+    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("ddim", "Sampler.", "--sampler")
+    reference: str | None = option(
+        None, "Data source, folder or saved statistics; by default the training images.", "--reference"
+    )
+    features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
+        "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", "--features"
+    )
+    weights: Location | None = option(None, "File or folder with the extractor's weights.", "--weights")
+    limit: Count = option(10_000, "Reference images at most; 0 is no limit.", "--limit")
+    machine: Machine = section(Machine)
