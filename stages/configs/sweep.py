@@ -10,9 +10,7 @@ from ..settings import Count, Location, Machine, Stage, option, section
 class Sweep(Stage):
     """Settings of `ldm sweep`: scales and step counts, and what `ldm sample` and `ldm eval` are given for each."""
 
-    cfg: tuple[Annotated[float, Field(ge=0)], ...] = option(
-        (1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg", min_length=1
-    )
+    cfg: tuple[Annotated[float, Field(ge=0)], ...] = option((1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg")
     steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")
     classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
     num: Count = option(20, "Images of each class.", "--num,--count", ge=1)
