@@ -1,0 +1,90 @@
+"""Plots made of images: the forward process, and one step against many."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.core.data.images import as_tensor, as_uint8
+from ldm.core.diffusion import samplers, times
+from ldm.core.diffusion.schedules import add_noise, schedule
+from ldm.core.plots.denoising import Denoised, denoised, denoising_picture, grid_from
+from ldm.core.plots.noising import noised, noising_picture
+
+
+def holds(picture: np.ndarray, image: np.ndarray, scale: int) -> bool:
+    """Say whether an enlarged image stands anywhere in a picture."""
+    small = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(picture, small.shape)[:, :, 0]
+    return bool((windows == small).all(axis=(2, 3, 4)).any())
+
+
+def test_noised_samples_are_the_forward_process_at_every_time() -> None:
+    path = schedule("cosine")
+    x0, eps = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    x_t = noised(x0, eps, path, t)
+    assert x_t.dtype == torch.float32 and torch.equal(x_t[0], x0)
+    for i, time in enumerate(t):
+        torch.testing.assert_close(x_t[i], add_noise(x0, eps, *path.alpha_sigma(time)))
+
+
+def test_the_picture_of_noising_holds_every_noised_image() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    noise = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    schedules = {"linear": schedule("linear"), "straight": schedule("rectified-flow")}
+    t = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    picture = noising_picture(images, noise, schedules, t)
+    for x0, eps in zip(as_tensor(images), noise, strict=True):
+        for path in schedules.values():
+            for image in as_uint8(noised(x0, eps, path, t)):
+                assert holds(picture, image, scale=16)
+
+
+def test_a_sampler_started_in_the_middle_goes_on_through_its_own_times() -> None:
+    whole = times.grid(1000, 50)
+    assert torch.equal(grid_from(1.0, whole), whole)
+    assert torch.equal(grid_from(0.5, whole), whole[25:])
+    between = grid_from(0.51, whole)
+    assert float(between[0]) == 0.51 and torch.equal(between[1:], whole[25:])
+    assert grid_from(0.001, whole).tolist() == [0.001, 0.0]
+
+
+def test_one_step_is_the_denoiser_s_estimate_and_iteration_is_ddim_from_the_same_x_t() -> None:
+    path = schedule("cosine")
+    x0, eps = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    cond = torch.tensor([0, 1, 2])
+
+    def denoise(x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return 0.5 * x_t + cond.view(-1, 1, 1, 1) * (1 - float(t))
+
+    result = denoised(denoise, path, x0, eps, cond, 0.6, times.grid(1000, 10))
+    at = torch.tensor(0.6, dtype=torch.float64)
+    x_t = add_noise(x0, eps, *path.alpha_sigma(at))
+    assert result.steps == 6
+    torch.testing.assert_close(result.noisy, x_t)
+    torch.testing.assert_close(result.one_step, denoise(x_t, at, cond))
+    torch.testing.assert_close(result.iterative, samplers.ddim(denoise, x_t, path, times.grid(1000, 10)[4:], cond))
+
+
+def test_at_time_zero_the_denoiser_is_not_asked() -> None:
+    def never(x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        raise AssertionError("asked")
+
+    x0 = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    result = denoised(never, schedule("linear"), x0, torch.ones_like(x0), None, 0.0, times.grid(1000, 10))
+    assert result.steps == 0
+    assert torch.equal(result.noisy, x0) and torch.equal(result.one_step, x0) and torch.equal(result.iterative, x0)
+
+
+def test_the_picture_of_denoising_holds_each_stage_of_each_sample_at_each_time() -> None:
+    g = torch.Generator().manual_seed(0)
+    results = [Denoised(*torch.rand(3, 2, 3, 8, 8, generator=g), steps=5) for _ in range(2)]
+
+    def decode(z: Tensor) -> np.ndarray:
+        return as_uint8(z)
+
+    picture = denoising_picture(results, (0.5, 1.0), 10, decode)
+    for result in results:
+        for stage in (result.noisy, result.one_step, result.iterative):
+            for image in decode(stage):
+                assert holds(picture, image, scale=12)
