@@ -13,6 +13,7 @@ ALIASES = {"precompute-latents": "encode"}
 TOOLS = {
     "sweep": "Draw and judge samples over guidance scales and steps.",
     "report": "Put a run's curves, pictures and numbers on one page.",
+    "plot": "Draw schedules, loss weights, noising, denoising, samplers or guidance.",
     "verify": "Check every byte of a run or of any folder in it.",
     "inspect": "Say what a folder is, what made it and how far it is.",
 }
@@ -62,6 +63,12 @@ EXAMPLES = {
     ),
     "sweep": ("ldm sweep --cfg 1,1.5,2,3,5", "ldm sweep --cfg 3 --steps 5,10,20,50 --sampler dpmpp-2m"),
     "report": ("ldm report", "ldm report mine"),
+    "plot": (
+        "ldm plot schedule",
+        "ldm plot weights --schedule linear --out linear-weights.png",
+        "ldm plot noising --data photos/ --count 3",
+        "ldm plot denoising --name mine --cfg 2",
+    ),
     "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
     "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
     "config": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),

@@ -70,6 +70,8 @@ def _allowed(detail: Any, setting: Setting) -> str:
         return f"does not fit; {setting.help}"
     if kind == "value_error":
         return str(detail["ctx"]["error"])
+    if kind == "float_parsing" and setting.kind == "A,B,…":
+        return "must be numbers, as in 0.2,0.5,0.8"
     return _WORDS[setting.kind]
 
 

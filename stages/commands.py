@@ -2,11 +2,12 @@
 
 from .configs import STAGES
 from .configs.folders import Inspect, Verify
+from .configs.plot import Plot
 from .configs.report import Report
 from .configs.sweep import Sweep
 from .settings import Section
 
-TOOLS: dict[str, type[Section]] = {"sweep": Sweep, "report": Report, "verify": Verify, "inspect": Inspect}
+TOOLS: dict[str, type[Section]] = {"sweep": Sweep, "report": Report, "plot": Plot, "verify": Verify, "inspect": Inspect}
 COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
 
 
