@@ -10,7 +10,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ class Identity:
     """What a stage's directory is made of: another configuration or input means another directory.
 
     config: the settings that matter, JSON. inputs: role → {"path": where it was, "fingerprint": what it holds}.
-    command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts.
+    command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts. defaults: what
+    settings were, by the same keys, for a directory made before they existed.
     """
 
     kind: str
@@ -130,6 +131,7 @@ class Identity:
     config: dict[str, Any]
     inputs: dict[str, dict[str, Any]]
     recipe: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}
@@ -178,7 +180,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     """
     wanted = json.loads(json.dumps(identity.document()))
     if (path / IDENTITY).exists():
-        differing = _differences(_read_identity(path, replace), wanted)
+        differing = _differences(_read_identity(path, replace, identity.defaults), wanted)
         if differing and not replace and _holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
@@ -200,9 +202,20 @@ def _holds_more_than(path: Path, *names: str) -> bool:
     return any(entry.name not in names and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir())
 
 
-def _read_identity(path: Path, replace: bool) -> dict[str, Any]:
+def filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the settings that it lacks, section by section, as `defaults` has them."""
+    merged = {**defaults, **config}
+    for name, inner in defaults.items():
+        if isinstance(inner, Mapping) and isinstance(config.get(name), Mapping):
+            merged[name] = filled(config[name], inner)
+    return merged
+
+
+def _read_identity(path: Path, replace: bool, defaults: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return files.read_json(path / IDENTITY, "start afresh with --replace")
+        found = files.read_json(path / IDENTITY, "start afresh with --replace")
+        known = found.get("config")
+        return {**found, "config": filled(known, defaults)} if isinstance(known, dict) else found
     except DataError:
         if replace:
             return {}

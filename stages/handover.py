@@ -1,5 +1,6 @@
 """What a stage is handed and what it hands on: its output folder, its images, the stages before it."""
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -57,7 +58,14 @@ def claim(
     made_by = shlex.join(["ldm", command, "-c", str(folder / artifacts.RECIPE)])
     kind = kind or OUTPUTS[command]
     recipe = yaml.safe_dump({command: settings}, sort_keys=False, allow_unicode=True)
-    return artifacts.claim(folder, Identity(kind, made_by, identity(config), inputs, recipe), config.replace)
+    return artifacts.claim(
+        folder, Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config)), config.replace
+    )
+
+
+def _defaults(config: Stage) -> dict[str, Any]:
+    """What each setting is where nothing is said, JSON."""
+    return json.loads(json.dumps(identity(type(config)())))
 
 
 def machine_policy(machine: Machine) -> Policy:

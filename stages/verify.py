@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from ..core import files
-from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer, filled
 from ..core.autoencoders import registry as autoencoders
 from ..core.data import shards
 from ..core.data.images import decode
@@ -173,7 +173,7 @@ def _recipe_fits(artifact: Artifact) -> None:
         seen: Mapping[str, Any] = identity(STAGES[command].model_validate(settings))
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
-    if seen != artifact.config:
+    if seen != filled(artifact.config, identity(STAGES[command]())):
         raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)
 
 

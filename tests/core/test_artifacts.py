@@ -266,6 +266,21 @@ def test_other_settings_or_inputs_are_refused_with_what_differs(tmp_path: Path) 
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(("value", "refused"), [("white", False), ("black", True)])
+def test_a_directory_from_before_a_setting_existed_has_its_default(tmp_path: Path, value: str, refused: bool) -> None:
+    finished(tmp_path / "latents")
+    newer = replace(
+        IDENTITY,
+        config={"seed": 0, "data": {"image_size": 64, "source": "photos", "background": value}},
+        defaults={"seed": 7, "data": {"image_size": 32, "source": None, "background": "white"}},
+    )
+    if refused:
+        with pytest.raises(ConfigError, match=r"data\.background: 'white' → 'black'"):
+            claim(tmp_path / "latents", newer)
+    else:
+        assert claim(tmp_path / "latents", newer).complete
+
+
 def test_replace_discards_a_stages_own_directory_and_nothing_beside_it(tmp_path: Path) -> None:
     finished(tmp_path / "latents")
     beside = finished(tmp_path / "vqvae")
