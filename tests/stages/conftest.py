@@ -1,6 +1,5 @@
 """A run of the smallest sizes that the tests of the stages share."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -24,5 +23,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
 @pytest.fixture
 def copied(trained: Pipeline, tmp_path: Path) -> Pipeline:
     """The trained run, to be harmed."""
-    shutil.copytree(trained.runs_dir, tmp_path / "runs")
-    return Pipeline(tmp_path / "runs", trained.images)
+    return trained.copy(tmp_path)

@@ -1,6 +1,7 @@
 """A pipeline of the smallest sizes over a folder of coloured squares, for the tests of the stages."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ class Pipeline:
     def run(self, command: str, progress: Progress | None = None, **changes: Any) -> Outcome:
         """Run one stage."""
         return RUNS[command](self.config(command, **changes), progress or Silent())
+
+    def copy(self, root: Path) -> "Pipeline":
+        """Return a copy under another root to be changed at will, without samples and what was made of them."""
+        made = {"samples", "eval", "sweep", "plots", "report.html"}
+
+        def others(folder: str, names: list[str]) -> set[str]:
+            return made & set(names) if Path(folder) == self.folder else set()
+
+        shutil.copytree(self.folder, root / "runs" / self.name, ignore=others)
+        return Pipeline(root / "runs", self.images, self.name)
 
     def through(self, *commands: str) -> "Pipeline":
         """Run several stages with the smallest settings."""

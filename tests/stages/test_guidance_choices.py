@@ -1,6 +1,5 @@
 """Every way to guide and to step, through whole runs of `sample`: what it changes, what it equals, what is refused."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from pipeline_run import Pipeline, manifest, pngs
 @pytest.fixture(scope="module")
 def guided(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A run whose denoiser has learned something of the classes, with a classifier of noisy latents beside it."""
-    root = tmp_path_factory.mktemp("guided")
-    shutil.copytree(trained.runs_dir, root / "runs")
-    pipeline = Pipeline(root / "runs", trained.images)
+    pipeline = trained.copy(tmp_path_factory.mktemp("guided"))
     pipeline.run("train-dit", train__images=960, train__lr=3e-3, train__validate_every=960, replace=True)
     pipeline.run("train-classifier", noisy=True, train__images=512, train__lr=3e-3)
     return pipeline

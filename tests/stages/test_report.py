@@ -29,9 +29,7 @@ def written(pipeline: Pipeline, **settings: object) -> str:
 @pytest.fixture(scope="module")
 def swept(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A run with samples at three guidance scales, each judged, and a path from noise to image."""
-    root = tmp_path_factory.mktemp("report")
-    shutil.copytree(trained.runs_dir, root / "runs")
-    pipeline = Pipeline(root / "runs", trained.images)
+    pipeline = trained.copy(tmp_path_factory.mktemp("report"))
     for cfg in (1, 2, 4):
         pipeline.run("sample", cfg=cfg, num=8, label=f"cfg-{cfg}")
         pipeline.run("eval", samples=f"cfg-{cfg}")
@@ -89,7 +87,7 @@ def test_time_and_speed_of_training_come_from_its_record(swept: Pipeline) -> Non
 
 def test_a_run_that_is_only_begun_is_shown_as_that(trained: Pipeline, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, tmp_path / "begun")
-    for stage in ("latents", "dit", "classifier", "samples", "eval"):
+    for stage in ("latents", "dit", "classifier", "samples", "eval", "sweep"):
         shutil.rmtree(tmp_path / "begun" / stage, ignore_errors=True)
     (tmp_path / "begun" / "vqvae" / "manifest.json").unlink()
     html = written(Pipeline(tmp_path, trained.images, "begun"), out=tmp_path / "elsewhere" / "a.html")

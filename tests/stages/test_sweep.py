@@ -25,6 +25,11 @@ class Console(Silent):
     def __exit__(self, *_: object) -> None: ...
 
 
+@pytest.fixture(scope="module")
+def own(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return trained.copy(tmp_path_factory.mktemp("sweep"))
+
+
 def swept(pipeline: Pipeline, **settings: object) -> Outcome:
     where = {"name": pipeline.name, "runs_dir": pipeline.runs_dir, "machine": {"device": "cpu"}, "num": 8}
     return sweep.run(Sweep.model_validate({**where, **settings}), Console())
@@ -34,8 +39,8 @@ def table(outcome: Outcome) -> list[dict[str, str]]:
     return list(csv.DictReader((outcome.directory / "table.csv").read_text().splitlines()))
 
 
-def test_every_combination_has_a_row_and_a_row_of_the_same_seeds(trained: Pipeline) -> None:
-    outcome = swept(trained, cfg=(1, 3), steps=(2, 3))
+def test_every_combination_has_a_row_and_a_row_of_the_same_seeds(own: Pipeline) -> None:
+    outcome = swept(own, cfg=(1, 3), steps=(2, 3))
     rows = table(outcome)
     assert [(row["cfg"], row["steps"]) for row in rows] == [("1.0", "2"), ("3.0", "2"), ("1.0", "3"), ("3.0", "3")]
     assert all(float(row["frechet_distance[classifier]"]) > 0 for row in rows)
@@ -45,10 +50,10 @@ def test_every_combination_has_a_row_and_a_row_of_the_same_seeds(trained: Pipeli
     assert Image.open(outcome.directory / "curves.png").size[0] > 400
 
 
-def test_what_was_drawn_before_is_not_drawn_again(trained: Pipeline) -> None:
-    first = swept(trained, cfg=(1, 2), steps=(2,))
-    folders = {path: path.stat().st_mtime_ns for path in trained.folder.glob("samples/*/manifest.json")}
-    again = swept(trained, cfg=(1, 2, 4), steps=(2,))
+def test_what_was_drawn_before_is_not_drawn_again(own: Pipeline) -> None:
+    first = swept(own, cfg=(1, 2), steps=(2,))
+    folders = {path: path.stat().st_mtime_ns for path in own.folder.glob("samples/*/manifest.json")}
+    again = swept(own, cfg=(1, 2, 4), steps=(2,))
     assert {path: path.stat().st_mtime_ns for path in folders} == folders
     assert len(table(again)) == 3 and again.directory == first.directory
 
