@@ -1,6 +1,7 @@
 """Finished models, opened, compared with each other, and loaded: what sampling and its judges are handed."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def with_guides(model: Model, guides: dict[str, Artifact], config: Run, policy: 
     if "classifier" in guides:
         guides["classifier"].verify()
         network: nn.Module = noisy_classifier.load(guides["classifier"].path / "final")
-        loaded["classifier"] = network.to(policy.device).eval().requires_grad_(False)
+        network = network.to(policy.device).eval().requires_grad_(False)
+        loaded["classifier"] = partial(noisy_classifier.logits, network, model.schedule)
     return replace(model, **loaded)
 
 

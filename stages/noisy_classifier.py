@@ -154,4 +154,4 @@ class NoisyClassifyingTask:
 
     def _logits(self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
-        return self.network(add_noise(x0, noise, alpha, sigma), t).float()
+        return noisy_classifier.logits(self.network, self.schedule, add_noise(x0, noise, alpha, sigma), t)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
 from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
 from .dit import Block, DiTConfig
@@ -73,6 +74,18 @@ class NoisyClassifier(nn.Module):
                 nn.init.zeros_(module.bias)
         for linear in (*self.modulation, self.final_modulation, self.out):
             nn.init.zeros_(linear.weight)
+
+
+def logits(network: nn.Module, schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
+    """Return logits, float32 (B, K), of x_t (B, C, h, w) at t (B,): the network's output times alpha(t).
+
+    What x_t tells of the class fades with the signal: log p(y | x_t) grows from log p(y) in proportion to alpha. A
+    network's own gradient does not fade, and guidance, which moves x0 by sigma² / alpha times the gradient, would start
+    with a leap as large as 1 / alpha (20,000 on the cosine schedule).
+    """
+    alpha, _ = schedule.alpha_sigma(t)
+    output: Tensor = network(x_t, t)
+    return alpha.view(-1, 1) * output.float()
 
 
 def save(network: NoisyClassifier, folder: Path) -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.core.denoisers.noisy_classifier import NoisyClassifier, NoisyClassifierConfig, load, save
+from ldm.core.denoisers.noisy_classifier import NoisyClassifier, NoisyClassifierConfig, load, logits, save
+from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError, DataError
 
 CONFIG = NoisyClassifierConfig(latent_channels=2, latent_size=4, num_classes=2, width=32, depth=2, heads=2)
@@ -71,3 +72,15 @@ def test_its_folder_gives_it_back_and_damage_is_named(trained: NoisyClassifier, 
 def test_shapes_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="do not divide into patches"):
         NoisyClassifierConfig(latent_channels=2, latent_size=5, num_classes=2)
+
+
+def test_guidance_starts_gently_where_hardly_any_signal_is_left(trained: NoisyClassifier) -> None:
+    """x0 moves by sigma² / alpha times the gradient; with logits that fade as alpha, that stays of order one."""
+    path = schedule("cosine")
+    x = torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for time in (1.0, 0.99, 0.5):
+        t = torch.full((64,), time)
+        (gradient,) = torch.autograd.grad(logits(trained, path, x, t).log_softmax(1)[:, 1].sum(), x)
+        alpha, sigma = path.alpha_sigma(t[0])
+        moved = (sigma**2 / alpha) * gradient.flatten(1).norm(dim=1)
+        assert float(moved.mean()) < 10, time
