@@ -17,18 +17,24 @@ from .failures import MENDABLE, explain
 from .menu import Entry, Menu
 
 if TYPE_CHECKING:
+    from ..core.progress import Outcome
     from .options import Given
 
 
-def run_stage(command: str, given: "Given") -> None:
-    """Merge what was given into a command's configuration, load its stage, run it and tell what came out."""
+def run_stage(command: str, given: "Given") -> int:
+    """Merge what was given into a command's configuration, load its stage, run it and tell what came out.
+
+    Returns the exit code.
+    """
     from ..stages.commands import module_of
     from .layers import merged_config
 
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
         stage = importlib.import_module(f"..stages.{module_of(command)}", __package__)
-        console.outcome(command, stage.run(config, console))
+        outcome: Outcome = stage.run(config, console)
+        console.outcome(command, outcome)
+    return outcome.exit_code
 
 
 def _stage(command: str) -> TyperCommand:

@@ -1,11 +1,17 @@
 """Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
 
 from .configs import STAGES
+from .configs.doctor import Doctor
 from .configs.folders import Inspect, Verify
 from .configs.report import Report
 from .settings import Section
 
-TOOLS: dict[str, type[Section]] = {"report": Report, "verify": Verify, "inspect": Inspect}
+TOOLS: dict[str, type[Section]] = {
+    "report": Report,
+    "verify": Verify,
+    "inspect": Inspect,
+    "doctor": Doctor,
+}
 COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
 
 
