@@ -17,11 +17,15 @@ from .failures import MENDABLE, explain
 from .menu import Entry, Menu
 
 if TYPE_CHECKING:
+    from ..core.progress import Outcome
     from .options import Given
 
 
-def run_stage(command: str, given: "Given") -> None:
-    """Merge what was given into a command's configuration, load its stage, run it and tell what came out."""
+def run_stage(command: str, given: "Given") -> int:
+    """Merge what was given into a command's configuration, load its stage, run it and tell what came out.
+
+    Returns the exit code.
+    """
     from ..stages.commands import module_of
     from .layers import merged_config
 
@@ -30,7 +34,9 @@ def run_stage(command: str, given: "Given") -> None:
         # A sweep runs stages, which know nothing of each other: it is at home here and not among them.
         module = ".sweep" if command == "sweep" else f"..stages.{module_of(command)}"
         stage = importlib.import_module(module, __package__)
-        console.outcome(command, stage.run(config, console))
+        outcome: Outcome = stage.run(config, console)
+        console.outcome(command, outcome)
+    return outcome.exit_code
 
 
 def _stage(command: str) -> TyperCommand:
@@ -47,12 +53,26 @@ def _shown_stage(command: str) -> TyperCommand:
 
 
 def _config_menu(name: str) -> Menu:
-    return Menu({"Commands": {"show": Entry(_show_menu, _SHOW)}}, name=name, help=examples.SETTINGS[name])
+    entries = {"show": Entry(_show_menu, _SHOW), "schema": Entry(_schema, _SCHEMA)}
+    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
 
 
 def _show_menu(name: str) -> Menu:
     stages = {stage: Entry(_shown_stage, summary) for stage, summary in examples.STAGES.items()}
     return Menu({"Stages": stages}, examples.ALIASES, name=name, help=_SHOW)
+
+
+def _schema(_: str) -> TyperCommand:
+    from .plain import plain_command
+    from .schema import show_schema
+
+    return plain_command("config schema", show_schema, _SCHEMA)
+
+
+def _recipes_menu(name: str) -> Menu:
+    from .recipes import recipes_menu
+
+    return recipes_menu(name)
 
 
 def _plan(_: str) -> TyperCommand:
@@ -62,10 +82,12 @@ def _plan(_: str) -> TyperCommand:
 
 
 _SHOW = "Print a stage's settings as a recipe: what was set and where, defaults as comments."
+_SCHEMA = "Print the JSON schema of recipes, for editors that check and complete YAML."
 _HEADINGS = {
     "Stages, in order": {name: Entry(_stage, summary) for name, summary in examples.STAGES.items()},
     "Tools": {
         **{name: Entry(_stage, summary) for name, summary in examples.TOOLS.items()},
+        "recipes": Entry(_recipes_menu, examples.SETTINGS["recipes"]),
         "config": Entry(_config_menu, examples.SETTINGS["config"]),
         "plan": Entry(_plan, examples.SETTINGS["plan"]),
     },

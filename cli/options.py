@@ -12,6 +12,7 @@ from ..core.errors import ConfigError
 from ..stages.commands import COMMANDS, TOOLS
 from ..stages.settings import Stage
 from . import examples, help
+from .completion import complete_recipes, complete_settings, completion_of
 from .failures import UsageError
 from .keys import Setting, settings_of
 from .words import did_you_mean
@@ -39,8 +40,11 @@ class Given:
     json: bool
 
 
-def stage_command(command: str, act: Callable[[str, Given], None], examples_of: str | None = None) -> TyperCommand:
-    """Build the command that parses a stage's or a tool's settings and hands what was given to `act`.
+def stage_command(
+    command: str, act: Callable[[str, Given], int | None], examples_of: str | None = None
+) -> TyperCommand:
+    """Build the command that parses a stage's or a tool's settings and hands what was given to `act`, which returns an
+    exit code or None.
 
     Every value is taken as the text typed, so that flags, overrides and recipes are read by one reader; only flags
     that were typed are handed on.
@@ -48,7 +52,7 @@ def stage_command(command: str, act: Callable[[str, Given], None], examples_of: 
     settings = {_parameter_name(s): s for s in settings_of(COMMANDS[command]) if s.flags}
     arguments = _arguments(command)
 
-    def callback(**values: Any) -> None:
+    def callback(**values: Any) -> int | None:
         flags = {s.key: values[name] for name, s in settings.items() if values[name] is not None}
         given = list(values["overrides"] or ())
         for argument in arguments:
@@ -56,11 +60,12 @@ def stage_command(command: str, act: Callable[[str, Given], None], examples_of: 
                 flags[argument.key] = given.pop(0)
             elif argument.required:
                 raise ConfigError(f"ldm {command} needs {argument.argument}", f"ldm {command} --help shows how")
-        act(command, Given(values.get("recipe"), tuple(given), flags, values["quiet"], values["json"]))
+        return act(command, Given(values.get("recipe"), tuple(given), flags, values["quiet"], values["json"]))
 
-    recipe = _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=_recipes), None)
+    recipe = _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=complete_recipes), None)
+    words = typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_settings)
     parameters = [
-        _parameter("overrides", list[str] | None, typer.Argument(metavar="[KEY=VALUE]..."), None),
+        _parameter("overrides", list[str] | None, words, None),
         *([] if command in TOOLS else [recipe]),
         *(_parameter(name, *_declared(setting), None) for name, setting in settings.items()),
         _parameter("quiet", bool, typer.Option(*_SWITCHES["quiet"]), False),
@@ -130,15 +135,8 @@ def _declared(setting: Setting) -> tuple[Any, Any]:
     if setting.is_switch:
         flags = [f"{on}/{off}" for on, off in zip(setting.flags, setting.off_flags, strict=False)] or [*setting.flags]
         return bool | None, typer.Option(*flags)
-    choices = list(setting.choices)
-    completion = (lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None
+    completion = completion_of(setting)
     return str | None, typer.Option(*setting.flags, metavar=setting.kind, autocompletion=completion)
-
-
-def _recipes(incomplete: str) -> list[str]:
-    from .recipe import recipe_names
-
-    return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
 def _help_groups(command: str) -> dict[str, list[help.Row]]:

@@ -68,6 +68,14 @@ def test_the_alias_runs_encode(stage: Install, tmp_path: Path) -> None:
     assert run(["precompute-latents", "--batch-size", "8"]) == 0
 
 
+def test_the_exit_code_is_the_one_of_the_outcome(stage: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Outcome(Path("x"), summary={"disk": "full"}, verdict="is full", facts={"free": 0}, exit_code=2)
+    stage("sample", lambda config, progress: found)
+    assert run(["sample", "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["facts"] == {"free": 0} and told["verdict"] == "is full"
+
+
 def user_errors() -> list[type[errors.UserError]]:
     return [errors.UserError, *errors.UserError.__subclasses__()]
 
@@ -141,6 +149,12 @@ def test_debug_adds_the_traceback(
         (["trian-dit"], "no command trian-dit; did you mean train-dit?"),
         (["precompute-latent"], "did you mean precompute-latents?"),
         (["config", "shwo"], "no command shwo; did you mean show?"),
+        (["config", "schema", "trian-dit"], "no stage trian-dit; did you mean train-dit?"),
+        (["recipes", "cpoy"], "no command cpoy; did you mean copy?"),
+        (["recipes", "ls", "--jsno"], "no flag --jsno; did you mean --json?"),
+        (["sample", "--smapler", "ddim"], "no flag --smapler; did you mean --sampler?"),
+        (["sample", "stesp=3"], "unknown setting stesp; did you mean steps?"),
+        (["sample", "-c", "mnits"], "there is no recipe mnits; did you mean mnist?"),
         (["sample", "--num"], "--num"),
         (["sample", "--cfg", "x"], "cfg (--cfg) is x"),
         (["sample", "--sampler", "dim"], "did you mean ddim?"),
