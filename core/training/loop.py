@@ -216,7 +216,7 @@ class _Session:
             if picture and self.plan.picture_every:
                 self.task.picture(self.folder, self.images)
         self.record.add({"images": self.images, "step": self.steps, **numbers})
-        if picture:
+        if picture and self.steps:  # Before the first step there is no curve yet.
             record.write_curves(self.folder)
         self.progress.update(self.images, **numbers)
 
