@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-NO_NETWORK = Path(__file__).with_name("no_network")
-for folder in (NO_NETWORK, Path(__file__).with_name("promises"), Path(__file__).with_name("stages"), ROOT):
+TESTS = Path(__file__).resolve().parent
+ROOT, NO_NETWORK = TESTS.parent, TESTS / "no_network"
+for folder in (NO_NETWORK, TESTS / "promises", TESTS / "stages", TESTS / "core" / "training", ROOT):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

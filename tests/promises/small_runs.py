@@ -23,7 +23,7 @@ BARE = [f"train.log_every={STEP}", "train.validate_every=0"]
 
 def write_recipe(path: Path, images: Path) -> Path:
     """Write the recipe of the smallest pipeline over a folder of images."""
-    recipe: dict[str, Any] = {"name": NAME, "machine": {"device": "cpu", "threads": 1}, **SETTINGS}
+    recipe: dict[str, Any] = {"name": NAME, "machine": {"device": "cpu"}, **SETTINGS}
     recipe["train-vqvae"] = {
         **SETTINGS["train-vqvae"],
         "data": {**SETTINGS["train-vqvae"]["data"], "source": str(images)},
@@ -56,7 +56,7 @@ def settled(folder: Path, but: Iterable[str] = ()) -> dict[str, Any]:
             held[name] = metrics(folder)
         elif name == RECIPE:
             ((command, settings),) = yaml.safe_load(path.read_bytes()).items()
-            held[name] = command, {key: value for key, value in settings.items() if key != "runs_dir"}
+            held[name] = command, {key: value for key, value in settings.items() if key not in ("runs_dir", "machine")}
         elif name == MANIFEST:
             manifest = json.loads(path.read_bytes())
             held[name] = {key: manifest[key] for key in ("kind", "config", "files", "facts")}

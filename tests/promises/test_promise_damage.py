@@ -131,7 +131,7 @@ def test_files_of_an_unknown_schema_are_refused_with_what_to_do(trials: Trials, 
         ("dit/final/config.json", "format", lambda: load_denoiser(copied.folder / "dit" / "final")),
         ("dit/checkpoints/0000000064/manifest.json", "schema", lambda: load_checkpoint(copied.folder / "dit")),
     ]
-    for (name, key, use), _ in zip(places, trials, strict=True):
+    for _, (name, key, use) in zip(trials, places, strict=True):
         path = copied.folder / name
         whole = path.read_bytes()
         files.write_json(path, {**files.read_json(path), key: 99})
@@ -182,7 +182,7 @@ def test_other_settings_or_data_are_refused_by_name_and_harm_nothing(
     for stage in ("vqvae", "dit", "classifier", "latents"):
         if not finished:
             (copied.folder / stage / MANIFEST).unlink()
-    for each, _ in zip(DISAGREEMENTS, trials, strict=True):
+    for _, each in zip(trials, DISAGREEMENTS, strict=True):
         before = {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*") if path.name != ".lock"}
         asked = each.asked or {"data": {**copied.config("train-vqvae").data.model_dump(), "source": str(others)}}
         if not finished and each.command in ("encode", "train-dit"):  # These first refuse what they are made of.
@@ -198,7 +198,7 @@ def test_other_settings_or_data_are_refused_by_name_and_harm_nothing(
 @pytest.mark.promise("R20", quick=3, full=3)
 def test_a_checkpoint_of_another_network_is_refused_by_name(trials: Trials, copied: Pipeline, tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [{"model__depth": 3}, {"model__width": 64}, {"model__swiglu": True}]
-    for change, _ in zip(changes, trials, strict=True):
+    for _, change in zip(trials, changes, strict=True):
         own = Pipeline(tmp_path / str(change), copied.images)
         latents = copied.folder / "latents"
         other = own.run("train-dit", latents=latents, **change).directory
@@ -227,7 +227,7 @@ def test_a_stage_refuses_an_input_that_is_not_whole_and_names_the_command(
     harm: str, trials: Trials, copied: Pipeline
 ) -> None:
     copied.run("sample", num=8, label="some")
-    for (command, stage, named), _ in zip(HANDOVERS, trials, strict=True):
+    for _, (command, stage, named) in zip(trials, HANDOVERS, strict=True):
         aside = copied.folder.with_name("aside")
         shutil.copytree(copied.folder, aside)
         if harm == "missing":
