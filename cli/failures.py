@@ -16,6 +16,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever clic
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")
 MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
 
 
@@ -40,7 +41,7 @@ def explain(error: BaseException, command: str) -> Failure | None:
         return Failure(message, f"{' '.join(filter(None, ('ldm', command)))} --help shows how", 2)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Failure("interrupted", None, INTERRUPTED)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         return _explain_os_error(error)
     if _is_out_of_memory(error):
         return Failure(f"out of memory: {_first_line(error)}", _memory_remedy(command), 1)
@@ -60,9 +61,9 @@ def _explain_os_error(error: OSError) -> Failure | None:
 def _is_out_of_memory(error: BaseException) -> bool:
     """Recognise torch's errors without importing torch: the accelerator's by its class, the CPU's by its text."""
     return (
-        isinstance(error, MemoryError)
+        isinstance(error, (MemoryError, OSError))
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
     )
 
 

@@ -1,16 +1,33 @@
-"""Shared by every test: the checkout on the path, one thread, and the optional folder of real data and weights."""
+"""Shared by every test: one thread, no network, the ledger of promises, a trained run, and real data where there is."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+TESTS = Path(__file__).resolve().parent
+ROOT, NO_NETWORK = TESTS.parent, TESTS / "no_network"
+for folder in (NO_NETWORK, TESTS / "promises", TESTS / "stages", TESTS / "core" / "training", ROOT):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+from blocked import block  # noqa: E402
+from ledger import (  # noqa: E402, F401
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_generate_tests,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+    trials,
+)
+from pipeline_run import Pipeline, write_squares  # noqa: E402
 
 torch.set_num_threads(1)
+block()
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NO_NETWORK), os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +37,22 @@ def shared() -> Path:
     if not (folder / "weights").is_dir():
         pytest.skip(f"needs real data and weights in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of class folders of small squares."""
+    return write_squares(tmp_path_factory.mktemp("images") / "squares")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
+    """A run of the smallest sizes, trained; not to be changed."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("runs"), images)
+    return pipeline.through("train-vqvae", "encode", "train-dit", "train-classifier")
+
+
+@pytest.fixture
+def copied(trained: Pipeline, tmp_path: Path) -> Pipeline:
+    """The trained run, to be harmed."""
+    return trained.copy(tmp_path)

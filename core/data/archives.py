@@ -11,6 +11,7 @@ from ..errors import DataError
 from .folders import MAX_FILE_BYTES
 from .listings import Listing, is_hidden, is_image, safe_name
 
+DEFLATE_LIMIT = 1040  # deflate cannot expand by more than 1032; other methods, and liars, claim more
 _ENCRYPTED = 0x1
 _BLOCK = 512
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -55,8 +56,12 @@ def list_zip(path: Path, location: str) -> Listing:
         folders.extend(_folders_above(name))
 
     def read(name: str) -> bytes:
-        if members[name].file_size > MAX_FILE_BYTES:
-            raise DataError(f"{location}: {name} has {members[name].file_size:,} bytes", "shrink or remove it")
+        size, packed = members[name].file_size, members[name].compress_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{location}: {name} has {size:,} bytes", "shrink or remove it")
+        if size > DEFLATE_LIMIT * packed + 1024:
+            message = f"{location}: {name} has {size:,} bytes in {packed:,}, like a decompression bomb"
+            raise DataError(message, "remove it, or pack it without compression")
         try:
             return archive.read(members[name])
         except (*_BROKEN_ZIP, LookupError, TypeError, OverflowError) as error:

@@ -13,10 +13,10 @@ from typing import IO
 import numpy as np
 
 from ..errors import DataError
+from .archives import DEFLATE_LIMIT
 from .listings import PART_NAMES, Parts
 from .samples import ImageSource, image_source
 
-_DEFLATE_LIMIT = 1040  # deflate cannot expand by more than 1032; whoever claims more lies
 _BROKEN = (
     OSError,
     EOFError,
@@ -78,7 +78,7 @@ def read_idx(path: Path) -> np.ndarray:
             if zeros or kind != 8 or not 1 <= rank <= 4:
                 raise DataError(f"{path} is not an idx file of bytes", "its first three bytes must be 0, 0 and 8")
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-            count, limit = math.prod(shape), path.stat().st_size * (_DEFLATE_LIMIT if path.suffix == ".gz" else 1)
+            count, limit = math.prod(shape), path.stat().st_size * (DEFLATE_LIMIT if path.suffix == ".gz" else 1)
             data = file.read(count + 1) if count <= limit else b""
     except _BROKEN as error:
         raise DataError(f"{path} cannot be read: {error}", "copy it again") from None
@@ -130,7 +130,7 @@ def read_npz(path: Path, name: str) -> np.ndarray:
             if dtype.hasobject or dtype.kind == "V":
                 raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
             num_bytes = math.prod(shape) * dtype.itemsize
-            if num_bytes > info.file_size or info.file_size > info.compress_size * _DEFLATE_LIMIT + 1024:
+            if num_bytes > info.file_size or info.file_size > info.compress_size * DEFLATE_LIMIT + 1024:
                 raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
             data = file.read()
     except (*_BROKEN, LookupError, TypeError, SyntaxError, tokenize.TokenError) as error:

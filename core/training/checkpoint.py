@@ -94,7 +94,9 @@ def load(path: Path) -> Checkpoint:
     """Load one checkpoint. Raises DataError naming the file that is missing or damaged."""
     manifest = files.read_json(path / MANIFEST)
     if manifest.get("schema") != SCHEMA:
-        raise DataError(f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}")
+        raise DataError(
+            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
+        )
     table = manifest.get("files")
     if not isinstance(table, dict) or manifest.get("sha256") != files.sha256_json(table):
         raise DataError(f"{path / MANIFEST} is damaged: its list of files differs from its sha256")

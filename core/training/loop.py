@@ -22,6 +22,7 @@ from ..errors import Stopped
 from ..precision import Policy
 from ..progress import Progress
 from ..signals import StopFlag, stop_flag
+from ..weights import require_fit
 from . import checkpoint, record
 from .ema import EMA
 from .guard import FiniteGuard
@@ -215,7 +216,7 @@ class _Session:
             if picture and self.plan.picture_every:
                 self.task.picture(self.folder, self.images)
         self.record.add({"images": self.images, "step": self.steps, **numbers})
-        if picture:
+        if picture and self.steps:  # Before the first step there is no curve yet.
             record.write_curves(self.folder)
         self.progress.update(self.images, **numbers)
 
@@ -256,6 +257,8 @@ class _Session:
         found = checkpoint.newest(self.folder, self.progress.warn)
         if found is None:
             return
+        remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
+        require_fit(self.task.modules, found.groups["model"], found.path, remedy)
         self.task.modules.load_state_dict(found.groups["model"])
         self.ema.load(found.groups["ema"], found.state["ema_updates"])
         for player, optimizer in self.optimizers.items():

@@ -108,6 +108,8 @@ class OutOfMemoryError(RuntimeError):
         (FileExistsError(errno.EEXIST, "File exists", "a/b"), 2, "cannot use a/b: file exists"),
         (OutOfMemoryError("CUDA out of memory. Tried\nmore"), 1, "out of memory: CUDA out of memory. Tried\n"),
         (MemoryError(), 1, "out of memory: MemoryError"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory: [Errno 12]"),
+        (RuntimeError("can't start new thread"), 1, "out of memory: can't start new thread"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"), 1, "train.accumulate=2"),
         (KeyboardInterrupt(), 130, ""),
     ],

@@ -1,0 +1,199 @@
+"""`ldm` commands in processes of their own, started in milliseconds: forked from one that has imported everything.
+
+A command is a real process with the real command line in it: it can be killed, limited and timed, and its exit code
+and words are those a user gets. Only the seconds that importing takes are spared. Run as a program, this file is the
+process that forks; `Launcher` talks to it.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PRELOADED = (
+    *("ldm.cli.main", "ldm.cli.layers", "ldm.cli.options", "ldm.cli.show", "ldm.cli.events", "ldm.cli.live"),
+    *(f"ldm.stages.{name}" for name in ("train_vqvae", "encode", "train_dit", "train_classifier", "sample", "eval")),
+    *("ldm.stages.verify", "ldm.stages.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
+    *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
+)
+PATIENCE = 300.0  # seconds after which a command that has not ended is a failure of its test
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended. code: its exit code, or minus the signal that ended it; seconds: from start to end."""
+
+    code: int
+    seconds: float
+    out: str
+    err: str
+
+
+@dataclass
+class Command:
+    """A running command."""
+
+    pid: int
+    launcher: "Launcher"
+    out: int
+    err: int
+    started: float = field(default_factory=time.monotonic)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def running(self) -> bool:
+        return self.launcher.ask(wait=self.pid, patience=0)["code"] is None
+
+    def wait(self, patience: float = PATIENCE) -> Ended:
+        answer = self.launcher.ask(wait=self.pid, patience=patience)
+        if answer["code"] is None:
+            self.send(signal.SIGKILL)
+            self.launcher.ask(wait=self.pid, patience=PATIENCE)
+        told = [_drain(self.out), _drain(self.err)]
+        assert answer["code"] is not None, f"still running after {patience} s: {told}"
+        return Ended(answer["code"], answer["seconds"], *told)
+
+
+class Launcher:
+    """Starts commands.
+
+    limits: of `resource`, by name without RLIMIT_; `AS` in bytes beyond what the process has at its start. user: the
+    number of the user that the command runs as.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())], cwd=ROOT, pass_fds=[theirs.fileno()], env=environment
+        )
+        theirs.close()
+        self._socket = ours
+
+    def start(self, *arguments: object, limits: dict[str, int] | None = None, user: int | None = None) -> Command:
+        outputs = [os.pipe(), os.pipe()]
+        order = {"arguments": [str(word) for word in arguments], "limits": limits or {}, "user": user}
+        answer = self.ask([writing for _, writing in outputs], start=order)
+        for _, writing in outputs:
+            os.close(writing)
+        return Command(answer["pid"], self, outputs[0][0], outputs[1][0])
+
+    def run(self, *arguments: object, **conditions: Any) -> Ended:
+        """Start a command and wait for its end."""
+        return self.start(*arguments, **conditions).wait()
+
+    def ask(self, handles: list[int] | None = None, **order: Any) -> dict[str, Any]:
+        socket.send_fds(self._socket, [json.dumps(order).encode()], handles or [])
+        answer = self._socket.recv(1 << 16)
+        assert answer, "the launching process has died"
+        return dict(json.loads(answer))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait(30)
+
+
+def _drain(handle: int) -> str:
+    """Read what a command that has ended has written, and close the pipe."""
+    pieces = []
+    while piece := os.read(handle, 1 << 16):
+        pieces.append(piece)
+    os.close(handle)
+    return b"".join(pieces).decode(errors="replace")
+
+
+def _serve(orders: socket.socket) -> None:
+    """Fork a command, or wait for one, for each order until there are no more."""
+    started: dict[int, float] = {}
+    ended: dict[int, dict[str, Any]] = {}
+    while True:
+        message, handles, _, _ = socket.recv_fds(orders, 1 << 16, 2)
+        if not message:
+            break
+        order = json.loads(message)
+        if "start" in order:
+            pid = os.fork()
+            if pid == 0:
+                orders.close()
+                _become(order["start"], handles)
+            started[pid] = time.monotonic()
+            for handle in handles:
+                os.close(handle)
+            answer: dict[str, Any] = {"pid": pid}
+        else:
+            deadline = time.monotonic() + order["patience"]
+            while True:
+                _collect(started, ended)
+                answer = ended.get(order["wait"], {"code": None})
+                if answer["code"] is not None or time.monotonic() >= deadline:
+                    break
+                time.sleep(0.001)
+        orders.send(json.dumps(answer).encode())
+    for pid in started.keys() - ended.keys():
+        os.kill(pid, signal.SIGKILL)
+    os._exit(0)
+
+
+def _collect(started: dict[int, float], ended: dict[int, dict[str, Any]]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            seconds = time.monotonic() - started[pid]
+            ended[pid] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
+
+
+def _become(order: dict[str, Any], handles: list[int]) -> None:
+    """Be the command, in a process that was forked for it."""
+    code = 1
+    try:
+        os.dup2(handles[0], 1)
+        os.dup2(handles[1], 2)
+        for name, value in order["limits"].items():
+            limit = value + _address_space() if name == "AS" else value
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+        if order["user"] is not None:
+            os.setuid(order["user"])
+        from ldm.cli.main import run
+
+        sys.argv = ["ldm", *order["arguments"]]
+        code = run(order["arguments"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # In place of this file's folder.
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    import torch
+    from matplotlib.figure import Figure
+
+    torch.set_num_threads(1)
+    Figure().subplots().figure.savefig(io.BytesIO(), format="png")  # The first picture looks for fonts.
+    _serve(socket.socket(fileno=int(sys.argv[1])))

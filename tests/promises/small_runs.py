@@ -1,0 +1,84 @@
+"""Command lines of the smallest pipeline, and what they leave behind without what differs between two equal runs."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ldm.core.artifacts import MANIFEST, RECIPE
+from ldm.core.files import TEMPORARY
+from ldm.core.lock import LOCK
+from ldm.core.training.checkpoint import FOLDER
+from ldm.core.training.record import METRICS
+from pipeline_run import SETTINGS
+
+NAME = "tiny"
+STEP = 8  # images
+# A line of metrics for each step; no pictures, which take longer than the rest of such a run.
+BARE = [f"train.log_every={STEP}", "train.validate_every=0"]
+
+
+def write_recipe(path: Path, images: Path) -> Path:
+    """Write the recipe of the smallest pipeline over a folder of images."""
+    recipe: dict[str, Any] = {"name": NAME, "machine": {"device": "cpu"}, **SETTINGS}
+    recipe["train-vqvae"] = {
+        **SETTINGS["train-vqvae"],
+        "data": {**SETTINGS["train-vqvae"]["data"], "source": str(images)},
+    }
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def training(command: str, steps: int, every: int) -> list[str]:
+    """Return the settings of a training of so many steps that saves every so many, and draws nothing."""
+    settings = [command, *BARE, f"train.images={steps * STEP}", f"train.checkpoint_every={every * STEP}"]
+    return settings + (["preview.every=0"] if command == "train-dit" else [])
+
+
+def start_from(run: Path, runs_dir: Path, *stages: str) -> Path:
+    """Copy some stages of a run into a new folder of runs. Returns the new run."""
+    for stage in stages:
+        shutil.copytree(run / stage, runs_dir / NAME / stage)
+    return runs_dir / NAME
+
+
+def settled(folder: Path, but: Iterable[str] = ()) -> dict[str, Any]:
+    """Return all that a stage holds, by file, without times, speeds, places, locks and the files named in `but`."""
+    held: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or path.name == LOCK or name in but:
+            continue
+        if path.name == METRICS:
+            held[name] = metrics(folder)
+        elif name == RECIPE:
+            ((command, settings),) = yaml.safe_load(path.read_bytes()).items()
+            held[name] = command, {key: value for key, value in settings.items() if key not in ("runs_dir", "machine")}
+        elif name == MANIFEST:
+            manifest = json.loads(path.read_bytes())
+            held[name] = {key: manifest[key] for key in ("kind", "config", "files", "facts")}
+        else:
+            held[name] = path.read_bytes()
+    return held
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a training's metrics without its speed, but a last one that is cut short."""
+    path = folder / METRICS
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    read = [json.loads(line) for line in lines]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in read]
+
+
+def checkpoints(folder: Path) -> list[int]:
+    """Return after how many images a training's checkpoints under a final name were saved."""
+    saved = folder / FOLDER
+    return sorted(int(path.name) for path in saved.iterdir() if path.name.isdecimal()) if saved.is_dir() else []
+
+
+def temporaries(folder: Path) -> list[str]:
+    """Return what is left of interrupted writes."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob(f"{TEMPORARY}*")]

@@ -1,0 +1,285 @@
+"""R1, R2, R5, R6, R10, R23: whatever ends a process, the same command goes on to the same bytes.
+
+Real `ldm` processes are killed, limited and signalled at random moments. A full disk is a limit on the size of files
+(RLIMIT_FSIZE) and a full memory one on the address space (RLIMIT_AS): the lowest level at which a test can set either
+without owning the machine. The memory of a GPU runs out in a test of the command line only, by the name of its error.
+"""
+
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from launcher import Command, Ended, Launcher
+from ldm.core.training import checkpoint
+from ledger import Trials
+from pipeline_run import Pipeline
+from small_runs import STEP, checkpoints, metrics, settled, start_from, temporaries, training
+
+FOLDERS = {"train-vqvae": "vqvae", "encode": "latents", "train-dit": "dit"}
+NEEDS = {"train-vqvae": (), "encode": ("vqvae",), "train-dit": ("vqvae", "latents"), "sample": ("vqvae", "dit")}
+EVERY = 8  # steps between checkpoints
+SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
+ENCODE = ["encode", "--shard-size", "4"]
+
+
+class Stage:
+    """One stage's command over copies of the stages before it, and what it leaves when nothing interrupts it."""
+
+    def __init__(self, words: list[str], ldm: Launcher, recipe: Path, trained: Path, scratch: Path) -> None:
+        self.words, self.ldm, self.recipe, self.trained, self.scratch = words, ldm, recipe, trained, scratch
+        self.copies = 0
+        self.whole = self.fresh()
+        self.seconds = self.succeed(self.whole).seconds
+        self.expected = settled(self.folder(self.whole))
+
+    def fresh(self) -> Path:
+        """Return a new folder of runs with the stages before this one."""
+        self.copies += 1
+        runs_dir = self.scratch / str(self.copies)
+        runs_dir.mkdir(parents=True)
+        start_from(self.trained, runs_dir, *NEEDS[self.words[0]])
+        return runs_dir
+
+    def folder(self, runs_dir: Path) -> Path:
+        command = self.words[0]
+        return runs_dir / "tiny" / ("samples/x" if command == "sample" else FOLDERS[command])
+
+    def start(self, runs_dir: Path, **conditions: Any) -> Command:
+        return self.ldm.start(*self.words, "-c", self.recipe, "--runs-dir", runs_dir, **conditions)
+
+    def succeed(self, runs_dir: Path) -> Ended:
+        ended = self.start(runs_dir).wait()
+        assert ended.code == 0, ended
+        return ended
+
+    def finish(self, runs_dir: Path) -> Ended:
+        """Run the command again to its end, and see that all is as if it had never been interrupted."""
+        ended = self.succeed(runs_dir)
+        assert not temporaries(runs_dir)
+        assert settled(self.folder(runs_dir)) == self.expected
+        for stage in NEEDS[self.words[0]]:
+            assert settled(runs_dir / "tiny" / stage) == settled(self.trained / stage), f"{stage} was changed"
+        shutil.rmtree(runs_dir)
+        return ended
+
+    def killed(self, random: np.random.Generator, when: Callable[[Path], None] | None = None) -> Path:
+        """Start the command in a new folder and kill it: at a random moment, or when `when` returns."""
+        delay = random.uniform(0, self.seconds)
+        while True:
+            runs_dir = self.fresh()
+            command = self.start(runs_dir)
+            if when is None:
+                time.sleep(delay)
+            else:
+                when(self.folder(runs_dir))
+            command.send(signal.SIGKILL)
+            if command.wait().code == -signal.SIGKILL:
+                return runs_dir
+            delay *= 0.8  # It had ended before.
+
+
+@pytest.fixture(scope="module")
+def stage(
+    ldm: Launcher, recipe: Path, trained: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Stage]:
+    """Prepare a stage, once for all tests that ask for the same command."""
+    made: dict[tuple[str, ...], Stage] = {}
+
+    def prepare(*words: str) -> Stage:
+        if words not in made:
+            made[words] = Stage(list(words), ldm, recipe, trained.folder, tmp_path_factory.mktemp(words[0]))
+        return made[words]
+
+    return prepare
+
+
+def steps(trials: Trials) -> int:
+    return 200 if trials.full else 32
+
+
+def resumed_after(ended: Ended) -> int:
+    found = re.search(r"resuming after ([\d,]+) images", ended.err)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def check_what_a_kill_cost(stage: Stage, runs_dir: Path) -> None:
+    """See that the run goes on from its newest checkpoint to the same end, and lost no more than the steps since."""
+    folder = stage.folder(runs_dir)
+    saved, done = checkpoints(folder), metrics(folder)
+    reached = done[-1]["images"] if done else 0
+    newest = saved[-1] if saved else 0
+    assert reached - newest <= EVERY * STEP
+    ended = stage.finish(runs_dir)
+    assert resumed_after(ended) == newest
+
+
+@pytest.mark.promise("R1", quick=1, full=40)
+@pytest.mark.parametrize("command", ["train-vqvae", "train-dit"])
+def test_a_training_killed_at_a_random_moment_goes_on_to_the_bit(
+    command: str, trials: Trials, stage: Callable[..., Stage]
+) -> None:
+    prepared = stage(*training(command, steps(trials), EVERY))
+    lines = [line["images"] for line in metrics(prepared.folder(prepared.whole)) if "loss" in line]
+    assert lines == list(range(STEP, steps(trials) * STEP + 1, STEP)), "every step has its line, once"
+    for random in trials:
+        check_what_a_kill_cost(prepared, prepared.killed(random))
+
+
+@pytest.mark.promise("R1", quick=1, full=10)
+@pytest.mark.parametrize("command", ["train-vqvae", "train-dit"])
+def test_a_training_killed_inside_a_save_goes_on_to_the_bit(
+    command: str, trials: Trials, stage: Callable[..., Stage]
+) -> None:
+    prepared = stage(*training(command, steps(trials), EVERY))
+    for random in trials:
+        spared, into = random.integers(1, steps(trials) // EVERY), random.uniform(0, 0.02)
+        while True:
+            runs_dir = prepared.killed(random, lambda folder, n=spared, s=into: inside_a_save(folder, n, s))
+            if temporaries(prepared.folder(runs_dir) / checkpoint.FOLDER):
+                break
+            into /= 2  # The save was over before.
+            shutil.rmtree(runs_dir)
+        check_what_a_kill_cost(prepared, runs_dir)
+
+
+def inside_a_save(folder: Path, after: int, into: float) -> None:
+    """Return some seconds into a save of a checkpoint, of those that follow the first few."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        saved = checkpoints(folder)
+        if saved and saved[-1] >= (after - 1) * EVERY * STEP and temporaries(folder / checkpoint.FOLDER):
+            time.sleep(into)
+            return
+    raise AssertionError("no save was seen")
+
+
+@pytest.mark.promise("R2", quick=1, full=30)
+@pytest.mark.parametrize("words", [ENCODE, SAMPLE], ids=["encode", "sample"])
+def test_encode_and_sample_killed_at_a_random_moment_go_on_to_the_bit(
+    words: list[str], trials: Trials, stage: Callable[..., Stage]
+) -> None:
+    prepared = stage(*words)
+    for random in trials:
+        runs_dir = prepared.killed(random)
+        left = settled(prepared.folder(runs_dir)) if prepared.folder(runs_dir).exists() else {}
+        outputs = {name: content for name, content in left.items() if name.endswith((".tar", ".png", ".safetensors"))}
+        for name, content in outputs.items():
+            assert name.startswith(".tmp") or prepared.expected[name] == content, f"{name} is not what it is to be"
+        prepared.finish(runs_dir)
+
+
+@pytest.fixture(scope="module")
+def half_done(stage: Callable[..., Stage]) -> Callable[..., tuple[Stage, Path]]:
+    """Prepare a run of train-dit that has its first checkpoint and was then killed."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def prepare(*words: str) -> tuple[Stage, Path]:
+        prepared = stage(*words)
+        if words not in made:
+            made[words] = prepared.killed(np.random.default_rng(0), has_saved)
+        return prepared, made[words]
+
+    return prepare
+
+
+def has_saved(folder: Path) -> None:
+    while not checkpoints(folder):
+        time.sleep(0.001)
+
+
+@pytest.mark.promise("R5", quick=2, full=20)
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(
+    trials: Trials, half_done: Callable[..., tuple[Stage, Path]], tmp_path: Path
+) -> None:
+    prepared, before = half_done(*training("train-dit", steps(trials), EVERY))
+    largest = max(path.stat().st_size for path in before.rglob("*.safetensors"))
+    for number, random in enumerate(trials):
+        runs_dir = Path(shutil.copytree(before, tmp_path / str(number)))
+        folder = prepared.folder(runs_dir)
+        saved = checkpoints(folder)[-1]
+        limit = int(np.exp(random.uniform(0, np.log(largest))))
+        ended = prepared.start(runs_dir, limits={"FSIZE": limit}).wait()
+        assert ended.code == 2 and "error: disk: cannot write" in ended.err, (limit, ended)
+        assert "Traceback" not in ended.err
+        found = checkpoint.newest(folder, lambda message: pytest.fail(message))
+        assert found is not None and found.state["images"] >= saved
+        prepared.finish(runs_dir)
+
+
+@pytest.mark.promise("R6", quick=1, full=7)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_leaves_one_checkpoint_within_a_step(name: str, trials: Trials, stage: Callable[..., Stage]) -> None:
+    count = steps(trials)
+    prepared = stage(*training("train-dit", count, count))  # It would save at its end only.
+    for random in trials:
+        share = random.uniform(0, 0.7)
+        while True:
+            runs_dir = prepared.fresh()
+            folder = prepared.folder(runs_dir)
+            command = prepared.start(runs_dir)
+            while not metrics(folder):
+                time.sleep(0.001)
+            time.sleep(share * prepared.seconds)
+            reached = metrics(folder)[-1]["images"]
+            sent = time.monotonic()
+            command.send(signal.Signals[name])
+            ended = command.wait()
+            if ended.code == 75 and checkpoints(folder)[-1] < count * STEP:
+                break
+            assert ended.code in (0, 75), ended
+            share *= 0.7  # It was at its last step.
+        assert time.monotonic() - sent < 10
+        (saved,) = checkpoints(folder)
+        assert 0 <= saved - reached <= 2 * STEP, "the step under way, and one whose line was not written yet"
+        assert f"stopped by {name} after {saved:,} images" in ended.err
+        assert "run the same command again" in ended.err
+        finished = prepared.succeed(runs_dir)
+        assert resumed_after(finished) == saved
+        earlier = {f"{checkpoint.FOLDER}/{saved:010d}/{file.name}" for file in (folder / checkpoint.FOLDER).glob("*/*")}
+        assert settled(folder, but=earlier) == prepared.expected
+        shutil.rmtree(runs_dir)
+
+
+@pytest.mark.promise("R10", quick=1, full=10)
+def test_of_ten_that_start_at_once_one_runs_and_nine_name_it(trials: Trials, stage: Callable[..., Stage]) -> None:
+    together = 10 if trials.full else 4
+    prepared = stage(*training("train-dit", steps(trials), EVERY))
+    for _ in trials:
+        runs_dir = prepared.fresh()
+        commands = [prepared.start(runs_dir) for _ in range(together)]
+        while sum(command.running() for command in commands) > 1:
+            time.sleep(0.01)
+        owner = next(command for command in commands if command.running())
+        for command in commands:
+            if command is not owner:
+                ended = command.wait()
+                assert ended.code == 2 and ended.seconds < 2, ended
+                assert f"in use by process {owner.pid} on " in ended.err
+        owner.send(signal.SIGKILL)
+        assert owner.wait().code == -signal.SIGKILL
+        prepared.finish(runs_dir)
+
+
+@pytest.mark.promise("R23", quick=1, full=20)
+def test_running_out_of_memory_is_named_and_the_last_checkpoint_stays(
+    trials: Trials, half_done: Callable[..., tuple[Stage, Path]], tmp_path: Path
+) -> None:
+    """The first step has been saved when the second, which takes some 200 MB, gets less."""
+    batch = 4096
+    words = [f"train.batch_size={batch}", f"train.images={2 * batch}", f"train.checkpoint_every={batch}"]
+    prepared, before = half_done("train-dit", *words, "preview.every=0", "train.validate_every=0")
+    for number, random in enumerate(trials):
+        runs_dir = Path(shutil.copytree(before, tmp_path / str(number)))
+        ended = prepared.start(runs_dir, limits={"AS": int(random.uniform(16e6, 100e6))}).wait()
+        assert ended.code == 1 and "error: out of memory: " in ended.err, ended
+        assert "give a smaller --batch-size, or keep it and split it" in ended.err and "Traceback" not in ended.err
+        found = checkpoint.newest(prepared.folder(runs_dir), lambda message: pytest.fail(message))
+        assert found is not None and found.state["images"] == batch
+        prepared.finish(runs_dir)
