@@ -17,6 +17,8 @@ TOOLS = {
     "verify": "Check every byte of a run or of any folder in it.",
     "inspect": "Say what a folder is, what made it and how far it is.",
     "doctor": "Check that this machine and what is installed can run every stage.",
+    "export": "Write a folder that diffusers loads, with a model card.",
+    "import": "Take in a DiT checkpoint or a diffusers DiT folder as a run.",
 }
 SETTINGS = {
     "recipes": "List the recipes at hand, print one, or copy one to be edited.",
@@ -80,6 +82,14 @@ EXAMPLES = {
     "recipes copy": ("ldm recipes copy mnist mine.yaml",),
     "config": ("ldm config show train-dit -c mnist", "ldm config schema > recipe.schema.json"),
     "config schema": ("ldm config schema > recipe.schema.json", "ldm config schema train-dit"),
+    "export": (
+        "ldm export --to diffusers mine-diffusers",
+        "ldm export --name mine exports/mine --replace",
+    ),
+    "import": (
+        "ldm import DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema --name dit-xl",
+        "ldm import path/to/pipeline --name theirs",
+    ),
     "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),

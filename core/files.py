@@ -122,6 +122,12 @@ def new_directory(final: Path) -> Iterator[Path]:
     sync_directory(final.parent)
 
 
+def discard(directory: Path) -> None:
+    """Remove a directory with all that is in it, if it is there."""
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
 def remove_temporaries(directory: Path) -> None:
     """Remove what interrupted writes left in a directory and below it."""
     for path in sorted(directory.rglob(f"{TEMPORARY}*")):

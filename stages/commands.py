@@ -2,6 +2,7 @@
 
 from .configs import STAGES
 from .configs.doctor import Doctor
+from .configs.exchange import Export, Import
 from .configs.folders import Inspect, Verify
 from .configs.plot import Plot
 from .configs.report import Report
@@ -15,6 +16,8 @@ TOOLS: dict[str, type[Section]] = {
     "verify": Verify,
     "inspect": Inspect,
     "doctor": Doctor,
+    "export": Export,
+    "import": Import,
 }
 COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
 

@@ -13,6 +13,7 @@ from ..core.errors import DataError
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .configs import MADE_BY, OUTPUTS
+from .configs.exchange import Import
 
 CHECKPOINT, NETWORK = "checkpoint", "network"
 _ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
@@ -40,7 +41,10 @@ class Directory:
         """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
         words = ["ldm", MADE_BY.get(self.kind, self.kind)]
         recipe = self.path / RECIPE
-        if with_recipe and recipe.is_file():
+        imported = imported_as(self.path)
+        if imported is not None:
+            words = imported.words
+        elif with_recipe and recipe.is_file():
             words += ["-c", str(recipe)]
         root = self.path.parent.parent if self.kind in _LABELLED else self.path.parent
         if _root_in(recipe, words[1]) != root.resolve():
@@ -83,6 +87,14 @@ def recognise(path: Path) -> Directory | None:
 def checkpoints(path: Path) -> list[Directory]:
     """List the checkpoints inside a stage's directory, oldest first."""
     return [Directory(found, CHECKPOINT) for found in checkpoint.saved(path)]
+
+
+def imported_as(path: Path) -> Import | None:
+    """Return the settings of the `ldm import` that wrote a stage's directory; None where no import did."""
+    try:
+        return Import.model_validate(yaml.safe_load((path / RECIPE).read_bytes())["import"])
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _below(path: Path, depth: int) -> Iterator[Directory]:

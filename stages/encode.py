@@ -10,7 +10,7 @@ from ..core.autoencoders.statistics import LatentStatistics
 from ..core.data import shards
 from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DataError
 from ..core.lock import occupy
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
@@ -156,7 +156,11 @@ def _latents(
 
 def _half(latents: torch.Tensor) -> np.ndarray:
     half = latents.float().half()
-    assert bool(torch.isfinite(half).all()), "latents beyond the range of float16"
+    if not bool(torch.isfinite(half).all()):
+        raise DataError(
+            "the autoencoder encodes to latents that are not finite in float16",
+            "use one with a trained encoder: a VQ-VAE that went through `ldm export` only decodes",
+        )
     return half.cpu().numpy()
 
 

@@ -24,7 +24,7 @@ from ..core.training import checkpoint
 from ..core.weights import CONFIG
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .configs.folders import Verify
-from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
+from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, imported_as, recognise
 from .handover import input_path
 from .settings import identity
 
@@ -165,7 +165,7 @@ def _identity_fits(artifact: Artifact) -> None:
 def _recipe_fits(artifact: Artifact) -> None:
     """Compare the recipe, which remedies name, with the settings in the manifest."""
     path, command = artifact.path / RECIPE, MADE_BY.get(artifact.kind)
-    if command is None:
+    if command is None or imported_as(artifact.path) is not None:
         return
     remedy = f"write it again from the settings in {artifact.path / MANIFEST}"
     try:

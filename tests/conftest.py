@@ -14,6 +14,7 @@ for folder in (NO_NETWORK, TESTS / "promises", TESTS / "stages", TESTS / "core" 
         sys.path.insert(0, str(folder))
 
 from blocked import block  # noqa: E402
+from exchanged import run_export  # noqa: E402
 from ledger import (  # noqa: E402, F401
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -56,3 +57,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
 def copied(trained: Pipeline, tmp_path: Path) -> Pipeline:
     """The trained run, to be harmed."""
     return trained.copy(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def drawing(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
+    """A run with samples, judged, on a VQ-VAE as wide as the default ones: narrower ones cannot be exported."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("drawing"), images)
+    pipeline.run("train-vqvae", model__channels=16, model__codebook_size=32, train__images=320, train__lr=2e-3)
+    pipeline.through("encode", "train-classifier")
+    pipeline.run("train-dit", train__images=640, train__lr=1e-3)
+    pipeline.run("sample", num=4, steps=20, cfg=2.5, label="shown")
+    return pipeline.through("eval")
+
+
+@pytest.fixture(scope="session")
+def exported(drawing: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("exports") / "squares"
+    run_export(drawing, directory)
+    return directory

@@ -1,13 +1,15 @@
 """The VQ-VAE: shapes, learning, refused sizes, and agreement with diffusers' decoder."""
 
-import diffusers
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from ldm.core.autoencoders.blocks import Upsample
+from ldm.core.autoencoders.interface import Autoencoder
 from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError
+from ldm.core.exchange.vqmodel import to_vqmodel
 
 
 def _tiny(**settings: object) -> VQVAEConfig:
@@ -93,63 +95,12 @@ def test_cosine_latents_lie_on_the_unit_sphere() -> None:
     torch.testing.assert_close(latents.norm(dim=1), torch.ones(2, 4, 4))
 
 
-def test_the_decoder_is_that_of_diffusers_vqmodel_where_widths_are_equal() -> None:
+def test_the_decoder_is_that_of_diffusers_vqmodel() -> None:
     torch.manual_seed(0)
-    theirs = diffusers.VQModel(
-        block_out_channels=(16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        latent_channels=4,
-        num_vq_embeddings=32,
-        norm_num_groups=4,
-    ).eval()
-    ours = VQVAE(
-        _tiny(
-            channels=16,
-            channel_multipliers=(1, 1),
-            num_decoder_blocks=2,
-            middle_blocks=True,
-            attention=True,
-            norm_groups=4,
-            codebook_size=32,
-        )
-    )
+    vqvae = VQVAE(_tiny(num_decoder_blocks=2, middle_blocks=True, attention=True, norm_groups=4)).eval()
+    latents = torch.randn(2, 4, 6, 6)
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in vqvae.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        theirs.quantize.embedding.weight.normal_()
-        theirs.post_quant_conv.weight.copy_(torch.eye(4)[:, :, None, None])
-        theirs.post_quant_conv.bias.zero_()
-        ours.quantizer.codes.copy_(theirs.quantize.embedding.weight)
-        _copy_decoder(theirs.decoder, ours.decoder)
-        latents = torch.randn(2, 4, 6, 6)
-        torch.testing.assert_close(ours.from_latent(latents), theirs.decode(latents).sample, rtol=1e-5, atol=1e-5)
-
-
-def _copy_decoder(theirs: nn.Module, ours: nn.Module) -> None:
-    def copy(source: nn.Module, target: nn.Module) -> None:
-        target.load_state_dict(source.state_dict())
-
-    def copy_block(source: nn.Module, target: nn.Module) -> None:
-        for name in ("norm1", "conv1", "norm2", "conv2"):
-            copy(getattr(source, name), getattr(target, name))
-
-    copy(theirs.conv_in, ours.conv_in)
-    first, attention, second = ours.middle
-    copy_block(theirs.mid_block.resnets[0], first)
-    copy_block(theirs.mid_block.resnets[1], second)
-    source = theirs.mid_block.attentions[0]
-    copy(source.group_norm, attention.norm)
-    projections = [source.to_q, source.to_k, source.to_v]
-    attention.qkv.weight.copy_(torch.cat([p.weight for p in projections])[:, :, None, None])
-    attention.qkv.bias.copy_(torch.cat([p.bias for p in projections]))
-    attention.out.weight.copy_(source.to_out[0].weight[:, :, None, None])
-    attention.out.bias.copy_(source.to_out[0].bias)
-    blocks = [layer for layer in ours.levels if not isinstance(layer, Upsample)]
-    for source, target in zip([r for block in theirs.up_blocks for r in block.resnets], blocks, strict=True):
-        copy_block(source, target)
-    (upsample,) = [layer for layer in ours.levels if isinstance(layer, Upsample)]
-    copy(theirs.up_blocks[0].upsamplers[0].conv, upsample.conv)
-    copy(theirs.conv_norm_out, ours.norm_out)
-    copy(theirs.conv_out, ours.conv_out)
+        theirs: Any = to_vqmodel(Autoencoder(vqvae), 6)
+        torch.testing.assert_close(vqvae.from_latent(latents), theirs.decode(latents).sample, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,145 @@
+"""Checkpoints of the DiT authors' code (github.com/facebookresearch/DiT) as our DiT.
+
+Read without running anything in them: tensors, numbers and text, and the plain namespace of arguments that training
+stores beside them. Their diffusion has 1000 linear steps k = 0 … 999, where t is ours at (k + 1) / 1000, and predicts
+the noise; the null class is the last of the label table.
+"""
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoisers.dit import DiT, DiTConfig
+from ..denoisers.layers import sincos_positions
+from ..errors import ConfigError, DataError
+from .scheduler import Process
+from .transformer import assembled
+
+PROCESS = Process("linear", 1000, False, "eps", 1000.0, ahead=1)
+_HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}  # by width and depth: DiT-S, B, L, XL
+_AVERAGED = "ema"
+_STATES = (_AVERAGED, "model", "state_dict")
+_REMEDY = "give a checkpoint of facebookresearch/DiT: its class-conditional DiT-S, B, L or XL"
+# What torch's readers have been seen to raise on files that are no checkpoints.
+_BROKEN = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError),
+    *(AssertionError, zipfile.BadZipFile, OverflowError, OSError),
+)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.pt`, `.pth` or `.bin` file: a state dict, or the averaged one in a training checkpoint.
+
+    Raises DataError naming the file for one that holds anything that would have to be run, or no state dict.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file", _REMEDY)
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    try:
+        # Mapped, so that the optimizer's state beside the weights is never read.
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except _BROKEN as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path} is no file of weights alone, and nothing else is read: {first}", _REMEDY) from None
+    for name in _STATES:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise DataError(f"{path} holds no state dict", _REMEDY)
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def load_dit(path: Path, heads: int | None = None, num_classes: int | None = None) -> DiT:
+    """Load a checkpoint; its shapes tell everything but the heads, which follow for the four published sizes.
+
+    num_classes: if it is the number of rows in the label table, there is no null class; by default one less. Raises
+    DataError naming the file and tensor that do not fit, ConfigError where the heads must be given.
+    """
+    tensors = {name: tensor.detach().float() for name, tensor in read_tensors(path).items()}
+    config = _config(tensors, path, heads, num_classes)
+    positions = _tensor(tensors, "pos_embed", path)[0]
+    if not torch.allclose(positions, sincos_positions(config.width, config.grid), atol=1e-4):
+        raise DataError(f"{path}: pos_embed is not the fixed table of sines and cosines", _REMEDY)
+    own = {
+        f"{mine}.{part}": _tensor(tensors, f"{theirs}.{part}", path)
+        for mine, theirs in _names(config.depth)
+        for part in ("weight", "bias")
+    }
+    own["patch.weight"] = own["patch.weight"].flatten(1)
+    own["label.table.weight"] = tensors["y_embedder.embedding_table.weight"]
+    unknown = tensors.keys() - {f"{theirs}.{part}" for _, theirs in _names(config.depth) for part in ("weight", "bias")}
+    unknown -= {"pos_embed", "y_embedder.embedding_table.weight"}
+    if unknown:
+        raise DataError(f"{path} has {min(unknown)}, which a DiT does not", _REMEDY)
+    return assembled(config, own, path, PROCESS.ahead)
+
+
+def _config(tensors: Mapping[str, Tensor], path: Path, heads: int | None, num_classes: int | None) -> DiTConfig:
+    patches = _tensor(tensors, "x_embedder.proj.weight", path, dims=4)
+    width, channels, patch = patches.shape[:3]
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    heads = heads or _HEADS.get((width, depth))
+    if heads is None:
+        raise ConfigError(
+            f"{path} has width {width} and depth {depth}, which no published DiT has: its heads cannot be told",
+            "add --heads N",
+        )
+    num_tokens = _tensor(tensors, "pos_embed", path, dims=3).shape[1]
+    side = int(num_tokens**0.5)
+    rows = len(_tensor(tensors, "y_embedder.embedding_table.weight", path, dims=2))
+    if num_classes is not None and num_classes not in (rows, rows - 1):
+        raise ConfigError(
+            f"--num-classes {num_classes} does not fit {path}, whose label table has {rows} rows",
+            f"give {rows - 1} if the last one is the null class, {rows} if there is none",
+        )
+    outputs = len(_tensor(tensors, "final_layer.linear.bias", path))
+    if outputs not in (patch**2 * channels, 2 * patch**2 * channels) or side**2 != num_tokens:
+        raise DataError(f"{path}: {num_tokens} tokens of {outputs} outputs are no DiT on {channels} channels", _REMEDY)
+    hidden = len(_tensor(tensors, "blocks.0.mlp.fc1.bias", path))
+    try:
+        return DiTConfig(
+            latent_channels=channels,
+            latent_size=side * patch,
+            patch_size=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            num_classes=num_classes or rows - 1,
+            label_dropout=0.0 if num_classes == rows else 0.1,
+            mlp_ratio=hidden / width,
+            learn_sigma=outputs == 2 * patch**2 * channels,
+            frequencies=_tensor(tensors, "t_embedder.mlp.0.weight", path, dims=2).shape[1],
+            frequency_shift=0,
+        )
+    except ConfigError as error:
+        raise DataError(f"{path} does not hold a DiT: {error.message}", _REMEDY) from None
+
+
+def _names(depth: int) -> Iterator[tuple[str, str]]:
+    """Yield the names of our linear layers, each with theirs."""
+    yield "patch", "x_embedder.proj"
+    yield "time.up", "t_embedder.mlp.0"
+    yield "time.down", "t_embedder.mlp.2"
+    for i in range(depth):
+        yield f"blocks.{i}.attention.qkv", f"blocks.{i}.attn.qkv"
+        yield f"blocks.{i}.attention.out", f"blocks.{i}.attn.proj"
+        yield f"blocks.{i}.mlp.up", f"blocks.{i}.mlp.fc1"
+        yield f"blocks.{i}.mlp.down", f"blocks.{i}.mlp.fc2"
+        yield f"modulation.{i}", f"blocks.{i}.adaLN_modulation.1"
+    yield f"modulation.{depth}", "final_layer.adaLN_modulation.1"
+    yield "final", "final_layer.linear"
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, path: Path, dims: int | None = None) -> Tensor:
+    if name not in tensors:
+        raise DataError(f"{path} lacks {name}", _REMEDY)
+    if dims is not None and tensors[name].dim() != dims:
+        raise DataError(f"{path}: {name} has shape {tuple(tensors[name].shape)}", _REMEDY)
+    return tensors[name]

@@ -1,0 +1,42 @@
+"""The configurations of `ldm export` and `ldm import`. Imports no torch."""
+
+from typing import Literal
+
+from ..settings import Location, Run, option
+
+
+class Export(Run):
+    """Settings of `ldm export`."""
+
+    directory: Location = option(..., "Folder to write; new, empty, or an export to --replace.", "DIR")
+    to: Literal["diffusers"] = option("diffusers", "Format: a folder for diffusers' DiTPipeline.", "--to")
+    denoiser: Location | None = option(None, "Denoiser stage to export; by default the run's own.", "--denoiser")
+    replace: bool = option(False, "Write again over an earlier export.", "--replace")
+
+
+class Import(Run):
+    """Settings of `ldm import`."""
+
+    path: Location = option(
+        ..., "A checkpoint of facebookresearch/DiT (.pt), or a folder of diffusers' DiTPipeline.", "PATH"
+    )
+    autoencoder: Location | None = option(
+        None, "Autoencoder folder that the denoiser was trained on; a pipeline brings its own.", "--autoencoder"
+    )
+    class_names: Location | None = option(
+        None, "Text file with the name of a class on each line; by default the pipeline's own.", "--class-names"
+    )
+    heads: int | None = option(None, "Attention heads of a checkpoint; known for DiT-S, B, L and XL.", "--heads", ge=1)
+    num_classes: int | None = option(
+        None, "Classes of a checkpoint; by default its table has one row more, the null class.", "--num-classes", ge=1
+    )
+    replace: bool = option(False, "Discard what the run holds of other models.", "--replace")
+
+    @property
+    def words(self) -> list[str]:
+        """The command line that imports the same, but for the run it goes to."""
+        words = ["ldm", "import", self.path.as_posix()]
+        for name in ("autoencoder", "class_names", "heads", "num_classes"):
+            if getattr(self, name) is not None:
+                words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        return words
