@@ -18,7 +18,8 @@ TOOLS = {
     "inspect": "Say what a folder is, what made it and how far it is.",
 }
 SETTINGS = {
-    "config": "Show a stage's settings and where each was set.",
+    "recipes": "List the recipes at hand, print one, or copy one to be edited.",
+    "config": "Show a stage's settings and where each was set, or the schema of recipes.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }
 ALL = {**STAGES, **TOOLS, **SETTINGS}
@@ -71,7 +72,12 @@ EXAMPLES = {
     ),
     "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
     "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
-    "config": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
+    "recipes": ("ldm recipes ls", "ldm recipes show mnist", "ldm recipes copy mnist mine.yaml"),
+    "recipes ls": ("ldm recipes ls", "ldm recipes ls --json"),
+    "recipes show": ("ldm recipes show mnist", "ldm recipes show path/to/recipe.yaml"),
+    "recipes copy": ("ldm recipes copy mnist mine.yaml",),
+    "config": ("ldm config show train-dit -c mnist", "ldm config schema > recipe.schema.json"),
+    "config schema": ("ldm config schema > recipe.schema.json", "ldm config schema train-dit"),
     "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),

@@ -113,32 +113,32 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         flags=tuple(filter(None, on.split(","))),
         off_flags=tuple(filter(None, off.split(","))),
         kind=_kind(field),
-        choices=tuple(map(str, get_args(_bare(field.annotation)))) if _is_literal(field.annotation) else (),
+        choices=tuple(map(str, get_args(bare(field.annotation)))) if _is_literal(field.annotation) else (),
         default=field.default,
         help=field.description or "",
         argument=declared if is_argument else None,
     )
 
 
-def _bare(annotation: Any) -> Any:
+def bare(annotation: Any) -> Any:
     """Strip `Annotated` and `| None` from a type."""
     if get_origin(annotation) is Annotated:
-        return _bare(get_args(annotation)[0])
+        return bare(get_args(annotation)[0])
     if get_origin(annotation) in _UNIONS:
-        return _bare(next(member for member in get_args(annotation) if member is not type(None)))
+        return bare(next(member for member in get_args(annotation) if member is not type(None)))
     return annotation
 
 
 def _is_literal(annotation: Any) -> bool:
-    return get_origin(_bare(annotation)) is Literal
+    return get_origin(bare(annotation)) is Literal
 
 
 def _kind(field: FieldInfo) -> str:
     if any(isinstance(mark, BeforeValidator) and mark.func is parse_count for mark in field.metadata):
         return "COUNT"
-    bare = _bare(field.annotation)
-    if _is_literal(bare):
-        return "|".join(map(str, get_args(bare)))
-    if get_origin(bare) is tuple:
-        return "A,B,…" if Ellipsis in get_args(bare) else "A,B"
-    return {bool: "yes|no", int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(bare, "TEXT")
+    kind = bare(field.annotation)
+    if _is_literal(kind):
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "A,B,…" if Ellipsis in get_args(kind) else "A,B"
+    return {bool: "yes|no", int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")

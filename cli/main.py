@@ -47,12 +47,26 @@ def _shown_stage(command: str) -> TyperCommand:
 
 
 def _config_menu(name: str) -> Menu:
-    return Menu({"Commands": {"show": Entry(_show_menu, _SHOW)}}, name=name, help=examples.SETTINGS[name])
+    entries = {"show": Entry(_show_menu, _SHOW), "schema": Entry(_schema, _SCHEMA)}
+    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
 
 
 def _show_menu(name: str) -> Menu:
     stages = {stage: Entry(_shown_stage, summary) for stage, summary in examples.STAGES.items()}
     return Menu({"Stages": stages}, examples.ALIASES, name=name, help=_SHOW)
+
+
+def _schema(_: str) -> TyperCommand:
+    from .plain import plain_command
+    from .schema import show_schema
+
+    return plain_command("config schema", show_schema, _SCHEMA)
+
+
+def _recipes_menu(name: str) -> Menu:
+    from .recipes import recipes_menu
+
+    return recipes_menu(name)
 
 
 def _plan(_: str) -> TyperCommand:
@@ -62,10 +76,12 @@ def _plan(_: str) -> TyperCommand:
 
 
 _SHOW = "Print a stage's settings as a recipe: what was set and where, defaults as comments."
+_SCHEMA = "Print the JSON schema of recipes, for editors that check and complete YAML."
 _HEADINGS = {
     "Stages, in order": {name: Entry(_stage, summary) for name, summary in examples.STAGES.items()},
     "Tools": {
         **{name: Entry(_stage, summary) for name, summary in examples.TOOLS.items()},
+        "recipes": Entry(_recipes_menu, examples.SETTINGS["recipes"]),
         "config": Entry(_config_menu, examples.SETTINGS["config"]),
         "plan": Entry(_plan, examples.SETTINGS["plan"]),
     },

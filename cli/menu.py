@@ -20,6 +20,15 @@ class Entry:
     summary: str
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What the shell is offered for a word, with the attributes that Typer writes it out by."""
+
+    value: str
+    help: str
+    type: str = "plain"
+
+
 class Menu(TyperGroup):
     """A command group: headings, and under each its commands. Aliases work and are not shown."""
 
@@ -44,6 +53,11 @@ class Menu(TyperGroup):
         if name not in self.commands:
             self.commands[name] = self.entries[name].build(name)
         return self.commands[name]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Offer commands from the entries, without building any, and the group's own options."""
+        offered = [Offer(n, entry.summary) for n, entry in self.entries.items() if n.startswith(incomplete)]
+        return [*offered, *super(TyperGroup, self).shell_complete(ctx, incomplete)]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:

@@ -12,6 +12,7 @@ from ..core.errors import ConfigError
 from ..stages.commands import COMMANDS, TOOLS
 from ..stages.settings import Stage
 from . import examples, help
+from .completion import complete_recipes, complete_settings, completion_of
 from .failures import UsageError
 from .keys import Setting, settings_of
 from .words import did_you_mean
@@ -58,9 +59,10 @@ def stage_command(command: str, act: Callable[[str, Given], None], examples_of: 
                 raise ConfigError(f"ldm {command} needs {argument.argument}", f"ldm {command} --help shows how")
         act(command, Given(values.get("recipe"), tuple(given), flags, values["quiet"], values["json"]))
 
-    recipe = _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=_recipes), None)
+    recipe = _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=complete_recipes), None)
+    words = typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_settings)
     parameters = [
-        _parameter("overrides", list[str] | None, typer.Argument(metavar="[KEY=VALUE]..."), None),
+        _parameter("overrides", list[str] | None, words, None),
         *([] if command in TOOLS else [recipe]),
         *(_parameter(name, *_declared(setting), None) for name, setting in settings.items()),
         _parameter("quiet", bool, typer.Option(*_SWITCHES["quiet"]), False),
@@ -130,15 +132,8 @@ def _declared(setting: Setting) -> tuple[Any, Any]:
     if setting.is_switch:
         flags = [f"{on}/{off}" for on, off in zip(setting.flags, setting.off_flags, strict=False)] or [*setting.flags]
         return bool | None, typer.Option(*flags)
-    choices = list(setting.choices)
-    completion = (lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None
+    completion = completion_of(setting)
     return str | None, typer.Option(*setting.flags, metavar=setting.kind, autocompletion=completion)
-
-
-def _recipes(incomplete: str) -> list[str]:
-    from .recipe import recipe_names
-
-    return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
 def _help_groups(command: str) -> dict[str, list[help.Row]]:

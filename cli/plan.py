@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from ..core.files import write_json
 from ..stages.configs import STAGES
 from ..stages.settings import Run, identity
-from . import examples, help
+from . import examples
 from .layers import merged_config
-from .menu import option_rows
+from .plain import PlainCommand, plain_command
 
 FOLDER = ".plan"
 
@@ -41,21 +40,9 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
     return changed
 
 
-def plan_command() -> TyperCommand:
+def plan_command() -> PlainCommand:
     """Build the command."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command("plan", cls=PlanCommand, help=examples.SETTINGS["plan"])(_plan)
-    built = typer.main.get_command(app)
-    assert isinstance(built, TyperCommand)
-    return built
-
-
-class PlanCommand(TyperCommand):
-    """The command with a help page like the stages'."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        rows = [("Options", option_rows(self, ctx))]
-        formatter.write(help.page(f"{ctx.command_path} [OPTIONS]", self.help or "", rows, examples.EXAMPLES["plan"]))
+    return plain_command("plan", _plan, examples.SETTINGS["plan"])
 
 
 def _plan(

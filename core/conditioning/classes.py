@@ -11,23 +11,32 @@ from ..errors import ConfigError
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:
     """Read `3`, `tench`, `0-4`, `cat,dog`, `all` as class indices, in the order given, each once.
 
-    A name wins over an index, and a name that holds a comma or dash over a list or range. Raises ConfigError with
-    the nearest names.
+    A name wins over an index, and a name that holds a comma or dash over a list or range. Case does not matter, and `_`
+    may stand for a space, where one name fits. Raises ConfigError with the nearest names.
     """
     if text.strip().lower() == "all" and text not in names:
         return list(range(len(names)))
+    whole = _named(text, names)
+    if whole is not None:
+        return [whole]
     chosen: list[int] = []
-    for part in [text] if text in names else text.split(","):
+    for part in text.split(","):
         chosen += [index for index in _one(part.strip(), names) if index not in chosen]
     return chosen
 
 
+def _named(word: str, names: Sequence[str]) -> int | None:
+    """Return the class of that name, as it is written or else as only one is when folded."""
+    if word in names:
+        return names.index(word)
+    folded = [_folded(name) for name in names]
+    return folded.index(_folded(word)) if folded.count(_folded(word)) == 1 else None
+
+
 def _one(part: str, names: Sequence[str]) -> list[int]:
-    wanted, folded = _folded(part), [_folded(name) for name in names]
-    if part in names:
-        return [names.index(part)]
-    if folded.count(wanted) == 1:
-        return [folded.index(wanted)]
+    named = _named(part, names)
+    if named is not None:
+        return [named]
     span = re.fullmatch(r"(\d{1,18})(?:\s*-\s*(\d{1,18}))?", part)
     if span is not None:
         first, last = int(span[1]), int(span[2] or span[1])
@@ -36,14 +45,15 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
         if last >= len(names):
             raise ConfigError(f"--class {part} is outside 0 … {len(names) - 1}", f"the classes are {_listing(names)}")
         return list(range(first, last + 1))
-    near = difflib.get_close_matches(wanted, folded, n=1)
+    folded = [_folded(name) for name in names]
+    near = difflib.get_close_matches(_folded(part), folded, n=1)
     hint = f"did you mean {names[folded.index(near[0])]!r}?" if near else f"the classes are {_listing(names)}"
     raise ConfigError(f"--class {part!r} is no class of this model", hint)
 
 
 def _folded(name: str) -> str:
-    """Fold case, and what two systems write in different ways: a folder's é may be e and an accent."""
-    return unicodedata.normalize("NFC", name).casefold()
+    """Fold case, `_` and space, and what two systems write in different ways: a folder's é may be e and an accent."""
+    return unicodedata.normalize("NFC", name).casefold().replace("_", " ")
 
 
 def _listing(names: Sequence[str], limit: int = 12) -> str:

@@ -18,6 +18,8 @@ DIGITS = [str(digit) for digit in range(10)]
         ("goldfish", [1]),
         ("GoldFish", [1]),
         ("great white shark", [2]),
+        ("great_white_shark", [2]),
+        ("CAT,_domestic", [3]),
         ("ray,tench", [5, 0]),
         (" ray , 0 ", [5, 0]),
         ("1-3", [1, 2, 3]),
@@ -51,6 +53,7 @@ def test_a_name_wins_over_an_index_and_over_every_other_reading() -> None:
 
 def test_names_that_differ_in_case_only_are_told_apart() -> None:
     assert parse_classes("Ray", ["ray", "Ray"]) == [1]
+    assert parse_classes("a_b,a b", ["a b", "a_b"]) == [1, 0]
     with pytest.raises(ConfigError):
         parse_classes("RAY", ["ray", "Ray"])
 

@@ -1,0 +1,104 @@
+"""`ldm recipes`: the recipes at hand, what each was measured to give, and a copy of one to start from."""
+
+import json as json_format
+import re
+import shutil
+import textwrap
+from collections.abc import Callable
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.errors import ConfigError
+from ..core.progress import Outcome
+from . import examples
+from .completion import complete_recipes
+from .console import open_console
+from .menu import Entry, Menu
+from .plain import plain_command
+from .recipe import find_recipe, recipe_names
+
+FACTS = ("hardware", "time", "result")  # what a recipe's header says of the run that was measured
+_SUMMARIES = {
+    "ls": "List the recipes at hand with the hardware, time and result in their headers.",
+    "show": "Print a recipe as it stands.",
+    "copy": "Copy a recipe to a new file, to be edited.",
+}
+_Recipe = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A name in recipes/, or a path.", autocompletion=complete_recipes)
+]
+
+
+def recipes_menu(name: str) -> Menu:
+    """Build the menu of `ldm recipes`."""
+    acts: dict[str, Callable[..., None]] = {"ls": _list, "show": _show, "copy": _copy}
+    entries = {
+        command: Entry(lambda command: plain_command(f"recipes {command}", acts[command], _SUMMARIES[command]), summary)
+        for command, summary in _SUMMARIES.items()
+    }
+    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
+
+
+def header(text: str) -> dict[str, str]:
+    """Read the comment a recipe begins with: what it is under `about`, then each of FACTS that it states."""
+    read: dict[str, list[str]] = {"about": []}
+    key = "about"
+    for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
+        stated = re.match(rf"#\s*({'|'.join(FACTS)}):\s*(.*)", line)
+        key = stated[1] if stated else key
+        read.setdefault(key, []).append(stated[2] if stated else line.lstrip("#").strip())
+    return {key: " ".join(filter(None, lines)) for key, lines in read.items()}
+
+
+def _list(
+    json: Annotated[bool, typer.Option("--json", help="Tell each recipe as JSON, one a line.")] = False,
+) -> None:
+    names = recipe_names()
+    if not names:
+        raise ConfigError("there are no recipes here", "make a folder recipes/ with .yaml files, or give -c a path")
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    for name in names:
+        path = find_recipe(name)
+        facts = header(path.read_text(encoding="utf-8", errors="replace"))
+        if json:
+            typer.echo(json_format.dumps({"event": "recipe", "name": name, "path": str(path), **facts}))
+        else:
+            typer.echo("\n".join([f"{name:<16}  {path}", *_rows(facts, width), ""]))
+
+
+def _rows(facts: dict[str, str], width: int) -> list[str]:
+    lines = textwrap.wrap(facts["about"], width, initial_indent="  ", subsequent_indent="  ")
+    for fact in FACTS:
+        told = facts.get(fact, "not stated")
+        lines += textwrap.wrap(told, width, initial_indent=f"  {fact:<8}  ", subsequent_indent=" " * 12)
+    return lines
+
+
+def _show(recipe: _Recipe) -> None:
+    typer.echo(_content(find_recipe(recipe)).decode("utf-8", "replace"), nl=False)
+
+
+def _copy(
+    recipe: _Recipe,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The new file; one that exists is left alone.")],
+) -> None:
+    source, path = find_recipe(recipe), Path(file)
+    content = _content(source)
+    try:
+        with path.open("xb") as copy:
+            copy.write(content)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists, and is not overwritten", "give another name, or remove it first") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{path.parent} does not exist", "make that folder, or give another path") from None
+    with open_console() as console:
+        written = Outcome(path, summary={"copied": str(source)}, next_commands=[f"ldm train-vqvae -c {path}"])
+        console.outcome("recipes copy", written)
+
+
+def _content(path: Path) -> bytes:
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, not a recipe", "give the YAML file itself")
+    return path.read_bytes()
