@@ -28,19 +28,20 @@ def complete_recipes(incomplete: str) -> list[str]:
 
 
 def complete_settings(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer `section.key=` for what was begun, and the values of a key that is complete.
+    """Offer `section.key=` for what was begun, and the values of a key that is complete; before them, arguments.
 
     With a sole key its values are offered at once: of a sole offer the shell would make a finished word.
     """
     from ..stages.commands import COMMANDS
     from .keys import settings_of
 
-    settings = {s.key: s for s in settings_of(COMMANDS[str(ctx.command.name)]) if not s.argument}
+    declared = settings_of(COMMANDS[str(ctx.command.name)])
+    settings, arguments = {s.key: s for s in declared if not s.argument}, [s for s in declared if s.argument]
     words = _typed(ctx)
     if words and words[-1].removesuffix("=") in settings and "=" not in incomplete:
         return _values(settings[words[-1].removesuffix("=")])
-    if len(words) < len([s for s in settings_of(COMMANDS[str(ctx.command.name)]) if s.argument]):
-        return []
+    if len(words) < len(arguments):
+        return complete_runs(ctx, incomplete) if arguments[len(words)].key == "name" else []
     begun = [key for key in settings if key.startswith(incomplete.partition("=")[0])]
     offered = [] if "=" in incomplete else [f"{key}=" for key in begun]
     key = incomplete.partition("=")[0] if "=" in incomplete else begun[0] if len(begun) == 1 else ""

@@ -64,6 +64,7 @@ class Events:
             already_complete=outcome.already_complete,
             verdict=outcome.verdict,
             summary=outcome.summary,
+            facts=outcome.facts,
             pictures=[str(path) for path in outcome.pictures],
             next_commands=outcome.next_commands,
         )

@@ -16,6 +16,7 @@ TOOLS = {
     "plot": "Draw schedules, loss weights, noising, denoising, samplers or guidance.",
     "verify": "Check every byte of a run or of any folder in it.",
     "inspect": "Say what a folder is, what made it and how far it is.",
+    "doctor": "Check that this machine and what is installed can run every stage.",
 }
 SETTINGS = {
     "recipes": "List the recipes at hand, print one, or copy one to be edited.",
@@ -72,6 +73,7 @@ EXAMPLES = {
     ),
     "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
     "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
+    "doctor": ("ldm doctor", "ldm doctor --quick", "ldm doctor --runs-dir /data/runs --device cuda --json"),
     "recipes": ("ldm recipes ls", "ldm recipes show mnist", "ldm recipes copy mnist mine.yaml"),
     "recipes ls": ("ldm recipes ls", "ldm recipes ls --json"),
     "recipes show": ("ldm recipes show mnist", "ldm recipes show path/to/recipe.yaml"),

@@ -17,20 +17,26 @@ from .failures import MENDABLE, explain
 from .menu import Entry, Menu
 
 if TYPE_CHECKING:
+    from ..core.progress import Outcome
     from .options import Given
 
 
-def run_stage(command: str, given: "Given") -> None:
-    """Merge what was given into a command's configuration, load its stage, run it and tell what came out."""
+def run_stage(command: str, given: "Given") -> int:
+    """Merge what was given into a command's configuration, load its stage, run it and tell what came out.
+
+    Returns the exit code.
+    """
     from ..stages.commands import module_of
     from .layers import merged_config
 
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
-        # A sweep runs stages, which know nothing of each other: it is at home here and not among them.
-        module = ".sweep" if command == "sweep" else f"..stages.{module_of(command)}"
+        # A sweep and the doctor run stages, which know nothing of each other: they are at home here, not among them.
+        module = f".{command}" if command in ("sweep", "doctor") else f"..stages.{module_of(command)}"
         stage = importlib.import_module(module, __package__)
-        console.outcome(command, stage.run(config, console))
+        outcome: Outcome = stage.run(config, console)
+        console.outcome(command, outcome)
+    return outcome.exit_code
 
 
 def _stage(command: str) -> TyperCommand:

@@ -40,8 +40,11 @@ class Given:
     json: bool
 
 
-def stage_command(command: str, act: Callable[[str, Given], None], examples_of: str | None = None) -> TyperCommand:
-    """Build the command that parses a stage's or a tool's settings and hands what was given to `act`.
+def stage_command(
+    command: str, act: Callable[[str, Given], int | None], examples_of: str | None = None
+) -> TyperCommand:
+    """Build the command that parses a stage's or a tool's settings and hands what was given to `act`, which returns an
+    exit code or None.
 
     Every value is taken as the text typed, so that flags, overrides and recipes are read by one reader; only flags
     that were typed are handed on.
@@ -49,7 +52,7 @@ def stage_command(command: str, act: Callable[[str, Given], None], examples_of: 
     settings = {_parameter_name(s): s for s in settings_of(COMMANDS[command]) if s.flags}
     arguments = _arguments(command)
 
-    def callback(**values: Any) -> None:
+    def callback(**values: Any) -> int | None:
         flags = {s.key: values[name] for name, s in settings.items() if values[name] is not None}
         given = list(values["overrides"] or ())
         for argument in arguments:
@@ -57,7 +60,7 @@ def stage_command(command: str, act: Callable[[str, Given], None], examples_of: 
                 flags[argument.key] = given.pop(0)
             elif argument.required:
                 raise ConfigError(f"ldm {command} needs {argument.argument}", f"ldm {command} --help shows how")
-        act(command, Given(values.get("recipe"), tuple(given), flags, values["quiet"], values["json"]))
+        return act(command, Given(values.get("recipe"), tuple(given), flags, values["quiet"], values["json"]))
 
     recipe = _parameter("recipe", str | None, typer.Option(*_SWITCHES["recipe"], autocompletion=complete_recipes), None)
     words = typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_settings)

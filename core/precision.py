@@ -58,15 +58,31 @@ def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None
     """
     if not wanted:
         return
+    require_compiler(device)
+    blocks = getattr(module, "blocks", None)
+    for part in blocks if isinstance(blocks, nn.ModuleList) else [module]:
+        part.compile()
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise ConfigError where what torch.compile needs on a device is missing."""
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise ConfigError("--compile needs a C++ compiler, and there is no g++", "install g++, or leave --compile out")
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ConfigError("--compile on CUDA needs triton", "pip install triton, or leave --compile out")
     if device.type == "mps":
         raise ConfigError("--compile does not serve mps", "leave --compile out")
-    blocks = getattr(module, "blocks", None)
-    for part in blocks if isinstance(blocks, nn.ModuleList) else [module]:
-        part.compile()
+
+
+def bf16_units(device: torch.device) -> str | None:
+    """Name what a device has for bf16 products: Ampere GPUs and later; CPUs with AMX or AVX-512 BF16; None without."""
+    if device.type == "cuda":
+        return "tensor cores" if torch.cuda.get_device_capability(device) >= (8, 0) else None
+    if device.type == "cpu":
+        # Older releases of torch lack some of these questions; what cannot be asked is taken as absent.
+        questions = {"AMX": "_is_amx_tile_supported", "AVX-512 BF16": "_is_avx512_bf16_supported"}
+        return next((units for units, ask in questions.items() if getattr(torch.cpu, ask, lambda: False)()), None)
+    return None
 
 
 def _device(name: str) -> torch.device:
@@ -92,7 +108,7 @@ def _device(name: str) -> torch.device:
 
 def _dtype(device: torch.device, precision: str) -> torch.dtype:
     if precision == "auto":
-        if _has_fast_bf16(device):
+        if bf16_units(device):
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if precision not in _DTYPES:
@@ -101,17 +117,6 @@ def _dtype(device: torch.device, precision: str) -> torch.dtype:
         raise ConfigError("--precision fp16 does not serve training on a CPU", "use --precision bf16, fp32 or auto")
     if precision == "bf16" and device.type == "mps":
         raise ConfigError("--precision bf16 does not serve mps", "use --precision fp32 or fp16")
-    if precision == "bf16" and device.type == "cuda" and not _has_fast_bf16(device):
+    if precision == "bf16" and device.type == "cuda" and not bf16_units(device):
         raise ConfigError("this GPU has no bf16 units", "use --precision fp16 or auto")
     return _DTYPES[precision]
-
-
-def _has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 products run on units of their own: Ampere GPUs and later; CPUs with AMX or AVX-512 BF16."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        # Older releases of torch lack some of these questions; what cannot be asked is taken as absent.
-        questions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        return any(getattr(torch.cpu, question, lambda: False)() for question in questions)
-    return False

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -38,7 +38,8 @@ class Silent:
 class Outcome:
     """What a stage hands back: where it wrote, whether it had anything to do, what came out and what to run next.
 
-    verdict: what a tool that only looks found there, which is told instead.
+    verdict: what a tool that only looks found there, which is told instead; facts: the same for programs, JSON;
+    exit_code: what the command ends with, other than 0 where what was found is bad.
     """
 
     directory: Path
@@ -47,3 +48,5 @@ class Outcome:
     pictures: list[Path] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     verdict: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    exit_code: int = 0

@@ -1,13 +1,21 @@
 """Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
 
 from .configs import STAGES
+from .configs.doctor import Doctor
 from .configs.folders import Inspect, Verify
 from .configs.plot import Plot
 from .configs.report import Report
 from .configs.sweep import Sweep
 from .settings import Section
 
-TOOLS: dict[str, type[Section]] = {"sweep": Sweep, "report": Report, "plot": Plot, "verify": Verify, "inspect": Inspect}
+TOOLS: dict[str, type[Section]] = {
+    "sweep": Sweep,
+    "report": Report,
+    "plot": Plot,
+    "verify": Verify,
+    "inspect": Inspect,
+    "doctor": Doctor,
+}
 COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
 
 

@@ -1,7 +1,6 @@
 """Labelled images by index, wherever they are kept: what every kind of source becomes."""
 
 import hashlib
-import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..errors import DataError
+from ..machine import num_cores
 from . import images
 
 Fetch = Callable[[int], "bytes | np.ndarray"]
@@ -148,8 +148,7 @@ def image_source(
 
 def num_workers() -> int:
     """Return how many threads read and decode: one per processor this process may use, at most 16."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, available)
+    return min(16, num_cores())
 
 
 def _numbered(location: str, names: Sequence[str], labels: np.ndarray) -> list[str]:

@@ -68,6 +68,14 @@ def test_the_alias_runs_encode(stage: Install, tmp_path: Path) -> None:
     assert run(["precompute-latents", "--batch-size", "8"]) == 0
 
 
+def test_the_exit_code_is_the_one_of_the_outcome(stage: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Outcome(Path("x"), summary={"disk": "full"}, verdict="is full", facts={"free": 0}, exit_code=2)
+    stage("sample", lambda config, progress: found)
+    assert run(["sample", "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["facts"] == {"free": 0} and told["verdict"] == "is full"
+
+
 def user_errors() -> list[type[errors.UserError]]:
     return [errors.UserError, *errors.UserError.__subclasses__()]
 
