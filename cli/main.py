@@ -31,8 +31,8 @@ def run_stage(command: str, given: "Given") -> int:
 
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
-        # A sweep runs stages, which know nothing of each other: it is at home here and not among them.
-        module = ".sweep" if command == "sweep" else f"..stages.{module_of(command)}"
+        # A sweep and the doctor run stages, which know nothing of each other: they are at home here, not among them.
+        module = f".{command}" if command in ("sweep", "doctor") else f"..stages.{module_of(command)}"
         stage = importlib.import_module(module, __package__)
         outcome: Outcome = stage.run(config, console)
         console.outcome(command, outcome)

@@ -1,4 +1,4 @@
-"""`ldm doctor`: can this machine, with what is installed, run the stages and hold their runs?
+"""What `ldm doctor` looks at: can this machine, with what is installed, run the stages and hold their runs?
 
 Each check is a finding: `ok`; a `hint`, where something optional is missing or slow; or `broken`, with what mends it.
 Nothing but Python's own library is imported before it is known to be there.
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Literal
 
 from ..core import machine
 from ..core.errors import UserError
-from ..core.progress import Outcome, Progress
+from ..core.progress import Outcome
 from ..core.provenance import provenance
 from .configs.doctor import Doctor
 
@@ -45,9 +45,25 @@ class Finding:
         return f"{self.state:<6}  {self.value}{remedy}"
 
 
-def run(config: Doctor, progress: Progress) -> Outcome:
-    """Look at everything. Ends with exit code 2 if something is broken."""
-    findings = list(_findings(config, progress))
+def look(config: Doctor) -> Iterator[Finding]:
+    """Look at what is installed, then at memory and disk, and if torch serves, at what it computes on."""
+    yield Finding("python", "ok", platform.python_version())
+    made = provenance()
+    commit = f", commit {made['git'][:12]}{'+' * made['git'].endswith('+')}" if made["git"] else ""
+    yield Finding("ldm", "ok", f"{made['ldm']}{commit}")
+    packages = _packages()
+    yield packages
+    torch = _torch()
+    yield torch
+    yield _memory()
+    yield from _storage(config.runs_dir)
+    yield from _extras()
+    if "broken" not in (packages.state, torch.state):
+        yield from _computing(config)
+
+
+def conclude(config: Doctor, findings: Sequence[Finding]) -> Outcome:
+    """Return what came out; the exit code is 2 if anything is broken."""
     broken = [finding.name for finding in findings if finding.state == "broken"]
     hints = sum(finding.state == "hint" for finding in findings)
     verdict = "can be trained into: nothing is broken" + (f", {hints} hint{'s' * (hints > 1)}" if hints else "")
@@ -60,36 +76,6 @@ def run(config: Doctor, progress: Progress) -> Outcome:
         facts={"checks": [asdict(finding) for finding in findings]},
         exit_code=2 if broken else 0,
     )
-
-
-def _findings(config: Doctor, progress: Progress) -> Iterator[Finding]:
-    yield Finding("python", "ok", platform.python_version())
-    made = provenance()
-    commit = f", commit {made['git'][:12]}{'+' * made['git'].endswith('+')}" if made["git"] else ""
-    yield Finding("ldm", "ok", f"{made['ldm']}{commit}")
-    packages = _packages()
-    yield packages
-    torch = _torch()
-    yield torch
-    yield _memory()
-    yield from _storage(config.runs_dir)
-    yield from _extras()
-    usable = packages.state == torch.state == "ok"
-    if usable:
-        computing = list(_computing(config))
-        yield from computing
-        usable = all(finding.state != "broken" for finding in computing)
-    if usable and not config.quick:
-        from .self_test import try_stages
-
-        for command, seconds, error in try_stages(config.machine, progress):
-            name = f"self-test {command}"
-            if error is None:
-                yield Finding(name, "ok", f"{seconds:.1f} s")
-            else:
-                remedy = error.remedy if isinstance(error, UserError) else None
-                message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                yield Finding(name, "broken", message, remedy or "report this with the lines above")
 
 
 def _packages() -> Finding:
