@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from .. import __version__
 from . import examples
+from .company import is_told_here, refuse_company
 from .console import open_console, show_failure
 from .failures import MENDABLE, explain
 from .menu import Entry, Menu
@@ -29,6 +30,7 @@ def run_stage(command: str, given: "Given") -> int:
     from ..stages.commands import module_of
     from .layers import merged_config
 
+    refuse_company(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
         # A sweep runs stages, which know nothing of each other: it is at home here and not among them.
@@ -129,7 +131,8 @@ def run(arguments: Sequence[str]) -> int:
             raise
         if os.environ.get("LDM_DEBUG") == "1":
             traceback.print_exception(error)
-        show_failure(failure, json="--json" in arguments)
+        if is_told_here(error):
+            show_failure(failure, json="--json" in arguments)
         return failure.exit_code
     return result if isinstance(result, int) else 0
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import ConfigError, EndedElsewhere, OutOfTouch
+from .errors import ConfigError, EndedElsewhere, OutOfTouch, UserError
 from .signals import StopFlag
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -125,27 +125,21 @@ class joined:  # noqa: N801
             else:
                 self._fail(error)
         finally:
-            _leave()
+            _leave(orderly=error is None or _can_be_told(error))
 
     def _fail(self, error: BaseException) -> None:
         """Let the others know. Raises EndedElsewhere where another has failed too and will tell why."""
         _end_unhurried()
         if isinstance(error, EndedElsewhere):
             return
-        assert _ties is not None
-        if self.device.type == "cuda" and not hasattr(error, "exit_code"):
-            return  # Whoever waits for this one's tensors is deaf to numbers: torchrun ends those.
-        if self.device.type != "cuda":
-            dist.destroy_process_group(_ties.tensors)  # Others may wait for tensors that will not come.
-        code = getattr(error, "exit_code", 1)
-        try:
-            codes = [heard[0] for heard in _gather(code, 0, 0)]
-        except OutOfTouch:
-            codes = [0] * self.world.rank + [code]
-        told = [rank for rank, code in enumerate(codes) if code not in (0, OutOfTouch.exit_code)]
-        if told and told[0] != self.world.rank:
-            raise EndedElsewhere(codes[told[0]]) from error
         error.told = True  # type: ignore[attr-defined]
+        if not _can_be_told(error):
+            return  # The others may be waiting for tensors and deaf to numbers: that this process ends wakes them.
+        assert isinstance(error, UserError)
+        codes = [code for code, _, _ in _gather(error.exit_code, 0, 0)]
+        first = next(rank for rank, code in enumerate(codes) if code)
+        if first != self.world.rank:
+            raise EndedElsewhere(codes[first]) from error
 
 
 def exchange(first: int = 0, second: int = 0) -> list[tuple[int, int]]:
@@ -170,6 +164,17 @@ def heed(stop: StopFlag) -> bool:
         if received:
             stop.received = signal.Signals(received)
     return bool(stop)
+
+
+def as_leader_sees(facts: list[bool]) -> list[bool]:
+    """Return the first process's own view of facts that each process looks up, which may change meanwhile."""
+    if _ties is None:
+        return facts
+    exchange()
+    seen = torch.tensor(facts, dtype=torch.uint8)
+    with _noticing_loss():
+        dist.broadcast(seen, src=0)
+    return [bool(fact) for fact in seen]
 
 
 def mean(tensor: Tensor) -> Tensor:
@@ -255,10 +260,16 @@ def _end_unhurried() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _leave() -> None:
+def _can_be_told(error: BaseException) -> bool:
+    """Whether the others will hear of an error: what a user can mend happens where they listen, a defect anywhere."""
+    return isinstance(error, UserError) and not isinstance(error, OutOfTouch)
+
+
+def _leave(orderly: bool) -> None:
     global _ties
     _ties = None
-    dist.destroy_process_group()
+    if orderly:  # Otherwise it might wait for those that wait for this process.
+        dist.destroy_process_group()
 
 
 def _number(name: str, default: str) -> int:
