@@ -54,7 +54,8 @@ def claim(
 ) -> Workspace:
     """Claim an occupied folder for this configuration and these inputs; see `artifacts.claim`.
 
-    Of several processes the first does it, and the others go on once it has. kind: of what the folder will hold, where a command makes more than one.
+    Of several processes the first does it, and the others go on once it has. kind: of what the folder will hold, where
+    a command makes more than one.
     """
     settings = config.model_dump(mode="json", exclude={"replace"})
     made_by = shlex.join(["ldm", command, "-c", str(folder / artifacts.RECIPE)])

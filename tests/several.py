@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import matplotlib.figure  # noqa: F401 - loaded here once, not in every process that draws a curve
+
 from ldm.core.errors import UserError
 
 

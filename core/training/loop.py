@@ -2,7 +2,7 @@
 
 A task brings the networks, the batches and the losses; the loop brings order, optimizers, moving average, the finite
 check, records, checkpoints and stopping. What happens at stream position k is a function of the seed and k alone, so
-a resumed run is the uninterrupted run. Several processes share every batch, each taking the positions of its rank: their
+a resumed run is the uninterrupted run. Several processes share every batch, each taking the positions of its rank:
 gradients and numbers are the means over all, so that each holds the same weights, and the first one alone writes.
 """
 

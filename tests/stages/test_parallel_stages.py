@@ -13,7 +13,8 @@ import yaml
 
 from ldm.core.progress import Silent
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import RUNS, Pipeline, pngs
 from several import environment, ranked, run_together
 
