@@ -21,7 +21,7 @@ class GradientMean:
     def __init__(self, module: nn.Module, bucket_bytes: int = BUCKET_BYTES) -> None:
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._buckets = _buckets(parameters[::-1], bucket_bytes)
-        self._place = {parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket}
+        self._place: dict[Tensor, int] = {p: number for number, bucket in enumerate(self._buckets) for p in bucket}
         self._missing: list[int] | None = None
         self._under_way: list[tuple[list[Tensor], Tensor, parallel.Transfer]] = []
         self._size = parallel.world().size
