@@ -2,7 +2,7 @@
 
 import os
 
-from ..core.errors import ConfigError, EndedElsewhere
+from ..core.errors import ConfigError
 
 
 def is_follower() -> bool:
@@ -24,6 +24,4 @@ def is_told_here(error: BaseException) -> bool:
 
     An error before the processes have joined is that of all, and told once on each machine.
     """
-    if isinstance(error, EndedElsewhere):
-        return False
     return getattr(error, "told", False) or os.environ.get("LOCAL_RANK", "0") == "0"

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from .. import __version__
+from ..core.errors import EndedElsewhere
 from . import examples
 from .company import is_told_here, refuse_company
 from .console import open_console, show_failure
@@ -125,6 +126,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run `ldm ARGUMENTS` and return its exit code; whatever the user can mend is told on stderr."""
     try:
         result = typer.main.get_command(app)(args=list(arguments), prog_name="ldm", standalone_mode=False)
+    except EndedElsewhere as ending:
+        return ending.exit_code
     except MENDABLE as error:
         failure = explain(error, _command_in(arguments))
         if failure is None:

@@ -125,7 +125,7 @@ class joined:  # noqa: N801
             else:
                 self._fail(error)
         finally:
-            _leave(orderly=error is None or _can_be_told(error))
+            _leave(orderly=error is None or isinstance(error, EndedElsewhere) or _can_be_told(error))
 
     def _fail(self, error: BaseException) -> None:
         """Let the others know. Raises EndedElsewhere where another has failed too and will tell why."""
