@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Protocol, TextIO
 
 from ..core.progress import Outcome, Progress
+from .company import is_follower
 from .failures import Failure
 from .pace import Pace, duration
 
@@ -38,8 +39,8 @@ def open_console(quiet: bool = False, json: bool = False) -> Console:
     if json:
         from .events import Events
 
-        return Events(sys.stdout, quiet=quiet or _is_follower())
-    if quiet or _is_follower():
+        return Events(sys.stdout, quiet=quiet or is_follower())
+    if quiet or is_follower():
         return Plain(sys.stderr, sys.stdout, quiet=True)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         from .live import Live
@@ -153,7 +154,3 @@ def show_failure(failure: Failure, json: bool) -> None:
 
 def _is_coloured(stream: TextIO) -> bool:
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-
-
-def _is_follower() -> bool:
-    return os.environ.get("RANK", "0") != "0"

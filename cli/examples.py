@@ -47,6 +47,7 @@ EXAMPLES = {
         "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
         "ldm train-dit --prediction eps --weighting snr train.decay=cosine",
         "ldm train-dit --schedule rectified-flow --times logit-normal",
+        "torchrun --nproc-per-node 4 -m ldm train-dit --name mine",
     ),
     "train-classifier": (
         "ldm train-classifier",

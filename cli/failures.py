@@ -1,7 +1,8 @@
 """From exception to exit code: the one table.
 
 0 done; 2 usage, settings, or a path that cannot be written; 3 bad data; 4 training diverged; 75 stopped by a signal,
-to be resumed; 130 interrupted; 1 out of memory, or a defect of this program (which shows its traceback).
+to be resumed; 130 interrupted; 1 out of memory, another process of the run gone without a word, or a defect of this
+program (which shows its traceback).
 """
 
 import errno

@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperCommand
 
 from .. import __version__
+from ..core.errors import EndedElsewhere
 from . import examples
+from .company import is_told_here, refuse_company
 from .console import open_console, show_failure
 from .failures import MENDABLE, explain
 from .menu import Entry, Menu
@@ -29,6 +31,7 @@ def run_stage(command: str, given: "Given") -> int:
     from ..stages.commands import module_of
     from .layers import merged_config
 
+    refuse_company(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
         # A sweep and the doctor run stages, which know nothing of each other: they are at home here, not among them.
@@ -123,13 +126,16 @@ def run(arguments: Sequence[str]) -> int:
     """Run `ldm ARGUMENTS` and return its exit code; whatever the user can mend is told on stderr."""
     try:
         result = typer.main.get_command(app)(args=list(arguments), prog_name="ldm", standalone_mode=False)
+    except EndedElsewhere as ending:
+        return ending.exit_code
     except MENDABLE as error:
         failure = explain(error, _command_in(arguments))
         if failure is None:
             raise
         if os.environ.get("LDM_DEBUG") == "1":
             traceback.print_exception(error)
-        show_failure(failure, json="--json" in arguments)
+        if is_told_here(error):
+            show_failure(failure, json="--json" in arguments)
         return failure.exit_code
     return result if isinstance(result, int) else 0
 

@@ -140,15 +140,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The directory a stage is writing: locked, its identity inside, without a manifest until `commit`."""
+    """The directory a stage is writing: locked, its identity inside, without a manifest until `commit`.
+
+    complete: whether the same command already finished here.
+    """
 
     path: Path
     identity: Identity
-
-    @property
-    def complete(self) -> bool:
-        """Whether the same command already finished here."""
-        return (self.path / MANIFEST).is_file()
+    complete: bool = False
 
     def commit(self, outputs: list[str], facts: dict[str, Any]) -> Artifact:
         """Write the manifest, last of all files. outputs: names, relative to the directory, that later stages read."""
@@ -195,7 +194,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
         files.write_json(path / IDENTITY, wanted)
     if not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
-    return Workspace(path, identity)
+    return Workspace(path, identity, complete=(path / MANIFEST).is_file())
 
 
 def _holds_more_than(path: Path, *names: str) -> bool:

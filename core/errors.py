@@ -38,3 +38,17 @@ class Stopped(UserError):  # noqa: N818
     """A signal stopped the work at a point from which the same command goes on."""
 
     exit_code = 75
+
+
+class OutOfTouch(UserError):  # noqa: N818
+    """Another process of the same run is gone without a word: killed, out of memory, or its machine is down."""
+
+    exit_code = 1
+
+
+class EndedElsewhere(Exception):  # noqa: N818
+    """Another process of the same run failed and tells why; this one ends silently with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"another process of this run ended with {exit_code}")
+        self.exit_code = exit_code

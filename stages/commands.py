@@ -20,6 +20,7 @@ TOOLS: dict[str, type[Section]] = {
     "import": Import,
 }
 COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
+SHARED = ("train-vqvae", "encode", "train-dit", "train-classifier", "sample")  # what several processes may do together
 
 
 def module_of(command: str) -> str:

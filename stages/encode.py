@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..core import parallel
 from ..core.autoencoders.statistics import LatentStatistics
 from ..core.data import shards
 from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader
 from ..core.errors import ConfigError, DataError
-from ..core.lock import occupy
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag
@@ -25,7 +25,7 @@ from .handover import (
     image_sources,
     inherit_data,
     load_autoencoder,
-    machine_policy,
+    occupied,
     output_folder,
 )
 
@@ -33,8 +33,7 @@ from .handover import (
 def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns where the shards lie."""
     folder = output_folder(config, "encode")
-    with occupy(folder):
-        policy = machine_policy(config.machine)
+    with occupied(folder, config.machine) as policy:
         source = autoencoder_artifact(config.autoencoder or config.root / "vqvae", config)
         config = inherit_data(config, source)
         _same_size(config, source.config["data"]["image_size"])
@@ -50,6 +49,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "train": _encode(images.train, "train", config, autoencoder, policy, folder, progress),
             "val": _encode(images.val, "val", config, autoencoder, policy, folder, progress),
         }
+        if not parallel.world().leads:
+            return Outcome(folder)
         shards.write_index(folder, names)
         shape = autoencoder.network.latent_shape(config.data.image_size)
         facts = {
@@ -97,33 +98,48 @@ def _encode(
     """Write the shards of one split that are not there yet. Returns the names of all of them.
 
     Batches never cross shards, so that a shard's bytes do not depend on which others were there. Decoding, encoding
-    and writing overlap: threads decode the next batches, another writes the last shard.
+    and writing overlap: threads decode the next batches, another writes the last shard. Several processes take the
+    missing shards in turn, one each.
     """
+    world = parallel.world()
     starts = range(0, len(images), config.shard_size)
+    sizes = [min(config.shard_size, len(images) - start) for start in starts]
     names = [shards.shard_name(split, number) for number in range(len(starts))]
-    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
-    done = len(images) - sum(min(config.shard_size, len(images) - starts[number]) for number in missing)
+    missing = _missing(folder, names)
+    done = len(images) - sum(sizes[number] for number in missing)
     progress.start(f"encoding {split} images", len(images), "images", done=done)
     with stop_flag() as stop, ThreadPoolExecutor(1) as writer:
         writing: list[Future[None]] = []
-        for number in missing:
-            stop_at = min(starts[number] + config.shard_size, len(images))
+        for first in range(0, len(missing), world.size):
+            turn = missing[first : first + world.size]
             samples: list[shards.LatentSample] = []
-            for indices, pixels in images.in_turn(config.batch_size, np.arange(starts[number], stop_at)):
-                samples += _latents(images, indices, pixels, config.data.flip, autoencoder, policy)
-                done += len(indices)
-                progress.update(done)
-                if stop:
-                    break
+            for number in turn[world.rank : world.rank + 1]:
+                rows = np.arange(starts[number], starts[number] + sizes[number])
+                for indices, pixels in images.in_turn(config.batch_size, rows):
+                    samples += _latents(images, indices, pixels, config.data.flip, autoencoder, policy)
+                    progress.update(done + len(samples))
+                    if stop:
+                        break
             for pending in writing:
                 pending.result()
-            if stop:
-                raise stop.stopped(f"after {starts[number]:,} {split} images")
-            writing = [writer.submit(shards.write_shard, folder / names[number], starts[number], samples)]
+            if parallel.heed(stop):
+                raise stop.stopped(f"after {starts[turn[0]]:,} {split} images")
+            writing = [
+                writer.submit(shards.write_shard, folder / names[number], starts[number], samples)
+                for number in turn[world.rank : world.rank + 1]
+            ]
+            done += sum(sizes[number] for number in turn)
         for pending in writing:
             pending.result()
+    parallel.exchange()
     progress.finish()
     return names
+
+
+def _missing(folder: Path, names: list[str]) -> list[int]:
+    """List the numbers of the shards that are not there, as the first process sees it: one may be written meanwhile."""
+    there = [(folder / name).exists() for name in names]
+    return [number for number, found in enumerate(parallel.as_leader_sees(there)) if not found]
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from ..core import artifacts
+from ..core import artifacts, parallel
 from ..core.artifacts import Artifact, Identity, Workspace
 from ..core.autoencoders import registry
 from ..core.autoencoders.interface import Autoencoder
@@ -22,6 +23,7 @@ from ..core.data.sources import ImageSource, open_splits
 from ..core.diffusion.schedules import Schedule, schedule
 from ..core.errors import ConfigError, DataError
 from ..core.files import sha256_json
+from ..core.lock import occupy
 from ..core.objective import Objective
 from ..core.precision import Policy, resolve
 from ..core.progress import Progress
@@ -52,15 +54,19 @@ def claim(
 ) -> Workspace:
     """Claim an occupied folder for this configuration and these inputs; see `artifacts.claim`.
 
-    kind: of what the folder will hold, where a command makes more than one.
+    Of several processes the first does it, and the others go on once it has. kind: of what the folder will hold, where
+    a command makes more than one.
     """
     settings = config.model_dump(mode="json", exclude={"replace"})
     made_by = shlex.join(["ldm", command, "-c", str(folder / artifacts.RECIPE)])
     kind = kind or OUTPUTS[command]
     recipe = yaml.safe_dump({command: settings}, sort_keys=False, allow_unicode=True)
-    return artifacts.claim(
-        folder, Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config)), config.replace
-    )
+    wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config))
+    if not parallel.world().leads:
+        return Workspace(folder, wanted, complete=bool(parallel.exchange()[0][0]))
+    work = artifacts.claim(folder, wanted, config.replace)
+    parallel.exchange(int(work.complete))
+    return work
 
 
 def _defaults(config: Stage) -> dict[str, Any]:
@@ -68,11 +74,22 @@ def _defaults(config: Stage) -> dict[str, Any]:
     return json.loads(json.dumps(identity(type(config)())))
 
 
+@contextmanager
+def occupied(folder: Path, machine: Machine) -> Iterator[Policy]:
+    """Set up the machine, join the other processes under torchrun, and hold a stage's folder for the block.
+
+    Only the process that leads may write there; see `core.lock.occupy` and `core.parallel.joined`.
+    """
+    policy = machine_policy(machine)
+    with parallel.joined(policy.device) as world, occupy(folder) if world.leads else nullcontext():
+        yield policy
+
+
 def machine_policy(machine: Machine) -> Policy:
     """Set up the device, the number format and the threads."""
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    return resolve(machine.device, machine.precision)
+    return resolve(parallel.own_device(machine.device), machine.precision)
 
 
 @dataclass(frozen=True)

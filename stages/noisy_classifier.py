@@ -6,19 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import seeds
+from ..core import parallel, seeds
 from ..core.artifacts import MANIFEST, Artifact
 from ..core.denoisers import noisy_classifier
 from ..core.denoisers.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
 from ..core.diffusion import times
 from ..core.diffusion.schedules import Schedule, add_noise
 from ..core.errors import DataError
-from ..core.lock import occupy
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from .configs import NOISY, Diffusion, NoisyClassifierModel, TrainClassifier
-from .handover import as_input, claim, command_line, forward_process, machine_policy
+from .handover import as_input, claim, command_line, forward_process, occupied
 from .latent_sets import held_out, open_latents, read_latents, training_latents
 from .models import open_denoiser
 
@@ -28,8 +27,7 @@ VALIDATION_SAMPLES = 1024
 def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier of a run's noisy latents. Returns where it lies."""
     folder = config.root / NOISY
-    with occupy(folder):
-        policy = machine_policy(config.machine)
+    with occupied(folder, config.machine) as policy:
         latents, source = open_latents(config.latents, config)
         if len(latents.facts["class_names"]) < 2:
             raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")
@@ -44,6 +42,8 @@ def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outco
         task = NoisyClassifyingTask(config, network, latents, process, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         facts = loop.train(task, plan, policy, folder, progress)
+        if not parallel.world().leads:
+            return Outcome(folder)
         facts |= {"accuracy": task.validate(), "diffusion": process}
         facts |= {name: latents.facts[name] for name in ("class_names", "latent_shape")}
         names = noisy_classifier.save(task.network, folder / "final")

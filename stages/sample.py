@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..core import parallel
 from ..core.conditioning.classes import parse_classes
 from ..core.data.grid import animation, grid, scale_for
 from ..core.data.images import decode, write_png
 from ..core.files import sha256_json
 from ..core.generation import Sampling, check, chunk_size, generate
 from ..core.guided import Model
-from ..core.lock import occupy
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag
 from .configs import Diffusion, Sample
-from .handover import as_input, claim, command_line, machine_policy, output_folder
+from .handover import as_input, claim, command_line, occupied, output_folder
 from .models import load_model, open_denoiser, open_guides, with_guides
 from .settings import identity
 
@@ -39,8 +39,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     sampling = sampling_of(config, has_null)
     check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
-    with occupy(folder):
-        policy = machine_policy(config.machine)
+    with occupied(folder, config.machine) as policy:
         inputs = {role: as_input(artifact, folder) for role, artifact in {"denoiser": source, **guides}.items()}
         work = claim(folder, "sample", config, inputs)
         next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
@@ -52,6 +51,8 @@ def run(config: Sample, progress: Progress) -> Outcome:
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
         names = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
+        if not parallel.world().leads:
+            return Outcome(folder)
         outputs = [*names, _write_grid(folder, names, labels, class_names)]
         if config.progressive:
             outputs += _write_path(model, labels, seed_indices, sampling, policy, folder)
@@ -109,19 +110,24 @@ def _draw(
     folder: Path,
     progress: Progress,
 ) -> list[str]:
-    """Draw the images that are not there yet, a file each, named by seed."""
+    """Draw the images that are not there yet, a file each, named by seed; each of several processes draws a share."""
     names = [f"{seed:06d}.png" for seed in seed_indices]
-    missing = [row for row, name in enumerate(names) if not (folder / name).exists()]
+    there = parallel.as_leader_sees([(folder / name).exists() for name in names])
+    missing = [row for row, found in enumerate(there) if not found]
+    world = parallel.world()
     progress.start("sampling", len(names), "images", done=len(names) - len(missing))
     with stop_flag() as stop:
-        for start in range(0, len(missing), config.batch_size):
-            rows = missing[start : start + config.batch_size]
-            images = generate(model, labels[rows], seed_indices[rows], sampling, policy)
-            for row, image in zip(rows, images, strict=True):
-                write_png(folder / names[row], image)
-            done = len(names) - len(missing) + start + len(rows)
+        for start in range(0, len(missing), config.batch_size * world.size):
+            turn = missing[start : start + config.batch_size * world.size]
+            rows = turn[world.share(len(turn))]
+            if rows:
+                images = generate(model, labels[rows], seed_indices[rows], sampling, policy)
+                for row, image in zip(rows, images, strict=True):
+                    write_png(folder / names[row], image)
+            stopping = parallel.heed(stop)
+            done = len(names) - len(missing) + start + len(turn)
             progress.update(done)
-            if stop and done < len(names):
+            if stopping and done < len(names):
                 raise stop.stopped(f"after {done:,} images")
     progress.finish()
     return names

@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core import seeds
+from ..core import parallel, seeds
 from ..core.artifacts import MANIFEST
 from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader
 from ..core.errors import DataError
-from ..core.lock import occupy
 from ..core.metrics import classifier
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
@@ -23,7 +22,7 @@ from .handover import (
     command_line,
     image_sources,
     inherit_data,
-    machine_policy,
+    occupied,
     output_folder,
 )
 from .noisy_classifier import train_noisy_classifier
@@ -34,8 +33,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
     if config.noisy:
         return train_noisy_classifier(config, progress)
     folder = output_folder(config, "train-classifier")
-    with occupy(folder):
-        policy = machine_policy(config.machine)
+    with occupied(folder, config.machine) as policy:
         if (config.root / "vqvae" / MANIFEST).exists():
             config = inherit_data(config, autoencoder_artifact(config.root / "vqvae", config))
         sources = image_sources(config.data)
@@ -51,6 +49,8 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         task = ClassifyingTask(config, images, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         facts = loop.train(task, plan, policy, folder, progress)
+        if not parallel.world().leads:
+            return Outcome(folder)
         facts["accuracy"] = task.validate()["val_accuracy"]
         facts["class_names"] = list(images.class_names)
         classifier.save(task.network, folder / "final", images.class_names, {"accuracy": facts["accuracy"]})

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import seeds
+from ..core import parallel, seeds
 from ..core.artifacts import Artifact
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import grid, scale_for
@@ -16,7 +16,6 @@ from ..core.denoisers import registry as denoisers
 from ..core.denoisers.dit import DiTConfig
 from ..core.generation import Sampling, generate
 from ..core.guided import Model
-from ..core.lock import occupy
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
@@ -28,7 +27,7 @@ from .handover import (
     command_line,
     dump,
     load_autoencoder,
-    machine_policy,
+    occupied,
     output_folder,
     training_objective,
 )
@@ -40,8 +39,7 @@ VALIDATION_SAMPLES = 1024
 def run(config: TrainDiT, progress: Progress) -> Outcome:
     """Train a denoiser on a run's latents. Returns where it lies."""
     folder = output_folder(config, "train-dit")
-    with occupy(folder):
-        policy = machine_policy(config.machine)
+    with occupied(folder, config.machine) as policy:
         latents, source = open_latents(config.latents, config)
         inputs = {
             "latents": as_input(latents, folder),
@@ -55,6 +53,8 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         latents.verify()
         task = DenoisingTask(config, latents, load_autoencoder(source, policy), policy)
         facts = loop.train(task, _plan(config), policy, folder, progress)
+        if not parallel.world().leads:
+            return Outcome(folder)
         facts |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
         denoisers.save(task.network, folder / "final", _description(config, latents))
         work.commit(["final/model.safetensors", "final/config.json"], facts)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import seeds
+from ..core import parallel, seeds
 from ..core.autoencoders import losses, registry
 from ..core.autoencoders.discriminator import Discriminator, layers_for
 from ..core.autoencoders.interface import Autoencoder
@@ -21,13 +21,12 @@ from ..core.data.images import as_tensor, as_uint8, write_png
 from ..core.data.loading import ImageLoader
 from ..core.data.order import spread, stream
 from ..core.errors import ConfigError
-from ..core.lock import occupy
 from ..core.metrics.image import psnr, ssim
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from .configs import TrainVQVAE
-from .handover import ImageSets, claim, command_line, dump, image_sources, machine_policy, output_folder
+from .handover import ImageSets, claim, command_line, dump, image_sources, occupied, output_folder
 
 VALIDATION_IMAGES = 512
 CODEBOOK_IMAGES = 256
@@ -36,8 +35,7 @@ CODEBOOK_IMAGES = 256
 def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     """Train an autoencoder, or take a finished one, and measure its latents. Returns where it lies."""
     folder = output_folder(config, "train-vqvae")
-    with occupy(folder):
-        policy = machine_policy(config.machine)
+    with occupied(folder, config.machine) as policy:
         given = _given(config)
         sources = image_sources(config.data)
         inputs = {"data": sources.as_input}
@@ -50,13 +48,16 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         facts: dict[str, Any] = {"trained": config.autoencoder is None}
         images = sources.read(progress)
-        if given is not None:
-            autoencoder = given.to(policy.device)
-            write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
-        else:
+        if given is None:
             task = AutoencodingTask(config, images, policy)
             facts |= loop.train(task, _plan(config), policy, folder, progress)
             autoencoder = task.autoencoder
+        else:
+            autoencoder = given.to(policy.device)
+        if not parallel.world().leads:
+            return Outcome(folder)
+        if given is not None:
+            write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
         facts |= _measure(autoencoder, images, policy, progress)
         facts |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
         registry.save(autoencoder, folder / "final")
@@ -194,10 +195,13 @@ class AutoencodingTask:
         return self._reconstruction_loss(images) if player == "autoencoder" else self._discriminator_loss(images)
 
     def stepped(self, accepted: bool) -> None:
-        """Move the codebook after a step that counts."""
+        """Move the codebook after a step that counts, by the vectors of all processes."""
         if accepted:
             generator = seeds.torch_generator(self.config.seed, "dead codes", self.clock)
-            self.vqvae.quantizer.update(self.assignments, generator)
+            vectors = parallel.gather_rows(torch.cat([each.vectors for each in self.assignments]))
+            indices = parallel.gather_rows(torch.cat([each.indices for each in self.assignments]))
+            self.vqvae.quantizer.update([Assignment(vectors, indices)], generator)
+            parallel.follow_leader(self.vqvae.quantizer.state_dict().values())
         self.assignments.clear()
         self.decoded.clear()
 

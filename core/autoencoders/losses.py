@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import parallel
+
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
 
 RECONSTRUCTION: dict[str, PixelLoss] = {"l1": F.l1_loss, "l2": F.mse_loss}
@@ -27,9 +29,10 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     """Return the weight, scalar without gradient, at which both losses move the decoder's last layer equally.
 
     λ = ||∇ L_rec|| / (||∇ L_adv|| + δ), Esser et al. 2021, eq. 7. Both losses must depend on `last_layer`; their
-    graphs are kept. Multiply by the user's own weight.
+    graphs are kept. Of several processes, the gradients' means count. Multiply by the user's own weight.
     """
     (by_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
     (by_adversary,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
-    weight = by_reconstruction.float().norm() / (by_adversary.float().norm() + 1e-6)
+    by_reconstruction, by_adversary = parallel.mean(by_reconstruction.float()), parallel.mean(by_adversary.float())
+    weight = by_reconstruction.norm() / (by_adversary.norm() + 1e-6)
     return weight.clamp(0, _LARGEST_WEIGHT).detach()

@@ -44,7 +44,7 @@ def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mappin
     assert keep > 0, f"keep {keep}"
     for name, tensors in groups.items():
         _check_finite(name, tensors)
-    final = folder / FOLDER / f"{images:010d}"
+    final = path_of(folder, images)
     if final.exists():
         shutil.rmtree(final)
     with files.new_directory(final) as temporary:
@@ -62,6 +62,11 @@ def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mappin
         if path not in kept:
             shutil.rmtree(path)
     return final
+
+
+def path_of(folder: Path, images: int) -> Path:
+    """Return where the checkpoint after `images` images lies in a training's folder."""
+    return folder / FOLDER / f"{images:010d}"
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:

@@ -2,7 +2,8 @@
 
 A task brings the networks, the batches and the losses; the loop brings order, optimizers, moving average, the finite
 check, records, checkpoints and stopping. What happens at stream position k is a function of the seed and k alone, so
-a resumed run is the uninterrupted run.
+a resumed run is the uninterrupted run. Several processes share every batch, each taking the positions of its rank:
+gradients and numbers are the means over all, so that each holds the same weights, and the first one alone writes.
 """
 
 import time
@@ -17,13 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import parallel
 from ..data.order import stream
-from ..errors import Stopped
+from ..errors import ConfigError, Stopped
 from ..precision import Policy
 from ..progress import Progress
 from ..signals import StopFlag, stop_flag
 from ..weights import require_fit
 from . import checkpoint, record
+from .averaging import GradientMean
 from .ema import EMA
 from .guard import FiniteGuard
 from .optim import OptimConfig, build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
@@ -55,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Which samples a step takes, and their positions in the stream, from which their random draws follow."""
+    """Which samples a process takes in a step, and their positions in the stream, from which their draws follow."""
 
     samples: np.ndarray
     positions: np.ndarray
@@ -93,8 +96,9 @@ def train(task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progre
     """Train until `plan.images` images were seen, from the newest checkpoint in `folder` if there is one.
 
     Leaves `averaged` holding the moving average. Returns facts for the manifest. Raises Diverged, and Stopped after
-    a checkpoint when a signal asks for it.
+    a checkpoint when a signal asks for it. Raises ConfigError for a batch that does not split into equal shares.
     """
+    _check_shares(plan)
     session = _Session(task, plan, policy, folder, progress)
     progress.start("training", plan.images, "images", done=session.images)
     with stop_flag() as stop:
@@ -105,10 +109,19 @@ def train(task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progre
                 session.step(data)
                 session.after_step(stop)
         session.finish()
-        if stop:
+        if parallel.heed(stop):
             raise session.stopped(stop)
     progress.finish()
     return {"images_seen": session.images, "steps": session.steps, "skipped_steps": session.guard.skipped}
+
+
+def _check_shares(plan: Plan) -> None:
+    size = parallel.world().size
+    if plan.batch_size % (size * plan.accumulate):
+        raise ConfigError(
+            f"train.batch_size is {plan.batch_size}, which {size} processes in {plan.accumulate} passes cannot share",
+            f"give a multiple of {size * plan.accumulate}",
+        )
 
 
 class _Session:
@@ -116,6 +129,8 @@ class _Session:
 
     def __init__(self, task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress) -> None:
         self.task, self.plan, self.policy, self.folder, self.progress = task, plan, policy, folder, progress
+        self.world = parallel.world()
+        parallel.follow_leader(task.modules.state_dict().values())
         self.optim = OptimConfig(
             lr=plan.lr,
             weight_decay=plan.weight_decay,
@@ -125,21 +140,24 @@ class _Session:
             clip=plan.clip,
         )
         self.optimizers = {name: build_adamw(module, self.optim) for name, module in task.players.items()}
+        self.means = {name: GradientMean(module) for name, module in task.players.items()}
         self.ema = EMA(task.averaged, plan.ema)
         self.guard, self.meter = FiniteGuard(), record.Meter()
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_scaler)
         self.images = self.steps = 0
         self._resume()
-        mirror = record.tensorboard_mirror(folder) if plan.tensorboard else None
-        self.record = record.Record(folder, self.images or -1, mirror)
+        if self.world.leads:
+            mirror = record.tensorboard_mirror(folder) if plan.tensorboard else None
+            self.record = record.Record(folder, self.images or -1, mirror)
         self.started, self.started_at = time.monotonic(), self.images
 
     def batches(self) -> Generator[Any, None, None]:
         """Yield the tensors of every step still to do; the next batch is loaded while this one is used."""
+        share = self.world.share(self.plan.batch_size)
 
         def load(start: int) -> Any:
-            positions = np.arange(start, start + self.plan.batch_size)
-            samples = stream(self.plan.seed, start, start + self.plan.batch_size, self.task.num_samples)
+            positions = np.arange(start, start + self.plan.batch_size)[share]
+            samples = stream(self.plan.seed, start, start + self.plan.batch_size, self.task.num_samples)[share]
             return self.task.load(Batch(samples, positions, start))
 
         starts = range(self.images, self.plan.images, self.plan.batch_size)
@@ -149,6 +167,7 @@ class _Session:
                 data = pending.result() if pending is not None else load(start)
                 following = start + self.plan.batch_size
                 pending = pool.submit(load, following) if following < self.plan.images else None
+                parallel.exchange()  # Nobody begins a step that another could not load.
                 yield data
 
     def step(self, data: Any) -> None:
@@ -164,18 +183,25 @@ class _Session:
 
     def _turn(self, player: str, parts: list[Any], numbers: dict[str, float]) -> bool:
         """Take one player's optimizer step unless it is not finite; say whether, and add to the numbers to log."""
-        optimizer = self.optimizers[player]
+        optimizer, gradients = self.optimizers[player], self.means[player]
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.policy.device)
-        for part in parts:
+        sums: dict[str, float] = {}
+        for number, part in enumerate(parts, 1):
             with self.policy.autocast():
                 loss, details = self.task.loss(player, part)
             if not loss.requires_grad:
                 return True
+            if number == len(parts):
+                gradients.expect()
             self.scaler.scale(loss / len(parts)).backward()
             total += loss.detach() / len(parts)
             for name, value in details.items():
-                numbers[name] = numbers.get(name, 0.0) + float(value.detach()) / len(parts)
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(parts)
+        gradients.finish()
+        if self.world.size > 1:
+            total, sums = _means(total, sums)
+        numbers |= sums
         self.scaler.unscale_(optimizer)
         norm = clip_gradients(optimizer, self.optim)
         # A scaler finds its scale by overshooting: inf under a large one is its own affair, not divergence.
@@ -198,7 +224,7 @@ class _Session:
         def passed(every: int) -> bool:
             return every > 0 and self.images // every > before // every
 
-        done, stopping = self.images >= self.plan.images, bool(stop)
+        done, stopping = self.images >= self.plan.images, parallel.heed(stop)
         if passed(self.plan.log_every) or done:
             self._log()
         if passed(self.plan.validate_every) or done or passed(self.plan.picture_every):
@@ -210,6 +236,8 @@ class _Session:
 
     def evaluate(self, picture: bool) -> None:
         """Validate, and draw, with the moving average in place of the weights."""
+        if not self.world.leads:
+            return
         self.task.modules.eval()
         with self.ema.applied(), torch.no_grad():
             numbers = self.task.validate()
@@ -232,11 +260,15 @@ class _Session:
     def _log(self) -> None:
         speed = (self.images - self.started_at) / max(time.monotonic() - self.started, 1e-9)
         means = self.meter.flush()
+        if not self.world.leads:
+            return
         line = {"images": self.images, "step": self.steps, **means, "skipped": self.guard.skipped}
         self.record.add({**line, "images_per_second": round(speed, 1)})
         self.progress.update(self.images, **{key: means[key] for key in ("loss",) if key in means})
 
     def _save(self) -> None:
+        if not self.world.leads:
+            return
         optimizers = {
             f"{player}.{name}": tensor
             for player, optimizer in self.optimizers.items()
@@ -254,7 +286,7 @@ class _Session:
         checkpoint.save(self.folder, self.images, groups, state, self.plan.keep)
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.folder, self.progress.warn)
+        found = self._newest()
         if found is None:
             return
         remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
@@ -274,3 +306,18 @@ class _Session:
         if found.state["scaler"]:  # It is empty where the run began on a device that needs none.
             self.scaler.load_state_dict(found.state["scaler"])
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")
+
+    def _newest(self) -> checkpoint.Checkpoint | None:
+        """Find the checkpoint to go on from; the first process chooses it."""
+        found = checkpoint.newest(self.folder, self.progress.warn) if self.world.leads else None
+        there, images = parallel.exchange(int(found is not None), int(found.path.name) if found else 0)[0]
+        if there and found is None:
+            found = checkpoint.load(checkpoint.path_of(self.folder, images))
+        return found
+
+
+def _means(total: torch.Tensor, sums: dict[str, float]) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the means over the processes of a loss and of numbers to log, in one transfer."""
+    numbers = torch.tensor(list(sums.values()), dtype=torch.float64)
+    mean = parallel.mean(torch.cat([total.double().reshape(1), numbers.to(total.device)]))
+    return mean[0].float(), dict(zip(sums, mean[1:].tolist(), strict=True))

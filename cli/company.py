@@ -1,0 +1,27 @@
+"""Under torchrun: which commands several processes may share, and which process tells of an error."""
+
+import os
+
+from ..core.errors import ConfigError
+
+
+def is_follower() -> bool:
+    """Return whether another process of the run leads."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def refuse_company(command: str) -> None:
+    """Raise ConfigError for a command that is not shared, where torchrun started several processes."""
+    from ..stages.commands import SHARED
+
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1" and command not in SHARED:
+        raise ConfigError(f"WORLD_SIZE is {size}, but {command} is the work of one process", "run it without torchrun")
+
+
+def is_told_here(error: BaseException) -> bool:
+    """Return whether this process tells of an error: the one in which it happened does, where others end by it.
+
+    An error before the processes have joined is that of all, and told once on each machine.
+    """
+    return getattr(error, "told", False) or os.environ.get("LOCAL_RANK", "0") == "0"

@@ -1,0 +1,105 @@
+"""The stages in two processes: the same files as in one, and one end for both."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ldm.core.progress import Silent
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+from pipeline_run import RUNS, Pipeline, pngs
+from several import environment, ranked, run_together
+
+ROOT = Path(__file__).parents[2]
+
+
+def together(pipeline: Pipeline, command: str, **changes: Any) -> list[int]:
+    """Run a stage in two processes and return their exit codes."""
+    config = pipeline.config(command, **changes)
+
+    def work(rank: int) -> None:
+        RUNS[command](config, Silent())
+
+    return run_together(2, work)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_two_processes_make_the_pipeline_of_one(trained: Pipeline, tmp_path: Path) -> None:
+    pair = Pipeline(tmp_path, trained.images)
+    for command, folder in (("train-vqvae", "vqvae"), ("train-dit", "dit")):
+        if command == "train-dit":  # From the same latents, to the bit.
+            shutil.rmtree(pair.folder / "vqvae")
+            shutil.copytree(trained.folder / "vqvae", pair.folder / "vqvae")
+            assert together(pair, "encode") == [0, 0]
+            ours, theirs = (
+                {p.name: p.read_bytes() for p in (run.folder / "latents").glob("*.[ts]a*")} for run in (pair, trained)
+            )
+            assert ours == theirs and len(ours) > 3
+        assert together(pair, command) == [0, 0]
+        assert losses(pair.folder / folder) == pytest.approx(losses(trained.folder / folder), rel=0, abs=1e-6)
+    assert together(pair, "train-dit") == [0, 0], "it is complete"
+    shutil.rmtree(pair.folder / "dit")
+    shutil.copytree(trained.folder / "dit", pair.folder / "dit")
+    settings = {"classes": "all", "num": 3, "label": "some"}
+    alone = trained.run("sample", **settings).directory
+    assert together(pair, "sample", **settings) == [0, 0]
+    assert pngs(pair.folder / "samples" / "some") == pngs(alone) and len(pngs(alone)) == 9
+
+
+def test_a_refusal_of_the_leader_ends_both(copied: Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
+    assert together(copied, "train-dit", train__lr=2e-3) == [2, 2]
+    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    assert len(told) == 1 and "train.lr: 0.0001 → 0.002" in told[0]
+
+
+def launch(words: list[str], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run `ldm WORDS` in two processes of their own and return how each ended."""
+    surroundings = environment(2)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ldm", *words],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **ranked(surroundings, rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    ended = []
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        ended.append(subprocess.CompletedProcess(words, process.returncode, out, err))
+    return ended
+
+
+def test_a_command_that_is_not_shared_is_refused_once(tmp_path: Path) -> None:
+    first, second = launch(["eval"], tmp_path)
+    assert first.returncode == second.returncode == 2
+    assert "WORLD_SIZE is 2, but eval is the work of one process" in first.stderr and second.stderr == ""
+
+
+@pytest.mark.slow
+def test_torchrun_trains_from_the_command_line(copied: Pipeline, tmp_path: Path) -> None:
+    shutil.rmtree(copied.folder / "dit")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"train-dit": copied.config("train-dit").model_dump(mode="json")}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "ldm", "train-dit", "-c", str(recipe)]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("ldm train-dit: wrote") == 1
