@@ -89,4 +89,4 @@ def test_an_editable_install_runs_the_checkout(checkout: Path, tmp_path: Path) -
         "print(ldm.cli.main.__file__, ldm.core.errors.__file__, ldm.stages.configs.__file__)"
     )
     files = python("-S", "-c", where, cwd=tmp_path).split()
-    assert files == [str(checkout / part) for part in ("cli/main.py", "core/errors.py", "stages/configs.py")]
+    assert files == [str(checkout / part) for part in ("cli/main.py", "core/errors.py", "stages/configs/__init__.py")]
