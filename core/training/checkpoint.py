@@ -45,9 +45,7 @@ def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mappin
     for name, tensors in groups.items():
         _check_finite(name, tensors)
     final = path_of(folder, images)
-    if final.exists():
-        shutil.rmtree(final)
-    with files.new_directory(final) as temporary:
+    with files.new_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             save_file(
                 {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},

@@ -28,6 +28,7 @@ from ..weights import require_fit
 from . import checkpoint, record
 from .averaging import GradientMean
 from .ema import EMA
+from .gauge import CONDITIONS, Best, Gauge
 from .guard import FiniteGuard
 from .optim import OptimConfig, build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
 
@@ -92,18 +93,24 @@ class Task(Protocol):
         """Write a picture of the present state; `averaged` holds the moving average meanwhile."""
 
 
-def train(task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress) -> dict[str, Any]:
+def train(
+    task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress, gauge: Gauge | None = None
+) -> dict[str, Any]:
     """Train until `plan.images` images were seen, from the newest checkpoint in `folder` if there is one.
 
     Leaves `averaged` holding the moving average. Returns facts for the manifest. Raises Diverged, and Stopped after
     a checkpoint when a signal asks for it. Raises ConfigError for a batch that does not split into equal shares.
     """
     _check_shares(plan)
-    session = _Session(task, plan, policy, folder, progress)
+    session = _Session(task, plan, policy, folder, progress, gauge)
     progress.start("training", plan.images, "images", done=session.images)
     with stop_flag() as stop:
         if session.images == 0:
             session.evaluate(picture=True)
+        elif session.owes:
+            if not session.measure(stop):
+                raise session.stopped(stop)
+            session.save()
         with closing(session.batches()) as batches:
             for data in batches:
                 session.step(data)
@@ -127,8 +134,11 @@ def _check_shares(plan: Plan) -> None:
 class _Session:
     """The state of one training run over time."""
 
-    def __init__(self, task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress, gauge: Gauge | None
+    ) -> None:
         self.task, self.plan, self.policy, self.folder, self.progress = task, plan, policy, folder, progress
+        self.gauge, self.owes = gauge, False
         self.world = parallel.world()
         parallel.follow_leader(task.modules.state_dict().values())
         self.optim = OptimConfig(
@@ -148,7 +158,8 @@ class _Session:
         self._resume()
         if self.world.leads:
             mirror = record.tensorboard_mirror(folder) if plan.tensorboard else None
-            self.record = record.Record(folder, self.images or -1, mirror)
+            self.record = record.Record(folder, self.images or -1, mirror, without=CONDITIONS if self.owes else None)
+            self.best = Best(gauge, record.read(self.record.path)) if gauge else None
         self.started, self.started_at = time.monotonic(), self.images
 
     def batches(self) -> Generator[Any, None, None]:
@@ -229,8 +240,10 @@ class _Session:
             self._log()
         if passed(self.plan.validate_every) or done or passed(self.plan.picture_every):
             self.evaluate(picture=passed(self.plan.picture_every) or done)
+        if self.gauge and (passed(self.gauge.every) or done):
+            stopping = not self.measure(stop) or stopping
         if passed(self.plan.checkpoint_every) or done or stopping:
-            self._save()
+            self.save()
         if stopping:
             raise self.stopped(stop)
 
@@ -247,6 +260,23 @@ class _Session:
         if picture and self.steps:  # Before the first step there is no curve yet.
             record.write_curves(self.folder)
         self.progress.update(self.images, **numbers)
+
+    def measure(self, stop: StopFlag) -> bool:
+        """Let the gauge measure the moving average, and keep the best. Say whether it came to that before a stop."""
+        assert self.gauge is not None
+        self.task.modules.eval()
+        with self.ema.applied(), torch.no_grad():
+            numbers = self.gauge.measure(lambda: parallel.heed(stop))
+            self.owes = numbers is None
+            if numbers is not None and self.world.leads:
+                line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.gauge.conditions}
+                self.record.add(line)
+                assert self.best is not None
+                if self.best.improves(line):
+                    self.gauge.keep(self.images, numbers)
+                shown = self.gauge.criterion
+                self.progress.update(self.images, **{shown.partition("[")[0]: numbers[shown]})
+        return not self.owes
 
     def stopped(self, stop: StopFlag) -> Stopped:
         """Return the error that ends the training where it was just saved."""
@@ -266,7 +296,8 @@ class _Session:
         self.record.add({**line, "images_per_second": round(speed, 1)})
         self.progress.update(self.images, **{key: means[key] for key in ("loss",) if key in means})
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint."""
         if not self.world.leads:
             return
         optimizers = {
@@ -282,6 +313,7 @@ class _Session:
             "meter": self.meter.state(),
             "scaler": self.scaler.state_dict(),
             "ema_updates": self.ema.num_updates,
+            "owes": self.owes,
         }
         checkpoint.save(self.folder, self.images, groups, state, self.plan.keep)
 
@@ -303,6 +335,7 @@ class _Session:
         self.images, self.steps = found.state["images"], found.state["steps"]
         self.guard.load(found.state["guard"])
         self.meter.load(found.state["meter"])
+        self.owes = self.gauge is not None and bool(found.state.get("owes"))
         if found.state["scaler"]:  # It is empty where the run began on a device that needs none.
             self.scaler.load_state_dict(found.state["scaler"])
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")
