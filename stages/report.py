@@ -1,18 +1,21 @@
 """`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core import files
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
-from ..core.report.charts import Series, line_chart
-from ..core.report.page import Card, Chapter, Page, Picture, Table, render
+from ..core.report.page import Card, Chapter, Page, Picture, render
 from .configs import NOISY
 from .configs.report import Report
 from .handover import command_line
-from .story import Folder, folders, judgements, samples
+from .run_charts import against_settings, best_state, measurements, training_curves
+from .run_gaps import gaps
+from .run_tables import number_tables
+from .story import Folder, Judged, folders, how, judged_alike, judgements, plain, samples
 
 TITLES = {
     "vqvae": "Autoencoder",
@@ -21,7 +24,7 @@ TITLES = {
     "classifier": "Classifier",
     NOISY: "Classifier of noisy latents",
 }
-OPTIONAL = ("classifier", NOISY)
+BESIDE = {"classifier": "judges samples", NOISY: "guides samples"}
 
 
 def run(config: Report, progress: Progress) -> Outcome:
@@ -34,12 +37,14 @@ def run(config: Report, progress: Progress) -> Outcome:
     stages = folders(root)
     if all(stage.state == "missing" for stage in stages.values()):
         raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
+    drawn, judged = samples(root), judgements(root)
     page = Page(
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
-        cards=[_card(stage) for stage in stages.values() if stage.state != "missing" or stage.kind not in OPTIONAL],
-        chapters=[chapter for chapter in _chapters(root, stages) if chapter.pictures or chapter.tables],
+        cards=[*_cards(stages, drawn, judged)],
+        chapters=[chapter for chapter in _chapters(root, stages, drawn, judged) if chapter.pictures or chapter.tables],
         colophon=_colophon(stages),
+        gaps=[*gaps(config, stages, drawn, judged)],
     )
     path = config.out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +58,28 @@ def _subtitle(stages: dict[str, Folder]) -> str:
     names = stages["vqvae"].facts.get("class_names", [])
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
+
+
+def _cards(stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]) -> Iterator[Card]:
+    """Yield the links of the chain from images to numbers, then what stands beside it."""
+    yield from (_card(stages[kind]) for kind in stages if kind not in BESIDE)
+    count = sum(len(one.facts["images"]) for one in drawn)
+    sets = [f"{count:,} images in {len(drawn):,} sets", *dict.fromkeys(how(one.facts["sampling"]) for one in drawn)]
+    yield Card("Samples", "complete" if drawn else "missing", _shortened(sets) if drawn else ())
+    told = [f"{len(judged):,} judgements", *(_headline(one, document) for one, document in judged)]
+    yield Card("Numbers", "complete" if judged else "missing", _shortened(told) if judged else ())
+    yield from (_card(stages[kind]) for kind in BESIDE if stages[kind].state != "missing")
+
+
+def _headline(folder: Folder, document: dict[str, Any]) -> str:
+    """Say what was judged, and its first number."""
+    seen, number = document["conditions"], next(iter(document["numbers"].items()), None)
+    of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
+    return of + (f": {plain(number[0])} {number[1]:.4g}" if number else "")
+
+
+def _shortened(lines: Sequence[str], most: int = 6) -> list[str]:
+    return [*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]
 
 
 def _card(stage: Folder) -> Card:
@@ -74,15 +101,18 @@ def _card(stage: Folder) -> Card:
         lines.append(f"accuracy {facts['accuracy']:.1%} held out")
     if "samples" in facts:
         lines.append(f"{facts['samples']['train']:,} for training, {facts['samples']['val']:,} held out")
+    if (best := best_state(stage)) is not None:
+        lines.append(best)
     if stage.seconds:
         speed = f", {stage.images_per_second:,.0f} images/s" if stage.images_per_second else ""
         lines.append(f"{_duration(stage.seconds)}{speed}")
-    return Card(TITLES[stage.kind], stage.state, lines, stage.changed)
+    return Card(TITLES[stage.kind], stage.state, lines, stage.changed, BESIDE.get(stage.kind, ""))
 
 
-def _chapters(root: Path, stages: dict[str, Folder]) -> Iterator[Chapter]:
+def _chapters(
+    root: Path, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]
+) -> Iterator[Chapter]:
     """Lay the report out, from the images drawn to how they were learned."""
-    drawn, judged = samples(root), judgements(root)
     yield Chapter("Samples", "First seeds, nothing picked.", pictures=[*_grids(drawn)])
     yield Chapter(
         "From noise to image",
@@ -93,23 +123,23 @@ def _chapters(root: Path, stages: dict[str, Folder]) -> Iterator[Chapter]:
         "Numbers",
         "Beside each number stands the same one for real images in the place of the samples; under it, what it depends"
         " on. Only Inception's features give a FID.",
-        tables=[*_tables(judged)],
+        tables=[*number_tables(judged)],
     )
     yield Chapter(
         "Against guidance and steps",
         "Samples of this run that differ in one setting only.",
-        pictures=[*_sweeps(judged)],
+        pictures=[*against_settings(judged, drawn), *_sweep_grid(root)],
     )
     yield Chapter(
         "Drawn or remembered",
         "Some samples, each beside the reference images nearest to it in feature space. A copy stands beside its twin.",
-        pictures=[*_pictures(judged, "nearest.png", "samples and their nearest references")],
+        pictures=[*_nearest(judged)],
     )
-    yield Chapter("Read as", "", pictures=[*_pictures(judged, "confusion.png", "class asked for, and class read")])
+    yield Chapter("Read as", "", pictures=[*_confusions(judged)])
     yield Chapter(
         "Training the denoiser",
         "The loss of a denoiser levels off early and says little: look at the samples along the way.",
-        pictures=[*_curves(stages["dit"]), *_along_the_way(stages["dit"])],
+        pictures=[*_curves(stages["dit"]), *measurements(stages["dit"]), *_along_the_way(stages["dit"])],
     )
     yield Chapter(
         "Training the autoencoder",
@@ -119,94 +149,55 @@ def _chapters(root: Path, stages: dict[str, Folder]) -> Iterator[Chapter]:
     yield Chapter("Training the classifiers", "", pictures=[*_curves(stages["classifier"]), *_curves(stages[NOISY])])
 
 
-def _grids(drawn: list[Folder]) -> Iterator[Picture]:
+def _grids(drawn: Sequence[Folder]) -> Iterator[Picture]:
     for folder in drawn:
         if (folder.path / "grid.png").is_file():
-            yield Picture(_how(folder.facts["sampling"]), folder.path / "grid.png", command=_typed(folder))
+            yield Picture(how(folder.facts["sampling"]), folder.path / "grid.png", command=_typed(folder))
 
 
-def _paths(drawn: list[Folder]) -> Iterator[Picture]:
+def _paths(drawn: Sequence[Folder]) -> Iterator[Picture]:
     for folder in drawn:
         if (folder.path / "progressive.png").is_file():
-            yield Picture(_how(folder.facts["sampling"]), folder.path / "progressive.png", command=_typed(folder))
+            yield Picture(how(folder.facts["sampling"]), folder.path / "progressive.png", command=_typed(folder))
 
 
-def _pictures(judged: list[tuple[Folder, dict[str, Any]]], name: str, caption: str) -> Iterator[Picture]:
-    for folder, document in judged:
-        if (folder.path / name).is_file():
-            extractor = document["conditions"].get("extractor", "")
-            yield Picture(f"{folder.path.name}: {caption} ({extractor} features)", folder.path / name)
-
-
-def _tables(judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Table]:
-    for folder, document in judged:
-        floor = document.get("real_against_real", {})
-        rows = [
-            (name, f"{value:.4g}", f"{floor[name]:.4g}" if name in floor else "")
-            for name, value in document["numbers"].items()
-            if "_std[" not in name
-        ]
-        yield Table(("", "here", "real against real"), rows, f"{folder.path.name}: {_conditions(document)}")
-
-
-def _conditions(document: dict[str, Any]) -> str:
-    """Write what numbers depend on in one line."""
-    seen = document["conditions"]
-    parts = [_how(seen["sampling"])] if "sampling" in seen else []
-    if "n_reference" in seen:
-        parts.append(
-            f"{seen['n_samples']:,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
+def _nearest(judged: Sequence[Judged]) -> Iterator[Picture]:
+    """Show what references are nearest to some samples; of sets judged alike, for the set that is nearest to them."""
+    for several in judged_alike(judged):
+        folder, document = min(several, key=lambda one: _number(one[1], "nearest_ratio", math.inf))
+        yield from _picture(
+            folder, document, "nearest.png", "samples, each beside the references nearest to it", several
         )
-    if "extractor" in seen:
-        parts.append(f"{seen['extractor']} features {seen['weights_sha256'][:8]}, resize {seen['resize']}")
-    if "n_latents" in seen:
-        parts.append(f"{seen['n_latents']:,} latents, {seen['times_per_latent']} times each; {seen['of']}")
-    return "; ".join(parts)
 
 
-def _sweeps(judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Picture]:
-    """Draw distance and class accuracy over each setting of sampling in which alone some judgements differ."""
-    sampled = [document for _, document in judged if "sampling" in document["conditions"]]
-    for setting, label in (("cfg", "guidance scale"), ("steps", "steps")):
-        alike: dict[str, list[dict[str, Any]]] = {}
-        for document in sampled:
-            others = {k: v for k, v in document["conditions"].items() if k not in ("sampling", "n_floor")}
-            others |= {k: v for k, v in document["conditions"]["sampling"].items() if k != setting}
-            alike.setdefault(repr(sorted(others.items(), key=lambda item: item[0])), []).append(document)
-        for group in alike.values():
-            values = sorted(group, key=lambda d: d["conditions"]["sampling"][setting])
-            if len({d["conditions"]["sampling"][setting] for d in values}) < 2:
-                continue
-            for number in ("frechet_distance", "fid", "class_accuracy", "precision", "recall"):
-                yield from _against(values, setting, label, number)
+def _confusions(judged: Sequence[Judged]) -> Iterator[Picture]:
+    """Show which class was read as which; of sets judged alike, in the one that is read best."""
+    for several in judged_alike(judged):
+        folder, document = max(several, key=lambda one: _number(one[1], "class_accuracy", -math.inf))
+        yield from _picture(folder, document, "confusion.png", "class asked for, and class read", several)
 
 
-def _against(group: list[dict[str, Any]], setting: str, label: str, number: str) -> Iterator[Picture]:
-    extractor = group[0]["conditions"]["extractor"]
-    name = f"{number}[{extractor}]"
-    points = [(float(d["conditions"]["sampling"][setting]), d["numbers"][name]) for d in group if name in d["numbers"]]
-    if len(points) > 1:
-        fixed = {k: v for k, v in group[0]["conditions"]["sampling"].items() if k != setting}
-        svg = line_chart([Series(name, points, dots=True)], label, name)
-        yield Picture(f"{name} over {label}: {_how(fixed)}", svg=svg)
+def _picture(
+    folder: Folder, document: dict[str, Any], name: str, caption: str, several: Sequence[Judged]
+) -> Iterator[Picture]:
+    if (folder.path / name).is_file():
+        of = how(document["conditions"]["sampling"]) if "sampling" in document["conditions"] else folder.path.name
+        others = f", of {len(several)} sets" if len(several) > 1 else ""
+        yield Picture(f"{of}{others}: {caption}, in {document['conditions']['extractor']} features", folder.path / name)
+
+
+def _number(document: dict[str, Any], name: str, default: float) -> float:
+    found = (value for key, value in document["numbers"].items() if key.partition("[")[0] == name)
+    return next(found, default)
 
 
 def _curves(stage: Folder) -> Iterator[Picture]:
-    """Draw what a stage's metrics.jsonl has of the usual numbers, each kind over images seen."""
-    kinds = {
-        "loss": ("loss", "val_loss"),
-        "PSNR, dB": ("val_psnr",),
-        "SSIM": ("val_ssim",),
-        "codes in use, share": ("usage", "val_usage"),
-        "perplexity of the codes": ("perplexity", "val_perplexity"),
-        "accuracy": ("val_accuracy",),
-        "gradient norm": ("grad_norm",),
-    }
-    for label, names in kinds.items():
-        series = [Series(_plain(name), stage.curve(name)) for name in names if stage.curve(name)]
-        if series:
-            svg = line_chart(series, "images seen", label, log=label in ("loss", "gradient norm"))
-            yield Picture(f"{TITLES[stage.kind]}: {label}", svg=svg)
+    return training_curves(stage, TITLES[stage.kind])
+
+
+def _sweep_grid(root: Path) -> Iterator[Picture]:
+    if (path := root / "sweep" / "grid.png").is_file():
+        yield Picture("The same seeds in each row", path)
 
 
 def _along_the_way(stage: Folder) -> Iterator[Picture]:
@@ -216,24 +207,13 @@ def _along_the_way(stage: Folder) -> Iterator[Picture]:
         yield Picture(f"Samples after {int(grids[index].stem):,} images, always of the same seeds", grids[index])
 
 
-def _reconstructions(stage: Folder, judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Picture]:
+def _reconstructions(stage: Folder, judged: Sequence[Judged]) -> Iterator[Picture]:
     grids = sorted((stage.path / "reconstructions").glob("*.png"))
     for path in grids[-1:]:
         yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
     for folder, _ in judged:
         if (folder.path / "reconstructions.png").is_file():
             yield Picture("The worst, the middling and the best of all held out", folder.path / "reconstructions.png")
-
-
-def _how(sampling: dict[str, Any]) -> str:
-    """Write how images were drawn: sampler, steps, guidance, and what is unusual."""
-    parts = [str(sampling["sampler"])]
-    parts += [f"{sampling['steps']} steps"] if "steps" in sampling else []
-    parts += [f"cfg {sampling['cfg']:g}"] if "cfg" in sampling else []
-    usual = {"eta": 0.0, "cfg_rescale": 0.0, "spacing": "trailing", "autoguide_scale": 1.0, "classifier_scale": 0.0}
-    usual |= {"cfg_interval": None, "cfg_channels": None, "shift": None}
-    parts += [f"{_plain(key)} {sampling[key]}" for key, value in usual.items() if sampling.get(key, value) != value]
-    return ", ".join(parts)
 
 
 def _typed(folder: Folder) -> str:
@@ -251,10 +231,6 @@ def _colophon(stages: dict[str, Folder]) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items() if version)
     commit = f", commit {last['git'][:12]}" if last.get("git") else ""
     return [f"ldm {last['ldm']}{commit}; Python {last['python']}; {packages}; {last['platform']}; {last['created']}"]
-
-
-def _plain(name: str) -> str:
-    return name.replace("val_", "validation ").replace("_", " ")
 
 
 def _duration(seconds: float) -> str:
