@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from ..core import artifacts, parallel
+from ..core.allocator import keep_freed_memory
 from ..core.artifacts import Artifact, Identity, Workspace
 from ..core.autoencoders import registry
 from ..core.autoencoders.interface import Autoencoder
@@ -86,10 +87,13 @@ def occupied(folder: Path, machine: Machine) -> Iterator[Policy]:
 
 
 def machine_policy(machine: Machine) -> Policy:
-    """Set up the device, the number format and the threads."""
+    """Set up the device, the number format, the threads and, for tensors on the CPU, its memory."""
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    return resolve(parallel.own_device(machine.device), machine.precision)
+    policy = resolve(parallel.own_device(machine.device), machine.precision)
+    if policy.device.type == "cpu":
+        keep_freed_memory()
+    return policy
 
 
 @dataclass(frozen=True)
