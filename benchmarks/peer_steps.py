@@ -20,7 +20,7 @@ LEARNING_RATE, EMA = 1e-4, 0.999
 
 def dit(folder: Path, size: Size, name: str = peers.DIT) -> tuple[nn.Module, Loss]:
     """facebookresearch/DiT, and fast-DiT, which recomputes activations in the backward pass."""
-    network = peers.load(folder, name, "models").DiT(**_shape(size), learn_sigma=False)
+    network = peers.load(folder, name, "models").DiT(**shape_of(size), learn_sigma=False)
     diffusion = peers.load(folder, name, "diffusion").create_diffusion("", learn_sigma=False)
 
     def loss(x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def dit(folder: Path, size: Size, name: str = peers.DIT) -> tuple[nn.Module, Los
 
 def sit(folder: Path, size: Size) -> tuple[nn.Module, Loss]:
     """willisma/SiT: it draws times and noise itself."""
-    network = peers.load(folder, peers.SIT, "models").SiT(**_shape(size), learn_sigma=False)
+    network = peers.load(folder, peers.SIT, "models").SiT(**shape_of(size), learn_sigma=False)
     transport = peers.load(folder, peers.SIT, "transport").create_transport()
 
     def loss(x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def sit(folder: Path, size: Size) -> tuple[nn.Module, Loss]:
 def lightning_dit(folder: Path, size: Size) -> tuple[nn.Module, Loss]:
     """hustvl/LightningDiT, without the options that make it another network; it draws times and noise itself."""
     models = peers.load(folder, peers.LIGHTNING_DIT, "models.lightningdit")
-    network = models.LightningDiT(**_shape(size), learn_sigma=False)
+    network = models.LightningDiT(**shape_of(size), learn_sigma=False)
     transport = peers.load(folder, peers.LIGHTNING_DIT, "transport").create_transport()
 
     def loss(x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -141,7 +141,8 @@ def _average(network: nn.Module, name: str) -> Callable[[], None]:
     return update
 
 
-def _shape(size: Size) -> dict[str, int]:
+def shape_of(size: Size) -> dict[str, int]:
+    """Return what the DiT family calls a size, for ten classes."""
     return {
         "input_size": size.side,
         "patch_size": 2,

@@ -50,6 +50,18 @@ def resolve(device: str = "auto", precision: str = "auto") -> Policy:
     return policy
 
 
+def settle(network: nn.Module, policy: Policy) -> nn.Module:
+    """Move a network that will not be trained to its device, its linear maps in the compute format; return it.
+
+    Autocast would convert their weights anew in every pass; what comes out is the same, to the bit.
+    """
+    network = network.to(policy.device).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.to(policy.dtype)
+    return network
+
+
 def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None:
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 

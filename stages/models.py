@@ -13,7 +13,7 @@ from ..core.denoisers import noisy_classifier
 from ..core.denoisers import registry as denoisers
 from ..core.errors import ConfigError
 from ..core.guided import Model
-from ..core.precision import Policy
+from ..core.precision import Policy, settle
 from .configs import NOISY, Diffusion, Sample
 from .handover import autoencoder_artifact, command_line, forward_process, input_path, load_autoencoder
 from .settings import Run
@@ -32,7 +32,7 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     facts = source.facts
     diffusion = Diffusion.model_validate(facts["diffusion"])
     return Model(
-        network=denoisers.load(source.path / "final").to(policy.device).eval().requires_grad_(False),
+        network=settle(denoisers.load(source.path / "final"), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,
