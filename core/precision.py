@@ -58,7 +58,7 @@ def settle(network: nn.Module, policy: Policy) -> nn.Module:
     network = network.to(policy.device).eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            module.to(policy.dtype)
+            module.weight.data = module.weight.data.to(policy.dtype)
     return network
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.core.errors import ConfigError
 from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.errors import ConfigError
 from ldm.core.precision import maybe_compile, resolve, settle
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
