@@ -47,7 +47,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
         model = with_guides(load_model(source, config, policy), guides, config, policy)
-        maybe_compile(model.network, config.machine.compile, policy.device)
+        maybe_compile(model.network, bool(config.machine.compile), policy.device)
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
         names = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)

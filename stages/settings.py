@@ -95,7 +95,12 @@ class Machine(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "Number format of the networks; auto takes what the hardware is fast at.", "--precision"
     )
-    compile: bool = option(False, "Compile the networks with torch.compile.", "--compile/--eager", identity=False)
+    compile: bool | None = option(
+        None,
+        "Compile the networks with torch.compile; where nothing is said, in a long train-dit only.",
+        "--compile/--eager",
+        identity=False,
+    )
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch.", identity=False, ge=0)
 
 

@@ -16,7 +16,7 @@ from ..core.denoisers import registry as denoisers
 from ..core.denoisers.dit import DiTConfig
 from ..core.generation import Sampling, generate
 from ..core.guided import Model
-from ..core.precision import Policy, maybe_compile
+from ..core.precision import Policy, compiling_pays, maybe_compile, uncompiled
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from .configs import Preview, TrainDiT
@@ -55,7 +55,8 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         facts = loop.train(task, _plan(config), policy, folder, progress)
         if not parallel.world().leads:
             return Outcome(folder)
-        facts |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
+        with uncompiled():
+            facts |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
         denoisers.save(task.network, folder / "final", _description(config, latents))
         work.commit(["final/model.safetensors", "final/config.json"], facts)
     summary = {
@@ -106,10 +107,19 @@ class DenoisingTask:
         seeds.seed_everything(config.seed, "denoiser weights")
         self.network = denoisers.build(network_config(config, latents)).to(policy.device)
         self.network.checkpointing = config.model.checkpointing
-        maybe_compile(self.network, config.machine.compile, policy.device)
+        maybe_compile(self.network, self._is_compiled(), policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"denoiser": self.network}
+
+    def _is_compiled(self) -> bool:
+        """Whether to compile: what was asked for, else where the training as a whole is long enough for it.
+
+        Not what is left of it: a resumed training must go on in the arithmetic that it began in.
+        """
+        if self.config.machine.compile is not None:
+            return self.config.machine.compile
+        return compiling_pays(self.network.training_flops * self.config.train.images, self.policy.device)
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""

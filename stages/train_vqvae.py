@@ -171,7 +171,7 @@ class AutoencodingTask:
             self.players["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
         self.modules: nn.Module = nn.ModuleDict(self.players)
         for part in (self.vqvae.encoder, self.vqvae.decoder):
-            maybe_compile(part, config.machine.compile, policy.device)
+            maybe_compile(part, bool(config.machine.compile), policy.device)
         self.assignments: list[Assignment] = []
         self.decoded: list[torch.Tensor] = []
         self.clock = 0

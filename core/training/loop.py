@@ -21,7 +21,7 @@ from torch import nn
 from .. import parallel
 from ..data.order import stream
 from ..errors import ConfigError, Stopped
-from ..precision import Policy
+from ..precision import Policy, uncompiled
 from ..progress import Progress
 from ..signals import StopFlag, stop_flag
 from ..weights import require_fit
@@ -239,7 +239,7 @@ class _Session:
         if not self.world.leads:
             return
         self.task.modules.eval()
-        with self.ema.applied(), torch.no_grad():
+        with self.ema.applied(), torch.no_grad(), uncompiled():
             numbers = self.task.validate()
             if picture and self.plan.picture_every:
                 self.task.picture(self.folder, self.images)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.errors import ConfigError
-from ldm.core.precision import maybe_compile, resolve, settle
+from ldm.core.precision import compiling_pays, maybe_compile, resolve, settle
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
@@ -106,6 +106,17 @@ def test_compile_keeps_parameter_names(monkeypatch: pytest.MonkeyPatch) -> None:
     maybe_compile(module, True, torch.device("cpu"))
     assert module._compiled_call_impl is not None
     assert list(module.state_dict()) == ["weight", "bias"]
+
+
+def test_only_a_long_training_is_worth_compiling_for() -> None:
+    cpu = torch.device("cpu")
+    assert compiling_pays(1e16, cpu)
+    assert not compiling_pays(1e12, cpu)
+
+
+def test_without_a_compiler_nothing_is_worth_compiling_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not compiling_pays(1e16, torch.device("cpu"))
 
 
 def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
