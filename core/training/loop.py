@@ -21,6 +21,7 @@ import torch
 from .. import parallel
 from ..data.order import stream
 from ..errors import ConfigError, Stopped
+from ..gathering import Scattered
 from ..precision import Policy
 from ..progress import Progress, Silent
 from ..signals import StopFlag, stop_flag
@@ -133,14 +134,16 @@ class _Session:
             raise self.stopped(stop)
 
     def evaluate(self, picture: bool) -> None:
-        """Validate, and draw, with the moving average in place of the weights."""
-        if not self.world.leads:
+        """Validate, and draw, with the moving average in place of the weights; all together where those lie in rows."""
+        if not (self.world.leads or self.stepper.sharded):
             return
         self.task.modules.eval()
-        with self.stepper.ema.applied(), torch.no_grad():
+        with self.stepper.averaged(), torch.no_grad():
             numbers = self.task.validate()
             if picture and self.plan.picture_every:
                 self.task.picture(self.folder, self.images)
+        if not self.world.leads:
+            return
         self.record.add({"images": self.images, "step": self.steps, **numbers})
         if picture and self.steps:  # Before the first step there is no curve yet.
             record.write_curves(self.folder)
@@ -164,10 +167,21 @@ class _Session:
         self.progress.update(self.images, **{key: means[key] for key in ("loss",) if key in means})
 
     def _save(self) -> None:
-        if not self.world.leads:
-            return
-        state = {"images": self.images, "steps": self.steps, **self.stepper.state()}
-        checkpoint.save(self.folder, self.images, self.stepper.groups(), state, self.plan.keep)
+        groups = self.stepper.groups()
+        if self.world.leads:
+            state = {"images": self.images, "steps": self.steps, **self.stepper.state()}
+            try:
+                checkpoint.save(self.folder, self.images, groups, state, self.plan.keep)
+            finally:
+                self._attend(groups)  # The others know nothing of what went wrong before the next exchange.
+        else:
+            self._attend(groups)
+
+    def _attend(self, groups: dict[str, Scattered]) -> None:
+        """Take part in saving what lies in rows over the processes."""
+        if self.stepper.sharded is not None:
+            for group in groups.values():
+                group.attend()
 
     def _resume(self) -> None:
         found = self._newest()
@@ -181,10 +195,12 @@ class _Session:
 
     def _newest(self) -> checkpoint.Checkpoint | None:
         """Find the checkpoint to go on from; the first process chooses it."""
-        found = checkpoint.newest(self.folder, self.progress.warn) if self.world.leads else None
+        found = None
+        if self.world.leads:
+            found = checkpoint.newest(self.folder, self.progress.warn, self.stepper.read)
         there, images = parallel.exchange(int(found is not None), int(found.path.name) if found else 0)[0]
         if there and found is None:
-            found = checkpoint.load(checkpoint.path_of(self.folder, images))
+            found = checkpoint.load(checkpoint.path_of(self.folder, images), self.stepper.read)
         return found
 
 

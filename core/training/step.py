@@ -7,13 +7,17 @@ counts it and moves the average once the passes of the next are in the queue. Th
 """
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from .. import parallel
+from ..gathering import Scattered, scattered
 from ..precision import Policy
 from ..weights import require_fit
 from . import record
@@ -23,6 +27,9 @@ from .ema import EMA
 from .guard import FiniteGuard
 from .optim import OptimConfig, build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
 from .task import Plan, Task
+
+if TYPE_CHECKING:
+    from .sharding import Sharded
 
 _VERDICT = slice(0, 2)  # loss and gradient norm: the readings that must be finite
 
@@ -69,10 +76,20 @@ class Stepper:
             decay=plan.decay,
             clip=plan.clip,
         )
-        parallel.follow_leader(task.modules.state_dict().values())
-        self.optimizers = {name: build_adamw(module, self.optim) for name, module in task.players.items()}
-        self.means = {name: GradientMean(module) for name, module in task.players.items()}
-        self.ema = EMA(task.averaged, plan.ema)
+        self.sharded = self._shard() if plan.shard and parallel.world().size > 1 else None
+        if self.sharded is None:
+            parallel.follow_leader(task.modules.state_dict().values())
+            self.modules, self.players = task.modules, task.players
+            averaged: nn.Module = task.averaged
+            self.means: dict[str, GradientMean | Sharded] = {
+                name: GradientMean(module) for name, module in self.players.items()
+            }
+        else:
+            self.modules = averaged = self.sharded.rows
+            self.players = dict.fromkeys(task.players, averaged)
+            self.means = dict.fromkeys(task.players, self.sharded)
+        self.optimizers = {name: build_adamw(module, self.optim) for name, module in self.players.items()}
+        self.ema = EMA(averaged, plan.ema)
         self.guard, self.meter = FiniteGuard(), record.Meter()
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_scaler)
         self.ahead = self._may_run_ahead() if ahead is None else ahead
@@ -111,17 +128,31 @@ class Stepper:
 
     def finish(self) -> None:
         """Put the moving average in place for good."""
-        self.ema.copy_to(self.task.averaged)
+        if self.sharded is None:
+            self.ema.copy_to(self.task.averaged)
+        else:
+            self.ema.copy_to(self.sharded.rows)
+            self.sharded.forget()
         self.task.modules.eval()
 
-    def groups(self) -> dict[str, dict[str, Tensor]]:
-        """Return every tensor that a checkpoint keeps: group → name → tensor."""
+    def averaged(self) -> AbstractContextManager[None]:
+        """Let the networks hold the moving average inside a block."""
+        return self.ema.applied() if self.sharded is None else self.sharded.averaged(self.ema)
+
+    def groups(self) -> dict[str, Scattered]:
+        """Return every tensor that a checkpoint keeps, by group and name."""
         optimizers = {
             f"{player}.{name}": tensor
             for player, optimizer in self.optimizers.items()
-            for name, tensor in optimizer_state(optimizer, self.task.players[player]).items()
+            for name, tensor in optimizer_state(optimizer, self.players[player]).items()
         }
-        return {"model": self.task.modules.state_dict(), "ema": self.ema.state(), "optimizer": optimizers}
+        held = {"model": self.modules.state_dict(), "ema": self.ema.state(), "optimizer": optimizers}
+        scatter = scattered if self.sharded is None else self.sharded.scattered
+        return {name: scatter(tensors) for name, tensors in held.items()}
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """Read what this process holds of a checkpoint's file."""
+        return load_file(path) if self.sharded is None else self.sharded.read(path)
 
     def state(self) -> dict[str, Any]:
         """Return what else it keeps, JSON."""
@@ -134,8 +165,8 @@ class Stepper:
 
     def load(self, found: Checkpoint, remedy: str) -> None:
         """Take up a checkpoint. Raises DataError with the remedy where it is of another network."""
-        require_fit(self.task.modules, found.groups["model"], found.path, remedy)
-        self.task.modules.load_state_dict(found.groups["model"])
+        require_fit(self.modules, found.groups["model"], found.path, remedy)
+        self.modules.load_state_dict(found.groups["model"])
         self.ema.load(found.groups["ema"], found.state["ema_updates"])
         for player, optimizer in self.optimizers.items():
             own = {
@@ -143,7 +174,7 @@ class Stepper:
                 for key, tensor in found.groups["optimizer"].items()
                 if key.startswith(f"{player}.")
             }
-            load_optimizer_state(optimizer, self.task.players[player], own)
+            load_optimizer_state(optimizer, self.players[player], own)
         self.guard.load(found.state["guard"])
         self.meter.load(found.state["meter"])
         if found.state["scaler"]:  # It is empty where the run began on a device that needs none.
@@ -205,8 +236,16 @@ class Stepper:
             numbers = parallel.mean(numbers)
             numbers[0] = numbers[0].float()
         self.scaler.unscale_(optimizer)
-        norm = clip_gradients(optimizer, self.optim)
+        clip = clip_gradients if self.sharded is None else self.sharded.clip
+        norm = clip(optimizer, self.optim)
         return _Readings([*sums], torch.cat([numbers[:1], norm.to(numbers).reshape(1), numbers[1:]]))
+
+    def _shard(self) -> "Sharded":
+        from .sharding import Sharded  # torch takes a second to load what it needs
+
+        (network,) = self.task.players.values()
+        assert network is self.task.modules and network is self.task.averaged, "one network, and nothing beside it"
+        return Sharded(network, self.policy)
 
     def _may_run_ahead(self) -> bool:
         alone = len(self.optimizers) == 1 and not self.scaler.is_enabled()

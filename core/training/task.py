@@ -31,6 +31,7 @@ class Plan:
     tensorboard: bool
     seed: int
     picture_every: int = 0
+    shard: bool = False
 
 
 @dataclass(frozen=True)
