@@ -4,8 +4,8 @@ All networks have the same sizes and see the same batches. Each project's step i
 `ldm train-dit`, with clipping and the finite check besides; the peers' are the lines of their train.py.
 """
 
+import itertools
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.objective import Objective
 from ldm.core.precision import maybe_compile, resolve
-from ldm.core.progress import Silent
-from ldm.core.training import loop
+from ldm.core.training.step import Stepper
+from ldm.core.training.task import Batch, Plan
 
 from . import peer_steps, peers
 from .options import Options
@@ -69,14 +69,13 @@ def make(size: Size, precision: str, compiled: bool) -> Work:
     torch.manual_seed(0)
     network = DiT(network_config(size))
     maybe_compile(network, compiled, policy.device)
-    folder = TemporaryDirectory()
-    session = loop._Session(_Denoising(network), _plan(size), policy, Path(folder.name), Silent())
-    batches = Batches(size)
+    stepper = Stepper(_Denoising(network), _plan(size), policy)
+    batches, numbers = Batches(size), itertools.count()
 
-    def step(folder: TemporaryDirectory[str] = folder) -> float:
+    def step() -> float:
         x0, labels, times, noise = batches.next()
-        session.step((x0, noise, (times + 1) / NUM_STEPS, labels))
-        return session.meter.flush()["loss"]
+        stepper.step((x0, noise, (times + 1) / NUM_STEPS, labels), next(numbers), 0)
+        return stepper.meter.flush()["loss"]
 
     return step
 
@@ -98,6 +97,7 @@ class _Denoising:
     """Noise prediction with the plain loss, as the peers train, for the loop."""
 
     num_samples = 1
+    heeds_verdicts = False
 
     def __init__(self, network: DiT) -> None:
         self.modules = self.averaged = network
@@ -108,7 +108,7 @@ class _Denoising:
         x0, noise, t, labels = data
         return self.objective.loss(self.averaged, x0, noise, t, labels).mean(), {}
 
-    def load(self, batch: loop.Batch) -> Any:
+    def load(self, batch: Batch) -> Any:
         raise NotImplementedError("the benchmark brings its own batches")
 
     def split(self, data: Any, parts: int) -> list[Any]:
@@ -122,8 +122,8 @@ class _Denoising:
     def picture(self, folder: Path, images_seen: int) -> None: ...
 
 
-def _plan(size: Size) -> loop.Plan:
-    return loop.Plan(
+def _plan(size: Size) -> Plan:
+    return Plan(
         images=10**9,
         batch_size=size.batch,
         accumulate=1,

@@ -105,6 +105,7 @@ class NoisyClassifyingTask:
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""

@@ -71,6 +71,7 @@ class ClassifyingTask:
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return images, labels and offsets."""

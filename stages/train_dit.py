@@ -53,11 +53,13 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         latents.verify()
         task = DenoisingTask(config, latents, load_autoencoder(source, policy), policy)
         facts = loop.train(task, _plan(config), policy, folder, progress)
-        if not parallel.world().leads:
+        if not (parallel.world().leads or config.train.shard):
             return Outcome(folder)
         with uncompiled():
             facts |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
         denoisers.save(task.network, folder / "final", _description(config, latents))
+        if not parallel.world().leads:
+            return Outcome(folder)
         work.commit(["final/model.safetensors", "final/config.json"], facts)
     summary = {
         "denoiser": f"{sum(p.numel() for p in task.network.parameters()) / 1e6:.1f} M parameters",
@@ -105,12 +107,16 @@ class DenoisingTask:
         self.objective = training_objective(config.diffusion)
 
         seeds.seed_everything(config.seed, "denoiser weights")
-        self.network = denoisers.build(network_config(config, latents)).to(policy.device)
+        network = denoisers.build(network_config(config, latents))
+        # What is to be sharded goes to the device part by part, which need not hold all of it.
+        shards = config.train.shard and parallel.world().size > 1
+        self.network = network if shards else network.to(policy.device)
         self.network.checkpointing = config.model.checkpointing
         maybe_compile(self.network, self._is_compiled(), policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"denoiser": self.network}
+        self.heeds_verdicts = False
 
     def _is_compiled(self) -> bool:
         """Whether to compile: what was asked for, else where the training as a whole is long enough for it.
@@ -154,6 +160,8 @@ class DenoisingTask:
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write the grid of previews: one row per class, always the same seeds."""
         images, names = draw_preview(self.model(), list(self.latents.class_names), self.config.preview, self.policy)
+        if not parallel.world().leads:  # It was there for its part of the network.
+            return
         (folder / "samples").mkdir(exist_ok=True)
         picture = grid(images, columns=self.config.preview.per_class, row_labels=names, scale=scale_for(images))
         write_png(folder / "samples" / f"{images_seen:010d}.png", picture)

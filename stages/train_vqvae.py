@@ -167,6 +167,7 @@ class AutoencodingTask:
         self.lpips = LPIPS(config.loss.lpips).to(policy.device) if config.loss.lpips else None
         self.averaged: nn.Module = self.vqvae
         self.players: dict[str, nn.Module] = {"autoencoder": self.vqvae}
+        self.heeds_verdicts = True  # The codebook moves with them.
         if config.loss.adversarial_weight:
             self.players["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
         self.modules: nn.Module = nn.ModuleDict(self.players)

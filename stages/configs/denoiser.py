@@ -82,6 +82,12 @@ class Preview(Section):
 
 class DiTTrain(Train):
     images: Count = option(2_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    shard: bool = option(
+        False,
+        "Under torchrun: let each process hold only its part of weights and optimizer.",
+        "--shard",
+        identity=False,
+    )
 
 
 class TrainDiT(Stage):

@@ -21,6 +21,7 @@ RUNS = {
     "sample": sample.run,
     "eval": eval.run,
 }
+FP32 = {"device": "cpu", "precision": "fp32"}  # whatever units for bf16 the processor has: losses are compared to 1e-6
 SHORT = {"batch_size": 8, "warmup": 8, "log_every": 16, "validate_every": 64, "checkpoint_every": 32}
 SETTINGS: dict[str, dict[str, Any]] = {
     "train-vqvae": {
@@ -86,7 +87,7 @@ class Pipeline:
 
     def config(self, command: str, **changes: Any) -> Any:
         """Merge the smallest settings with `section__key=value` changes and validate them."""
-        layers: dict[str, Any] = {"name": self.name, "runs_dir": self.runs_dir, "machine": {"device": "cpu"}}
+        layers: dict[str, Any] = {"name": self.name, "runs_dir": self.runs_dir, "machine": FP32}
         if command == "eval":
             layers.pop("machine")
         for section, values in SETTINGS[command].items():

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from ldm.core.progress import Silent
+from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,6 +59,19 @@ def test_two_processes_make_the_pipeline_of_one(trained: Pipeline, tmp_path: Pat
     alone = trained.run("sample", **settings).directory
     assert together(pair, "sample", **settings) == [0, 0]
     assert pngs(pair.folder / "samples" / "some") == pngs(alone) and len(pngs(alone)) == 9
+
+
+def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, trained: Pipeline) -> None:
+    shutil.rmtree(copied.folder / "dit")
+    assert together(copied, "train-dit", train__shard=True) == [0, 0]
+    ours, theirs = copied.folder / "dit", trained.folder / "dit"
+    assert losses(ours) == pytest.approx(losses(theirs), rel=0, abs=1e-6)
+    for name in ("final/model.safetensors", "checkpoints/0000000064/optimizer.safetensors"):
+        mine, other = load_file(ours / name), load_file(theirs / name)
+        assert mine.keys() == other.keys()
+        assert all(torch.allclose(mine[key], tensor, rtol=0, atol=1e-5) for key, tensor in other.items())
+    assert [path.name for path in sorted((ours / "samples").iterdir())] == ["0000000000.png", "0000000064.png"]
+    assert pngs(copied.run("sample", num=2).directory).keys() == pngs(trained.run("sample", num=2).directory).keys()
 
 
 def test_a_refusal_of_the_leader_ends_both(copied: Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
