@@ -20,6 +20,7 @@ from .settings import Run
 
 VALIDATION_SEED = 0
 _AT_ONCE = 64
+_HASHED_FIRST = 1 << 30  # bytes of shards, a second or two
 
 
 def open_latents(folder: Path | None, config: Run) -> tuple[Artifact, Artifact]:
@@ -47,9 +48,10 @@ def read_latents(
 ) -> LatentSets:
     """Open the shards of finished latents, after making sure that they are what was written.
 
-    reading: see `core.data.latents`; "auto" takes what they fit in. Streamed latents are compared with their checksums
-    as they are read; otherwise all shards are compared with the manifest first, by several processes each a share.
-    Raises DataError for damage, or for labels that are no class's.
+    reading: see `core.data.latents`; "auto" takes what they fit in. Shards of a gigabyte in all, and those without
+    checksums, are compared with the manifest first, by several processes each a share; larger sets, of which that would
+    take long, are compared with their checksums latent by latent, as they are read. Raises DataError for damage, or
+    for labels that are no class's.
     """
     facts, device = latents.facts, device or torch.device("cpu")
     shape, names = tuple(facts["latent_shape"]), {split: facts["shards"][split] for split in ("train", "val")}
@@ -57,12 +59,15 @@ def read_latents(
     latents.verify(INDEX)
     latents.verify_sizes(*shards)
     tables = [read_table(latents.path, split, names[split], shape)[1] for split in names]
+    shard_bytes = sum(latents.manifest["files"][name]["bytes"] for name in shards)
     if reading == "auto":
-        shard_bytes = sum(latents.manifest["files"][name]["bytes"] for name in shards)
         reading = best_reading(shard_bytes, sum(table.num_array_bytes for table in tables), device)
-    if reading != "streamed" or any(table.checksums is None for table in tables):
+    whole = shard_bytes <= _HASHED_FIRST or any(table.checksums is None for table in tables)
+    if whole:
         _verify_together(latents, shards)
-    train, val = (LatentSet(latents.path, split, names[split], shape, reading, device) for split in names)
+    # What is read from the disk again and again is checked again and again.
+    trusted = whole and reading != "streamed"
+    train, val = (LatentSet(latents.path, split, names[split], shape, reading, device, trusted) for split in names)
     classes = LabelConditioning(len(facts["class_names"]))
     for split in (train, val):
         classes.check(torch.from_numpy(split.labels), str(latents.path))

@@ -3,8 +3,7 @@
 import os
 import threading
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +14,6 @@ import torch
 from ..errors import DataError
 from .shards import AGAIN
 
-_THREADS = 16  # that wait for the disk
-_LEAST_READ = 4  # arrays that one thread reads in turn, lest handing over takes longer than reading
 _MOST_OPEN = 512  # files; systems allow 1,024 by default
 
 
@@ -25,7 +22,7 @@ class ArrayTable:
     """Where the F float16 arrays of each of N samples lie, all of `num_bytes`.
 
     paths: of the shards. shard: which of them, rising, int64 (N,). offsets: int64 (F, N). checksums: CRC-32, uint32
-    (F, N), or None in a set written before there were any.
+    (F, N), by which what is read is checked; None where it need not or cannot be.
     """
 
     paths: list[Path]
@@ -43,6 +40,17 @@ class ArrayTable:
         """The size of all arrays together."""
         return self.offsets.size * self.num_bytes
 
+    def check(self, found: Iterable[bytes | memoryview], field: np.ndarray, sample: np.ndarray) -> None:
+        """Compare what was read with its checksums, if there are any. Raises DataError naming the shard."""
+        if self.checksums is None:
+            return
+        sums = self.checksums[field, sample].tolist()
+        for row, (content, checksum) in enumerate(zip(found, sums, strict=True)):
+            if zlib.crc32(content) != checksum:
+                path, place = self.paths[self.shard[sample[row]]], self.offsets[field[row], sample[row]]
+                message = f"{path} is damaged at byte {place}: the latent there is not what was written"
+                raise DataError(message, AGAIN)
+
 
 class Reader(Protocol):
     """Reads arrays by field and sample."""
@@ -59,9 +67,11 @@ class Mapped:
         self._maps = [_map(path).data for path in table.paths]
 
     def take(self, field: np.ndarray, sample: np.ndarray) -> torch.Tensor:
-        maps, size = self._maps, self._table.num_bytes
-        places = zip(self._table.shard[sample].tolist(), self._table.offsets[field, sample].tolist(), strict=True)
-        return _tensor([maps[shard][start : start + size] for shard, start in places], size)
+        table, maps, size = self._table, self._maps, self._table.num_bytes
+        shards, offsets = table.shard[sample].tolist(), table.offsets[field, sample].tolist()
+        found = [maps[shard][start : start + size] for shard, start in zip(shards, offsets, strict=True)]
+        table.check(found, field, sample)
+        return _tensor(found, size)
 
 
 class Held:
@@ -71,10 +81,11 @@ class Held:
         arrays = torch.empty((len(table.fields), len(table), table.num_bytes // 2), dtype=torch.float16, device=device)
         bounds = np.searchsorted(table.shard, np.arange(len(table.paths) + 1))
         for path, start, stop in zip(table.paths, bounds[:-1], bounds[1:], strict=True):
-            content = _map(path)
+            content, samples = _map(path), np.arange(start, stop)
             for number, offsets in enumerate(table.offsets[:, start:stop]):
-                rows = torch.from_numpy(_rows(content, offsets, table.num_bytes))
-                arrays[number, start:stop] = rows.view(torch.float16).to(device)
+                rows = _rows(content, offsets, table.num_bytes)
+                table.check((row.data for row in rows), np.full(len(rows), number), samples)
+                arrays[number, start:stop] = torch.from_numpy(rows).view(torch.float16).to(device)
         self._arrays = arrays.flatten(0, 1)
         self._num_samples = len(table)
 
@@ -84,55 +95,55 @@ class Held:
 
 
 class Streamed:
-    """Reads from the disk what is asked for and nothing else, and compares it with its checksum."""
+    """Reads from the disk what is asked for and nothing else."""
 
     def __init__(self, table: ArrayTable) -> None:
         self._table = table
         self._files = _OpenFiles(table.paths)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="latents")
 
     def take(self, field: np.ndarray, sample: np.ndarray) -> torch.Tensor:
-        table = self._table
+        table, size = self._table, self._table.num_bytes
         shards, offsets = table.shard[sample].tolist(), table.offsets[field, sample].tolist()
-        sums = None if table.checksums is None else table.checksums[field, sample].tolist()
-
-        def read(rows: range) -> list[bytes]:
-            found = [self._files.read(shards[row], table.num_bytes, offsets[row]) for row in rows]
-            for row, content in zip(rows, found, strict=True):
-                if len(content) < table.num_bytes or (sums is not None and zlib.crc32(content) != sums[row]):
-                    path = table.paths[shards[row]]
-                    message = f"{path} is damaged at byte {offsets[row]}: the latent there is not what was written"
-                    raise DataError(message, AGAIN)
-            return found
-
-        each = max(_LEAST_READ, -(-len(sample) // _THREADS))
-        parts = [range(start, min(start + each, len(sample))) for start in range(0, len(sample), each)]
-        return _tensor([piece for found in self._pool.map(read, parts) for piece in found], table.num_bytes)
+        places = list(zip(shards, offsets, strict=True))
+        for shard, start in places:  # The disk serves them all at once.
+            self._files.announce(shard, size, start)
+        found = [self._files.read(shard, size, start) for shard, start in places]
+        for content, (shard, _) in zip(found, places, strict=True):
+            if len(content) < size:
+                raise DataError(f"{table.paths[shard]} is damaged: it is shorter than it was", AGAIN)
+        table.check(found, field, sample)
+        return _tensor(found, size)
 
 
 class _OpenFiles:
-    """Reads at offsets, for several threads; keeps files open, but not more than a system bears."""
+    """Reads files at offsets; keeps them open, but not more than a system bears."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
+    def announce(self, number: int, size: int, offset: int) -> None:
+        """Let the system fetch what will be read from a file that is open, without waiting, where it knows how."""
+        handle = self._open.get(number)
+        if handle is not None and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
+
     def read(self, number: int, size: int, offset: int) -> bytes:
+        """Return the bytes there; fewer where the file ends."""
         handle = self._open.get(number)
         if handle is not None:
             return self._read(handle, size, offset)
         handle = os.open(self._paths[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        with self._lock:
+            keep = number not in self._open and len(self._open) < _MOST_OPEN
+            if keep:
+                self._open[number] = handle
         try:
-            content = self._read(handle, size, offset)
+            return self._read(handle, size, offset)
         finally:
-            with self._lock:
-                keep = number not in self._open and len(self._open) < _MOST_OPEN
-                if keep:
-                    self._open[number] = handle
             if not keep:
                 os.close(handle)
-        return content
 
     def _read(self, handle: int, size: int, offset: int) -> bytes:
         if hasattr(os, "pread"):

@@ -3,12 +3,15 @@
 Whichever it is, a batch is the same to the bit: only its indices and flips decide what is in it.
 
 "held": one float16 tensor on the device, filled once. "mapped": the shards are mapped, their pages shared with other
-processes and given back by the system when it needs memory; who opens them so has compared their sha256 with the
-manifest. "streamed": nothing stays but a bounded number of open files; threads read each array when it is asked for,
-and every one is compared with its CRC-32, so that sets beyond the memory need not be read whole to be trusted.
+processes and given back by the system when it needs memory. "streamed": nothing stays but a bounded number of open
+files; each array is read when it is asked for, so that sets may be larger than the memory.
+
+Who has not compared the shards with the manifest's sha256, which means reading all of them, has every array compared
+with its CRC-32 as it is read.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +31,9 @@ class LatentSet:
     """One split of a folder of shards, read at random through its index.
 
     labels: int64 (N,). shape: (C, h, w). has_flip and has_std say which arrays a sample has. device: where batches
-    are; that of `reading="held"` only, else the CPU.
+    are; that of `reading="held"` only, else the CPU. trusted: the shards are known to be what was written.
+
+    Raises DataError for an index that does not fit its shards, and for a damaged array when it is read.
     """
 
     def __init__(
@@ -39,9 +44,11 @@ class LatentSet:
         shape: tuple[int, int, int],
         reading: Reading = "mapped",
         device: torch.device | None = None,
+        trusted: bool = False,
     ) -> None:
         self.shape = shape
-        self.labels, self._table = read_table(folder, split, names, shape)
+        self.labels, table = read_table(folder, split, names, shape)
+        self._table = replace(table, checksums=None) if trusted else table
         self._reader: Reader
         if reading == "streamed":
             self._reader = Streamed(self._table)
@@ -64,8 +71,7 @@ class LatentSet:
     def batch(self, indices: np.ndarray, flip: np.ndarray | None = None, std: bool = False) -> torch.Tensor:
         """Gather latents as float32 (len(indices), C, h, w).
 
-        flip: bool (len(indices),), which samples to take mirrored. std: the posterior's deviations instead. Raises
-        DataError for a streamed latent that is not what was written.
+        flip: bool (len(indices),), which samples to take mirrored. std: the posterior's deviations instead.
         """
         assert (self.has_flip or flip is None) and (self.has_std or not std), "these latents lack what is asked for"
         plain, mirrored = ("std.npy", "flip.std.npy") if std else ("npy", "flip.npy")
