@@ -121,12 +121,17 @@ class ImageSources:
     val: ImageSource
     as_input: dict[str, Any]
 
-    def read(self, progress: Progress) -> ImageSets:
-        """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded."""
+    def read(self, progress: Progress, keep: bool = True) -> ImageSets:
+        """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded.
+
+        keep: in memory, where they fit. A stage that needs each image once decodes it when its turn comes; but which
+        images are left out by data.on_error is known only when all were decoded, so that they are kept all the same.
+        """
         progress.note(self.described)
+        keep = keep or self.data.on_error == "skip"
         return ImageSets(
-            image_loader(self.train, self.data, "training", progress),
-            image_loader(self.val, self.data, "validation", progress),
+            image_loader(self.train, self.data, "training", progress, keep),
+            image_loader(self.val, self.data, "validation", progress, keep),
         )
 
     @property
@@ -152,15 +157,20 @@ def image_sources(data: Data) -> ImageSources:
     return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint})
 
 
-def image_loader(source: ImageSource, data: Data, role: str, progress: Progress) -> ImageLoader:
-    """Make a source's images readable as squares; those that cannot be decoded are named, and skipped if so wished."""
+def image_loader(source: ImageSource, data: Data, role: str, progress: Progress, keep: bool = True) -> ImageLoader:
+    """Make a source's images readable as squares; those that cannot be decoded are named, and skipped if so wished.
+
+    keep: in memory, where they fit.
+    """
     prepare = Preparation(
         image_size=data.image_size,
         background=_rgb(data.background),
         on_error=data.on_error,
         max_skipped=data.max_skipped,
-        cache_bytes=int(data.cache_gb * 2**30),
+        cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
     )
+    if not keep:
+        return ImageLoader(source, prepare)
     progress.start(f"reading {role} images", len(source), "images")
     loader = ImageLoader(source, prepare, lambda done, total: progress.update(done))
     progress.finish()

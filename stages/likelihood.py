@@ -38,9 +38,8 @@ def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
         if work.complete:
             shown = _shown(files.read_json(work.path / NUMBERS)["numbers"])
             return Outcome(work.path, already_complete=True, summary=shown)
-        latents.verify()
         model = load_model(source, config, policy)
-        held_out = read_latents(latents).val
+        held_out = read_latents(latents, "streamed").val
         chosen = spread(len(held_out), config.limit or len(held_out))
         progress.start("bounding the likelihood", len(chosen), "latents")
 

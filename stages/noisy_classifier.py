@@ -38,7 +38,6 @@ def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outco
         next_commands = [command_line("sample", config) + " --classifier-scale 2"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        latents.verify()
         task = NoisyClassifyingTask(config, network, latents, process, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         facts = loop.train(task, plan, policy, folder, progress)
@@ -97,7 +96,7 @@ class NoisyClassifyingTask:
         policy: Policy,
     ) -> None:
         self.seed, self.policy = config.seed, policy
-        self.latents = read_latents(latents)
+        self.latents = read_latents(latents, device=policy.device)
         self.num_samples = len(self.latents.train)
         self.schedule: Schedule = forward_process(Diffusion.model_validate(process))
         seeds.seed_everything(config.seed, "noisy classifier weights")

@@ -76,7 +76,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))
     check_producer(source, "latents", latents)
-    held_out = read_latents(latents).val
+    held_out = read_latents(latents, "streamed").val
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)
     maybe_compile(model.network, bool(config.machine.compile), policy.device)

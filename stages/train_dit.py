@@ -50,7 +50,6 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        latents.verify()
         task = DenoisingTask(config, latents, load_autoencoder(source, policy), policy)
         facts = loop.train(task, _plan(config), policy, folder, progress)
         if not (parallel.world().leads or config.train.shard):
@@ -101,7 +100,7 @@ class DenoisingTask:
 
     def __init__(self, config: TrainDiT, latents: Artifact, autoencoder: TrainedAutoencoder, policy: Policy) -> None:
         self.config, self.policy, self.autoencoder = config, policy, autoencoder
-        self.latents = read_latents(latents)
+        self.latents = read_latents(latents, config.reading, policy.device)
         self.num_samples = len(self.latents.train)
         self.labels = LabelConditioning(len(self.latents.class_names), has_null=config.label_dropout > 0)
         self.objective = training_objective(config.diffusion)

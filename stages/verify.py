@@ -14,6 +14,7 @@ from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_produce
 from ..core.autoencoders import registry as autoencoders
 from ..core.data import shards
 from ..core.data.images import decode
+from ..core.data.latents import read_table
 from ..core.denoisers import noisy_classifier
 from ..core.denoisers import registry as denoisers
 from ..core.errors import DataError
@@ -197,7 +198,7 @@ def _latents_fit(artifact: Artifact) -> None:
         if len(labels[split]) != count:
             message = f"{artifact.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
             raise DataError(message, artifact.remedy)
-        shards.LatentSet(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
+        read_table(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
     counts = np.bincount(labels["train"], minlength=len(facts["class_names"])).tolist()
     if counts != facts["class_counts"]:
         raise DataError(f"{artifact.path} holds other labels than its manifest says", artifact.remedy)

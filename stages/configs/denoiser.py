@@ -99,6 +99,11 @@ class TrainDiT(Stage):
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null class; 0 gives up guidance.", "--label-dropout", ge=0, lt=1
     )
+    reading: Literal["auto", "held", "mapped", "streamed"] = option(
+        "auto",
+        "Latents held on the device, mapped into memory, or streamed from the disk; auto takes what they fit in.",
+        identity=False,
+    )
     train: DiTTrain = section(DiTTrain)
     preview: Preview = section(Preview)
     machine: Machine = section(Machine)

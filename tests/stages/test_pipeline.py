@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from ldm.core.artifacts import MANIFEST, open_artifact
-from ldm.core.data.shards import LatentSet
+from ldm.core.data.latents import LatentSet
 from ldm.core.errors import ConfigError, DataError
 
 sys.path.insert(0, str(Path(__file__).parent))
