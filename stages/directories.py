@@ -12,7 +12,7 @@ from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
 from ..core.errors import DataError
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
-from .configs import MADE_BY, OUTPUTS
+from .configs import BEST, MADE_BY, OUTPUTS
 from .configs.exchange import Import
 
 CHECKPOINT, NETWORK = "checkpoint", "network"
@@ -33,12 +33,19 @@ class Directory:
         return self.kind not in (CHECKPOINT, NETWORK)
 
     @property
+    def is_best(self) -> bool:
+        """Whether it is the best state of the training whose directory it lies in."""
+        return self.path.name == BEST and recognise(self.path.parent) is not None
+
+    @property
     def is_finished(self) -> bool:
         """Whether a stage's manifest, its last file, is there."""
         return (self.path / MANIFEST).is_file()
 
     def command(self, with_recipe: bool = True) -> str:
         """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
+        if self.is_best:
+            return Directory(self.path.parent, self.kind).command(with_recipe)
         words = ["ldm", MADE_BY.get(self.kind, self.kind)]
         recipe = self.path / RECIPE
         imported = imported_as(self.path)
@@ -87,6 +94,11 @@ def recognise(path: Path) -> Directory | None:
 def checkpoints(path: Path) -> list[Directory]:
     """List the checkpoints inside a stage's directory, oldest first."""
     return [Directory(found, CHECKPOINT) for found in checkpoint.saved(path)]
+
+
+def best(path: Path) -> Directory | None:
+    """Return the best state that a training kept in its directory, a directory of the same kind; None without one."""
+    return Directory(path / BEST, OUTPUTS["train-dit"]) if (path / BEST / MANIFEST).is_file() else None
 
 
 def imported_as(path: Path) -> Import | None:

@@ -15,9 +15,10 @@ from ..core.lock import owner
 from ..core.progress import Outcome, Progress
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
+from .best import told
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
-from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
+from .directories import CHECKPOINT, NETWORK, Directory, best, checkpoints, find, recognise
 from .handover import image_sources, input_path
 from .settings import Data, identity
 
@@ -83,6 +84,13 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
     kept = [str(int(each.path.name)) for each in checkpoints(directory.path)]
     if kept:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
+    if best_state := best(directory.path):
+        try:
+            rows["best state"] = f"{told(best_state.open())}: {best_state.path}"
+        except DataError as error:
+            rows["best state"] = f"damaged: {error.message}"
+    if artifact is not None and "best" in artifact.facts:
+        rows["best"] = told(artifact)
     rows["to check it"] = f"ldm verify {directory.path}"
     return rows
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..core import parallel, seeds
-from ..core.artifacts import Artifact
+from ..core.artifacts import MANIFEST, Artifact
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import write_png
@@ -19,6 +19,7 @@ from ..core.guided import Model
 from ..core.precision import Policy, compiling_pays, maybe_compile, uncompiled
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
+from .best import BestState, open_best, told
 from .configs import Preview, TrainDiT
 from .handover import (
     TrainedAutoencoder,
@@ -32,6 +33,7 @@ from .handover import (
     training_objective,
 )
 from .latent_sets import held_out, open_latents, read_latents, training_latents
+from .sample_metrics import SampleGauge, open_judge
 
 VALIDATION_SAMPLES = 1024
 
@@ -46,12 +48,19 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
             "autoencoder": as_input(source, folder),
         }
         network_config(config, latents)  # before anything is discarded
+        to_do = config.replace or not (folder / MANIFEST).exists()
+        judge = open_judge(config, latents, source, policy, progress) if config.metrics.every and to_do else None
         work = claim(folder, "train-dit", config, inputs)
         next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         task = DenoisingTask(config, latents, load_autoencoder(source, policy), policy)
-        facts = loop.train(task, _plan(config), policy, folder, progress)
+        state = BestState(work, task.network, _description(config, latents))
+        gauge = None
+        if judge is not None:
+            real = judge.look_at_reference(folder, progress)
+            gauge = SampleGauge(judge, task.model(), real, task.validate, state, progress)
+        facts = loop.train(task, _plan(config), policy, folder, progress, gauge)
         if not (parallel.world().leads or config.train.shard):
             return Outcome(folder)
         with uncompiled():
@@ -65,6 +74,11 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         "images seen": f"{facts['images_seen']:,}",
         "validation loss": f"{facts['validation_loss']:.4f}",
     }
+    if state.is_there():
+        best = open_best(folder, work.identity.command)
+        summary["best"] = told(best)
+        if best.facts["images_seen"] < facts["images_seen"]:
+            next_commands.append(f"{next_commands[0]} --checkpoint best")
     pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 

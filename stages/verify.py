@@ -25,7 +25,7 @@ from ..core.training import checkpoint
 from ..core.weights import CONFIG
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .configs.folders import Verify
-from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, imported_as, recognise
+from .directories import CHECKPOINT, NETWORK, Directory, best, checkpoints, find, imported_as, recognise
 from .handover import input_path
 from .settings import identity
 
@@ -96,17 +96,19 @@ def _checks(directory: Directory) -> Iterator[Check]:
 
 def _stage_checks(directory: Directory) -> Iterator[Check]:
     path = directory.path
+    remedy = f"remove {path}: the training that it is of is whole without" if directory.is_best else None
     try:
         artifact = directory.open()
     except DataError as error:
-        yield Check(partial(_fail, error.message, error.remedy), path)
+        yield Check(partial(_fail, error.message, remedy or error.remedy), path)
         if not directory.is_finished:
             yield from _unfinished_checks(directory)
     else:
         for name in artifact.manifest["files"]:
-            yield Check(partial(artifact.verify, name), path)
-        yield Check(partial(_identity_fits, artifact), path)
-        yield Check(partial(_recipe_fits, artifact), path)
+            yield Check(partial(_file_is_whole, artifact, name, remedy), path)
+        if not directory.is_best:
+            yield Check(partial(_identity_fits, artifact), path)
+            yield Check(partial(_recipe_fits, artifact), path)
         for role in PRODUCERS:
             if role in artifact.manifest["inputs"]:
                 yield Check(partial(_producer_fits, artifact, role), path)
@@ -114,6 +116,8 @@ def _stage_checks(directory: Directory) -> Iterator[Check]:
             yield Check(partial(_latents_fit, artifact), path, whole=True)
     for each in checkpoints(path):
         yield Check(partial(_checkpoint_loads, each.path), path)
+    if kept := best(path):
+        yield from _stage_checks(kept)
 
 
 def _unfinished_checks(directory: Directory) -> Iterator[Check]:
@@ -127,6 +131,13 @@ def _unfinished_checks(directory: Directory) -> Iterator[Check]:
 
 def _fail(message: str, remedy: str | None) -> None:
     raise DataError(message, remedy)
+
+
+def _file_is_whole(artifact: Artifact, name: str, remedy: str | None) -> None:
+    try:
+        artifact.verify(name)
+    except DataError as error:
+        raise DataError(error.message, remedy or error.remedy) from None
 
 
 def _checkpoint_loads(path: Path) -> None:

@@ -48,9 +48,7 @@ def save(
     """
     assert keep > 0, f"keep {keep}"
     final = path_of(folder, images)
-    if final.exists():
-        shutil.rmtree(final)
-    with files.new_directory(final) as temporary:
+    with files.new_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             group = tensors if isinstance(tensors, Scattered) else scattered(tensors)
             tensor_file.write(temporary / f"{name}.safetensors", group.specs, _finite(name, group))

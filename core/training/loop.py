@@ -26,6 +26,7 @@ from ..precision import Policy, uncompiled
 from ..progress import Progress, Silent
 from ..signals import StopFlag, stop_flag
 from . import checkpoint, record
+from .gauge import CONDITIONS, Best, Gauge
 from .step import Stepper
 from .task import Batch, Plan, Task
 from .transfer import pinned
@@ -36,7 +37,13 @@ _WARM_UP = 2  # steps in which memory is claimed and, where wanted, networks are
 
 
 def train(
-    task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress, ahead: bool | None = None
+    task: Task,
+    plan: Plan,
+    policy: Policy,
+    folder: Path,
+    progress: Progress,
+    gauge: Gauge | None = None,
+    ahead: bool | None = None,
 ) -> dict[str, Any]:
     """Train until `plan.images` images were seen, from the newest checkpoint in `folder` if there is one.
 
@@ -45,11 +52,15 @@ def train(
     ahead: see `Stepper`.
     """
     _check_shares(plan)
-    session = _Session(task, plan, policy, folder, progress, ahead)
+    session = _Session(task, plan, policy, folder, progress, gauge, ahead)
     progress.start("training", plan.images, "images", done=session.images)
     with stop_flag() as stop:
         if session.images == 0:
             session.evaluate(picture=True)
+        elif session.owes:
+            if not session.measure(stop):
+                raise session.stopped(stop)
+            session.save()
         with closing(session.batches()) as batches:
             for data in batches:
                 session.step(data)
@@ -74,16 +85,25 @@ class _Session:
     """The state of one training run over time."""
 
     def __init__(
-        self, task: Task, plan: Plan, policy: Policy, folder: Path, progress: Progress, ahead: bool | None
+        self,
+        task: Task,
+        plan: Plan,
+        policy: Policy,
+        folder: Path,
+        progress: Progress,
+        gauge: Gauge | None = None,
+        ahead: bool | None = None,
     ) -> None:
         self.task, self.plan, self.policy, self.folder, self.progress = task, plan, policy, folder, progress
+        self.gauge, self.owes = gauge, False
         self.world = parallel.world()
         self.stepper = Stepper(task, plan, policy, ahead)
         self.images = self.steps = 0
         self._resume()
         if self.world.leads:
             mirror = record.tensorboard_mirror(folder) if plan.tensorboard else None
-            self.record = record.Record(folder, self.images or -1, mirror)
+            self.record = record.Record(folder, self.images or -1, mirror, without=CONDITIONS if self.owes else None)
+            self.best = Best(gauge, record.read(self.record.path)) if gauge else None
         self.started, self.started_at = time.monotonic(), self.images
 
     def batches(self) -> Generator[Any, None, None]:
@@ -122,14 +142,17 @@ class _Session:
         logging, saving = (passed(every) or done for every in (plan.log_every, plan.checkpoint_every))
         picture = passed(plan.picture_every) or done
         evaluating = passed(plan.validate_every) or picture
-        if logging or evaluating or saving or stopping:
+        measuring = self.gauge is not None and (passed(self.gauge.every) or done)
+        if logging or evaluating or measuring or saving or stopping:
             self.stepper.settle()
         if logging:
             self._log()
         if evaluating:
             self.evaluate(picture)
+        if measuring:
+            stopping = not self.measure(stop) or stopping
         if saving or stopping:
-            self._save()
+            self.save()
         if stopping:
             raise self.stopped(stop)
 
@@ -149,6 +172,23 @@ class _Session:
             record.write_curves(self.folder)
         self.progress.update(self.images, **numbers)
 
+    def measure(self, stop: StopFlag) -> bool:
+        """Let the gauge measure the moving average, and keep the best. Say whether it came to that before a stop."""
+        assert self.gauge is not None
+        self.task.modules.eval()
+        with self.stepper.averaged(), torch.no_grad(), uncompiled():
+            numbers = self.gauge.measure(lambda: parallel.heed(stop))
+            self.owes = numbers is None
+            if numbers is not None and self.world.leads:
+                line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.gauge.conditions}
+                self.record.add(line)
+                assert self.best is not None
+                if self.best.improves(line):
+                    self.gauge.keep(self.images, numbers)
+                shown = self.gauge.criterion
+                self.progress.update(self.images, **{shown.partition("[")[0]: numbers[shown]})
+        return not self.owes
+
     def stopped(self, stop: StopFlag) -> Stopped:
         """Return the error that ends the training where it was just saved."""
         return stop.stopped(f"after {self.images:,} images; a checkpoint is in {self.folder / checkpoint.FOLDER}")
@@ -166,10 +206,11 @@ class _Session:
         self.record.add({**line, "images_per_second": round(speed, 1)})
         self.progress.update(self.images, **{key: means[key] for key in ("loss",) if key in means})
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint."""
         groups = self.stepper.groups()
         if self.world.leads:
-            state = {"images": self.images, "steps": self.steps, **self.stepper.state()}
+            state = {"images": self.images, "steps": self.steps, "owes": self.owes, **self.stepper.state()}
             try:
                 checkpoint.save(self.folder, self.images, groups, state, self.plan.keep)
             finally:
@@ -191,6 +232,7 @@ class _Session:
             found, f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
         )
         self.images, self.steps = found.state["images"], found.state["steps"]
+        self.owes = self.gauge is not None and bool(found.state.get("owes"))
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")
 
     def _newest(self) -> checkpoint.Checkpoint | None:
@@ -210,7 +252,7 @@ def rehearse(task: Task, plan: Plan, policy: Policy, seconds: float) -> tuple[fl
     Returns the seconds that a step took, after the first two, and how many were timed.
     """
     with tempfile.TemporaryDirectory(prefix="ldm-rehearsal-") as folder:
-        session = _Session(task, replace(plan, images=2**62), policy, Path(folder), Silent(), None)
+        session = _Session(task, replace(plan, images=2**62), policy, Path(folder), Silent())
         with closing(session.batches()) as batches:
             for data, number in zip(batches, range(_WARM_UP), strict=False):
                 session.stepper.step(data, number, 0)

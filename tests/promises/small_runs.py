@@ -57,8 +57,7 @@ def settled(folder: Path, but: Iterable[str] = ()) -> dict[str, Any]:
         elif name == RECIPE:
             ((command, settings),) = yaml.safe_load(path.read_bytes()).items()
             held[name] = command, {key: value for key, value in settings.items() if key not in ("runs_dir", "machine")}
-        elif name == MANIFEST:
-            manifest = json.loads(path.read_bytes())
+        elif path.name == MANIFEST and "kind" in (manifest := json.loads(path.read_bytes())):
             held[name] = {key: manifest[key] for key in ("kind", "config", "files", "facts")}
         else:
             held[name] = path.read_bytes()

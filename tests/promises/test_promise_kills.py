@@ -23,9 +23,17 @@ from pipeline_run import Pipeline
 from small_runs import STEP, checkpoints, metrics, settled, start_from, temporaries, training
 
 FOLDERS = {"train-vqvae": "vqvae", "encode": "latents", "train-dit": "dit"}
-NEEDS = {"train-vqvae": (), "encode": ("vqvae",), "train-dit": ("vqvae", "latents"), "sample": ("vqvae", "dit")}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "train-vqvae": (),
+    "encode": ("vqvae",),
+    "train-dit": ("vqvae", "latents", "classifier"),
+    "sample": ("vqvae", "dit"),
+}
 EVERY = 8  # steps between checkpoints
+GROUPS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
+# Most of such a training is measuring: a moment drawn at random falls into it.
+MEASURED = [f"metrics.every={3 * STEP}", "metrics.num=24", "metrics.steps=40"]
 ENCODE = ["encode", "--shard-size", "4"]
 
 
@@ -245,6 +253,54 @@ def test_a_signal_leaves_one_checkpoint_within_a_step(name: str, trials: Trials,
         earlier = {f"{checkpoint.FOLDER}/{saved:010d}/{file.name}" for file in (folder / checkpoint.FOLDER).glob("*/*")}
         assert settled(folder, but=earlier) == prepared.expected
         shutil.rmtree(runs_dir)
+
+
+@pytest.mark.promise("R1", quick=1, full=20)
+def test_a_training_killed_as_its_samples_are_measured_goes_on_to_the_bit_and_records_each_once(
+    trials: Trials, stage: Callable[..., Stage]
+) -> None:
+    prepared = stage(*training("train-dit", 8, 4), *MEASURED)
+    recorded = [line["images"] for line in metrics(prepared.folder(prepared.whole)) if "conditions" in line]
+    assert recorded == [3 * STEP, 6 * STEP, 8 * STEP]
+    for random in trials:
+        prepared.finish(
+            prepared.killed(random, lambda folder, draw=random.uniform: while_measuring(folder, draw(0, 1)))
+        )
+
+
+@pytest.mark.promise("R6", quick=1, full=10)
+def test_a_signal_as_samples_are_measured_is_heeded_there_and_they_are_measured_later(
+    trials: Trials, stage: Callable[..., Stage]
+) -> None:
+    prepared = stage(*training("train-dit", 8, 99), *MEASURED)
+    for random in trials:
+        while True:
+            runs_dir = prepared.fresh()
+            folder = prepared.folder(runs_dir)
+            command = prepared.start(runs_dir)
+            while_measuring(folder, random.uniform(0, 0.2))
+            command.send(signal.SIGTERM)
+            ended = command.wait()
+            assert ended.code in (0, 75), ended
+            if checkpoints(folder) == [3 * STEP]:
+                break  # It was stopped in the first measurement, and not after it.
+        assert f"stopped by SIGTERM after {3 * STEP} images" in ended.err
+        assert not [line for line in metrics(folder) if "conditions" in line]
+        assert resumed_after(prepared.succeed(runs_dir)) == 3 * STEP
+        earlier = {f"{checkpoint.FOLDER}/{3 * STEP:010d}/{name}" for name in (*GROUPS, "state.json", "manifest.json")}
+        assert settled(folder, but=earlier) == prepared.expected
+        shutil.rmtree(runs_dir)
+
+
+def while_measuring(folder: Path, into: float) -> None:
+    """Return some seconds after the last step before the first measurement."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any(line["images"] >= 3 * STEP for line in metrics(folder)):
+            time.sleep(into)
+            return
+        time.sleep(0.001)
+    raise AssertionError("no measurement was seen")
 
 
 @pytest.mark.promise("R10", quick=1, full=10)
