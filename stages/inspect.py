@@ -17,7 +17,7 @@ from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
-from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
+from .directories import CHECKPOINT, NETWORK, Directory, as_recorded_now, checkpoints, find, recognise
 from .handover import image_sources, input_path
 from .settings import Data, identity
 
@@ -124,7 +124,7 @@ def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
     """Yield `key=value` for the settings that are not the defaults of their stage."""
     command = MADE_BY.get(directory.kind)
     defaults: dict[str, Any] = dict(_leaves(identity(STAGES[command]()))) if command else {}
-    for key, value in _leaves(settings):
+    for key, value in _leaves(as_recorded_now(directory.kind, settings)):
         if key not in defaults or defaults[key] != value:
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 

@@ -11,93 +11,17 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from launcher import Command, Ended, Launcher
+from interrupted import ENCODE, SAMPLE, Stage
+from launcher import Ended
 from ldm.core.training import checkpoint
 from ledger import Trials
-from pipeline_run import Pipeline
-from small_runs import STEP, checkpoints, metrics, settled, start_from, temporaries, training
+from small_runs import STEP, checkpoints, metrics, settled, temporaries, training
 
-FOLDERS = {"train-vqvae": "vqvae", "encode": "latents", "train-dit": "dit"}
-NEEDS = {"train-vqvae": (), "encode": ("vqvae",), "train-dit": ("vqvae", "latents"), "sample": ("vqvae", "dit")}
 EVERY = 8  # steps between checkpoints
-SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
-ENCODE = ["encode", "--shard-size", "4"]
-
-
-class Stage:
-    """One stage's command over copies of the stages before it, and what it leaves when nothing interrupts it."""
-
-    def __init__(self, words: list[str], ldm: Launcher, recipe: Path, trained: Path, scratch: Path) -> None:
-        self.words, self.ldm, self.recipe, self.trained, self.scratch = words, ldm, recipe, trained, scratch
-        self.copies = 0
-        self.whole = self.fresh()
-        self.seconds = self.succeed(self.whole).seconds
-        self.expected = settled(self.folder(self.whole))
-
-    def fresh(self) -> Path:
-        """Return a new folder of runs with the stages before this one."""
-        self.copies += 1
-        runs_dir = self.scratch / str(self.copies)
-        runs_dir.mkdir(parents=True)
-        start_from(self.trained, runs_dir, *NEEDS[self.words[0]])
-        return runs_dir
-
-    def folder(self, runs_dir: Path) -> Path:
-        command = self.words[0]
-        return runs_dir / "tiny" / ("samples/x" if command == "sample" else FOLDERS[command])
-
-    def start(self, runs_dir: Path, **conditions: Any) -> Command:
-        return self.ldm.start(*self.words, "-c", self.recipe, "--runs-dir", runs_dir, **conditions)
-
-    def succeed(self, runs_dir: Path) -> Ended:
-        ended = self.start(runs_dir).wait()
-        assert ended.code == 0, ended
-        return ended
-
-    def finish(self, runs_dir: Path) -> Ended:
-        """Run the command again to its end, and see that all is as if it had never been interrupted."""
-        ended = self.succeed(runs_dir)
-        assert not temporaries(runs_dir)
-        assert settled(self.folder(runs_dir)) == self.expected
-        for stage in NEEDS[self.words[0]]:
-            assert settled(runs_dir / "tiny" / stage) == settled(self.trained / stage), f"{stage} was changed"
-        shutil.rmtree(runs_dir)
-        return ended
-
-    def killed(self, random: np.random.Generator, when: Callable[[Path], None] | None = None) -> Path:
-        """Start the command in a new folder and kill it: at a random moment, or when `when` returns."""
-        delay = random.uniform(0, self.seconds)
-        while True:
-            runs_dir = self.fresh()
-            command = self.start(runs_dir)
-            if when is None:
-                time.sleep(delay)
-            else:
-                when(self.folder(runs_dir))
-            command.send(signal.SIGKILL)
-            if command.wait().code == -signal.SIGKILL:
-                return runs_dir
-            delay *= 0.8  # It had ended before.
-
-
-@pytest.fixture(scope="module")
-def stage(
-    ldm: Launcher, recipe: Path, trained: Pipeline, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Stage]:
-    """Prepare a stage, once for all tests that ask for the same command."""
-    made: dict[tuple[str, ...], Stage] = {}
-
-    def prepare(*words: str) -> Stage:
-        if words not in made:
-            made[words] = Stage(list(words), ldm, recipe, trained.folder, tmp_path_factory.mktemp(words[0]))
-        return made[words]
-
-    return prepare
 
 
 def steps(trials: Trials) -> int:
@@ -168,10 +92,7 @@ def test_encode_and_sample_killed_at_a_random_moment_go_on_to_the_bit(
     prepared = stage(*words)
     for random in trials:
         runs_dir = prepared.killed(random)
-        left = settled(prepared.folder(runs_dir)) if prepared.folder(runs_dir).exists() else {}
-        outputs = {name: content for name, content in left.items() if name.endswith((".tar", ".png", ".safetensors"))}
-        for name, content in outputs.items():
-            assert name.startswith(".tmp") or prepared.expected[name] == content, f"{name} is not what it is to be"
+        prepared.check_names(runs_dir)
         prepared.finish(runs_dir)
 
 

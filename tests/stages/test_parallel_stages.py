@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ldm.core.progress import Silent
+from ldm.stages.configs import OUTPUTS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -62,6 +63,20 @@ def test_a_refusal_of_the_leader_ends_both(copied: Pipeline, capfd: pytest.Captu
     assert together(copied, "train-dit", train__lr=2e-3) == [2, 2]
     told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
     assert len(told) == 1 and "train.lr: 0.0001 → 0.002" in told[0]
+
+
+@pytest.mark.parametrize("command", ["train-vqvae", "train-dit", "train-classifier"])
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(
+    command: str, begun: bool, copied: Pipeline, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if not begun:
+        shutil.rmtree(copied.folder / OUTPUTS[command])
+    before = {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*")}
+    assert together(copied, command, train__batch_size=6, train__accumulate=2, replace=True) == [2, 2]
+    refusals = [line for line in capfd.readouterr().err.splitlines() if line.startswith("process ")]
+    assert all("train.batch_size is 6" in line and "give a multiple of 4" in line for line in refusals), refusals
+    assert {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*")} == before
 
 
 def launch(words: list[str], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
