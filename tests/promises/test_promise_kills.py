@@ -11,13 +11,16 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from interrupted import ENCODE, SAMPLE, Stage
 from launcher import Ended
+from ldm.cli.main import run
 from ldm.core.training import checkpoint
+from ldm.stages.train_dit import DenoisingTask
 from ledger import Trials
 from small_runs import STEP, checkpoints, metrics, settled, temporaries, training
 
@@ -82,6 +85,31 @@ def inside_a_save(folder: Path, after: int, into: float) -> None:
             time.sleep(into)
             return
     raise AssertionError("no save was seen")
+
+
+@pytest.mark.promise("R1", quick=1, full=10)
+def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
+    trials: Trials, stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There need not be a GPU: a step raises what torch raises once one has failed."""
+    words = training("train-dit", 32, EVERY)
+    prepared, whole_loss = stage(*words), DenoisingTask.loss
+    for random in trials:
+        last, steps_left = int(random.integers(32)), iter(range(32))
+
+        def loss(self: DenoisingTask, player: str, data: Any, last: int = last, left: Any = steps_left) -> Any:
+            if next(left) == last:
+                raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+            return whole_loss(self, player, data)
+
+        runs_dir = prepared.fresh()
+        with monkeypatch.context() as failing:
+            failing.setattr(DenoisingTask, "loss", loss)
+            assert run([*words, "-c", str(prepared.recipe), "--runs-dir", str(runs_dir)]) == 1
+        told = capsys.readouterr().err
+        assert "error: the GPU failed: CUDA error: unspecified launch failure" in told and "Traceback" not in told
+        assert max([0, *checkpoints(prepared.folder(runs_dir))]) == last // EVERY * EVERY * STEP
+        prepared.finish(runs_dir)
 
 
 @pytest.mark.promise("R2", quick=1, full=30)

@@ -118,3 +118,33 @@ def test_torchrun_trains_from_the_command_line(copied: Pipeline, tmp_path: Path)
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("ldm train-dit: wrote") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.promise("R8")
+def test_two_nodes_of_one_process_each_train_as_one_process_does(
+    trained: Pipeline, copied: Pipeline, tmp_path: Path
+) -> None:
+    """Two torchruns that meet as those of two machines do: each process is the first on its node."""
+    shutil.rmtree(copied.folder / "dit")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"train-dit": copied.config("train-dit").model_dump(mode="json")}))
+    endpoint = f"127.0.0.1:{environment(2)['MASTER_PORT']}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "1", "--local-addr", "127.0.0.1"]
+    command += ["-m", "ldm", "train-dit", "-c", str(recipe)]
+    nodes = [
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    ended = [(*node.communicate(timeout=300), node.returncode) for node in nodes]
+    assert [code for _, _, code in ended] == [0, 0], ended
+    assert "".join(out for out, _, _ in ended).count("ldm train-dit: wrote") == 1
+    assert losses(copied.folder / "dit") == pytest.approx(losses(trained.folder / "dit"), rel=0, abs=1e-6)
