@@ -1,19 +1,21 @@
 """What `ldm` wrote at a path: stages' directories, checkpoints and networks, recognised by what they hold."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ..core import files
-from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, brought_up, open_artifact
 from ..core.errors import DataError
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
-from .configs import BEST, MADE_BY, OUTPUTS
+from .configs import BEST, MADE_BY, OUTPUTS, STAGES
 from .configs.exchange import Import
+from .settings import identity, incidental
 
 CHECKPOINT, NETWORK = "checkpoint", "network"
 _ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
@@ -107,6 +109,14 @@ def imported_as(path: Path) -> Import | None:
         return Import.model_validate(yaml.safe_load((path / RECIPE).read_bytes())["import"])
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
         return None
+
+
+def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded settings of a kind of directory as this version would record them."""
+    if kind not in MADE_BY:
+        return dict(config)
+    default = STAGES[MADE_BY[kind]]()
+    return brought_up(config, identity(default), incidental(default))
 
 
 def _below(path: Path, depth: int) -> Iterator[Directory]:

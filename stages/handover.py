@@ -28,8 +28,9 @@ from ..core.lock import occupy
 from ..core.objective import Objective
 from ..core.precision import Policy, resolve
 from ..core.progress import Progress
+from ..core.training import loop
 from .configs import OUTPUTS, Diffusion
-from .settings import Data, Machine, Run, Section, Stage, identity
+from .settings import Data, Machine, Run, Section, Stage, Train, identity, incidental
 
 Config = TypeVar("Config", bound=Stage)
 
@@ -62,7 +63,7 @@ def claim(
     made_by = shlex.join(["ldm", command, "-c", str(folder / artifacts.RECIPE)])
     kind = kind or OUTPUTS[command]
     recipe = yaml.safe_dump({command: settings}, sort_keys=False, allow_unicode=True)
-    wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config))
+    wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
     if not parallel.world().leads:
         return Workspace(folder, wanted, complete=bool(parallel.exchange()[0][0]))
     work = artifacts.claim(folder, wanted, config.replace)
@@ -76,12 +77,15 @@ def _defaults(config: Stage) -> dict[str, Any]:
 
 
 @contextmanager
-def occupied(folder: Path, machine: Machine) -> Iterator[Policy]:
+def occupied(folder: Path, machine: Machine, train: Train | None = None) -> Iterator[Policy]:
     """Set up the machine, join the other processes under torchrun, and hold a stage's folder for the block.
 
-    Only the process that leads may write there; see `core.lock.occupy` and `core.parallel.joined`.
+    Only the process that leads may write there; see `core.lock.occupy` and `core.parallel.joined`. train: how a stage
+    trains, refused with a ConfigError, before there is a folder, where the processes cannot share its batches.
     """
     policy = machine_policy(machine)
+    if train is not None:
+        loop.require_shares(train.batch_size, train.accumulate, parallel.announced().size)
     with parallel.joined(policy.device) as world, occupy(folder) if world.leads else nullcontext():
         yield policy
 

@@ -18,7 +18,7 @@ from ..core.weights import CONFIG, WEIGHTS
 from .best import told
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
-from .directories import CHECKPOINT, NETWORK, Directory, best, checkpoints, find, recognise
+from .directories import CHECKPOINT, NETWORK, Directory, as_recorded_now, best, checkpoints, find, recognise
 from .handover import image_sources, input_path
 from .settings import Data, identity
 
@@ -132,7 +132,7 @@ def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
     """Yield `key=value` for the settings that are not the defaults of their stage."""
     command = MADE_BY.get(directory.kind)
     defaults: dict[str, Any] = dict(_leaves(identity(STAGES[command]()))) if command else {}
-    for key, value in _leaves(settings):
+    for key, value in _leaves(as_recorded_now(directory.kind, settings)):
         if key not in defaults or defaults[key] != value:
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 

@@ -27,7 +27,7 @@ VALIDATION_SAMPLES = 1024
 def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier of a run's noisy latents. Returns where it lies."""
     folder = config.root / NOISY
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train) as policy:
         latents, source = open_latents(config.latents, config)
         if len(latents.facts["class_names"]) < 2:
             raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")

@@ -41,7 +41,7 @@ VALIDATION_SAMPLES = 1024
 def run(config: TrainDiT, progress: Progress) -> Outcome:
     """Train a denoiser on a run's latents. Returns where it lies."""
     folder = output_folder(config, "train-dit")
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train) as policy:
         latents, source = open_latents(config.latents, config)
         inputs = {
             "latents": as_input(latents, folder),

@@ -35,7 +35,7 @@ CODEBOOK_IMAGES = 256
 def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     """Train an autoencoder, or take a finished one, and measure its latents. Returns where it lies."""
     folder = output_folder(config, "train-vqvae")
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train if config.autoencoder is None else None) as policy:
         given = _given(config)
         sources = image_sources(config.data)
         inputs = {"data": sources.as_input}
@@ -199,9 +199,11 @@ class AutoencodingTask:
         """Move the codebook after a step that counts, by the vectors of all processes."""
         if accepted:
             generator = seeds.torch_generator(self.config.seed, "dead codes", self.clock)
-            vectors = parallel.gather_rows(torch.cat([each.vectors for each in self.assignments]))
-            indices = parallel.gather_rows(torch.cat([each.indices for each in self.assignments]))
-            self.vqvae.quantizer.update([Assignment(vectors, indices)], generator)
+            everyones = [
+                Assignment(parallel.gather_rows(each.vectors), parallel.gather_rows(each.indices))
+                for each in self.assignments
+            ]
+            self.vqvae.quantizer.update(everyones, generator)
             parallel.follow_leader(self.vqvae.quantizer.state_dict().values())
         self.assignments.clear()
         self.decoded.clear()

@@ -51,7 +51,7 @@ def train(
     a checkpoint when a signal asks for it. Raises ConfigError for a batch that does not split into equal shares.
     ahead: see `Stepper`.
     """
-    _check_shares(plan)
+    require_shares(plan.batch_size, plan.accumulate, parallel.world().size)
     session = _Session(task, plan, policy, folder, progress, gauge, ahead)
     progress.start("training", plan.images, "images", done=session.images)
     with stop_flag() as stop:
@@ -72,13 +72,20 @@ def train(
     return {"images_seen": session.images, "steps": session.steps, "skipped_steps": session.stepper.guard.skipped}
 
 
-def _check_shares(plan: Plan) -> None:
-    size = parallel.world().size
-    if plan.batch_size % (size * plan.accumulate):
+def require_shares(batch_size: int, accumulate: int, processes: int) -> None:
+    """Raise ConfigError for a batch that does not split into equal shares: to be called before anything is written."""
+    if batch_size % (processes * accumulate):
         raise ConfigError(
-            f"train.batch_size is {plan.batch_size}, which {size} processes in {plan.accumulate} passes cannot share",
-            f"give a multiple of {size * plan.accumulate}",
+            f"train.batch_size is {batch_size}, which {processes} processes in {accumulate} passes cannot share",
+            f"give a multiple of {processes * accumulate}",
         )
+
+
+def shared_rows(plan: Plan, world: parallel.World) -> np.ndarray:
+    """Return which rows of a batch are a process's: its share of every pass, so that passes are of the same rows
+    whatever the number of processes. int64, in the order of the passes."""
+    passes = np.arange(plan.batch_size).reshape(plan.accumulate, -1)
+    return passes[:, world.share(passes.shape[1])].ravel()
 
 
 class _Session:
@@ -108,7 +115,7 @@ class _Session:
 
     def batches(self) -> Generator[Any, None, None]:
         """Yield the tensors of every step still to do; the next batch is loaded while this one is used."""
-        share = self.world.share(self.plan.batch_size)
+        share = shared_rows(self.plan, self.world)
 
         def load(start: int) -> Any:
             positions = np.arange(start, start + self.plan.batch_size)[share]
