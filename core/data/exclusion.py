@@ -73,8 +73,9 @@ class Exclusion:
         for part, source in others() if unknown else ():
             unknown = unknown.difference(source.names, (f"{part}/{name}" for name in source.names))
         if unknown:
-            listed = ", ".join(sorted(unknown)[:_LISTED]) + (" …" if len(unknown) > _LISTED else "")
-            message = f"{self.path} lists {len(unknown):,} names that are no images of {parts[0][1].location}: {listed}"
+            listed = ", ".join(sorted(unknown)[:_LISTED])
+            listed += f" and {len(unknown) - _LISTED:,} more" if len(unknown) > _LISTED else ""
+            message = f"{self.path} lists what is no image of {parts[0][1].location}: {listed}"
             raise DataError(message, "take them off the list, or make it again with `ldm data dedup --exclude-out`")
 
     def _require_left(self, before: ImageSource, after: ImageSource, whole_classes: bool) -> None:
