@@ -43,6 +43,14 @@ class ImageSource:
         """Return the content of a sample: the bytes of its file, or uint8 (H, W) or (H, W, 3) where arrays are kept."""
         return self.fetch(int(self.rows[index]))
 
+    @property
+    def kept_as_arrays(self) -> bool:
+        """Whether samples are kept as pixels and not as files."""
+        try:
+            return bool(len(self)) and not isinstance(self.read(0), bytes)
+        except DataError:
+            return False
+
     def image(self, index: int, background: tuple[int, int, int] = images.WHITE) -> np.ndarray:
         """Decode a sample to RGB, uint8 (H, W, 3); DataError naming it when that cannot be done."""
         return self.decoded(index, self.read(index), background)
