@@ -1,11 +1,13 @@
 """The images that `ldm data inspect` and `ldm data dedup` look at: every part, as training would take it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
-from ..core.data.exclusion import Exclusion, read_exclusion
+from ..core.data.exclusion import Exclusion, read_exclusion, shared_names
 from ..core.data.reading import read_each
 from ..core.data.sources import ImageSource, open_parts
 from ..core.errors import DataError
@@ -32,6 +34,41 @@ def looked_at(config: LookingAtData) -> tuple[Parts, Exclusion | None]:
         return parts, None
     exclude = read_exclusion(config.exclude)
     return exclude.leave_out(parts, lambda: [*found.items()]), exclude
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All images of all parts under one count, in the order of the parts."""
+
+    parts: Parts
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The row with which each part begins, and the end, int64 (parts + 1,)."""
+        return np.cumsum([0, *(len(source) for _, source in self.parts)])
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        return shared_names(self.parts)
+
+    def at(self, row: int) -> tuple[str, ImageSource, int]:
+        """Return the part, source and index of an image."""
+        place = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return *self.parts[place], row - int(self.starts[place])
+
+    def name(self, row: int) -> str:
+        """Return what an image is called on a list of images to leave out."""
+        part, source, index = self.at(row)
+        name = source.names[index]
+        return f"{part}/{name}" if name in self._shared else name
+
+    def class_name(self, row: int) -> str | None:
+        """Return the class of an image; None where images have no labels."""
+        _, source, index = self.at(row)
+        return source.class_names[source.labels[index]] if source.labelled else None
 
 
 def read_all(

@@ -87,6 +87,17 @@ class Exclusion:
             raise DataError(f"{self.path} leaves out every image of class {class_name}", "keep some of them")
 
 
+def shared_names(parts: Sequence[tuple[str, ImageSource]]) -> frozenset[str]:
+    """Return the names that alone do not say which image is meant: those of images in several parts."""
+    seen: set[str] = set()
+    shared: set[str] = set()
+    for part, source in parts if len(parts) > 1 else ():
+        spelled = {*source.names, *(f"{part}/{name}" for name in source.names)}
+        shared |= seen & spelled
+        seen |= spelled
+    return frozenset(shared)
+
+
 def read_exclusion(path: Path) -> Exclusion:
     """Read a list of names; DataError naming the file, and the line, where it is none."""
     try:
