@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core import files
-from ..core.data.contact import Strip, square, write_sheet
+from ..core.data.contact import Strip, packed, square, write_sheet
 from ..core.data.duplicates import SEARCHED, Copy, Group
 from ..core.data.sources import split_by_fraction
 from ..core.errors import DataError
 from .data_parts import Catalogue, listed, shown
 from .settings import Data
 
-COLUMNS, ROWS, TILE = 8, 24, 96  # of the contact sheet, and the side of its images, pixels
+COLUMNS, ROWS, TILE = 8, 12, 128  # of the contact sheet, and the side of its images, pixels
 _OFTEN = 0.05  # the share of images that look like others from which on they are rather alike by nature
 _VAL_FRACTION = float(Data.model_fields["val_fraction"].default)
 _FOUND_BY = {
@@ -162,20 +162,30 @@ class Copies:
         if order == "doubt":
             numbered.sort(key=lambda item: -item[1].doubt)
         strips = []
-        for number, group in numbered[:ROWS]:
+        for number, group in numbered[: COLUMNS * ROWS]:
             chosen = _ends(group, COLUMNS)
             pictures = [square(*self.images.at(copy.row)[1:], TILE, "stretch") for copy in chosen]
-            names = ", ".join(shown(name, 20) for name in self.classes(group)[:3])
-            label = f"{number}: {len(group.copies):,} {names}".rstrip()
-            # An image that has gone meanwhile leaves no hole for the next one's caption.
-            pairs = [(p, self._caption(c)) for p, c in zip(pictures, chosen, strict=True) if p is not None]
-            strips.append(Strip(label, [picture for picture, _ in pairs], [caption for _, caption in pairs]))
-        write_sheet(path, strips)
+            captions = [self._caption(number, copy, chosen[0]) for copy in chosen]
+            # A file that has gone meanwhile leaves no hole for the next one's caption.
+            there = [
+                (picture, caption) for picture, caption in zip(pictures, captions, strict=True) if picture is not None
+            ]
+            if there:
+                strips.append(Strip("", *zip(*there, strict=True)))
+        if strips:
+            write_sheet(path, packed(strips, COLUMNS, ROWS))
 
-    def _caption(self, copy: Copy) -> str:
-        part = self.images.at(copy.row)[0]
-        distance = f" {copy.distance:.2g}" if copy.kind in SEARCHED else ""
-        return f"{'' if part == 'all' else part} {copy.kind}{distance}".strip()
+    def _caption(self, number: int, copy: Copy, first: Copy) -> str:
+        """Say what an image was found by; its class and part on the first of a group, and where they are others."""
+        (part, *_), class_name = self.images.at(copy.row), self.images.class_name(copy.row) or ""
+        (its_part, *_), its_class = self.images.at(first.row), self.images.class_name(first.row) or ""
+        if copy is first:
+            words = [f"{number}:", class_name, part if len(self.images.parts) > 1 else ""]
+        else:
+            distance = f"{copy.distance:.2g}" if copy.kind in SEARCHED else ""
+            kind = copy.kind if copy.kind != "hash" else "bits"
+            words = [kind, distance, class_name if class_name != its_class else "", part if part != its_part else ""]
+        return " ".join(filter(None, words))
 
 
 def _ends(group: Group, count: int) -> list[Copy]:
