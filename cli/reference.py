@@ -86,7 +86,7 @@ def _manual(command: Any, context: Any) -> Iterator[str]:
             yield ""
     heading, keys = manual.further
     if keys:
-        linked = f"[{context.info_name}](settings.md#{context.info_name})"
+        linked = f"[{command.name}](settings.md#{command.name.replace(' ', '-')})"
         yield from (f"**Further settings, as KEY=VALUE**, told under {linked}: {codes(keys)}", "")
     yield from ("```sh", *manual.examples, "```", "")
 

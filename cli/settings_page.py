@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from ..stages.commands import COMMANDS
+from ..stages.configs import STAGES
 from ..stages.settings import Section, Stage
 from . import examples
 from .keys import Setting, bare, sections_of, settings_of
@@ -47,10 +48,10 @@ def settings_page() -> str:
         told = f" What is not said to {codes(inheriting)} is taken from the run's autoencoder." if inheriting else ""
         model = sections_of(COMMANDS[commands[0]])[name]
         lines += [f"### Section {name}", "", f"Of {codes(commands)}.{told}", "", *_table(model, f"{name}."), ""]
-    for heading, group in (("Stages", examples.STAGES), ("Tools", examples.TOOLS)):
+    for heading, group in (("Stages", STAGES), ("Tools", [command for command in COMMANDS if command not in STAGES])):
         lines += [f"## {heading}", ""]
-        for command, summary in group.items():
-            lines += [f"### {command}", "", summary, "", *_of_command(command, shared)]
+        for command in group:
+            lines += [f"### {command}", "", examples.ALL[command], "", *_of_command(command, shared)]
     return "\n".join([*lines, *_presets()]).rstrip() + "\n"
 
 
