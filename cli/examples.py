@@ -20,12 +20,17 @@ TOOLS = {
     "export": "Write a folder that diffusers loads, with a model card.",
     "import": "Take in a DiT checkpoint or a diffusers DiT folder as a run.",
 }
+DATA = {
+    "inspect": "Count images, name broken ones, and say what training would make of them.",
+    "dedup": "Find images that are there twice, or nearly so; write lists, delete nothing.",
+}
 SETTINGS = {
     "recipes": "List the recipes at hand, print one, or copy one to be edited.",
     "config": "Show a stage's settings and where each was set, or tell of all settings.",
+    "data": "Look at images before they are trained on.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }
-ALL = {**STAGES, **TOOLS, **SETTINGS}
+ALL = {**STAGES, **TOOLS, **SETTINGS, **{f"data {name}": summary for name, summary in DATA.items()}}
 EXAMPLES = {
     "": (
         "ldm train-vqvae --data photos/ --image-size 64 --name mine",
@@ -94,5 +99,16 @@ EXAMPLES = {
     ),
     "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
+    "data": ("ldm data inspect photos/", "ldm data dedup photos/ --out twins.jsonl"),
+    "data inspect": (
+        "ldm data inspect photos/",
+        "ldm data inspect photos.zip --image-size 128 --sheet photos.png",
+        "ldm data inspect mnist --json",
+    ),
+    "data dedup": (
+        "ldm data dedup photos/ --sheet twins.png",
+        "ldm data dedup photos/ --mirrored --out twins.jsonl --exclude-out twins.txt",
+        "ldm data dedup photos/ --features mobilenet-v2 --weights path/to/mobilenet-v2",
+    ),
     "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),
 }

@@ -89,6 +89,11 @@ def _recipes_menu(name: str) -> Menu:
     return recipes_menu(name)
 
 
+def _data_menu(name: str) -> Menu:
+    entries = {act: Entry(lambda act: _stage(f"data {act}"), summary) for act, summary in examples.DATA.items()}
+    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
+
+
 def _plan(_: str) -> TyperCommand:
     from .plan import plan_command
 
@@ -102,6 +107,7 @@ _HEADINGS = {
     "Stages, in order": {name: Entry(_stage, summary) for name, summary in examples.STAGES.items()},
     "Tools": {
         **{name: Entry(_stage, summary) for name, summary in examples.TOOLS.items()},
+        "data": Entry(_data_menu, examples.SETTINGS["data"]),
         "recipes": Entry(_recipes_menu, examples.SETTINGS["recipes"]),
         "config": Entry(_config_menu, examples.SETTINGS["config"]),
         "plan": Entry(_plan, examples.SETTINGS["plan"]),

@@ -18,6 +18,7 @@ from ..core.artifacts import Artifact, Identity, Workspace
 from ..core.autoencoders import registry
 from ..core.autoencoders.interface import Autoencoder
 from ..core.autoencoders.lpips import LPIPS
+from ..core.data.exclusion import Exclusion, read_exclusion
 from ..core.data.loading import ImageLoader, Preparation
 from ..core.data.sources import ImageSource, open_splits
 from ..core.diffusion.schedules import Schedule, schedule
@@ -31,6 +32,7 @@ from .configs import OUTPUTS, Diffusion
 from .settings import Data, Machine, Run, Section, Stage, identity
 
 Config = TypeVar("Config", bound=Stage)
+EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
 
 
 def output_folder(config: Run, command: str, label: str | None = None) -> Path:
@@ -116,6 +118,15 @@ class ImageSources:
     train: ImageSource
     val: ImageSource
     as_input: dict[str, Any]
+    exclude: Exclusion | None = None
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The images as an input of a stage, and the list of those left out, where there is one."""
+        if self.exclude is None:
+            return {"data": self.as_input}
+        listed = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
+        return {"data": self.as_input, EXCLUDE: {**listed, "images": len(self.exclude.names)}}
 
     def read(self, progress: Progress) -> ImageSets:
         """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded."""
@@ -132,7 +143,8 @@ class ImageSources:
         classes = f"{len(names)} classes: {_listed(names)}" if self.train.labelled else "one class, for want of folders"
         ignored = self.train.ignored
         aside = f"; left aside as no images: {_listed(ignored)}" if ignored else ""
-        return f"{self.data.source}: {images:,} images of {classes}{aside}"
+        without = f"; {len(self.exclude.names):,} left out by {self.exclude.path}" if self.exclude else ""
+        return f"{self.data.source}: {images:,} images of {classes}{aside}{without}"
 
 
 def _listed(names: Sequence[str], limit: int = 5) -> str:
@@ -143,9 +155,15 @@ def image_sources(data: Data) -> ImageSources:
     """Open the images that `data` names, and hash their contents. Raises ConfigError and DataError."""
     if data.source is None:
         raise ConfigError("no images given", "add --data FOLDER, or --data mnist for the built-in digits")
-    train, val = open_splits(data.source, data.validation, data.val_fraction)
+    exclude = exclusion_of(data)
+    train, val = open_splits(data.source, data.validation, data.val_fraction, exclude)
     fingerprint = sha256_json([train.fingerprint(), val.fingerprint()])
-    return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint})
+    return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint}, exclude)
+
+
+def exclusion_of(data: Data) -> Exclusion | None:
+    """Read the list of images that `data` leaves out, if it names one."""
+    return read_exclusion(data.exclude) if data.exclude is not None else None
 
 
 def image_loader(source: ImageSource, data: Data, role: str, progress: Progress) -> ImageLoader:

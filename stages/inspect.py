@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import files
 from ..core.artifacts import IDENTITY, MANIFEST, Artifact
+from ..core.data.exclusion import read_exclusion
 from ..core.errors import DataError, UserError
 from ..core.lock import owner
 from ..core.progress import Outcome, Progress
@@ -18,7 +19,7 @@ from ..core.weights import CONFIG, WEIGHTS
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
 from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
-from .handover import image_sources, input_path
+from .handover import EXCLUDE, image_sources, input_path
 from .settings import Data, identity
 
 
@@ -146,6 +147,12 @@ def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
             found = image_sources(Data.model_validate(artifact.config["data"])).as_input["fingerprint"]
         except UserError as error:
             return f"not to be had here ({error.message})"
+        return "still the same" if found == recorded else "changed since"
+    if role == EXCLUDE:
+        try:
+            found = read_exclusion(Path(artifact.manifest["inputs"][role]["path"])).sha256
+        except DataError:
+            return "not there"
         return "still the same" if found == recorded else "changed since"
     producer = recognise(input_path(artifact, role))
     if producer is None or not producer.is_stage:

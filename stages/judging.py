@@ -18,7 +18,7 @@ from ..core.metrics.features import Extractor, open_extractor
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from .configs import Eval
-from .handover import as_input, command_line, output_folder
+from .handover import as_input, command_line, exclusion_of, output_folder
 from .settings import Data
 
 NUMBERS = "metrics.json"
@@ -43,7 +43,8 @@ def reference_images(config: Eval, data: Data, validation: bool = False) -> tupl
     elif data.source is None:
         raise ConfigError("the run does not say which images it was trained on", "give --reference")
     else:
-        source = open_splits(data.source, data.validation, data.val_fraction)[1 if validation else 0]
+        splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
+        source = splits[1 if validation else 0]
         path = f"{data.source} ({'validation' if validation else 'training'} images)"
     return source, {"path": path, "fingerprint": source.fingerprint()}
 

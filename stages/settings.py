@@ -107,6 +107,9 @@ class Data(Section):
         None, "Images held out; by default the source's own or a share of it.", "--val-data"
     )
     val_fraction: float = option(0.05, "Share held out, chosen by content hash, where nothing is given.", gt=0, lt=1)
+    exclude: Location | None = option(
+        None, "List of images to leave out, by name, as `ldm data dedup` writes it.", "--exclude"
+    )
     image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=4, le=4096)
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
     background: str = option(

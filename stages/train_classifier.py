@@ -41,7 +41,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
             raise DataError(
                 f"{sources.train.location} has one class: there is nothing to tell apart", "give labelled images"
             )
-        work = claim(folder, "train-classifier", config, {"data": sources.as_input})
+        work = claim(folder, "train-classifier", config, sources.inputs)
         next_commands = [command_line("eval", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)

@@ -38,7 +38,7 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     with occupied(folder, config.machine) as policy:
         given = _given(config)
         sources = image_sources(config.data)
-        inputs = {"data": sources.as_input}
+        inputs = sources.inputs
         if config.autoencoder is not None:
             fingerprint = registry.fingerprint(config.autoencoder)
             inputs["autoencoder"] = {"path": config.autoencoder.as_posix(), "fingerprint": fingerprint}
