@@ -26,7 +26,7 @@ DATA = {
 }
 SETTINGS = {
     "recipes": "List the recipes at hand, print one, or copy one to be edited.",
-    "config": "Show a stage's settings and where each was set, or the schema of recipes.",
+    "config": "Show a stage's settings and where each was set, or tell of all settings.",
     "data": "Look at images before they are trained on.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }
@@ -88,6 +88,7 @@ EXAMPLES = {
     "recipes copy": ("ldm recipes copy mnist mine.yaml",),
     "config": ("ldm config show train-dit -c mnist", "ldm config schema > recipe.schema.json"),
     "config schema": ("ldm config schema > recipe.schema.json", "ldm config schema train-dit"),
+    "config reference": ("ldm config reference docs",),
     "export": (
         "ldm export --to diffusers mine-diffusers",
         "ldm export --name mine exports/mine --replace",

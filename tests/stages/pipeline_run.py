@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_squares(folder: Path, per_class: int = 40, size: int = 20) -> Path:
+def write_squares(folder: Path, per_class: int = 40, size: int = 20, names: Iterable[str] = COLOURS) -> Path:
     """Write a folder of class folders: noisy squares of one colour each, PNG."""
     noise = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, colour in zip(names, COLOURS.values(), strict=True):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
             pixels = np.clip(np.array(colour) + noise.normal(0, 20, (size, size, 3)), 0, 255).astype(np.uint8)
