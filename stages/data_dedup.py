@@ -51,7 +51,8 @@ def run(config: DataDedup, progress: Progress) -> Outcome:
     if config.sheet is not None and found.groups:
         found.write_sheet(config.sheet, config.sheet_order)
         pictures.append(config.sheet)
-    held = f"{len(found.groups):,} groups of copies" if found.groups else "no copies"
+    count = len(found.groups)
+    held = f"{count:,} group{'s' if count > 1 else ''} of copies" if count else "no copies"
     return Outcome(
         Path(config.source),
         summary=summary,
