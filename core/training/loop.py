@@ -140,6 +140,7 @@ class _Session:
     def after_step(self, stop: StopFlag) -> None:
         """Advance the clock; log, validate, draw and save where an interval was passed; stop if asked to."""
         before, self.images, self.steps = self.images, self.images + self.plan.batch_size, self.steps + 1
+        self.progress.update(self.images)
 
         def passed(every: int) -> bool:
             return every > 0 and self.images // every > before // every

@@ -190,6 +190,12 @@ def test_a_run_may_go_on_without_measuring_and_take_it_up_again(tmp_path: Path, 
     assert remains(tmp_path)["model.safetensors"] == remains(uninterrupted)["model.safetensors"]
 
 
+@pytest.mark.parametrize(("larger", "kept_at"), [(True, 28), (False, 8)])
+def test_the_state_that_is_kept_is_the_best_and_no_other(tmp_path: Path, larger: bool, kept_at: int) -> None:
+    finish(tmp_path, lambda ruler: setattr(ruler, "larger", larger))
+    assert json.loads((tmp_path / "kept.json").read_text())["images"] == kept_at
+
+
 @pytest.mark.parametrize(("larger", "kept_at"), [(True, [1, 3]), (False, [1, 2])])
 def test_the_best_is_by_the_criterion_and_of_equals_the_first(tmp_path: Path, larger: bool, kept_at: list[int]) -> None:
     ruler = Ruler(Regression(), tmp_path, larger)
