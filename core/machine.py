@@ -40,6 +40,12 @@ def available_memory() -> int | None:
     return min((value for value in known if value is not None), default=None)
 
 
+def resident_memory() -> int | None:
+    """Return how many bytes of memory this process takes."""
+    pages = next(iter(_lines(Path("/proc/self/statm"))), "").split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else None
+
+
 def existing_parent(path: Path) -> Path:
     """Return the path itself if it exists, else the nearest folder above it that does."""
     path = path.absolute()
