@@ -17,6 +17,7 @@ TOOLS = {
     "verify": "Check every byte of a run or of any folder in it.",
     "inspect": "Say what a folder is, what made it and how far it is.",
     "doctor": "Check that this machine and what is installed can run every stage.",
+    "estimate": "Tell what a recipe costs: operations, memory, disk, time.",
     "export": "Write a folder that diffusers loads, with a model card.",
     "import": "Take in a DiT checkpoint or a diffusers DiT folder as a run.",
 }
@@ -84,6 +85,11 @@ EXAMPLES = {
     "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
     "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
     "doctor": ("ldm doctor", "ldm doctor --quick", "ldm doctor --runs-dir /data/runs --device cuda --json"),
+    "estimate": (
+        "ldm estimate mnist",
+        "ldm estimate imagenette-64 --machine a100",
+        "ldm estimate --preset DiT-XL/2 --latent 4,32,32 --classes 1000 --batch-size 1024 --gpus 8 --machine h200",
+    ),
     "recipes": ("ldm recipes ls", "ldm recipes show mnist", "ldm recipes copy mnist mine.yaml"),
     "recipes ls": ("ldm recipes ls", "ldm recipes ls --json"),
     "recipes show": ("ldm recipes show mnist", "ldm recipes show path/to/recipe.yaml"),

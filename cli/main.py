@@ -34,8 +34,8 @@ def run_stage(command: str, given: "Given") -> int:
     refuse_company(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
-        # A sweep and the doctor run stages, which know nothing of each other: they are at home here, not among them.
-        module = f".{command}" if command in ("sweep", "doctor") else f"..stages.{module_of(command)}"
+        # These run stages, or parts of them, which know nothing of each other: they are at home here, not among them.
+        module = f".{command}" if command in ("sweep", "doctor", "estimate") else f"..stages.{module_of(command)}"
         stage = importlib.import_module(module, __package__)
         outcome: Outcome = stage.run(config, console)
         console.outcome(command, outcome)

@@ -1,5 +1,6 @@
 """`ldm train-dit`: latent shards in, a denoiser out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from ..core import parallel, seeds
 from ..core.artifacts import MANIFEST, Artifact
+from ..core.autoencoders.interface import Autoencoder
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import write_png
@@ -22,7 +24,6 @@ from ..core.training import loop
 from .best import BestState, open_best, told
 from .configs import Preview, TrainDiT
 from .handover import (
-    TrainedAutoencoder,
     as_input,
     claim,
     command_line,
@@ -32,7 +33,7 @@ from .handover import (
     output_folder,
     training_objective,
 )
-from .latent_sets import held_out, open_latents, read_latents, training_latents
+from .latent_sets import LatentSets, held_out, open_latents, read_latents, training_latents
 from .sample_metrics import SampleGauge, open_judge
 
 VALIDATION_SAMPLES = 1024
@@ -47,14 +48,16 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
             "latents": as_input(latents, folder),
             "autoencoder": as_input(source, folder),
         }
-        network_config(config, latents)  # before anything is discarded
+        # Before anything is discarded.
+        network = network_config(config, latents.facts["latent_shape"], len(latents.facts["class_names"]))
         to_do = config.replace or not (folder / MANIFEST).exists()
         judge = open_judge(config, latents, source, policy, progress) if config.metrics.every and to_do else None
         work = claim(folder, "train-dit", config, inputs)
         next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        task = DenoisingTask(config, latents, load_autoencoder(source, policy), policy)
+        sets = read_latents(latents, config.reading, policy.device)
+        task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
         state = BestState(work, task.network, _description(config, latents))
         gauge = None
         if judge is not None:
@@ -87,11 +90,11 @@ def _plan(config: TrainDiT) -> loop.Plan:
     return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=config.preview.every)
 
 
-def network_config(config: TrainDiT, latents: Artifact) -> DiTConfig:
+def network_config(config: TrainDiT, latent_shape: Sequence[int], num_classes: int) -> DiTConfig:
     """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
-    channels, *size = latents.facts["latent_shape"]
+    channels, *size = latent_shape
     settings = {**dump(config.model), "latent_channels": channels, "latent_size": tuple(size)}
-    settings |= {"num_classes": len(latents.facts["class_names"]), "label_dropout": config.label_dropout}
+    settings |= {"num_classes": num_classes, "label_dropout": config.label_dropout}
     settings |= {"learn_sigma": config.diffusion.learn_variance}
     del settings["checkpointing"]
     return DiTConfig(**{**denoisers.preset(settings.pop("preset")), **settings})
@@ -110,20 +113,21 @@ def _description(config: TrainDiT, latents: Artifact) -> dict[str, Any]:
 
 
 class DenoisingTask:
-    """Denoising of class-labelled latents, as `core.training.loop` trains it."""
+    """Denoising of class-labelled latents, as `core.training.loop` trains it. autoencoder: None draws no previews."""
 
-    def __init__(self, config: TrainDiT, latents: Artifact, autoencoder: TrainedAutoencoder, policy: Policy) -> None:
-        self.config, self.policy, self.autoencoder = config, policy, autoencoder
-        self.latents = read_latents(latents, config.reading, policy.device)
+    def __init__(
+        self, config: TrainDiT, network: DiTConfig, latents: LatentSets, autoencoder: Autoencoder | None, policy: Policy
+    ) -> None:
+        self.config, self.policy, self.autoencoder, self.latents = config, policy, autoencoder, latents
         self.num_samples = len(self.latents.train)
         self.labels = LabelConditioning(len(self.latents.class_names), has_null=config.label_dropout > 0)
         self.objective = training_objective(config.diffusion)
 
         seeds.seed_everything(config.seed, "denoiser weights")
-        network = denoisers.build(network_config(config, latents))
         # What is to be sharded goes to the device part by part, which need not hold all of it.
         shards = config.train.shard and parallel.world().size > 1
-        self.network = network if shards else network.to(policy.device)
+        built = denoisers.build(network)
+        self.network = built if shards else built.to(policy.device)
         self.network.checkpointing = config.model.checkpointing
         maybe_compile(self.network, self._is_compiled(), policy.device)
         self.modules: nn.Module = self.network
@@ -181,9 +185,10 @@ class DenoisingTask:
 
     def model(self) -> Model:
         """Return the model as sampling sees it."""
+        assert self.autoencoder is not None, "without one there is nothing to see"
         return Model(
             network=self.network,
-            autoencoder=self.autoencoder.network,
+            autoencoder=self.autoencoder,
             schedule=self.objective.schedule,
             prediction=self.objective.prediction,
             learned_variance=self.config.diffusion.learn_variance,

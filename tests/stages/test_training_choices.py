@@ -32,12 +32,14 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def task_of(pipeline: Pipeline, **changes: object) -> train_dit.DenoisingTask:
     from ldm.core.artifacts import open_artifact
     from ldm.stages.handover import autoencoder_artifact, load_autoencoder, machine_policy
+    from ldm.stages.latent_sets import read_latents
 
     config = pipeline.config("train-dit", **changes)
     policy = machine_policy(config.machine)
-    autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy)
+    autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy).network
     latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
-    return train_dit.DenoisingTask(config, latents, autoencoder, policy)
+    network = train_dit.network_config(config, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+    return train_dit.DenoisingTask(config, network, read_latents(latents), autoencoder, policy)
 
 
 def first_batch(task: train_dit.DenoisingTask) -> object:
