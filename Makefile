@@ -68,6 +68,8 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@# The metrics' reference; the torchvision that it would bring along may be built for another torch.
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "torch-fidelity>=0.4"
 	@touch $@
 
 test: lint  ## Lint, types and the quick tests (under 8 minutes on 2 cores).

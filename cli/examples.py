@@ -52,6 +52,7 @@ EXAMPLES = {
         "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
         "ldm train-dit --prediction eps --weighting snr train.decay=cosine",
         "ldm train-dit --schedule rectified-flow --times logit-normal",
+        "ldm train-dit --metrics-every 100k metrics.num=1000",
         "torchrun --nproc-per-node 4 -m ldm train-dit --name mine",
     ),
     "train-classifier": (
@@ -64,6 +65,7 @@ EXAMPLES = {
         "ldm sample --class cat,dog --count 8 --seed 17",
         "ldm sample --class 0-4 --sampler dpmpp-2m --progressive",
         "ldm sample --class 3 --cfg 1 --classifier-scale 2",
+        "ldm sample --class 3 --checkpoint best",
     ),
     "eval": (
         "ldm eval",

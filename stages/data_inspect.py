@@ -128,12 +128,11 @@ def _class_rows(source: ImageSource, classes: list[dict[str, Any]]) -> Iterator[
 
 def _facts(config: DataInspect, parts: Parts, survey: Survey) -> dict[str, Any]:
     """Return everything that was found, JSON. Counts of classes are of images that can be decoded."""
-    classes: dict[str, dict[str, int]] = {name: {} for name in parts[0][1].class_names}
+    empty = dict.fromkeys((part for part, _ in parts), 0)
+    classes = {name: dict(empty) for name in parts[0][1].class_names}
     for part, source in parts:
-        for name in classes:
-            classes[name][part] = 0
         for name, count in zip(source.class_names, survey.class_counts.get(part, ()), strict=False):
-            classes.setdefault(name, {})[part] = int(count)
+            classes.setdefault(name, dict(empty))[part] = int(count)
     return {
         "images": {part: len(source) for part, source in parts},
         "classes": [{"name": name, "counts": counts} for name, counts in classes.items()],

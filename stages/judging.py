@@ -72,6 +72,7 @@ def conclude(
     conditions: dict[str, Any],
     outputs: list[str],
     pictures: list[str],
+    next_commands: list[str],
 ) -> Outcome:
     """Write the numbers beside their floor and conditions, and finish the judgement."""
     document = {
@@ -82,12 +83,14 @@ def conclude(
     }
     files.write_json(work.path / NUMBERS, document)
     work.commit([NUMBERS, *outputs, *pictures], {"numbers": report.numbers, "floor": report.floor})
-    return Outcome(work.path, summary=_shown(document), pictures=[work.path / name for name in pictures])
+    shown = [work.path / name for name in pictures]
+    return Outcome(work.path, summary=_shown(document), pictures=shown, next_commands=next_commands)
 
 
-def concluded(work: Workspace) -> Outcome:
+def concluded(work: Workspace, next_commands: list[str]) -> Outcome:
     """Return the outcome of a judgement that was finished before."""
-    return Outcome(work.path, already_complete=True, summary=_shown(files.read_json(work.path / NUMBERS)))
+    shown = _shown(files.read_json(work.path / NUMBERS))
+    return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
 
 
 def _shown(document: dict[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ _PAPER = 255
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of the page: its label, images (N, size, size, 3), and what stands below each."""
+    """Images that stand side by side, each uint8 (size, size, 3): a label left of them, and what stands below each."""
 
     label: str
     images: Sequence[np.ndarray]
@@ -44,6 +44,26 @@ def class_strips(source: ImageSource, size: int, columns: int, rows: int) -> lis
     return strips
 
 
+def packed(strips: Sequence[Strip], columns: int, rows: int) -> list[Strip]:
+    """Lay short strips, without labels, side by side with a gap between them, until `rows` of `columns` are full.
+
+    None is broken over two rows; what is longer than a row is cut off.
+    """
+    lines: list[Strip] = []
+    images: list[np.ndarray] = []
+    captions: list[str] = []
+    for strip in strips:
+        gap = 1 if images else 0
+        if images and len(images) + gap + len(strip.images[:columns]) > columns:
+            lines.append(Strip("", images, captions))
+            images, captions, gap = [], [], 0
+        if len(lines) == rows:
+            break
+        images = [*images, *[np.full_like(strip.images[0], _PAPER)] * gap, *strip.images[:columns]]
+        captions = [*captions, *[""] * gap, *strip.captions[:columns]]
+    return [*lines, Strip("", images, captions)][:rows] if images else lines
+
+
 def square(source: ImageSource, index: int, size: int, crop: Crop = "adm") -> np.ndarray | None:
     """Return an image at the size of training, uint8 (size, size, 3); None where it cannot be decoded."""
     try:
@@ -65,7 +85,7 @@ def write_sheet(path: Path, strips: Sequence[Strip]) -> None:
         everything,
         columns=columns,
         labels=[caption for row in captions for caption in row] if any(strip.captions for strip in strips) else None,
-        row_labels=[strip.label for strip in strips],
+        row_labels=[strip.label for strip in strips] if any(strip.label for strip in strips) else None,
         scale=scale_for(everything),
     )
     write_png(path, page)

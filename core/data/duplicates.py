@@ -167,7 +167,7 @@ def _left_out(links: Links, places: np.ndarray) -> tuple[dict[int, int], dict[in
     ends = np.concatenate([links.first, links.second])
     others = np.concatenate([links.second, links.first])
     numbers = np.tile(np.arange(len(links)), 2)
-    order = np.lexsort((links.distance[numbers], links.kind[numbers], ends))
+    order = np.lexsort((places[others], links.distance[numbers], links.kind[numbers], ends))
     ends, others, numbers = ends[order], others[order], numbers[order]
     rows, starts = np.unique(ends, return_index=True)
     stops = np.append(starts[1:], len(ends))

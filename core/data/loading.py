@@ -1,7 +1,7 @@
 """Decoded batches of images for training: all at once in memory where they fit, else decoded as they are needed."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -68,7 +68,7 @@ class ImageLoader:
         """Return the images at `indices`, uint8 (B, size, size, 3), decoding in parallel what is not in memory."""
         return next(self.batches([indices]))
 
-    def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Iterator[np.ndarray]:
+    def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
         """Yield one batch per array of indices, in order, decoding up to `ahead` batches beyond the one in use."""
         waiting: deque[np.ndarray | list[Future[np.ndarray]]] = deque()
         try:

@@ -167,6 +167,21 @@ def test_a_batch_size_that_does_not_divide_the_images_resumes_to_the_same_weight
     assert again[-1] == metrics[-1]
 
 
+@pytest.mark.slow
+def test_a_compiled_training_resumes_to_the_same_weights_whatever_was_drawn_in_between(
+    encoded: Pipeline, tmp_path: Path
+) -> None:
+    settings = {"latents": encoded.folder / "latents", "machine__compile": True, "train__validate_every": 16}
+    dit = encoded.run("train-dit", **settings, runs_dir=tmp_path).directory
+    whole = (dit / "final" / "model.safetensors").read_bytes()
+    assert (dit / "checkpoints" / "0000000032").is_dir()
+    (dit / "manifest.json").unlink()
+    shutil.rmtree(dit / "checkpoints" / "0000000064")
+    torch.compiler.reset()
+    encoded.run("train-dit", **settings, runs_dir=tmp_path)
+    assert (dit / "final" / "model.safetensors").read_bytes() == whole
+
+
 def test_tensorboard_gets_the_same_numbers(encoded: Pipeline) -> None:
     pytest.importorskip("tensorboard")
     encoded.run("train-dit", train__tensorboard=True, name=encoded.name)
