@@ -116,7 +116,7 @@ def tensorboard_mirror(folder: Path) -> Callable[[dict[str, Any]], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install 'ldm[tensorboard]'") from None
+        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install tensorboard") from None
     writer = SummaryWriter(folder / "tensorboard")
 
     def mirror(line: dict[str, Any]) -> None:
