@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+from PIL import Image
 
 from ..errors import DataError
 from ..machine import num_cores
@@ -43,10 +44,14 @@ class ImageSource:
 
     def image(self, index: int, background: tuple[int, int, int] = images.WHITE) -> np.ndarray:
         """Decode a sample to RGB, uint8 (H, W, 3); DataError naming it when that cannot be done."""
+        return np.array(self.picture(index, background))
+
+    def picture(self, index: int, background: tuple[int, int, int] = images.WHITE) -> Image.Image:
+        """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow."""
         content = self.read(index)
         if isinstance(content, bytes):
-            return images.decode(content, f"{self.location}: {self.names[index]}", background)
-        return content if content.ndim == 3 else np.repeat(content[:, :, None], 3, axis=2)
+            return images.decode_picture(content, f"{self.location}: {self.names[index]}", background)
+        return Image.fromarray(content).convert("RGB")
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
