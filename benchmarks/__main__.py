@@ -12,7 +12,7 @@ from pathlib import Path
 from . import machine, page
 from .options import Options
 
-BENCHMARKS = ("start_up", "latents", "class_accuracy")
+BENCHMARKS = ("start_up", "training", "sampling", "vqvae", "encode", "latents", "class_accuracy")
 RESULTS = Path(__file__).parent / "results"
 LENET = "lenet_epoch=12_test_acc=0.991.pth"
 

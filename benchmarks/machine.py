@@ -2,18 +2,18 @@
 
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ldm.core.machine import processor_name
 from ldm.core.precision import bf16_units
 
 
 def describe() -> dict[str, Any]:
     """Return processor, threads, versions, and the rate of a matrix product in GFLOP/s, from which much follows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else _cpu_name()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
     return {
         "device": name,
         "bf16_units": bf16_units(device),
@@ -37,10 +37,3 @@ def _matmul_rate(dtype: torch.dtype, device: torch.device, side: int = 2048, cal
         (a @ b).sum().item()
         seconds.append(time.perf_counter() - started)
     return 2 * side**3 / min(seconds) / 1e9
-
-
-def _cpu_name() -> str:
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -9,7 +9,7 @@ fingerprint. Each stage records the fingerprints of its inputs.
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +141,8 @@ class Identity:
 
     config: the settings that matter, JSON. inputs: role → {"path": where it was, "fingerprint": what it holds}.
     command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts. defaults: what
-    settings were, by the same keys, for a directory made before they existed.
+    settings were, by the same keys, for a directory made before they existed. incidental: settings, dotted, that do
+    not matter, though they may have when a directory was made.
     """
 
     kind: str
@@ -150,6 +151,7 @@ class Identity:
     inputs: dict[str, dict[str, Any]]
     recipe: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    incidental: frozenset[str] = frozenset()
 
     def document(self) -> dict[str, Any]:
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}
@@ -201,7 +203,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     """
     wanted = json.loads(json.dumps(identity.document()))
     if (path / IDENTITY).exists():
-        differing = _differences(_read_identity(path, replace, identity.defaults), wanted)
+        differing = _differences(_read_identity(path, identity, replace), wanted)
         if differing and not replace and _holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
@@ -223,20 +225,30 @@ def _holds_more_than(path: Path, *names: str) -> bool:
     return any(entry.name not in names and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir())
 
 
-def filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the settings that it lacks, section by section, as `defaults` has them."""
-    merged = {**defaults, **config}
-    for name, inner in defaults.items():
-        if isinstance(inner, Mapping) and isinstance(config.get(name), Mapping):
-            merged[name] = filled(config[name], inner)
+def brought_up(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], incidental: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return a recorded configuration as it would be recorded now.
+
+    The settings that it lacks, section by section, are as `defaults` has them; those that do not matter are left out.
+    """
+    kept = {name: value for name, value in config.items() if name not in incidental}
+    merged = {**defaults, **kept}
+    for name, value in kept.items():
+        if isinstance(value, Mapping):
+            below = [key.removeprefix(f"{name}.") for key in incidental if key.startswith(f"{name}.")]
+            inner = defaults.get(name)
+            merged[name] = brought_up(value, inner if isinstance(inner, Mapping) else {}, below)
     return merged
 
 
-def _read_identity(path: Path, replace: bool, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, Any]:
     try:
         found = files.read_json(path / IDENTITY, "start afresh with --replace")
         known = found.get("config")
-        return {**found, "config": filled(known, defaults)} if isinstance(known, dict) else found
+        if isinstance(known, dict):
+            found["config"] = brought_up(known, identity.defaults, identity.incidental)
+        return found
     except DataError:
         if replace:
             return {}

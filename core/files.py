@@ -101,9 +101,13 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def new_directory(final: Path) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not."""
+def new_directory(final: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not.
+
+    replace: in the place of one that is there, which goes once the new one is whole.
+    """
     temporary = final.with_name(f"{TEMPORARY}-{final.name[:50]}-{secrets.token_hex(4)}")
+    aside = temporary.with_name(f"{temporary.name}-old")
     try:
         with saying_disk_full(final):
             temporary.mkdir(parents=True)
@@ -116,7 +120,10 @@ def new_directory(final: Path) -> Iterator[Path]:
                 else:
                     sync_directory(path)
             sync_directory(temporary)
+            if replace and final.exists():
+                final.rename(aside)
             temporary.rename(final)
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_directory(final.parent)

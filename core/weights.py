@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from . import parallel
 from .errors import DataError
 from .files import read_json, sha256_file, write_atomically, write_json
+from .gathering import scattered
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -25,11 +27,18 @@ WEIGHTS = "model.safetensors"
 def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[str, Any], **beside: Any) -> list[str]:
     """Write a network's folder, each file whole or not at all, the configuration last. Returns the files' names.
 
-    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON.
+    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON. Of a network that lies
+    in rows over several processes all have to call it; the first one writes.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = scattered(network.state_dict())
+    if not parallel.world().leads:
+        tensors.attend()
+        return [CONFIG, WEIGHTS]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    try:
+        write_atomically(folder / WEIGHTS, tensors.write)
+    finally:
+        tensors.attend()
     digest = sha256_file(folder / WEIGHTS)
     described = {"format": FORMAT, "kind": kind, "config": dict(config), "weights_sha256": digest}
     write_json(folder / CONFIG, described | beside)

@@ -44,7 +44,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         config = inherit_data(config, source)
         _same_size(config, source.config["data"]["image_size"])
         sources = image_sources(config.data)
-        inputs = {"autoencoder": as_input(source, folder), "data": sources.as_input}
+        inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
         work = claim(folder, "encode", config, inputs)
         next_commands = [command_line("train-dit", config)]
         if work.complete:

@@ -10,15 +10,17 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import files
 from ..core.artifacts import IDENTITY, MANIFEST, Artifact
+from ..core.data.exclusion import read_exclusion
 from ..core.errors import DataError, UserError
 from ..core.lock import owner
 from ..core.progress import Outcome, Progress
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
+from .best import told
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
-from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
-from .handover import image_sources, input_path
+from .directories import CHECKPOINT, NETWORK, Directory, as_recorded_now, best, checkpoints, find, recognise
+from .handover import EXCLUDE, image_sources, input_path
 from .settings import Data, identity
 
 
@@ -83,6 +85,13 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
     kept = [str(int(each.path.name)) for each in checkpoints(directory.path)]
     if kept:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
+    if best_state := best(directory.path):
+        try:
+            rows["best state"] = f"{told(best_state.open())}: {best_state.path}"
+        except DataError as error:
+            rows["best state"] = f"damaged: {error.message}"
+    if artifact is not None and "best" in artifact.facts:
+        rows["best"] = told(artifact)
     rows["to check it"] = f"ldm verify {directory.path}"
     return rows
 
@@ -124,7 +133,7 @@ def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
     """Yield `key=value` for the settings that are not the defaults of their stage."""
     command = MADE_BY.get(directory.kind)
     defaults: dict[str, Any] = dict(_leaves(identity(STAGES[command]()))) if command else {}
-    for key, value in _leaves(settings):
+    for key, value in _leaves(as_recorded_now(directory.kind, settings)):
         if key not in defaults or defaults[key] != value:
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 
@@ -146,6 +155,12 @@ def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
             found = image_sources(Data.model_validate(artifact.config["data"])).as_input["fingerprint"]
         except UserError as error:
             return f"not to be had here ({error.message})"
+        return "still the same" if found == recorded else "changed since"
+    if role == EXCLUDE:
+        try:
+            found = read_exclusion(Path(artifact.manifest["inputs"][role]["path"])).sha256
+        except DataError:
+            return "not there"
         return "still the same" if found == recorded else "changed since"
     producer = recognise(input_path(artifact, role))
     if producer is None or not producer.is_stage:

@@ -27,7 +27,7 @@ VALIDATION_SAMPLES = 1024
 def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier of a run's noisy latents. Returns where it lies."""
     folder = config.root / NOISY
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train) as policy:
         latents, source = open_latents(config.latents, config)
         if len(latents.facts["class_names"]) < 2:
             raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")
@@ -104,6 +104,7 @@ class NoisyClassifyingTask:
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""

@@ -79,7 +79,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     held_out = read_latents(latents, "streamed").val
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)
-    maybe_compile(model.network, config.machine.compile, policy.device)
+    maybe_compile(model.network, bool(config.machine.compile), policy.device)
     denoise = guided(model, asked, policy).denoise
 
     chosen = spread(len(held_out), config.count, config.seed)

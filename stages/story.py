@@ -10,6 +10,7 @@ from ..core.errors import DataError
 from ..core.files import read_json
 from ..core.training import record
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
+from .directories import as_recorded_now
 from .judging import NUMBERS
 from .settings import identity
 
@@ -94,13 +95,13 @@ def _folder(kind: str, command: str, folder: Path) -> Folder:
             config = read_json(folder / IDENTITY).get("config", {})
     state = "unfinished" if artifact is None else "complete"
     lines = record.read(folder / record.METRICS)
-    return Folder(kind, command, folder, state, _changed(command, config), artifact, lines)
+    return Folder(kind, command, folder, state, _changed(kind, command, config), artifact, lines)
 
 
-def _changed(command: str, config: dict[str, Any]) -> dict[str, str]:
+def _changed(kind: str, command: str, config: dict[str, Any]) -> dict[str, str]:
     """Return the settings, dotted, whose value is not the default."""
     default = dict(_leaves(identity(STAGES[command]())))
-    return {key: _text(value) for key, value in _leaves(config) if value != default.get(key)}
+    return {key: _text(value) for key, value in _leaves(as_recorded_now(kind, config)) if value != default.get(key)}
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -64,7 +64,7 @@ def decode_picture(
     if not data:
         raise DataError(f"{name} is empty", "remove the file or replace it")
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             _refuse_bomb(image.width * image.height, len(data), name, max_pixels)
             _refuse_unscaled_key(image, name)
             white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
@@ -89,7 +89,7 @@ def decode_picture(
         raise DataError(f"{name} cannot be decoded: {error}", "replace or remove it, or skip broken images") from None
 
 
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     Image.preinit()
     return _FORMATS
 

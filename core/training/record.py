@@ -41,12 +41,25 @@ class Meter:
 
 
 class Record:
-    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint."""
+    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint.
 
-    def __init__(self, folder: Path, images: int, mirror: Callable[[dict[str, Any]], None] | None = None) -> None:
+    without: a key whose lines at the checkpoint itself go as well: what they tell is told again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        images: int,
+        mirror: Callable[[dict[str, Any]], None] | None = None,
+        without: str | None = None,
+    ) -> None:
         self.path = folder / METRICS
         self.mirror = mirror
-        kept = [line for line in read(self.path) if line["images"] <= images]
+        kept = [
+            line
+            for line in read(self.path)
+            if line["images"] < images or (line["images"] == images and without not in line)
+        ]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_bytes(self.path, text.encode())
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ldm.core import machine
@@ -12,6 +13,18 @@ def test_memory_is_told_in_bytes_and_below_all_there_is() -> None:
     free = machine.available_memory()
     assert free is not None
     assert 50e6 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_this_process_holds_grows_with_what_it_takes() -> None:
+    before = machine.used_memory()
+    taken = np.ones(30_000_000)
+    after = machine.used_memory()
+    assert before is not None and after is not None
+    assert 0.9 * taken.nbytes < after - before < 1.5 * taken.nbytes
+
+
+def test_no_gpu_that_is_not_in_use_is_asked() -> None:
+    assert machine.used_gpu_memory() is None
 
 
 def write(path: Path, text: str) -> str:

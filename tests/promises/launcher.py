@@ -71,7 +71,7 @@ class Launcher:
     """Starts commands.
 
     limits: of `resource`, by name without RLIMIT_; `AS` in bytes beyond what the process has at its start. user: the
-    number of the user that the command runs as.
+    number of the user that the command runs as. environment: variables it has besides this process's own.
     """
 
     def __init__(self) -> None:
@@ -83,9 +83,16 @@ class Launcher:
         theirs.close()
         self._socket = ours
 
-    def start(self, *arguments: object, limits: dict[str, int] | None = None, user: int | None = None) -> Command:
+    def start(
+        self,
+        *arguments: object,
+        limits: dict[str, int] | None = None,
+        user: int | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Command:
         outputs = [os.pipe(), os.pipe()]
         order = {"arguments": [str(word) for word in arguments], "limits": limits or {}, "user": user}
+        order |= {"environment": environment or {}}
         answer = self.ask([writing for _, writing in outputs], start=order)
         for _, writing in outputs:
             os.close(writing)
@@ -163,6 +170,7 @@ def _become(order: dict[str, Any], handles: list[int]) -> None:
     try:
         os.dup2(handles[0], 1)
         os.dup2(handles[1], 2)
+        os.environ |= order["environment"]
         for name, value in order["limits"].items():
             limit = value + _address_space() if name == "AS" else value
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
