@@ -104,8 +104,8 @@ class ImageLoader:
         return np.stack(squares) if squares else np.empty((0, size, size, 3), dtype=np.uint8)
 
     def _square(self, source: ImageSource, index: int) -> np.ndarray:
-        image = source.image(index, self.prepare.background)
-        return to_training(image, self.prepare.image_size, self.prepare.crop)
+        picture = source.picture(index, self.prepare.background)
+        return to_training(picture, self.prepare.image_size, self.prepare.crop)
 
     def _decode_all(self, cache: np.ndarray | None, on_progress: Callable[[int, int], None] | None) -> None:
         """Decode every image into `cache`, if there is one, and leave the broken ones out."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+from PIL import Image
 
 from ..errors import DataError
 from ..machine import num_cores
@@ -59,9 +60,16 @@ class ImageSource:
         self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int] = images.WHITE
     ) -> np.ndarray:
         """Decode the content that was read of a sample, as `image` does."""
+        return np.array(self._picture(index, content, background))
+
+    def picture(self, index: int, background: tuple[int, int, int] = images.WHITE) -> Image.Image:
+        """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow."""
+        return self._picture(index, self.read(index), background)
+
+    def _picture(self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int]) -> Image.Image:
         if isinstance(content, bytes):
-            return images.decode(content, f"{self.location}: {self.names[index]}", background)
-        return content if content.ndim == 3 else np.repeat(content[:, :, None], 3, axis=2)
+            return images.decode_picture(content, f"{self.location}: {self.names[index]}", background)
+        return Image.fromarray(content).convert("RGB")
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
