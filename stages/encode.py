@@ -236,7 +236,8 @@ def _measured(samples: list[shards.LatentSample]) -> LatentStatistics:
     statistics = LatentStatistics(len(samples[0].arrays["npy"]))
     for start in range(0, len(samples), _MEASURED_AT_ONCE):
         some = [sample.arrays["npy"] for sample in samples[start : start + _MEASURED_AT_ONCE]]
-        statistics.add(torch.from_numpy(np.stack(some)))
+        # In one order of memory, that of a shard: sums are rounded in the order in which they walk it.
+        statistics.add(torch.from_numpy(np.ascontiguousarray(np.stack(some))))
     return statistics
 
 
