@@ -88,8 +88,10 @@ def test_a_shard_has_the_members_on_the_page(trained: Pipeline) -> None:
     assert names == {name for name in members if "std" not in name}
     assert set(source) == {"name", "label"}
     index = load_file(trained.folder / "latents" / "index.safetensors")
-    for name in ("shard", "label", "npy", "flip.npy"):
-        assert f"`SPLIT.{name}`" in section("Latent shards") and {f"train.{name}", f"val.{name}"} <= set(index)
+    told = section("Latent shards")
+    for name in ("shard", "label", "npy", "npy.crc32"):
+        assert f"`SPLIT.{name}`" in told and {f"train.{name}", f"val.{name}"} <= set(index)
+    assert "`SPLIT.flip.npy`" in told and "train.flip.npy" in index and "val.flip.npy" not in index
 
 
 def test_the_lines_of_metrics_have_the_fields_on_the_page(trained: Pipeline) -> None:
