@@ -76,7 +76,7 @@ def test_every_planted_copy_is_found_by_what_it_is_and_nothing_else_is(planted: 
     assert pairs == {frozenset((stem, number)): kind for stem, (number, kind) in PLANTED.items()}
     assert len(kept) == len(PLANTED) and outcome.facts["groups"] == len(PLANTED)
     assert outcome.facts["copies"] == {"hash": len(EDITS), "bytes": 1, "pixels": 1} and not outcome.facts["chains"]
-    assert all(line["distance"] <= 10 and line["likeness"] >= 0.95 for line in lines)
+    assert all(line["distance"] <= 10 and line["likeness"] >= 0.92 for line in lines)
     assert "larger" in kept and "half" in copies, "the larger one stays"
 
 
