@@ -151,7 +151,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(
     trials: Trials, half_done: Callable[..., tuple[Stage, Path]], tmp_path: Path
 ) -> None:
     prepared, before = half_done(*training("train-dit", steps(trials), EVERY))
-    largest = max(path.stat().st_size for path in before.rglob("*.safetensors"))
+    largest = max(path.stat().st_size for path in prepared.folder(before).rglob("*.safetensors"))
     for number, random in enumerate(trials):
         runs_dir = Path(shutil.copytree(before, tmp_path / str(number)))
         folder = prepared.folder(runs_dir)
