@@ -97,6 +97,8 @@ def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
     for name, expected in fields.items():
         if not isinstance(manifest.get(name), expected):
             raise DataError(f"{path / MANIFEST} is damaged: no {name!r}", again)
+    if not _is_own_command(manifest["command"]):
+        raise DataError(f"{path / MANIFEST} is damaged: {manifest['command']!r} is no command of ldm", again)
     for name, entry in manifest["files"].items():
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
         if not inside or not isinstance(entry, dict) or not {"bytes", "sha256"} <= set(entry):
@@ -105,6 +107,15 @@ def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
         if not isinstance(entry, dict) or not isinstance(entry.get("fingerprint"), str):
             raise DataError(f"{path / MANIFEST} is damaged: input {role!r}", again)
     return Artifact(path, manifest)
+
+
+def _is_own_command(line: str) -> bool:
+    """Say whether a command line, which remedies tell people to run, is one of ours and does nothing beside it."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return False
+    return words[:1] == ["ldm"] and shlex.join(words) == line
 
 
 def check_producer(artifact: Artifact, role: str, producer: Artifact) -> None:

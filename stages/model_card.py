@@ -9,6 +9,7 @@ from typing import Any
 from ..core import files
 from ..core.artifacts import MANIFEST, Artifact, open_artifact
 from ..core.autoencoders.vqvae import VQVAE
+from ..core.data.images import is_picture
 from ..core.denoisers.dit import DiT
 from ..core.errors import DataError
 from ..core.exchange.autoencoders import encodes
@@ -67,7 +68,7 @@ def look_for(root: Path, denoiser: Artifact) -> Shown:
         for made in _finished(root / "eval", "eval")
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }
-    grid = newest.path / GRID if newest is not None else None
+    grid = newest.path / GRID if newest is not None and is_picture(newest.path / GRID) else None
     return Shown(grid, newest.facts["sampling"] if newest is not None else {}, judged)
 
 
@@ -234,5 +235,6 @@ def _fenced(text: str, language: str) -> list[str]:
 
 
 def _inline(text: str) -> str:
-    """Keep a text of the user's within its line and its cell."""
-    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    """Keep a text of the user's within its line and its cell, and text: no tag, link or picture comes of it."""
+    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
+    return plain.replace("<", "&lt;").replace("](", "]\\(")

@@ -1,10 +1,12 @@
 """`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core import files
+from ..core.data.images import is_picture
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
 from ..core.report.charts import Series, line_chart
@@ -38,14 +40,21 @@ def run(config: Report, progress: Progress) -> Outcome:
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
         cards=[_card(stage) for stage in stages.values() if stage.state != "missing" or stage.kind not in OPTIONAL],
-        chapters=[chapter for chapter in _chapters(root, stages) if chapter.pictures or chapter.tables],
+        chapters=[chapter for chapter in map(_safe, _chapters(root, stages)) if chapter.pictures or chapter.tables],
         colophon=_colophon(stages),
     )
     path = config.out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, render(page).encode())
+    files.write_bytes(path, render(page).encode(errors="replace"))
     size = path.stat().st_size / 1e6
     return Outcome(root, summary={"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}, pictures=[])
+
+
+def _safe(chapter: Chapter) -> Chapter:
+    """Leave out what is no picture, whatever its name: the page may be handed on."""
+    return replace(
+        chapter, pictures=[one for one in chapter.pictures if one.svg or (one.file and is_picture(one.file))]
+    )
 
 
 def _subtitle(stages: dict[str, Folder]) -> str:

@@ -8,6 +8,7 @@ so that equal samples give equal bytes. `index.safetensors` holds the byte offse
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _index_of(folder: Path, shards: dict[str, list[str]]) -> dict[str, np.ndarra
             for key, field, offset, content in read_shard(folder / name):
                 try:
                     if field in FIELDS:
-                        rows.setdefault(field, []).append(offset + _npy_header_size(content))
+                        rows.setdefault(field, []).append(offset + _header_size(content))
                     elif field == "cls":
                         rows["label"].append(int(content))
                         rows["shard"].append(number)
@@ -199,9 +200,14 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _npy_header_size(content: bytes) -> int:
+def _header_size(content: bytes) -> int:
+    """Return how many bytes come before the numbers of an `.npy`; ValueError unless those are float16, all of them."""
     buffer = io.BytesIO(content)
     if np.lib.format.read_magic(buffer) != (1, 0):
         raise ValueError("not npy version 1.0")
-    np.lib.format.read_array_header_1_0(buffer)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
+    if dtype != np.dtype("<f2") or fortran_order or len(shape) != 3:
+        raise ValueError(f"{dtype} of shape {shape}, not float16 of three axes")
+    if len(content) - buffer.tell() != 2 * math.prod(shape):
+        raise ValueError(f"{len(content):,} bytes, too many or too few for shape {shape}")
     return buffer.tell()
