@@ -18,7 +18,7 @@ from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from .configs import Eval
 from .handover import as_input, claim, command_line, input_path, machine_policy, output_folder
-from .judging import NUMBERS
+from .judging import NUMBERS, read_judgement
 from .latent_sets import VALIDATION_SEED, draw_latents, read_latents
 from .models import load_model, open_denoiser
 
@@ -36,7 +36,7 @@ def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
         inputs = {"denoiser": as_input(source, folder), "latents": as_input(latents, folder)}
         work = claim(folder, "eval", config, inputs)
         if work.complete:
-            shown = _shown(files.read_json(work.path / NUMBERS)["numbers"])
+            shown = _shown(read_judgement(work.path)["numbers"])
             return Outcome(work.path, already_complete=True, summary=shown)
         latents.verify()
         model = load_model(source, config, policy)

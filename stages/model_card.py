@@ -17,7 +17,8 @@ from ..core.exchange.pipeline import labels_in_diffusers
 from ..core.exchange.scheduler import FLOW, shifts
 from ..core.exchange.transformer import NULL_CLASS
 from ..core.guided import Model
-from .judging import NUMBERS
+from .handover import data_of
+from .judging import read_judgement
 
 CARD, GRID = "README.md", "grid.png"
 _TRAINING = ("images", "batch_size", "lr", "decay", "ema")
@@ -64,7 +65,7 @@ def look_for(root: Path, denoiser: Artifact) -> Shown:
     known = {made.fingerprint for made in samples}
     known.add(denoiser.manifest["inputs"]["autoencoder"]["fingerprint"])
     judged = {
-        made.path.name: files.read_json(made.path / NUMBERS)
+        made.path.name: read_judgement(made.path)
         for made in _finished(root / "eval", "eval")
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }
@@ -175,11 +176,11 @@ def _notes(facts: Mapping[str, Any], model: Model) -> Iterator[str]:
 
 
 def _data(autoencoder: Artifact) -> list[str]:
-    data = autoencoder.config["data"]
-    if data.get("source") is None:
+    data = data_of(autoencoder)
+    if data.source is None:
         return ["Not known: the model was imported."]
-    how = f"cropped to {data['image_size']} pixels, {'mirrored at random' if data['flip'] else 'not mirrored'}"
-    return [f"`{_inline(Path(data['source']).name)}`, {how}."]
+    how = f"cropped to {data.image_size} pixels, {'mirrored at random' if data.flip else 'not mirrored'}"
+    return [f"`{_inline(Path(data.source).name)}`, {how}."]
 
 
 def _settings(denoiser: Artifact, model: Model) -> Iterator[tuple[str, str]]:

@@ -58,7 +58,8 @@ def _safe(chapter: Chapter) -> Chapter:
 
 
 def _subtitle(stages: dict[str, Folder]) -> str:
-    data = stages["vqvae"].artifact.config["data"] if stages["vqvae"].artifact else {}
+    data = stages["vqvae"].artifact.config.get("data") if stages["vqvae"].artifact else None
+    data = data if isinstance(data, dict) else {}
     names = stages["vqvae"].facts.get("class_names", [])
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
@@ -164,12 +165,14 @@ def _conditions(document: dict[str, Any]) -> str:
     parts = [_how(seen["sampling"])] if "sampling" in seen else []
     if "n_reference" in seen:
         parts.append(
-            f"{seen['n_samples']:,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
+            f"{seen.get('n_samples', 0):,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
         )
     if "extractor" in seen:
-        parts.append(f"{seen['extractor']} features {seen['weights_sha256'][:8]}, resize {seen['resize']}")
+        weights, resize = seen.get("weights_sha256", ""), seen.get("resize", "unknown")
+        parts.append(f"{seen['extractor']} features {weights[:8]}, resize {resize}")
     if "n_latents" in seen:
-        parts.append(f"{seen['n_latents']:,} latents, {seen['times_per_latent']} times each; {seen['of']}")
+        times = seen.get("times_per_latent", 0)
+        parts.append(f"{seen['n_latents']:,} latents, {times} times each; {seen.get('of', '')}")
     return "; ".join(parts)
 
 
@@ -191,7 +194,7 @@ def _sweeps(judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Picture]:
 
 
 def _against(group: list[dict[str, Any]], setting: str, label: str, number: str) -> Iterator[Picture]:
-    extractor = group[0]["conditions"]["extractor"]
+    extractor = group[0]["conditions"].get("extractor", "")
     name = f"{number}[{extractor}]"
     points = [(float(d["conditions"]["sampling"][setting]), d["numbers"][name]) for d in group if name in d["numbers"]]
     if len(points) > 1:

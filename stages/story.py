@@ -10,7 +10,7 @@ from ..core.errors import DataError
 from ..core.files import read_json
 from ..core.training import record
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
-from .judging import NUMBERS
+from .judging import read_judgement
 from .settings import identity
 
 ALONE = ("vqvae", "latents", "dit", "classifier", NOISY)  # kinds of which a run has one
@@ -71,7 +71,7 @@ def samples(root: Path) -> list[Folder]:
 
 def judgements(root: Path) -> list[tuple[Folder, dict[str, Any]]]:
     """Return the finished judgements of a run, by name, each with its document of numbers and conditions."""
-    return [(one, read_json(one.path / NUMBERS)) for one in _several("eval", "eval", root)]
+    return [(one, read_judgement(one.path)) for one in _several("eval", "eval", root)]
 
 
 def _several(kind: str, command: str, root: Path) -> Iterator[Folder]:

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from .. import files
 from ..errors import DataError
+from .archives import TarIndex
 
 INDEX = "index.safetensors"
 FIELDS = ("npy", "flip.npy", "std.npy", "flip.std.npy")
@@ -67,20 +68,22 @@ def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
     A member's bytes are taken as they are: only the manifest's sha256 knows whether they are what was written.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, TarIndex(path) as index, tarfile.open(fileobj=index, mode="r:") as tar:
+            size = path.stat().st_size
             for member in tar:
                 key, _, field = member.name.partition(".")
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None:
+                if not member.isreg() or member.issparse():
                     raise DataError(f"{path} holds {member.name!r}, which is no file", _AGAIN)
-                yield key, field, member.offset_data, content.read()
+                if not 0 <= member.size <= size - member.offset_data:
+                    raise DataError(f"{path} is cut off inside {member.name!r}", _AGAIN)
+                file.seek(member.offset_data)
+                yield key, field, member.offset_data, file.read(member.size)
             # tarfile takes a header that it cannot read for the end; the end is two blocks of zeros.
-            with path.open("rb") as file:
-                file.seek(tar.offset)
-                rest = file.read()
+            file.seek(tar.offset)
+            rest = file.read()
             if len(rest) < 2 * _BLOCK or any(rest):
                 raise DataError(f"{path} is damaged at byte {tar.offset}", _AGAIN)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, LookupError, OSError) as error:
         raise DataError(f"{path} is damaged: {error}", _AGAIN) from None
 
 
@@ -127,8 +130,11 @@ def _index_of(folder: Path, shards: dict[str, list[str]]) -> dict[str, np.ndarra
 def _read_index(folder: Path) -> dict[str, np.ndarray]:
     try:
         index: dict[str, np.ndarray] = load_file(folder / INDEX)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{folder / INDEX} cannot be read: {error}", _AGAIN) from None
+    for name, array in index.items():
+        if array.dtype != np.int64 or array.ndim != 1:
+            raise DataError(f"{folder / INDEX} is damaged: {name} is {array.dtype} of shape {array.shape}", _AGAIN)
     return index
 
 
@@ -146,7 +152,7 @@ class LatentSet:
         self.labels = index[f"{split}.label"]
         self._shard = index[f"{split}.shard"]
         self._offsets = {field: index[f"{split}.{field}"] for field in FIELDS if f"{split}.{field}" in index}
-        self._maps = [np.memmap(folder / name, dtype=np.uint8, mode="r") for name in names]
+        self._maps = [_mapped(folder / name) for name in names]
         self._check(folder, names)
 
     def __len__(self) -> int:
@@ -179,13 +185,21 @@ class LatentSet:
         """Make sure that no offset points outside its shard, whatever the index says."""
         sizes = np.asarray([len(mapped) for mapped in self._maps], dtype=np.int64)
         size = 2 * int(np.prod(self.shape))
-        whole = len(self._shard) == len(self.labels)
+        whole = len(self._shard) == len(self.labels) > 0
+        whole = whole and (self.has_flip and self.has_std) == ("flip.std.npy" in self._offsets)
         whole = whole and bool(np.all((self._shard >= 0) & (self._shard < len(names))))
         for offsets in self._offsets.values():
             whole = whole and len(offsets) == len(self.labels)
-            whole = whole and bool(np.all((offsets >= _BLOCK) & (offsets + size <= sizes[self._shard])))
+            whole = whole and bool(np.all((offsets >= _BLOCK) & (offsets <= sizes[self._shard] - size)))
         if not whole:
             raise DataError(f"{folder / INDEX} does not fit its shards", _AGAIN)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.memmap(path, dtype=np.uint8, mode="r")
+    except (OSError, ValueError) as error:  # ValueError: it is empty.
+        raise DataError(f"{path} cannot be read: {error}", _AGAIN) from None
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

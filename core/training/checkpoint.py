@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .. import files
 from ..errors import DataError, Diverged
+from ..weights import read_safetensors
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -107,16 +107,15 @@ def load(path: Path) -> Checkpoint:
         raise DataError(f"{path / MANIFEST} is damaged: its list of files differs from its sha256")
     groups = {}
     for name, digest in table.items():
-        file = path / Path(name).name
+        if "/" in name or not files.is_inside(name):
+            raise DataError(f"{path / MANIFEST} is damaged: it lists a file {name[:80]!r}")
+        file = path / name
         if not file.is_file():
             raise DataError(f"{file} is missing")
         if files.sha256_file(file) != digest:
             raise DataError(f"{file} is damaged: its sha256 differs from {MANIFEST}")
         if file.suffix == ".safetensors":
-            try:
-                groups[file.stem] = load_file(file)
-            except SafetensorError as error:
-                raise DataError(f"{file} is damaged: {error}") from None
+            groups[file.stem] = read_safetensors(file, None)
     return Checkpoint(path, groups, files.read_json(path / STATE))
 
 

@@ -12,15 +12,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from .. import parallel
 from ..data.order import stream
-from ..errors import ConfigError, Stopped
+from ..errors import ConfigError, DataError, Stopped
+from ..facts import first_wrong
 from ..precision import Policy
 from ..progress import Progress
 from ..signals import StopFlag, stop_flag
@@ -290,6 +292,7 @@ class _Session:
         if found is None:
             return
         remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
+        _require_whole(found, remedy)
         require_fit(self.task.modules, found.groups["model"], found.path, remedy)
         self.task.modules.load_state_dict(found.groups["model"])
         self.ema.load(found.groups["ema"], found.state["ema_updates"])
@@ -314,6 +317,43 @@ class _Session:
         if there and found is None:
             found = checkpoint.load(checkpoint.path_of(self.folder, images))
         return found
+
+
+class _Numbers(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Guard(_Numbers):
+    skipped: int
+    recent: list[int]
+
+
+class _Meter(_Numbers):
+    sums: dict[str, float]
+    counts: dict[str, Annotated[int, Field(ge=1)]]
+
+
+class _State(_Numbers):
+    """What a checkpoint keeps beside tensors."""
+
+    images: Annotated[int, Field(ge=0, lt=2**62)]
+    steps: Annotated[int, Field(ge=0, lt=2**62)]
+    guard: _Guard
+    meter: _Meter
+    scaler: dict[str, float]
+    ema_updates: Annotated[int, Field(ge=0, lt=2**62)]
+
+
+def _require_whole(found: checkpoint.Checkpoint, remedy: str) -> None:
+    """Raise DataError for a checkpoint that is what was written, and is none of a training."""
+    wrong = first_wrong(_State, found.state)
+    if wrong is None and found.state["meter"]["sums"].keys() != found.state["meter"]["counts"].keys():
+        wrong = "meter: its sums and counts are of different numbers"
+    if wrong is not None:
+        raise DataError(f"{found.path / checkpoint.STATE} is damaged: {wrong}", remedy)
+    missing = {"model", "ema", "optimizer"} - found.groups.keys()
+    if missing:
+        raise DataError(f"{found.path} has no {min(missing)}.safetensors", remedy)
 
 
 def _means(total: torch.Tensor, sums: dict[str, float]) -> tuple[torch.Tensor, dict[str, float]]:

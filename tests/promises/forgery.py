@@ -1,14 +1,15 @@
 """Runs that lie: what a hand that knows the format can put into a stage's directory, every hash in it being right."""
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ldm.core import files
-from ldm.core.artifacts import MANIFEST
+from ldm.core.artifacts import IDENTITY, MANIFEST, RECIPE, SCHEMA
 from ldm.core.training import checkpoint
+from ldm.stages.configs import STAGES
+from ldm.stages.settings import identity
 
 KEPT = Path(__file__).with_name("old_files") / "schema-1"  # the smallest whole run, so that none need be trained
 RUN = "kept"
@@ -57,16 +58,33 @@ def change_manifest(folder: Path, **changes: Any) -> None:
     write_manifest(folder, manifest)
 
 
+def add_stage(run: Path, stage: str, command: str, facts: dict[str, Any], inputs: dict[str, str], *names: str) -> Path:
+    """Add what a stage leaves beside its files, of the default settings. inputs: role → stage. Returns its folder."""
+    folder = run / stage
+    settings = identity(STAGES[command]())
+    described = {role: fingerprint(run / other) for role, other in inputs.items()}
+    document = {"schema": SCHEMA, "kind": stage.split("/")[0], "config": settings}
+    (folder / IDENTITY).write_text(
+        json.dumps({**document, "inputs": {r: {"fingerprint": f} for r, f in described.items()}})
+    )
+    (folder / RECIPE).write_text(f"{command}: {{}}\n")
+    manifest = json.loads((run / "dit" / MANIFEST).read_bytes()) | document
+    up = "../" * len(Path(stage).parts)
+    manifest["inputs"] = {role: {"path": up + inputs[role], "fingerprint": f} for role, f in described.items()}
+    manifest |= {"command": f"ldm {command}", "facts": facts, "files": dict.fromkeys(names, {})}
+    write_manifest(folder, manifest)
+    seal(folder)
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    return files.sha256_json(json.loads((folder / MANIFEST).read_bytes())["files"])
+
+
 def add_judgement(run: Path, label: str, document: dict[str, Any]) -> Path:
     """Add a judgement of samples to a run, whatever its document says. Returns its folder."""
     folder = run / "eval" / label
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(document))
-    manifest = json.loads((run / "samples" / "some" / MANIFEST).read_bytes())
-    command = shlex.join(["ldm", "eval", "-c", str(run / "eval" / "config.yaml")])
     facts = {"numbers": document["numbers"], "floor": document.get("real_against_real", {})}
-    made = {"samples": {"path": "../../samples/some", "fingerprint": files.sha256_json(manifest["files"])}}
-    manifest |= {"kind": "eval", "command": command, "facts": facts, "inputs": made, "files": {"metrics.json": {}}}
-    write_manifest(folder, manifest)
-    seal(folder)
-    return folder
+    return add_stage(run, f"eval/{label}", "eval", facts, {"samples": "samples/some"}, "metrics.json")
