@@ -30,6 +30,11 @@ Names = Annotated[list[Text], Field(min_length=1)]
 Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
 
 
+def absent() -> Any:
+    """Declare a fact that need not be there, and is not null where it is."""
+    return Field(default=None)
+
+
 class _Facts(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -58,7 +63,7 @@ class Provenance(_Facts):
     created: Text
     git: Text | None = None
     argv: list[Text] = []
-    seconds: Number | None = None
+    seconds: Number = absent()
 
 
 class Manifest(_Facts):
@@ -76,9 +81,9 @@ class Autoencoder(_Facts):
     class_names: Names
     latent_shape: Shape
     image_size: Side
-    images_seen: Count | None = None
-    val_psnr: Number | None = None
-    val_ssim: Number | None = None
+    images_seen: Count = absent()
+    val_psnr: Number = absent()
+    val_ssim: Number = absent()
 
 
 class _Parts(_Facts):
@@ -106,14 +111,14 @@ class Denoiser(_Facts):
     image_size: Side
     diffusion: dict[Text, Any]
     label_dropout: Annotated[float, Field(ge=0, lt=1)]
-    images_seen: Count | None = None
-    validation_loss: Number | None = None
+    images_seen: Count = absent()
+    validation_loss: Number = absent()
 
 
 class Classifier(_Facts):
     class_names: Names
     accuracy: Number
-    images_seen: Count | None = None
+    images_seen: Count = absent()
 
 
 class NoisyClassifier(_Facts):
@@ -121,7 +126,7 @@ class NoisyClassifier(_Facts):
     latent_shape: Shape
     diffusion: dict[Text, Any]
     accuracy: dict[Text, Number]
-    images_seen: Count | None = None
+    images_seen: Count = absent()
 
 
 class Sampling(_Facts):

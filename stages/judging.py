@@ -15,7 +15,7 @@ from ..core.data.loading import ImageLoader
 from ..core.data.order import spread
 from ..core.data.sources import ImageSource, open_source, open_splits
 from ..core.errors import ConfigError, DataError
-from ..core.facts import Count, Number, Sampling, Text, first_wrong
+from ..core.facts import Count, Number, Sampling, Text, absent, first_wrong
 from ..core.metrics.evaluate import Report
 from ..core.metrics.features import Extractor, open_extractor
 from ..core.precision import Policy
@@ -29,7 +29,7 @@ NUMBERS = "metrics.json"
 
 class _Conditions(BaseModel):
     model_config = ConfigDict(strict=True)
-    sampling: Sampling | None = None
+    sampling: Sampling = absent()
     extractor: Text = ""
     weights_sha256: Text = ""
     resize: Text = ""

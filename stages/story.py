@@ -90,11 +90,19 @@ def _folder(kind: str, command: str, folder: Path) -> Folder:
         artifact = open_artifact(folder, kind, f"ldm {command}")
         config = artifact.config
     except DataError:
-        if (folder / IDENTITY).is_file():
-            config = read_json(folder / IDENTITY).get("config", {})
+        config = _recorded(folder / IDENTITY)
     state = "unfinished" if artifact is None else "complete"
     lines = record.read(folder / record.METRICS)
     return Folder(kind, command, folder, state, _changed(command, config), artifact, lines)
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return the settings in a stage's identity; none where that is missing or damaged."""
+    try:
+        config = read_json(path).get("config")
+    except DataError:
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _changed(command: str, config: dict[str, Any]) -> dict[str, str]:

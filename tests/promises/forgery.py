@@ -71,7 +71,7 @@ def add_stage(run: Path, stage: str, command: str, facts: dict[str, Any], inputs
     manifest = json.loads((run / "dit" / MANIFEST).read_bytes()) | document
     up = "../" * len(Path(stage).parts)
     manifest["inputs"] = {role: {"path": up + inputs[role], "fingerprint": f} for role, f in described.items()}
-    manifest |= {"command": f"ldm {command}", "facts": facts, "files": dict.fromkeys(names, {})}
+    manifest |= {"command": f"ldm {command}", "facts": facts, "files": {name: {} for name in names}}
     write_manifest(folder, manifest)
     seal(folder)
     return folder

@@ -1,11 +1,9 @@
 """Tries harmed files on what reads them, in a process whose memory and time are bounded."""
 
-import importlib
 import json
 import os
 import resource
 import signal
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +14,15 @@ import numpy as np
 
 from ldm.core.errors import UserError
 from ldm.core.seeds import generator
+from network_parsers import NETWORK_PARSERS
 from parsers import PARSERS, Parser, Read
 from run_parsers import RUN_PARSERS
 
-ALL = {**PARSERS, **RUN_PARSERS}
+ALL = {**PARSERS, **RUN_PARSERS, **NETWORK_PARSERS}
 MEMORY = 1 << 30  # bytes beyond what the process has when it has read whole files once
 SECONDS = 5  # of the processor: a machine may be busy with other things
 ASLEEP = 60  # seconds by the clock, for a reader that waits instead
-SEALED, RARELY = 0.8, 0.01  # how often hashes are put right, and the slow readers are taken
+SEALED, RARELY = 0.8, 0.02  # how often hashes are put right, and the slow readers are taken
 
 
 class Hang(BaseException):
@@ -51,22 +50,23 @@ class Bench:
         return name, harmed, self.read(name, harmed, reader, sealed=random.random() < SEALED)
 
     def read(self, name: str, harmed: bytes, reader: Read, sealed: bool) -> str | None:
-        """Let a reader read harmed bytes in place of a file. Returns what was wrong with how that ended, if anything."""
+        """Let a reader read harmed bytes in place of a file. Returns what was wrong with its end, if anything."""
         (self.folder / name).write_bytes(harmed)
         if sealed and self.parser.seal is not None:
             self.parser.seal(self.folder, name)
         try:
             with bounded():
-                reader(self.folder)
+                reader(self.folder, name)
         except UserError as error:
             return _wrong_with(error, name)
         except (Exception, Hang):
             return traceback.format_exc(limit=-12)
         finally:
-            self._restore()
+            self.restore()
         return None
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Put every file back as it was, and remove what was written."""
         for path in [path for path in self.folder.rglob("*") if path not in self.whole and path.is_file()]:
             path.unlink()
         for path, data in self.whole.items():
@@ -107,17 +107,28 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
 
 
-def fuzz(name: str, folder: str, seed: str, test: str, first: str, last: str, report: str) -> int:
-    """Run trials of one parser; write a line of JSON for each: null, or what was wrong, with the file that did it."""
+def prepare(name: str, folder: Path) -> Bench:
+    """Lay the files out, have all that reads them read them whole, and bound time and memory from there on."""
     signal.signal(signal.SIGPROF, _hang)
     signal.signal(signal.SIGALRM, _hang)
-    bench = Bench(name, Path(folder) / "bench")
+    bench = Bench(name, folder)
     for reader in (*bench.parser.readers, *bench.parser.rarely):  # Whatever is imported late is imported here.
-        reader(bench.folder)
-        bench._restore()
+        for file in sorted(bench.parser.harms):
+            reader(bench.folder, file)
+            bench.restore()
     limit_memory()
+    return bench
+
+
+def fuzz(arguments: list[str]) -> int:
+    """Run some trials of one parser; write a line of JSON for each: null, or what was wrong, and the file that did it.
+
+    arguments: the parser, a new folder, the seed, the name of the test, how many trials, and the file to write.
+    """
+    name, folder, seed, test, count, report = arguments
+    bench = prepare(name, Path(folder) / "bench")
     with Path(report).open("w", buffering=1) as lines:
-        for number in range(int(first), int(last)):
+        for number in range(int(count)):
             file, harmed, wrong = bench.trial(generator(int(seed), test, number))
             found = None
             if wrong is not None:
@@ -128,6 +139,17 @@ def fuzz(name: str, folder: str, seed: str, test: str, first: str, last: str, re
     return 0
 
 
-if __name__ == "__main__":
-    importlib.import_module("torch").set_num_threads(1)
-    sys.exit(fuzz(*sys.argv[1:]))
+def replay(arguments: list[str]) -> int:
+    """Let all that reads a kind of file read some harmed ones, with their hashes right and wrong; write what was wrong.
+
+    arguments: the parser, a new folder, the file to write, then by turns which file is harmed and the bytes for it.
+    """
+    name, folder, report, *kept = arguments
+    bench = prepare(name, Path(folder) / "bench")
+    with Path(report).open("w", buffering=1) as lines:
+        for file, path in zip(kept[::2], kept[1::2], strict=True):
+            harmed = Path(path).read_bytes()
+            for reader in (*bench.parser.readers, *bench.parser.rarely):
+                for sealed in (True, False):
+                    lines.write(json.dumps([path, bench.read(file, harmed, reader, sealed)]) + "\n")
+    return 0
