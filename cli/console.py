@@ -1,7 +1,7 @@
 """What a command tells: progress while it works, warnings, what came out. Progress goes to stderr, results to stdout.
 
-On a terminal progress is a live bar (`live`); elsewhere, as here, a plain line every ten seconds; with `--json` one
-JSON object a line on stdout (`events`); with `--quiet` only warnings.
+On a terminal progress is a live bar (`live`); elsewhere, as here, a plain line every ten seconds, after ten minutes
+every minute; with `--json` one JSON object a line on stdout (`events`); with `--quiet` only warnings.
 """
 
 import os
@@ -14,9 +14,11 @@ from typing import Protocol, TextIO
 from ..core.progress import Outcome, Progress
 from .company import is_follower
 from .failures import Failure
-from .pace import Pace, duration
+from .pace import Pace, duration, memory
+from .printable import listed, one_line
 
 INTERVAL = 10.0  # seconds between plain lines
+_SETTLED, _RARER = 60, 6.0  # intervals after which lines come rarer, and by how much: every minute after ten
 
 
 class Console(Progress, Protocol):
@@ -80,7 +82,8 @@ class Plain:
     def update(self, done: int, **numbers: float) -> None:
         pace = self._work[-1]
         pace.update(done, numbers)
-        if self._clock() - self._told >= self._interval:
+        rarer = _RARER if self._work[0].elapsed >= _SETTLED * self._interval else 1.0
+        if self._clock() - self._told >= rarer * self._interval:
             self._told = self._clock()
             self._say(progress_line(pace))
 
@@ -93,7 +96,7 @@ class Plain:
         self._say(message)
 
     def warn(self, message: str) -> None:
-        self._log.write(f"warning: {message}\n")
+        self._log.write(f"warning: {one_line(message)}\n")
         self._log.flush()
 
     def outcome(self, command: str, outcome: Outcome) -> None:
@@ -103,7 +106,7 @@ class Plain:
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            self._log.write(line + "\n")
+            self._log.write(one_line(line) + "\n")
             self._log.flush()
 
 
@@ -112,7 +115,7 @@ def progress_line(pace: Pace) -> str:
     share = f" ({min(100, 100 * pace.done // pace.total)}%)" if pace.total else ""
     left = f"{duration(pace.seconds_left)} left" if pace.seconds_left is not None else ""
     parts = (f"{pace.title}: {pace.done:,} of {pace.total:,} {pace.unit}{share}", pace.speed(pace.rate), left)
-    return "  ".join(filter(None, (*parts, pace.readings())))
+    return "  ".join(filter(None, (*parts, pace.readings(), memory())))
 
 
 def finish_line(pace: Pace) -> str:
@@ -136,7 +139,7 @@ def outcome_lines(command: str, outcome: Outcome) -> list[str]:
     lines += [f"  {name:<{width}}  {value}" for name, value in rows]
     if outcome.next_commands:
         lines += ["next:", *(f"  {command}" for command in outcome.next_commands)]
-    return lines
+    return [one_line(line) for line in lines]
 
 
 def show_failure(failure: Failure, json: bool) -> None:
@@ -146,9 +149,9 @@ def show_failure(failure: Failure, json: bool) -> None:
 
         Events(sys.stdout).failure(failure)
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if _is_coloured(sys.stderr) else ("", "", "")
-    sys.stderr.write(f"{red}{bold}error:{plain} {failure.message}\n")
+    sys.stderr.write(f"{red}{bold}error:{plain} {listed(failure.message)}\n")
     if failure.remedy:
-        sys.stderr.write(f"{bold}   do:{plain} {failure.remedy}\n")
+        sys.stderr.write(f"{bold}   do:{plain} {listed(failure.remedy)}\n")
     sys.stderr.flush()
 
 

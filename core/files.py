@@ -19,6 +19,7 @@ from .errors import DataError, UserError
 TEMPORARY = ".tmp"  # safetensors, too, begins its temporary files so
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 1 << 20
+_LONGEST_NAME = 255  # bytes, on every system in use
 
 
 def sha256_file(path: Path) -> str:
@@ -88,6 +89,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """Read a JSON object; DataError naming the file if it is missing, damaged or something else."""
     try:
+        if path.exists() and not path.is_file():  # A pipe would keep its reader waiting, a device has no end.
+            raise DataError(f"{path} is not a file", remedy)
         value = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", remedy) from None
@@ -100,10 +103,26 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     return value
 
 
+def is_inside(name: str) -> bool:
+    """Tell whether a relative path, as of a file in a table, leads to a place inside its folder that can be."""
+    return all(part not in ("", ".", "..") and _can_be_named(part) for part in name.split("/"))
+
+
+def _can_be_named(part: str) -> bool:
+    try:
+        return "\0" not in part and len(os.fsencode(part)) <= _LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
+
+
 @contextmanager
-def new_directory(final: Path) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not."""
+def new_directory(final: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not.
+
+    replace: in the place of one that is there, which goes once the new one is whole.
+    """
     temporary = final.with_name(f"{TEMPORARY}-{final.name[:50]}-{secrets.token_hex(4)}")
+    aside = temporary.with_name(f"{temporary.name}-old")
     try:
         with saying_disk_full(final):
             temporary.mkdir(parents=True)
@@ -116,7 +135,10 @@ def new_directory(final: Path) -> Iterator[Path]:
                 else:
                     sync_directory(path)
             sync_directory(temporary)
+            if replace and final.exists():
+                final.rename(aside)
             temporary.rename(final)
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_directory(final.parent)

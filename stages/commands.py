@@ -3,6 +3,7 @@
 from .configs import STAGES
 from .configs.data_tools import DataDedup, DataInspect
 from .configs.doctor import Doctor
+from .configs.estimate import Estimate
 from .configs.exchange import Export, Import
 from .configs.folders import Inspect, Verify
 from .configs.plot import Plot
@@ -17,6 +18,7 @@ TOOLS: dict[str, type[Section]] = {
     "verify": Verify,
     "inspect": Inspect,
     "doctor": Doctor,
+    "estimate": Estimate,
     "export": Export,
     "import": Import,
     "data inspect": DataInspect,

@@ -13,15 +13,20 @@ from ..core.denoisers import noisy_classifier
 from ..core.denoisers import registry as denoisers
 from ..core.errors import ConfigError
 from ..core.guided import Model
-from ..core.precision import Policy
-from .configs import NOISY, Diffusion, Sample
-from .handover import autoencoder_artifact, command_line, forward_process, input_path, load_autoencoder
+from ..core.precision import Policy, settle
+from .best import open_best
+from .configs import NOISY, Sample
+from .handover import autoencoder_artifact, command_line, diffusion_of, forward_process, input_path, load_autoencoder
 from .settings import Run
 
 
-def open_denoiser(folder: Path | None, config: Run) -> Artifact:
-    """Open a denoiser stage, by default the run's own. Raises DataError with the command that would make it."""
-    return open_artifact(folder or config.root / "dit", "dit", command_line("train-dit", config))
+def open_denoiser(folder: Path | None, config: Run, best: bool = False) -> Artifact:
+    """Open a denoiser stage, by default the run's own, or the best state that its training kept.
+
+    Raises DataError with the command that would make it.
+    """
+    folder, made_by = folder or config.root / "dit", command_line("train-dit", config)
+    return open_best(folder, made_by) if best else open_artifact(folder, "dit", made_by)
 
 
 def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
@@ -30,9 +35,9 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
     check_producer(source, "autoencoder", producer)
     facts = source.facts
-    diffusion = Diffusion.model_validate(facts["diffusion"])
+    diffusion = diffusion_of(source)
     return Model(
-        network=denoisers.load(source.path / "final").to(policy.device).eval().requires_grad_(False),
+        network=settle(denoisers.load(source.path / "final"), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,
@@ -87,7 +92,7 @@ def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
     seen = {
         "latents of another autoencoder": [a.manifest["inputs"]["autoencoder"]["fingerprint"] for a in (guide, source)],
         "other classes": [a.facts["class_names"] for a in (guide, source)],
-        "another noise schedule": [_path(a.facts["diffusion"]) for a in (guide, source)],
+        "another noise schedule": [_path(a) for a in (guide, source)],
     }
     for what, (its, ours) in seen.items():
         if its != ours:
@@ -96,5 +101,6 @@ def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
             )
 
 
-def _path(diffusion: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(diffusion[name] for name in ("schedule", "num_steps", "zero_terminal_snr"))
+def _path(artifact: Artifact) -> tuple[Any, ...]:
+    process = diffusion_of(artifact)
+    return process.schedule, process.num_steps, process.zero_terminal_snr

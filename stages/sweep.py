@@ -17,7 +17,7 @@ from ..core.lock import occupy
 from ..core.progress import Outcome, Progress
 from .configs.sweep import Sweep
 from .handover import as_input, claim, command_line
-from .judging import NUMBERS
+from .judging import read_judgement
 
 KIND, TABLE, CURVES, PICTURE = "sweep", "table.csv", "curves.png", "grid.png"
 SHOWN_IMAGES = 10
@@ -53,11 +53,12 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
             _draw_grid(points, drawn, folder / PICTURE)
             work.commit([TABLE, CURVES, PICTURE], {"rows": rows})
     summary = {f"cfg {row['cfg']:g}, {row['steps']} steps": _told(row) for row in rows}
-    return Outcome(folder, summary=summary, pictures=[folder / CURVES, folder / PICTURE])
+    pictures = [folder / CURVES, folder / PICTURE]
+    return Outcome(folder, summary=summary, pictures=pictures, next_commands=[command_line("report", config)])
 
 
 def _row(point: Point, judgement: Artifact) -> dict[str, Any]:
-    numbers = files.read_json(judgement.path / NUMBERS)["numbers"]
+    numbers = read_judgement(judgement.path)["numbers"]
     return {"cfg": point.cfg, "steps": point.steps, **numbers}
 
 

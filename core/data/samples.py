@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+from PIL import Image
 
 from ..errors import DataError
 from ..machine import num_cores
 from . import images
 
+_LONGEST_NAME = 1000  # letters of a class; pictures and reports make room for it
 Fetch = Callable[[int], "bytes | np.ndarray"]
 
 
@@ -59,9 +61,16 @@ class ImageSource:
         self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int] = images.WHITE
     ) -> np.ndarray:
         """Decode the content that was read of a sample, as `image` does."""
+        return np.array(self._picture(index, content, background))
+
+    def picture(self, index: int, background: tuple[int, int, int] = images.WHITE) -> Image.Image:
+        """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow."""
+        return self._picture(index, self.read(index), background)
+
+    def _picture(self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int]) -> Image.Image:
         if isinstance(content, bytes):
-            return images.decode(content, f"{self.location}: {self.names[index]}", background)
-        return content if content.ndim == 3 else np.repeat(content[:, :, None], 3, axis=2)
+            return images.decode_picture(content, f"{self.location}: {self.names[index]}", background)
+        return Image.fromarray(content).convert("RGB")
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
@@ -159,6 +168,9 @@ def image_source(
     for class_name in class_names or ():
         if any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in class_name):
             raise DataError(f"{location} has a class named {class_name!r}, which is no text", "rename the class")
+        if len(class_name) > _LONGEST_NAME:
+            message = f"{location} has a class whose name has {len(class_name):,} letters: {class_name[:40]!r}…"
+            raise DataError(message, f"give it a name of at most {_LONGEST_NAME:,}")
     labels = np.asarray(labels, dtype=np.int64)
     assert labels.shape == (len(names),), f"{labels.shape} labels for {len(names)} names"
     worst = int(labels.argmin() if labels.min() < 0 else labels.argmax())

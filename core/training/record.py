@@ -9,6 +9,7 @@ from typing import Any
 from .. import files
 
 METRICS = "metrics.jsonl"
+_LARGEST = 1e150
 
 
 class Meter:
@@ -41,12 +42,25 @@ class Meter:
 
 
 class Record:
-    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint."""
+    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint.
 
-    def __init__(self, folder: Path, images: int, mirror: Callable[[dict[str, Any]], None] | None = None) -> None:
+    without: a key whose lines at the checkpoint itself go as well: what they tell is told again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        images: int,
+        mirror: Callable[[dict[str, Any]], None] | None = None,
+        without: str | None = None,
+    ) -> None:
         self.path = folder / METRICS
         self.mirror = mirror
-        kept = [line for line in read(self.path) if line["images"] <= images]
+        kept = [
+            line
+            for line in read(self.path)
+            if line["images"] < images or (line["images"] == images and without not in line)
+        ]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_bytes(self.path, text.encode())
 
@@ -60,18 +74,25 @@ class Record:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Read a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    """Read a `metrics.jsonl`; a last line cut short by a kill is left out, and so is whatever is no finite number."""
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and isinstance(line.get("images"), int):
-            lines.append(line)
+        if isinstance(line, dict):
+            line = {name: value for name, value in line.items() if _is_number(value)}
+            if isinstance(line.get("images"), int):
+                lines.append(line)
     return lines
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a number that sums, means and axes can take."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def write_curves(folder: Path) -> Path:
@@ -103,7 +124,7 @@ def tensorboard_mirror(folder: Path) -> Callable[[dict[str, Any]], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install 'ldm[tensorboard]'") from None
+        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install tensorboard") from None
     writer = SummaryWriter(folder / "tensorboard")
 
     def mirror(line: dict[str, Any]) -> None:

@@ -31,8 +31,19 @@ def shown_commands() -> list[tuple[str, str]]:
     return found
 
 
+def write_shown_recipes(folder: Path) -> None:
+    """Write every `yaml` block that begins with a comment naming its file."""
+    for page in PAGES:
+        for name, block in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            (folder / name).write_text(block)
+
+
 @pytest.mark.parametrize(("page", "line"), shown_commands())
-def test_a_documented_command_is_understood(page: str, line: str) -> None:
+def test_a_documented_command_is_understood(
+    page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shown_recipes(tmp_path)
+    monkeypatch.chdir(tmp_path)
     words = shlex.split(line.split(" > ")[0])[1:]
     if " ".join(words[:2]) in COMMANDS:
         words = [" ".join(words[:2]), *words[2:]]

@@ -28,6 +28,7 @@ PRELOADED = (
     *("ldm.stages.verify", "ldm.stages.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
 )
+TESTS = ("promises", "stages", "core/training", "core/exchange")  # whose modules a function may be in
 PATIENCE = 300.0  # seconds after which a command that has not ended is a failure of its test
 
 
@@ -71,7 +72,8 @@ class Launcher:
     """Starts commands.
 
     limits: of `resource`, by name without RLIMIT_; `AS` in bytes beyond what the process has at its start. user: the
-    number of the user that the command runs as.
+    number of the user that the command runs as. environment: variables it has besides this process's own. function:
+    what is called with the arguments in place of the command line, `module:name`, in a module of `ldm` or of the tests.
     """
 
     def __init__(self) -> None:
@@ -83,9 +85,18 @@ class Launcher:
         theirs.close()
         self._socket = ours
 
-    def start(self, *arguments: object, limits: dict[str, int] | None = None, user: int | None = None) -> Command:
+    def start(
+        self,
+        *arguments: object,
+        limits: dict[str, int] | None = None,
+        user: int | None = None,
+        environment: dict[str, str] | None = None,
+        function: str = "ldm.cli.main:run",
+    ) -> Command:
         outputs = [os.pipe(), os.pipe()]
-        order = {"arguments": [str(word) for word in arguments], "limits": limits or {}, "user": user}
+        words = [str(word) for word in arguments]
+        order = {"arguments": words, "limits": limits or {}, "user": user, "function": function}
+        order |= {"environment": environment or {}}
         answer = self.ask([writing for _, writing in outputs], start=order)
         for _, writing in outputs:
             os.close(writing)
@@ -163,15 +174,15 @@ def _become(order: dict[str, Any], handles: list[int]) -> None:
     try:
         os.dup2(handles[0], 1)
         os.dup2(handles[1], 2)
+        os.environ |= order["environment"]
         for name, value in order["limits"].items():
             limit = value + _address_space() if name == "AS" else value
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
         if order["user"] is not None:
             os.setuid(order["user"])
-        from ldm.cli.main import run
-
+        module, _, name = order["function"].partition(":")
         sys.argv = ["ldm", *order["arguments"]]
-        code = run(order["arguments"])
+        code = getattr(importlib.import_module(module), name)(order["arguments"])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -187,7 +198,8 @@ def _address_space() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)  # In place of this file's folder.
+    sys.path[0] = str(ROOT)  # In place of this file's folder, which comes after it.
+    sys.path += [str(ROOT / "tests" / name) for name in TESTS]
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
