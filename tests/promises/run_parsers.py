@@ -14,7 +14,8 @@ from format_mutations import mutate_header, mutate_tar, mutate_yaml
 from ldm.core import artifacts, files
 from ldm.core.artifacts import IDENTITY, MANIFEST, Identity, open_artifact
 from ldm.core.autoencoders import registry
-from ldm.core.data.shards import INDEX, LatentSet, check_index, read_shard
+from ldm.core.data.latents import LatentSet
+from ldm.core.data.shards import INDEX, check_index, read_shard
 from ldm.core.denoisers import noisy_classifier
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.metrics import classifier
