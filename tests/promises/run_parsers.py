@@ -150,7 +150,9 @@ def prepare_training(folder: Path, harmed: str) -> None:
     latents, source = open_latents(None, settings)
     with occupied(folder / RUN / "other", settings.machine) as policy:
         latents.verify()
-        task = train_dit.DenoisingTask(settings, latents, train_dit.load_autoencoder(source, policy), policy)
+        network = train_dit.network_config(settings, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+        autoencoder = train_dit.load_autoencoder(source, policy).network
+        task = train_dit.DenoisingTask(settings, network, read_latents(latents), autoencoder, policy)
         task.load(loop.Batch(np.arange(4), np.arange(4), 0))
         task.validate()
 
