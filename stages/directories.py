@@ -1,19 +1,20 @@
 """What `ldm` wrote at a path: stages' directories, checkpoints and networks, recognised by what they hold."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from ..core import files
-from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
-from ..core.errors import DataError
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, brought_up, open_artifact
+from ..core.errors import DataError, UserError
+from ..core.settings_file import read_settings
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
-from .configs import BEST, MADE_BY, OUTPUTS
+from .configs import BEST, MADE_BY, OUTPUTS, STAGES
 from .configs.exchange import Import
+from .settings import identity, incidental
 
 CHECKPOINT, NETWORK = "checkpoint", "network"
 _ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
@@ -104,9 +105,17 @@ def best(path: Path) -> Directory | None:
 def imported_as(path: Path) -> Import | None:
     """Return the settings of the `ldm import` that wrote a stage's directory; None where no import did."""
     try:
-        return Import.model_validate(yaml.safe_load((path / RECIPE).read_bytes())["import"])
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return Import.model_validate(read_settings(path / RECIPE).tree.get("import"))
+    except (UserError, ValueError):
         return None
+
+
+def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded settings of a kind of directory as this version would record them."""
+    if kind not in MADE_BY:
+        return dict(config)
+    default = STAGES[MADE_BY[kind]]()
+    return brought_up(config, identity(default), incidental(default))
 
 
 def _below(path: Path, depth: int) -> Iterator[Directory]:
@@ -134,7 +143,7 @@ def _kind(path: Path) -> str | None:
 def _root_in(recipe: Path, command: str) -> Path | None:
     """Return the run's folder that a stage's recipe names; None where it cannot be read."""
     try:
-        settings = yaml.safe_load(recipe.read_bytes())[command]
+        settings = read_settings(recipe).tree[command]
         return Path(settings["runs_dir"], settings["name"]).resolve()
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+    except (UserError, OSError, LookupError, TypeError, ValueError, RuntimeError):  # RuntimeError: a loop of links.
         return None

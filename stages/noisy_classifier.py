@@ -17,7 +17,7 @@ from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from .configs import NOISY, Diffusion, NoisyClassifierModel, TrainClassifier
-from .handover import as_input, claim, command_line, forward_process, occupied
+from .handover import as_input, claim, command_line, diffusion_of, forward_process, occupied
 from .latent_sets import held_out, open_latents, read_latents, training_latents
 from .models import open_denoiser
 
@@ -27,7 +27,7 @@ VALIDATION_SAMPLES = 1024
 def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier of a run's noisy latents. Returns where it lies."""
     folder = config.root / NOISY
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train) as policy:
         latents, source = open_latents(config.latents, config)
         if len(latents.facts["class_names"]) < 2:
             raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")
@@ -38,7 +38,6 @@ def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outco
         next_commands = [command_line("sample", config) + " --classifier-scale 2"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        latents.verify()
         task = NoisyClassifyingTask(config, network, latents, process, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         facts = loop.train(task, plan, policy, folder, progress)
@@ -57,10 +56,8 @@ def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outco
 
 def noise_of(config: TrainClassifier) -> dict[str, Any]:
     """Return the forward process to classify under: what was said, else the run's denoiser's, else the default."""
-    denoisers_own: dict[str, Any] = {}
-    if (config.root / "dit" / MANIFEST).exists():
-        denoisers_own = open_denoiser(None, config).facts["diffusion"]
-    known = Diffusion.model_validate(denoisers_own).model_dump()
+    there = (config.root / "dit" / MANIFEST).exists()
+    known = (diffusion_of(open_denoiser(None, config)) if there else Diffusion()).model_dump()
     said = config.noisy_model.model_dump()
     names = ("schedule", "num_steps", "zero_terminal_snr")
     return {name: known[name] if said[name] is None else said[name] for name in names}
@@ -97,7 +94,7 @@ class NoisyClassifyingTask:
         policy: Policy,
     ) -> None:
         self.seed, self.policy = config.seed, policy
-        self.latents = read_latents(latents)
+        self.latents = read_latents(latents, device=policy.device)
         self.num_samples = len(self.latents.train)
         self.schedule: Schedule = forward_process(Diffusion.model_validate(process))
         seeds.seed_everything(config.seed, "noisy classifier weights")
@@ -105,6 +102,7 @@ class NoisyClassifyingTask:
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core import files
+from ..core.data.images import is_picture
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
 from ..core.report.page import Card, Chapter, Page, Picture, render
@@ -42,19 +44,31 @@ def run(config: Report, progress: Progress) -> Outcome:
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
         cards=[*_cards(stages, drawn, judged)],
-        chapters=[chapter for chapter in _chapters(root, stages, drawn, judged) if chapter.pictures or chapter.tables],
+        chapters=[
+            chapter
+            for chapter in map(_safe, _chapters(root, stages, drawn, judged))
+            if chapter.pictures or chapter.tables
+        ],
         colophon=_colophon(stages),
         gaps=[*gaps(config, stages, drawn, judged)],
     )
     path = config.out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, render(page).encode())
+    files.write_bytes(path, render(page).encode(errors="replace"))
     size = path.stat().st_size / 1e6
     return Outcome(root, summary={"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}, pictures=[])
 
 
+def _safe(chapter: Chapter) -> Chapter:
+    """Leave out what is no picture, whatever its name: the page may be handed on."""
+    return replace(
+        chapter, pictures=[one for one in chapter.pictures if one.svg or (one.file and is_picture(one.file))]
+    )
+
+
 def _subtitle(stages: dict[str, Folder]) -> str:
-    data = stages["vqvae"].artifact.config["data"] if stages["vqvae"].artifact else {}
+    data = stages["vqvae"].artifact.config.get("data") if stages["vqvae"].artifact else None
+    data = data if isinstance(data, dict) else {}
     names = stages["vqvae"].facts.get("class_names", [])
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"

@@ -11,7 +11,8 @@ from ..core.errors import DataError
 from ..core.files import read_json
 from ..core.training import record
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
-from .judging import NUMBERS
+from .directories import as_recorded_now
+from .judging import read_judgement
 from .settings import identity
 
 ALONE = ("vqvae", "latents", "dit", "classifier", NOISY)  # kinds of which a run has one
@@ -77,7 +78,7 @@ def samples(root: Path) -> list[Folder]:
 
 def judgements(root: Path) -> list[Judged]:
     """Return the finished judgements of a run, in the order of `samples`, each with its document of numbers."""
-    found = [(one, read_json(one.path / NUMBERS)) for one in _several("eval", "eval", root)]
+    found = [(one, read_judgement(one.path)) for one in _several("eval", "eval", root)]
     return sorted(found, key=lambda each: _order(each[1]["conditions"].get("sampling", {})))
 
 
@@ -103,12 +104,14 @@ def told_conditions(document: dict[str, Any]) -> str:
     parts = [how(seen["sampling"])] if "sampling" in seen else []
     if "n_reference" in seen:
         parts.append(
-            f"{seen['n_samples']:,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
+            f"{seen.get('n_samples', 0):,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
         )
     if "extractor" in seen:
-        parts.append(f"{seen['extractor']} features {seen['weights_sha256'][:8]}, resize {seen['resize']}")
+        weights, resize = seen.get("weights_sha256", ""), seen.get("resize", "unknown")
+        parts.append(f"{seen['extractor']} features {weights[:8]}, resize {resize}")
     if "n_latents" in seen:
-        parts.append(f"{seen['n_latents']:,} latents, {seen['times_per_latent']} times each; {seen['of']}")
+        times = seen.get("times_per_latent", 0)
+        parts.append(f"{seen['n_latents']:,} latents, {times} times each; {seen.get('of', '')}")
     return "; ".join(parts)
 
 
@@ -145,17 +148,25 @@ def _folder(kind: str, command: str, folder: Path) -> Folder:
         artifact = open_artifact(folder, kind, f"ldm {command}")
         config = artifact.config
     except DataError:
-        if (folder / IDENTITY).is_file():
-            config = read_json(folder / IDENTITY).get("config", {})
+        config = _recorded(folder / IDENTITY)
     state = "unfinished" if artifact is None else "complete"
     lines = record.read(folder / record.METRICS)
-    return Folder(kind, command, folder, state, _changed(command, config), artifact, lines)
+    return Folder(kind, command, folder, state, _changed(kind, command, config), artifact, lines)
 
 
-def _changed(command: str, config: dict[str, Any]) -> dict[str, str]:
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return the settings in a stage's identity; none where that is missing or damaged."""
+    try:
+        config = read_json(path).get("config")
+    except DataError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _changed(kind: str, command: str, config: dict[str, Any]) -> dict[str, str]:
     """Return the settings, dotted, whose value is not the default."""
     default = dict(_leaves(identity(STAGES[command]())))
-    return {key: _text(value) for key, value in _leaves(config) if value != default.get(key)}
+    return {key: _text(value) for key, value in _leaves(as_recorded_now(kind, config)) if value != default.get(key)}
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,24 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ..core import files
-from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer, filled
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer
 from ..core.autoencoders import registry as autoencoders
 from ..core.data import shards
 from ..core.data.images import decode
+from ..core.data.latents import read_table
 from ..core.denoisers import noisy_classifier
 from ..core.denoisers import registry as denoisers
-from ..core.errors import DataError
+from ..core.errors import DataError, UserError
 from ..core.lock import owner
 from ..core.metrics import classifier
 from ..core.progress import Outcome, Progress
+from ..core.settings_file import read_settings
 from ..core.training import checkpoint
 from ..core.weights import CONFIG
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .configs.folders import Verify
-from .directories import CHECKPOINT, NETWORK, Directory, best, checkpoints, find, imported_as, recognise
+from .directories import (
+    CHECKPOINT,
+    NETWORK,
+    Directory,
+    as_recorded_now,
+    best,
+    checkpoints,
+    find,
+    imported_as,
+    recognise,
+)
 from .handover import input_path
 from .settings import identity
 
@@ -168,7 +179,10 @@ def _identity_fits(artifact: Artifact) -> None:
         role: entry.get("fingerprint") if isinstance(entry, dict) else None
         for role, entry in (recorded if isinstance(recorded, dict) else {}).items()
     }
-    if (found.get("kind"), found.get("config"), theirs) != (artifact.kind, artifact.config, inputs):
+    config = found.get("config")  # It was written when the directory was begun, perhaps by an earlier version.
+    settings = as_recorded_now(artifact.kind, config) if isinstance(config, dict) else None
+    known = as_recorded_now(artifact.kind, artifact.config)
+    if (found.get("kind"), settings, theirs) != (artifact.kind, known, inputs):
         message = f"{artifact.path / IDENTITY} is damaged: it says other settings or inputs than {MANIFEST}"
         raise DataError(message, artifact.remedy)
 
@@ -180,11 +194,11 @@ def _recipe_fits(artifact: Artifact) -> None:
         return
     remedy = f"write it again from the settings in {artifact.path / MANIFEST}"
     try:
-        settings = yaml.safe_load(path.read_bytes())[command]
+        settings = read_settings(path).tree.get(command)
         seen: Mapping[str, Any] = identity(STAGES[command].model_validate(settings))
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+    except (UserError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
-    if seen != filled(artifact.config, identity(STAGES[command]())):
+    if seen != as_recorded_now(artifact.kind, artifact.config):
         raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)
 
 
@@ -208,7 +222,7 @@ def _latents_fit(artifact: Artifact) -> None:
         if len(labels[split]) != count:
             message = f"{artifact.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
             raise DataError(message, artifact.remedy)
-        shards.LatentSet(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
+        read_table(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
     counts = np.bincount(labels["train"], minlength=len(facts["class_names"])).tolist()
     if counts != facts["class_counts"]:
         raise DataError(f"{artifact.path} holds other labels than its manifest says", artifact.remedy)

@@ -1,6 +1,7 @@
 """One image: from the bytes of a file to RGB, to the training square, to a tensor, and back to a file."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -25,6 +26,7 @@ SUFFIXES = (
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "AVIF")
 # A file that swells this much is a bomb, whatever it shows; honest photographs stay below 100 pixels a byte.
 _BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE = 16_000_000, 256
+_BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF....WEBP", ".jpg": b"\xff\xd8\xff"}
 # What Pillow's parsers have been seen to raise on damaged files.
 _BROKEN = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
@@ -46,7 +48,14 @@ _UPRIGHT = {
 def decode(
     data: bytes, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode an image file to RGB, uint8 (H, W, 3), upright as EXIF says.
+    """Decode an image file to RGB, uint8 (H, W, 3), as `decode_picture` does."""
+    return np.array(decode_picture(data, name, background, max_pixels))
+
+
+def decode_picture(
+    data: bytes, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Decode an image file to RGB, upright as EXIF says.
 
     Grey becomes three equal channels, 16 bits are scaled to 8, transparency is composited on `background`, CMYK is
     converted without a colour profile (embedded profiles are not applied), and of an animation the first frame is
@@ -57,7 +66,7 @@ def decode(
     if not data:
         raise DataError(f"{name} is empty", "remove the file or replace it")
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             _refuse_bomb(image.width * image.height, len(data), name, max_pixels)
             _refuse_unscaled_key(image, name)
             white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
@@ -66,13 +75,13 @@ def decode(
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                return _grey_16(np.asarray(upright), bits, white_is_zero)
+                return Image.fromarray(_grey_16(np.asarray(upright), bits, white_is_zero))
             if image.mode in ("I", "F") or image.mode.startswith("I;"):
                 kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
                 raise DataError(f"{name} holds {kind} pixels, whose range is unknown", "convert it to 8 or 16 bits")
             if upright.has_transparency_data or image.mode in ("La", "RGBa"):
-                return _composite(upright, background)
-            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+                return Image.fromarray(_composite(upright, background))
+            return upright if upright.mode == "RGB" else upright.convert("RGB")
     except Image.UnidentifiedImageError:
         remedy = "remove it, or convert it to JPEG, PNG or WebP"
         raise DataError(f"{name} is not an image that can be read (it starts with {data[:8]!r})", remedy) from None
@@ -82,7 +91,7 @@ def decode(
         raise DataError(f"{name} cannot be decoded: {error}", "replace or remove it, or skip broken images") from None
 
 
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     Image.preinit()
     return _FORMATS
 
@@ -123,17 +132,16 @@ def _composite(image: Image.Image, background: tuple[int, int, int]) -> np.ndarr
     return out
 
 
-def to_training(image: np.ndarray, size: int, crop: Crop = "adm") -> np.ndarray:
-    """Bring an RGB image, uint8 (H, W, 3), to the square of training, uint8 (size, size, 3).
+def to_training(image: np.ndarray | Image.Image, size: int, crop: Crop = "adm") -> np.ndarray:
+    """Bring an RGB image, uint8 (H, W, 3) or a picture, to the square of training, uint8 (size, size, 3).
 
     "adm" crops the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while the shorter side is at
     least twice `size`, bring it to `size` with a bicubic filter, cut out the centre. Smaller images are enlarged the
     same way. "stretch" brings both sides to `size` with a bicubic filter, and loses the aspect ratio.
     """
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    picture = Image.fromarray(image)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if picture.size == (size, size):
+        return np.array(picture)
     if crop == "stretch":
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
 
@@ -166,6 +174,18 @@ def as_uint8(images: torch.Tensor) -> np.ndarray:
     assert torch.isfinite(images).all(), "images hold NaN or infinity"
     levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def is_picture(path: Path) -> bool:
+    """Tell whether a file is there and begins as the PNG, WebP or JPEG that its name says: what may be shown as one.
+
+    A link in a folder of others may lead to anything.
+    """
+    beginning = _BEGINNINGS.get(path.suffix)
+    if beginning is None or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return re.match(beginning, file.read(16), re.DOTALL) is not None
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

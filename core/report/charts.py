@@ -5,6 +5,9 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from ..data.grid import drawable
 
 _INK = "#000000"
 _FEW = 8  # points that are ticks of the axis themselves
@@ -30,7 +33,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ldm", "font.size": 9}):
+    looks: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "ldm", "font.size": 9, "text.parse_math": False}
+    with matplotlib.rc_context(looks):
         figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()
         for number, line in enumerate(series):
@@ -39,7 +43,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
             axes.plot(
                 x,
                 y,
-                label=line.name,
+                label=drawable(line.name),
                 color=_INK if line.dashed else _COLOURS[number % len(_COLOURS)],
                 alpha=0.6 if line.dashed else 1.0,
                 linewidth=1.4,
@@ -47,7 +51,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
                 marker=marker,
                 markersize=4,
             )
-        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set(xlabel=drawable(x_label), ylabel=drawable(y_label))
         marked = sorted({x for line in series if line.dots for x, _ in line.points})
         if 1 < len(marked) <= _FEW and marked[-1] < 1000 and all(line.dots or line.dashed for line in series):
             axes.set_xticks(marked)

@@ -31,7 +31,7 @@ class Diffusion(Section):
     """The forward process, what the network predicts, and how its error is weighted."""
 
     schedule: ScheduleName = option("cosine", "Noise schedule.", "--schedule")
-    num_steps: int = option(1000, "Steps of the discrete process.", ge=2)
+    num_steps: int = option(1000, "Steps of the discrete process.", ge=2, le=1_000_000)
     zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise.")
     prediction: Literal["v", "eps", "x0", "flow"] = option(
         "v", "What the network predicts; flow, the velocity, is rectified-flow's own.", "--prediction"
@@ -106,6 +106,12 @@ class Metrics(Section):
 
 class DiTTrain(Train):
     images: Count = option(2_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    shard: bool = option(
+        False,
+        "Under torchrun: let each process hold only its part of weights and optimizer.",
+        "--shard",
+        identity=False,
+    )
 
 
 class TrainDiT(Stage):
@@ -117,7 +123,18 @@ class TrainDiT(Stage):
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null class; 0 gives up guidance.", "--label-dropout", ge=0, lt=1
     )
+    reading: Literal["auto", "held", "mapped", "streamed"] = option(
+        "auto",
+        "Latents held on the device, mapped into memory, or streamed from the disk; auto takes what they fit in.",
+        identity=False,
+    )
     train: DiTTrain = section(DiTTrain)
     preview: Preview = section(Preview)
     metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)
+
+    @model_validator(mode="after")
+    def _samples_are_not_drawn_by_a_network_in_parts(self) -> "TrainDiT":
+        if self.metrics.every and self.train.shard:
+            raise ValueError("metrics.every needs the whole network in each process: leave it or --shard out")
+        return self

@@ -31,7 +31,7 @@ def written(pipeline: Pipeline, **settings: object) -> str:
 
 @pytest.fixture(scope="module")
 def swept(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A run measured as it trained, with samples at three guidance scales, each judged, and a path from noise to image."""
+    """A run measured as it trained, with samples at three guidance scales, each judged, and a path from noise on."""
     pipeline = trained.copy(tmp_path_factory.mktemp("report"))
     shutil.rmtree(pipeline.folder / "dit")
     pipeline.run("train-dit", metrics__every=24, metrics__num=24, metrics__steps=2)
