@@ -1,6 +1,8 @@
 """`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
 
+import json
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +12,17 @@ from ..core import files
 from ..core.data.images import is_picture
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
-from ..core.report.page import Card, Chapter, Page, Picture, render
+from ..core.report.page import Chapter, Page, Picture, render
 from .configs import NOISY
 from .configs.report import Report
 from .handover import command_line
-from .run_charts import against_settings, best_state, measurements, training_curves
+from .run_cards import TITLES, cards
+from .run_charts import against_settings, measurements, training_curves
 from .run_gaps import gaps
 from .run_tables import number_tables
-from .story import Folder, Judged, folders, how, judged_alike, judgements, plain, samples
+from .story import Folder, Judged, folders, how, judged_alike, judgements, samples
 
-TITLES = {
-    "vqvae": "Autoencoder",
-    "latents": "Latents",
-    "dit": "Denoiser",
-    "classifier": "Classifier",
-    NOISY: "Classifier of noisy latents",
-}
-BESIDE = {"classifier": "judges samples", NOISY: "guides samples"}
+_SETS = 6  # sets of samples, at most, that are shown without being asked for
 
 
 def run(config: Report, progress: Progress) -> Outcome:
@@ -40,15 +36,12 @@ def run(config: Report, progress: Progress) -> Outcome:
     if all(stage.state == "missing" for stage in stages.values()):
         raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
     drawn, judged = samples(root), judgements(root)
+    chapters = map(_safe, _chapters(root, stages, drawn, judged))
     page = Page(
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
-        cards=[*_cards(stages, drawn, judged)],
-        chapters=[
-            chapter
-            for chapter in map(_safe, _chapters(root, stages, drawn, judged))
-            if chapter.pictures or chapter.tables
-        ],
+        cards=[*cards(stages, drawn, judged)],
+        chapters=[chapter for chapter in chapters if chapter.pictures or chapter.tables],
         colophon=_colophon(stages),
         gaps=[*gaps(config, stages, drawn, judged)],
     )
@@ -74,60 +67,11 @@ def _subtitle(stages: dict[str, Folder]) -> str:
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
 
 
-def _cards(stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]) -> Iterator[Card]:
-    """Yield the links of the chain from images to numbers, then what stands beside it."""
-    yield from (_card(stages[kind]) for kind in stages if kind not in BESIDE)
-    count = sum(len(one.facts["images"]) for one in drawn)
-    sets = [f"{count:,} images in {len(drawn):,} sets", *dict.fromkeys(how(one.facts["sampling"]) for one in drawn)]
-    yield Card("Samples", "complete" if drawn else "missing", _shortened(sets) if drawn else ())
-    told = [f"{len(judged):,} judgements", *(_headline(one, document) for one, document in judged)]
-    yield Card("Numbers", "complete" if judged else "missing", _shortened(told) if judged else ())
-    yield from (_card(stages[kind]) for kind in BESIDE if stages[kind].state != "missing")
-
-
-def _headline(folder: Folder, document: dict[str, Any]) -> str:
-    """Say what was judged, and its first number."""
-    seen, number = document["conditions"], next(iter(document["numbers"].items()), None)
-    of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
-    return of + (f": {plain(number[0])} {number[1]:.4g}" if number else "")
-
-
-def _shortened(lines: Sequence[str], most: int = 6) -> list[str]:
-    return [*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]
-
-
-def _card(stage: Folder) -> Card:
-    """Say of a stage in a few lines what it was made of, how it went and what came out."""
-    lines = []
-    if stage.artifact is not None:
-        lines += [f"from {role} {entry['path']}" for role, entry in stage.artifact.manifest["inputs"].items()]
-    facts = stage.facts
-    known = {
-        "images_seen": "{:,} images seen",
-        "val_psnr": "PSNR {:.2f} dB held out",
-        "val_ssim": "SSIM {:.3f}",
-        "validation_loss": "validation loss {:.4f}",
-    }
-    lines += [text.format(facts[name]) for name, text in known.items() if name in facts]
-    if "latent_shape" in facts:
-        lines.append("latents " + " × ".join(map(str, facts["latent_shape"])))
-    if isinstance(facts.get("accuracy"), float):
-        lines.append(f"accuracy {facts['accuracy']:.1%} held out")
-    if "samples" in facts:
-        lines.append(f"{facts['samples']['train']:,} for training, {facts['samples']['val']:,} held out")
-    if (best := best_state(stage)) is not None:
-        lines.append(best)
-    if stage.seconds:
-        speed = f", {stage.images_per_second:,.0f} images/s" if stage.images_per_second else ""
-        lines.append(f"{_duration(stage.seconds)}{speed}")
-    return Card(TITLES[stage.kind], stage.state, lines, stage.changed, BESIDE.get(stage.kind, ""))
-
-
 def _chapters(
     root: Path, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]
 ) -> Iterator[Chapter]:
     """Lay the report out, from the images drawn to how they were learned."""
-    yield Chapter("Samples", "First seeds, nothing picked.", pictures=[*_grids(drawn)])
+    yield Chapter("Samples", "The first seeds of each class; nothing is picked.", pictures=[*_grids(drawn)])
     yield Chapter(
         "From noise to image",
         "Where the sampler is at some of its steps, and what the denoiser takes the image to be there.",
@@ -135,13 +79,13 @@ def _chapters(
     )
     yield Chapter(
         "Numbers",
-        "Beside each number stands the same one for real images in the place of the samples; under it, what it depends"
-        " on. Only Inception's features give a FID.",
+        "Over each table stands what its numbers depend on; beside them are those of real images in the place of the"
+        " samples. Of few images all are inexact, and distances are too large. Only Inception's features give a FID.",
         tables=[*number_tables(judged)],
     )
     yield Chapter(
         "Against guidance and steps",
-        "Samples of this run that differ in one setting only.",
+        "Samples of this run that differ in nothing else.",
         pictures=[*against_settings(judged, drawn), *_sweep_grid(root)],
     )
     yield Chapter(
@@ -149,7 +93,9 @@ def _chapters(
         "Some samples, each beside the reference images nearest to it in feature space. A copy stands beside its twin.",
         pictures=[*_nearest(judged)],
     )
-    yield Chapter("Read as", "", pictures=[*_confusions(judged)])
+    yield Chapter(
+        "Asked for and read", "Which class samples of each class are read as.", pictures=[*_confusions(judged)]
+    )
     yield Chapter(
         "Training the denoiser",
         "The loss of a denoiser levels off early and says little: look at the samples along the way.",
@@ -164,9 +110,29 @@ def _chapters(
 
 
 def _grids(drawn: Sequence[Folder]) -> Iterator[Picture]:
-    for folder in drawn:
+    """Show the samples: at several guidance scales where there are such, the others when asked for."""
+    first = _at_several_scales(drawn)
+    first = (first or [*drawn])[:_SETS]
+    for folder in [*first, *(one for one in drawn if one not in first)]:
         if (folder.path / "grid.png").is_file():
-            yield Picture(how(folder.facts["sampling"]), folder.path / "grid.png", command=_typed(folder))
+            told = how(folder.facts["sampling"])
+            yield Picture(told, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
+
+
+def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
+    """Return sets that differ in their guidance alone: of several such groups the one of most scales, then steps."""
+    alike: dict[str, dict[float, Folder]] = {}
+    for folder in drawn:
+        sampling = folder.facts["sampling"]
+        others = {name: value for name, value in sampling.items() if name != "cfg"}
+        others |= {"of": [(image["label"], image["seed"]) for image in folder.facts["images"]]}
+        alike.setdefault(json.dumps(others, sort_keys=True), {})[sampling["cfg"]] = folder
+    most = max(
+        alike.values(),
+        key=lambda group: (len(group), next(iter(group.values())).facts["sampling"]["steps"]),
+        default={},
+    )
+    return [most[scale] for scale in sorted(most)] if len(most) > 1 else []
 
 
 def _paths(drawn: Sequence[Folder]) -> Iterator[Picture]:
@@ -178,26 +144,25 @@ def _paths(drawn: Sequence[Folder]) -> Iterator[Picture]:
 def _nearest(judged: Sequence[Judged]) -> Iterator[Picture]:
     """Show what references are nearest to some samples; of sets judged alike, for the set that is nearest to them."""
     for several in judged_alike(judged):
-        folder, document = min(several, key=lambda one: _number(one[1], "nearest_ratio", math.inf))
-        yield from _picture(
-            folder, document, "nearest.png", "samples, each beside the references nearest to it", several
-        )
+        chosen = min(several, key=lambda one: _number(one[1], "nearest_ratio", math.inf))
+        yield from _picture(chosen, "nearest.png", "nearest to its reference", len(several))
 
 
 def _confusions(judged: Sequence[Judged]) -> Iterator[Picture]:
-    """Show which class was read as which; of sets judged alike, in the one that is read best."""
+    """Show which class was read as which; of sets judged alike, in the one that is read worst."""
     for several in judged_alike(judged):
-        folder, document = max(several, key=lambda one: _number(one[1], "class_accuracy", -math.inf))
-        yield from _picture(folder, document, "confusion.png", "class asked for, and class read", several)
+        chosen = min(several, key=lambda one: _number(one[1], "class_accuracy", math.inf))
+        yield from _picture(chosen, "confusion.png", "read worst", len(several))
 
 
-def _picture(
-    folder: Folder, document: dict[str, Any], name: str, caption: str, several: Sequence[Judged]
-) -> Iterator[Picture]:
+def _picture(judged: Judged, name: str, chosen_for: str, count: int) -> Iterator[Picture]:
+    """Show a picture of a judgement. chosen_for: what it is of the others that there are."""
+    folder, document = judged
     if (folder.path / name).is_file():
-        of = how(document["conditions"]["sampling"]) if "sampling" in document["conditions"] else folder.path.name
-        others = f", of {len(several)} sets" if len(several) > 1 else ""
-        yield Picture(f"{of}{others}: {caption}, in {document['conditions']['extractor']} features", folder.path / name)
+        seen = document["conditions"]
+        of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
+        which = f", of {count} sets the one {chosen_for}" if count > 1 else ""
+        yield Picture(f"{of}{which}; {seen.get('extractor', 'unknown')} features", folder.path / name)
 
 
 def _number(document: dict[str, Any], name: str, default: float) -> float:
@@ -211,18 +176,18 @@ def _curves(stage: Folder) -> Iterator[Picture]:
 
 def _sweep_grid(root: Path) -> Iterator[Picture]:
     if (path := root / "sweep" / "grid.png").is_file():
-        yield Picture("The same seeds in each row", path)
+        yield Picture("The same seeds in every row, at each scale and number of steps", path)
 
 
 def _along_the_way(stage: Folder) -> Iterator[Picture]:
     """Show the first previews, the last, and two between."""
-    grids = sorted((stage.path / "samples").glob("*.png"))
+    grids = sorted(path for path in (stage.path / "samples").glob("*.png") if path.stem.isdecimal())
     for index in sorted({0, len(grids) // 3, 2 * len(grids) // 3, len(grids) - 1} & set(range(len(grids)))):
         yield Picture(f"Samples after {int(grids[index].stem):,} images, always of the same seeds", grids[index])
 
 
 def _reconstructions(stage: Folder, judged: Sequence[Judged]) -> Iterator[Picture]:
-    grids = sorted((stage.path / "reconstructions").glob("*.png"))
+    grids = sorted(path for path in (stage.path / "reconstructions").glob("*.png") if path.stem.isdecimal())
     for path in grids[-1:]:
         yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
     for folder, _ in judged:
@@ -233,7 +198,7 @@ def _reconstructions(stage: Folder, judged: Sequence[Judged]) -> Iterator[Pictur
 def _typed(folder: Folder) -> str:
     """The command as it was typed, without the place of its program."""
     words = [str(word) for word in folder.provenance.get("argv", [])]
-    return " ".join(["ldm", *words[1:]]) if words else str(folder.artifact.command if folder.artifact else "")
+    return shlex.join(["ldm", *words[1:]]) if words else str(folder.artifact.command if folder.artifact else "")
 
 
 def _colophon(stages: dict[str, Folder]) -> list[str]:
@@ -245,10 +210,3 @@ def _colophon(stages: dict[str, Folder]) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items() if version)
     commit = f", commit {last['git'][:12]}" if last.get("git") else ""
     return [f"ldm {last['ldm']}{commit}; Python {last['python']}; {packages}; {last['platform']}; {last['created']}"]
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -5,47 +5,76 @@ from collections.abc import Iterator, Sequence
 
 from ..core.artifacts import RECIPE
 from ..core.report.page import Gap
-from ..core.training.gauge import CONDITIONS
 from .handover import command_line
+from .run_cards import TITLES
+from .run_charts import measured_along_the_way
 from .settings import Run
 from .story import Folder, Judged
+
+_CHAIN = ("vqvae", "latents", "dit")
 
 
 def gaps(config: Run, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]) -> Iterator[Gap]:
     """Yield what is not there yet, as far as there is already what it is made of."""
+    if stages["vqvae"].state != "complete" or stages["dit"].state != "complete":
+        kind = next(kind for kind in _CHAIN if stages[kind].state != "complete")
+        yield _next_stage(config, stages[kind])
+        return
+    yield from _of_samples(config, drawn)
+    yield from _of_judgements(config, stages, drawn, judged)
+    if not measured_along_the_way(stages["dit"]) and stages["latents"].state == "complete":
+        every = max(1, stages["dit"].facts.get("images_seen", 0) // 5)
+        yield Gap(
+            "Numbers of samples along the training of the denoiser, which they need done again, in this one's place.",
+            f"{command_line('train-dit', config)} {_as_before(stages['dit'])} --metrics-every {every} --replace",
+        )
 
-    def typed(command: str, flags: str = "") -> str:
-        return f"{command_line(command, config)} {flags}".strip()
 
-    for kind, command, flags in (
-        ("vqvae", "train-vqvae", "--data FOLDER"),
-        ("latents", "encode", ""),
-        ("dit", "train-dit", ""),
-    ):
-        if stages[kind].state != "complete":
-            again = "" if stages[kind].state == "missing" else f"-c {shlex.quote(str(stages[kind].path / RECIPE))}"
-            yield Gap("The next stage of the pipeline.", typed(command, again or flags))
-            return
-    seen = [document for _, document in judged]
-    sampled = [document for document in seen if "sampling" in document["conditions"]]
-    if stages["classifier"].state != "complete" and not sampled:
-        yield Gap("A classifier, in whose features samples are judged.", typed("train-classifier"))
+def _next_stage(config: Run, stage: Folder) -> Gap:
+    command = command_line(stage.command, config)
+    if stage.state == "unfinished":
+        return Gap(
+            f"{TITLES[stage.kind]}: not finished. It goes on from where it is.", f"{command} {_as_before(stage)}"
+        )
+    given = " --data FOLDER" if stage.kind == "vqvae" else ""
+    return Gap(f"{TITLES[stage.kind]}: the next stage of the pipeline.", command + given)
+
+
+def _as_before(stage: Folder) -> str:
+    """Return the flag that gives a stage the settings that it had."""
+    return f"-c {shlex.quote(str(stage.path / RECIPE))}"
+
+
+def _of_samples(config: Run, drawn: Sequence[Folder]) -> Iterator[Gap]:
+    draw = command_line("sample", config)
     if not drawn:
-        yield Gap("Samples by class.", typed("sample"))
+        yield Gap("Samples by class.", draw)
     if not any((one.path / "progressive.png").is_file() for one in drawn):
-        yield Gap("The path from noise to image.", typed("sample", "--num 1 --progressive"))
+        yield Gap("The path from noise to image.", f"{draw} --num 1 --progressive")
+
+
+def _of_judgements(
+    config: Run, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]
+) -> Iterator[Gap]:
+    """Numbers of samples, alone and against guidance and steps, and of reconstructions, in features that are there."""
+    sampled = [document for _, document in judged if "sampling" in document["conditions"]]
+    reconstructed = any(document.get("of") == "reconstructions" for _, document in judged)
+    judge, sweep = command_line("eval", config), command_line("sweep", config)
+    features = ""
+    if stages["classifier"].state != "complete":
+        if len(stages["dit"].facts["class_names"]) > 1:
+            yield Gap("A classifier, in whose features images are judged.", command_line("train-classifier", config))
+        else:
+            features = " --features inception --weights FILE"
+    guided = stages["dit"].facts["label_dropout"] > 0
     if not sampled:
-        flags = f"--samples {shlex.quote(drawn[-1].path.name)}" if len(drawn) > 1 else ""
-        yield Gap("Numbers of samples, and the training images nearest to them.", typed("eval", flags))
-    for setting, flags, what in (
-        ("cfg", "--cfg 1,1.5,2,3,5", "guidance scale"),
-        ("steps", "--cfg 3 --steps 5,10,20,50", "steps"),
-    ):
-        if len({document["conditions"]["sampling"].get(setting) for document in sampled}) < 2:
-            yield Gap(f"Distance and class accuracy against {what}.", typed("sweep", flags))
-    if not any(document.get("of") == "reconstructions" for document in seen):
-        yield Gap("The worst and the best reconstructions, and their numbers.", typed("eval", "--of reconstructions"))
-    if not any(CONDITIONS in line for line in stages["dit"].lines):
-        every = max(1, stages["dit"].facts["images_seen"] // 5)
-        flags = f"-c {shlex.quote(str(stages['dit'].path / RECIPE))} --metrics-every {every} --replace"
-        yield Gap("Numbers of samples along the training, which is to be done again for it.", typed("train-dit", flags))
+        chosen = f" --samples {shlex.quote(drawn[-1].path.name)}" if len(drawn) > 1 else ""
+        yield Gap("Numbers of samples, and the training images nearest to them.", judge + chosen + features)
+    if guided and len({document["conditions"]["sampling"]["cfg"] for document in sampled}) < 2:
+        yield Gap("Distance and class accuracy against guidance scale.", f"{sweep} --cfg 1,1.5,2,3,5{features}")
+    if len({document["conditions"]["sampling"]["steps"] for document in sampled}) < 2:
+        scale = "3" if guided else "1"
+        yield Gap("Distance and class accuracy against steps.", f"{sweep} --cfg {scale} --steps 5,10,20,50{features}")
+    if not reconstructed:
+        what = "The worst and the best reconstructions, and their numbers."
+        yield Gap(what, f"{judge} --of reconstructions{features}")

@@ -42,18 +42,21 @@ class Folder:
         return {} if self.artifact is None else dict(self.artifact.manifest["provenance"])
 
     @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        return {} if self.artifact is None else self.artifact.manifest["inputs"]
+
+    @property
     def images_per_second(self) -> float | None:
-        """The middling speed of training."""
-        rates = sorted(line["images_per_second"] for line in self.lines if "images_per_second" in line)
-        return rates[len(rates) // 2] if rates else None
+        """The middling speed of training; of other stages that of their last session, where they go through images."""
+        rates = sorted(rate for _, rate in self.curve("images_per_second"))
+        return rates[len(rates) // 2] if rates else self.provenance.get("images_per_second")
 
     @property
     def seconds(self) -> float | None:
         """How long the work took: training by its speed, interruptions aside; other stages in their last session."""
-        at, total = 0, 0.0
-        for line in self.lines:
-            if "images_per_second" in line:
-                total, at = total + (line["images"] - at) / max(line["images_per_second"], 1e-9), line["images"]
+        at, total = 0.0, 0.0
+        for images, rate in self.curve("images_per_second"):
+            total, at = total + (images - at) / max(rate, 1e-9), images
         return total or self.provenance.get("seconds")
 
     def curve(self, name: str) -> list[tuple[float, float]]:
@@ -98,10 +101,10 @@ def _order(sampling: dict[str, Any]) -> tuple[str, str, float, float]:
     return state, sampler, float(sampling.get("steps") or 0), float(sampling.get("cfg") or 0)
 
 
-def told_conditions(document: dict[str, Any]) -> str:
-    """Write what numbers depend on in one line."""
+def told_conditions(document: dict[str, Any], drawn: str | None = None) -> str:
+    """Write what numbers depend on in one line. drawn: how the samples were, where that is not all of what they say."""
     seen = document["conditions"]
-    parts = [how(seen["sampling"])] if "sampling" in seen else []
+    parts = [how(seen["sampling"]) if drawn is None else drawn] if "sampling" in seen else []
     if "n_reference" in seen:
         parts.append(
             f"{seen.get('n_samples', 0):,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"

@@ -33,7 +33,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    looks: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "ldm", "font.size": 9, "text.parse_math": False}
+    looks: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "ldm", "font.size": 10.5, "text.parse_math": False}
     with matplotlib.rc_context(looks):
         figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()

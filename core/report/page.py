@@ -11,6 +11,7 @@ from PIL import Image
 
 TEMPLATE = "report.html"
 _HEAVY, _LONGEST = 1_500_000, 2_400  # bytes of an image; pixels of one that has more
+_WIDE = 1_400  # pixels of an image that half a page would be too small for
 _TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 
 
@@ -30,12 +31,16 @@ class Card:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, or a chart drawn as SVG, with what it shows and the command that made it."""
+    """An image file, or a chart drawn as SVG, with what it shows and the command that made it.
+
+    folded: an image that is shown when asked for.
+    """
 
     caption: str
     file: Path | None = None
     svg: str | None = None
     command: str | None = None
+    folded: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -43,6 +48,12 @@ class Picture:
         assert self.file is not None
         with Image.open(self.file) as image:
             return image.size
+
+    @property
+    def layout(self) -> str:
+        """How much room the image is given: `wide` is all there is, `tall` half of that."""
+        width, height = self.size
+        return "wide" if width > 1.4 * height or width > _WIDE else "tall"
 
     @property
     def source(self) -> str:
