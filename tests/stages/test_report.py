@@ -1,5 +1,6 @@
 """`ldm report`: what of a run is on the page, and what it says where there is little."""
 
+import json
 import os
 import re
 import shlex
@@ -14,7 +15,7 @@ import pytest
 from ldm.cli import main
 from ldm.core.errors import DataError
 from ldm.core.progress import Silent
-from ldm.stages import report, story
+from ldm.stages import report, run_charts, story
 from ldm.stages.configs.report import Report
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -60,7 +61,7 @@ def test_the_page_has_a_card_for_every_stage_and_a_chapter_for_all_there_is(swep
         "Numbers",
         "Against guidance and steps",
         "Drawn or remembered",
-        "Read as",
+        "Asked for and read",
         "Training the denoiser",
         "Training the autoencoder",
         "Training the classifiers",
@@ -103,7 +104,7 @@ def test_numbers_along_the_training_are_drawn_with_their_conditions_and_the_best
     html = written(swept)
     assert "Fréchet distance of samples along the way: dpmpp-2m, 2 steps, cfg 3; 24 against 97 of" in html
     assert re.search(r"<small>best after \d+ images: Fréchet distance [\d.]+</small>", html)
-    assert "Class accuracy of samples along the way: as before" in html
+    assert "Class accuracy of samples along the way: under the same conditions" in html
 
 
 def test_samples_judged_alike_stand_side_by_side_above_real_images(swept: Pipeline) -> None:
@@ -111,7 +112,7 @@ def test_samples_judged_alike_stand_side_by_side_above_real_images(swept: Pipeli
     table = html.partition('<th scope="col">samples</th>')[2].partition("</table>")[0]
     rows = re.findall(r"<tr><td>(.*?)</td>", table)
     assert rows == ["ddim, 3 steps, cfg 1", "ddim, 3 steps, cfg 2", "ddim, 3 steps, cfg 4", "real images"]
-    assert html.count("samples, each beside the references nearest to it") == 2, "one picture and its description"
+    assert html.count("of 3 sets the one nearest to its reference") == 2, "one picture and its description"
 
 
 def test_numbers_are_those_of_the_judgement_with_their_floor(swept: Pipeline) -> None:
@@ -126,8 +127,40 @@ def test_numbers_are_those_of_the_judgement_with_their_floor(swept: Pipeline) ->
 
 def test_judgements_that_differ_in_guidance_alone_are_drawn_over_it(swept: Pipeline) -> None:
     html = written(swept)
-    assert "Class accuracy over guidance scale: ddim, classifier features" in html
+    assert "Fréchet distance over guidance scale: ddim; 24 against 97 of" in html
+    assert "Class accuracy over guidance scale: under the same conditions" in html
     assert "over steps" not in html
+
+
+def test_samples_at_several_scales_come_first_and_others_when_asked_for(swept: Pipeline) -> None:
+    chapter = written(swept).partition("<h2>Samples</h2>")[2].partition("</section>")[0]
+    shown, _, folded = chapter.partition("<details>")
+    assert re.findall(r'alt="(.*?)"', shown) == [f"ddim, 3 steps, cfg {scale}" for scale in (1, 2, 4)]
+    assert len(re.findall("<img", folded)) == 1 and "--label path" in folded
+
+
+def test_samples_and_numbers_have_their_inputs_settings_time_and_speed_on_their_cards(swept: Pipeline) -> None:
+    cards = dict(re.findall(r"<b>(\w+)</b>(.*?)</li>", written(swept), re.DOTALL))
+    assert "from denoiser dit" in cards["Samples"] and "cfg=1 | 2 | 4" in cards["Samples"]
+    assert "from samples of 3 folders" in cards["Numbers"] and "from extractor classifier" in cards["Numbers"]
+    for name in ("Latents", "Samples", "Denoiser"):
+        assert re.search(r"<small>\d[^<]* s, [\d,.]+ images/s</small>", cards[name]), cards[name]
+    assert re.search(r"<small>\d[^<]* s</small>", cards["Numbers"]), cards["Numbers"]
+
+
+def test_what_odd_lines_of_a_record_say_of_measurements_is_left_out(trained: Pipeline, tmp_path: Path) -> None:
+    pipeline = trained.copy(tmp_path)
+    conditions = {"extractor": "classifier", "n_samples": 8, "n_reference": 9}
+    odd: list[dict[str, object]] = [
+        {"images": 8, "conditions": {"extractor": 3}, "recall[classifier]": 1.0},
+        {"images": 16, "conditions": {"sampling": {"sampler": "ddim"}}},
+        {"images": 24, "conditions": conditions, "recall[classifier]": {}, "precision[classifier]": 0.5},
+        {"images": 32, "conditions": conditions, "recall[classifier]": 0.25, "real_against_real": 7},
+    ]
+    with (pipeline.folder / "dit" / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in odd)
+    drawn = run_charts.measurements(story.folders(pipeline.folder)["dit"])
+    assert [picture.caption.partition(" of ")[0] for picture in drawn] == ["Recall", "Precision"]
 
 
 def test_samples_of_another_denoiser_are_not_on_the_same_line(swept: Pipeline, tmp_path: Path) -> None:
@@ -136,6 +169,8 @@ def test_samples_of_another_denoiser_are_not_on_the_same_line(swept: Pipeline, t
     pipeline.run("eval", samples="one")
     pipeline.run("sample", cfg=4, num=8, label="four")
     pipeline.run("eval", samples="four")
+    pipeline.run("sample", cfg=1, num=8, label="elsewhere", seed=5)
+    pipeline.run("eval", samples="elsewhere")
     assert "over guidance scale" not in written(pipeline)
     assert "checkpoint best, after" in written(pipeline)
 
