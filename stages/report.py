@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import files
-from ..core.data.images import is_picture
+from ..core.data.images import decode_picture, is_picture
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
 from ..core.report.page import Chapter, Page, Picture, render
@@ -36,7 +36,7 @@ def run(config: Report, progress: Progress) -> Outcome:
     if all(stage.state == "missing" for stage in stages.values()):
         raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
     drawn, judged = samples(root), judgements(root)
-    chapters = map(_safe, _chapters(root, stages, drawn, judged))
+    chapters = [_safe(chapter, progress) for chapter in _chapters(root, stages, drawn, judged)]
     page = Page(
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
@@ -52,11 +52,21 @@ def run(config: Report, progress: Progress) -> Outcome:
     return Outcome(root, summary={"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}, pictures=[])
 
 
-def _safe(chapter: Chapter) -> Chapter:
-    """Leave out what is no picture, whatever its name: the page may be handed on."""
-    return replace(
-        chapter, pictures=[one for one in chapter.pictures if one.svg or (one.file and is_picture(one.file))]
-    )
+def _safe(chapter: Chapter, progress: Progress) -> Chapter:
+    """Leave out what is no whole picture, whatever its name, and say so: the page may be handed on."""
+    return replace(chapter, pictures=[one for one in chapter.pictures if one.svg or _is_whole(one, progress)])
+
+
+def _is_whole(picture: Picture, progress: Progress) -> bool:
+    assert picture.file is not None
+    try:
+        if not is_picture(picture.file):
+            raise DataError(f"{picture.file} is no picture")
+        decode_picture(picture.file.read_bytes(), str(picture.file))
+    except DataError as error:
+        progress.warn(f"left out of the report: {error.message}")
+        return False
+    return True
 
 
 def _subtitle(stages: dict[str, Folder]) -> str:

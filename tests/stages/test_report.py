@@ -19,7 +19,7 @@ from ldm.stages import report, run_charts, story
 from ldm.stages.configs.report import Report
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Pipeline
+from pipeline_run import Heard, Pipeline
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -188,6 +188,17 @@ def test_time_and_speed_of_training_come_from_its_record(swept: Pipeline) -> Non
     assert 64 / max(rates) <= stage.seconds <= 64 / min(rates)
 
 
+def test_a_damaged_picture_is_left_out_and_named(trained: Pipeline, tmp_path: Path) -> None:
+    pipeline = trained.copy(tmp_path)
+    (last := sorted((pipeline.folder / "vqvae" / "reconstructions").glob("*.png"))[-1]).write_bytes(
+        last.read_bytes()[:200]
+    )
+    heard = Heard()
+    report.run(Report.model_validate({"name": pipeline.name, "runs_dir": pipeline.runs_dir}), heard)
+    (warning,) = heard.warnings
+    assert str(last) in warning and "above their reconstructions" not in (pipeline.folder / "report.html").read_text()
+
+
 def test_a_run_that_is_only_begun_is_shown_as_that(trained: Pipeline, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, tmp_path / "begun")
     for stage in ("latents", "dit", "classifier", "samples", "eval", "sweep"):
@@ -210,7 +221,8 @@ def browse(page: Path, home: Path, *flags: str) -> str:
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    quiet += ["--disable-background-networking", "--disable-component-update"]
     program = [browser, *quiet, f"--user-data-dir={home / 'profile'}", *flags, page.as_uri()]
     environment = {**os.environ, "HOME": str(home)}
     return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300, check=True).stdout
