@@ -135,8 +135,9 @@ def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
     for folder in drawn:
         sampling = folder.facts["sampling"]
         others = {name: value for name, value in sampling.items() if name != "cfg"}
-        others |= {"of": [(image["label"], image["seed"]) for image in folder.facts["images"]]}
-        alike.setdefault(json.dumps(others, sort_keys=True), {})[sampling["cfg"]] = folder
+        images = [(image["label"], image["seed"]) for image in folder.facts["images"]]
+        made_by = {role: entry["fingerprint"] for role, entry in folder.inputs.items()}
+        alike.setdefault(json.dumps([others, images, made_by], sort_keys=True), {})[sampling["cfg"]] = folder
     most = max(
         alike.values(),
         key=lambda group: (len(group), next(iter(group.values())).facts["sampling"]["steps"]),

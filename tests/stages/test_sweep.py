@@ -58,9 +58,10 @@ def test_the_table_has_distance_class_accuracy_and_recall_under_their_names_abov
     heads = outcome.summary[""]
     assert heads.split("  ") == ["Fréchet distance", "class accuracy", "recall", "precision"]
     row = {name.partition("[")[0]: value for name, value in table(outcome)[1].items()}
-    told = outcome.summary["cfg 3, 2 steps"].split()
-    assert told == [f"{float(row[name]):.4g}" for name in ("frechet_distance", "class_accuracy", "recall", "precision")]
-    assert outcome.summary["cfg 3, 2 steps"].index(told[2]) + len(told[2]) == heads.index("recall") + len("recall")
+    told = outcome.summary["cfg 3, 2 steps"]
+    names = ("frechet_distance", "class_accuracy", "recall", "precision")
+    assert told.split() == [f"{float(row[name]):.4g}" for name in names]
+    assert told[: heads.index("recall") + len("recall")].endswith(" " + told.split()[2])
     assert outcome.facts["rows"][1]["cfg"] == 3 and len(outcome.summary["real images"].split()) == 3
 
 
