@@ -127,7 +127,7 @@ def _draw_panel(axes: Any, rows: Sequence[dict[str, Any]], over: str, name: str,
     axes.set_xticks(sorted({row[over] for row in rows}), minor=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _draw_grid(points: Sequence[Point], drawn: list[Artifact], path: Path) -> None:

@@ -11,6 +11,7 @@ from ..data.grid import drawable
 
 _INK = "#000000"
 _FEW = 8  # points that are ticks of the axis themselves
+_BESIDE = 4  # lines of which more have their names beside the axes, where they hide nothing
 _COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#64748b")  # seen on white and on black
 
 
@@ -64,7 +65,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
-            axes.legend(frameon=False)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(series) > _BESIDE else {}
+            axes.legend(frameon=False, **beside)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inlined(buffer.getvalue(), f"{y_label} over {x_label}")
