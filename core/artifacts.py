@@ -173,7 +173,7 @@ class Workspace:
     path: Path
     identity: Identity
     complete: bool = False
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.monotonic, compare=False)
 
     def commit(
         self,

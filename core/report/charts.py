@@ -65,7 +65,9 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
-            beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(series) > _BESIDE else {}
+            beside: dict[str, Any] = (
+                {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(series) > _BESIDE else {}
+            )
             axes.legend(frameon=False, **beside)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
