@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..attention import attend
+from .norms import GroupNorm
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -104,7 +107,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # (B, 3C, h, w) → three of (B, 1, h·w, C)
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attend(q, k, v)
         return x + self.out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
@@ -138,5 +141,5 @@ def _conv3(in_width: int, out_width: int) -> nn.Conv2d:
     return nn.Conv2d(in_width, out_width, 3, padding=1)
 
 
-def _norm(width: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(width, groups), width, eps=1e-6)
+def _norm(width: int, groups: int) -> GroupNorm:
+    return GroupNorm(math.gcd(width, groups), width, eps=1e-6)
