@@ -8,11 +8,12 @@ import argparse
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 from . import machine, page
 from .options import Options
 
-BENCHMARKS = ("start_up", "training", "sampling", "vqvae", "encode", "latents", "class_accuracy")
+BENCHMARKS = ("start_up", "training", "sampling", "encode", "latents", "class_accuracy")
 RESULTS = Path(__file__).parent / "results"
 LENET = "lenet_epoch=12_test_acc=0.991.pth"
 
@@ -28,18 +29,31 @@ def main() -> None:
     parser.add_argument("--lenet", type=Path, default=Path("../shared/weights/mnist-lenet") / LENET)
     parser.add_argument("--rounds", type=int, default=7, help="of every comparison, 5 or more")
     parser.add_argument("--steps", type=int, default=300, help="of compared loss curves")
+    parser.add_argument(
+        "--sizes", nargs="+", default=["tiny", "S/2"], choices=["tiny", "S/2"], help="of training, sampling"
+    )
     given = parser.parse_args()
     if unknown := set(given.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    options = Options(given.peers, given.run, given.lenet, given.rounds, given.steps)
+    options = Options(given.peers, given.run, given.lenet, given.rounds, given.steps, tuple(given.sizes))
     RESULTS.mkdir(exist_ok=True)
     for name in given.names or BENCHMARKS:
         result = importlib.import_module(f".{name}", __package__).measure(options)
         document = {"benchmark": name, "machine": machine.describe(), **result}
         print("\n".join(page.lines(document)), flush=True)
         if "skipped" not in result:  # An older result says more than the news that there is none.
-            (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+            _keep(RESULTS / f"{name}.json", document)
     page.write(RESULTS)
+
+
+def _keep(path: Path, document: dict[str, Any]) -> None:
+    """Write a result; what an earlier one on the same machine compared besides stays."""
+    older = json.loads(path.read_text()) if path.exists() else {}
+    if older.get("machine", {}).get("device") == document["machine"]["device"]:
+        for part in ("comparisons", "facts"):
+            if part in document:
+                document[part] = {**older.get(part, {}), **document[part]}
+    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def measure(options: Options) -> dict[str, Any]:
     if peers.DIT not in found:
         return {"skipped": missing[peers.DIT]}
     comparisons = {}
-    for name, size in SIZES.items():
-        for steps in (20, 50) if name == "tiny" else (20,):
+    for name, size in ((name, SIZES[name]) for name in options.sizes):
+        for steps in (20, 50):
             variants = {
                 peer: Variant(PEERS[peer], {"folder": options.peers, "size": size, "steps": steps}) for peer in found
             }

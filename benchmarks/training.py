@@ -39,7 +39,7 @@ def measure(options: Options) -> dict[str, Any]:
     if peers.DIT not in found:
         return {"skipped": missing[peers.DIT]}
     comparisons, curves = {}, {}
-    for name, size in SIZES.items():
+    for name, size in ((name, SIZES[name]) for name in options.sizes):
         variants = {
             peer: Variant(peer_steps.make, {"name": peer, "folder": options.peers, "size": size}) for peer in found
         }

@@ -63,7 +63,7 @@ def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
         folders = [path for path in Path(str(_given(ctx, "runs_dir"))).iterdir() if path.is_dir()]
     except OSError:
         return []
-    return sorted(path.name for path in folders if path.name.startswith(incomplete))
+    return sorted(path.name for path in folders if path.name.startswith(incomplete) and path.name.isprintable())
 
 
 def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -15,6 +15,7 @@ from ..core.progress import Outcome, Progress
 from .company import is_follower
 from .failures import Failure
 from .pace import Pace, duration, memory
+from .printable import listed, one_line
 
 INTERVAL = 10.0  # seconds between plain lines
 _SETTLED, _RARER = 60, 6.0  # intervals after which lines come rarer, and by how much: every minute after ten
@@ -95,7 +96,7 @@ class Plain:
         self._say(message)
 
     def warn(self, message: str) -> None:
-        self._log.write(f"warning: {message}\n")
+        self._log.write(f"warning: {one_line(message)}\n")
         self._log.flush()
 
     def outcome(self, command: str, outcome: Outcome) -> None:
@@ -105,7 +106,7 @@ class Plain:
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            self._log.write(line + "\n")
+            self._log.write(one_line(line) + "\n")
             self._log.flush()
 
 
@@ -138,7 +139,7 @@ def outcome_lines(command: str, outcome: Outcome) -> list[str]:
     lines += [f"  {name:<{width}}  {value}" for name, value in rows]
     if outcome.next_commands:
         lines += ["next:", *(f"  {command}" for command in outcome.next_commands)]
-    return lines
+    return [one_line(line) for line in lines]
 
 
 def show_failure(failure: Failure, json: bool) -> None:
@@ -148,9 +149,9 @@ def show_failure(failure: Failure, json: bool) -> None:
 
         Events(sys.stdout).failure(failure)
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if _is_coloured(sys.stderr) else ("", "", "")
-    sys.stderr.write(f"{red}{bold}error:{plain} {failure.message}\n")
+    sys.stderr.write(f"{red}{bold}error:{plain} {listed(failure.message)}\n")
     if failure.remedy:
-        sys.stderr.write(f"{bold}   do:{plain} {failure.remedy}\n")
+        sys.stderr.write(f"{bold}   do:{plain} {listed(failure.remedy)}\n")
     sys.stderr.flush()
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from ..core.progress import Outcome
 from .console import Plain, finish_line
 from .pace import Pace, duration, memory
+from .printable import one_line
 
 _REDRAWS = 8.0  # a second, at most
 _NARROW = 60  # columns under which the bar gives way to the numbers
@@ -56,14 +57,14 @@ class Live(Plain):
             self._say(finish_line(pace))
 
     def warn(self, message: str) -> None:
-        self._console.print(Text.assemble(("warning: ", "yellow"), message))
+        self._console.print(Text.assemble(("warning: ", "yellow"), one_line(message)))
 
     def outcome(self, command: str, outcome: Outcome) -> None:
         self._stop()
         super().outcome(command, outcome)
 
     def _say(self, line: str) -> None:
-        self._console.print(Text(line))
+        self._console.print(Text(one_line(line)))
 
     def _redraw(self) -> None:
         assert self._live is not None

@@ -16,6 +16,7 @@ from ..stages.settings import Run, identity
 from . import examples
 from .layers import merged_config
 from .plain import PlainCommand, plain_command
+from .printable import echo
 
 FOLDER = ".plan"
 
@@ -54,7 +55,7 @@ def _plan(
     changed = write_plan(recipe, name, runs_dir)
     if not quiet:
         for path in changed:
-            typer.echo(f"plan: {path} changed")
+            echo(f"plan: {path} changed")
 
 
 def _holds(path: Path, content: dict[str, Any]) -> bool:

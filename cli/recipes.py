@@ -18,6 +18,7 @@ from .completion import complete_recipes
 from .console import open_console
 from .menu import Entry, Menu
 from .plain import plain_command
+from .printable import echo
 from .recipe import find_recipe, recipe_names
 
 FACTS = ("hardware", "time", "result")  # what a recipe's header says of the run that was measured
@@ -65,7 +66,7 @@ def _list(
         if json:
             typer.echo(json_format.dumps({"event": "recipe", "name": name, "path": str(path), **facts}))
         else:
-            typer.echo("\n".join([f"{name:<16}  {path}", *_rows(facts, width), ""]))
+            echo("\n".join([f"{name:<16}  {path}", *_rows(facts, width), ""]))
 
 
 def _rows(facts: dict[str, str], width: int) -> list[str]:
@@ -77,7 +78,7 @@ def _rows(facts: dict[str, str], width: int) -> list[str]:
 
 
 def _show(recipe: _Recipe) -> None:
-    typer.echo(_content(find_recipe(recipe)).decode("utf-8", "replace"), nl=False)
+    echo(_content(find_recipe(recipe)).decode("utf-8", "replace"), newline=False)
 
 
 def _copy(

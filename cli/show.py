@@ -6,10 +6,10 @@ leaves unsaid from the stage before it.
 
 from typing import TYPE_CHECKING, Any
 
-import typer
 import yaml
 
 from .layers import merged_config
+from .printable import echo
 
 if TYPE_CHECKING:
     from .options import Given
@@ -21,7 +21,7 @@ def show_config(command: str, given: "Given") -> None:
     """Print a stage's merged settings as YAML that `-c` accepts, with each value's origin in a comment."""
     merged = merged_config(command, given.recipe, given.overrides, given.flags)
     lines = [f"{command}:", *_lines(merged.config.model_dump(mode="json"), merged.origins, "", 1)]
-    typer.echo("\n".join(lines))
+    echo("\n".join(lines))
 
 
 def _lines(tree: dict[str, Any], origins: Any, prefix: str, depth: int) -> list[str]:

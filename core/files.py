@@ -19,6 +19,7 @@ from .errors import DataError, UserError
 TEMPORARY = ".tmp"  # safetensors, too, begins its temporary files so
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 1 << 20
+_LONGEST_NAME = 255  # bytes, on every system in use
 
 
 def sha256_file(path: Path) -> str:
@@ -88,6 +89,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """Read a JSON object; DataError naming the file if it is missing, damaged or something else."""
     try:
+        if path.exists() and not path.is_file():  # A pipe would keep its reader waiting, a device has no end.
+            raise DataError(f"{path} is not a file", remedy)
         value = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", remedy) from None
@@ -98,6 +101,18 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a JSON object", remedy)
     return value
+
+
+def is_inside(name: str) -> bool:
+    """Tell whether a relative path, as of a file in a table, leads to a place inside its folder that can be."""
+    return all(part not in ("", ".", "..") and _can_be_named(part) for part in name.split("/"))
+
+
+def _can_be_named(part: str) -> bool:
+    try:
+        return "\0" not in part and len(os.fsencode(part)) <= _LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

@@ -5,23 +5,27 @@ sha256 of the weights, and what else its family keeps there. Whatever is missing
 DataError naming the file.
 """
 
+import json
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import parallel
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .files import read_json, sha256_file, write_atomically, write_json
 from .gathering import scattered
 
 FORMAT = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+Form = TypeVar("Form")
 
 
 def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[str, Any], **beside: Any) -> list[str]:
@@ -68,12 +72,12 @@ def read_weights(folder: Path, described: Mapping[str, Any], remedy: str) -> dic
     return tensors
 
 
-def read_safetensors(path: Path, remedy: str) -> dict[str, Tensor]:
+def read_safetensors(path: Path, remedy: str | None) -> dict[str, Tensor]:
     """Read all tensors of a safetensors file, on the CPU."""
     require_file(path, remedy)
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise DataError(f"{path} is not a readable safetensors file: {error}", remedy) from None
 
 
@@ -87,7 +91,7 @@ def read_known_pth(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
     return state
 
 
-def require_file(path: Path, remedy: str) -> None:
+def require_file(path: Path, remedy: str | None) -> None:
     """Raise DataError naming `path` unless it is a file."""
     if not path.is_file():
         raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file", remedy)
@@ -113,6 +117,21 @@ def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, r
             f" ({len(differing)} differ)",
             remedy,
         )
+
+
+def config_of(form: type[Form], values: Mapping[str, Any]) -> Form:
+    """Build a network's config, a dataclass, of JSON. Raises ConfigError naming the key that is unknown or wrong."""
+    known = {field.name for field in fields(form)}  # type: ignore[arg-type]
+    if not values.keys() <= known:
+        raise ConfigError(
+            f"the config has unknown keys {sorted(values.keys() - known)}", "upgrade ldm, or make it again"
+        )
+    try:
+        return TypeAdapter(form).validate_json(json.dumps(dict(values)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        raise ConfigError(f"{where}: {first['msg']}") from None
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, remedy: str, assign: bool = False) -> None:

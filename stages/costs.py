@@ -32,8 +32,8 @@ class StageCost:
 def amount(value: float) -> str:
     """Write a number with three digits and a letter for its thousands: 0, 999, 12.3 k, 712 G."""
     for size, letter in _UNITS:
-        if value >= size:
-            return f"{value / size:.3g} {letter}" if value < 999.5 * size else f"{value / size:,.0f} {letter}"
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..core import files
 from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, brought_up, open_artifact
-from ..core.errors import DataError
+from ..core.errors import DataError, UserError
+from ..core.settings_file import read_settings
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .configs import BEST, MADE_BY, OUTPUTS, STAGES
@@ -106,8 +105,8 @@ def best(path: Path) -> Directory | None:
 def imported_as(path: Path) -> Import | None:
     """Return the settings of the `ldm import` that wrote a stage's directory; None where no import did."""
     try:
-        return Import.model_validate(yaml.safe_load((path / RECIPE).read_bytes())["import"])
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return Import.model_validate(read_settings(path / RECIPE).tree.get("import"))
+    except (UserError, ValueError):
         return None
 
 
@@ -144,7 +143,7 @@ def _kind(path: Path) -> str | None:
 def _root_in(recipe: Path, command: str) -> Path | None:
     """Return the run's folder that a stage's recipe names; None where it cannot be read."""
     try:
-        settings = yaml.safe_load(recipe.read_bytes())[command]
+        settings = read_settings(recipe).tree[command]
         return Path(settings["runs_dir"], settings["name"]).resolve()
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+    except (UserError, OSError, LookupError, TypeError, ValueError, RuntimeError):  # RuntimeError: a loop of links.
         return None

@@ -26,6 +26,7 @@ from .handover import (
     autoencoder_artifact,
     claim,
     command_line,
+    data_of,
     image_sources,
     inherit_data,
     load_autoencoder,
@@ -42,7 +43,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
     with occupied(folder, config.machine) as policy:
         source = autoencoder_artifact(config.autoencoder or config.root / "vqvae", config)
         config = inherit_data(config, source)
-        _same_size(config, source.config["data"]["image_size"])
+        _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
         inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
         work = claim(folder, "encode", config, inputs)
@@ -236,7 +237,8 @@ def _measured(samples: list[shards.LatentSample]) -> LatentStatistics:
     statistics = LatentStatistics(len(samples[0].arrays["npy"]))
     for start in range(0, len(samples), _MEASURED_AT_ONCE):
         some = [sample.arrays["npy"] for sample in samples[start : start + _MEASURED_AT_ONCE]]
-        statistics.add(torch.from_numpy(np.stack(some)))
+        # In one order of memory, that of a shard: sums are rounded in the order in which they walk it.
+        statistics.add(torch.from_numpy(np.ascontiguousarray(np.stack(some))))
     return statistics
 
 

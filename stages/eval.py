@@ -27,6 +27,7 @@ from .handover import (
     autoencoder_artifact,
     claim,
     command_line,
+    data_of,
     image_loader,
     input_path,
     machine_policy,
@@ -127,7 +128,7 @@ def _run_data(config: Eval, samples: Artifact | None) -> Data:
         denoiser = open_artifact(input_path(samples, "denoiser"), "dit", command_line("train-dit", config))
         check_producer(samples, "denoiser", denoiser)
         producer = input_path(denoiser, "autoencoder")
-    return Data.model_validate(autoencoder_artifact(producer, config).config["data"])
+    return data_of(autoencoder_artifact(producer, config))
 
 
 def _labelled(made: Artifact) -> ImageSource:

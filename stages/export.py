@@ -60,7 +60,7 @@ def run(config: Export, progress: Progress) -> Outcome:
         if sources.shown.grid is not None:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
         text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
-        files.write_bytes(folder / CARD, text.encode())
+        files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
         written = {path: files.sha256_file(folder / path) for path in _files_in(folder)}
         files.write_json(folder / RECORD, {"made_of": made_of, "files": written})
         discarded = _set_aside(config.directory)

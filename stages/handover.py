@@ -24,7 +24,8 @@ from ..core.data.loading import ImageLoader, Preparation
 from ..core.data.sources import ImageSource, open_splits
 from ..core.diffusion.schedules import Schedule, schedule
 from ..core.errors import ConfigError, DataError
-from ..core.files import sha256_json
+from ..core.facts import first_wrong
+from ..core.files import is_inside, sha256_json
 from ..core.lock import occupy
 from ..core.objective import Objective
 from ..core.precision import Policy, resolve
@@ -35,6 +36,7 @@ from .settings import Data, Machine, Run, Section, Stage, Train, identity, incid
 
 Config = TypeVar("Config", bound=Stage)
 EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
+Group = TypeVar("Group", bound=Section)
 
 
 def output_folder(config: Run, command: str, label: str | None = None) -> Path:
@@ -208,12 +210,30 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def data_of(artifact: Artifact) -> Data:
+    """Return how a stage was given its images. Raises DataError where its manifest says that in no known words."""
+    return _section_of(Data, artifact.config.get("data"), artifact, "config.data")
+
+
+def diffusion_of(artifact: Artifact) -> Diffusion:
+    """Return the forward process of a stage's model, and what that predicts. Raises DataError as `data_of` does."""
+    return _section_of(Diffusion, artifact.facts.get("diffusion"), artifact, "facts.diffusion")
+
+
+def _section_of(form: type[Group], value: object, artifact: Artifact, where: str) -> Group:
+    wrong = first_wrong(form, value)
+    if wrong is not None:
+        raise DataError(f"{artifact.path / artifacts.MANIFEST}: {where}: {wrong}", artifact.remedy)
+    return form.model_validate(value)
+
+
 def inherit_data(config: Config, producer: Artifact | None) -> Config:
     """Complete a stage's `data` by what the stage before it was given, so that it need not be said twice."""
     if producer is None:
         return config
     given = config.data.model_dump(mode="json", exclude_unset=True)  # type: ignore[attr-defined]
-    return config.model_copy(update={"data": Data.model_validate({**producer.config["data"], **given})})
+    inherited = data_of(producer).model_dump(mode="json")
+    return config.model_copy(update={"data": Data.model_validate({**inherited, **given})})
 
 
 def as_input(artifact: Artifact, folder: Path) -> dict[str, Any]:
@@ -224,8 +244,10 @@ def as_input(artifact: Artifact, folder: Path) -> dict[str, Any]:
 def input_path(artifact: Artifact, role: str) -> Path:
     """Return where an artifact's own input lies."""
     recorded = artifact.manifest["inputs"].get(role)
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("path"), str):
+    if recorded is None:
         raise DataError(f"{artifact.path} does not say which {role} it was made with", artifact.remedy)
+    if not all(part in ("", ".", "..") or is_inside(part) for part in recorded["path"].split("/")):
+        raise DataError(f"{artifact.path} was made with {role} {recorded['path'][:80]!r}, no path", artifact.remedy)
     return Path(os.path.normpath(artifact.path / recorded["path"]))
 
 

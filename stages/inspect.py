@@ -20,8 +20,8 @@ from .best import told
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
 from .directories import CHECKPOINT, NETWORK, Directory, as_recorded_now, best, checkpoints, find, recognise
-from .handover import EXCLUDE, image_sources, input_path
-from .settings import Data, identity
+from .handover import EXCLUDE, data_of, image_sources, input_path
+from .settings import identity
 
 
 def run(config: Inspect, progress: Progress) -> Outcome:
@@ -62,11 +62,13 @@ def _progress(directory: Directory) -> str:
         return f"{len(list(directory.path.glob('[0-9]*.png'))):,} images so far"
     for each in reversed(checkpoints(directory.path)):
         try:
-            seen = checkpoint.load(each.path).state["images"]
+            checkpoint.load(each.path)
         except DataError:
             continue
-        total = _settings(directory).get("train", {}).get("images")
-        return f"a checkpoint after {seen:,} images" + (f" of {total:,}" if isinstance(total, int) else "")
+        settings = _settings(directory).get("train")
+        total = settings.get("images") if isinstance(settings, dict) else None
+        seen = f"a checkpoint after {int(each.path.name):,} images"
+        return seen + (f" of {total:,}" if isinstance(total, int) else "")
     return "no checkpoint yet"
 
 
@@ -110,8 +112,8 @@ def _provenance(directory: Directory) -> Iterator[tuple[str, str]]:
     except DataError:
         return
     if isinstance(made, dict):
-        packages = made.get("packages")
-        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **(packages if packages else {})}
+        packages = made["packages"] if isinstance(made.get("packages"), dict) else {}
+        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **packages}
         yield "made at", str(made.get("created"))
         yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         yield "commit", str(made.get("git") or "not from a checkout")
@@ -152,7 +154,7 @@ def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
     if role == "data":
         progress.note("hashing the images it was made of")
         try:
-            found = image_sources(Data.model_validate(artifact.config["data"])).as_input["fingerprint"]
+            found = image_sources(data_of(artifact)).as_input["fingerprint"]
         except UserError as error:
             return f"not to be had here ({error.message})"
         return "still the same" if found == recorded else "changed since"
@@ -177,11 +179,13 @@ def _checkpoint(path: Path) -> dict[str, str]:
         found = checkpoint.load(path)
     except DataError as error:
         return {"state": f"damaged: {error.message}", "size": _size(path)}
-    rows = {"state": "whole", "images seen": f"{found.state['images']:,}", "steps": f"{found.state['steps']:,}"}
+    rows = {"state": "whole", "images seen": f"{int(path.name):,}" if path.name.isdecimal() else "unknown"}
+    rows["steps"] = str(found.state.get("steps"))
     for name, tensors in found.groups.items():
         count = sum(tensor.numel() for tensor in tensors.values())
         rows[name] = f"{len(tensors):,} tensors of {count:,} numbers"
-    rows["skipped steps"] = str(found.state["guard"]["skipped"])
+    guard = found.state.get("guard")
+    rows["skipped steps"] = str(guard.get("skipped") if isinstance(guard, dict) else None)
     return rows | {"size": _size(path)}
 
 

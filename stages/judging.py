@@ -1,10 +1,12 @@
 """What both judgements of `ldm eval`, of samples and of reconstructions, are handed, and how they hand on."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from ..core import files
 from ..core.artifacts import Workspace, open_artifact
@@ -12,7 +14,8 @@ from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader
 from ..core.data.order import spread
 from ..core.data.sources import ImageSource, open_source, open_splits
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DataError
+from ..core.facts import Count, Number, Sampling, Text, absent, first_wrong
 from ..core.metrics.evaluate import Report
 from ..core.metrics.features import Extractor, open_extractor
 from ..core.precision import Policy
@@ -22,6 +25,36 @@ from .handover import as_input, command_line, exclusion_of, output_folder
 from .settings import Data
 
 NUMBERS = "metrics.json"
+
+
+class _Conditions(BaseModel):
+    model_config = ConfigDict(strict=True)
+    sampling: Sampling = absent()
+    extractor: Text = ""
+    weights_sha256: Text = ""
+    resize: Text = ""
+    of: Text = ""
+    n_samples: Count = 0
+    n_reference: Count = 0
+    n_latents: Count = 0
+    times_per_latent: Count = 0
+
+
+class _Judgement(BaseModel):
+    model_config = ConfigDict(strict=True)
+    numbers: dict[Text, Number]
+    real_against_real: dict[Text, Number] = {}
+    conditions: _Conditions
+
+
+def read_judgement(folder: Path) -> dict[str, Any]:
+    """Read a judgement's numbers and conditions. Raises DataError naming what in the file is not as it should be."""
+    remedy = f"judge again: remove {folder}, then ldm eval"
+    document = files.read_json(folder / NUMBERS, remedy)
+    wrong = first_wrong(_Judgement, document)
+    if wrong is not None:
+        raise DataError(f"{folder / NUMBERS} is damaged: {wrong}", remedy)
+    return document
 
 
 def feature_extractor(config: Eval, policy: Policy, label: str) -> tuple[Extractor, dict[str, Any]]:
@@ -89,7 +122,7 @@ def conclude(
 
 def concluded(work: Workspace, next_commands: list[str]) -> Outcome:
     """Return the outcome of a judgement that was finished before."""
-    shown = _shown(files.read_json(work.path / NUMBERS))
+    shown = _shown(read_judgement(work.path))
     return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
 
 

@@ -18,7 +18,7 @@ from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from .configs import Eval
 from .handover import as_input, claim, command_line, input_path, machine_policy, output_folder
-from .judging import NUMBERS
+from .judging import NUMBERS, read_judgement
 from .latent_sets import VALIDATION_SEED, draw_latents, read_latents
 from .models import load_model, open_denoiser
 
@@ -37,7 +37,7 @@ def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
         work = claim(folder, "eval", config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
-            shown = _shown(files.read_json(work.path / NUMBERS)["numbers"])
+            shown = _shown(read_judgement(work.path)["numbers"])
             return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
         model = load_model(source, config, policy)
         held_out = read_latents(latents, "streamed").val

@@ -9,6 +9,7 @@ from typing import Any
 from ..core import files
 from ..core.artifacts import MANIFEST, Artifact, open_artifact
 from ..core.autoencoders.vqvae import VQVAE
+from ..core.data.images import is_picture
 from ..core.denoisers.dit import DiT
 from ..core.errors import DataError
 from ..core.exchange.autoencoders import encodes
@@ -16,7 +17,8 @@ from ..core.exchange.pipeline import labels_in_diffusers
 from ..core.exchange.scheduler import FLOW, shifts
 from ..core.exchange.transformer import NULL_CLASS
 from ..core.guided import Model
-from .judging import NUMBERS
+from .handover import data_of
+from .judging import read_judgement
 
 CARD, GRID = "README.md", "grid.png"
 _TRAINING = ("images", "batch_size", "lr", "decay", "ema")
@@ -63,11 +65,11 @@ def look_for(root: Path, denoiser: Artifact) -> Shown:
     known = {made.fingerprint for made in samples}
     known.add(denoiser.manifest["inputs"]["autoencoder"]["fingerprint"])
     judged = {
-        made.path.name: files.read_json(made.path / NUMBERS)
+        made.path.name: read_judgement(made.path)
         for made in _finished(root / "eval", "eval")
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }
-    grid = newest.path / GRID if newest is not None else None
+    grid = newest.path / GRID if newest is not None and is_picture(newest.path / GRID) else None
     return Shown(grid, newest.facts["sampling"] if newest is not None else {}, judged)
 
 
@@ -174,11 +176,11 @@ def _notes(facts: Mapping[str, Any], model: Model) -> Iterator[str]:
 
 
 def _data(autoencoder: Artifact) -> list[str]:
-    data = autoencoder.config["data"]
-    if data.get("source") is None:
+    data = data_of(autoencoder)
+    if data.source is None:
         return ["Not known: the model was imported."]
-    how = f"cropped to {data['image_size']} pixels, {'mirrored at random' if data['flip'] else 'not mirrored'}"
-    return [f"`{_inline(Path(data['source']).name)}`, {how}."]
+    how = f"cropped to {data.image_size} pixels, {'mirrored at random' if data.flip else 'not mirrored'}"
+    return [f"`{_inline(Path(data.source).name)}`, {how}."]
 
 
 def _settings(denoiser: Artifact, model: Model) -> Iterator[tuple[str, str]]:
@@ -234,5 +236,6 @@ def _fenced(text: str, language: str) -> list[str]:
 
 
 def _inline(text: str) -> str:
-    """Keep a text of the user's within its line and its cell."""
-    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    """Keep a text of the user's within its line and its cell, and text: no tag, link or picture comes of it."""
+    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
+    return plain.replace("<", "&lt;").replace("](", "]\\(")

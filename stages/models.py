@@ -15,8 +15,8 @@ from ..core.errors import ConfigError
 from ..core.guided import Model
 from ..core.precision import Policy, settle
 from .best import open_best
-from .configs import NOISY, Diffusion, Sample
-from .handover import autoencoder_artifact, command_line, forward_process, input_path, load_autoencoder
+from .configs import NOISY, Sample
+from .handover import autoencoder_artifact, command_line, diffusion_of, forward_process, input_path, load_autoencoder
 from .settings import Run
 
 
@@ -35,7 +35,7 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
     check_producer(source, "autoencoder", producer)
     facts = source.facts
-    diffusion = Diffusion.model_validate(facts["diffusion"])
+    diffusion = diffusion_of(source)
     return Model(
         network=settle(denoisers.load(source.path / "final"), policy),
         autoencoder=load_autoencoder(producer, policy).network,
@@ -92,7 +92,7 @@ def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
     seen = {
         "latents of another autoencoder": [a.manifest["inputs"]["autoencoder"]["fingerprint"] for a in (guide, source)],
         "other classes": [a.facts["class_names"] for a in (guide, source)],
-        "another noise schedule": [_path(a.facts["diffusion"]) for a in (guide, source)],
+        "another noise schedule": [_path(a) for a in (guide, source)],
     }
     for what, (its, ours) in seen.items():
         if its != ours:
@@ -101,5 +101,6 @@ def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
             )
 
 
-def _path(diffusion: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(diffusion[name] for name in ("schedule", "num_steps", "zero_terminal_snr"))
+def _path(artifact: Artifact) -> tuple[Any, ...]:
+    process = diffusion_of(artifact)
+    return process.schedule, process.num_steps, process.zero_terminal_snr

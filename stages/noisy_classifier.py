@@ -17,7 +17,7 @@ from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from .configs import NOISY, Diffusion, NoisyClassifierModel, TrainClassifier
-from .handover import as_input, claim, command_line, forward_process, occupied
+from .handover import as_input, claim, command_line, diffusion_of, forward_process, occupied
 from .latent_sets import held_out, open_latents, read_latents, training_latents
 from .models import open_denoiser
 
@@ -56,10 +56,8 @@ def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outco
 
 def noise_of(config: TrainClassifier) -> dict[str, Any]:
     """Return the forward process to classify under: what was said, else the run's denoiser's, else the default."""
-    denoisers_own: dict[str, Any] = {}
-    if (config.root / "dit" / MANIFEST).exists():
-        denoisers_own = open_denoiser(None, config).facts["diffusion"]
-    known = Diffusion.model_validate(denoisers_own).model_dump()
+    there = (config.root / "dit" / MANIFEST).exists()
+    known = (diffusion_of(open_denoiser(None, config)) if there else Diffusion()).model_dump()
     said = config.noisy_model.model_dump()
     names = ("schedule", "num_steps", "zero_terminal_snr")
     return {name: known[name] if said[name] is None else said[name] for name in names}

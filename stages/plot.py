@@ -23,9 +23,8 @@ from ..core.plots.panels import draw
 from ..core.plots.picture import claim_picture, write_picture
 from ..core.precision import maybe_compile
 from ..core.progress import Outcome, Progress
-from .configs import Diffusion
 from .configs.plot import Plot
-from .handover import command_line, input_path, machine_policy
+from .handover import command_line, diffusion_of, input_path, machine_policy
 from .latent_sets import draw_latents, read_latents
 from .models import load_model, open_denoiser
 
@@ -70,7 +69,7 @@ def _noising(config: Plot, progress: Progress) -> np.ndarray:
 
 def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     source = open_denoiser(None, config)
-    diffusion = Diffusion.model_validate(source.facts["diffusion"])
+    diffusion = diffusion_of(source)
     has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
     asked = Sampling(steps=config.steps, cfg=config.cfg)
     check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)

@@ -23,6 +23,7 @@ from .handover import (
     autoencoder_artifact,
     claim,
     command_line,
+    data_of,
     image_loader,
     load_autoencoder,
     load_perceptual,
@@ -30,7 +31,6 @@ from .handover import (
     output_folder,
 )
 from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images
-from .settings import Data
 
 LABEL = "reconstructions"
 PICTURE = "reconstructions.png"
@@ -42,7 +42,7 @@ def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
     with occupy(folder):
         policy = machine_policy(config.machine)
         source = autoencoder_artifact(config.root / "vqvae", config)
-        data = Data.model_validate(source.config["data"])
+        data = data_of(source)
         extractor, its_input = feature_extractor(config, policy, LABEL)
         held_out, reference = reference_images(config, data, validation=True)
         inputs = {"autoencoder": as_input(source, folder), "extractor": its_input, "reference": reference}

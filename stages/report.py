@@ -1,10 +1,12 @@
 """`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core import files
+from ..core.data.images import is_picture
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
 from ..core.report.charts import Series, line_chart
@@ -38,18 +40,26 @@ def run(config: Report, progress: Progress) -> Outcome:
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
         cards=[_card(stage) for stage in stages.values() if stage.state != "missing" or stage.kind not in OPTIONAL],
-        chapters=[chapter for chapter in _chapters(root, stages) if chapter.pictures or chapter.tables],
+        chapters=[chapter for chapter in map(_safe, _chapters(root, stages)) if chapter.pictures or chapter.tables],
         colophon=_colophon(stages),
     )
     path = config.out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, render(page).encode())
+    files.write_bytes(path, render(page).encode(errors="replace"))
     size = path.stat().st_size / 1e6
     return Outcome(root, summary={"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}, pictures=[])
 
 
+def _safe(chapter: Chapter) -> Chapter:
+    """Leave out what is no picture, whatever its name: the page may be handed on."""
+    return replace(
+        chapter, pictures=[one for one in chapter.pictures if one.svg or (one.file and is_picture(one.file))]
+    )
+
+
 def _subtitle(stages: dict[str, Folder]) -> str:
-    data = stages["vqvae"].artifact.config["data"] if stages["vqvae"].artifact else {}
+    data = stages["vqvae"].artifact.config.get("data") if stages["vqvae"].artifact else None
+    data = data if isinstance(data, dict) else {}
     names = stages["vqvae"].facts.get("class_names", [])
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
@@ -155,12 +165,14 @@ def _conditions(document: dict[str, Any]) -> str:
     parts = [_how(seen["sampling"])] if "sampling" in seen else []
     if "n_reference" in seen:
         parts.append(
-            f"{seen['n_samples']:,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
+            f"{seen.get('n_samples', 0):,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
         )
     if "extractor" in seen:
-        parts.append(f"{seen['extractor']} features {seen['weights_sha256'][:8]}, resize {seen['resize']}")
+        weights, resize = seen.get("weights_sha256", ""), seen.get("resize", "unknown")
+        parts.append(f"{seen['extractor']} features {weights[:8]}, resize {resize}")
     if "n_latents" in seen:
-        parts.append(f"{seen['n_latents']:,} latents, {seen['times_per_latent']} times each; {seen['of']}")
+        times = seen.get("times_per_latent", 0)
+        parts.append(f"{seen['n_latents']:,} latents, {times} times each; {seen.get('of', '')}")
     return "; ".join(parts)
 
 
@@ -182,7 +194,7 @@ def _sweeps(judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Picture]:
 
 
 def _against(group: list[dict[str, Any]], setting: str, label: str, number: str) -> Iterator[Picture]:
-    extractor = group[0]["conditions"]["extractor"]
+    extractor = group[0]["conditions"].get("extractor", "")
     name = f"{number}[{extractor}]"
     points = [(float(d["conditions"]["sampling"][setting]), d["numbers"][name]) for d in group if name in d["numbers"]]
     if len(points) > 1:

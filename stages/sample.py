@@ -19,8 +19,8 @@ from ..core.guided import Model
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag
-from .configs import Diffusion, Sample
-from .handover import as_input, claim, command_line, occupied, output_folder
+from .configs import Sample
+from .handover import as_input, claim, command_line, diffusion_of, occupied, output_folder
 from .models import load_model, open_denoiser, open_guides, with_guides
 from .settings import identity
 
@@ -35,7 +35,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     classes = parse_classes(config.classes, class_names)
     label = config.label or _label(config)
     folder = output_folder(config, "sample", label)
-    diffusion = Diffusion.model_validate(source.facts["diffusion"])
+    diffusion = diffusion_of(source)
     has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
     sampling = sampling_of(config, has_null)
     check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)

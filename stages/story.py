@@ -11,7 +11,7 @@ from ..core.files import read_json
 from ..core.training import record
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .directories import as_recorded_now
-from .judging import NUMBERS
+from .judging import read_judgement
 from .settings import identity
 
 ALONE = ("vqvae", "latents", "dit", "classifier", NOISY)  # kinds of which a run has one
@@ -72,7 +72,7 @@ def samples(root: Path) -> list[Folder]:
 
 def judgements(root: Path) -> list[tuple[Folder, dict[str, Any]]]:
     """Return the finished judgements of a run, by name, each with its document of numbers and conditions."""
-    return [(one, read_json(one.path / NUMBERS)) for one in _several("eval", "eval", root)]
+    return [(one, read_judgement(one.path)) for one in _several("eval", "eval", root)]
 
 
 def _several(kind: str, command: str, root: Path) -> Iterator[Folder]:
@@ -91,11 +91,19 @@ def _folder(kind: str, command: str, folder: Path) -> Folder:
         artifact = open_artifact(folder, kind, f"ldm {command}")
         config = artifact.config
     except DataError:
-        if (folder / IDENTITY).is_file():
-            config = read_json(folder / IDENTITY).get("config", {})
+        config = _recorded(folder / IDENTITY)
     state = "unfinished" if artifact is None else "complete"
     lines = record.read(folder / record.METRICS)
     return Folder(kind, command, folder, state, _changed(kind, command, config), artifact, lines)
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return the settings in a stage's identity; none where that is missing or damaged."""
+    try:
+        config = read_json(path).get("config")
+    except DataError:
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _changed(kind: str, command: str, config: dict[str, Any]) -> dict[str, str]:

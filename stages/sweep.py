@@ -17,7 +17,7 @@ from ..core.lock import occupy
 from ..core.progress import Outcome, Progress
 from .configs.sweep import Sweep
 from .handover import as_input, claim, command_line
-from .judging import NUMBERS
+from .judging import read_judgement
 
 KIND, TABLE, CURVES, PICTURE = "sweep", "table.csv", "curves.png", "grid.png"
 SHOWN_IMAGES = 10
@@ -58,7 +58,7 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
 
 
 def _row(point: Point, judgement: Artifact) -> dict[str, Any]:
-    numbers = files.read_json(judgement.path / NUMBERS)["numbers"]
+    numbers = read_judgement(judgement.path)["numbers"]
     return {"cfg": point.cfg, "steps": point.steps, **numbers}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ..core import files
 from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer
@@ -17,10 +16,11 @@ from ..core.data.images import decode
 from ..core.data.latents import read_table
 from ..core.denoisers import noisy_classifier
 from ..core.denoisers import registry as denoisers
-from ..core.errors import DataError
+from ..core.errors import DataError, UserError
 from ..core.lock import owner
 from ..core.metrics import classifier
 from ..core.progress import Outcome, Progress
+from ..core.settings_file import read_settings
 from ..core.training import checkpoint
 from ..core.weights import CONFIG
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
@@ -194,9 +194,9 @@ def _recipe_fits(artifact: Artifact) -> None:
         return
     remedy = f"write it again from the settings in {artifact.path / MANIFEST}"
     try:
-        settings = yaml.safe_load(path.read_bytes())[command]
+        settings = read_settings(path).tree.get(command)
         seen: Mapping[str, Any] = identity(STAGES[command].model_validate(settings))
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+    except (UserError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
     if seen != as_recorded_now(artifact.kind, artifact.config):
         raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)

@@ -5,13 +5,14 @@ aside: our own statistics, measured per channel, take their place.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import DataError
@@ -19,6 +20,9 @@ from ..files import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+_MOST_LAYERS, _LARGEST_SIZE = 64, 1 << 20
+# What the library's classes have been seen to raise on configurations that are none.
+UNBUILDABLE = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -96,7 +100,15 @@ class DiffusersCodec(nn.Module):
 
 
 def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
-    """Build a network of one of the `FAMILIES` without its weights."""
+    """Build a network of one of the `FAMILIES` without its weights.
+
+    Raises ValueError for sizes that no autoencoder has, and any of `UNBUILDABLE` for what else cannot be built.
+    """
+    for key, value in config.items():
+        sizes = value if isinstance(value, (list, tuple)) else [value]
+        most = _MOST_LAYERS if "layers" in key else _LARGEST_SIZE
+        if len(sizes) > _MOST_LAYERS or any(type(size) is int and not -most <= size <= most for size in sizes):
+            raise ValueError(f"{key} is out of range")
     model: nn.Module = _class(kind).from_config(dict(config))
     return DiffusersCodec(model, kind)
 
@@ -112,6 +124,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
     _require_safetensors(folder)
+    _require_size(folder, kind, config)
     try:
         model, report = _class(kind).from_pretrained(
             folder,
@@ -120,7 +133,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError, *UNBUILDABLE) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -134,6 +147,22 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
         if model.config.get(key, 3) != 3:
             raise DataError(f"{folder / CONFIG} has {key} {model.config[key]}", "give an autoencoder of RGB images")
     return DiffusersCodec(model.float(), kind)
+
+
+def _require_size(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
+    """Refuse a config of a much larger network than the weights are of, before memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            network = build_diffusers(kind, config).model
+        with safe_open(folder / WEIGHTS, "pt") as tensors:
+            held = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (OSError, SafetensorError, *UNBUILDABLE) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from None
+    described = sum(parameter.numel() for parameter in network.parameters())
+    if described > 2 * held + _LARGEST_SIZE:
+        message = f"{folder / WEIGHTS} does not fit {CONFIG}: {held:,} numbers for a network of {described:,}"
+        raise DataError(message, "download or save it again")
 
 
 def _require_safetensors(folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import files
 from ..errors import ConfigError, DataError
-from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, require_fit, save_network
+from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, require_fit, save_network
 from . import pretrained, taef2
 from .interface import Autoencoder, Codec
 from .vqvae import VQVAE, VQVAEConfig
@@ -49,7 +49,7 @@ PRESETS: dict[str, VQVAEConfig] = {
 
 
 def _build_vqvae(config: Mapping[str, Any]) -> Codec:
-    return VQVAE(VQVAEConfig(**config))
+    return VQVAE(config_of(VQVAEConfig, config))
 
 
 def _build_taef2(config: Mapping[str, Any]) -> Codec:
@@ -142,7 +142,7 @@ def _load_own(folder: Path) -> Autoencoder:
     with torch.device("meta"):
         try:
             codec = KINDS[kind](described["config"])
-        except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+        except (ConfigError, *pretrained.UNBUILDABLE) as error:
             raise DataError(f"{path} does not describe a {kind}: {error}", _REMEDY) from error
     assert isinstance(codec, nn.Module)
     tensors = read_weights(folder, described, _REMEDY)

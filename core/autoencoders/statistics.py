@@ -17,8 +17,8 @@ class LatentStatistics:
         self._products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
 
     def add(self, latents: Tensor) -> None:
-        """Take in a batch (B, C, h, w) of any float type, on any device."""
-        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1)
+        """Take in a batch (B, C, h, w) of any float type, on any device, in any layout."""
+        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1).contiguous()  # Sums round by the layout.
         assert rows.shape[0] == len(self.mean), f"latents of shape {tuple(latents.shape)}"
         if rows.shape[1]:
             mean = rows.mean(dim=1)

@@ -1,5 +1,6 @@
 """Images in a zip or a tar: read in place, nothing is ever unpacked, no name and no link is followed."""
 
+import io
 import os
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ from .listings import Listing, is_hidden, is_image, safe_name
 DEFLATE_LIMIT = 1040  # deflate cannot expand by more than 1032; other methods, and liars, claim more
 _ENCRYPTED = 0x1
 _BLOCK = 512
+_LONGEST_HEADER = 1 << 20
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
@@ -33,6 +35,18 @@ class Member:
         if len(data) != self.size:
             raise DataError(f"{self.path} was cut off while it was read", "copy it again")
         return data
+
+
+class TarIndex(io.FileIO):
+    """A tar, opened for tarfile to read nothing but its headers, of which none is long.
+
+    A header may claim to be continued in a block of any size (long names, pax), for which tarfile would make room.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes")
+        return super().read(size)
 
 
 def list_zip(path: Path, location: str) -> Listing:
@@ -81,7 +95,7 @@ def tar_members(path: Path, location: str) -> tuple[dict[str, Member], list[str]
     remedy = "make or copy it again; only uncompressed .tar files are read"
     try:
         size = path.stat().st_size
-        with tarfile.open(path, "r:", errors="surrogateescape") as archive:
+        with TarIndex(path) as file, tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
             for info in archive:
                 name = safe_name(location, info.name)
                 if info.isdir():

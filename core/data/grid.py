@@ -102,7 +102,7 @@ def _font(cell_width: int, texts: Sequence[str]) -> ImageFont.FreeTypeFont | Ima
 
 
 def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
-    box = font.getbbox(_drawable(text))
+    box = font.getbbox(drawable(text))
     return ceil(box[2]), ceil(box[3])
 
 
@@ -116,7 +116,7 @@ def _write(
     room: int,
 ) -> None:
     """Write one line of text, shortened with an ellipsis where it is wider than its room."""
-    text = _drawable(text)
+    text = drawable(text)
     if _text_size(text, font)[0] > room:
         while text and _text_size(text + "…", font)[0] > room:
             text = text[:-1]
@@ -124,6 +124,6 @@ def _write(
     draw.text((x, y), text, fill=_INK, font=font, anchor=anchor)
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Keep a label on one line, with a mark for bytes that are no text."""
     return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())

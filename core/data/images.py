@@ -1,6 +1,7 @@
 """One image: from the bytes of a file to RGB, to the training square, to a tensor, and back to a file."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -25,6 +26,7 @@ SUFFIXES = (
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "AVIF")
 # A file that swells this much is a bomb, whatever it shows; honest photographs stay below 100 pixels a byte.
 _BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE = 16_000_000, 256
+_BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF....WEBP", ".jpg": b"\xff\xd8\xff"}
 # What Pillow's parsers have been seen to raise on damaged files.
 _BROKEN = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
@@ -172,6 +174,18 @@ def as_uint8(images: torch.Tensor) -> np.ndarray:
     assert torch.isfinite(images).all(), "images hold NaN or infinity"
     levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def is_picture(path: Path) -> bool:
+    """Tell whether a file is there and begins as the PNG, WebP or JPEG that its name says: what may be shown as one.
+
+    A link in a folder of others may lead to anything.
+    """
+    beginning = _BEGINNINGS.get(path.suffix)
+    if beginning is None or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return re.match(beginning, file.read(16), re.DOTALL) is not None
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

@@ -2,7 +2,16 @@
 
 The hash is the DCT hash known as pHash, with the sign of each coefficient in the place of "above the median", and
 without the mean, so that brightness does not count. Candidates by hash are then compared as thumbnails: by far not all
-images of like hash are copies (two digits 1, two cars on a road).
+images of like hash are copies (two digits 1, two ships on the sea). On pairs of unrelated images of CIFAR-10 dHash is
+within 8 bits twenty times as often as this.
+
+Measured, with at most 10 bits and a likeness of at least 0.92, on 400 images each of Imagenette (224 pixels) and
+CIFAR-10 (32 pixels). Found again: JPEG of quality 30, half and 1.5 times the size, contrast x 1.3: all; brightness
++ 25: all, 99.8 %; a pixel cut off above and left: all, 87 %; 3 % cut off all around: 83 %, 84 %; turned by 2 degrees:
+93 %, 99 %; in grey: 77 %, 88 %; 10 % cut off: none. Between 4 million unrelated pairs of each: none, and 2 that are
+copies. Of 96 pairs looked at that this finds between all 60,000 of CIFAR-10, 96 are copies; of 96 with a likeness from
+0.90 to 0.92, 91; of those with 11 to 15 bits one in five is none. MNIST is another matter: its ones are like one
+another up to 0.995.
 
 Our own thirty lines of numpy and no library: pHash as packaged elsewhere asks for scipy, takes one image at a time, and
 has no thumbnail to check by.
@@ -52,7 +61,7 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     It is the correlation of their pixels, each channel's mean taken out, so that brightness, contrast and white
     balance do not count; noise of two grey levels is added to both, so that flat images do not differ by nothing. Where
-    the means differ by more than the images' own contrast, they are -1: a red tile and a blue one are no copies.
+    the means differ by more than twice the images' own contrast, it is -1: a red tile and a blue one are no copies.
     """
     a, b = (images.reshape(len(images), -1, 3).astype(np.float32) for images in (first, second))
     shift = np.abs(a.mean(1) - b.mean(1)).max(1)
@@ -60,4 +69,4 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     power_a, power_b = ((pixels**2).mean((1, 2)) for pixels in (a, b))
     correlation = ((a * b).mean((1, 2)) + _NOISE**2) / np.sqrt((power_a + _NOISE**2) * (power_b + _NOISE**2))
     contrast = np.sqrt(np.minimum(power_a, power_b))
-    return np.where(shift <= np.maximum(contrast, _LEAST_SHIFT), correlation, np.float32(-1))
+    return np.where(shift <= np.maximum(2 * contrast, _LEAST_SHIFT), correlation, np.float32(-1))

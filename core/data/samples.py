@@ -14,6 +14,7 @@ from ..errors import DataError
 from ..machine import num_cores
 from . import images
 
+_LONGEST_NAME = 1000  # letters of a class; pictures and reports make room for it
 Fetch = Callable[[int], "bytes | np.ndarray"]
 
 
@@ -167,6 +168,9 @@ def image_source(
     for class_name in class_names or ():
         if any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in class_name):
             raise DataError(f"{location} has a class named {class_name!r}, which is no text", "rename the class")
+        if len(class_name) > _LONGEST_NAME:
+            message = f"{location} has a class whose name has {len(class_name):,} letters: {class_name[:40]!r}…"
+            raise DataError(message, f"give it a name of at most {_LONGEST_NAME:,}")
     labels = np.asarray(labels, dtype=np.int64)
     assert labels.shape == (len(names),), f"{labels.shape} labels for {len(names)} names"
     worst = int(labels.argmin() if labels.min() < 0 else labels.argmax())

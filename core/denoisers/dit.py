@@ -60,8 +60,9 @@ class DiTConfig:
                 f"latents of {height} x {width} do not divide into patches of {self.patch_size}",
                 "choose another patch_size, or an image size and downsampling that make it divide",
             )
-        if self.num_tokens > _MAX_TOKENS:
-            raise ConfigError(f"{self.num_tokens:,} tokens are too many", f"stay below {_MAX_TOKENS:,}")
+        if self.num_tokens > _MAX_TOKENS or self.num_tokens * self.width > _MAX_POSITIONS:
+            most = min(_MAX_TOKENS, _MAX_POSITIONS // self.width)
+            raise ConfigError(f"{self.num_tokens:,} tokens are too many", f"stay below {most:,} at this width")
         if self.width % self.heads or self.width % 4:
             raise ConfigError(
                 f"model.width {self.width} does not divide by 4 and by model.heads {self.heads}", "choose others"
@@ -114,6 +115,7 @@ _LIMITS = {
     "frequencies": 65_536,
 }
 _MAX_TOKENS = 1 << 20
+_MAX_POSITIONS = 1 << 25  # numbers in the table of positions, which is made whatever the weights are
 
 _SIZES = {"ti": (192, 12, 3), "s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
 

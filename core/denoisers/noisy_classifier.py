@@ -6,12 +6,13 @@ The blocks are those of the denoising transformer, modulated by the time alone; 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
-from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
 from .dit import Block, DiTConfig
 from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
 
@@ -97,8 +98,10 @@ def load(folder: Path) -> NoisyClassifier:
     """Read what `save` wrote, on the CPU; DataError naming the file that is missing, damaged or of another kind."""
     described = read_description(folder, (KIND,), REMEDY)
     try:
-        network = NoisyClassifier(NoisyClassifierConfig(**described["config"]))
-    except (TypeError, ConfigError) as error:
+        config = config_of(NoisyClassifierConfig, described["config"])
+    except ConfigError as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
-    load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY)
+    with torch.device("meta"):  # where a damaged size claims no memory
+        network = NoisyClassifier(config)
+    load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)
     return network

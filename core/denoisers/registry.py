@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ConfigError, DataError
-from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
 from . import dit
 from .dit import DiT, DiTConfig
 
@@ -75,19 +74,10 @@ def read_config(folder: Path) -> DiTConfig:
 
 def _config(described: dict[str, Any], path: Path) -> DiTConfig:
     config_type, _ = KINDS[described["kind"]]
-    fields, known = described["config"], {field.name for field in dataclasses.fields(config_type)}
-    if not fields.keys() <= known:
-        raise DataError(
-            f"{path}: the config has unknown keys {sorted(fields.keys() - known)}", "upgrade ldm, or train it again"
-        )
     try:
-        return TypeAdapter(config_type).validate_python(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "config"
-        raise DataError(f"{path}: {where}: {first['msg']}", REMEDY) from None
+        return config_of(config_type, described["config"])
     except ConfigError as error:
-        raise DataError(f"{path}: {error.message}", REMEDY) from None
+        raise DataError(f"{path}: {error.message}", error.remedy or REMEDY) from None
 
 
 def _check_count(config: DiTConfig, tensors: dict[str, torch.Tensor], folder: Path) -> None:

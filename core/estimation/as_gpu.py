@@ -64,6 +64,10 @@ class AsGPU(TorchFunctionMode):
             return _fused_attention(*args)
         return func(*args, **kwargs)
 
+    def __exit__(self, *error: Any) -> None:
+        self._narrowed.clear()
+        super().__exit__(*error)
+
     def backward(self, loss: Tensor) -> None:
         """Go back from a loss. `Tensor.backward` would leave the block, in which activations may be recomputed."""
         self._narrowed.clear()  # as autocast does at the end of the pass forward

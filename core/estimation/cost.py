@@ -7,6 +7,7 @@ tensors; what kernels take for themselves for a moment is not in it, nor what Py
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class Memory:
     together: int
 
 
+@cache
 def denoiser_operations(config: DiTConfig) -> Operations:
     """Count the operations of a denoiser per image."""
     network, data = _outlined(config, 1, "meta")

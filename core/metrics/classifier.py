@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..files import sha256_file
-from ..weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
 
 KIND = "classifier"
+_MOST_HALVINGS = 16
 REMEDY = "make it with `ldm train-classifier`"
 
 
@@ -141,20 +142,25 @@ def load(folder: Path) -> SavedClassifier:
     described = read_description(folder, (KIND,), REMEDY)
     try:
         config = _config(described["config"])
-        names = tuple(str(name) for name in described["class_names"])
+        names = described.get("class_names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError("its class_names are no list of names")
         if len(names) != config.num_classes:
-            raise ValueError(f"{len(names)} class names for {config.num_classes} classes")
-        network = Classifier(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{folder / CONFIG} is damaged: {error!r}", REMEDY) from None
-    load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY)
+            raise ConfigError(f"{len(names)} class names for {config.num_classes} classes")
+        with torch.device("meta"):  # where a damaged size claims no memory
+            network = Classifier(config)
+    except (ConfigError, ValueError) as error:  # ValueError: channels that do not divide into groups.
+        raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
+    load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)
     network.eval().requires_grad_(False)
-    return SavedClassifier(network, names, sha256_file(folder / WEIGHTS), described.get("extra", {}))
+    return SavedClassifier(network, tuple(names), sha256_file(folder / WEIGHTS), described.get("extra", {}))
 
 
 def _config(values: Mapping[str, Any]) -> ClassifierConfig:
-    config = ClassifierConfig(**{**values, "channels": tuple(int(width) for width in values["channels"])})
+    config = config_of(ClassifierConfig, values)
     sizes = (config.num_classes, config.image_size, config.in_channels, *config.channels)
-    if not all(isinstance(size, int) and 0 < size <= 2**16 for size in sizes):
-        raise ValueError(f"sizes out of range in {dict(values)}")
+    if not all(0 < size <= 2**16 for size in sizes) or not 0 < len(config.channels) <= _MOST_HALVINGS:
+        raise ConfigError("a size is out of range")
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"dropout is {config.dropout}")
     return config

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -96,11 +97,15 @@ def load_mobilenet(folder: Path) -> tuple[MobileNetV2, tuple[str, ...]]:
     tensors = read_safetensors(folder / WEIGHTS, REMEDY)
     try:
         operations = [_operation(described) for described in graph["ops"]]
-        network = MobileNetV2(operations, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+        with torch.device("meta"):  # Tried on an image without pixels: any graph that is another fails somewhere.
+            network = MobileNetV2(operations, tensors)
+            features, logits = network(torch.zeros(1, 3, SIZE, SIZE))
+        if (features.shape, logits.shape) != ((1, DIM), (1, NUM_CLASSES)):
+            raise ValueError(f"features {tuple(features.shape)}, logits {tuple(logits.shape)}")
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, AssertionError) as error:
         raise DataError(f"{folder / GRAPH} is not the graph of {WEIGHTS}: {error!r}", REMEDY) from None
     prefixed = {f"convolutions.{name}": tensor for name, tensor in tensors.items()}
-    load_into(network, prefixed, folder / WEIGHTS, REMEDY)
+    load_into(network, prefixed, folder / WEIGHTS, REMEDY, assign=True)
     require_file(folder / LABELS, REMEDY)
     names = tuple((folder / LABELS).read_text(encoding="utf-8", errors="replace").splitlines())
     if len(names) != NUM_CLASSES:

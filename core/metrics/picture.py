@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from .. import files
+from ..data.grid import drawable
 
 
 def confusion_picture(read_as: torch.Tensor, classes: torch.Tensor, names: Sequence[str], path: Path) -> None:
@@ -25,8 +26,9 @@ def confusion_picture(read_as: torch.Tensor, classes: torch.Tensor, names: Seque
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="read as", ylabel="class asked for")
     if len(names) <= 30:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        shown = [drawable(name) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", parse_math=False)  # "$5" is no formula.
+        axes.set_yticks(range(len(names)), shown, parse_math=False)
     if len(names) <= 12:
         for (row, column), share in np.ndenumerate(shares):
             if counts[row, column]:

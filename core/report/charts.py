@@ -5,6 +5,9 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from ..data.grid import drawable
 
 _INK = "#000000"
 _COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#64748b")  # seen on white and on black
@@ -27,7 +30,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ldm", "font.size": 9}):
+    looks: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "ldm", "font.size": 9, "text.parse_math": False}
+    with matplotlib.rc_context(looks):
         figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()
         for number, line in enumerate(series):
@@ -36,13 +40,13 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log: bool =
             axes.plot(
                 x,
                 y,
-                label=line.name,
+                label=drawable(line.name),
                 color=_COLOURS[number % len(_COLOURS)],
                 linewidth=1.4,
                 marker=marker,
                 markersize=4,
             )
-        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set(xlabel=drawable(x_label), ylabel=drawable(y_label))
         if log and all(y > 0 for line in series for _, y in line.points):
             axes.set_yscale("log")
             for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):

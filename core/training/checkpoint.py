@@ -106,7 +106,9 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
         raise DataError(f"{path / MANIFEST} is damaged: its list of files differs from its sha256")
     groups = {}
     for name, digest in table.items():
-        file = path / Path(name).name
+        if "/" in name or not files.is_inside(name):
+            raise DataError(f"{path / MANIFEST} is damaged: it lists a file {name[:80]!r}")
+        file = path / name
         if not file.is_file():
             raise DataError(f"{file} is missing")
         if files.sha256_file(file) != digest:
@@ -114,7 +116,7 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
         if file.suffix == ".safetensors":
             try:
                 groups[file.stem] = read(file)
-            except SafetensorError as error:
+            except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
                 raise DataError(f"{file} is damaged: {error}") from None
     return Checkpoint(path, groups, files.read_json(path / STATE))
 

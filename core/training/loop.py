@@ -27,6 +27,7 @@ from ..progress import Progress, Silent
 from ..signals import StopFlag, stop_flag
 from . import checkpoint, record
 from .gauge import CONDITIONS, Best, Gauge
+from .state import require_whole
 from .step import Stepper
 from .task import Batch, Plan, Task
 from .transfer import pinned
@@ -236,9 +237,9 @@ class _Session:
         found = self._newest()
         if found is None:
             return
-        self.stepper.load(
-            found, f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
-        )
+        remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
+        require_whole(found, remedy)
+        self.stepper.load(found, remedy)
         self.images, self.steps = found.state["images"], found.state["steps"]
         self.owes = self.gauge is not None and bool(found.state.get("owes"))
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")

@@ -102,7 +102,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, te
     state = {
         i: {
             **{moment: torch.empty_like(p).copy_(tensors[f"{names[p]}.{moment}"]) for moment in _MOMENTS},
-            "step": tensors[f"{names[p]}.step"].clone(),
+            "step": tensors[f"{names[p]}.step"].to(torch.float32, copy=True),
         }
         for i, p in enumerate(order)
     }

@@ -9,6 +9,8 @@ from typing import Any
 from .. import files
 
 METRICS = "metrics.jsonl"
+_LARGEST = 1e150
+CONDITIONS = "conditions"  # of a measurement: a table in its line
 
 
 class Meter:
@@ -73,18 +75,26 @@ class Record:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Read a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    """Read a `metrics.jsonl`; a last line cut short by a kill is left out, and so is whatever is no finite number."""
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and isinstance(line.get("images"), int):
-            lines.append(line)
+        if isinstance(line, dict):
+            measured = isinstance(line.get(CONDITIONS), dict)  # Such lines hold tables, too.
+            line = {k: v for k, v in line.items() if _is_number(v) or (measured and isinstance(v, dict))}
+            if isinstance(line.get("images"), int):
+                lines.append(line)
     return lines
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a number that sums, means and axes can take."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def write_curves(folder: Path) -> Path:
@@ -116,7 +126,7 @@ def tensorboard_mirror(folder: Path) -> Callable[[dict[str, Any]], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install 'ldm[tensorboard]'") from None
+        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install tensorboard") from None
     writer = SummaryWriter(folder / "tensorboard")
 
     def mirror(line: dict[str, Any]) -> None:

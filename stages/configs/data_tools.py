@@ -42,7 +42,7 @@ class DataDedup(LookingAtData):
         "size", "Groups on the sheet: the largest first, or the least alike.", "--sheet-order"
     )
     bits: int = option(10, "Bits of 64 in which hashes of near copies may differ.", "--bits", ge=0, le=15)
-    likeness: float = option(0.95, "Least correlation of near copies' thumbnails.", "--likeness", gt=0, le=1)
+    likeness: float = option(0.92, "Least correlation of near copies' thumbnails.", "--likeness", gt=0, le=1)
     mirrored: bool = option(False, "Find mirrored copies too.", "--mirrored")
     drop_conflicts: bool = option(
         False, "In --exclude-out, keep none of a group that has several labels.", "--drop-conflicts"

@@ -31,7 +31,7 @@ class Diffusion(Section):
     """The forward process, what the network predicts, and how its error is weighted."""
 
     schedule: ScheduleName = option("cosine", "Noise schedule.", "--schedule")
-    num_steps: int = option(1000, "Steps of the discrete process.", ge=2)
+    num_steps: int = option(1000, "Steps of the discrete process.", ge=2, le=1_000_000)
     zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise.")
     prediction: Literal["v", "eps", "x0", "flow"] = option(
         "v", "What the network predicts; flow, the velocity, is rectified-flow's own.", "--prediction"

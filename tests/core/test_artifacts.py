@@ -23,7 +23,7 @@ from ldm.core.lock import LOCK, occupy, owner
 ROOT = Path(__file__).parents[2]
 COMMAND = "ldm encode -c runs/a/latents/config.yaml"
 IDENTITY = Identity(
-    kind="latents",
+    kind="anything",
     command=COMMAND,
     config={"seed": 0, "data": {"image_size": 64, "source": "photos"}},
     inputs={"autoencoder": {"path": "../vqvae", "fingerprint": "f0"}},
@@ -75,10 +75,10 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def test_what_was_committed_is_what_is_opened(tmp_path: Path) -> None:
     written = finished(tmp_path / "latents")
-    opened = open_artifact(tmp_path / "latents", "latents", "ldm encode")
+    opened = open_artifact(tmp_path / "latents", "anything", "ldm encode")
     assert opened == written
     assert opened.facts == {"count": 3, "mean": [0.1, 0.2]}
-    assert (opened.kind, opened.config, opened.command) == ("latents", IDENTITY.config, COMMAND)
+    assert (opened.kind, opened.config, opened.command) == ("anything", IDENTITY.config, COMMAND)
     opened.verify()
     opened.verify("final/shard.tar")
 
@@ -105,7 +105,7 @@ def test_the_fingerprint_depends_on_the_outputs_and_not_on_when_they_were_made(
 
 def test_a_missing_directory_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        open_artifact(tmp_path / "latents", "latents", "ldm encode --name a")
+        open_artifact(tmp_path / "latents", "anything", "ldm encode --name a")
     assert str(tmp_path / "latents") in caught.value.message
     assert caught.value.remedy == "make it: ldm encode --name a"
 
@@ -114,7 +114,7 @@ def test_a_folder_that_no_stage_made_is_not_said_to_be_missing(tmp_path: Path) -
     (tmp_path / "config.json").touch()
     for path in (tmp_path, tmp_path / "config.json"):
         with pytest.raises(DataError) as caught:
-            open_artifact(path, "latents", "ldm encode")
+            open_artifact(path, "anything", "ldm encode")
         assert caught.value.message == f"{path} was made by no stage: it has no manifest.json"
 
 
@@ -122,20 +122,20 @@ def test_an_unfinished_directory_is_refused_with_the_command_that_finishes_it(tm
     with occupy(tmp_path):
         claim(tmp_path, IDENTITY)
     with pytest.raises(DataError) as caught:
-        open_artifact(tmp_path, "latents", "ldm encode --name a")
+        open_artifact(tmp_path, "anything", "ldm encode --name a")
     assert str(tmp_path) in caught.value.message and "unfinished" in caught.value.message
     assert caught.value.remedy == f"finish it: ldm encode --name a -c {tmp_path / 'config.yaml'}"
 
 
 def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
     finished(tmp_path)
-    with pytest.raises(DataError, match=r"holds 'latents', not 'dit' \(make one: ldm train-dit\)") as caught:
+    with pytest.raises(DataError, match=r"holds 'anything', not 'dit' \(make one: ldm train-dit\)") as caught:
         open_artifact(tmp_path, "dit", "ldm train-dit")
     assert str(tmp_path) in caught.value.message
     manifest = files.read_json(tmp_path / "manifest.json")
     files.write_json(tmp_path / "manifest.json", {**manifest, "schema": 99})
     with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(upgrade ldm\)"):
-        open_artifact(tmp_path, "latents", "ldm encode")
+        open_artifact(tmp_path, "anything", "ldm encode")
 
 
 def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         with pytest.raises(DataError) as caught:
-            open_artifact(tmp_path, "latents", "ldm encode")
+            open_artifact(tmp_path, "anything", "ldm encode")
         assert str(tmp_path) in caught.value.message and caught.value.remedy
 
 
@@ -162,6 +162,9 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None
         {"files": {"a": 3}},
         {"inputs": {"data": None}},
         {"inputs": {"data": {"fingerprint": 3}}},
+        {"command": "ldm encode; rm -r x"},
+        {"provenance": {"created": 1}},
+        {"kind": "latents", "facts": {"class_names": ["cat"], "latent_shape": [4, 8]}},
     ],
 )
 def test_a_manifest_with_the_right_hash_of_wrong_things_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
@@ -171,7 +174,7 @@ def test_a_manifest_with_the_right_hash_of_wrong_things_is_refused(tmp_path: Pat
     manifest |= wrong
     files.write_json(tmp_path / "manifest.json", {**manifest, "manifest_sha256": files.sha256_json(manifest)})
     with pytest.raises(DataError, match=r"manifest\.json is damaged: .*\(make it again: ldm encode --replace\)"):
-        open_artifact(tmp_path, "latents", "ldm encode")
+        open_artifact(tmp_path, manifest["kind"], "ldm encode")
 
 
 @pytest.mark.parametrize("damage", ["missing", "longer", "flipped"])
@@ -251,7 +254,7 @@ def test_other_settings_or_inputs_are_refused_with_what_differs(tmp_path: Path) 
     (tmp_path / "metrics.jsonl").touch()
     before = contents(tmp_path)
     other = Identity(
-        "latents",
+        "anything",
         COMMAND,
         {"seed": 1, "data": {"image_size": 64, "source": "photos"}, "new": True},
         {"autoencoder": {"path": "../vqvae", "fingerprint": "f1"}},

@@ -63,7 +63,9 @@ class Stage:
     def check(self, runs_dir: Path) -> None:
         """See that all is as if nothing had ever been interrupted, and remove it."""
         assert not temporaries(runs_dir)
-        assert settled(self.folder(runs_dir)) == self.expected
+        found = settled(self.folder(runs_dir))
+        differing = [name for name in found.keys() | self.expected.keys() if found.get(name) != self.expected.get(name)]
+        assert not differing, differing
         for stage in NEEDS[self.words[0]]:
             assert settled(runs_dir / "tiny" / stage) == settled(self.trained / stage), f"{stage} was changed"
         shutil.rmtree(runs_dir)

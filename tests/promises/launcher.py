@@ -28,15 +28,21 @@ PRELOADED = (
     *("ldm.stages.verify", "ldm.stages.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
 )
+TESTS = ("promises", "stages", "core/training", "core/exchange")  # whose modules a function may be in
 PATIENCE = 300.0  # seconds after which a command that has not ended is a failure of its test
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: its exit code, or minus the signal that ended it; seconds: from start to end."""
+    """How a command ended.
+
+    code: its exit code, or minus the signal that ended it. seconds: from start to end. busy: of a processor's time,
+    which does not depend on what else the machine does.
+    """
 
     code: int
     seconds: float
+    busy: float
     out: str
     err: str
 
@@ -64,14 +70,15 @@ class Command:
             self.launcher.ask(wait=self.pid, patience=PATIENCE)
         told = [_drain(self.out), _drain(self.err)]
         assert answer["code"] is not None, f"still running after {patience} s: {told}"
-        return Ended(answer["code"], answer["seconds"], *told)
+        return Ended(answer["code"], answer["seconds"], answer["busy"], *told)
 
 
 class Launcher:
     """Starts commands.
 
     limits: of `resource`, by name without RLIMIT_; `AS` in bytes beyond what the process has at its start. user: the
-    number of the user that the command runs as. environment: variables it has besides this process's own.
+    number of the user that the command runs as. environment: variables it has besides this process's own. function:
+    what is called with the arguments in place of the command line, `module:name`, in a module of `ldm` or of the tests.
     """
 
     def __init__(self) -> None:
@@ -89,9 +96,11 @@ class Launcher:
         limits: dict[str, int] | None = None,
         user: int | None = None,
         environment: dict[str, str] | None = None,
+        function: str = "ldm.cli.main:run",
     ) -> Command:
         outputs = [os.pipe(), os.pipe()]
-        order = {"arguments": [str(word) for word in arguments], "limits": limits or {}, "user": user}
+        words = [str(word) for word in arguments]
+        order = {"arguments": words, "limits": limits or {}, "user": user, "function": function}
         order |= {"environment": environment or {}}
         answer = self.ask([writing for _, writing in outputs], start=order)
         for _, writing in outputs:
@@ -157,11 +166,11 @@ def _serve(orders: socket.socket) -> None:
 def _collect(started: dict[int, float], ended: dict[int, dict[str, Any]]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
-            seconds = time.monotonic() - started[pid]
-            ended[pid] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
+            seconds, busy = time.monotonic() - started[pid], used.ru_utime + used.ru_stime
+            ended[pid] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds, "busy": busy}
 
 
 def _become(order: dict[str, Any], handles: list[int]) -> None:
@@ -176,10 +185,9 @@ def _become(order: dict[str, Any], handles: list[int]) -> None:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
         if order["user"] is not None:
             os.setuid(order["user"])
-        from ldm.cli.main import run
-
+        module, _, name = order["function"].partition(":")
         sys.argv = ["ldm", *order["arguments"]]
-        code = run(order["arguments"])
+        code = getattr(importlib.import_module(module), name)(order["arguments"])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -195,7 +203,8 @@ def _address_space() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)  # In place of this file's folder.
+    sys.path[0] = str(ROOT)  # In place of this file's folder, which comes after it.
+    sys.path += [str(ROOT / "tests" / name) for name in TESTS]
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

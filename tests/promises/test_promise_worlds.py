@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from interrupted import ENCODE, SAMPLE, Stage
-from launcher import Command
+from launcher import Command, Ended
+from ldm.core.artifacts import IDENTITY, MANIFEST
 from ldm.core.progress import Silent
-from ldm.core.training import checkpoint
+from ldm.core.training import checkpoint, sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.core.training.loop import Batch
 from ldm.stages.train_classifier import ClassifyingTask
 from ldm.stages.train_dit import DenoisingTask
@@ -118,7 +119,7 @@ def settings(case: str, precision: str, seed: int) -> dict[str, Any]:
         "train__log_every": BATCH,
         "train__validate_every": 0,
     }
-    if case == "train-dit":
+    if case.startswith("train-dit"):
         chosen |= {"preview__every": 0}
     if case == "train-vqvae adversarial":
         chosen |= {"loss": {"adversarial_weight": 0.5, "adversarial_start": 2 * BATCH}}
@@ -126,7 +127,9 @@ def settings(case: str, precision: str, seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.promise("R8", quick=1, full=10)
-@pytest.mark.parametrize("case", ["train-vqvae", "train-vqvae adversarial", "train-dit", "train-classifier"])
+@pytest.mark.parametrize(
+    "case", ["train-vqvae", "train-vqvae adversarial", "train-dit", "train-dit sharded", "train-classifier"]
+)
 def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
     case: str, trials: Trials, trained: Pipeline, tmp_path: Path
 ) -> None:
@@ -134,7 +137,8 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
 
     An adversary's weight is measured in each pass: there, their number stays.
     """
-    command, _, adversarial = case.partition(" ")
+    command, _, manner = case.partition(" ")
+    adversarial = manner == "adversarial"
     for number, random in enumerate(trials):
         chosen = settings(case, "fp32", seed=int(random.integers(1000)))
         sizes = random.permutation([2, int(random.choice([1, 3, 4]) if trials.full else 1)]).tolist()
@@ -142,12 +146,13 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
         stop = (int(random.integers(STEPS - 1)), int(random.integers(sizes[0])))
         alone = Watched(tmp_path / f"{number}-alone", trained, command, chosen)
         assert alone.train(1, passes[0] if adversarial else 1) == [0]
-        several = Watched(tmp_path / f"{number}-several", trained, command, chosen)
+        together = chosen | ({"train__shard": True} if manner == "sharded" else {})
+        several = Watched(tmp_path / f"{number}-several", trained, command, together)
         assert several.train(sizes[0], passes[0], stop) == [75] * sizes[0]
         assert several.train(sizes[1], passes[1]) == [0] * sizes[1]
         assert several.taken() == alone.taken() and len(alone.taken()) == STEPS * BATCH
         ours, theirs = several.losses(), alone.losses()
-        assert ours.keys() == theirs.keys() and ("discriminator_loss" in ours) == bool(adversarial)
+        assert ours.keys() == theirs.keys() and ("discriminator_loss" in ours) == adversarial
         for name, values in theirs.items():
             assert ours[name] == pytest.approx(values, rel=1e-6, abs=1e-6), (name, sizes, passes, stop)
         for name, tensor in alone.saved().items():
@@ -192,6 +197,17 @@ def start_together(stage: Stage, runs_dir: Path, size: int) -> list[Command]:
     return [stage.start(runs_dir, environment=ranked(surroundings, rank) if size > 1 else None) for rank in range(size)]
 
 
+def ended_as_under_torchrun(commands: list[Command], victims: set[int]) -> list[Ended]:
+    """Wait for all; who still waits for a victim to come is told to end, as torchrun tells it."""
+    for rank in {0, 1} - victims:
+        deadline = time.monotonic() + 10
+        while commands[rank].running() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if commands[rank].running():
+            commands[rank].send(signal.SIGTERM)
+    return [command.wait(60) for command in commands]
+
+
 @pytest.mark.promise("R8", "R2", quick=1, full=15)
 @pytest.mark.parametrize("words", [ENCODE, SAMPLE], ids=["encode", "sample"])
 def test_a_shared_encode_or_sample_of_which_any_process_is_killed_goes_on_to_the_bit(
@@ -207,14 +223,19 @@ def test_a_shared_encode_or_sample_of_which_any_process_is_killed_goes_on_to_the
             victims = {int(rank) for rank in random.permutation(2)[: random.integers(1, 3)]}
             for rank in victims:
                 commands[rank].send(signal.SIGKILL)
-            ended = [command.wait(60) for command in commands]
+            ended = ended_as_under_torchrun(commands, victims)
             if all(ended[rank].code == -signal.SIGKILL for rank in victims):
                 break
             delay *= 0.8  # It had ended before.
             shutil.rmtree(runs_dir)
         for rank in {0, 1} - victims:
-            assert ended[rank].code == 1 and "another process of this run is gone" in ended[rank].err, ended
-            assert "Traceback" not in ended[rank].err, ended
+            if ended[rank].code == -signal.SIGTERM:
+                assert not (prepared.folder(runs_dir) / IDENTITY).exists(), "they had met, and it had not noticed"
+            elif ended[rank].code == 0:
+                assert (prepared.folder(runs_dir) / MANIFEST).exists(), "the work was done"
+            else:
+                assert ended[rank].code == 1 and "another process of this run is gone" in ended[rank].err, ended
+                assert "Traceback" not in ended[rank].err, ended
         prepared.check_names(runs_dir)
         again = [command.wait(60) for command in start_together(prepared, runs_dir, int(random.integers(1, 3)))]
         assert all(each.code == 0 for each in again), again

@@ -93,8 +93,6 @@ class Pipeline:
     def config(self, command: str, **changes: Any) -> Any:
         """Merge the smallest settings with `section__key=value` changes and validate them."""
         layers: dict[str, Any] = {"name": self.name, "runs_dir": self.runs_dir, "machine": {**MACHINE}}
-        if command == "eval":
-            layers.pop("machine")
         for section, values in SETTINGS[command].items():
             layers[section] = {**values} if isinstance(values, dict) else values
         if command == "train-vqvae":

@@ -76,7 +76,7 @@ def test_every_planted_copy_is_found_by_what_it_is_and_nothing_else_is(planted: 
     assert pairs == {frozenset((stem, number)): kind for stem, (number, kind) in PLANTED.items()}
     assert len(kept) == len(PLANTED) and outcome.facts["groups"] == len(PLANTED)
     assert outcome.facts["copies"] == {"hash": len(EDITS), "bytes": 1, "pixels": 1} and not outcome.facts["chains"]
-    assert all(line["distance"] <= 10 and line["likeness"] >= 0.95 for line in lines)
+    assert all(line["distance"] <= 10 and line["likeness"] >= 0.92 for line in lines)
     assert "larger" in kept and "half" in copies, "the larger one stays"
 
 
@@ -259,7 +259,8 @@ def test_mobilenets_features_know_a_crop_that_no_hash_knows(shared: Path, tmp_pa
     (root / "cat" / "0003.png").write_bytes(png(landscape(3, 160)))
     weights = shared / "weights" / "mobilenet-v2-imagenet"
     assert searched(root).facts["groups"] == 0
-    found = searched(root, features="mobilenet-v2", weights=weights, out=tmp_path / "list.jsonl")
+    settings = {"features": "mobilenet-v2", "weights": weights, "feature_distance": 0.12}
+    found = searched(root, **settings, out=tmp_path / "list.jsonl")
     assert {"cat/0003.png", "cat/crop.png"} in groups_in(tmp_path / "list.jsonl"), found.facts
 
 

@@ -1,0 +1,155 @@
+"""Tries harmed files on what reads them, in a process whose memory and time are bounded."""
+
+import json
+import os
+import resource
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+
+from ldm.core.errors import UserError
+from ldm.core.seeds import generator
+from network_parsers import NETWORK_PARSERS
+from parsers import PARSERS, Parser, Read
+from run_parsers import RUN_PARSERS
+
+ALL = {**PARSERS, **RUN_PARSERS, **NETWORK_PARSERS}
+MEMORY = 1 << 30  # bytes beyond what the process has when it has read whole files once
+SECONDS = 5  # of the processor: a machine may be busy with other things
+ASLEEP = 60  # seconds by the clock, for a reader that waits instead
+SEALED, RARELY = 0.8, 0.02  # how often hashes are put right, and the slow readers are taken
+
+
+class Hang(BaseException):
+    """The reader is still at it."""
+
+
+class Bench:
+    """A folder with the whole files of a parser, one of which is harmed at a time."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.parser: Parser = ALL[name]
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.parser.make(folder)
+        self.whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def trial(self, random: np.random.Generator) -> tuple[str, bytes, str | None]:
+        """Harm a file and read it. Returns its name, its bytes, and what was wrong with how that ended, if anything."""
+        names = sorted(self.parser.harms)
+        name = names[int(random.integers(len(names)))]
+        harmed = self.parser.harms[name](self.whole[self.folder / name], random)
+        slow = self.parser.rarely and random.random() < RARELY
+        readers = self.parser.rarely if slow else self.parser.readers
+        reader = readers[int(random.integers(len(readers)))]
+        return name, harmed, self.read(name, harmed, reader, sealed=random.random() < SEALED)
+
+    def read(self, name: str, harmed: bytes, reader: Read, sealed: bool) -> str | None:
+        """Let a reader read harmed bytes in place of a file. Returns what was wrong with its end, if anything."""
+        (self.folder / name).write_bytes(harmed)
+        if sealed and self.parser.seal is not None:
+            self.parser.seal(self.folder, name)
+        try:
+            with bounded():
+                reader(self.folder, name)
+        except UserError as error:
+            return _wrong_with(error, name)
+        except (Exception, Hang):
+            return traceback.format_exc(limit=-12)
+        finally:
+            self.restore()
+        return None
+
+    def restore(self) -> None:
+        """Put every file back as it was, and remove what was written."""
+        for path in [path for path in self.folder.rglob("*") if path not in self.whole and path.is_file()]:
+            path.unlink()
+        for path, data in self.whole.items():
+            if not path.is_file() or path.read_bytes() != data:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+
+
+def _wrong_with(error: UserError, name: str) -> str | None:
+    """A refusal must be for what is in the file, not for want of memory, and name it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or "can't allocate memory" in str(cause):
+            return f"it took more than {MEMORY >> 20} MB: {error}\n{traceback.format_exc(limit=-12)}"
+        cause = cause.__cause__ or cause.__context__
+    return None if error.message else "an error without a word"
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Raise Hang in the block after `SECONDS` of work, or `ASLEEP` seconds of waiting."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, ASLEEP)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _hang(number: int, frame: FrameType | None) -> None:
+    raise Hang(f"still at it after {SECONDS if number == signal.SIGPROF else ASLEEP} s")
+
+
+def limit_memory() -> None:
+    """Bound the memory of this process by `MEMORY` beyond what it has now."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+
+
+def prepare(name: str, folder: Path) -> Bench:
+    """Lay the files out, have all that reads them read them whole, and bound time and memory from there on."""
+    signal.signal(signal.SIGPROF, _hang)
+    signal.signal(signal.SIGALRM, _hang)
+    bench = Bench(name, folder)
+    for reader in (*bench.parser.readers, *bench.parser.rarely):  # Whatever is imported late is imported here.
+        for file in sorted(bench.parser.harms):
+            reader(bench.folder, file)
+            bench.restore()
+    limit_memory()
+    return bench
+
+
+def fuzz(arguments: list[str]) -> int:
+    """Run some trials of one parser; write a line of JSON for each: null, or what was wrong, and the file that did it.
+
+    arguments: the parser, a new folder, the seed, the name of the test, how many trials, and the file to write.
+    """
+    name, folder, seed, test, count, report = arguments
+    bench = prepare(name, Path(folder) / "bench")
+    with Path(report).open("w", buffering=1) as lines:
+        for number in range(int(count)):
+            file, harmed, wrong = bench.trial(generator(int(seed), test, number))
+            found = None
+            if wrong is not None:
+                kept = Path(folder) / f"{name}-{number}"
+                kept.write_bytes(harmed)
+                found = {"file": file, "kept": str(kept), "wrong": wrong}
+            lines.write(json.dumps(found) + "\n")
+    return 0
+
+
+def replay(arguments: list[str]) -> int:
+    """Let all that reads a kind of file read some harmed ones, with their hashes right and wrong; write what was wrong.
+
+    arguments: the parser, a new folder, the file to write, then by turns which file is harmed and the bytes for it.
+    """
+    name, folder, report, *kept = arguments
+    bench = prepare(name, Path(folder) / "bench")
+    with Path(report).open("w", buffering=1) as lines:
+        for file, path in zip(kept[::2], kept[1::2], strict=True):
+            harmed = Path(path).read_bytes()
+            for reader in (*bench.parser.readers, *bench.parser.rarely):
+                for sealed in (True, False):
+                    lines.write(json.dumps([path, bench.read(file, harmed, reader, sealed)]) + "\n")
+    return 0

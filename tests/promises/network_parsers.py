@@ -1,0 +1,173 @@
+"""What reads checkpoints, others' networks and what goes with them: a small whole one each, and all that reads it."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from authors_dit import random_checkpoint
+from format_mutations import mutate_header, mutate_members
+from ldm.core import files
+from ldm.core.artifacts import MANIFEST
+from ldm.core.autoencoders import registry
+from ldm.core.exchange.checkpoint import load_dit
+from ldm.core.metrics import mobilenet
+from ldm.core.metrics.features import Extractor
+from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_statistics, save_statistics
+from ldm.core.progress import Silent
+from ldm.core.training import checkpoint, loop
+from ldm.stages import import_model, inspect
+from ldm.stages.configs.exchange import Import
+from ldm.stages.configs.folders import Inspect
+from mutations import mutate_json
+from parsers import Parser
+from regression import FP32, PLAN, Regression
+
+NEWEST = f"{checkpoint.FOLDER}/{PLAN.images:010d}"
+PIPE = ("model_index.json", "scheduler/scheduler_config.json", "transformer/config.json", "vae/config.json")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def make_training(folder: Path) -> None:
+    loop.train(Regression(), PLAN, FP32, folder, Silent())
+    for path in (*folder.glob("*.png"), *folder.glob("*.txt")):
+        path.unlink()
+
+
+def go_on_training(folder: Path, harmed: str) -> None:
+    """Take up the newest checkpoint as training does."""
+    loop._Session(Regression(), PLAN, FP32, folder, Silent())
+
+
+def look_at_checkpoint(folder: Path, harmed: str) -> None:
+    inspect.run(Inspect(path=folder / NEWEST), Silent())
+
+
+def seal_training(folder: Path, harmed: str) -> None:
+    path = folder / NEWEST / MANIFEST
+    with contextlib.suppress(Exception):
+        if harmed.endswith(MANIFEST):  # Its text stays as odd as it is; a last entry overrules those before it.
+            text = path.read_text()
+            own = files.sha256_json(json.loads(text)["files"])
+            path.write_text(f'{text.rstrip()[:-1]}, "sha256": "{own}"}}')
+        else:
+            manifest = json.loads(path.read_bytes())
+            table = {name: files.sha256_file(path.with_name(name)) for name in manifest["files"]}
+            path.write_text(json.dumps({**manifest, "files": table, "sha256": files.sha256_json(table)}))
+
+
+def make_pipeline(folder: Path) -> None:
+    import diffusers
+
+    torch.manual_seed(0)
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=1, attention_head_dim=8, in_channels=4, num_layers=1, sample_size=4, norm_eps=1e-6
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8,), norm_num_groups=4, sample_size=4, latent_channels=4, layers_per_block=1
+    )
+    names = {"0": "cat, pet", "1": "dog"}
+    built: Any = diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler(), id2label=names)
+    built.register_to_config(id2label=names)
+    built.save_pretrained(folder / "pipe", safe_serialization=True)
+
+
+def import_pipeline(folder: Path, harmed: str) -> None:
+    """All of `ldm import` but the writing."""
+    settings = Import(path=folder / "pipe")
+    given = import_model._open(settings, Silent())
+    autoencoder = import_model._load_autoencoder(given.autoencoder, Silent())
+    import_model._facts(settings, given.denoiser, autoencoder, import_model._names(settings, given))
+    import_model._denoiser_facts(settings, given)
+    autoencoder.decode(torch.zeros(1, autoencoder.latent_channels, 4, 4))
+
+
+def take_autoencoder(folder: Path, harmed: str) -> None:
+    given = registry.load(folder / "pipe" / "vae")
+    given.latent_shape(16)
+    given.encode(torch.zeros(1, 3, 16, 16))
+
+
+def make_authors(folder: Path) -> None:
+    torch.save({"ema": random_checkpoint(width=8, depth=1), "epoch": 3}, folder / "dit.pt")
+
+
+def import_authors(folder: Path, harmed: str) -> None:
+    model = load_dit(folder / "dit.pt", heads=2)
+    model(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+
+
+def _extractor() -> Extractor:
+    return Extractor("two", 2, "0" * 64, "none", None, torch.device("cpu"), lambda images: (images, images))
+
+
+def make_statistics(folder: Path) -> None:
+    save_statistics(GaussianStatistics(3, torch.zeros(2).double(), torch.eye(2).double()), _extractor(), folder)
+
+
+def read_statistics(folder: Path, harmed: str) -> None:
+    load_statistics(folder, _extractor())
+
+
+def seal_statistics(folder: Path, harmed: str) -> None:
+    with contextlib.suppress(Exception):
+        if not harmed.endswith(DESCRIPTION):
+            described = json.loads((folder / DESCRIPTION).read_bytes())
+            described["sha256"] = files.sha256_file(folder / harmed)
+            (folder / DESCRIPTION).write_text(json.dumps(described))
+
+
+def make_mobilenet(folder: Path) -> None:
+    """A graph of the same form, of seven operations."""
+    ops = [
+        {"op": "conv_2d", "in": [0], "out": 1, "stride": [32, 32], "activation": "relu6", "params": "a"},
+        {"op": "depthwise_conv_2d", "in": [1], "out": 2, "params": "b"},
+        {"op": "add", "in": [1, 2], "out": 3},
+        {"op": "average_pool_2d", "in": [3], "out": 4},
+        {"op": "conv_2d", "in": [4], "out": 5, "params": "c"},
+        {"op": "reshape", "in": [5], "out": 6},
+        {"op": "softmax", "in": [6], "out": 7},
+    ]
+    (folder / mobilenet.GRAPH).write_text(json.dumps({"ops": ops}))
+    width, classes = mobilenet.DIM, mobilenet.NUM_CLASSES
+    shapes = {"a": (width, 3, 1, 1), "b": (width, 1, 3, 3), "c": (classes, width, 1, 1)}
+    tensors = {f"{name}.weight": torch.zeros(shape).half() for name, shape in shapes.items()}
+    tensors |= {f"{name}.bias": torch.zeros(shape[0]).half() for name, shape in shapes.items()}
+    save_file(tensors, folder / mobilenet.WEIGHTS)
+    (folder / mobilenet.LABELS).write_text("\n".join(f"class {n}" for n in range(mobilenet.NUM_CLASSES)))
+
+
+def run_mobilenet(folder: Path, harmed: str) -> None:
+    network, _ = mobilenet.load_mobilenet(folder)
+    network(torch.zeros(1, 3, mobilenet.SIZE, mobilenet.SIZE))
+
+
+NETWORK_PARSERS = {
+    "checkpoint": Parser(
+        make_training,
+        {
+            **{f"{NEWEST}/{name}": mutate_json for name in ("state.json", MANIFEST)},
+            **{f"{NEWEST}/{name}.safetensors": mutate_header for name in ("model", "optimizer")},
+        },
+        (go_on_training, look_at_checkpoint),
+        seal_training,
+    ),
+    "pipeline": Parser(make_pipeline, {f"pipe/{name}": mutate_json for name in PIPE}, (import_pipeline,)),
+    "autoencoder-of-others": Parser(make_pipeline, {"pipe/vae/config.json": mutate_json}, (take_autoencoder,)),
+    "weights-of-others": Parser(
+        make_pipeline,
+        {f"pipe/{part}/{WEIGHTS}": mutate_header for part in ("transformer", "vae")},
+        (import_pipeline, take_autoencoder),
+    ),
+    "pt": Parser(make_authors, {"dit.pt": mutate_members}, (import_authors,)),
+    "statistics": Parser(
+        make_statistics,
+        {"statistics.json": mutate_json, "statistics.safetensors": mutate_header},
+        (read_statistics,),
+        seal_statistics,
+    ),
+    "mobilenet": Parser(make_mobilenet, {mobilenet.GRAPH: mutate_json}, (run_mobilenet,)),
+}

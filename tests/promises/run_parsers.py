@@ -1,0 +1,313 @@
+"""What reads the files of a run: manifests, identities, settings, shards, networks, numbers; and a whole small one."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
+from format_mutations import mutate_header, mutate_tar, mutate_yaml
+from ldm.core import artifacts, files
+from ldm.core.artifacts import IDENTITY, MANIFEST, Identity, open_artifact
+from ldm.core.autoencoders import registry
+from ldm.core.data.latents import LatentSet
+from ldm.core.data.shards import INDEX, check_index, read_shard
+from ldm.core.denoisers import noisy_classifier
+from ldm.core.denoisers import registry as denoisers
+from ldm.core.metrics import classifier
+from ldm.core.metrics.features import open_extractor
+from ldm.core.progress import Silent
+from ldm.core.training import loop
+from ldm.stages import encode, eval, export, inspect, report, sample, story, sweep, train_dit, verify
+from ldm.stages.commands import COMMANDS
+from ldm.stages.configs import NOISY
+from ldm.stages.handover import occupied
+from ldm.stages.latent_sets import open_latents, read_latents
+from ldm.stages.model_card import look_for
+from mutations import Mutate, mutate_json, mutate_lines
+from parsers import Parser, Read
+from regression import FP32
+
+STAGES = ("vqvae", "latents", "dit", "classifier", NOISY, "samples/some", "eval/some")
+SMALL = {"width": 8, "depth": 1, "heads": 1}
+SHARDS = {"train": ["shard-000000.tar"], "val": ["val-000000.tar"]}
+ROLES = {"vqvae": "autoencoder", "dit": "denoiser", "some": "samples"}
+
+
+def make_run(folder: Path) -> None:
+    """The kept run with classifiers and a judgement, which it lacks."""
+    run = copy_run(folder)
+    torch.manual_seed(0)
+    judge = classifier.Classifier(classifier.ClassifierConfig(3, 16, channels=(8, 8)))
+    classifier.save(judge, run / "classifier" / "final", ("blue", "green", "red"), {"accuracy": 0.5})
+    noisy = noisy_classifier.NoisyClassifier(noisy_classifier.NoisyClassifierConfig(4, 4, 3, **SMALL))
+    noisy_classifier.save(noisy, run / NOISY / "final")
+    facts = json.loads((run / "dit" / MANIFEST).read_bytes())["facts"]
+    known = {name: facts[name] for name in ("class_names", "latent_shape", "diffusion")}
+    names = ("final/config.json", "final/model.safetensors")
+    add_stage(run, "classifier", "train-classifier", {**known, "accuracy": 0.5}, {}, *names)
+    made_of = {"latents": "latents", "autoencoder": "vqvae"}
+    add_stage(run, NOISY, "train-classifier", {**known, "accuracy": {"val_accuracy": 0.5}}, made_of, *names)
+    sampling = {"sampler": "ddim", "steps": 2, "cfg": 3.0}
+    conditions = {"extractor": "classifier", "weights_sha256": "0" * 64, "resize": "none", "sampling": sampling}
+    conditions |= {"n_samples": 3, "n_reference": 7, "reference": "squares"}
+    numbers = {"frechet_distance[classifier]": 1.5, "class_accuracy[classifier]": 0.5}
+    judged = {"of": "samples", "numbers": numbers, "real_against_real": numbers, "conditions": conditions}
+    add_judgement(run, "some", judged)
+
+
+def seal_run(folder: Path, harmed: str) -> None:
+    """Put the hashes of a run right, from the autoencoder on, as far as what was harmed can still be read."""
+    fingerprints: dict[str, str] = {}
+    for stage in STAGES:
+        where = folder / RUN / stage
+        with contextlib.suppress(Exception):
+            if harmed == f"{RUN}/{stage}/final/model.safetensors":
+                path = where / "final" / "config.json"
+                described = json.loads(path.read_bytes())
+                described["weights_sha256"] = files.sha256_file(path.with_name("model.safetensors"))
+                path.write_text(json.dumps(described))
+            _seal_stage(where, fingerprints, folder / harmed)
+
+
+def _seal_stage(where: Path, fingerprints: dict[str, str], harmed: Path) -> None:
+    text = (where / MANIFEST).read_bytes().decode()
+    manifest = json.loads(text)
+    manifest.pop("manifest_sha256", None)
+    if harmed == where / MANIFEST:  # Its text stays as odd as it is; a last entry overrules those before it.
+        own = f', "manifest_sha256": "{files.sha256_json(manifest)}"'
+        (where / MANIFEST).write_text(f"{text.rstrip()[:-1]}{own}}}")
+    else:
+        for name in manifest["files"]:
+            path = where / name
+            manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+        for role, entry in manifest["inputs"].items():
+            entry["fingerprint"] = fingerprints.get(role, entry["fingerprint"])
+        write_manifest(where, manifest)
+        if harmed != where / IDENTITY:
+            identity = json.loads((where / IDENTITY).read_bytes())
+            for role, entry in identity["inputs"].items():
+                entry["fingerprint"] = fingerprints.get(role, entry["fingerprint"])
+            (where / IDENTITY).write_text(json.dumps(identity))
+    fingerprints[ROLES.get(where.name, where.name)] = files.sha256_json(manifest["files"])
+
+
+def stage_of(folder: Path, harmed: str) -> Path:
+    """Return the stage's folder that a harmed file is of."""
+    return next(folder / RUN / stage for stage in STAGES if harmed.startswith(f"{RUN}/{stage}/"))
+
+
+def config(command: str, folder: Path, **settings: Any) -> Any:
+    fields = COMMANDS[command].model_fields
+    layers = {"name": RUN, "runs_dir": folder, "machine": {"device": "cpu"}}
+    return COMMANDS[command].model_validate({**{k: v for k, v in layers.items() if k in fields}, **settings})
+
+
+def look(folder: Path, harmed: str) -> None:
+    inspect.run(config("inspect", folder, path=stage_of(folder, harmed)), Silent())
+
+
+def look_at_all(folder: Path, harmed: str) -> None:
+    inspect.run(config("inspect", folder, path=folder / RUN), Silent())
+
+
+def look_unfinished(folder: Path, harmed: str) -> None:
+    (stage_of(folder, harmed) / MANIFEST).unlink()
+    look(folder, harmed)
+    tell(folder, harmed)
+
+
+def check(folder: Path, harmed: str) -> None:
+    verify.run(config("verify", folder, path=stage_of(folder, harmed)), Silent())
+
+
+def check_all(folder: Path, harmed: str) -> None:
+    verify.run(config("verify", folder, path=folder / RUN), Silent())
+
+
+def check_unfinished(folder: Path, harmed: str) -> None:
+    (stage_of(folder, harmed) / MANIFEST).unlink()
+    with contextlib.suppress(files.UserError):  # It always refuses what is unfinished.
+        check(folder, harmed)
+
+
+def draw(folder: Path, harmed: str) -> None:
+    sample.run(config("sample", folder, num=1, classes="0", steps=1, label="new"), Silent())
+
+
+def draw_guided(folder: Path, harmed: str) -> None:
+    guides = {"autoguide": folder / RUN / "dit", "classifier_scale": 1.0, "cfg": 1}
+    sample.run(config("sample", folder, num=1, classes="0", steps=1, label="new", **guides), Silent())
+
+
+def prepare_training(folder: Path, harmed: str) -> None:
+    """All that training does with what it is handed, but the training."""
+    settings = config("train-dit", folder, model={**SMALL, "patch_size": 2}, train={"batch_size": 4})
+    latents, source = open_latents(None, settings)
+    with occupied(folder / RUN / "other", settings.machine) as policy:
+        latents.verify()
+        network = train_dit.network_config(settings, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+        autoencoder = train_dit.load_autoencoder(source, policy).network
+        task = train_dit.DenoisingTask(settings, network, read_latents(latents), autoencoder, policy)
+        task.load(loop.Batch(np.arange(4), np.arange(4), 0))
+        task.validate()
+
+
+def prepare_encoding(folder: Path, harmed: str) -> None:
+    """All that encoding is handed but the images."""
+    settings = config("encode", folder)
+    source = encode.autoencoder_artifact(folder / RUN / "vqvae", settings)
+    encode.inherit_data(settings, source)
+    encode.load_autoencoder(source, FP32)
+
+
+def prepare_judging(folder: Path, harmed: str) -> None:
+    """All that a judgement is handed but the reference."""
+    settings = config("eval", folder, samples="some")
+    made = eval._made_by_us(eval._samples_folder(settings), settings)
+    assert made is not None
+    eval._run_data(settings, made)
+    source = eval._labelled(made)
+    source.image(0)
+    assert int(source.labels.max()) < len(source.class_names)
+    eval.feature_extractor(settings, FP32, "some")
+    eval._conditions(made, made.path)
+
+
+def tell(folder: Path, harmed: str) -> None:
+    """What of a report takes no time."""
+    stages = story.folders(folder / RUN)
+    for stage in stages.values():
+        report._card(stage)
+        stage.curve("loss")
+    report._colophon(stages)
+    report._subtitle(stages)
+    list(report._tables(story.judgements(folder / RUN)))
+
+
+def write_report(folder: Path, harmed: str) -> None:
+    report.run(config("report", folder), Silent())
+
+
+def prepare_export(folder: Path, harmed: str) -> None:
+    opened = export._open(config("export", folder, directory=folder / "out"))
+    assert look_for(folder / RUN, opened.denoiser).fingerprint
+
+
+def compare(folder: Path, harmed: str) -> None:
+    judged = open_artifact(folder / RUN / "eval" / "some", "eval", "ldm eval")
+    row = sweep._row(sweep.Point(3.0, 2, judged.path, judged.path), judged)
+    sweep._told(row)
+    sweep._as_csv([row])
+
+
+def draw_comparison(folder: Path, harmed: str) -> None:
+    judged = open_artifact(folder / RUN / "eval" / "some", "eval", "ldm eval")
+    drawn = open_artifact(folder / RUN / "samples" / "some", "samples", "ldm sample")
+    point = sweep.Point(3.0, 2, drawn.path, judged.path)
+    sweep._draw_curves([sweep._row(point, judged)], folder / "curves.png")
+    sweep._draw_grid([point], [drawn], folder / "grid.png")
+
+
+def claim(folder: Path, harmed: str) -> None:
+    """As the same command does that finds its folder there already."""
+    for stage in ("dit", "latents"):
+        known = json.loads((KEPT / stage / IDENTITY).read_bytes())
+        wanted = Identity(known["kind"], "ldm x", known["config"], known["inputs"], "x: 1\n", known["config"])
+        artifacts.claim(folder / RUN / stage, wanted)
+
+
+def claim_unfinished(folder: Path, harmed: str) -> None:
+    for stage in ("dit", "latents"):
+        (folder / RUN / stage / MANIFEST).unlink()
+    claim(folder, harmed)
+
+
+def map_latents(folder: Path, harmed: str) -> None:
+    """Straight from the shards, as behind a manifest that agrees."""
+    for split, names in SHARDS.items():
+        found = LatentSet(folder / RUN / "latents", split, names, (4, 4, 4))
+        for row in range(min(len(found), 9)):
+            found.batch(np.array([row]), np.array([row % 2 == 0]) if found.has_flip else None)
+
+
+def check_latents(folder: Path, harmed: str) -> None:
+    for path in sorted((folder / RUN / "latents").glob("*.tar")):
+        for _ in read_shard(path):
+            pass
+    check_index(folder / RUN / "latents", SHARDS)
+
+
+def take_latents(folder: Path, harmed: str) -> None:
+    latents, _ = open_latents(None, config("train-dit", folder))
+    latents.verify()
+    sets = read_latents(latents)
+    sets.train.batch(np.arange(len(sets.train)))
+
+
+def load_autoencoder(folder: Path, harmed: str) -> None:
+    registry.load(folder / RUN / "vqvae" / "final").decode(torch.zeros(1, 4, 4, 4))
+
+
+def load_denoiser(folder: Path, harmed: str) -> None:
+    model = denoisers.load(folder / RUN / "dit" / "final")
+    model(torch.zeros(1, 4, 4, 4), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+
+
+def load_classifiers(folder: Path, harmed: str) -> None:
+    extractor = open_extractor("classifier", folder / RUN / "classifier" / "final", torch.device("cpu"))
+    extractor.both(torch.zeros(1, 3, 16, 16))
+    noisy = noisy_classifier.load(folder / RUN / NOISY / "final")
+    noisy(torch.zeros(1, 4, 4, 4), torch.zeros(1))
+
+
+def _harms(mutate: Mutate, name: str, stages: tuple[str, ...] = STAGES) -> dict[str, Mutate]:
+    return {f"{RUN}/{stage}/{name}": mutate for stage in stages}
+
+
+def _of_run(harms: Mapping[str, Mutate], readers: tuple[Read, ...], rarely: tuple[Read, ...] = ()) -> Parser:
+    return Parser(make_run, harms, readers, seal_run, rarely)
+
+
+_TRAINED = ("vqvae", "dit", "classifier", NOISY)
+_WHOLE = (look_at_all, check_all)
+_DRAWN = (draw, draw_guided)
+_PREPARED = (prepare_training, prepare_encoding, prepare_judging, prepare_export)
+_LOADED = (load_autoencoder, load_denoiser, load_classifiers)
+RUN_PARSERS = {
+    "manifest": _of_run(
+        _harms(mutate_json, MANIFEST),
+        (look, check, tell, compare, *_PREPARED),
+        (*_WHOLE, *_DRAWN, write_report, draw_comparison),
+    ),
+    "identity": _of_run(
+        _harms(mutate_json, IDENTITY), (look, check, claim, claim_unfinished, look_unfinished, check_unfinished), _WHOLE
+    ),
+    "config": _of_run(_harms(mutate_yaml, "config.yaml"), (look, check, look_unfinished, check_unfinished), _WHOLE),
+    "shard": _of_run(
+        _harms(mutate_tar, "shard-000000.tar", ("latents",)),
+        (map_latents, check_latents, take_latents, check, check_unfinished),
+        (prepare_training,),
+    ),
+    "index": _of_run(
+        _harms(mutate_header, INDEX, ("latents",)),
+        (map_latents, check_latents, take_latents),
+        (check, prepare_training),
+    ),
+    "network": _of_run(
+        _harms(mutate_json, "final/config.json", _TRAINED), (*_LOADED, look, check), (*_DRAWN, prepare_judging)
+    ),
+    "safetensors": _of_run(
+        _harms(mutate_header, "final/model.safetensors", _TRAINED), (*_LOADED, look, check), (*_DRAWN, prepare_judging)
+    ),
+    "judgement": _of_run(
+        _harms(mutate_json, "metrics.json", ("eval/some",)),
+        (tell, prepare_export, compare),
+        (write_report, draw_comparison),
+    ),
+    "metrics-of-run": _of_run(_harms(mutate_lines, "metrics.jsonl", ("dit",)), (tell,), (write_report,)),
+}

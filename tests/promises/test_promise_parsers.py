@@ -1,0 +1,54 @@
+"""R18: harmed files end in our error, in time and in little memory.
+
+Each is read by all that reads its kind, in a process of its own: within 5 s of the processor, and within 1 GB beyond
+what the process has when it has read whole files.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fuzzing import ALL
+from launcher import Launcher
+from ledger import Trials
+
+CORPUS = Path(__file__).with_name("corpus")
+INDEX = json.loads((CORPUS / "index.json").read_bytes())
+LONG = 4 * 3600.0
+
+
+@pytest.mark.promise("R18", full=10_000)
+@pytest.mark.parametrize("parser", sorted(ALL))
+def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
+    parser: str, trials: Trials, ldm: Launcher, tmp_path: Path
+) -> None:
+    words = (parser, tmp_path / "work", trials.seed, trials.test, trials.count, tmp_path / "report")
+    ended = ldm.start(*words, function="fuzzing:fuzz").wait(LONG)
+    found = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
+    for number in range(trials.count):
+        with trials.trial():
+            assert number < len(found), f"the process ended in this trial: {ended}"
+            assert found[number] is None, (
+                f"{found[number]['kept']} for {found[number]['file']}: {found[number]['wrong']}"
+            )
+
+
+@pytest.mark.promise("R18")
+@pytest.mark.parametrize("parser", sorted({entry["parser"] for entry in INDEX}))
+def test_what_once_ended_in_a_traceback_no_longer_does(parser: str, ldm: Launcher, tmp_path: Path) -> None:
+    kept = [(entry["file"], CORPUS / entry["kept"]) for entry in INDEX if entry["parser"] == parser]
+    words = [word for pair in kept for word in pair]
+    ended = ldm.start(parser, tmp_path / "work", tmp_path / "report", *words, function="fuzzing:replay").wait()
+    found = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
+    assert ended.code == 0 and {path for path, _ in found} == {str(path) for _, path in kept}, ended
+    assert [(path, wrong) for path, wrong in found if wrong is not None] == []
+
+
+def test_every_kept_file_is_in_the_index_with_a_line_on_what_it_is() -> None:
+    listed = [entry["kept"] for entry in INDEX]
+    held = {path.relative_to(CORPUS).as_posix() for path in CORPUS.rglob("*") if path.is_file()} - {"index.json"}
+    assert set(listed) == held and len(set(listed)) == len(listed)
+    assert all(entry["parser"] in ALL and entry["about"] and "\n" not in entry["about"] for entry in INDEX)
+    assert all(entry["file"] in ALL[entry["parser"]].harms for entry in INDEX)
+    assert max(path.stat().st_size for path in CORPUS.rglob("*")) < 100_000
