@@ -73,17 +73,17 @@ def measure(options: Options) -> dict[str, Any]:
                 f"{PEER}, {precision}": Variant(theirs, {"setup": setup, "precision": precision})
                 for precision in DTYPES
             }
-            for precision, compiled in (("fp32", False), ("bf16", False), ("bf16", True)):
-                name = f"ldm, {precision}{', compiled' if compiled else ''}"
-                variants[name] = Variant(own, {"setup": setup, "precision": precision, "compiled": compiled})
+            variants |= {
+                f"ldm, {precision}": Variant(own, {"setup": setup, "precision": precision}) for precision in DTYPES
+            }
             compared = compare_processes(variants, options.rounds, baseline=f"{PEER}, fp32")
             comparisons[f"{kind[0].upper()}{kind[1:]}, {setup.title}"] = compared
     return {"comparisons": comparisons}
 
 
-def training(setup: Setup, precision: str, compiled: bool) -> Work:
+def training(setup: Setup, precision: str) -> Work:
     """Return a step of `ldm train-vqvae`."""
-    config = _config(setup, precision, compiled)
+    config = _config(setup, precision)
     task = _task(config)
     stepper = Stepper(task, Plan(**config.train.model_dump(), seed=0), task.policy)
     batches, numbers = _batches(config), itertools.count()
@@ -95,9 +95,9 @@ def training(setup: Setup, precision: str, compiled: bool) -> Work:
     return step
 
 
-def encoding(setup: Setup, precision: str, compiled: bool) -> Work:
+def encoding(setup: Setup, precision: str) -> Work:
     """Return the encoding of a batch to the indices of its codes."""
-    config = _config(setup, precision, compiled)
+    config = _config(setup, precision)
     task = _task(config)
     codec, batches = task.vqvae.eval(), _batches(config)
 
@@ -150,7 +150,7 @@ def peer_encoding(setup: Setup, precision: str) -> Work:
     return encode
 
 
-def _config(setup: Setup, precision: str, compiled: bool = False) -> TrainVQVAE:
+def _config(setup: Setup, precision: str) -> TrainVQVAE:
     """Return the settings under which `ldm train-vqvae` trains a setup."""
     model = {
         "preset": "vqvae-s",
@@ -168,7 +168,7 @@ def _config(setup: Setup, precision: str, compiled: bool = False) -> TrainVQVAE:
         "data": {"image_size": setup.side},
         "model": model,
         "train": {"batch_size": setup.images, "warmup": 0},
-        "machine": {"device": "cpu", "precision": precision, "compile": compiled},
+        "machine": {"device": "cpu", "precision": precision},
     }
     return TrainVQVAE.model_validate(settings)
 

@@ -54,7 +54,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         h = self.conv_in(images)
         h = self.middle(self.levels(h))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(_silu(self.norm_out(h)))
 
 
 class Decoder(nn.Module):
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         h = self.middle(self.conv_in(latents))
         h = self.levels(h)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(_silu(self.norm_out(h)))
         return F.pixel_shuffle(h, self.patch)
 
 
@@ -90,9 +90,9 @@ class ResBlock(nn.Module):
         self.norm2, self.conv2 = _norm(width, groups), _conv3(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return x + h
+        h = self.conv1(_silu(self.norm1(x)))
+        h = self.conv2(_silu(self.norm2(h)))
+        return h.add_(x)  # No backward pass needs what a convolution gave.
 
 
 class Attention(nn.Module):
@@ -135,6 +135,11 @@ def _middle(width: int, levels: Levels) -> nn.Sequential:
 
     attention = [Attention(width, levels.norm_groups)] if levels.attention else []
     return nn.Sequential(*blocks(), *attention, *blocks())
+
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU of what nobody else holds: where no backward pass will ask for it, in its place."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def _conv3(in_width: int, out_width: int) -> nn.Conv2d:
