@@ -13,7 +13,7 @@ R    := runs/$(RUN)
 
 STAGES := $(R)/eval/pipeline/manifest.json $(R)/eval/reconstructions/manifest.json
 
-.PHONY: help pipelines install test test-all lint format docs bench clean clean-run
+.PHONY: help pipelines install test test-all lint format docs bench audit clean clean-run
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -98,6 +98,10 @@ $(VENV)/installed-docs: $(VENV)/installed
 
 bench: $(VENV)/installed-dev  ## Measure this machine; see benchmarks/README.md.
 	$(VENV)/bin/python -m benchmarks
+
+audit: $(VENV)/installed  ## Ask the package index for known faults of what is installed (needs the network).
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=26" "pip-audit>=2.7"
+	$(VENV)/bin/pip-audit --skip-editable
 
 clean-run:  ## Remove runs/RUN.
 	rm -rf $(R)

@@ -43,6 +43,7 @@ SMALLER = {
     "sweep": ["--cfg", "1,3", "--steps", "2", "--count", "4"],
 }
 TAKE_DATA = ("train-vqvae", "encode", "train-classifier", "import")
+SLOW = ("ldm estimate",)  # which measures the recipe as it stands
 # What a flag on the page asks of a small picture, where `SMALLER` will not do.
 INSTEAD = {"mnist": ["--data", "digits"], "DiT-XL-2-256x256.pt": ["--heads", "2"]}
 
@@ -89,8 +90,8 @@ def what_make_runs() -> list[str]:
 class Follower:
     """Does in the working directory what a page says, and tells the line at which that ends badly."""
 
-    def __init__(self, page: Path, tell: Callable[[], str]) -> None:
-        self.page, self.tell = page, tell
+    def __init__(self, page: Path, tell: Callable[[], str], slow: bool = False) -> None:
+        self.page, self.tell, self.slow = page, tell, slow
 
     def follow(self) -> list[str]:
         """Follow the page to its end. Returns the commands that were run."""
@@ -109,6 +110,8 @@ class Follower:
     def run(self, line: str, block: Block) -> None:
         if line == "source .venv/bin/activate":
             return  # what it activates is what runs this; the slow test sources it
+        if line.startswith(SLOW) and not self.slow:
+            return
         for command in what_make_runs() if line == "make pipelines" else [line]:
             assert command.startswith("ldm "), f"{self.page.name}, line {block.line}: nobody knows how to run {command}"
             self.tell()
@@ -155,6 +158,12 @@ def test_a_page_can_be_followed_to_its_end(page: str, beginning: Path, capfd: py
     done = follower.follow()
     assert {"train-vqvae", "encode", "train-dit", "sample", "eval"} <= {line.split()[1] for line in done}
     assert list(beginning.glob(f"runs/*/dit/{METRICS}"))
+
+
+@pytest.mark.slow
+def test_the_slow_lines_of_the_tutorial_can_be_followed_too(beginning: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = Follower(ROOT / "docs" / "tutorial.md", lambda: "\n".join(capfd.readouterr()), slow=True).follow()
+    assert any(line.startswith(SLOW) for line in done)
 
 
 @pytest.mark.slow
