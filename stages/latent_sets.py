@@ -13,6 +13,7 @@ from ..core.artifacts import Artifact, check_producer, open_artifact
 from ..core.conditioning.labels import LabelConditioning
 from ..core.data.order import spread
 from ..core.data.shards import LatentSet
+from ..core.errors import DataError
 from .handover import autoencoder_artifact, command_line, input_path
 from .settings import Run
 
@@ -46,7 +47,9 @@ def read_latents(latents: Artifact) -> LatentSets:
     shape = tuple(facts["latent_shape"])
     train, val = (LatentSet(latents.path, split, facts["shards"][split], shape) for split in ("train", "val"))
     classes = LabelConditioning(len(facts["class_names"]))
-    for split in (train, val):
+    for split, name in ((train, "training"), (val, "validation")):
+        if not len(split):
+            raise DataError(f"{latents.path} holds no {name} samples", latents.remedy)
         classes.check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val, tuple(facts["class_names"]))
 

@@ -20,7 +20,7 @@ from ..files import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-_MOST_LAYERS, _LARGEST_SIZE = 64, 1 << 20
+_MOST_LAYERS, _LARGEST_SIZE, _TRIED_LATENT = 64, 1 << 20, 4
 # What the library's classes have been seen to raise on configurations that are none.
 UNBUILDABLE = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -107,7 +107,7 @@ def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
     for key, value in config.items():
         sizes = value if isinstance(value, (list, tuple)) else [value]
         most = _MOST_LAYERS if "layers" in key else _LARGEST_SIZE
-        if len(sizes) > _MOST_LAYERS or any(type(size) is int and not -most <= size <= most for size in sizes):
+        if len(sizes) > _MOST_LAYERS or any(type(size) is int and not 0 <= size <= most for size in sizes):
             raise ValueError(f"{key} is out of range")
     model: nn.Module = _class(kind).from_config(dict(config))
     return DiffusersCodec(model, kind)
@@ -124,7 +124,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
     _require_safetensors(folder)
-    _require_size(folder, kind, config)
+    _require_runnable(folder, kind, config)
     try:
         model, report = _class(kind).from_pretrained(
             folder,
@@ -143,25 +143,30 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
                 f"{folder / WEIGHTS} does not fit {CONFIG}: {len(report[problem])} {name}, first {report[problem][0]}",
                 "download or save it again",
             )
-    for key in ("in_channels", "out_channels"):
-        if model.config.get(key, 3) != 3:
-            raise DataError(f"{folder / CONFIG} has {key} {model.config[key]}", "give an autoencoder of RGB images")
     return DiffusersCodec(model.float(), kind)
 
 
-def _require_size(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
-    """Refuse a config of a much larger network than the weights are of, before memory is taken for it."""
+def _require_runnable(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
+    """Refuse a config of a network that cannot run, or is much larger than its weights, before memory is taken."""
     try:
-        with torch.device("meta"):
-            network = build_diffusers(kind, config).model
+        with torch.device("meta"), torch.no_grad():
+            codec = build_diffusers(kind, config).eval()
+            described: Any = codec.model.config
+            for key in ("in_channels", "out_channels"):
+                if described.get(key, 3) != 3:
+                    raise DataError(
+                        f"{folder / CONFIG} has {key} {described[key]}", "give an autoencoder of RGB images"
+                    )
+            side = _TRIED_LATENT * codec.downsampling
+            codec.from_latent(codec.to_latent(torch.zeros(1, 3, side, side)))
         with safe_open(folder / WEIGHTS, "pt") as tensors:
             held = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from None
-    described = sum(parameter.numel() for parameter in network.parameters())
-    if described > 2 * held + _LARGEST_SIZE:
-        message = f"{folder / WEIGHTS} does not fit {CONFIG}: {held:,} numbers for a network of {described:,}"
+    wanted = sum(parameter.numel() for parameter in codec.parameters())
+    if wanted > 2 * held + _LARGEST_SIZE:
+        message = f"{folder / WEIGHTS} does not fit {CONFIG}: {held:,} numbers for a network of {wanted:,}"
         raise DataError(message, "download or save it again")
 
 

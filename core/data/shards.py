@@ -8,7 +8,6 @@ so that equal samples give equal bytes. `index.safetensors` holds the byte offse
 
 import io
 import json
-import math
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from .. import files
 from ..errors import DataError
 from .archives import TarIndex
+from .npy import read_header
 
 INDEX = "index.safetensors"
 FIELDS = ("npy", "flip.npy", "std.npy", "flip.std.npy")
@@ -75,7 +75,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
                 if not member.isreg() or member.issparse():
                     raise DataError(f"{path} holds {member.name!r}, which is no file", _AGAIN)
                 if not 0 <= member.size <= size - member.offset_data:
-                    raise DataError(f"{path} is cut off inside {member.name!r}", _AGAIN)
+                    raise DataError(f"{path} is damaged: it is cut off inside {member.name!r}", _AGAIN)
                 file.seek(member.offset_data)
                 yield key, field, member.offset_data, file.read(member.size)
             # tarfile takes a header that it cannot read for the end; the end is two blocks of zeros.
@@ -185,7 +185,7 @@ class LatentSet:
         """Make sure that no offset points outside its shard, whatever the index says."""
         sizes = np.asarray([len(mapped) for mapped in self._maps], dtype=np.int64)
         size = 2 * int(np.prod(self.shape))
-        whole = len(self._shard) == len(self.labels) > 0
+        whole = len(self._shard) == len(self.labels)
         whole = whole and (self.has_flip and self.has_std) == ("flip.std.npy" in self._offsets)
         whole = whole and bool(np.all((self._shard >= 0) & (self._shard < len(names))))
         for offsets in self._offsets.values():
@@ -217,11 +217,9 @@ def _npy(array: np.ndarray) -> bytes:
 def _header_size(content: bytes) -> int:
     """Return how many bytes come before the numbers of an `.npy`; ValueError unless those are float16, all of them."""
     buffer = io.BytesIO(content)
-    if np.lib.format.read_magic(buffer) != (1, 0):
-        raise ValueError("not npy version 1.0")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
-    if dtype != np.dtype("<f2") or fortran_order or len(shape) != 3:
-        raise ValueError(f"{dtype} of shape {shape}, not float16 of three axes")
-    if len(content) - buffer.tell() != 2 * math.prod(shape):
-        raise ValueError(f"{len(content):,} bytes, too many or too few for shape {shape}")
+    header = read_header(buffer)
+    if header.dtype != np.dtype("<f2") or header.fortran_order or len(header.shape) != 3:
+        raise ValueError(f"{header.dtype} of shape {header.shape}, not float16 of three axes")
+    if len(content) - buffer.tell() != header.num_bytes:
+        raise ValueError(f"{len(content):,} bytes, too many or too few for shape {header.shape}")
     return buffer.tell()
