@@ -13,7 +13,7 @@ R    := runs/$(RUN)
 
 STAGES := $(R)/eval/pipeline/manifest.json $(R)/eval/reconstructions/manifest.json
 
-.PHONY: help pipelines install test test-all lint format bench clean clean-run
+.PHONY: help pipelines install test test-all lint format docs bench clean clean-run
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -68,6 +68,8 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@# The metrics' reference; the torchvision that it would bring along may be built for another torch.
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "torch-fidelity>=0.4"
 	@touch $@
 
 test: lint  ## Lint, types and the quick tests (under 8 minutes on 2 cores).
@@ -84,6 +86,15 @@ lint: $(VENV)/installed-dev  ## ruff, its formatter and mypy.
 format: $(VENV)/installed-dev  ## Format and mend what ruff can mend.
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
+
+docs: $(VENV)/installed-docs  ## The documentation as a site in build/site; pages made from the program are refreshed.
+	$(LDM) config reference docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "Open build/site/index.html."
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@
 
 bench: $(VENV)/installed-dev  ## Measure this machine; see benchmarks/README.md.
 	$(VENV)/bin/python -m benchmarks

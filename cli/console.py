@@ -1,7 +1,7 @@
 """What a command tells: progress while it works, warnings, what came out. Progress goes to stderr, results to stdout.
 
-On a terminal progress is a live bar (`live`); elsewhere, as here, a plain line every ten seconds; with `--json` one
-JSON object a line on stdout (`events`); with `--quiet` only warnings.
+On a terminal progress is a live bar (`live`); elsewhere, as here, a plain line every ten seconds, after ten minutes
+every minute; with `--json` one JSON object a line on stdout (`events`); with `--quiet` only warnings.
 """
 
 import os
@@ -14,10 +14,11 @@ from typing import Protocol, TextIO
 from ..core.progress import Outcome, Progress
 from .company import is_follower
 from .failures import Failure
-from .pace import Pace, duration
+from .pace import Pace, duration, memory
 from .printable import listed, one_line
 
 INTERVAL = 10.0  # seconds between plain lines
+_SETTLED, _RARER = 60, 6.0  # intervals after which lines come rarer, and by how much: every minute after ten
 
 
 class Console(Progress, Protocol):
@@ -81,7 +82,8 @@ class Plain:
     def update(self, done: int, **numbers: float) -> None:
         pace = self._work[-1]
         pace.update(done, numbers)
-        if self._clock() - self._told >= self._interval:
+        rarer = _RARER if self._work[0].elapsed >= _SETTLED * self._interval else 1.0
+        if self._clock() - self._told >= rarer * self._interval:
             self._told = self._clock()
             self._say(progress_line(pace))
 
@@ -113,7 +115,7 @@ def progress_line(pace: Pace) -> str:
     share = f" ({min(100, 100 * pace.done // pace.total)}%)" if pace.total else ""
     left = f"{duration(pace.seconds_left)} left" if pace.seconds_left is not None else ""
     parts = (f"{pace.title}: {pace.done:,} of {pace.total:,} {pace.unit}{share}", pace.speed(pace.rate), left)
-    return "  ".join(filter(None, (*parts, pace.readings())))
+    return "  ".join(filter(None, (*parts, pace.readings(), memory())))
 
 
 def finish_line(pace: Pace) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from ..core import machine
 from ..core.progress import Outcome
 from .failures import Failure
 from .pace import Pace
@@ -44,6 +45,8 @@ class Events:
                 rate=pace.rate,
                 seconds_left=pace.seconds_left,
                 numbers=pace.numbers,
+                memory_bytes=machine.used_memory(),
+                gpu_memory_bytes=machine.used_gpu_memory(),
             )
 
     def finish(self) -> None:

@@ -17,15 +17,21 @@ TOOLS = {
     "verify": "Check every byte of a run or of any folder in it.",
     "inspect": "Say what a folder is, what made it and how far it is.",
     "doctor": "Check that this machine and what is installed can run every stage.",
+    "estimate": "Tell what a recipe costs: operations, memory, disk, time.",
     "export": "Write a folder that diffusers loads, with a model card.",
     "import": "Take in a DiT checkpoint or a diffusers DiT folder as a run.",
 }
+DATA = {
+    "inspect": "Count images, name broken ones, and say what training would make of them.",
+    "dedup": "Find images that are there twice, or nearly so; write lists, delete nothing.",
+}
 SETTINGS = {
     "recipes": "List the recipes at hand, print one, or copy one to be edited.",
-    "config": "Show a stage's settings and where each was set, or the schema of recipes.",
+    "config": "Show a stage's settings and where each was set, or tell of all settings.",
+    "data": "Look at images before they are trained on.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }
-ALL = {**STAGES, **TOOLS, **SETTINGS}
+ALL = {**STAGES, **TOOLS, **SETTINGS, **{f"data {name}": summary for name, summary in DATA.items()}}
 EXAMPLES = {
     "": (
         "ldm train-vqvae --data photos/ --image-size 64 --name mine",
@@ -47,6 +53,7 @@ EXAMPLES = {
         "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
         "ldm train-dit --prediction eps --weighting snr train.decay=cosine",
         "ldm train-dit --schedule rectified-flow --times logit-normal",
+        "ldm train-dit --metrics-every 100k metrics.num=1000",
         "torchrun --nproc-per-node 4 -m ldm train-dit --name mine",
     ),
     "train-classifier": (
@@ -59,6 +66,7 @@ EXAMPLES = {
         "ldm sample --class cat,dog --count 8 --seed 17",
         "ldm sample --class 0-4 --sampler dpmpp-2m --progressive",
         "ldm sample --class 3 --cfg 1 --classifier-scale 2",
+        "ldm sample --class 3 --checkpoint best",
     ),
     "eval": (
         "ldm eval",
@@ -77,12 +85,18 @@ EXAMPLES = {
     "verify": ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
     "inspect": ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
     "doctor": ("ldm doctor", "ldm doctor --quick", "ldm doctor --runs-dir /data/runs --device cuda --json"),
+    "estimate": (
+        "ldm estimate mnist",
+        "ldm estimate imagenette-64 --machine a100",
+        "ldm estimate --preset DiT-XL/2 --latent 4,32,32 --classes 1000 --batch-size 1024 --gpus 8 --machine h200",
+    ),
     "recipes": ("ldm recipes ls", "ldm recipes show mnist", "ldm recipes copy mnist mine.yaml"),
     "recipes ls": ("ldm recipes ls", "ldm recipes ls --json"),
     "recipes show": ("ldm recipes show mnist", "ldm recipes show path/to/recipe.yaml"),
     "recipes copy": ("ldm recipes copy mnist mine.yaml",),
     "config": ("ldm config show train-dit -c mnist", "ldm config schema > recipe.schema.json"),
     "config schema": ("ldm config schema > recipe.schema.json", "ldm config schema train-dit"),
+    "config reference": ("ldm config reference docs",),
     "export": (
         "ldm export --to diffusers mine-diffusers",
         "ldm export --name mine exports/mine --replace",
@@ -93,5 +107,16 @@ EXAMPLES = {
     ),
     "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
+    "data": ("ldm data inspect photos/", "ldm data dedup photos/ --out twins.jsonl"),
+    "data inspect": (
+        "ldm data inspect photos/",
+        "ldm data inspect photos.zip --image-size 128 --sheet photos.png",
+        "ldm data inspect mnist --json",
+    ),
+    "data dedup": (
+        "ldm data dedup photos/ --sheet twins.png",
+        "ldm data dedup photos/ --mirrored --out twins.jsonl --exclude-out twins.txt",
+        "ldm data dedup photos/ --features mobilenet-v2 --weights path/to/mobilenet-v2",
+    ),
     "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),
 }

@@ -1,8 +1,8 @@
 """From exception to exit code: the one table.
 
 0 done; 2 usage, settings, or a path that cannot be written; 3 bad data; 4 training diverged; 75 stopped by a signal,
-to be resumed; 130 interrupted; 1 out of memory, another process of the run gone without a word, or a defect of this
-program (which shows its traceback).
+to be resumed; 130 interrupted; 1 out of memory, a GPU that failed, another process of the run gone without a word, or
+a defect of this program (which shows its traceback).
 """
 
 import errno
@@ -18,6 +18,8 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever clic
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")
+_GPU_FAILED = ("CUDA error", "HIP error", "NCCL error")
+_OWN_DEFECT = "device-side assert"  # an index out of range, say: its traceback is wanted
 MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
 
 
@@ -46,6 +48,9 @@ def explain(error: BaseException, command: str) -> Failure | None:
         return _explain_os_error(error)
     if _is_out_of_memory(error):
         return Failure(f"out of memory: {_first_line(error)}", _memory_remedy(command), 1)
+    if isinstance(error, RuntimeError) and str(error).startswith(_GPU_FAILED) and _OWN_DEFECT not in str(error):
+        remedy = "run the same command again: it goes on from what was saved; if it fails again, leave that GPU out"
+        return Failure(f"the GPU failed: {_first_line(error)}", remedy, 1)
     return None
 
 

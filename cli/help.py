@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 _MAX_WIDTH = 110
 _MAX_LEFT = 34
@@ -15,22 +16,38 @@ _MAX_LEFT = 34
 Row = tuple[str, str]
 
 
-def page(usage: str, summary: str, groups: Iterable[tuple[str, Sequence[Row]]], examples: Sequence[str]) -> str:
-    """Return a help page. groups: heading and rows of (what to type, what it does)."""
+@dataclass(frozen=True)
+class Manual:
+    """What a command tells of itself.
+
+    groups: headings, and under each rows of (what to type, what it does); further: what to call the keys that have no
+    flag, and those keys.
+    """
+
+    usage: str
+    summary: str
+    groups: Sequence[tuple[str, Sequence[Row]]]
+    examples: Sequence[str]
+    further: tuple[str, Sequence[str]] = ("", ())
+
+
+def page(manual: Manual) -> str:
+    """Return a command's help page."""
     width = min(shutil.get_terminal_size((100, 24)).columns, _MAX_WIDTH)
-    lines = [f"{_bold('Usage:')} {usage}", "", *textwrap.wrap(summary, width), ""]
-    for heading, rows in groups:
+    lines = [f"{_bold('Usage:')} {manual.usage}", "", *textwrap.wrap(manual.summary, width), ""]
+    above, keys = manual.further
+    for heading, rows in [*manual.groups, (above, _paragraph(keys) if keys else [])]:
         if rows:
             lines += [
                 *map(_bold, textwrap.wrap(heading, width)),
                 *(line for row in rows for line in _row(row, width)),
                 "",
             ]
-    lines += [_bold("Examples"), *(f"  {example}" for example in examples)]
+    lines += [_bold("Examples"), *(f"  {example}" for example in manual.examples)]
     return "\n".join(lines) + "\n"
 
 
-def paragraph(words: Iterable[str]) -> list[Row]:
+def _paragraph(words: Iterable[str]) -> list[Row]:
     """Return words as rows that are wrapped together."""
     return [("", " ".join(words))]
 

@@ -1,10 +1,10 @@
 """Progress on a terminal: a bar for each piece of work under way, redrawn in place, gone when its work is done."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live as Redrawn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -12,11 +12,12 @@ from rich.text import Text
 
 from ..core.progress import Outcome
 from .console import Plain, finish_line
-from .pace import Pace, duration
+from .pace import Pace, duration, memory
 from .printable import one_line
 
 _REDRAWS = 8.0  # a second, at most
 _NARROW = 60  # columns under which the bar gives way to the numbers
+_INDENT = "  "  # of the rows after the first
 
 
 class Live(Plain):
@@ -77,21 +78,39 @@ class Live(Plain):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for pace in self._work:
-            yield _bar(pace, options.max_width)
+            yield from _rows(pace, options.max_width, memory() if pace is self._work[-1] else "")
 
 
-def _bar(pace: Pace, width: int) -> Table:
-    """Lay out one piece of work: title, bar, count, speed, time left, readings; what does not fit is cut."""
+def _rows(pace: Pace, width: int, held: str) -> Iterator[RenderableType]:
+    """Lay out one piece of work: title, bar, count, speed, time left, readings, memory.
+
+    What does not fit in a row goes on in the next; under `_NARROW` columns there is no bar.
+    """
     left = f"{duration(pace.seconds_left)} left" if pace.seconds_left is not None else ""
-    words = "  ".join(
-        filter(None, (f"{pace.done:,}/{pace.total:,} {pace.unit}", pace.speed(pace.rate), left, pace.readings()))
-    )
+    words = [f"{pace.done:,}/{pace.total:,} {pace.unit}", pace.speed(pace.rate), left, *pace.each_reading(), held]
+    bar = min(24, width // 5) if width >= _NARROW else 0
+    room = width - len(pace.title) - 1 - (bar + 1 if bar else 0)
+    first, *others = _filled(filter(None, words), room, width - len(_INDENT))
     row = Table.grid(padding=(0, 1, 0, 0))
-    cells: list[Text | ProgressBar] = [Text(pace.title, style="bold", no_wrap=True)]
-    if width >= _NARROW:
-        cells.append(ProgressBar(total=max(pace.total, 1), completed=pace.done, width=min(24, width // 5)))
-    cells.append(Text(words, no_wrap=True, overflow="ellipsis"))
-    for _ in cells:
-        row.add_column(no_wrap=True)
-    row.add_row(*cells)
-    return row
+    cells: list[Text | ProgressBar] = [Text(pace.title, style="bold")]
+    if bar:
+        cells.append(ProgressBar(total=max(pace.total, 1), completed=pace.done, width=bar))
+    for cell in (*cells, Text(first)):
+        row.add_column(no_wrap=True, width=bar if isinstance(cell, ProgressBar) else None)
+    row.add_row(*cells, Text(first))
+    yield row
+    for words_of_row in others:
+        yield Text(_INDENT + words_of_row)
+
+
+def _filled(words: Iterable[str], first: int, others: int) -> list[str]:
+    """Join words to as few rows as hold them; the first has room for `first` characters, and may stay empty."""
+    rows, room = [""], first
+    for word in words:
+        joined = f"{rows[-1]}  {word}" if rows[-1] else word
+        if len(joined) <= room:
+            rows[-1] = joined
+        else:
+            rows.append(word)
+            room = others
+    return rows

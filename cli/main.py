@@ -34,8 +34,8 @@ def run_stage(command: str, given: "Given") -> int:
     refuse_company(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
-        # A sweep and the doctor run stages, which know nothing of each other: they are at home here, not among them.
-        module = f".{command}" if command in ("sweep", "doctor") else f"..stages.{module_of(command)}"
+        # These run stages, or parts of them, which know nothing of each other: they are at home here, not among them.
+        module = f".{command}" if command in ("sweep", "doctor", "estimate") else f"..stages.{module_of(command)}"
         stage = importlib.import_module(module, __package__)
         outcome: Outcome = stage.run(config, console)
         console.outcome(command, outcome)
@@ -56,7 +56,11 @@ def _shown_stage(command: str) -> TyperCommand:
 
 
 def _config_menu(name: str) -> Menu:
-    entries = {"show": Entry(_show_menu, _SHOW), "schema": Entry(_schema, _SCHEMA)}
+    entries = {
+        "show": Entry(_show_menu, _SHOW),
+        "schema": Entry(_schema, _SCHEMA),
+        "reference": Entry(_reference, _REFERENCE),
+    }
     return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
 
 
@@ -72,10 +76,22 @@ def _schema(_: str) -> TyperCommand:
     return plain_command("config schema", show_schema, _SCHEMA)
 
 
+def _reference(_: str) -> TyperCommand:
+    from .plain import plain_command
+    from .reference import write_reference
+
+    return plain_command("config reference", write_reference, _REFERENCE)
+
+
 def _recipes_menu(name: str) -> Menu:
     from .recipes import recipes_menu
 
     return recipes_menu(name)
+
+
+def _data_menu(name: str) -> Menu:
+    entries = {act: Entry(lambda act: _stage(f"data {act}"), summary) for act, summary in examples.DATA.items()}
+    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
 
 
 def _plan(_: str) -> TyperCommand:
@@ -86,10 +102,12 @@ def _plan(_: str) -> TyperCommand:
 
 _SHOW = "Print a stage's settings as a recipe: what was set and where, defaults as comments."
 _SCHEMA = "Print the JSON schema of recipes, for editors that check and complete YAML."
+_REFERENCE = "Write the pages of all commands and of all settings, Markdown, into a folder."
 _HEADINGS = {
     "Stages, in order": {name: Entry(_stage, summary) for name, summary in examples.STAGES.items()},
     "Tools": {
         **{name: Entry(_stage, summary) for name, summary in examples.TOOLS.items()},
+        "data": Entry(_data_menu, examples.SETTINGS["data"]),
         "recipes": Entry(_recipes_menu, examples.SETTINGS["recipes"]),
         "config": Entry(_config_menu, examples.SETTINGS["config"]),
         "plan": Entry(_plan, examples.SETTINGS["plan"]),

@@ -71,14 +71,18 @@ class Menu(TyperGroup):
             ctx.exit(2)
         return super().parse_args(ctx, args)
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    def manual(self, ctx: Any) -> help.Manual:
+        """Return what the menu tells of itself."""
         groups = [
             (heading, [(name, entry.summary) for name, entry in entries.items()])
             for heading, entries in self.headings.items()
         ]
-        options = [("Options", option_rows(self, ctx))]
         usage = f"{ctx.command_path} COMMAND [ARGUMENTS]..."
-        formatter.write(help.page(usage, self.help or "", [*groups, *options], examples.EXAMPLES[self.name or ""]))
+        rows = [*groups, ("Options", option_rows(self, ctx))]
+        return help.Manual(usage, self.help or "", rows, examples.EXAMPLES[self.name or ""])
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help.page(self.manual(ctx)))
 
 
 def option_rows(command: Any, ctx: Any) -> list[help.Row]:

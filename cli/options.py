@@ -84,12 +84,16 @@ def stage_command(
 class StageCommand(TyperCommand):
     """A stage's command: with its own help page, and the nearest flag or key for an unknown one."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    def manual(self, ctx: Any) -> help.Manual:
+        """Return what the command tells of itself."""
         assert self.name is not None
         arguments = "".join(f" {s.argument}" if s.required else f" [{s.argument}]" for s in _arguments(self.name))
         usage = f"{ctx.command_path}{arguments} [OPTIONS] [KEY=VALUE]..."
-        groups = _help_groups(self.name)
-        formatter.write(help.page(usage, self.help or "", groups.items(), (self.epilog or "").splitlines()))
+        groups = [*_help_groups(self.name).items()]
+        return help.Manual(usage, self.help or "", groups, (self.epilog or "").splitlines(), _further(self.name))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help.page(self.manual(ctx)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -153,14 +157,14 @@ def _help_groups(command: str) -> dict[str, list[help.Row]]:
         if key != "recipe" or command not in TOOLS
     ]
     groups["Other"].append(("--help", "Show this page."))
-    further = [setting.key for setting in settings if not (setting.flags or setting.argument)]
-    if command in TOOLS:
-        groups["Further settings, as KEY=VALUE"] = help.paragraph(further) if further else []
-        return groups
-    groups[f"Further settings, as KEY=VALUE; `ldm config show {command}` prints them with their values"] = (
-        help.paragraph(further) if further else []
-    )
     return groups
+
+
+def _further(command: str) -> tuple[str, list[str]]:
+    """Return the keys without a flag, and what to say above them."""
+    keys = [setting.key for setting in settings_of(COMMANDS[command]) if not (setting.flags or setting.argument)]
+    shown = "" if command in TOOLS else f"; `ldm config show {command}` prints them with their values"
+    return f"Further settings, as KEY=VALUE{shown}", keys
 
 
 def _heading(setting: Setting, command: str) -> str:

@@ -4,6 +4,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from ..core import machine
+
 _WINDOW = 30.0  # seconds over which speed is measured, so that a slow start is soon forgotten
 
 
@@ -54,9 +56,20 @@ class Pace:
         """Return a rate in words, `312 images/s`."""
         return f"{brief(rate)} {self.unit}/s" if rate else ""
 
+    def each_reading(self) -> list[str]:
+        """Return the current numbers in words, the loss first: `loss 0.123`, `psnr 24.1`."""
+        names = sorted(self.numbers, key=lambda name: name != "loss")
+        return [f"{name} {self.numbers[name]:.4g}" for name in names]
+
     def readings(self) -> str:
         """Return the current numbers in words, `loss 0.123  psnr 24.1`."""
-        return "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        return "  ".join(self.each_reading())
+
+
+def memory() -> str:
+    """Return in words what this process holds of memory, `memory 1.2 GB`, and of that of GPUs, where it uses any."""
+    held = (("memory", machine.used_memory()), ("GPU", machine.used_gpu_memory()))
+    return "  ".join(f"{name} {size / 1e9:.1f} GB" for name, size in held if size is not None)
 
 
 def brief(value: float) -> str:

@@ -29,12 +29,16 @@ def plain_command(path: str, act: Callable[..., None], summary: str) -> "PlainCo
 class PlainCommand(TyperCommand):
     """A command with a help page like the stages', and the nearest flag for an unknown one."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    def manual(self, ctx: Any) -> help.Manual:
+        """Return what the command tells of itself."""
         arguments: list[Any] = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
         shown = "".join(f" {p.metavar}" if p.required else f" [{p.metavar}]" for p in arguments)
         rows = [("Arguments", [(p.metavar, p.help or "") for p in arguments]), ("Options", option_rows(self, ctx))]
         usage = f"{ctx.command_path}{shown} [OPTIONS]"
-        formatter.write(help.page(usage, self.help or "", rows, (self.epilog or "").splitlines()))
+        return help.Manual(usage, self.help or "", rows, (self.epilog or "").splitlines())
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help.page(self.manual(ctx)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:

@@ -9,7 +9,8 @@ fingerprint. Each stage records the fingerprints of its inputs.
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from . import files
 from .errors import ConfigError, DataError
 from .lock import LOCK
+from .machine import num_cores
 from .provenance import provenance
 
 SCHEMA = 1
@@ -55,14 +57,30 @@ class Artifact:
         """The command that made it."""
         return str(self.manifest["command"])
 
-    def verify(self, name: str | None = None) -> None:
-        """Compare one output file, or all of them, with the manifest. Raises DataError naming the file."""
-        for relative in [name] if name else list(self.manifest["files"]):
-            path, recorded = self.path / relative, self.manifest["files"][relative]
+    def verify(self, *names: str) -> None:
+        """Compare some output files, or all of them, with the manifest. Raises DataError naming the first that differs.
+
+        Several are read at once: hashing is what takes the time.
+        """
+        chosen = names or tuple(self.manifest["files"])
+        self.verify_sizes(*chosen)
+        with ThreadPoolExecutor(num_cores()) as pool:
+            paths = [self.path / name for name in chosen]
+            for name, path, found in zip(chosen, paths, pool.map(files.sha256_file, paths), strict=True):
+                if found != self.manifest["files"][name]["sha256"]:
+                    raise self._damaged(path)
+
+    def verify_sizes(self, *names: str) -> None:
+        """Compare only the sizes of some output files, or of all of them. Raises DataError naming the file."""
+        for name in names or self.manifest["files"]:
+            path = self.path / name
             if not path.is_file():
                 raise DataError(f"{path} is missing", self.remedy)
-            if path.stat().st_size != recorded["bytes"] or files.sha256_file(path) != recorded["sha256"]:
-                raise DataError(f"{path} is damaged: its sha256 differs from {self.path / MANIFEST}", self.remedy)
+            if path.stat().st_size != self.manifest["files"][name]["bytes"]:
+                raise self._damaged(path)
+
+    def _damaged(self, path: Path) -> DataError:
+        return DataError(f"{path} is damaged: its sha256 differs from {self.path / MANIFEST}", self.remedy)
 
     @property
     def remedy(self) -> str:
@@ -127,7 +145,8 @@ class Identity:
 
     config: the settings that matter, JSON. inputs: role → {"path": where it was, "fingerprint": what it holds}.
     command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts. defaults: what
-    settings were, by the same keys, for a directory made before they existed.
+    settings were, by the same keys, for a directory made before they existed. incidental: settings, dotted, that do
+    not matter, though they may have when a directory was made.
     """
 
     kind: str
@@ -136,6 +155,7 @@ class Identity:
     inputs: dict[str, dict[str, Any]]
     recipe: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    incidental: frozenset[str] = frozenset()
 
     def document(self) -> dict[str, Any]:
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}
@@ -153,12 +173,16 @@ class Workspace:
     identity: Identity
     complete: bool = False
 
-    def commit(self, outputs: list[str], facts: dict[str, Any]) -> Artifact:
-        """Write the manifest, last of all files. outputs: names, relative to the directory, that later stages read."""
+    def commit(self, outputs: list[str], facts: dict[str, Any], hashes: Mapping[str, str] | None = None) -> Artifact:
+        """Write the manifest, last of all files. outputs: names, relative to the directory, that later stages read.
+
+        hashes: the sha256 of those outputs that need not be read for it, known to who wrote them.
+        """
         table = {}
         for name in sorted(outputs):
             path = self.path / name
-            table[name] = {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+            known = (hashes or {}).get(name)
+            table[name] = {"bytes": path.stat().st_size, "sha256": known or files.sha256_file(path)}
         contents = {
             "schema": SCHEMA,
             "kind": self.identity.kind,
@@ -183,7 +207,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     """
     wanted = json.loads(json.dumps(identity.document()))
     if (path / IDENTITY).exists():
-        differing = _differences(_read_identity(path, replace, identity.defaults), wanted)
+        differing = _differences(_read_identity(path, identity, replace), wanted)
         if differing and not replace and _holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
@@ -205,20 +229,30 @@ def _holds_more_than(path: Path, *names: str) -> bool:
     return any(entry.name not in names and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir())
 
 
-def filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the settings that it lacks, section by section, as `defaults` has them."""
-    merged = {**defaults, **config}
-    for name, inner in defaults.items():
-        if isinstance(inner, Mapping) and isinstance(config.get(name), Mapping):
-            merged[name] = filled(config[name], inner)
+def brought_up(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], incidental: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return a recorded configuration as it would be recorded now.
+
+    The settings that it lacks, section by section, are as `defaults` has them; those that do not matter are left out.
+    """
+    kept = {name: value for name, value in config.items() if name not in incidental}
+    merged = {**defaults, **kept}
+    for name, value in kept.items():
+        if isinstance(value, Mapping):
+            below = [key.removeprefix(f"{name}.") for key in incidental if key.startswith(f"{name}.")]
+            inner = defaults.get(name)
+            merged[name] = brought_up(value, inner if isinstance(inner, Mapping) else {}, below)
     return merged
 
 
-def _read_identity(path: Path, replace: bool, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, Any]:
     try:
         found = files.read_json(path / IDENTITY, "start afresh with --replace")
         known = found.get("config")
-        return {**found, "config": filled(known, defaults)} if isinstance(known, dict) else found
+        if isinstance(known, dict):
+            found["config"] = brought_up(known, identity.defaults, identity.incidental)
+        return found
     except DataError:
         if replace:
             return {}

@@ -116,9 +116,13 @@ def _can_be_named(part: str) -> bool:
 
 
 @contextmanager
-def new_directory(final: Path) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not."""
+def new_directory(final: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not.
+
+    replace: in the place of one that is there, which goes once the new one is whole.
+    """
     temporary = final.with_name(f"{TEMPORARY}-{final.name[:50]}-{secrets.token_hex(4)}")
+    aside = temporary.with_name(f"{temporary.name}-old")
     try:
         with saying_disk_full(final):
             temporary.mkdir(parents=True)
@@ -131,7 +135,10 @@ def new_directory(final: Path) -> Iterator[Path]:
                 else:
                     sync_directory(path)
             sync_directory(temporary)
+            if replace and final.exists():
+                final.rename(aside)
             temporary.rename(final)
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_directory(final.parent)

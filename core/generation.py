@@ -30,6 +30,7 @@ class Sampling(Guidance):
         return self.steps if self.steps is not None else samplers.DEFAULT_STEPS[self.sampler]
 
 
+DEFAULT_CFG = 3.0  # guidance where nothing is said and the model has a null class
 _PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units busy
 _LARGEST_CHUNK = 64
 

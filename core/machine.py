@@ -2,11 +2,13 @@
 
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
 _CPUINFO = Path("/proc/cpuinfo")
+_STATM = Path("/proc/self/statm")
 # Limits of the container, if this runs in one: limit, use, and what of the use is only cache. Version 2, then 1.
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
@@ -38,6 +40,26 @@ def available_memory() -> int | None:
     """Return how many bytes of memory can be had without swapping, within the container's limit."""
     known = [_available_in_system(), _available_in_container()]
     return min((value for value in known if value is not None), default=None)
+
+
+def used_memory() -> int | None:
+    """Return how many bytes of memory this process holds; the most it has held, where only that is told."""
+    held = next(iter(_lines(_STATM)), "").split()
+    if len(held) > 1:
+        return int(held[1]) * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform != "darwin":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def used_gpu_memory() -> int | None:
+    """Return how many bytes torch holds on all GPUs; None where it has not begun to use any. Loads no torch."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
+        return None
+    return sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
 
 
 def existing_parent(path: Path) -> Path:

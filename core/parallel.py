@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from .errors import ConfigError, EndedElsewhere, OutOfTouch, UserError
 from .signals import StopFlag
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST_WAIT = timedelta(days=2)  # for a leader that measures or writes; a process that ends is noticed at once
@@ -216,6 +220,25 @@ def gather_rows(tensor: Tensor) -> Tensor:
     with _noticing_loss():
         dist.all_gather(pieces, own, group=_ties.tensors)
     return torch.cat(pieces)
+
+
+def gather_to_leader(tensor: Tensor) -> Tensor | None:
+    """Return the rows of all processes, in order of rank and as many of each, to the first one; None to the others."""
+    if _ties is None:
+        return tensor
+    own = tensor.contiguous()
+    rows = own.new_empty(_ties.world.size, *own.shape) if _ties.world.leads else None
+    with _noticing_loss():
+        dist.gather(own, list(rows) if rows is not None else None, dst=0, group=_ties.tensors)
+    return rows.flatten(0, 1) if rows is not None else None
+
+
+def mesh(device: torch.device) -> "DeviceMesh":
+    """Return the processes as torch's sharding knows them."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    assert _ties is not None, "a process alone has no others to share with"
+    return DeviceMesh.from_group(_ties.tensors, device.type)
 
 
 @torch.no_grad()

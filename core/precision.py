@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import shutil
-from contextlib import AbstractContextManager
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,18 @@ def resolve(device: str = "auto", precision: str = "auto") -> Policy:
     return policy
 
 
+def settle(network: nn.Module, policy: Policy) -> nn.Module:
+    """Move a network that will not be trained to its device, its linear maps in the compute format; return it.
+
+    Autocast would convert their weights anew in every pass; what comes out is the same, to the bit.
+    """
+    network = network.to(policy.device).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.to(policy.dtype)
+    return network
+
+
 def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None:
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 
@@ -62,6 +75,33 @@ def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None
     blocks = getattr(module, "blocks", None)
     for part in blocks if isinstance(blocks, nn.ModuleList) else [module]:
         part.compile()
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Return a context in which compiled networks run as they are written.
+
+    For what happens now and then during a training: other shapes and modes would each be compiled, for seconds, and
+    compiling for several shapes changes the code, and with it the rounding, of those that come after.
+    """
+    if "torch._dynamo" not in sys.modules:  # Nothing is compiled, and asking for it would load the compiler.
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def compiling_pays(flops: float, device: torch.device) -> bool:
+    """Return whether a training of so many floating point operations is made shorter by compiling its network.
+
+    Compiling takes up to a minute, and the rest then a quarter less: it pays from about ten minutes on. False where the
+    compiler is missing, since nobody asked for it.
+    """
+    try:
+        require_compiler(device)
+    except ConfigError:
+        return False
+    return flops > _LONG_TRAINING[device.type]
+
+
+_LONG_TRAINING = {"cpu": 2e14, "cuda": 5e16}  # ten minutes of two cores and of one GPU, in FLOPs
 
 
 def require_compiler(device: torch.device) -> None:

@@ -5,6 +5,7 @@ sha256 of the weights, and what else its family keeps there. Whatever is missing
 DataError naming the file.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any, TypeVar
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from . import parallel
 from .errors import ConfigError, DataError
 from .files import read_json, sha256_file, write_atomically, write_json
+from .gathering import scattered
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -28,11 +31,18 @@ Form = TypeVar("Form")
 def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[str, Any], **beside: Any) -> list[str]:
     """Write a network's folder, each file whole or not at all, the configuration last. Returns the files' names.
 
-    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON.
+    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON. Of a network that lies
+    in rows over several processes all have to call it; the first one writes.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = scattered(network.state_dict())
+    if not parallel.world().leads:
+        tensors.attend()
+        return [CONFIG, WEIGHTS]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    try:
+        write_atomically(folder / WEIGHTS, tensors.write)
+    finally:
+        tensors.attend()
     digest = sha256_file(folder / WEIGHTS)
     described = {"format": FORMAT, "kind": kind, "config": dict(config), "weights_sha256": digest}
     write_json(folder / CONFIG, described | beside)
@@ -117,7 +127,7 @@ def config_of(form: type[Form], values: Mapping[str, Any]) -> Form:
             f"the config has unknown keys {sorted(values.keys() - known)}", "upgrade ldm, or make it again"
         )
     try:
-        return TypeAdapter(form).validate_python(dict(values))
+        return TypeAdapter(form).validate_json(json.dumps(dict(values)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"

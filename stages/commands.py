@@ -1,7 +1,9 @@
 """Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
 
 from .configs import STAGES
+from .configs.data_tools import DataDedup, DataInspect
 from .configs.doctor import Doctor
+from .configs.estimate import Estimate
 from .configs.exchange import Export, Import
 from .configs.folders import Inspect, Verify
 from .configs.plot import Plot
@@ -16,8 +18,11 @@ TOOLS: dict[str, type[Section]] = {
     "verify": Verify,
     "inspect": Inspect,
     "doctor": Doctor,
+    "estimate": Estimate,
     "export": Export,
     "import": Import,
+    "data inspect": DataInspect,
+    "data dedup": DataDedup,
 }
 COMMANDS: dict[str, type[Section]] = {**STAGES, **TOOLS}
 SHARED = ("train-vqvae", "encode", "train-dit", "train-classifier", "sample")  # what several processes may do together
@@ -25,4 +30,4 @@ SHARED = ("train-vqvae", "encode", "train-dit", "train-classifier", "sample")  #
 
 def module_of(command: str) -> str:
     """Return the module in `stages` whose `run` does a command's work. `import` is no name a module can have."""
-    return "import_model" if command == "import" else command.replace("-", "_")
+    return "import_model" if command == "import" else command.replace("-", "_").replace(" ", "_")

@@ -1,18 +1,20 @@
 """What `ldm` wrote at a path: stages' directories, checkpoints and networks, recognised by what they hold."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..core import files
-from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, brought_up, open_artifact
 from ..core.errors import DataError, UserError
 from ..core.settings_file import read_settings
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
-from .configs import MADE_BY, OUTPUTS
+from .configs import BEST, MADE_BY, OUTPUTS, STAGES
 from .configs.exchange import Import
+from .settings import identity, incidental
 
 CHECKPOINT, NETWORK = "checkpoint", "network"
 _ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
@@ -32,12 +34,19 @@ class Directory:
         return self.kind not in (CHECKPOINT, NETWORK)
 
     @property
+    def is_best(self) -> bool:
+        """Whether it is the best state of the training whose directory it lies in."""
+        return self.path.name == BEST and recognise(self.path.parent) is not None
+
+    @property
     def is_finished(self) -> bool:
         """Whether a stage's manifest, its last file, is there."""
         return (self.path / MANIFEST).is_file()
 
     def command(self, with_recipe: bool = True) -> str:
         """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
+        if self.is_best:
+            return Directory(self.path.parent, self.kind).command(with_recipe)
         words = ["ldm", MADE_BY.get(self.kind, self.kind)]
         recipe = self.path / RECIPE
         imported = imported_as(self.path)
@@ -88,12 +97,25 @@ def checkpoints(path: Path) -> list[Directory]:
     return [Directory(found, CHECKPOINT) for found in checkpoint.saved(path)]
 
 
+def best(path: Path) -> Directory | None:
+    """Return the best state that a training kept in its directory, a directory of the same kind; None without one."""
+    return Directory(path / BEST, OUTPUTS["train-dit"]) if (path / BEST / MANIFEST).is_file() else None
+
+
 def imported_as(path: Path) -> Import | None:
     """Return the settings of the `ldm import` that wrote a stage's directory; None where no import did."""
     try:
         return Import.model_validate(read_settings(path / RECIPE).tree.get("import"))
     except (UserError, ValueError):
         return None
+
+
+def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded settings of a kind of directory as this version would record them."""
+    if kind not in MADE_BY:
+        return dict(config)
+    default = STAGES[MADE_BY[kind]]()
+    return brought_up(config, identity(default), incidental(default))
 
 
 def _below(path: Path, depth: int) -> Iterator[Directory]:

@@ -218,8 +218,8 @@ def _storage(runs_dir: Path) -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     """Look for packages that only some settings need."""
     for module, name, serves in (
-        ("torch_fidelity", "torch-fidelity", "pip install 'ldm[fid]', for FID by `ldm eval --features inception`"),
-        ("tensorboard", "tensorboard", "pip install 'ldm[tensorboard]', for train.tensorboard=yes"),
+        ("torch_fidelity", "torch-fidelity", "pip install torch-fidelity, for FID by `ldm eval --features inception`"),
+        ("tensorboard", "tensorboard", "pip install tensorboard, for train.tensorboard=yes"),
     ):
         if importlib.util.find_spec(module) is None:
             yield Finding(name, "hint", "not installed, optional", serves)

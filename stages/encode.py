@@ -1,12 +1,17 @@
 """`ldm encode`: images and an autoencoder in, WebDataset shards of latents out."""
 
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core import parallel
+from ..core.autoencoders.interface import Autoencoder
 from ..core.autoencoders.statistics import LatentStatistics
 from ..core.data import shards
 from ..core.data.images import as_tensor
@@ -17,7 +22,6 @@ from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag
 from .configs import Encode
 from .handover import (
-    TrainedAutoencoder,
     as_input,
     autoencoder_artifact,
     claim,
@@ -30,6 +34,8 @@ from .handover import (
     output_folder,
 )
 
+_MEASURED_AT_ONCE = 512
+
 
 def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns where the shards lie."""
@@ -39,21 +45,23 @@ def run(config: Encode, progress: Progress) -> Outcome:
         config = inherit_data(config, source)
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
-        inputs = {"autoencoder": as_input(source, folder), "data": sources.as_input}
+        inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
         work = claim(folder, "encode", config, inputs)
         next_commands = [command_line("train-dit", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        autoencoder = load_autoencoder(source, policy)
-        images = sources.read(progress)
-        names = {
-            "train": _encode(images.train, "train", config, autoencoder, policy, folder, progress),
-            "val": _encode(images.val, "val", config, autoencoder, policy, folder, progress),
-        }
+        job = _Job(config, load_autoencoder(source, policy).network, policy, folder)
+        images = sources.read(progress, keep=False)
+        started = time.monotonic()
+        train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
+        val, num_val = _encode(images.val, "val", False, job, progress)  # None looks at mirrored ones there.
+        speed = (num_train + num_val) / (time.monotonic() - started)
         if not parallel.world().leads:
             return Outcome(folder)
-        shards.write_index(folder, names)
-        shape = autoencoder.network.latent_shape(config.data.image_size)
+        parts = {"train": list(train), "val": list(val)}
+        names = {split: [part.shard.name for part in each] for split, each in parts.items()}
+        shards.write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
+        shape = job.network.latent_shape(config.data.image_size)
         facts = {
             "latent_shape": list(shape),
             "dtype": "float16",
@@ -66,16 +74,19 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "autoencoder": source.fingerprint,
             "shards": names,
             "samples": {"train": len(images.train), "val": len(images.val)},
-            "statistics": _statistics(folder, names["train"], shape),
+            "statistics": _statistics(parts["train"], shape[0]),
             "skipped": images.skipped,
         }
-        artifact = work.commit([*names["train"], *names["val"], shards.INDEX], facts)
+        hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
+        artifact = work.commit([*hashes, shards.INDEX], facts, hashes)
     size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",
         "shape": " × ".join(map(str, shape)),
-        "size": f"{size / 1e6:.1f} MB in {len(names['train']) + len(names['val'])} shards",
+        "size": f"{size / 1e6:.1f} MB in {len(hashes)} shards",
     }
+    if num_train + num_val:
+        summary["speed"] = f"{speed:,.0f} images a second"
     return Outcome(folder, summary=summary, next_commands=next_commands)
 
 
@@ -87,83 +98,124 @@ def _same_size(config: Encode, trained_at: int) -> None:
         )
 
 
-def _encode(
-    images: ImageLoader,
-    split: str,
-    config: Encode,
-    autoencoder: TrainedAutoencoder,
-    policy: Policy,
-    folder: Path,
-    progress: Progress,
-) -> list[str]:
-    """Write the shards of one split that are not there yet. Returns the names of all of them.
+@dataclass(frozen=True)
+class _Job:
+    """What encodes, where, and where to."""
 
-    Batches never cross shards, so that a shard's bytes do not depend on which others were there. Decoding, encoding
-    and writing overlap: threads decode the next batches, another writes the last shard. Several processes take the
-    missing shards in turn, one each.
+    config: Encode
+    network: Autoencoder
+    policy: Policy
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A shard that is there, and the statistics of its latents."""
+
+    shard: shards.Shard
+    statistics: LatentStatistics
+
+
+def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Progress) -> tuple[Iterator[_Part], int]:
+    """Write the shards of one split that are not there yet. Returns all of them, and how many images were encoded.
+
+    Batches never cross shards, so that a shard's bytes do not depend on which others were there. Threads decode the
+    next images and another writes the last shard, while the network runs. Several processes take the missing shards
+    in turn, one each. The bytes of a shard are looked at as they are written; only those that were there, or that
+    another process wrote, are read, when they are asked for.
     """
-    world = parallel.world()
-    starts = range(0, len(images), config.shard_size)
-    sizes = [min(config.shard_size, len(images) - start) for start in starts]
-    names = [shards.shard_name(split, number) for number in range(len(starts))]
-    missing = _missing(folder, names)
-    done = len(images) - sum(sizes[number] for number in missing)
+    world, config = parallel.world(), job.config
+    rows = [
+        np.arange(start, min(start + config.shard_size, len(images)))
+        for start in range(0, len(images), config.shard_size)
+    ]
+    paths = [job.folder / shards.shard_name(split, number) for number in range(len(rows))]
+    missing = _missing(paths)
+    done = len(images) - sum(len(rows[number]) for number in missing)
+    before = done
     progress.start(f"encoding {split} images", len(images), "images", done=done)
-    with stop_flag() as stop, ThreadPoolExecutor(1) as writer:
-        writing: list[Future[None]] = []
+    batches = {
+        number: [
+            rows[number][start : start + config.batch_size] for start in range(0, len(rows[number]), config.batch_size)
+        ]
+        for number in missing[world.rank :: world.size]
+    }
+    writing: dict[int, Future[_Part]] = {}
+    squares = images.batches([batch for own in batches.values() for batch in own])
+    with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer, closing(squares):
         for first in range(0, len(missing), world.size):
             turn = missing[first : first + world.size]
-            samples: list[shards.LatentSample] = []
             for number in turn[world.rank : world.rank + 1]:
-                rows = np.arange(starts[number], starts[number] + sizes[number])
-                for indices, pixels in images.in_turn(config.batch_size, rows):
-                    samples += _latents(images, indices, pixels, config.data.flip, autoencoder, policy)
+                samples: list[shards.LatentSample] = []
+                for some in _samples(images, batches[number], squares, flip, job):
+                    samples += some
                     progress.update(done + len(samples))
                     if stop:
                         break
-            for pending in writing:
+            for pending in writing.values():
                 pending.result()
             if parallel.heed(stop):
-                raise stop.stopped(f"after {starts[turn[0]]:,} {split} images")
-            writing = [
-                writer.submit(shards.write_shard, folder / names[number], starts[number], samples)
-                for number in turn[world.rank : world.rank + 1]
-            ]
-            done += sum(sizes[number] for number in turn)
-        for pending in writing:
+                raise stop.stopped(f"after {rows[turn[0]][0]:,} {split} images")
+            for number in turn[world.rank : world.rank + 1]:
+                writing[number] = writer.submit(_write, paths[number], int(rows[number][0]), samples)
+            done += sum(len(rows[number]) for number in turn)
+        for pending in writing.values():
             pending.result()
     parallel.exchange()
     progress.finish()
-    return names
+
+    def parts() -> Iterator[_Part]:
+        for number, path in enumerate(paths):
+            yield writing[number].result() if number in writing else _read(path, int(rows[number][0]))
+
+    return parts(), len(images) - before
 
 
-def _missing(folder: Path, names: list[str]) -> list[int]:
+def _missing(paths: list[Path]) -> list[int]:
     """List the numbers of the shards that are not there, as the first process sees it: one may be written meanwhile."""
-    there = [(folder / name).exists() for name in names]
+    there = [path.exists() for path in paths]
     return [number for number, found in enumerate(parallel.as_leader_sees(there)) if not found]
 
 
+def _samples(
+    images: ImageLoader, batches: list[np.ndarray], squares: Iterator[np.ndarray], flip: bool, job: _Job
+) -> Iterator[list[shards.LatentSample]]:
+    """Yield the samples of each batch of indices, fetched while the device has the next batch to work on."""
+    previous: tuple[np.ndarray, dict[str, torch.Tensor]] | None = None
+    for indices in batches:
+        fields = _encoded(next(squares), flip, job)
+        if previous is not None:
+            yield _fetched(images, *previous)
+        previous = indices, fields
+    if previous is not None:
+        yield _fetched(images, *previous)
+
+
 @torch.no_grad()
-def _latents(
-    images: ImageLoader,
-    indices: np.ndarray,
-    pixels: np.ndarray,
-    flip: bool,
-    autoencoder: TrainedAutoencoder,
-    policy: Policy,
-) -> list[shards.LatentSample]:
-    """Encode one batch, and its mirror image where asked, into samples."""
-    batch = as_tensor(pixels).to(policy.device)
-    fields: dict[str, np.ndarray] = {}
+def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tensor]:
+    """Encode one batch, and its mirror image where asked: by field, float16 (B, C, h, w) on the device."""
+    batch = as_tensor(pixels).to(job.policy.device)
+    fields: dict[str, torch.Tensor] = {}
     for prefix, view in (("", batch), ("flip.", batch.flip(-1)))[: 2 if flip else 1]:
-        with policy.autocast():
-            mean, std = autoencoder.network.posterior(view)
-        fields[f"{prefix}npy"] = _half(mean)
+        with job.policy.autocast():
+            mean, std = job.network.posterior(view)
+        fields[f"{prefix}npy"] = mean.half()
         if std is not None:
-            fields[f"{prefix}std.npy"] = _half(std)
+            fields[f"{prefix}std.npy"] = std.half()
+    return fields
+
+
+def _fetched(images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.Tensor]) -> list[shards.LatentSample]:
+    """Bring a batch's latents here. Raises DataError where they are not finite."""
+    arrays = {field: latents.cpu().numpy() for field, latents in fields.items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise DataError(
+            "the autoencoder encodes to latents that are not finite in float16",
+            "use one with a trained encoder: a VQ-VAE that went through `ldm export` only decodes",
+        )
     return [
         shards.LatentSample(
-            {field: values[row] for field, values in fields.items()},
+            {field: array[row] for field, array in arrays.items()},
             int(images.labels[index]),
             images.source.names[index],
         )
@@ -171,20 +223,28 @@ def _latents(
     ]
 
 
-def _half(latents: torch.Tensor) -> np.ndarray:
-    half = latents.float().half()
-    if not bool(torch.isfinite(half).all()):
-        raise DataError(
-            "the autoencoder encodes to latents that are not finite in float16",
-            "use one with a trained encoder: a VQ-VAE that went through `ldm export` only decodes",
-        )
-    return half.cpu().numpy()
+def _write(path: Path, first_key: int, samples: list[shards.LatentSample]) -> _Part:
+    return _Part(shards.write_shard(path, first_key, samples), _measured(samples))
 
 
-def _statistics(folder: Path, names: list[str], shape: tuple[int, int, int]) -> dict[str, list[float]]:
-    """Measure each channel's mean and deviation over the training shards, float64."""
-    latents = shards.LatentSet(folder, "train", names, shape)
-    measured = LatentStatistics(shape[0])
-    for start in range(0, len(latents), 1024):
-        measured.add(latents.batch(np.arange(start, min(start + 1024, len(latents)))))
-    return {"mean": measured.mean.tolist(), "std": measured.std.tolist()}
+def _read(path: Path, first_key: int) -> _Part:
+    shard, samples = shards.load_shard(path, first_key)
+    return _Part(shard, _measured(samples))
+
+
+def _measured(samples: list[shards.LatentSample]) -> LatentStatistics:
+    """Measure one shard's latents, in pieces that begin with it: the same whether it was just written or read."""
+    statistics = LatentStatistics(len(samples[0].arrays["npy"]))
+    for start in range(0, len(samples), _MEASURED_AT_ONCE):
+        some = [sample.arrays["npy"] for sample in samples[start : start + _MEASURED_AT_ONCE]]
+        # In one order of memory, that of a shard: sums are rounded in the order in which they walk it.
+        statistics.add(torch.from_numpy(np.ascontiguousarray(np.stack(some))))
+    return statistics
+
+
+def _statistics(parts: list[_Part], channels: int) -> dict[str, list[float]]:
+    """Return each channel's mean and deviation over the training shards, float64."""
+    whole = LatentStatistics(channels)
+    for part in parts:
+        whole.merge(part.statistics)
+    return {"mean": whole.mean.tolist(), "std": whole.std.tolist()}

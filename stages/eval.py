@@ -70,8 +70,9 @@ def judge_samples(config: Eval, progress: Progress) -> Outcome:
             require_enough(len(limited(real_images, config)), len(limited(samples, config)))
         judged = as_input(made, folder) if made else {"path": str(where), "fingerprint": samples.fingerprint()}
         work = claim(folder, "eval", config, {"samples": judged, "extractor": its_input, "reference": reference})
+        next_commands = [command_line("sweep", config), command_line("report", config)]
         if work.complete:
-            return concluded(work)
+            return concluded(work, next_commands)
         fakes = image_loader(limited(samples, config), data, "sample", progress)
         fake = extract(extractor, batches(fakes, config, progress, "samples"))
         outputs, pictures = [], []
@@ -90,7 +91,7 @@ def judge_samples(config: Eval, progress: Progress) -> Outcome:
             pictures += _nearest(folder, fakes, fake, reals, real)
         pictures += _confusion(folder, fake, fakes.source, extractor)
         conditions = {**_conditions(made, where), "reference": reference["path"]}
-        return conclude(work, "samples", report, conditions, outputs, pictures)
+        return conclude(work, "samples", report, conditions, outputs, pictures, next_commands)
 
 
 def _samples_folder(config: Eval) -> Path:

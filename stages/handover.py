@@ -14,10 +14,12 @@ import yaml
 from torch import Tensor
 
 from ..core import artifacts, parallel
+from ..core.allocator import keep_freed_memory
 from ..core.artifacts import Artifact, Identity, Workspace
 from ..core.autoencoders import registry
 from ..core.autoencoders.interface import Autoencoder
 from ..core.autoencoders.lpips import LPIPS
+from ..core.data.exclusion import Exclusion, read_exclusion
 from ..core.data.loading import ImageLoader, Preparation
 from ..core.data.sources import ImageSource, open_splits
 from ..core.diffusion.schedules import Schedule, schedule
@@ -28,10 +30,12 @@ from ..core.lock import occupy
 from ..core.objective import Objective
 from ..core.precision import Policy, resolve
 from ..core.progress import Progress
+from ..core.training import loop
 from .configs import OUTPUTS, Diffusion
-from .settings import Data, Machine, Run, Section, Stage, identity
+from .settings import Data, Machine, Run, Section, Stage, Train, identity, incidental
 
 Config = TypeVar("Config", bound=Stage)
+EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
 Group = TypeVar("Group", bound=Section)
 
 
@@ -47,7 +51,7 @@ def command_line(command: str, config: Run) -> str:
     if config.runs_dir != Path("runs"):
         words += ["--runs-dir", str(config.runs_dir)]
     if config.name != "default":
-        words += ["--name", config.name]
+        words += [config.name] if command == "report" else ["--name", config.name]
     return shlex.join(words)
 
 
@@ -63,7 +67,7 @@ def claim(
     made_by = shlex.join(["ldm", command, "-c", str(folder / artifacts.RECIPE)])
     kind = kind or OUTPUTS[command]
     recipe = yaml.safe_dump({command: settings}, sort_keys=False, allow_unicode=True)
-    wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config))
+    wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
     if not parallel.world().leads:
         return Workspace(folder, wanted, complete=bool(parallel.exchange()[0][0]))
     work = artifacts.claim(folder, wanted, config.replace)
@@ -77,21 +81,27 @@ def _defaults(config: Stage) -> dict[str, Any]:
 
 
 @contextmanager
-def occupied(folder: Path, machine: Machine) -> Iterator[Policy]:
+def occupied(folder: Path, machine: Machine, train: Train | None = None) -> Iterator[Policy]:
     """Set up the machine, join the other processes under torchrun, and hold a stage's folder for the block.
 
-    Only the process that leads may write there; see `core.lock.occupy` and `core.parallel.joined`.
+    Only the process that leads may write there; see `core.lock.occupy` and `core.parallel.joined`. train: how a stage
+    trains, refused with a ConfigError, before there is a folder, where the processes cannot share its batches.
     """
     policy = machine_policy(machine)
+    if train is not None:
+        loop.require_shares(train.batch_size, train.accumulate, parallel.announced().size)
     with parallel.joined(policy.device) as world, occupy(folder) if world.leads else nullcontext():
         yield policy
 
 
 def machine_policy(machine: Machine) -> Policy:
-    """Set up the device, the number format and the threads."""
+    """Set up the device, the number format, the threads and, for tensors on the CPU, its memory."""
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    return resolve(parallel.own_device(machine.device), machine.precision)
+    policy = resolve(parallel.own_device(machine.device), machine.precision)
+    if policy.device.type == "cpu":
+        keep_freed_memory()
+    return policy
 
 
 @dataclass(frozen=True)
@@ -118,13 +128,27 @@ class ImageSources:
     train: ImageSource
     val: ImageSource
     as_input: dict[str, Any]
+    exclude: Exclusion | None = None
 
-    def read(self, progress: Progress) -> ImageSets:
-        """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded."""
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The images as an input of a stage, and the list of those left out, where there is one."""
+        if self.exclude is None:
+            return {"data": self.as_input}
+        listed = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
+        return {"data": self.as_input, EXCLUDE: {**listed, "images": len(self.exclude.names)}}
+
+    def read(self, progress: Progress, keep: bool = True) -> ImageSets:
+        """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded.
+
+        keep: in memory, where they fit. A stage that needs each image once decodes it when its turn comes; but which
+        images are left out by data.on_error is known only when all were decoded, so that they are kept all the same.
+        """
         progress.note(self.described)
+        keep = keep or self.data.on_error == "skip"
         return ImageSets(
-            image_loader(self.train, self.data, "training", progress),
-            image_loader(self.val, self.data, "validation", progress),
+            image_loader(self.train, self.data, "training", progress, keep),
+            image_loader(self.val, self.data, "validation", progress, keep),
         )
 
     @property
@@ -134,7 +158,8 @@ class ImageSources:
         classes = f"{len(names)} classes: {_listed(names)}" if self.train.labelled else "one class, for want of folders"
         ignored = self.train.ignored
         aside = f"; left aside as no images: {_listed(ignored)}" if ignored else ""
-        return f"{self.data.source}: {images:,} images of {classes}{aside}"
+        without = f"; {len(self.exclude.names):,} left out by {self.exclude.path}" if self.exclude else ""
+        return f"{self.data.source}: {images:,} images of {classes}{aside}{without}"
 
 
 def _listed(names: Sequence[str], limit: int = 5) -> str:
@@ -145,20 +170,31 @@ def image_sources(data: Data) -> ImageSources:
     """Open the images that `data` names, and hash their contents. Raises ConfigError and DataError."""
     if data.source is None:
         raise ConfigError("no images given", "add --data FOLDER, or --data mnist for the built-in digits")
-    train, val = open_splits(data.source, data.validation, data.val_fraction)
+    exclude = exclusion_of(data)
+    train, val = open_splits(data.source, data.validation, data.val_fraction, exclude)
     fingerprint = sha256_json([train.fingerprint(), val.fingerprint()])
-    return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint})
+    return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint}, exclude)
 
 
-def image_loader(source: ImageSource, data: Data, role: str, progress: Progress) -> ImageLoader:
-    """Make a source's images readable as squares; those that cannot be decoded are named, and skipped if so wished."""
+def exclusion_of(data: Data) -> Exclusion | None:
+    """Read the list of images that `data` leaves out, if it names one."""
+    return read_exclusion(data.exclude) if data.exclude is not None else None
+
+
+def image_loader(source: ImageSource, data: Data, role: str, progress: Progress, keep: bool = True) -> ImageLoader:
+    """Make a source's images readable as squares; those that cannot be decoded are named, and skipped if so wished.
+
+    keep: in memory, where they fit.
+    """
     prepare = Preparation(
         image_size=data.image_size,
         background=_rgb(data.background),
         on_error=data.on_error,
         max_skipped=data.max_skipped,
-        cache_bytes=int(data.cache_gb * 2**30),
+        cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
     )
+    if not keep:
+        return ImageLoader(source, prepare)
     progress.start(f"reading {role} images", len(source), "images")
     loader = ImageLoader(source, prepare, lambda done, total: progress.update(done))
     progress.finish()

@@ -10,15 +10,17 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import files
 from ..core.artifacts import IDENTITY, MANIFEST, Artifact
+from ..core.data.exclusion import read_exclusion
 from ..core.errors import DataError, UserError
 from ..core.lock import owner
 from ..core.progress import Outcome, Progress
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
+from .best import told
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
-from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, recognise
-from .handover import data_of, image_sources, input_path
+from .directories import CHECKPOINT, NETWORK, Directory, as_recorded_now, best, checkpoints, find, recognise
+from .handover import EXCLUDE, data_of, image_sources, input_path
 from .settings import identity
 
 
@@ -85,6 +87,13 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
     kept = [str(int(each.path.name)) for each in checkpoints(directory.path)]
     if kept:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
+    if best_state := best(directory.path):
+        try:
+            rows["best state"] = f"{told(best_state.open())}: {best_state.path}"
+        except DataError as error:
+            rows["best state"] = f"damaged: {error.message}"
+    if artifact is not None and "best" in artifact.facts:
+        rows["best"] = told(artifact)
     rows["to check it"] = f"ldm verify {directory.path}"
     return rows
 
@@ -103,8 +112,8 @@ def _provenance(directory: Directory) -> Iterator[tuple[str, str]]:
     except DataError:
         return
     if isinstance(made, dict):
-        packages = made.get("packages")
-        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **(packages if packages else {})}
+        packages = made["packages"] if isinstance(made.get("packages"), dict) else {}
+        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **packages}
         yield "made at", str(made.get("created"))
         yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         yield "commit", str(made.get("git") or "not from a checkout")
@@ -126,7 +135,7 @@ def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
     """Yield `key=value` for the settings that are not the defaults of their stage."""
     command = MADE_BY.get(directory.kind)
     defaults: dict[str, Any] = dict(_leaves(identity(STAGES[command]()))) if command else {}
-    for key, value in _leaves(settings):
+    for key, value in _leaves(as_recorded_now(directory.kind, settings)):
         if key not in defaults or defaults[key] != value:
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 
@@ -148,6 +157,12 @@ def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
             found = image_sources(data_of(artifact)).as_input["fingerprint"]
         except UserError as error:
             return f"not to be had here ({error.message})"
+        return "still the same" if found == recorded else "changed since"
+    if role == EXCLUDE:
+        try:
+            found = read_exclusion(Path(artifact.manifest["inputs"][role]["path"])).sha256
+        except DataError:
+            return "not there"
         return "still the same" if found == recorded else "changed since"
     producer = recognise(input_path(artifact, role))
     if producer is None or not producer.is_stage:

@@ -21,7 +21,7 @@ from ..core.metrics.features import Extractor, open_extractor
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from .configs import Eval
-from .handover import as_input, command_line, output_folder
+from .handover import as_input, command_line, exclusion_of, output_folder
 from .settings import Data
 
 NUMBERS = "metrics.json"
@@ -76,7 +76,8 @@ def reference_images(config: Eval, data: Data, validation: bool = False) -> tupl
     elif data.source is None:
         raise ConfigError("the run does not say which images it was trained on", "give --reference")
     else:
-        source = open_splits(data.source, data.validation, data.val_fraction)[1 if validation else 0]
+        splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
+        source = splits[1 if validation else 0]
         path = f"{data.source} ({'validation' if validation else 'training'} images)"
     return source, {"path": path, "fingerprint": source.fingerprint()}
 
@@ -104,6 +105,7 @@ def conclude(
     conditions: dict[str, Any],
     outputs: list[str],
     pictures: list[str],
+    next_commands: list[str],
 ) -> Outcome:
     """Write the numbers beside their floor and conditions, and finish the judgement."""
     document = {
@@ -114,12 +116,14 @@ def conclude(
     }
     files.write_json(work.path / NUMBERS, document)
     work.commit([NUMBERS, *outputs, *pictures], {"numbers": report.numbers, "floor": report.floor})
-    return Outcome(work.path, summary=_shown(document), pictures=[work.path / name for name in pictures])
+    shown = [work.path / name for name in pictures]
+    return Outcome(work.path, summary=_shown(document), pictures=shown, next_commands=next_commands)
 
 
-def concluded(work: Workspace) -> Outcome:
+def concluded(work: Workspace, next_commands: list[str]) -> Outcome:
     """Return the outcome of a judgement that was finished before."""
-    return Outcome(work.path, already_complete=True, summary=_shown(read_judgement(work.path)))
+    shown = _shown(read_judgement(work.path))
+    return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
 
 
 def _shown(document: dict[str, Any]) -> dict[str, str]:

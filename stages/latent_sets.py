@@ -3,22 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import seeds
+from ..core import parallel, seeds
 from ..core.artifacts import Artifact, check_producer, open_artifact
 from ..core.conditioning.labels import LabelConditioning
+from ..core.data.latents import LatentSet, Reading, best_reading, read_table
 from ..core.data.order import spread
-from ..core.data.shards import LatentSet
+from ..core.data.shards import INDEX
 from ..core.errors import DataError
 from .handover import autoencoder_artifact, command_line, input_path
 from .settings import Run
 
 VALIDATION_SEED = 0
 _AT_ONCE = 64
+_HASHED_FIRST = 1 << 30  # bytes of shards, a second or two
 
 
 def open_latents(folder: Path | None, config: Run) -> tuple[Artifact, Artifact]:
@@ -41,17 +44,46 @@ class LatentSets:
     class_names: tuple[str, ...]
 
 
-def read_latents(latents: Artifact) -> LatentSets:
-    """Map the shards of finished latents. Raises DataError for a damaged index, or labels that are no class's."""
-    facts = latents.facts
-    shape = tuple(facts["latent_shape"])
-    train, val = (LatentSet(latents.path, split, facts["shards"][split], shape) for split in ("train", "val"))
+def read_latents(
+    latents: Artifact, reading: Reading | Literal["auto"] = "auto", device: torch.device | None = None
+) -> LatentSets:
+    """Open the shards of finished latents, after making sure that they are what was written.
+
+    reading: see `core.data.latents`; "auto" takes what they fit in. Shards of a gigabyte in all, and those without
+    checksums, are compared with the manifest first, by several processes each a share; larger sets, of which that would
+    take long, are compared with their checksums latent by latent, as they are read. Raises DataError for damage, or
+    for labels that are no class's.
+    """
+    facts, device = latents.facts, device or torch.device("cpu")
+    shape, names = tuple(facts["latent_shape"]), {split: facts["shards"][split] for split in ("train", "val")}
+    shards = [name for split in names.values() for name in split]
+    latents.verify(INDEX)
+    latents.verify_sizes(*shards)
+    tables = [read_table(latents.path, split, names[split], shape)[1] for split in names]
+    shard_bytes = sum(latents.manifest["files"][name]["bytes"] for name in shards)
+    if reading == "auto":
+        reading = best_reading(shard_bytes, sum(table.num_array_bytes for table in tables), device)
+    whole = shard_bytes <= _HASHED_FIRST or any(table.checksums is None for table in tables)
+    if whole:
+        _verify_together(latents, shards)
+    # What is read from the disk again and again is checked again and again.
+    trusted = whole and reading != "streamed"
+    train, val = (LatentSet(latents.path, split, names[split], shape, reading, device, trusted) for split in names)
     classes = LabelConditioning(len(facts["class_names"]))
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
             raise DataError(f"{latents.path} holds no {name} samples", latents.remedy)
         classes.check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val, tuple(facts["class_names"]))
+
+
+def _verify_together(latents: Artifact, shards: list[str]) -> None:
+    """Compare shards with the manifest, each process a share of them."""
+    world = parallel.world()
+    share = shards[world.rank :: world.size]
+    if share:
+        latents.verify(*share)
+    parallel.exchange()
 
 
 def training_latents(source: LatentSet, samples: np.ndarray, seed: int, positions: np.ndarray) -> Tensor:
@@ -67,7 +99,8 @@ def draw_latents(
     mean = source.batch(samples, flip)
     if not source.has_std:
         return mean
-    return mean + source.batch(samples, flip, std=True) * seeds.normal(seed, purpose, draws, source.shape)
+    noise = seeds.normal(seed, purpose, draws, source.shape).to(mean.device)
+    return mean + source.batch(samples, flip, std=True) * noise
 
 
 @dataclass(frozen=True)

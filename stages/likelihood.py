@@ -35,12 +35,12 @@ def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
         check_producer(source, "latents", latents)
         inputs = {"denoiser": as_input(source, folder), "latents": as_input(latents, folder)}
         work = claim(folder, "eval", config, inputs)
+        next_commands = [command_line("report", config)]
         if work.complete:
             shown = _shown(read_judgement(work.path)["numbers"])
-            return Outcome(work.path, already_complete=True, summary=shown)
-        latents.verify()
+            return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
         model = load_model(source, config, policy)
-        held_out = read_latents(latents).val
+        held_out = read_latents(latents, "streamed").val
         chosen = spread(len(held_out), config.limit or len(held_out))
         progress.start("bounding the likelihood", len(chosen), "latents")
 
@@ -74,7 +74,7 @@ def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
         }
         files.write_json(work.path / NUMBERS, {"of": "likelihood", "numbers": numbers, "conditions": conditions})
         work.commit([NUMBERS], {"numbers": numbers})
-    return Outcome(work.path, summary=_shown(numbers))
+    return Outcome(work.path, summary=_shown(numbers), next_commands=next_commands)
 
 
 def estimate_by(model: Model, policy: Policy) -> Estimate:

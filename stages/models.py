@@ -13,15 +13,20 @@ from ..core.denoisers import noisy_classifier
 from ..core.denoisers import registry as denoisers
 from ..core.errors import ConfigError
 from ..core.guided import Model
-from ..core.precision import Policy
+from ..core.precision import Policy, settle
+from .best import open_best
 from .configs import NOISY, Sample
 from .handover import autoencoder_artifact, command_line, diffusion_of, forward_process, input_path, load_autoencoder
 from .settings import Run
 
 
-def open_denoiser(folder: Path | None, config: Run) -> Artifact:
-    """Open a denoiser stage, by default the run's own. Raises DataError with the command that would make it."""
-    return open_artifact(folder or config.root / "dit", "dit", command_line("train-dit", config))
+def open_denoiser(folder: Path | None, config: Run, best: bool = False) -> Artifact:
+    """Open a denoiser stage, by default the run's own, or the best state that its training kept.
+
+    Raises DataError with the command that would make it.
+    """
+    folder, made_by = folder or config.root / "dit", command_line("train-dit", config)
+    return open_best(folder, made_by) if best else open_artifact(folder, "dit", made_by)
 
 
 def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
@@ -32,7 +37,7 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     facts = source.facts
     diffusion = diffusion_of(source)
     return Model(
-        network=denoisers.load(source.path / "final").to(policy.device).eval().requires_grad_(False),
+        network=settle(denoisers.load(source.path / "final"), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,

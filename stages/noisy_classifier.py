@@ -27,7 +27,7 @@ VALIDATION_SAMPLES = 1024
 def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier of a run's noisy latents. Returns where it lies."""
     folder = config.root / NOISY
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train) as policy:
         latents, source = open_latents(config.latents, config)
         if len(latents.facts["class_names"]) < 2:
             raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")
@@ -38,7 +38,6 @@ def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outco
         next_commands = [command_line("sample", config) + " --classifier-scale 2"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        latents.verify()
         task = NoisyClassifyingTask(config, network, latents, process, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         facts = loop.train(task, plan, policy, folder, progress)
@@ -95,7 +94,7 @@ class NoisyClassifyingTask:
         policy: Policy,
     ) -> None:
         self.seed, self.policy = config.seed, policy
-        self.latents = read_latents(latents)
+        self.latents = read_latents(latents, device=policy.device)
         self.num_samples = len(self.latents.train)
         self.schedule: Schedule = forward_process(Diffusion.model_validate(process))
         seeds.seed_everything(config.seed, "noisy classifier weights")
@@ -103,6 +102,7 @@ class NoisyClassifyingTask:
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""

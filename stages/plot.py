@@ -75,10 +75,10 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))
     check_producer(source, "latents", latents)
-    held_out = read_latents(latents).val
+    held_out = read_latents(latents, "streamed").val
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)
-    maybe_compile(model.network, config.machine.compile, policy.device)
+    maybe_compile(model.network, bool(config.machine.compile), policy.device)
     denoise = guided(model, asked, policy).denoise
 
     chosen = spread(len(held_out), config.count, config.seed)

@@ -22,6 +22,7 @@ from .handover import (
     as_input,
     autoencoder_artifact,
     claim,
+    command_line,
     data_of,
     image_loader,
     load_autoencoder,
@@ -46,8 +47,9 @@ def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
         held_out, reference = reference_images(config, data, validation=True)
         inputs = {"autoencoder": as_input(source, folder), "extractor": its_input, "reference": reference}
         work = claim(folder, "eval", config, inputs)
+        next_commands = [command_line("report", config)]
         if work.complete:
-            return concluded(work)
+            return concluded(work, next_commands)
         reconstruct = reconstruction_by(load_autoencoder(source, policy).network, policy)
         perceptual = load_perceptual(config.lpips, policy)
         originals = image_loader(limited(held_out, config), data, "reference", progress)
@@ -71,7 +73,7 @@ def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
         means = {name: float(values.mean()) for name, values in by_image.items()}
         report = Report({**means, **report.numbers}, report.floor, report.conditions)
         _write_worst_and_best(folder / PICTURE, originals, reconstruct, by_image["psnr"])
-        return conclude(work, LABEL, report, {"reference": reference["path"]}, [], [PICTURE])
+        return conclude(work, LABEL, report, {"reference": reference["path"]}, [], [PICTURE], next_commands)
 
 
 def reconstruction_by(autoencoder: Autoencoder, policy: Policy) -> Callable[[Tensor], Tensor]:

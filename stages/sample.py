@@ -3,16 +3,18 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..core import parallel
+from ..core.artifacts import Artifact
 from ..core.conditioning.classes import parse_classes
 from ..core.data.grid import animation, grid, scale_for
 from ..core.data.images import decode, write_png
 from ..core.files import sha256_json
-from ..core.generation import Sampling, check, chunk_size, generate
+from ..core.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
 from ..core.guided import Model
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
@@ -22,14 +24,13 @@ from .handover import as_input, claim, command_line, diffusion_of, occupied, out
 from .models import load_model, open_denoiser, open_guides, with_guides
 from .settings import identity
 
-DEFAULT_CFG = 3.0
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
 STRIP_IMAGES, STRIP_STEPS = 4, 10
 
 
 def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of the chosen classes. Returns where they lie."""
-    source = open_denoiser(config.denoiser, config)
+    source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
     class_names: list[str] = source.facts["class_names"]
     classes = parse_classes(config.classes, class_names)
     label = config.label or _label(config)
@@ -47,7 +48,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
         model = with_guides(load_model(source, config, policy), guides, config, policy)
-        maybe_compile(model.network, config.machine.compile, policy.device)
+        maybe_compile(model.network, bool(config.machine.compile), policy.device)
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
         names = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
@@ -62,7 +63,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
                 for name, label, seed in zip(names, labels, seed_indices, strict=True)
             ],
             "class_names": class_names,
-            "sampling": {**asdict(sampling), "steps": sampling.num_steps, "seed": config.seed},
+            "sampling": {**asdict(sampling), "steps": sampling.num_steps, "seed": config.seed, **_state(source)},
             "image_size": source.facts["image_size"],
         }
         work.commit(outputs, facts)
@@ -91,13 +92,19 @@ def sampling_of(config: Sample, has_null: bool) -> Sampling:
     )
 
 
+def _state(source: Artifact) -> dict[str, Any]:
+    """Say which state of the denoiser is sampled, where that is not its last."""
+    return {"checkpoint": f"best, after {source.facts['images_seen']:,} images"} if "best" in source.facts else {}
+
+
 def _label(config: Sample) -> str:
     """Name a sample folder after its settings: readable, and another one for every difference."""
     classes = "".join(c if c.isalnum() or c in "-," else "_" for c in config.classes)[:40]
     steps = config.steps if config.steps is not None else ""
     scale = sampling_of(config, has_null=True).cfg
     digest = sha256_json(identity(config))[:6]
-    return f"class-{classes}_cfg-{scale:g}_{config.sampler}{steps}_seed-{config.seed}_{digest}"
+    best = "_best" if config.checkpoint == "best" else ""
+    return f"class-{classes}{best}_cfg-{scale:g}_{config.sampler}{steps}_seed-{config.seed}_{digest}"
 
 
 def _draw(

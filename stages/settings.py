@@ -88,6 +88,18 @@ def identity(section: Section) -> dict[str, Any]:
     return chosen
 
 
+def incidental(section: Section) -> frozenset[str]:
+    """Return the other settings, dotted: those that only say how the work is done."""
+    names: set[str] = set()
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            names |= {f"{name}.{inner}" for inner in incidental(value)}
+        elif isinstance(field.json_schema_extra, dict) and not field.json_schema_extra["identity"]:
+            names.add(name)
+    return frozenset(names)
+
+
 class Machine(Section):
     """On what, and in which number format, a stage computes."""
 
@@ -95,7 +107,12 @@ class Machine(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "Number format of the networks; auto takes what the hardware is fast at.", "--precision"
     )
-    compile: bool = option(False, "Compile the networks with torch.compile.", "--compile/--eager", identity=False)
+    compile: bool | None = option(
+        None,
+        "Compile the networks with torch.compile; where nothing is said, in a long train-dit only.",
+        "--compile/--eager",
+        identity=False,
+    )
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch.", identity=False, ge=0)
 
 
@@ -107,6 +124,9 @@ class Data(Section):
         None, "Images held out; by default the source's own or a share of it.", "--val-data"
     )
     val_fraction: float = option(0.05, "Share held out, chosen by content hash, where nothing is given.", gt=0, lt=1)
+    exclude: Location | None = option(
+        None, "List of images to leave out, by name, as `ldm data dedup` writes it.", "--exclude"
+    )
     image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=4, le=4096)
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
     background: str = option(
@@ -124,7 +144,7 @@ class Train(Section):
 
     images: Count = option(1_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
     batch_size: int = option(64, "Images per optimizer step.", "--batch-size", ge=1)
-    accumulate: int = option(1, "Split each batch into this many passes to save memory.", ge=1)
+    accumulate: int = option(1, "Split each batch into this many passes to save memory.", identity=False, ge=1)
     lr: float = option(1e-4, "Peak learning rate.", "--lr", gt=0)
     warmup: Count = option(10_000, "Images over which the learning rate rises.")
     decay: Literal["constant", "cosine", "linear"] = option("constant", "Learning rate after warm-up.")

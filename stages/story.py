@@ -10,6 +10,7 @@ from ..core.errors import DataError
 from ..core.files import read_json
 from ..core.training import record
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
+from .directories import as_recorded_now
 from .judging import read_judgement
 from .settings import identity
 
@@ -93,7 +94,7 @@ def _folder(kind: str, command: str, folder: Path) -> Folder:
         config = _recorded(folder / IDENTITY)
     state = "unfinished" if artifact is None else "complete"
     lines = record.read(folder / record.METRICS)
-    return Folder(kind, command, folder, state, _changed(command, config), artifact, lines)
+    return Folder(kind, command, folder, state, _changed(kind, command, config), artifact, lines)
 
 
 def _recorded(path: Path) -> dict[str, Any]:
@@ -105,10 +106,10 @@ def _recorded(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _changed(command: str, config: dict[str, Any]) -> dict[str, str]:
+def _changed(kind: str, command: str, config: dict[str, Any]) -> dict[str, str]:
     """Return the settings, dotted, whose value is not the default."""
     default = dict(_leaves(identity(STAGES[command]())))
-    return {key: _text(value) for key, value in _leaves(config) if value != default.get(key)}
+    return {key: _text(value) for key, value in _leaves(as_recorded_now(kind, config)) if value != default.get(key)}
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -53,7 +53,8 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
             _draw_grid(points, drawn, folder / PICTURE)
             work.commit([TABLE, CURVES, PICTURE], {"rows": rows})
     summary = {f"cfg {row['cfg']:g}, {row['steps']} steps": _told(row) for row in rows}
-    return Outcome(folder, summary=summary, pictures=[folder / CURVES, folder / PICTURE])
+    pictures = [folder / CURVES, folder / PICTURE]
+    return Outcome(folder, summary=summary, pictures=pictures, next_commands=[command_line("report", config)])
 
 
 def _row(point: Point, judgement: Artifact) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
     if config.noisy:
         return train_noisy_classifier(config, progress)
     folder = output_folder(config, "train-classifier")
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train) as policy:
         if (config.root / "vqvae" / MANIFEST).exists():
             config = inherit_data(config, autoencoder_artifact(config.root / "vqvae", config))
         sources = image_sources(config.data)
@@ -41,7 +41,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
             raise DataError(
                 f"{sources.train.location} has one class: there is nothing to tell apart", "give labelled images"
             )
-        work = claim(folder, "train-classifier", config, {"data": sources.as_input})
+        work = claim(folder, "train-classifier", config, sources.inputs)
         next_commands = [command_line("eval", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
@@ -71,6 +71,7 @@ class ClassifyingTask:
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return images, labels and offsets."""

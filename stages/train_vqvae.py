@@ -35,10 +35,10 @@ CODEBOOK_IMAGES = 256
 def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     """Train an autoencoder, or take a finished one, and measure its latents. Returns where it lies."""
     folder = output_folder(config, "train-vqvae")
-    with occupied(folder, config.machine) as policy:
+    with occupied(folder, config.machine, config.train if config.autoencoder is None else None) as policy:
         given = _given(config)
         sources = image_sources(config.data)
-        inputs = {"data": sources.as_input}
+        inputs = sources.inputs
         if config.autoencoder is not None:
             fingerprint = registry.fingerprint(config.autoencoder)
             inputs["autoencoder"] = {"path": config.autoencoder.as_posix(), "fingerprint": fingerprint}
@@ -167,11 +167,12 @@ class AutoencodingTask:
         self.lpips = LPIPS(config.loss.lpips).to(policy.device) if config.loss.lpips else None
         self.averaged: nn.Module = self.vqvae
         self.players: dict[str, nn.Module] = {"autoencoder": self.vqvae}
+        self.heeds_verdicts = True  # The codebook moves with them.
         if config.loss.adversarial_weight:
             self.players["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
         self.modules: nn.Module = nn.ModuleDict(self.players)
         for part in (self.vqvae.encoder, self.vqvae.decoder):
-            maybe_compile(part, config.machine.compile, policy.device)
+            maybe_compile(part, bool(config.machine.compile), policy.device)
         self.assignments: list[Assignment] = []
         self.decoded: list[torch.Tensor] = []
         self.clock = 0
@@ -198,9 +199,11 @@ class AutoencodingTask:
         """Move the codebook after a step that counts, by the vectors of all processes."""
         if accepted:
             generator = seeds.torch_generator(self.config.seed, "dead codes", self.clock)
-            vectors = parallel.gather_rows(torch.cat([each.vectors for each in self.assignments]))
-            indices = parallel.gather_rows(torch.cat([each.indices for each in self.assignments]))
-            self.vqvae.quantizer.update([Assignment(vectors, indices)], generator)
+            everyones = [
+                Assignment(parallel.gather_rows(each.vectors), parallel.gather_rows(each.indices))
+                for each in self.assignments
+            ]
+            self.vqvae.quantizer.update(everyones, generator)
             parallel.follow_leader(self.vqvae.quantizer.state_dict().values())
         self.assignments.clear()
         self.decoded.clear()

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..core import files
-from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer, filled
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer
 from ..core.autoencoders import registry as autoencoders
 from ..core.data import shards
 from ..core.data.images import decode
+from ..core.data.latents import read_table
 from ..core.denoisers import noisy_classifier
 from ..core.denoisers import registry as denoisers
 from ..core.errors import DataError, UserError
@@ -24,7 +25,17 @@ from ..core.training import checkpoint
 from ..core.weights import CONFIG
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .configs.folders import Verify
-from .directories import CHECKPOINT, NETWORK, Directory, checkpoints, find, imported_as, recognise
+from .directories import (
+    CHECKPOINT,
+    NETWORK,
+    Directory,
+    as_recorded_now,
+    best,
+    checkpoints,
+    find,
+    imported_as,
+    recognise,
+)
 from .handover import input_path
 from .settings import identity
 
@@ -95,17 +106,19 @@ def _checks(directory: Directory) -> Iterator[Check]:
 
 def _stage_checks(directory: Directory) -> Iterator[Check]:
     path = directory.path
+    remedy = f"remove {path}: the training that it is of is whole without" if directory.is_best else None
     try:
         artifact = directory.open()
     except DataError as error:
-        yield Check(partial(_fail, error.message, error.remedy), path)
+        yield Check(partial(_fail, error.message, remedy or error.remedy), path)
         if not directory.is_finished:
             yield from _unfinished_checks(directory)
     else:
         for name in artifact.manifest["files"]:
-            yield Check(partial(artifact.verify, name), path)
-        yield Check(partial(_identity_fits, artifact), path)
-        yield Check(partial(_recipe_fits, artifact), path)
+            yield Check(partial(_file_is_whole, artifact, name, remedy), path)
+        if not directory.is_best:
+            yield Check(partial(_identity_fits, artifact), path)
+            yield Check(partial(_recipe_fits, artifact), path)
         for role in PRODUCERS:
             if role in artifact.manifest["inputs"]:
                 yield Check(partial(_producer_fits, artifact, role), path)
@@ -113,6 +126,8 @@ def _stage_checks(directory: Directory) -> Iterator[Check]:
             yield Check(partial(_latents_fit, artifact), path, whole=True)
     for each in checkpoints(path):
         yield Check(partial(_checkpoint_loads, each.path), path)
+    if kept := best(path):
+        yield from _stage_checks(kept)
 
 
 def _unfinished_checks(directory: Directory) -> Iterator[Check]:
@@ -126,6 +141,13 @@ def _unfinished_checks(directory: Directory) -> Iterator[Check]:
 
 def _fail(message: str, remedy: str | None) -> None:
     raise DataError(message, remedy)
+
+
+def _file_is_whole(artifact: Artifact, name: str, remedy: str | None) -> None:
+    try:
+        artifact.verify(name)
+    except DataError as error:
+        raise DataError(error.message, remedy or error.remedy) from None
 
 
 def _checkpoint_loads(path: Path) -> None:
@@ -157,7 +179,10 @@ def _identity_fits(artifact: Artifact) -> None:
         role: entry.get("fingerprint") if isinstance(entry, dict) else None
         for role, entry in (recorded if isinstance(recorded, dict) else {}).items()
     }
-    if (found.get("kind"), found.get("config"), theirs) != (artifact.kind, artifact.config, inputs):
+    config = found.get("config")  # It was written when the directory was begun, perhaps by an earlier version.
+    settings = as_recorded_now(artifact.kind, config) if isinstance(config, dict) else None
+    known = as_recorded_now(artifact.kind, artifact.config)
+    if (found.get("kind"), settings, theirs) != (artifact.kind, known, inputs):
         message = f"{artifact.path / IDENTITY} is damaged: it says other settings or inputs than {MANIFEST}"
         raise DataError(message, artifact.remedy)
 
@@ -173,7 +198,7 @@ def _recipe_fits(artifact: Artifact) -> None:
         seen: Mapping[str, Any] = identity(STAGES[command].model_validate(settings))
     except (UserError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
-    if seen != filled(artifact.config, identity(STAGES[command]())):
+    if seen != as_recorded_now(artifact.kind, artifact.config):
         raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)
 
 
@@ -197,7 +222,7 @@ def _latents_fit(artifact: Artifact) -> None:
         if len(labels[split]) != count:
             message = f"{artifact.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
             raise DataError(message, artifact.remedy)
-        shards.LatentSet(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
+        read_table(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
     counts = np.bincount(labels["train"], minlength=len(facts["class_names"])).tolist()
     if counts != facts["class_counts"]:
         raise DataError(f"{artifact.path} holds other labels than its manifest says", artifact.remedy)

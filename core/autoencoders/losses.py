@@ -16,13 +16,13 @@ _LARGEST_WEIGHT = 1e4
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return the discriminator's loss, scalar: real patches are pushed above 1, reconstructed ones below -1."""
-    return (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()) / 2
+    """Return the discriminator's loss, scalar float32: real patches are pushed above 1, reconstructed ones below -1."""
+    return (F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()) / 2
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Return the autoencoder's adversarial loss, scalar: its patches should be taken for real."""
-    return -fake_logits.mean()
+    """Return the autoencoder's adversarial loss, scalar float32: its patches should be taken for real."""
+    return -fake_logits.float().mean()
 
 
 def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor) -> Tensor:

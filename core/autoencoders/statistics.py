@@ -17,15 +17,22 @@ class LatentStatistics:
         self._products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
 
     def add(self, latents: Tensor) -> None:
-        """Take in a batch (B, C, h, w) of any float type, on any device."""
-        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1)
+        """Take in a batch (B, C, h, w) of any float type, on any device, in any layout."""
+        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1).contiguous()  # Sums round by the layout.
         assert rows.shape[0] == len(self.mean), f"latents of shape {tuple(latents.shape)}"
-        count, mean = rows.shape[1], rows.mean(dim=1)
-        if count == 0:
-            return
+        if rows.shape[1]:
+            mean = rows.mean(dim=1)
+            centred = rows - mean[:, None]
+            self._merge(rows.shape[1], mean, centred @ centred.T)
+
+    def merge(self, other: "LatentStatistics") -> None:
+        """Take in what was measured elsewhere. The last digits depend on the order in which parts are taken in."""
+        if other.count:
+            self._merge(other.count, other.mean, other._products)
+
+    def _merge(self, count: int, mean: Tensor, products: Tensor) -> None:
         difference, total = mean - self.mean, self.count + count
-        centred = rows - mean[:, None]
-        self._products += centred @ centred.T + torch.outer(difference, difference) * (self.count * count / total)
+        self._products += products + torch.outer(difference, difference) * (self.count * count / total)
         self.mean = self.mean + difference * (count / total)
         self.count = total
 

@@ -48,7 +48,14 @@ _UPRIGHT = {
 def decode(
     data: bytes, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode an image file to RGB, uint8 (H, W, 3), upright as EXIF says.
+    """Decode an image file to RGB, uint8 (H, W, 3), as `decode_picture` does."""
+    return np.array(decode_picture(data, name, background, max_pixels))
+
+
+def decode_picture(
+    data: bytes, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Decode an image file to RGB, upright as EXIF says.
 
     Grey becomes three equal channels, 16 bits are scaled to 8, transparency is composited on `background`, CMYK is
     converted without a colour profile (embedded profiles are not applied), and of an animation the first frame is
@@ -59,7 +66,7 @@ def decode(
     if not data:
         raise DataError(f"{name} is empty", "remove the file or replace it")
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             _refuse_bomb(image.width * image.height, len(data), name, max_pixels)
             _refuse_unscaled_key(image, name)
             white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
@@ -68,13 +75,13 @@ def decode(
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                return _grey_16(np.asarray(upright), bits, white_is_zero)
+                return Image.fromarray(_grey_16(np.asarray(upright), bits, white_is_zero))
             if image.mode in ("I", "F") or image.mode.startswith("I;"):
                 kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
                 raise DataError(f"{name} holds {kind} pixels, whose range is unknown", "convert it to 8 or 16 bits")
             if upright.has_transparency_data or image.mode in ("La", "RGBa"):
-                return _composite(upright, background)
-            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+                return Image.fromarray(_composite(upright, background))
+            return upright if upright.mode == "RGB" else upright.convert("RGB")
     except Image.UnidentifiedImageError:
         remedy = "remove it, or convert it to JPEG, PNG or WebP"
         raise DataError(f"{name} is not an image that can be read (it starts with {data[:8]!r})", remedy) from None
@@ -84,7 +91,7 @@ def decode(
         raise DataError(f"{name} cannot be decoded: {error}", "replace or remove it, or skip broken images") from None
 
 
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     Image.preinit()
     return _FORMATS
 
@@ -125,17 +132,16 @@ def _composite(image: Image.Image, background: tuple[int, int, int]) -> np.ndarr
     return out
 
 
-def to_training(image: np.ndarray, size: int, crop: Crop = "adm") -> np.ndarray:
-    """Bring an RGB image, uint8 (H, W, 3), to the square of training, uint8 (size, size, 3).
+def to_training(image: np.ndarray | Image.Image, size: int, crop: Crop = "adm") -> np.ndarray:
+    """Bring an RGB image, uint8 (H, W, 3) or a picture, to the square of training, uint8 (size, size, 3).
 
     "adm" crops the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while the shorter side is at
     least twice `size`, bring it to `size` with a bicubic filter, cut out the centre. Smaller images are enlarged the
     same way. "stretch" brings both sides to `size` with a bicubic filter, and loses the aspect ratio.
     """
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    picture = Image.fromarray(image)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if picture.size == (size, size):
+        return np.array(picture)
     if crop == "stretch":
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
 

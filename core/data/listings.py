@@ -100,10 +100,7 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
         raise DataError(message, "move them into the folder of their class")
 
     folders = {name[len(prefix) :].split("/")[0] for name in listing.folders if name.startswith(prefix)} - {""}
-    empty = sorted(folders - tops) if tops else []
-    if empty:
-        message = f"{location} has a class folder without images: {prefix}{empty[0]}"
-        raise DataError(message, "add images to it, or move it elsewhere")
+    empty = [prefix + name for name in sorted(folders - tops)] if tops else []
 
     def fetch(row: int) -> bytes:
         return listing.read(found[row])
@@ -114,7 +111,7 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
     index = {key: label for label, key in enumerate(keys)}
     labels = np.array([index[name[len(prefix) :].split("/")[0]] for name in found], dtype=np.int64)
     class_names = human_names(keys, _classes_file(listing, prefix), location)
-    return image_source(location, found, fetch, labels, class_names, ignored)
+    return image_source(location, found, fetch, labels, class_names, ignored, empty)
 
 
 def class_order(keys: set[str]) -> list[str]:

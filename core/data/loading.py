@@ -1,7 +1,7 @@
 """Decoded batches of images for training: all at once in memory where they fit, else decoded as they are needed."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -68,7 +68,7 @@ class ImageLoader:
         """Return the images at `indices`, uint8 (B, size, size, 3), decoding in parallel what is not in memory."""
         return next(self.batches([indices]))
 
-    def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Iterator[np.ndarray]:
+    def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
         """Yield one batch per array of indices, in order, decoding up to `ahead` batches beyond the one in use."""
         waiting: deque[np.ndarray | list[Future[np.ndarray]]] = deque()
         try:
@@ -104,8 +104,8 @@ class ImageLoader:
         return np.stack(squares) if squares else np.empty((0, size, size, 3), dtype=np.uint8)
 
     def _square(self, source: ImageSource, index: int) -> np.ndarray:
-        image = source.image(index, self.prepare.background)
-        return to_training(image, self.prepare.image_size, self.prepare.crop)
+        picture = source.picture(index, self.prepare.background)
+        return to_training(picture, self.prepare.image_size, self.prepare.crop)
 
     def _decode_all(self, cache: np.ndarray | None, on_progress: Callable[[int, int], None] | None) -> None:
         """Decode every image into `cache`, if there is one, and leave the broken ones out."""

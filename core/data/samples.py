@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+from PIL import Image
 
 from ..errors import DataError
 from ..machine import num_cores
@@ -22,7 +23,8 @@ class ImageSource:
     """Labelled images. Sample i is `names[i]` with `labels[i]`; samples are in the order of their names.
 
     Without class folders or labels (`labelled` is False) there is one class, "all", and every label is 0.
-    `ignored` names visible files that are no images. Names hold bytes that are no UTF-8 as Python's surrogates.
+    `ignored` names visible files that are no images, `empty_folders` the class folders without any. Names hold bytes
+    that are no UTF-8 as Python's surrogates.
     """
 
     location: str
@@ -34,6 +36,7 @@ class ImageSource:
     labelled: bool = True
     ignored: tuple[str, ...] = ()
     digests: dict[int, bytes] = field(default_factory=dict, repr=False)  # by row, shared between subsets
+    empty_folders: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -42,22 +45,43 @@ class ImageSource:
         """Return the content of a sample: the bytes of its file, or uint8 (H, W) or (H, W, 3) where arrays are kept."""
         return self.fetch(int(self.rows[index]))
 
+    @property
+    def kept_as_arrays(self) -> bool:
+        """Whether samples are kept as pixels and not as files."""
+        try:
+            return bool(len(self)) and not isinstance(self.read(0), bytes)
+        except DataError:
+            return False
+
     def image(self, index: int, background: tuple[int, int, int] = images.WHITE) -> np.ndarray:
         """Decode a sample to RGB, uint8 (H, W, 3); DataError naming it when that cannot be done."""
-        content = self.read(index)
+        return self.decoded(index, self.read(index), background)
+
+    def decoded(
+        self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int] = images.WHITE
+    ) -> np.ndarray:
+        """Decode the content that was read of a sample, as `image` does."""
+        return np.array(self._picture(index, content, background))
+
+    def picture(self, index: int, background: tuple[int, int, int] = images.WHITE) -> Image.Image:
+        """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow."""
+        return self._picture(index, self.read(index), background)
+
+    def _picture(self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int]) -> Image.Image:
         if isinstance(content, bytes):
-            return images.decode(content, f"{self.location}: {self.names[index]}", background)
-        return content if content.ndim == 3 else np.repeat(content[:, :, None], 3, axis=2)
+            return images.decode_picture(content, f"{self.location}: {self.names[index]}", background)
+        return Image.fromarray(content).convert("RGB")
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
         row = int(self.rows[index])
         if row not in self.digests:
-            content = self.fetch(row)
-            if not isinstance(content, bytes):
-                content = repr(content.shape).encode() + content.tobytes()
-            self.digests[row] = hashlib.sha256(content).digest()
+            self.digests[row] = content_digest(self.fetch(row))
         return self.digests[row]
+
+    def remember(self, index: int, content: bytes | np.ndarray) -> bytes:
+        """Return the `content_hash` of a sample whose content was read, so that it need not be read again for it."""
+        return self.digests.setdefault(int(self.rows[index]), content_digest(content))
 
     def content_hashes(self) -> list[bytes]:
         """Return every sample's `content_hash`, in order, reading in parallel; read once, then remembered."""
@@ -98,6 +122,13 @@ class ImageSource:
         table = np.array([class_names.index(name) for name in self.class_names], dtype=np.int64)
         return replace(self, class_names=class_names, labels=table[self.labels])
 
+    def require_full_folders(self) -> "ImageSource":
+        """Return the source itself, or raise DataError naming a class folder without images."""
+        if self.empty_folders:
+            message = f"{self.location} has a class folder without images: {self.empty_folders[0]}"
+            raise DataError(message, "add images to it, or move it elsewhere")
+        return self
+
     def require_every_class(self) -> "ImageSource":
         """Return the source itself, or raise DataError naming the classes that have no image."""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
@@ -116,6 +147,7 @@ def image_source(
     labels: np.ndarray | None,
     class_names: Sequence[str] | None = None,
     ignored: Sequence[str] = (),
+    empty_folders: Sequence[str] = (),
 ) -> ImageSource:
     """Build a source, in the order of the names; `fetch(i)` gives the content of `names[i]`.
 
@@ -147,7 +179,15 @@ def image_source(
         raise DataError(f"{location}: {names[worst]} has label {labels[worst]}, not one of {known}", "mend the label")
     if class_names is None:
         class_names = _numbered(location, names, labels)
-    return ImageSource(location, tuple(class_names), ordered, labels[rows], fetch, rows, True, tuple(ignored))
+    source = ImageSource(location, tuple(class_names), ordered, labels[rows], fetch, rows, True, tuple(ignored))
+    return replace(source, empty_folders=tuple(empty_folders))
+
+
+def content_digest(content: bytes | np.ndarray) -> bytes:
+    """Return the sha256, 32 bytes, of a file's bytes, or of an array's shape and values."""
+    if not isinstance(content, bytes):
+        content = repr(content.shape).encode() + content.tobytes()
+    return hashlib.sha256(content).digest()
 
 
 def num_workers() -> int:

@@ -7,13 +7,14 @@ from pathlib import Path
 from ..errors import ConfigError, DataError
 from .archives import list_zip
 from .arrays import idx_pairs, parts_of_idx, parts_of_npz
+from .exclusion import Exclusion
 from .folders import list_folder
 from .listings import PART_NAMES, Parts, is_image, parts_of
 from .samples import ImageSource
 from .splits import split_by_content
 from .tars import expand_braces, open_tars, parts_of_tars
 
-__all__ = ["BUILTIN", "ImageSource", "open_source", "open_splits"]
+__all__ = ["BUILTIN", "ImageSource", "open_parts", "open_source", "open_splits", "split_by_fraction"]
 
 BUILTIN = ("mnist",)
 _KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist"
@@ -31,33 +32,58 @@ def open_source(location: str, split: str | None = None) -> ImageSource:
     return _open_part(_parts(location), location, split)
 
 
+def open_parts(location: str) -> dict[str, ImageSource]:
+    """Open all parts of what `open_source` opens, by name: "all", or some of "train", "val" and "test".
+
+    For looking at data as it is: classes and class folders without images are not refused here.
+    """
+    return {part: opened() for part, opened in _parts(location).items()}
+
+
 def open_splits(
-    location: str, val_location: str | None = None, val_fraction: float = 0.05
+    location: str,
+    val_location: str | None = None,
+    val_fraction: float = 0.05,
+    exclude: Exclusion | None = None,
 ) -> tuple[ImageSource, ImageSource]:
     """Open training and validation images with one list of class names, the training images'.
 
     Validation is `val_location` if given; else the data's own val part, or its test part; else about `val_fraction`
     of the images, chosen by the sha256 of their content, so that copies of an image stay on one side and the choice
-    does not depend on names or order. Raises DataError when validation has a class that training lacks, or when there
-    are too few images to split.
+    does not depend on names or order. What `exclude` lists is left out before that. Raises DataError when validation
+    has a class that training lacks, when there are too few images to split, or when `exclude` does not fit.
     """
     parts = _parts(location)
     train = _open_part(parts, location, None)
+    own = "all" if "all" in parts else "train"
+    held_out = None
     if val_location is not None:
         others = _parts(val_location)
         part = next((part for part in ("val", "test") if part in others), None)
-        return train, _open_part(others, val_location, part).with_classes(train.class_names)
-    for part in ("val", "test"):
-        if "train" in parts and part in parts:
-            return train, parts[part]().with_classes(train.class_names)
+        held_out = "val", _open_part(others, val_location, part)
+    elif own == "train":
+        part = next((part for part in ("val", "test") if part in parts), None)
+        held_out = (part, parts[part]().require_full_folders()) if part else None
 
+    used = [(own, train), *([held_out] if held_out else [])]
+    if exclude is not None:
+        named = {name for name, _ in used[1:]} if val_location is None else set()
+        used = exclude.leave_out(used, lambda: [(p, parts[p]()) for p in parts if p != own and p not in named])
+    train = used[0][1]
+    if held_out:
+        return train, used[1][1].with_classes(train.class_names)
+    return split_by_fraction(train, val_fraction)
+
+
+def split_by_fraction(source: ImageSource, val_fraction: float) -> tuple[ImageSource, ImageSource]:
+    """Split images that come without parts as `open_splits` does; what was hashed before is not read again."""
     if not 0 < val_fraction < 1:
         raise ConfigError(f"a validation fraction of {val_fraction} leaves one part empty", "choose between 0 and 1")
-    train_rows, val_rows = split_by_content(train.content_hashes(), train.labels, val_fraction)
+    train_rows, val_rows = split_by_content(source.content_hashes(), source.labels, val_fraction)
     if not len(val_rows):
-        message = f"{location} has too few different images to keep one for validation ({len(train)} in all)"
+        message = f"{source.location} has too few different images to keep one for validation ({len(source)} in all)"
         raise DataError(message, "add images, or name other images for validation")
-    return train.subset(train_rows), train.subset(val_rows)
+    return source.subset(train_rows), source.subset(val_rows)
 
 
 def _open_part(parts: Parts, location: str, split: str | None) -> ImageSource:
@@ -66,7 +92,7 @@ def _open_part(parts: Parts, location: str, split: str | None) -> ImageSource:
     if part not in parts:
         has = "no parts" if "all" in parts else f"only {', '.join(sorted(parts))}"
         raise DataError(f"{location} has {has}, not {part}", "choose another part, or name its folder itself")
-    source = parts[part]()
+    source = parts[part]().require_full_folders()
     return source.require_every_class() if part in ("all", "train") else source
 
 

@@ -167,6 +167,11 @@ class DiT(nn.Module):
         self._register_positions()
         self._initialise()
 
+    @property
+    def training_flops(self) -> float:
+        """About how many floating point operations a latent costs in a training step: 6 per token and weight."""
+        return 6.0 * self.config.num_tokens * sum(p.numel() for p in self.blocks.parameters())
+
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Return the output (B, C or 2C, H, W) in x's dtype.
 

@@ -41,6 +41,12 @@ def build(config: DiTConfig) -> DiT:
     raise AssertionError(f"no kind of denoiser has a {type(config).__name__}")
 
 
+def outline(config: DiTConfig, device: str = "meta") -> DiT:
+    """Build a network without drawing its weights; on the meta device, and for fake tensors, nothing is allocated."""
+    with torch.device(device), _NoNormalDraws():
+        return build(config)
+
+
 def save(model: DiT, folder: Path, extra: dict[str, Any] | None = None) -> None:
     """Write a network's weights and config into a folder; `extra` stands in config.json beside them."""
     kind = next(name for name, (_, network) in KINDS.items() if isinstance(model, network))
@@ -56,9 +62,7 @@ def load(folder: Path) -> DiT:
     config = _config(described, folder / CONFIG)
     tensors = read_weights(folder, described, REMEDY)
     _check_count(config, tensors, folder)
-    # On the meta device nothing is allocated or drawn; the loaded tensors then take the parameters' places.
-    with torch.device("meta"), _NoNormalDraws():
-        model = build(config)
+    model = outline(config)  # The loaded tensors take its parameters' places.
     load_into(model, tensors, folder / WEIGHTS, REMEDY, assign=True)
     return model.eval()
 

@@ -75,25 +75,37 @@ def evaluate(
     require_enough(len(real), len(fake), settings)
     numbers = compare(real.features, fake.features, extractor.name, settings)
     numbers |= score(fake.logits, extractor.name, settings)
-    chosen, rest = split_reference(len(real), len(fake), settings.seed)
-    floor = compare(real.features[rest], real.features[chosen], extractor.name, settings)
+    chosen, _ = split_reference(len(real), len(fake), settings.seed)
+    floor = compare_reals(real, len(fake), extractor.name, settings)
     floor |= score(real.logits[chosen], extractor.name, settings)
     if labels is not None:
         if class_names is None or extractor.class_names is None:
             raise ConfigError(f"the {extractor.name} extractor has no class names", "use one that knows the classes")
         columns = class_columns(class_names, extractor.class_names)
         numbers |= class_accuracy(fake.logits, labels, columns, extractor.name)
-    conditions = {
+    conditions = conditions_of(extractor, len(real), len(fake), settings)
+    return Report(numbers, floor, conditions)
+
+
+def compare_reals(real: Features, num_samples: int, extractor_name: str, settings: Settings) -> dict[str, float]:
+    """Return the floor of `compare`: some real images, as many as there are samples if may be, against the rest."""
+    chosen, rest = split_reference(len(real), num_samples, settings.seed)
+    return compare(real.features[rest], real.features[chosen], extractor_name, settings)
+
+
+def conditions_of(extractor: Extractor, num_reference: int, num_samples: int, settings: Settings) -> dict[str, Any]:
+    """Return what the numbers depend on besides the images and how they were drawn, JSON."""
+    chosen, rest = split_reference(num_reference, num_samples, settings.seed)
+    return {
         "extractor": extractor.name,
         "weights_sha256": extractor.weights_sha256,
         "resize": extractor.resize,
-        "n_reference": len(real),
-        "n_samples": len(fake),
+        "n_reference": num_reference,
+        "n_samples": num_samples,
         "n_floor": [len(rest), len(chosen)],
         **asdict(settings),
-        "kernel_subset_size": min(settings.kernel_subset_size, len(real), len(fake)),
+        "kernel_subset_size": min(settings.kernel_subset_size, num_reference, num_samples),
     }
-    return Report(numbers, floor, conditions)
 
 
 def compare(real: Tensor, fake: Tensor, extractor_name: str, settings: Settings | None = None) -> dict[str, float]:

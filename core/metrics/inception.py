@@ -37,8 +37,8 @@ class Inception(nn.Module):
 def load_inception(path: Path | None, download: bool = False) -> tuple[Inception, Path]:
     """Open the network of the FID from a local file, or after an explicit download; also return the file.
 
-    The file's sha256 is compared before it is unpickled. Raises ConfigError when torch-fidelity is not installed or no
-    file was given, DataError when the file is missing or another.
+    The file's sha256 is compared before it is unpickled. Raises ConfigError when torch-fidelity or the torchvision it
+    needs is not installed, or no file was given; DataError when the file is missing or another.
     """
     build = _torch_fidelity()
     if path is None and not download:
@@ -56,7 +56,10 @@ def _torch_fidelity() -> Callable[..., Any]:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
         message = f"the inception extractor needs torch-fidelity, and the module {error.name} is not installed"
-        raise ConfigError(message, "pip install 'ldm[fid]'") from None
+        raise ConfigError(message, "pip install torch-fidelity") from None
+    except RuntimeError as error:
+        message = f"the inception extractor needs torchvision, which does not fit this torch: {error}"
+        raise ConfigError(message, "install the torchvision that belongs to it, from where torch is from") from None
     build: Callable[..., Any] = FeatureExtractorInceptionV3
     return build
 

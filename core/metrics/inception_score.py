@@ -7,14 +7,15 @@ from ..seeds import generator
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:
-    """Return mean and standard deviation over `splits` equal parts, in a shuffled order; between 1 and K.
+    """Return mean and standard deviation over `splits` parts as equal as can be, in a shuffled order; between 1 and K.
 
     logits (N, K), N ≥ splits. With one split the order does not matter.
     """
     assert logits.ndim == 2 and 1 <= splits <= len(logits)
     order = torch.from_numpy(generator(seed, "inception score").permutation(len(logits)))
     log_p = logits.cpu().double()[order].log_softmax(1)
-    scores = torch.stack([_score(part) for part in log_p.tensor_split(splits)])
+    ends = [number * len(log_p) // splits for number in range(1, splits)]
+    scores = torch.stack([_score(part) for part in log_p.tensor_split(ends)])
     return float(scores.mean()), float(scores.std(correction=0))
 
 

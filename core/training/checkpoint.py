@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from .. import files
+from .. import files, tensor_file
 from ..errors import DataError, Diverged
-from ..weights import read_safetensors
+from ..gathering import Scattered, scattered
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -24,6 +25,8 @@ SCHEMA = 1
 TIME_CONVENTION = "t = 0 is data, t = 1 is noise"
 
 Tensors = Mapping[str, torch.Tensor]
+Read = Callable[[Path], dict[str, torch.Tensor]]
+"""Path of a safetensors file → what this process wants of its tensors, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +38,20 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(folder: Path, images: int, groups: Mapping[str, Tensors], state: Mapping[str, Any], keep: int) -> Path:
+def save(
+    folder: Path, images: int, groups: Mapping[str, Tensors | Scattered], state: Mapping[str, Any], keep: int
+) -> Path:
     """Write a checkpoint after `images` images and keep the `keep` newest up to it. Returns its directory.
 
     Those of more images than these were passed over as damaged when training went on from an earlier one; they go.
     Raises Diverged, writing nothing, when a tensor is not finite.
     """
     assert keep > 0, f"keep {keep}"
-    for name, tensors in groups.items():
-        _check_finite(name, tensors)
     final = path_of(folder, images)
-    if final.exists():
-        shutil.rmtree(final)
-    with files.new_directory(final) as temporary:
+    with files.new_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
-            save_file(
-                {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-                temporary / f"{name}.safetensors",
-            )
+            group = tensors if isinstance(tensors, Scattered) else scattered(tensors)
+            tensor_file.write(temporary / f"{name}.safetensors", group.specs, _finite(name, group))
         files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
         files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table, "sha256": files.sha256_json(table)})
@@ -69,8 +68,8 @@ def path_of(folder: Path, images: int) -> Path:
     return folder / FOLDER / f"{images:010d}"
 
 
-def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """Load the newest checkpoint that verifies, None where there is none.
+def newest(folder: Path, warn: Callable[[str], None], read: Read = load_file) -> Checkpoint | None:
+    """Load the newest checkpoint that verifies, None where there is none. read: see `load`.
 
     A damaged one is named through `warn` and passed over. Raises DataError when there are some and all are damaged.
     """
@@ -79,7 +78,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     found = saved(folder)
     for path in reversed(found):
         try:
-            return load(path)
+            return load(path, read)
         except DataError as error:
             warn(f"passing over a damaged checkpoint: {error.message}")
     if found:
@@ -95,8 +94,8 @@ def saved(folder: Path) -> list[Path]:
     return sorted((path for path in (folder / FOLDER).iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
 
 
-def load(path: Path) -> Checkpoint:
-    """Load one checkpoint. Raises DataError naming the file that is missing or damaged."""
+def load(path: Path, read: Read = load_file) -> Checkpoint:
+    """Load one checkpoint, of its tensors what `read` reads. Raises DataError naming the file missing or damaged."""
     manifest = files.read_json(path / MANIFEST)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
@@ -115,12 +114,21 @@ def load(path: Path) -> Checkpoint:
         if files.sha256_file(file) != digest:
             raise DataError(f"{file} is damaged: its sha256 differs from {MANIFEST}")
         if file.suffix == ".safetensors":
-            groups[file.stem] = read_safetensors(file, None)
+            try:
+                groups[file.stem] = read(file)
+            except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+                raise DataError(f"{file} is damaged: {error}") from None
     return Checkpoint(path, groups, files.read_json(path / STATE))
 
 
-def _check_finite(group: str, tensors: Tensors) -> None:
-    for name, tensor in tensors.items():
+def _finite(group: str, tensors: Scattered) -> Callable[[str], torch.Tensor]:
+    """Return how a group's tensors are read, with Diverged for one that is not finite."""
+
+    def read(name: str) -> torch.Tensor:
+        tensor = tensors.read(name)
         if not bool(torch.isfinite(tensor).all()):
             remedy = "lower the learning rate; the last checkpoint is finite"
             raise Diverged(f"training diverged: {name} ({group}) is no longer finite", remedy)
+        return tensor
+
+    return read

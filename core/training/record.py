@@ -10,6 +10,7 @@ from .. import files
 
 METRICS = "metrics.jsonl"
 _LARGEST = 1e150
+CONDITIONS = "conditions"  # of a measurement: a table in its line
 
 
 class Meter:
@@ -42,12 +43,25 @@ class Meter:
 
 
 class Record:
-    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint."""
+    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint.
 
-    def __init__(self, folder: Path, images: int, mirror: Callable[[dict[str, Any]], None] | None = None) -> None:
+    without: a key whose lines at the checkpoint itself go as well: what they tell is told again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        images: int,
+        mirror: Callable[[dict[str, Any]], None] | None = None,
+        without: str | None = None,
+    ) -> None:
         self.path = folder / METRICS
         self.mirror = mirror
-        kept = [line for line in read(self.path) if line["images"] <= images]
+        kept = [
+            line
+            for line in read(self.path)
+            if line["images"] < images or (line["images"] == images and without not in line)
+        ]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_bytes(self.path, text.encode())
 
@@ -71,7 +85,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
-            line = {name: value for name, value in line.items() if _is_number(value)}
+            measured = isinstance(line.get(CONDITIONS), dict)  # Such lines hold tables, too.
+            line = {k: v for k, v in line.items() if _is_number(v) or (measured and isinstance(v, dict))}
             if isinstance(line.get("images"), int):
                 lines.append(line)
     return lines
@@ -111,7 +126,7 @@ def tensorboard_mirror(folder: Path) -> Callable[[dict[str, Any]], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install 'ldm[tensorboard]'") from None
+        raise ConfigError("train.tensorboard needs the package tensorboard", "pip install tensorboard") from None
     writer = SummaryWriter(folder / "tensorboard")
 
     def mirror(line: dict[str, Any]) -> None:

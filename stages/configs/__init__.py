@@ -3,11 +3,12 @@
 from ..settings import Stage
 from .autoencoder import Encode, TrainVQVAE
 from .classifier import NoisyClassifierModel, TrainClassifier
-from .denoiser import Diffusion, Preview, TrainDiT
+from .denoiser import BEST, Diffusion, Metrics, Preview, TrainDiT
 from .evaluation import Eval
 from .sampling import Sample
 
 __all__ = [
+    "BEST",
     "MADE_BY",
     "NOISY",
     "OUTPUTS",
@@ -15,6 +16,7 @@ __all__ = [
     "Diffusion",
     "Encode",
     "Eval",
+    "Metrics",
     "NoisyClassifierModel",
     "Preview",
     "Sample",

@@ -6,6 +6,8 @@ from pydantic import model_validator
 
 from ..settings import Count, Location, Machine, Section, Stage, Train, option, section
 
+BEST = "best"  # in a denoiser's folder: its state that measured best, a folder of the same kind
+
 ScheduleName = Literal["linear", "scaled-linear", "cosine", "quadratic", "sigmoid", "rectified-flow"]
 
 
@@ -80,8 +82,36 @@ class Preview(Section):
     steps: int = option(30, "DDIM steps.", identity=False, ge=1)
 
 
+class Metrics(Section):
+    """Numbers of samples while training, always of the same seeds: drawn as `ldm sample` does, judged as `ldm eval`."""
+
+    every: Count = option(
+        0, "Images between measurements of samples; 0 switches them off.", "--metrics-every", identity=False
+    )
+    num: Count = option(500, "Samples drawn, of all classes alike.", identity=False, ge=10)
+    seed: int = option(0, "Seed of the first sample.", identity=False, ge=0, lt=2**62)
+    cfg: float | None = option(None, "Guidance scale; by default that of `ldm sample`.", identity=False, ge=0)
+    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("dpmpp-2m", "Sampler.", identity=False)
+    steps: int | None = option(None, "Steps; by default the sampler's own number.", identity=False, ge=1)
+    reference: str | None = option(None, "Data source to compare with; by default the training images.", identity=False)
+    limit: Count = option(5_000, "Reference images at most; 0 is no limit.", identity=False)
+    features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
+        "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", identity=False
+    )
+    weights: Location | None = option(None, "File or folder with the extractor's weights.", identity=False)
+    best: Literal["frechet", "kernel", "precision", "recall", "class_accuracy", "loss"] = option(
+        "frechet", "Number by which the best state is kept; loss is the validation loss.", identity=False
+    )
+
+
 class DiTTrain(Train):
     images: Count = option(2_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    shard: bool = option(
+        False,
+        "Under torchrun: let each process hold only its part of weights and optimizer.",
+        "--shard",
+        identity=False,
+    )
 
 
 class TrainDiT(Stage):
@@ -93,6 +123,18 @@ class TrainDiT(Stage):
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null class; 0 gives up guidance.", "--label-dropout", ge=0, lt=1
     )
+    reading: Literal["auto", "held", "mapped", "streamed"] = option(
+        "auto",
+        "Latents held on the device, mapped into memory, or streamed from the disk; auto takes what they fit in.",
+        identity=False,
+    )
     train: DiTTrain = section(DiTTrain)
     preview: Preview = section(Preview)
+    metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)
+
+    @model_validator(mode="after")
+    def _samples_are_not_drawn_by_a_network_in_parts(self) -> "TrainDiT":
+        if self.metrics.every and self.train.shard:
+            raise ValueError("metrics.every needs the whole network in each process: leave it or --shard out")
+        return self

@@ -11,6 +11,9 @@ class Sample(Stage):
     """Settings of `ldm sample`."""
 
     denoiser: Location | None = option(None, "Denoiser stage to sample; by default the run's own.", "--denoiser")
+    checkpoint: Literal["final", "best"] = option(
+        "final", "Weights at the end of the training, or the best that metrics.every has seen.", "--checkpoint"
+    )
     label: str | None = option(
         None, "Name of the output under samples/; by default made from the settings.", "--label", False
     )

@@ -4,14 +4,17 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ldm.cli.console import Plain, open_console, outcome_lines, progress_line
 from ldm.cli.events import Events
+from ldm.cli.live import _rows
 from ldm.cli.pace import Pace, brief, duration
 from ldm.core.progress import Outcome
 
@@ -39,7 +42,7 @@ def test_a_plain_line_is_written_once_an_interval() -> None:
         clock.now += 1
         console.update(200 + 20 * step, loss=1 / step)
     console.finish()
-    assert log.getvalue().splitlines() == [
+    assert re.sub(r"  memory \d+\.\d GB\n", "\n", log.getvalue()).splitlines() == [
         "training: 1,000 images, 200 done before",
         "training: 400 of 1,000 images (40%)  20 images/s  30 s left  loss 0.1",
         "training: 600 of 1,000 images (60%)  20 images/s  20 s left  loss 0.05",
@@ -47,10 +50,21 @@ def test_a_plain_line_is_written_once_an_interval() -> None:
     ]
 
 
+def test_lines_come_rarer_in_work_that_takes_long() -> None:
+    clock, log = Clock(), io.StringIO()
+    console = Plain(log, io.StringIO(), interval=10, clock=clock)
+    console.start("training", 10_000, "images")
+    for step in range(1, 1201):
+        clock.now += 1
+        console.update(step)
+    told = [int(line.split()[1].replace(",", "")) for line in log.getvalue().splitlines()[1:]]
+    assert told == [*range(10, 600, 10), *range(650, 1201, 60)]
+
+
 def test_a_last_batch_that_overshoots_is_not_more_than_all() -> None:
     pace = Pace("training", 2000, "images", clock=Clock())
     pace.update(2048, {})
-    assert progress_line(pace) == "training: 2,048 of 2,000 images (100%)"
+    assert progress_line(pace).startswith("training: 2,048 of 2,000 images (100%)")
 
 
 def test_short_work_inside_other_work_is_not_worth_a_line() -> None:
@@ -147,6 +161,7 @@ def test_every_event_is_one_line_of_json() -> None:
     assert kinds == ["start", "progress", "progress", "progress", "progress", "note", "warning", "finish", "outcome"]
     assert events[0] == {"event": "start", "title": "t", "total": 10, "unit": "images", "done": 2}
     assert events[2]["rate"] == pytest.approx(2) and events[2]["numbers"] == {"loss": None}
+    assert events[2]["memory_bytes"] > 1e6 and events[2]["gpu_memory_bytes"] is None
     assert events[-1]["directory"] == "runs/x/dit" and events[-1]["next_commands"] == ["ldm sample --name x"]
 
 
@@ -158,6 +173,36 @@ def test_quiet_events_are_warnings_only() -> None:
     console.finish()
     console.outcome("sample", OUTCOME)
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["warning"]
+
+
+def laid_out(width: int) -> list[str]:
+    """Return what a terminal of so many columns shows of a training that is under way."""
+    clock = Clock()
+    pace = Pace("training", 2_000_000, "images", clock=clock)
+    clock.now += 60
+    pace.update(1_024_000, {"val_loss": 0.5123, "frechet_distance": 12.34, "loss": 0.0625})
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=True)
+    for row in _rows(pace, width, "memory 1.2 GB"):
+        console.print(row)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    return [re.sub(r"\033\[[0-9;]*m", "", line).rstrip() for line in shown.splitlines()]
+
+
+@pytest.mark.parametrize("width", [24, 40, 59, 60, 80, 120, 200])
+def test_nothing_is_cut_however_narrow_the_terminal(width: int) -> None:
+    rows = laid_out(width)
+    assert all(len(row) <= width for row in rows)
+    text = " ".join(" ".join(rows).split())
+    for words in ("training ", "1,024,000/2,000,000 images", "17,067 images/s", "57 s left", "loss 0.0625"):
+        assert words in text, (width, rows)
+    assert "memory 1.2 GB" in text and "frechet_distance 12.34" in text
+    assert ("━" in text) == (width >= 60)
+    assert len(rows) <= {200: 1, 120: 2, 80: 2}.get(width, 8)
+
+
+def test_loss_comes_before_what_is_measured_now_and_then() -> None:
+    text = " ".join(laid_out(200))
+    assert text.index("loss 0.0625") < text.index("val_loss 0.5123") < text.index("frechet_distance")
 
 
 PROGRAM = """
@@ -197,6 +242,7 @@ def on_a_terminal(columns: int, **variables: str) -> str:
 
 def test_on_a_terminal_the_bar_is_redrawn_and_gone_at_the_end() -> None:
     shown = on_a_terminal(100)
+    assert re.search(r"memory \d+\.\d GB", shown)
     assert "\033[1A" in shown and "━" in shown and "50/100 images" in shown and "psnr 24" in shown
     assert "a [note] in brackets" in shown and "look here" in shown
     last = shown.rstrip().splitlines()[-1]

@@ -110,6 +110,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory: [Errno 12]"),
         (RuntimeError("can't start new thread"), 1, "out of memory: can't start new thread"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"), 1, "train.accumulate=2"),
+        (RuntimeError("CUDA error: unspecified launch failure\nmore"), 1, "the GPU failed: CUDA error: unspecified"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -122,7 +123,14 @@ def test_what_the_system_refuses_is_told_in_one_line(
     assert says in captured and "Traceback" not in captured
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a defect"), FileNotFoundError(errno.ENOENT, "gone", "a")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("a defect"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        FileNotFoundError(errno.ENOENT, "gone", "a"),
+    ],
+)
 def test_a_defect_keeps_its_traceback(error: Exception, stage: Install) -> None:
     stage("sample", raising(error))
     with pytest.raises(type(error)):

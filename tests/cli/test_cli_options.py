@@ -26,7 +26,7 @@ def parse(command: str, *arguments: str) -> Given:
 
 def test_the_menu_lists_every_stage_and_no_other() -> None:
     assert list(examples.STAGES) == list(STAGES)
-    assert list(examples.TOOLS) == list(TOOLS)
+    assert [*examples.TOOLS, *(f"data {name}" for name in examples.DATA)] == list(TOOLS)
 
 
 def test_only_what_was_typed_is_handed_on() -> None:

@@ -284,6 +284,15 @@ def test_a_directory_from_before_a_setting_existed_has_its_default(tmp_path: Pat
         assert claim(tmp_path / "latents", newer).complete
 
 
+def test_a_setting_that_no_longer_matters_may_have_any_value(tmp_path: Path) -> None:
+    data = {"image_size": 64, "source": "photos", "threads": 8}
+    finished(tmp_path / "latents", replace(IDENTITY, config={"seed": 0, "data": data, "device": "cpu"}))
+    newer = replace(IDENTITY, incidental=frozenset({"data.threads", "device"}))
+    assert claim(tmp_path / "latents", newer).complete
+    with pytest.raises(ConfigError, match=r"inputs: data\.threads: 8 → None"):
+        claim(tmp_path / "latents", replace(newer, incidental=frozenset({"device"})))
+
+
 def test_replace_discards_a_stages_own_directory_and_nothing_beside_it(tmp_path: Path) -> None:
     finished(tmp_path / "latents")
     beside = finished(tmp_path / "vqvae")

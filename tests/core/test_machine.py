@@ -1,6 +1,8 @@
 """What the system tells about itself is plausible, and asking leaves nothing behind."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,25 @@ def test_memory_is_told_in_bytes_and_below_all_there_is() -> None:
     free = machine.available_memory()
     assert free is not None
     assert 50e6 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_this_process_holds_grows_with_what_it_takes() -> None:
+    # In a process of its own: this one may still hold what other tests gave back.
+    program = "; ".join(
+        [
+            "import numpy as np",
+            "from ldm.core.machine import used_memory",
+            "before = used_memory()",
+            "taken = np.ones(30_000_000)",
+            "print((used_memory() - before) / taken.nbytes)",
+        ]
+    )
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert 0.9 < float(told) < 1.5
+
+
+def test_no_gpu_that_is_not_in_use_is_asked() -> None:
+    assert machine.used_gpu_memory() is None
 
 
 def write(path: Path, text: str) -> str:

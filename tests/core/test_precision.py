@@ -1,5 +1,6 @@
 """The precision policy: what auto chooses, what is refused, and compilation that keeps names."""
 
+import copy
 import subprocess
 import sys
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.errors import ConfigError
-from ldm.core.precision import maybe_compile, resolve
+from ldm.core.precision import compiling_pays, maybe_compile, resolve, settle
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
@@ -37,6 +39,22 @@ def test_products_run_in_the_format_asked_for_and_weights_stay_fp32(name: str) -
     assert policy.name == name
     assert out.dtype == policy.dtype
     assert linear.weight.dtype == torch.float32
+
+
+def test_settled_weights_give_what_autocast_gives() -> None:
+    torch.manual_seed(0)
+    network = DiT(DiTConfig(latent_channels=2, latent_size=4, patch_size=2, width=16, depth=2, heads=2, num_classes=3))
+    nn.init.normal_(network.final.weight)
+    x, t, labels = torch.randn(3, 2, 4, 4), torch.rand(3), torch.tensor([0, 1, 3])
+    for name in ("bf16", "fp32"):
+        policy = resolve("cpu", name)
+        with torch.no_grad(), policy.autocast():
+            before = network.requires_grad_(False).eval()(x, t, labels)
+        settled = settle(copy.deepcopy(network), policy)
+        with torch.no_grad(), policy.autocast():
+            after = settled(x, t, labels)
+        assert settled.blocks[0].mlp.up.weight.dtype == policy.dtype
+        assert torch.equal(before, after)
 
 
 @NO_CUDA
@@ -88,6 +106,17 @@ def test_compile_keeps_parameter_names(monkeypatch: pytest.MonkeyPatch) -> None:
     maybe_compile(module, True, torch.device("cpu"))
     assert module._compiled_call_impl is not None
     assert list(module.state_dict()) == ["weight", "bias"]
+
+
+def test_only_a_long_training_is_worth_compiling_for() -> None:
+    cpu = torch.device("cpu")
+    assert compiling_pays(1e16, cpu)
+    assert not compiling_pays(1e12, cpu)
+
+
+def test_without_a_compiler_nothing_is_worth_compiling_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not compiling_pays(1e16, torch.device("cpu"))
 
 
 def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

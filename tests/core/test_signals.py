@@ -44,6 +44,7 @@ def test_the_old_handlers_come_back_after_an_error_too() -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.promise("R6")
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_after_a_first_signal_ends_the_process_at_once_with_130(first: signal.Signals) -> None:
     arguments = [sys.executable, "-c", WAITS_IN_THE_BLOCK, str(Path(__file__).parents[2])]

@@ -1,11 +1,13 @@
 """What the tests of the promises share: commands in processes of their own, and the smallest pipeline's recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from interrupted import Stage
 from launcher import Launcher
+from pipeline_run import Pipeline
 from small_runs import write_recipe
 
 
@@ -21,3 +23,18 @@ def ldm() -> Iterator[Launcher]:
 def recipe(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """The recipe of the smallest pipeline."""
     return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml", images)
+
+
+@pytest.fixture(scope="session")
+def stage(
+    ldm: Launcher, recipe: Path, trained: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Stage]:
+    """Prepare a stage, once for all tests that ask for the same command."""
+    made: dict[tuple[str, ...], Stage] = {}
+
+    def prepare(*words: str) -> Stage:
+        if words not in made:
+            made[words] = Stage(list(words), ldm, recipe, trained.folder, tmp_path_factory.mktemp(words[0]))
+        return made[words]
+
+    return prepare

@@ -34,10 +34,15 @@ PATIENCE = 300.0  # seconds after which a command that has not ended is a failur
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: its exit code, or minus the signal that ended it; seconds: from start to end."""
+    """How a command ended.
+
+    code: its exit code, or minus the signal that ended it. seconds: from start to end. busy: of a processor's time,
+    which does not depend on what else the machine does.
+    """
 
     code: int
     seconds: float
+    busy: float
     out: str
     err: str
 
@@ -65,15 +70,15 @@ class Command:
             self.launcher.ask(wait=self.pid, patience=PATIENCE)
         told = [_drain(self.out), _drain(self.err)]
         assert answer["code"] is not None, f"still running after {patience} s: {told}"
-        return Ended(answer["code"], answer["seconds"], *told)
+        return Ended(answer["code"], answer["seconds"], answer["busy"], *told)
 
 
 class Launcher:
     """Starts commands.
 
     limits: of `resource`, by name without RLIMIT_; `AS` in bytes beyond what the process has at its start. user: the
-    number of the user that the command runs as. function: what is called with the arguments in place of the command
-    line, `module:name`, in a module of `ldm` or of the tests.
+    number of the user that the command runs as. environment: variables it has besides this process's own. function:
+    what is called with the arguments in place of the command line, `module:name`, in a module of `ldm` or of the tests.
     """
 
     def __init__(self) -> None:
@@ -90,11 +95,13 @@ class Launcher:
         *arguments: object,
         limits: dict[str, int] | None = None,
         user: int | None = None,
+        environment: dict[str, str] | None = None,
         function: str = "ldm.cli.main:run",
     ) -> Command:
         outputs = [os.pipe(), os.pipe()]
         words = [str(word) for word in arguments]
         order = {"arguments": words, "limits": limits or {}, "user": user, "function": function}
+        order |= {"environment": environment or {}}
         answer = self.ask([writing for _, writing in outputs], start=order)
         for _, writing in outputs:
             os.close(writing)
@@ -159,11 +166,11 @@ def _serve(orders: socket.socket) -> None:
 def _collect(started: dict[int, float], ended: dict[int, dict[str, Any]]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
-            seconds = time.monotonic() - started[pid]
-            ended[pid] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
+            seconds, busy = time.monotonic() - started[pid], used.ru_utime + used.ru_stime
+            ended[pid] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds, "busy": busy}
 
 
 def _become(order: dict[str, Any], handles: list[int]) -> None:
@@ -172,6 +179,7 @@ def _become(order: dict[str, Any], handles: list[int]) -> None:
     try:
         os.dup2(handles[0], 1)
         os.dup2(handles[1], 2)
+        os.environ |= order["environment"]
         for name, value in order["limits"].items():
             limit = value + _address_space() if name == "AS" else value
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))

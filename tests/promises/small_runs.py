@@ -13,7 +13,7 @@ from ldm.core.files import TEMPORARY
 from ldm.core.lock import LOCK
 from ldm.core.training.checkpoint import FOLDER
 from ldm.core.training.record import METRICS
-from pipeline_run import SETTINGS
+from pipeline_run import MACHINE, SETTINGS
 
 NAME = "tiny"
 STEP = 8  # images
@@ -23,7 +23,7 @@ BARE = [f"train.log_every={STEP}", "train.validate_every=0"]
 
 def write_recipe(path: Path, images: Path) -> Path:
     """Write the recipe of the smallest pipeline over a folder of images."""
-    recipe: dict[str, Any] = {"name": NAME, "machine": {"device": "cpu"}, **SETTINGS}
+    recipe: dict[str, Any] = {"name": NAME, "machine": {**MACHINE}, **SETTINGS}
     recipe["train-vqvae"] = {
         **SETTINGS["train-vqvae"],
         "data": {**SETTINGS["train-vqvae"]["data"], "source": str(images)},
@@ -57,8 +57,7 @@ def settled(folder: Path, but: Iterable[str] = ()) -> dict[str, Any]:
         elif name == RECIPE:
             ((command, settings),) = yaml.safe_load(path.read_bytes()).items()
             held[name] = command, {key: value for key, value in settings.items() if key not in ("runs_dir", "machine")}
-        elif name == MANIFEST:
-            manifest = json.loads(path.read_bytes())
+        elif path.name == MANIFEST and "kind" in (manifest := json.loads(path.read_bytes())):
             held[name] = {key: manifest[key] for key in ("kind", "config", "files", "facts")}
         else:
             held[name] = path.read_bytes()

@@ -11,7 +11,7 @@ import pytest
 
 from ldm.core import files
 from ldm.core.artifacts import MANIFEST, SCHEMA, open_artifact
-from ldm.core.data.shards import LatentSet
+from ldm.core.data.latents import LatentSet
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.core.training import checkpoint

@@ -1,7 +1,5 @@
-"""R7, R8, R9, R22: what a step does is a function of the seed and its place alone, and it is finite or not at all."""
+"""R7, R9, R22: what a step does is a function of the seed and its place alone, and it is finite or not at all."""
 
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -89,28 +87,6 @@ def test_a_training_stopped_at_any_step_of_an_epoch_goes_on_in_the_same_order(
         assert len(before) == step + 1
         assert np.array_equal(np.array(before + after).ravel(), expected.ravel())
     images.close()
-
-
-@pytest.mark.promise("R8")
-@pytest.mark.xfail(strict=True, reason="a training of several processes does not exist yet: each takes whole batches")
-def test_two_processes_take_the_samples_of_one_at_every_step(shades: Path, tmp_path: Path) -> None:
-    """Two processes with the variables that torchrun sets, as it sets them."""
-    images = ImageLoader(open_source(str(shades)), Preparation(image_size=4))
-    alone = taken(tmp_path / "one", images)
-    shares = [in_a_process_of_two(rank, tmp_path / f"two-{rank}", images) for rank in range(2)]
-    together = [sorted([*first, *second]) for first, second in zip(*shares, strict=True)]
-    assert together == [sorted(batch) for batch in alone]
-
-
-def in_a_process_of_two(rank: int, folder: Path, images: ImageLoader) -> list[list[int]]:
-    answer = folder.with_suffix(".json")
-    child = os.fork()
-    if child == 0:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        answer.write_text(json.dumps(taken(folder, images)))
-        os._exit(0)
-    os.waitpid(child, 0)
-    return list(json.loads(answer.read_text()))
 
 
 @pytest.mark.promise("R9", quick=1, full=10)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ RUNS = {
     "eval": eval.run,
 }
 SHORT = {"batch_size": 8, "warmup": 8, "log_every": 16, "validate_every": 64, "checkpoint_every": 32}
+MACHINE = {"device": "cpu", "precision": "fp32"}  # "auto" is bf16 on some CPUs, and losses are compared to 1e-6.
 SETTINGS: dict[str, dict[str, Any]] = {
     "train-vqvae": {
         "data": {"image_size": 16, "val_fraction": 0.25},
@@ -41,10 +43,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_squares(folder: Path, per_class: int = 40, size: int = 20) -> Path:
+def write_squares(folder: Path, per_class: int = 40, size: int = 20, names: Iterable[str] = COLOURS) -> Path:
     """Write a folder of class folders: noisy squares of one colour each, PNG."""
     noise = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, colour in zip(names, COLOURS.values(), strict=True):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
             pixels = np.clip(np.array(colour) + noise.normal(0, 20, (size, size, 3)), 0, 255).astype(np.uint8)
@@ -65,10 +67,14 @@ class Heard(Silent):
 
     def __init__(self) -> None:
         self.works: list[str] = []
+        self.notes: list[str] = []
         self.warnings: list[str] = []
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self.works.append(title)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -86,9 +92,7 @@ class Pipeline:
 
     def config(self, command: str, **changes: Any) -> Any:
         """Merge the smallest settings with `section__key=value` changes and validate them."""
-        layers: dict[str, Any] = {"name": self.name, "runs_dir": self.runs_dir, "machine": {"device": "cpu"}}
-        if command == "eval":
-            layers.pop("machine")
+        layers: dict[str, Any] = {"name": self.name, "runs_dir": self.runs_dir, "machine": {**MACHINE}}
         for section, values in SETTINGS[command].items():
             layers[section] = {**values} if isinstance(values, dict) else values
         if command == "train-vqvae":

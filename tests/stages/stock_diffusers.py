@@ -1,6 +1,7 @@
 """What stock diffusers makes of an exported folder; run as a program, where `ldm` cannot be imported.
 
-Arguments: the folder, a .npz with what to feed it, and where to write what came out. Imports nothing of the project.
+Arguments, three for each folder: the folder, a .npz with what to feed it, and where to write what came out. Imports
+nothing of the project.
 """
 
 import sys
@@ -45,8 +46,8 @@ def draw(folder: str, feed: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {"output": output.numpy(), "images": images, "names": np.array(names)}
 
 
-def main(folder: str, given: str, result: str) -> None:
-    """Draw what a file says, in a process that has no `ldm`."""
+def main(*words: str) -> None:
+    """Draw what files say, in a process that has no `ldm`."""
     sys.meta_path.insert(0, Nowhere())  # type: ignore[arg-type]
     try:
         import ldm  # noqa: F401
@@ -57,7 +58,8 @@ def main(folder: str, given: str, result: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    np.savez(result, **draw(folder, np.load(given)))  # type: ignore[arg-type]
+    for folder, given, result in zip(words[::3], words[1::3], words[2::3], strict=True):
+        np.savez(result, **draw(folder, np.load(given)))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

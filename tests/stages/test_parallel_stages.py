@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from ldm.core.progress import Silent
+from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
+from ldm.stages.configs import OUTPUTS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -58,10 +62,37 @@ def test_two_processes_make_the_pipeline_of_one(trained: Pipeline, tmp_path: Pat
     assert pngs(pair.folder / "samples" / "some") == pngs(alone) and len(pngs(alone)) == 9
 
 
+def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, trained: Pipeline) -> None:
+    shutil.rmtree(copied.folder / "dit")
+    assert together(copied, "train-dit", train__shard=True) == [0, 0]
+    ours, theirs = copied.folder / "dit", trained.folder / "dit"
+    assert losses(ours) == pytest.approx(losses(theirs), rel=0, abs=1e-6)
+    for name in ("final/model.safetensors", "checkpoints/0000000064/optimizer.safetensors"):
+        mine, other = load_file(ours / name), load_file(theirs / name)
+        assert mine.keys() == other.keys()
+        assert all(torch.allclose(mine[key], tensor, rtol=0, atol=1e-5) for key, tensor in other.items())
+    assert [path.name for path in sorted((ours / "samples").iterdir())] == ["0000000000.png", "0000000064.png"]
+    assert pngs(copied.run("sample", num=2).directory).keys() == pngs(trained.run("sample", num=2).directory).keys()
+
+
 def test_a_refusal_of_the_leader_ends_both(copied: Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
     assert together(copied, "train-dit", train__lr=2e-3) == [2, 2]
     told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
     assert len(told) == 1 and "train.lr: 0.0001 → 0.002" in told[0]
+
+
+@pytest.mark.parametrize("command", ["train-vqvae", "train-dit", "train-classifier"])
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(
+    command: str, begun: bool, copied: Pipeline, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if not begun:
+        shutil.rmtree(copied.folder / OUTPUTS[command])
+    before = {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*")}
+    assert together(copied, command, train__batch_size=6, train__accumulate=2, replace=True) == [2, 2]
+    refusals = [line for line in capfd.readouterr().err.splitlines() if line.startswith("process ")]
+    assert all("train.batch_size is 6" in line and "give a multiple of 4" in line for line in refusals), refusals
+    assert {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*")} == before
 
 
 def launch(words: list[str], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
@@ -103,3 +134,33 @@ def test_torchrun_trains_from_the_command_line(copied: Pipeline, tmp_path: Path)
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("ldm train-dit: wrote") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.promise("R8")
+def test_two_nodes_of_one_process_each_train_as_one_process_does(
+    trained: Pipeline, copied: Pipeline, tmp_path: Path
+) -> None:
+    """Two torchruns that meet as those of two machines do: each process is the first on its node."""
+    shutil.rmtree(copied.folder / "dit")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"train-dit": copied.config("train-dit").model_dump(mode="json")}))
+    endpoint = f"127.0.0.1:{environment(2)['MASTER_PORT']}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "1", "--local-addr", "127.0.0.1"]
+    command += ["-m", "ldm", "train-dit", "-c", str(recipe)]
+    nodes = [
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    ended = [(*node.communicate(timeout=300), node.returncode) for node in nodes]
+    assert [code for _, _, code in ended] == [0, 0], ended
+    assert "".join(out for out, _, _ in ended).count("ldm train-dit: wrote") == 1
+    assert losses(copied.folder / "dit") == pytest.approx(losses(trained.folder / "dit"), rel=0, abs=1e-6)

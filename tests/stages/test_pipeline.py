@@ -12,9 +12,13 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from ldm.core import files
 from ldm.core.artifacts import MANIFEST, open_artifact
-from ldm.core.data.shards import LatentSet
+from ldm.core.data.latents import LatentSet
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.progress import Silent
+from ldm.stages import verify
+from ldm.stages.configs.folders import Verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import COLOURS, Heard, Pipeline, manifest, pngs
@@ -67,7 +71,6 @@ def test_the_flipped_latent_is_that_of_the_flipped_image(trained: Pipeline) -> N
     latents = LatentSet(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
     config = trained.config("train-vqvae")
     from ldm.core.data.images import as_tensor
-    from ldm.core.progress import Silent
     from ldm.stages.handover import image_sources
 
     pixels = as_tensor(image_sources(config.data).read(Silent()).train.batch(np.arange(8))).flip(-1)
@@ -109,6 +112,24 @@ def test_another_setting_is_refused_with_the_differing_key_and_replace_starts_af
 
 def test_settings_of_the_machine_may_differ(trained: Pipeline) -> None:
     assert trained.run("train-dit", train__keep=5).already_complete
+    assert trained.run("train-dit", train__accumulate=2).already_complete
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["now", "by an earlier version"])
+def test_a_training_goes_on_in_more_passes(copied: Pipeline, recorded: bool) -> None:
+    """Earlier versions counted `accumulate` among the settings that make a run another run."""
+    folder = copied.folder / "dit"
+    (folder / "manifest.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "0000000064")
+    if recorded:
+        known = files.read_json(folder / "identity.json")
+        known["config"]["train"]["accumulate"] = 1
+        files.write_json(folder / "identity.json", known)
+    heard = Heard()
+    copied.run("train-dit", heard, train__accumulate=4)
+    assert heard.notes[-1].startswith("resuming after 32 images")
+    assert "accumulate" not in manifest(folder)["config"]["train"]
+    assert verify.run(Verify(path=folder), Silent()).verdict == "is whole"
 
 
 def test_latents_of_a_retrained_autoencoder_are_refused_with_the_command_that_mends_it(copied: Pipeline) -> None:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from ldm.stages import configs
-from ldm.stages.settings import Count, Section, Stage, Train, identity, option, section
+from ldm.stages.settings import Count, Section, Stage, Train, identity, incidental, option, section
 
 STAGES = [kind for kind in vars(configs).values() if isinstance(kind, type) and issubclass(kind, Stage)]
 
@@ -121,6 +121,7 @@ def test_the_identity_holds_the_settings_that_make_another_run_and_no_others() -
     assert identity(moved) == identity(Outer())
     assert identity(Outer(seed=1)) != identity(Outer())
     assert identity(Outer(inner=Inner(width=5))) != identity(Outer())
+    assert incidental(Outer()) == {"name", "runs_dir", "replace", "inner.threads"}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)

@@ -32,12 +32,14 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def task_of(pipeline: Pipeline, **changes: object) -> train_dit.DenoisingTask:
     from ldm.core.artifacts import open_artifact
     from ldm.stages.handover import autoencoder_artifact, load_autoencoder, machine_policy
+    from ldm.stages.latent_sets import read_latents
 
     config = pipeline.config("train-dit", **changes)
     policy = machine_policy(config.machine)
-    autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy)
+    autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy).network
     latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
-    return train_dit.DenoisingTask(config, latents, autoencoder, policy)
+    network = train_dit.network_config(config, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+    return train_dit.DenoisingTask(config, network, read_latents(latents), autoencoder, policy)
 
 
 def first_batch(task: train_dit.DenoisingTask) -> object:
@@ -165,6 +167,21 @@ def test_a_batch_size_that_does_not_divide_the_images_resumes_to_the_same_weight
     again = [json.loads(line) for line in (dit / "metrics.jsonl").read_text().splitlines()]
     assert [line.keys() for line in again] == [line.keys() for line in metrics]
     assert again[-1] == metrics[-1]
+
+
+@pytest.mark.slow
+def test_a_compiled_training_resumes_to_the_same_weights_whatever_was_drawn_in_between(
+    encoded: Pipeline, tmp_path: Path
+) -> None:
+    settings = {"latents": encoded.folder / "latents", "machine__compile": True, "train__validate_every": 16}
+    dit = encoded.run("train-dit", **settings, runs_dir=tmp_path).directory
+    whole = (dit / "final" / "model.safetensors").read_bytes()
+    assert (dit / "checkpoints" / "0000000032").is_dir()
+    (dit / "manifest.json").unlink()
+    shutil.rmtree(dit / "checkpoints" / "0000000064")
+    torch.compiler.reset()
+    encoded.run("train-dit", **settings, runs_dir=tmp_path)
+    assert (dit / "final" / "model.safetensors").read_bytes() == whole
 
 
 def test_tensorboard_gets_the_same_numbers(encoded: Pipeline) -> None:

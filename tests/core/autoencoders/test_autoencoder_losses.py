@@ -18,6 +18,14 @@ def test_hinge_losses_in_closed_form() -> None:
     assert losses.generator_loss(fake).item() == pytest.approx(1.5)
 
 
+def test_losses_of_half_precision_logits_are_summed_in_float32() -> None:
+    logits = torch.linspace(-2, 2, 999).bfloat16()
+    for loss in (losses.generator_loss(logits), losses.hinge_discriminator_loss(logits, logits)):
+        assert loss.dtype == torch.float32
+    expected = losses.hinge_discriminator_loss(logits.double(), logits.double())
+    assert losses.hinge_discriminator_loss(logits, logits).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_adaptive_weight_is_the_ratio_of_gradient_norms_at_the_last_layer() -> None:
     last_layer = nn.Parameter(torch.tensor([1.0, 2.0]))
     reconstruction = (last_layer * torch.tensor([3.0, 4.0])).sum()  # gradient of norm 5

@@ -53,6 +53,15 @@ def test_streamed_statistics_are_those_of_numpy_over_the_whole() -> None:
     assert statistics.count == 37 * 4 * 5
 
 
+def test_statistics_are_the_same_to_the_bit_in_whatever_layout_the_latents_lie() -> None:
+    """A shard that was just encoded lies in memory as the network left it, one that is read as a file has it."""
+    latents = torch.randn(32, 4, 9, 7, generator=torch.Generator().manual_seed(0)).half()
+    plain, other = LatentStatistics(4), LatentStatistics(4)
+    plain.add(latents)
+    other.add(latents.to(memory_format=torch.channels_last))
+    assert torch.equal(plain.mean, other.mean) and torch.equal(plain.std, other.std)
+
+
 @pytest.mark.parametrize("num", [1, 2, 4, 16])
 def test_the_evening_rotation_is_orthogonal_and_leaves_every_channel_the_mean_variance(num: int) -> None:
     factor = torch.randn(num, 2 * num, dtype=torch.float64, generator=torch.Generator().manual_seed(num))

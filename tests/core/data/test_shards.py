@@ -1,18 +1,20 @@
 """Latent shards hold what was written, anyone can open them, and no damage goes unnoticed."""
 
+import hashlib
 import io
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import webdataset
 from safetensors.numpy import load_file, save_file
 
@@ -21,7 +23,9 @@ from ldm.core.data.shards import (
     FIELDS,
     INDEX,
     LatentSample,
-    LatentSet,
+    Shard,
+    check_index,
+    load_shard,
     read_shard,
     shard_name,
     write_index,
@@ -30,32 +34,16 @@ from ldm.core.data.shards import (
 from ldm.core.errors import DataError
 from ldm.core.lock import occupy
 
-SHAPE = (3, 4, 5)
-NAMES = {"train": ["shard-000000.tar", "shard-000001.tar"], "val": ["val-000000.tar"]}
+sys.path.insert(0, str(Path(__file__).parent))
+from small_shards import NAMES, SHAPE, make_samples, write_all
 
 
-def make_samples(first: int, count: int, fields: tuple[str, ...] = FIELDS) -> list[LatentSample]:
-    draws = np.random.Generator(np.random.Philox(first))
-
-    def sample(key: int) -> LatentSample:
-        arrays = {field: draws.standard_normal(SHAPE).astype(np.float16) for field in fields}
-        return LatentSample(arrays, key % 4, f"a/{key}.png")
-
-    return [sample(key) for key in range(first, first + count)]
-
-
-def write_all(folder: Path, fields: tuple[str, ...] = FIELDS) -> dict[str, list[LatentSample]]:
-    """Write two shards for training and one for validation, and their index."""
-    samples = {"train": make_samples(0, 8, fields), "val": make_samples(100, 3, fields)}
-    write_shard(folder / "shard-000000.tar", 0, samples["train"][:5])
-    write_shard(folder / "shard-000001.tar", 5, samples["train"][5:])
-    write_shard(folder / "val-000000.tar", 0, samples["val"])
-    write_index(folder, NAMES)
-    return samples
-
-
-def expected(samples: list[LatentSample], field: str) -> torch.Tensor:
-    return torch.from_numpy(np.stack([sample.arrays[field] for sample in samples])).float()
+def read_and_index(folder: Path, names: list[str]) -> None:
+    """Write the index from what the shards hold, as `encode` does for those that it finds."""
+    shards: list[Shard] = []
+    for name in names:
+        shards.append(load_shard(folder / name, sum(map(len, shards)))[0])
+    write_index(folder, {"train": shards})
 
 
 def test_shards_are_named_by_split_and_number() -> None:
@@ -88,46 +76,61 @@ def test_webdataset_opens_the_shards_and_finds_the_same_arrays_and_labels(tmp_pa
             assert np.array_equal(sample[field], original.arrays[field])
 
 
-def test_a_batch_holds_what_was_written_mirrored_and_deviations_included(tmp_path: Path) -> None:
-    written = write_all(tmp_path)
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-    assert len(latents) == 8 and latents.has_flip and latents.has_std
-    assert latents.labels.tolist() == [sample.label for sample in written["train"]]
-    everything = np.arange(8)
-    for flip, std, field in ((0, 0, "npy"), (1, 0, "flip.npy"), (0, 1, "std.npy"), (1, 1, "flip.std.npy")):
-        batch = latents.batch(everything, np.full(8, bool(flip)), bool(std))
-        assert batch.dtype == torch.float32
-        assert torch.equal(batch, expected(written["train"], field))
-    held_out = LatentSet(tmp_path, "val", NAMES["val"], SHAPE)
-    assert torch.equal(held_out.batch(np.arange(3)), expected(written["val"], "npy"))
+def as_tarfile_writes(first_key: int, samples: list[LatentSample]) -> bytes:
+    """Return the shard as the standard library and numpy write it."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+
+        def add(name: str, content: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+        for key, sample in enumerate(samples, first_key):
+            for field, array in sample.arrays.items():
+                buffer = io.BytesIO()
+                np.save(buffer, array, allow_pickle=False)
+                add(f"{key:09d}.{field}", buffer.getvalue())
+            add(f"{key:09d}.cls", str(sample.label).encode())
+            add(f"{key:09d}.json", json.dumps({"name": sample.name, "label": sample.label}).encode())
+    return archive.getvalue()
 
 
-def test_a_batch_follows_its_indices_and_flips_in_any_order(tmp_path: Path) -> None:
-    written = write_all(tmp_path)["train"]
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-    indices, flip = np.array([7, 0, 5, 5, 4]), np.array([True, False, True, False, False])
-    fields = ["flip.npy" if mirrored else "npy" for mirrored in flip]
-    rows = [torch.from_numpy(written[i].arrays[field]) for i, field in zip(indices, fields, strict=True)]
-    assert torch.equal(latents.batch(indices, flip), torch.stack(rows).float())
-    assert latents.batch(np.empty(0, np.int64)).shape == (0, *SHAPE)
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 7])
+def test_a_shard_is_to_the_byte_what_tarfile_and_numpy_write(tmp_path: Path, count: int) -> None:
+    samples = make_samples(0, count)
+    samples += [replace(sample, name="x" * 700, label=10**6) for sample in make_samples(7, count, ("npy",))]
+    write_shard(tmp_path / "shard-000000.tar", 123_456_780, samples)
+    assert (tmp_path / "shard-000000.tar").read_bytes() == as_tarfile_writes(123_456_780, samples)
 
 
-def test_latents_without_mirror_images_and_deviations_say_so(tmp_path: Path) -> None:
-    write_all(tmp_path, ("npy",))
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-    assert not latents.has_flip and not latents.has_std
-    assert latents.batch(np.arange(8)).shape == (8, *SHAPE)
-    with pytest.raises(AssertionError):
-        latents.batch(np.arange(8), std=True)
-    with pytest.raises(AssertionError):
-        latents.batch(np.arange(8), np.zeros(8, dtype=bool))
+def test_a_shard_read_is_the_shard_written_and_both_know_the_files_hash(tmp_path: Path) -> None:
+    samples = make_samples(40, 6)
+    written = write_shard(tmp_path / "shard-000000.tar", 40, samples)
+    read, again = load_shard(tmp_path / "shard-000000.tar", 40)
+    assert (read.name, read.sha256, len(read)) == (written.name, written.sha256, 6)
+    assert read.sha256 == hashlib.sha256((tmp_path / "shard-000000.tar").read_bytes()).hexdigest()
+    assert np.array_equal(read.labels, written.labels)
+    for field in FIELDS:
+        assert np.array_equal(read.offsets[field], written.offsets[field])
+        assert np.array_equal(read.checksums[field], written.checksums[field])
+        assert [zlib.crc32(sample.arrays[field].tobytes()) for sample in samples] == read.checksums[field].tolist()
+        assert all(np.array_equal(a.arrays[field], b.arrays[field]) for a, b in zip(again, samples, strict=True))
+    assert [(each.label, each.name) for each in again] == [(each.label, each.name) for each in samples]
 
 
-def test_a_split_may_be_empty(tmp_path: Path) -> None:
-    write_shard(tmp_path / "shard-000000.tar", 0, make_samples(0, 2))
-    write_index(tmp_path, {"train": ["shard-000000.tar"], "val": []})
-    assert len(LatentSet(tmp_path, "val", [], SHAPE)) == 0
-    assert len(LatentSet(tmp_path, "train", ["shard-000000.tar"], SHAPE)) == 2
+def test_an_index_that_differs_from_its_shards_is_named(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    assert {split: len(labels) for split, labels in check_index(tmp_path, NAMES).items()} == {"train": 8, "val": 3}
+    whole = load_file(tmp_path / INDEX)
+    for key in whole:
+        changed = whole[key].copy()
+        changed[2] += 1
+        save_file({**whole, key: changed}, tmp_path / INDEX)
+        with pytest.raises(DataError, match=r"index\.safetensors is not the index of the shards beside it"):
+            check_index(tmp_path, NAMES)
+    save_file({key: values for key, values in whole.items() if "crc32" not in key}, tmp_path / INDEX)
+    check_index(tmp_path, NAMES)  # As it was before there were checksums.
 
 
 def test_samples_of_another_format_are_refused_before_they_are_written() -> None:
@@ -148,36 +151,6 @@ def test_names_of_any_bytes_travel(tmp_path: Path) -> None:
     assert [source["name"] for source in sources] == names
 
 
-@pytest.mark.parametrize("key", ["shard", "npy", "flip.npy", "std.npy", "flip.std.npy"])
-@pytest.mark.parametrize("value", [-1, 2, 10**9, 2**62])
-def test_an_index_that_points_out_of_its_shards_is_refused(tmp_path: Path, key: str, value: int) -> None:
-    write_all(tmp_path)
-    index = load_file(tmp_path / INDEX)
-    index[f"train.{key}"][6] = value
-    save_file(index, tmp_path / INDEX)
-    with pytest.raises(DataError, match=r"index\.safetensors does not fit its shards .*encode again"):
-        LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-
-
-def test_an_index_of_another_length_shape_or_split_is_refused(tmp_path: Path) -> None:
-    write_all(tmp_path)
-    with pytest.raises(DataError, match="lists no 'test' samples"):
-        LatentSet(tmp_path, "test", [], SHAPE)
-    with pytest.raises(DataError, match="does not fit"):
-        LatentSet(tmp_path, "train", NAMES["train"], (3, 400, 500))
-    whole = load_file(tmp_path / INDEX)
-    for key in ("train.label", "train.shard", "train.npy", "train.flip.npy"):
-        save_file({**whole, key: whole[key][:-1]}, tmp_path / INDEX)
-        with pytest.raises(DataError, match="does not fit"):
-            LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-    (tmp_path / INDEX).write_bytes(b"\x00" * 40)
-    with pytest.raises(DataError, match=r"index\.safetensors cannot be read"):
-        LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-    (tmp_path / INDEX).unlink()
-    with pytest.raises(DataError, match=r"index\.safetensors cannot be read"):
-        LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-
-
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A finished latents directory."""
@@ -185,7 +158,15 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with occupy(folder):
         work = claim(folder, Identity("latents", "ldm encode", {}, {}, ""))
         write_all(folder)
-        return work.commit([*NAMES["train"], *NAMES["val"], INDEX], {})
+        facts = {
+            "class_names": ["a", "b"],
+            "class_counts": [1, 1],
+            "latent_shape": list(SHAPE),
+            "image_size": 16,
+            "shards": NAMES,
+            "samples": {split: len(names) for split, names in NAMES.items()},
+        }
+        return work.commit([*NAMES["train"], *NAMES["val"], INDEX], facts)
 
 
 def damages(whole: bytes, kind: str) -> Iterator[bytes]:
@@ -229,24 +210,24 @@ def test_an_index_over_shards_with_unreadable_headers_is_refused(tmp_path: Path)
         for damaged in (bytes(512), whole[place : place + 511] + b"\x01", whole[place : place + 148] + b"7" * 364):
             path.write_bytes(whole[:place] + damaged + whole[place + 512 :])
             with pytest.raises(DataError, match=r"shard-000000\.tar is damaged.*remove it, then encode again"):
-                write_index(tmp_path, {"train": [path.name]})
+                read_and_index(tmp_path, [path.name])
     for length in (0, 100, 512, headers[3], headers[3] + 700, len(whole.rstrip(bytes(1)))):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"shard-000000\.tar is damaged"):
-            write_index(tmp_path, {"train": [path.name]})
+            read_and_index(tmp_path, [path.name])
 
 
 def test_shards_in_the_wrong_order_or_with_a_hole_are_refused(tmp_path: Path) -> None:
     write_all(tmp_path)
     with pytest.raises(DataError, match=r"shard-000001\.tar is damaged at 000000005.*or not the next"):
-        write_index(tmp_path, {"train": NAMES["train"][::-1]})
+        read_and_index(tmp_path, NAMES["train"][::-1])
     write_shard(tmp_path / "shard-000000.tar", 0, make_samples(0, 4))
     with pytest.raises(DataError, match="not the next"):
-        write_index(tmp_path, {"train": NAMES["train"]})
+        read_and_index(tmp_path, NAMES["train"])
     mixed = [*make_samples(0, 2), *make_samples(2, 1, ("npy",)), *make_samples(3, 2)]
     write_shard(tmp_path / "shard-000000.tar", 0, mixed)
     with pytest.raises(DataError, match=r"000000002\.json: the sample is not whole"):
-        write_index(tmp_path, {"train": NAMES["train"]})
+        read_and_index(tmp_path, NAMES["train"])
 
 
 def test_a_member_that_is_no_file_or_no_number_is_refused(tmp_path: Path) -> None:
@@ -259,12 +240,12 @@ def test_a_member_that_is_no_file_or_no_number_is_refused(tmp_path: Path) -> Non
     with tarfile.open(path, "w") as tar:
         add(tar, "000000000.npy", b"", tarfile.SYMTYPE)
     with pytest.raises(DataError, match="which is no file"):
-        write_index(tmp_path, {"train": [path.name]})
+        read_and_index(tmp_path, [path.name])
     for name, content in (("000000000.cls", b"cat"), ("000000000.npy", b"\x93NUMPY"), ("x.json", b"{}")):
         with tarfile.open(path, "w") as tar:
             add(tar, name, content)
         with pytest.raises(DataError, match=rf"shard-000000\.tar is damaged at {name}"):
-            write_index(tmp_path, {"train": [path.name]})
+            read_and_index(tmp_path, [path.name])
 
 
 def killed_while_writing(folder: Path) -> None:

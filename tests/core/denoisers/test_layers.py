@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ldm.core.denoisers import layers
 from ldm.core.denoisers.layers import (
     Attention,
     SwiGLU,
@@ -83,13 +84,19 @@ def test_attention_is_softmax_of_scaled_products() -> None:
     torch.testing.assert_close(attend(q, k, v), expected)
 
 
-def test_attention_written_out_for_bf16_training_agrees_with_the_fused_one() -> None:
+@pytest.mark.parametrize("trained", [True, False])
+def test_attention_written_out_for_bf16_agrees_with_the_fused_one(trained: bool) -> None:
     q, k, v = torch.randn(3, 2, 3, 16, 8).bfloat16().unbind(0)
-    written_out = attend(q.requires_grad_(), k, v)
-    with torch.no_grad():
-        fused = attend(q, k, v)
+    with torch.set_grad_enabled(trained):
+        written_out = attend(q.requires_grad_(trained), k, v)
     assert "Scaled" not in type(written_out.grad_fn).__name__
-    torch.testing.assert_close(written_out, fused, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(written_out, F.scaled_dot_product_attention(q, k, v), rtol=0.05, atol=0.02)
+
+
+def test_attention_over_many_tokens_keeps_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_MOST_WEIGHTS", 2 * 3 * 16 * 16 - 1)
+    q, k, v = torch.randn(3, 2, 3, 16, 8).bfloat16().unbind(0)
+    assert "Scaled" in type(attend(q.requires_grad_(), k, v).grad_fn).__name__
 
 
 def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> None:

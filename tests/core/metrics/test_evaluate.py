@@ -77,6 +77,7 @@ def test_floor_takes_disjoint_parts_as_many_as_there_are_fakes_at_most_half() ->
         assert sorted([*chosen.tolist(), *rest.tolist()]) == list(range(n_real))
 
 
+@pytest.mark.promise("R24")
 def test_precision_and_recall_are_not_exchanged_in_the_report() -> None:
     real = seen(300, 4)
     within = real.features[:, 0] > 0.5

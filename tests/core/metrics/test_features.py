@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -113,14 +114,26 @@ def test_a_pickle_that_is_not_the_published_file_is_not_opened(tmp_path: Path) -
 def test_inception_says_what_to_install_or_which_file_to_give(tmp_path: Path) -> None:
     try:
         import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401
-    except ModuleNotFoundError:
-        with pytest.raises(ConfigError, match=r"pip install 'ldm\[fid\]'"):
+    except ModuleNotFoundError as error:
+        if error.name != "torch_fidelity":
+            pytest.skip(f"torch-fidelity is here without {error.name}")
+        with pytest.raises(ConfigError, match="pip install torch-fidelity"):
             open_extractor("inception", tmp_path / "weights.pth")
     else:
         with pytest.raises(ConfigError, match="needs a weights file"):
             open_extractor("inception")
         with pytest.raises(DataError, match=r"weights\.pth does not exist"):
             open_extractor("inception", tmp_path / "weights.pth")
+
+
+def test_a_torchvision_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch_fidelity.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_fidelity"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="does not fit this torch: operator torchvision::nms") as caught:
+        open_extractor("inception", tmp_path / "weights.pth")
+    assert "install the torchvision" in str(caught.value.remedy)
 
 
 def test_lenet_reads_mnist_test_digits(shared: Path) -> None:

@@ -1,0 +1,144 @@
+"""A training step of a DiT: forward, backward, AdamW and moving average, against other projects' own code.
+
+All networks have the same sizes and see the same batches. Each project's step is its own: ours is the one of
+`ldm train-dit`, with clipping and the finite check besides; the peers' are the lines of their train.py.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm.core.allocator import keep_freed_memory
+from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.diffusion.schedules import schedule
+from ldm.core.objective import Objective
+from ldm.core.precision import maybe_compile, resolve
+from ldm.core.training.step import Stepper
+from ldm.core.training.task import Batch, Plan
+
+from . import peer_steps, peers
+from .options import Options
+from .processes import Variant, Work, compare_processes
+from .sizes import NUM_CLASSES, NUM_STEPS, SIZES, Batches, Size
+
+OURS = {
+    "ldm, fp32": {"precision": "fp32", "compiled": False},
+    "ldm, fp32, compiled": {"precision": "fp32", "compiled": True},
+    "ldm, bf16": {"precision": "bf16", "compiled": False},
+    "ldm, bf16, compiled": {"precision": "bf16", "compiled": True},
+}
+FASTEST = "ldm, bf16, compiled"
+SHOWN = 6  # points of a loss curve
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Compare steps at two sizes, and, at the smaller, the losses over `options.steps` steps with the baseline's."""
+    found, missing = peer_steps.available(options.peers, SIZES["tiny"])
+    if peers.DIT not in found:
+        return {"skipped": missing[peers.DIT]}
+    comparisons, curves = {}, {}
+    for name, size in ((name, SIZES[name]) for name in options.sizes):
+        variants = {
+            peer: Variant(peer_steps.make, {"name": peer, "folder": options.peers, "size": size}) for peer in found
+        }
+        variants |= {own: Variant(make, {"size": size, **how}) for own, how in OURS.items()}
+        title = (
+            f"{name}: depth {size.depth}, width {size.width}, {size.heads} heads, {size.side} × {size.side} × 4, "
+            f"batch {size.batch}"
+        )
+        comparisons[title] = compare_processes(variants, options.rounds, baseline=peers.DIT)
+        if name == "tiny":
+            curves = {each: losses(variants[each], options.steps) for each in (peers.DIT, FASTEST)}
+    facts = {f"mean loss of each sixth of {options.steps} steps, {name}": curve for name, curve in curves.items()}
+    return {"conditions": {"left out": missing or "no peer"}, "comparisons": comparisons, "facts": facts}
+
+
+def losses(variant: Variant, steps: int) -> str:
+    """Take so many steps, and return the mean loss of each sixth of them, in words."""
+    work = variant.make(**variant.arguments)
+    values = torch.tensor([work() for _ in range(steps)], dtype=torch.float64)
+    return ", ".join(f"{part.mean():.4f}" for part in values.chunk(SHOWN))
+
+
+def make(size: Size, precision: str, compiled: bool) -> Work:
+    """Return a step of the loop that every stage of `ldm` trains in."""
+    keep_freed_memory()
+    policy = resolve("cpu", precision)
+    torch.manual_seed(0)
+    network = DiT(network_config(size))
+    maybe_compile(network, compiled, policy.device)
+    stepper = Stepper(_Denoising(network), _plan(size), policy)
+    batches, numbers = Batches(size), itertools.count()
+
+    def step() -> float:
+        x0, labels, times, noise = batches.next()
+        stepper.step((x0, noise, (times + 1) / NUM_STEPS, labels), next(numbers), 0)
+        return stepper.meter.flush()["loss"]
+
+    return step
+
+
+def network_config(size: Size) -> DiTConfig:
+    """Return the network of a size."""
+    return DiTConfig(
+        latent_channels=4,
+        latent_size=size.side,
+        patch_size=2,
+        width=size.width,
+        depth=size.depth,
+        heads=size.heads,
+        num_classes=NUM_CLASSES,
+    )
+
+
+class _Denoising:
+    """Noise prediction with the plain loss, as the peers train, for the loop."""
+
+    num_samples = 1
+    heeds_verdicts = False
+
+    def __init__(self, network: DiT) -> None:
+        self.modules = self.averaged = network
+        self.players = {"denoiser": network}
+        self.objective = Objective(schedule("linear", NUM_STEPS), prediction="eps", weighting="snr")
+
+    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x0, noise, t, labels = data
+        return self.objective.loss(self.averaged, x0, noise, t, labels).mean(), {}
+
+    def load(self, batch: Batch) -> Any:
+        raise NotImplementedError("the benchmark brings its own batches")
+
+    def split(self, data: Any, parts: int) -> list[Any]:
+        return [data]
+
+    def stepped(self, accepted: bool) -> None: ...
+
+    def validate(self) -> dict[str, float]:
+        return {}
+
+    def picture(self, folder: Path, images_seen: int) -> None: ...
+
+
+def _plan(size: Size) -> Plan:
+    return Plan(
+        images=10**9,
+        batch_size=size.batch,
+        accumulate=1,
+        lr=peer_steps.LEARNING_RATE,
+        warmup=0,
+        decay="constant",
+        weight_decay=0.0,
+        beta1=0.9,
+        beta2=0.999,
+        clip=1.0,
+        ema=peer_steps.EMA,
+        checkpoint_every=0,
+        keep=2,
+        log_every=0,
+        validate_every=0,
+        tensorboard=False,
+        seed=0,
+    )

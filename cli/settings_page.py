@@ -1,0 +1,176 @@
+"""The page of every setting: key, flags, what it takes, default and help, from the commands' configurations."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from ..stages.commands import COMMANDS
+from ..stages.configs import STAGES
+from ..stages.settings import Section, Stage
+from . import examples
+from .keys import Setting, bare, sections_of, settings_of
+from .markdown import MADE, codes, escaped
+
+_SETTINGS = """# Settings
+
+Every setting of every command: as a flag where it has one, as `section.key=value` behind the command, or in a recipe
+under the stage's name:
+
+```yaml
+data: {source: photos, image_size: 64}   # shared by every stage that has it
+train-dit:
+  train: {images: 2M, lr: 1e-4}
+```
+
+Flags win over `key=value`, these over the recipe (`-c`), and the recipe over the defaults. A count is a whole number
+that may end in k, M or G, and `null` is nothing, as if it had not been said. `ldm config show train-dit -c mnist`
+prints what they come to, and where each was set.
+
+† A run may go on with another value. A change of any other setting makes it another run, which needs `--replace` or
+another `--name`.
+"""
+_KINDS = {"COUNT": "count", "INTEGER": "whole number", "NUMBER": "number", "PATH": "path", "TEXT": "text"}
+_LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+
+
+def settings_page() -> str:
+    """Return the page of every setting: key, flag, what it takes, default, help."""
+    lines = [MADE, _SETTINGS, "## Shared by several commands", ""]
+    shared = _shared()
+    users = [command for command, model in COMMANDS.items() if set(settings_of(Stage)) <= set(settings_of(model))]
+    lines += ["### Which run", "", f"Settings of {codes(users)}.", "", *_table(Stage, ""), ""]
+    for name, commands in shared.items():
+        inheriting = [command for command in commands if _mark(COMMANDS[command].model_fields[name], "inherited")]
+        told = f" What is not said to {codes(inheriting)} is taken from the run's autoencoder." if inheriting else ""
+        model = sections_of(COMMANDS[commands[0]])[name]
+        lines += [f"### Section {name}", "", f"Of {codes(commands)}.{told}", "", *_table(model, f"{name}."), ""]
+    for heading, group in (("Stages", STAGES), ("Tools", [command for command in COMMANDS if command not in STAGES])):
+        lines += [f"## {heading}", ""]
+        for command in group:
+            lines += [f"### {command}", "", examples.ALL[command], "", *_of_command(command, shared)]
+    return "\n".join([*lines, *_presets()]).rstrip() + "\n"
+
+
+def _shared() -> dict[str, list[str]]:
+    """Return sections that several commands have alike, by name, with those commands."""
+    found: dict[str, list[str]] = {}
+    for command, model in COMMANDS.items():
+        for name in sections_of(model):
+            found.setdefault(name, []).append(command)
+    alike = {name: {sections_of(COMMANDS[command])[name] for command in commands} for name, commands in found.items()}
+    return {name: commands for name, commands in found.items() if len(commands) > 1 and len(alike[name]) == 1}
+
+
+def _of_command(command: str, shared: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a command's own settings, its own sections', and where to find the others."""
+    model = COMMANDS[command]
+    usual = [s for s in settings_of(Stage) if s in settings_of(model)]
+    own = _table(model, "", frozenset(setting.key for setting in usual))
+    if own:
+        yield from (*own, "")
+    for name, section in sections_of(model).items():
+        if name not in shared:
+            yield from (f"#### {name} of {command}", "", (inspect.getdoc(section) or "").partition("\n")[0], "")
+            yield from (*_table(section, f"{name}."), "")
+    linked = [f"[{name}](#section-{name})" for name in sections_of(model) if name in shared]
+    if usual:
+        linked.insert(0, f"{codes(setting.key for setting in usual)} of [which run](#which-run)")
+    if linked:
+        yield from (f"And {', '.join(linked)}.", "")
+
+
+def _table(model: type[Section], prefix: str, but: frozenset[str] = frozenset()) -> list[str]:
+    """Return a table of a model's own settings, or nothing."""
+    own = [s for s in settings_of(model) if not s.section and s.key not in but]
+    rows = [_row(setting, model.model_fields[setting.key], prefix) for setting in own]
+    return ["| setting | takes | default | what it is |", "|---|---|---|---|", *rows] if rows else []
+
+
+def _row(setting: Setting, field: FieldInfo, prefix: str) -> str:
+    typed = [setting.argument] if setting.argument else [*setting.flags, *setting.off_flags]
+    flags = "".join(f"<br>`{flag}`" for flag in typed)
+    may_change = "" if _mark(field, "identity") else " †"
+    default = ""
+    if setting.required:
+        default = "must be given"
+    elif setting.default is not None:
+        default = f"`{setting.shown(setting.default)}`"
+    cells = (f"`{prefix}{setting.key}`{may_change}{flags}", _taken(setting, field), default, escaped(setting.help))
+    return _line(cells)
+
+
+def _mark(field: FieldInfo, name: str) -> bool:
+    """Return what a field was declared with."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra[name])
+
+
+def _taken(setting: Setting, field: FieldInfo) -> str:
+    """Say what a setting takes."""
+    if setting.choices:
+        return codes(setting.choices)
+    if setting.is_switch:
+        return "yes or no"
+    limits = _limits(field, setting)
+    if setting.is_list:
+        first, *_ = members = get_args(bare(field.annotation))
+        kind = "whole numbers" if bare(first) is int else "numbers"
+        limits += _limits(first, setting)
+        kind = f"{kind}, with commas" if Ellipsis in members else f"{len(members)} {kind}, with a comma"
+        return ", each ".join([kind, " and ".join(limits)] if limits else [kind])
+    return ", ".join([_KINDS[setting.kind], *limits])
+
+
+def _limits(declared: Any, setting: Setting) -> list[str]:
+    """Return the limits in a field or an annotated type, in words; that counts are not negative is left unsaid."""
+    found = []
+    marks = getattr(declared, "metadata", None) or getattr(declared, "__metadata__", None) or ()
+    # A pydantic Field within Annotated holds marks of its own.
+    for mark in chain(marks, *(getattr(mark, "metadata", ()) for mark in marks)):
+        for name, words in _LIMITS.items():
+            limit = getattr(mark, name, None)
+            if limit is not None and not (setting.kind == "COUNT" and (name, limit) == ("ge", 0)):
+                found.append(words.format("2^63" if limit == 2**63 else f"{limit:g}"))
+        if getattr(mark, "pattern", None) is not None:
+            found.append(f"matching `{mark.pattern}`".replace("|", r"\|"))
+    return found
+
+
+def _presets() -> Iterator[str]:
+    """Yield tables of the networks that have a name; only now is torch loaded."""
+    from ..core import denoisers
+    from ..core.autoencoders import registry
+
+    yield from (
+        "## Named networks",
+        "",
+        "What `model.preset` stands for; a setting of section `model` changes one of it.",
+    )
+    autoencoders = {name: asdict(config) for name, config in registry.PRESETS.items()}
+    for command, presets in (("train-vqvae", autoencoders), ("train-dit", denoisers.PRESETS)):
+        shown = {
+            key: [_number(values.get(key)) for values in presets.values()]
+            for key in sections_of(COMMANDS[command])["model"].model_fields
+            if any(key in values for values in presets.values())
+        }
+        same = {key: column.pop() for key, values in shown.items() if len(column := set(values)) == 1}
+        columns = {"preset": [f"`{name}`" for name in presets]} | {k: v for k, v in shown.items() if k not in same}
+        yield from ("", f"### Presets of {command}", "", _line(columns), "|---" * len(columns) + "|")
+        yield from map(_line, zip(*columns.values(), strict=True))
+        if same:
+            yield from ("", f"All of them: {', '.join(f'`{key}` {value}' for key, value in same.items())}.")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: Any) -> str:
+    """Return a preset's value as one would type it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else "" if value is None else str(value)

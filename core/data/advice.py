@@ -1,0 +1,92 @@
+"""What to do about what images are like: a line on each matter that training would notice."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .survey import Survey
+
+_ENLARGED = 0.85  # the least share of a training square's side that an image should have
+_MOST = 0.95  # of the images
+_SIZES = (16, 32, 64, 128, 256, 512, 1024)
+_LOSS = 0.25  # share of an image that the centre crop may cut off without a word
+_RATIO = 5.0  # largest class to smallest
+_FEW = 100  # images of a class
+_SKIPPED = 0.01  # share of images that on_error=skip leaves out
+_MINORITY = 0.3
+
+
+def largest_size(shorter: np.ndarray) -> int:
+    """Return the largest training size, pixels, a power of two, that 95 % of shorter sides (N,) all but reach."""
+    reached = float(np.quantile(shorter, 1 - _MOST, method="lower")) / _ENLARGED
+    return max((size for size in _SIZES if size <= reached), default=_SIZES[0])
+
+
+def crop_loss(sizes: np.ndarray) -> np.ndarray:
+    """Return which share of each image, sizes int64 (N, 2), the centre square leaves out, float (N,)."""
+    return 1 - sizes.min(1) / sizes.max(1)
+
+
+def advise(survey: Survey, counts: np.ndarray, class_names: Sequence[str], image_size: int) -> dict[str, str]:
+    """Return a line for each matter, by a word for it.
+
+    counts: training images of each class, int64 (K,). image_size: at which training is meant to be.
+    """
+    told: dict[str, str] = {}
+    total, num_broken = len(survey), len(survey.broken)
+    if total:
+        told |= _on_size(survey, image_size)
+    if num_broken and num_broken <= _SKIPPED * (total + num_broken):
+        told["broken"] = "mend or remove them, or train with --on-error skip"
+    elif num_broken:
+        told["broken"] = f"mend or remove them: more than the {_SKIPPED:.0%} that --on-error skip leaves out"
+    told |= _on_classes(counts, class_names)
+    told |= _on_colour(survey, total)
+    if survey.traits["animated"]:
+        told["animated"] = "only first frames are trained on; save other frames as files of their own"
+    return told
+
+
+def _on_size(survey: Survey, image_size: int) -> dict[str, str]:
+    largest = largest_size(survey.shorter)
+    told = {"size": f"the images hold detail up to --image-size {largest}"}
+    if image_size > largest:
+        told["size"] += f"; at {image_size} most are enlarged, which adds blur and no detail"
+    elif image_size < largest:
+        told["size"] += f"; {image_size} trains faster"
+    loss = crop_loss(survey.sizes)
+    cut = int((loss > _LOSS).sum())
+    if cut > len(loss) / 10:
+        told["crop"] = (
+            f"of {cut:,} images the centre crop cuts off more than {_LOSS:.0%}; crop them yourself if it hurts"
+        )
+    return told
+
+
+def _on_classes(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, str]:
+    told = {}
+    if len(counts) < 2:
+        told["classes"] = (
+            "one class: samples cannot be asked for by class, and train-classifier has nothing to tell apart"
+        )
+    elif counts.min() and counts.max() / counts.min() > _RATIO:
+        least, most = class_names[int(counts.argmin())], class_names[int(counts.argmax())]
+        told["balance"] = (
+            f"{most} has {counts.max() / counts.min():.0f} times the images of {least}: rare classes are learnt less;"
+            " add images, or judge each class by itself"
+        )
+    few = int(((counts > 0) & (counts < _FEW)).sum())
+    if few:
+        told["few"] = f"{few:,} classes have fewer than {_FEW} images: expect those images themselves, not new ones"
+    return told
+
+
+def _on_colour(survey: Survey, total: int) -> dict[str, str]:
+    grey = sum(count for mode, count in survey.modes.items() if mode in ("1", "L", "LA", "L;16", "I;16"))
+    grey += survey.traits["colourless"]
+    told = {}
+    if 0 < grey < _MINORITY * total:
+        told["grey"] = f"{grey:,} of {total:,} images are grey: so will samples be now and then"
+    if survey.traits["alpha"]:
+        told["alpha"] = "see-through parts become white; data.background=black or '#rrggbb' is another choice"
+    return told

@@ -1,0 +1,1 @@
+"""What a network costs: operations, memory, and on machines known by their data sheets, time."""

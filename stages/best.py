@@ -1,0 +1,64 @@
+"""`best/` in a denoiser's folder: the state of its training that measured best, a denoiser's folder in its own right.
+
+It has the layout, the manifest and the inputs of the folder that it lies in, so that whatever opens a denoiser opens
+it too, while the training goes on as well. It is written beside its place and takes it whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..core import files
+from ..core.artifacts import MANIFEST, Artifact, Workspace, open_artifact
+from ..core.denoisers import registry as denoisers
+from ..core.denoisers.dit import DiT
+from ..core.errors import DataError
+from .configs import BEST
+
+
+@dataclass(frozen=True)
+class BestState:
+    """Where the best state of a network in training is kept. description: what sampling needs beside the weights."""
+
+    work: Workspace
+    network: DiT
+    description: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        return self.work.path / BEST
+
+    def is_there(self) -> bool:
+        """Say whether one is kept."""
+        return (self.path / MANIFEST).is_file()
+
+    def save(self, images_seen: int, measured: Mapping[str, Any]) -> None:
+        """Keep the network as it is now in the place of the one before. measured: JSON, for its provenance."""
+        found = {"images_seen": images_seen, **measured}
+        inputs = {
+            role: {**entry, "path": Path("..", entry["path"]).as_posix()}
+            for role, entry in self.work.identity.inputs.items()
+        }
+        with files.new_directory(self.path, replace=True) as folder:
+            denoisers.save(self.network, folder / "final", {**self.description, "best": found})
+            inside = Workspace(folder, replace(self.work.identity, inputs=inputs))
+            outputs = ["final/model.safetensors", "final/config.json"]
+            inside.commit(outputs, {**self.description, "images_seen": images_seen, "best": found})
+
+
+def open_best(folder: Path, made_by: str) -> Artifact:
+    """Open the best state in a denoiser's folder. Raises DataError, also where the training kept none."""
+    if not (folder / BEST / MANIFEST).is_file():
+        open_artifact(folder, "dit", made_by)
+        remedy = "take its last state, or train with metrics.every=100k and --replace"
+        raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
+    return open_artifact(folder / BEST, "dit", made_by)
+
+
+def told(best: Artifact) -> str:
+    """Say of a best state in a few words when it was and what it measured."""
+    found = best.facts["best"]
+    floor = found["real_against_real"].get(found["criterion"])
+    beside = f" (real against real {floor:.4g})" if floor is not None else ""
+    return f"after {found['images_seen']:,} images, {found['criterion']} {found['value']:.4g}{beside}"

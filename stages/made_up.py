@@ -1,0 +1,55 @@
+"""Images and latents of no meaning, held in memory, for steps that are taken to be measured."""
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from ..core.data.loading import ImageLoader, Preparation
+from ..core.data.samples import ImageSource
+from .handover import ImageSets
+from .latent_sets import LatentSets
+from .settings import Data
+
+COUNT = 64  # of either kind: enough for batches that differ, small enough for any size
+
+
+def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
+    """Return noise in the place of a run's images, at their size."""
+    side = data.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    source = ImageSource(
+        location="made up",
+        class_names=tuple(f"class {number}" for number in range(num_classes)),
+        names=[f"{number:04d}" for number in range(count)],
+        labels=np.arange(count, dtype=np.int64) % num_classes,
+        fetch=lambda row: noise[row],
+        rows=np.arange(count, dtype=np.int64),
+    )
+    loader = ImageLoader(source, Preparation(side, cache_bytes=noise.nbytes))
+    return ImageSets(loader, loader)
+
+
+def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, count: int = COUNT) -> LatentSets:
+    """Return noise in the place of a run's latents (C, h, w). flips: whether mirrored images were encoded as well."""
+    held = cast(Any, _Latents(shape, num_classes, flips, count))
+    return LatentSets(held, held, tuple(f"class {number}" for number in range(num_classes)))
+
+
+class _Latents:
+    """What a training reads of a set of latents."""
+
+    has_std = False
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, flips: bool, count: int) -> None:
+        self.shape, self.has_flip = shape, flips
+        self.labels = np.arange(count, dtype=np.int64) % num_classes
+        self._values = torch.randn(2, count, *shape, generator=torch.Generator().manual_seed(0)).half()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+        """Gather latents as float32 (len(indices), C, h, w)."""
+        mirrored = np.zeros(len(indices), dtype=np.int64) if flip is None else flip.astype(np.int64)
+        return self._values[torch.from_numpy(mirrored), torch.from_numpy(np.asarray(indices))].float()

@@ -1,0 +1,94 @@
+"""A stage's command as a process that is ended before its time, and what it leaves when nothing interrupts it."""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher import Command, Ended, Launcher
+from ldm.core.files import TEMPORARY
+from small_runs import settled, start_from, temporaries
+
+FOLDERS = {"train-vqvae": "vqvae", "encode": "latents", "train-dit": "dit"}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "train-vqvae": (),
+    "encode": ("vqvae",),
+    "train-dit": ("vqvae", "latents", "classifier"),
+    "sample": ("vqvae", "dit"),
+}
+ENCODE = ["encode", "--shard-size", "4"]
+SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
+
+
+class Stage:
+    """One stage's command over copies of the stages before it, and what it leaves when nothing interrupts it."""
+
+    def __init__(self, words: list[str], ldm: Launcher, recipe: Path, trained: Path, scratch: Path) -> None:
+        self.words, self.ldm, self.recipe, self.trained, self.scratch = words, ldm, recipe, trained, scratch
+        self.copies = 0
+        self.whole = self.fresh()
+        self.seconds = self.succeed(self.whole).seconds
+        self.expected = settled(self.folder(self.whole))
+
+    def fresh(self) -> Path:
+        """Return a new folder of runs with the stages before this one."""
+        self.copies += 1
+        runs_dir = self.scratch / str(self.copies)
+        runs_dir.mkdir(parents=True)
+        start_from(self.trained, runs_dir, *NEEDS[self.words[0]])
+        return runs_dir
+
+    def folder(self, runs_dir: Path) -> Path:
+        command = self.words[0]
+        return runs_dir / "tiny" / ("samples/x" if command == "sample" else FOLDERS[command])
+
+    def start(self, runs_dir: Path, **conditions: Any) -> Command:
+        return self.ldm.start(*self.words, "-c", self.recipe, "--runs-dir", runs_dir, **conditions)
+
+    def succeed(self, runs_dir: Path) -> Ended:
+        ended = self.start(runs_dir).wait()
+        assert ended.code == 0, ended
+        return ended
+
+    def finish(self, runs_dir: Path) -> Ended:
+        """Run the command again to its end, and see that all is as if it had never been interrupted."""
+        ended = self.succeed(runs_dir)
+        self.check(runs_dir)
+        return ended
+
+    def check(self, runs_dir: Path) -> None:
+        """See that all is as if nothing had ever been interrupted, and remove it."""
+        assert not temporaries(runs_dir)
+        found = settled(self.folder(runs_dir))
+        differing = [name for name in found.keys() | self.expected.keys() if found.get(name) != self.expected.get(name)]
+        assert not differing, differing
+        for stage in NEEDS[self.words[0]]:
+            assert settled(runs_dir / "tiny" / stage) == settled(self.trained / stage), f"{stage} was changed"
+        shutil.rmtree(runs_dir)
+
+    def check_names(self, runs_dir: Path) -> None:
+        """See that nothing lies under a final name but what is to lie there in the end."""
+        if not self.folder(runs_dir).exists():
+            return
+        for name, content in settled(self.folder(runs_dir)).items():
+            if name.endswith((".tar", ".png", ".safetensors")) and not Path(name).name.startswith(TEMPORARY):
+                assert self.expected[name] == content, f"{name} is not what it is to be"
+
+    def killed(self, random: np.random.Generator, when: Callable[[Path], None] | None = None) -> Path:
+        """Start the command in a new folder and kill it: at a random moment, or when `when` returns."""
+        delay = random.uniform(0, self.seconds)
+        while True:
+            runs_dir = self.fresh()
+            command = self.start(runs_dir)
+            if when is None:
+                time.sleep(delay)
+            else:
+                when(self.folder(runs_dir))
+            command.send(signal.SIGKILL)
+            if command.wait().code == -signal.SIGKILL:
+                return runs_dir
+            delay *= 0.8  # It had ended before.
