@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import FrameType
 
@@ -38,6 +39,7 @@ class Bench:
         folder.mkdir(parents=True)
         self.parser.make(folder)
         self.whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        self.stamps = {str(path): _stamp(path.stat()) for path in self.whole}
 
     def trial(self, random: np.random.Generator) -> tuple[str, bytes, str | None]:
         """Harm a file and read it. Returns its name, its bytes, and what was wrong with how that ended, if anything."""
@@ -67,12 +69,29 @@ class Bench:
 
     def restore(self) -> None:
         """Put every file back as it was, and remove what was written."""
-        for path in [path for path in self.folder.rglob("*") if path not in self.whole and path.is_file()]:
-            path.unlink()
+        found = {entry.path: _stamp(entry.stat()) for entry in _files(str(self.folder))}
+        for name in found.keys() - self.stamps.keys():
+            Path(name).unlink()
         for path, data in self.whole.items():
-            if not path.is_file() or path.read_bytes() != data:
+            if found.get(str(path)) != self.stamps[str(path)]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
+                self.stamps[str(path)] = _stamp(path.stat())
+
+
+def _files(folder: str) -> Iterator["os.DirEntry[str]"]:
+    """All files below a folder, links aside."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
+            elif entry.is_file():
+                yield entry
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes with a file: no reader can put back the time of its last change."""
+    return status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def _wrong_with(error: UserError, name: str) -> str | None:
@@ -112,10 +131,11 @@ def prepare(name: str, folder: Path) -> Bench:
     signal.signal(signal.SIGPROF, _hang)
     signal.signal(signal.SIGALRM, _hang)
     bench = Bench(name, folder)
-    for reader in (*bench.parser.readers, *bench.parser.rarely):  # Whatever is imported late is imported here.
-        for file in sorted(bench.parser.harms):
-            reader(bench.folder, file)
-            bench.restore()
+    files = sorted(bench.parser.harms)
+    once = [(reader, files[0]) for reader in bench.parser.rarely]
+    for reader, file in [*product(bench.parser.readers, files), *once]:  # Whatever is imported late is imported here.
+        reader(bench.folder, file)
+        bench.restore()
     limit_memory()
     return bench
 
