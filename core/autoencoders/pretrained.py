@@ -124,7 +124,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
     _require_safetensors(folder)
-    _require_runnable(folder, kind, config)
+    described = _described(folder, kind, config)
     try:
         model, report = _class(kind).from_pretrained(
             folder,
@@ -134,8 +134,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
             output_loading_info=True,
         )
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from error
+        raise _not_loaded(folder, kind, error) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             name = problem.replace("_keys", "")
@@ -143,31 +142,51 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
                 f"{folder / WEIGHTS} does not fit {CONFIG}: {len(report[problem])} {name}, first {report[problem][0]}",
                 "download or save it again",
             )
+    _require_runnable(folder, described)
     return DiffusersCodec(model.float(), kind)
 
 
-def _require_runnable(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
-    """Refuse a config of a network that cannot run, or is much larger than its weights, before memory is taken."""
+def _described(folder: Path, kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
+    """Build the network of a config, on no device; DataError if it is none of RGB images, or not that of the weights.
+
+    A network much larger than its weights is refused before memory is taken for it.
+    """
     try:
-        with torch.device("meta"), torch.no_grad():
-            codec = build_diffusers(kind, config).eval()
-            described: Any = codec.model.config
-            for key in ("in_channels", "out_channels"):
-                if described.get(key, 3) != 3:
-                    raise DataError(
-                        f"{folder / CONFIG} has {key} {described[key]}", "give an autoencoder of RGB images"
-                    )
-            side = _TRIED_LATENT * codec.downsampling
-            codec.from_latent(codec.to_latent(torch.zeros(1, 3, side, side)))
         with safe_open(folder / WEIGHTS, "pt") as tensors:
             held = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        with torch.device("meta"):
+            codec = build_diffusers(kind, config).eval()
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from None
+        raise _not_loaded(folder, kind, error) from None
+    described: Any = codec.model.config
+    for key in ("in_channels", "out_channels"):
+        if described.get(key, 3) != 3:
+            raise DataError(f"{folder / CONFIG} has {key} {described[key]}", "give an autoencoder of RGB images")
     wanted = sum(parameter.numel() for parameter in codec.parameters())
     if wanted > 2 * held + _LARGEST_SIZE:
         message = f"{folder / WEIGHTS} does not fit {CONFIG}: {held:,} numbers for a network of {wanted:,}"
         raise DataError(message, "download or save it again")
+    return codec
+
+
+@torch.no_grad()
+def _require_runnable(folder: Path, described: DiffusersCodec) -> None:
+    """Refuse a network that can be built and cannot run: it is tried without its numbers."""
+    try:
+        side = _TRIED_LATENT * described.downsampling
+        images = torch.zeros(1, 3, side, side, device="meta")
+        latents = described.to_latent(images)
+        wanted = (1, described.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
+        for found, shape in ((latents, wanted), (described.from_latent(latents), tuple(images.shape))):
+            if found.shape != shape:
+                raise ValueError(f"it gives {tuple(found.shape)} where {shape} is wanted")
+    except UNBUILDABLE as error:
+        raise _not_loaded(folder, described.kind, error) from None
+
+
+def _not_loaded(folder: Path, kind: str, error: Exception) -> DataError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again")
 
 
 def _require_safetensors(folder: Path) -> None:
