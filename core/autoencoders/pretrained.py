@@ -5,9 +5,11 @@ aside: our own statistics, measured per channel, take their place.
 """
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
     _require_safetensors(folder)
-    described = _described(folder, kind, config)
+    _require_described(folder, kind, config)
     try:
         model, report = _class(kind).from_pretrained(
             folder,
@@ -134,7 +136,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
             output_loading_info=True,
         )
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        raise _not_loaded(folder, kind, error) from error
+        raise _not_loaded(folder, kind, _first_line(error)) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             name = problem.replace("_keys", "")
@@ -142,22 +144,22 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
                 f"{folder / WEIGHTS} does not fit {CONFIG}: {len(report[problem])} {name}, first {report[problem][0]}",
                 "download or save it again",
             )
-    _require_runnable(folder, described)
+    why = _why_not_runnable(kind, json.dumps(config))
+    if why is not None:
+        raise _not_loaded(folder, kind, why)
     return DiffusersCodec(model.float(), kind)
 
 
-def _described(folder: Path, kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
-    """Build the network of a config, on no device; DataError if it is none of RGB images, or not that of the weights.
-
-    A network much larger than its weights is refused before memory is taken for it.
-    """
+def _require_described(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
+    """Refuse a config of no network, of other than RGB images, or of a network much larger than its weights, before
+    memory is taken for it."""
     try:
         with safe_open(folder / WEIGHTS, "pt") as tensors:
             held = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
         with torch.device("meta"):
             codec = build_diffusers(kind, config).eval()
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        raise _not_loaded(folder, kind, error) from None
+        raise _not_loaded(folder, kind, _first_line(error)) from None
     described: Any = codec.model.config
     for key in ("in_channels", "out_channels"):
         if described.get(key, 3) != 3:
@@ -166,27 +168,33 @@ def _described(folder: Path, kind: str, config: Mapping[str, Any]) -> DiffusersC
     if wanted > 2 * held + _LARGEST_SIZE:
         message = f"{folder / WEIGHTS} does not fit {CONFIG}: {held:,} numbers for a network of {wanted:,}"
         raise DataError(message, "download or save it again")
-    return codec
 
 
+@lru_cache(maxsize=8)
 @torch.no_grad()
-def _require_runnable(folder: Path, described: DiffusersCodec) -> None:
-    """Refuse a network that can be built and cannot run: it is tried without its numbers."""
+def _why_not_runnable(kind: str, config: str) -> str | None:
+    """Try a network that can be built, of a config as JSON, without numbers: why it cannot run, or None if it can."""
     try:
-        side = _TRIED_LATENT * described.downsampling
+        with torch.device("meta"):
+            codec = build_diffusers(kind, json.loads(config)).eval()
+        side = _TRIED_LATENT * codec.downsampling
         images = torch.zeros(1, 3, side, side, device="meta")
-        latents = described.to_latent(images)
-        wanted = (1, described.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
-        for found, shape in ((latents, wanted), (described.from_latent(latents), tuple(images.shape))):
+        latents = codec.to_latent(images)
+        wanted = (1, codec.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
+        for found, shape in ((latents, wanted), (codec.from_latent(latents), tuple(images.shape))):
             if found.shape != shape:
-                raise ValueError(f"it gives {tuple(found.shape)} where {shape} is wanted")
+                return f"it gives {tuple(found.shape)} where {shape} is wanted"
     except UNBUILDABLE as error:
-        raise _not_loaded(folder, described.kind, error) from None
+        return _first_line(error)
+    return None
 
 
-def _not_loaded(folder: Path, kind: str, error: Exception) -> DataError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again")
+def _not_loaded(folder: Path, kind: str, why: str) -> DataError:
+    return DataError(f"{folder} cannot be loaded as {kind}: {why}", "download or save it again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _require_safetensors(folder: Path) -> None:

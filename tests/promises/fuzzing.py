@@ -23,7 +23,7 @@ ALL = {**PARSERS, **RUN_PARSERS, **NETWORK_PARSERS}
 MEMORY = 1 << 30  # bytes beyond what the process has when it has read whole files once
 SECONDS = 5  # of the processor: a machine may be busy with other things
 ASLEEP = 60  # seconds by the clock, for a reader that waits instead
-SEALED, RARELY = 0.8, 0.02  # how often hashes are put right, and the slow readers are taken
+SEALED, RARELY = 0.8, 0.005  # how often hashes are put right, and the slow readers are taken
 
 
 class Hang(BaseException):
