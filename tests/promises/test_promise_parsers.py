@@ -18,12 +18,13 @@ INDEX = json.loads((CORPUS / "index.json").read_bytes())
 LONG = 4 * 3600.0
 
 
-@pytest.mark.promise("R18", full=10_000)
+@pytest.mark.promise("R18", quick=50, full=10_000, quick_seed=18)
 @pytest.mark.parametrize("parser", sorted(ALL))
 def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
     parser: str, trials: Trials, ldm: Launcher, tmp_path: Path
 ) -> None:
-    words = (parser, tmp_path / "work", trials.seed, trials.test, trials.count, tmp_path / "report")
+    form = "full" if trials.full else "quick"
+    words = (parser, tmp_path / "work", form, trials.seed, trials.test, trials.count, tmp_path / "report")
     ended = ldm.start(*words, function="fuzzing:fuzz").wait(LONG)
     found = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
     for number in range(trials.count):
