@@ -22,7 +22,7 @@ from run_parsers import RUN_PARSERS
 ALL = {**PARSERS, **RUN_PARSERS, **NETWORK_PARSERS}
 MEMORY = 1 << 30  # bytes beyond what the process has when it has read whole files once
 SECONDS = 5  # of the processor: a machine may be busy with other things
-ASLEEP = 60  # seconds by the clock, for a reader that waits instead
+ASLEEP = 240  # seconds by the clock, for a reader that waits instead; a busy machine, too, lets readers wait
 SEALED, RARELY = 0.8, 0.005  # how often hashes are put right, and the slow readers are taken
 
 

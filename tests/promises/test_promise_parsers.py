@@ -40,7 +40,7 @@ def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
 def test_what_once_ended_in_a_traceback_no_longer_does(parser: str, ldm: Launcher, tmp_path: Path) -> None:
     kept = [(entry["file"], CORPUS / entry["kept"]) for entry in INDEX if entry["parser"] == parser]
     words = [word for pair in kept for word in pair]
-    ended = ldm.start(parser, tmp_path / "work", tmp_path / "report", *words, function="fuzzing:replay").wait()
+    ended = ldm.start(parser, tmp_path / "work", tmp_path / "report", *words, function="fuzzing:replay").wait(LONG)
     found = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
     assert ended.code == 0 and {path for path, _ in found} == {str(path) for _, path in kept}, ended
     assert [(path, wrong) for path, wrong in found if wrong is not None] == []
