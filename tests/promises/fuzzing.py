@@ -170,7 +170,7 @@ def replay(arguments: list[str]) -> int:
     arguments: the parser, a new folder, the file to write, then by turns which file is harmed and the bytes for it.
     """
     name, folder, report, *kept = arguments
-    bench = prepare(name, Path(folder) / "bench")
+    bench = prepare(name, Path(folder) / "bench", full=False)
     with Path(report).open("w", buffering=1) as lines:
         for file, path in zip(kept[::2], kept[1::2], strict=True):
             harmed = Path(path).read_bytes()
