@@ -51,6 +51,17 @@ def resolve(device: str = "auto", precision: str = "auto") -> Policy:
     return policy
 
 
+def make_deterministic(device: torch.device) -> None:
+    """Let a GPU compute the same bits every time, at some cost in speed; a CPU does so anyway.
+
+    To be called before anything is computed there. What has no such form in torch warns.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
 def settle(network: nn.Module, policy: Policy) -> nn.Module:
     """Move a network that will not be trained to its device, its linear maps in the compute format; return it.
 
@@ -67,14 +78,15 @@ def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 
     A network with `blocks` is compiled block by block: as they are alike, one compilation serves all, which takes
-    seconds where the whole takes a minute. Raises ConfigError where the compiler that torch needs is missing.
+    seconds where the whole takes a minute. On a GPU for the very shapes it meets, which are few: training has one, and
+    sampling fills its last batch up. Raises ConfigError where the compiler that torch needs is missing.
     """
     if not wanted:
         return
     require_compiler(device)
     blocks = getattr(module, "blocks", None)
     for part in blocks if isinstance(blocks, nn.ModuleList) else [module]:
-        part.compile()
+        part.compile(dynamic=False if device.type == "cuda" else None)
 
 
 def uncompiled() -> AbstractContextManager[object]:

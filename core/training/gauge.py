@@ -30,7 +30,7 @@ class Gauge(Protocol):
         """
 
     def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Keep the averages as the best state so far. Only the first process is asked to."""
+        """Keep the averages as the best state so far. The first process is asked to; all are, where each has a part."""
 
     def keeps_one(self) -> bool:
         """Say whether a state kept earlier is still there."""

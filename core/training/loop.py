@@ -188,12 +188,17 @@ class _Session:
         with self.stepper.averaged(), torch.no_grad(), uncompiled():
             numbers = self.gauge.measure(lambda: parallel.heed(stop))
             self.owes = numbers is None
+            improved = False
             if numbers is not None and self.world.leads:
                 line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.gauge.conditions}
                 self.record.add(line)
                 assert self.best is not None
-                if self.best.improves(line):
-                    self.gauge.keep(self.images, numbers)
+                improved = self.best.improves(line)
+            if self.stepper.sharded is not None:
+                improved = bool(parallel.exchange(int(improved))[0][0])
+            if numbers is not None and improved:
+                self.gauge.keep(self.images, numbers)
+            if numbers is not None and self.world.leads:
                 shown = self.gauge.criterion
                 self.progress.update(self.images, **{shown.partition("[")[0]: numbers[shown]})
         return not self.owes

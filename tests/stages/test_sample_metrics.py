@@ -108,6 +108,23 @@ def test_two_processes_measure_what_one_does(watched: Pipeline, trained: Pipelin
     assert best.facts["best"]["value"] == min(line[FRECHET] for line in ours)
 
 
+def test_two_processes_that_shard_measure_and_keep_the_best_together(watched: Pipeline, tmp_path: Path) -> None:
+    pair = fresh(watched, tmp_path)
+    config = pair.config("train-dit", **MEASURED, metrics__best="loss", train__shard=True)
+
+    def work(rank: int) -> None:
+        RUNS["train-dit"](config, Silent())
+
+    assert run_together(2, work) == [0, 0]
+    ours, theirs = (measured(run.folder / "dit") for run in (pair, watched))
+    assert [line[FRECHET] for line in ours] == pytest.approx([line[FRECHET] for line in theirs], rel=1e-2)
+    best = open_best(pair.folder / "dit", "").facts["best"]
+    assert best["criterion"] == "val_loss" and best["value"] == min(line["val_loss"] for line in ours)
+    final = load_file(pair.folder / "dit" / "final" / "model.safetensors")
+    kept = load_file(pair.folder / "dit" / "best" / "final" / "model.safetensors")
+    assert best["images_seen"] == 64 and all(torch.equal(kept[name], tensor) for name, tensor in final.items())
+
+
 def test_the_best_state_is_a_denoiser_that_says_when_and_by_what(watched: Pipeline, tmp_path: Path) -> None:
     pipeline = watched.copy(tmp_path)
     recorded = measured(watched.folder / "dit")
