@@ -5,6 +5,7 @@ sha256 of the weights, and what else its family keeps there. Whatever is missing
 DataError naming the file.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -126,7 +127,7 @@ def config_of(form: type[Form], values: Mapping[str, Any]) -> Form:
             f"the config has unknown keys {sorted(values.keys() - known)}", "upgrade ldm, or make it again"
         )
     try:
-        return TypeAdapter(form).validate_python(dict(values))
+        return TypeAdapter(form).validate_json(json.dumps(dict(values)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"

@@ -112,8 +112,8 @@ def _provenance(directory: Directory) -> Iterator[tuple[str, str]]:
     except DataError:
         return
     if isinstance(made, dict):
-        packages = made.get("packages")
-        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **(packages if packages else {})}
+        packages = made["packages"] if isinstance(made.get("packages"), dict) else {}
+        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **packages}
         yield "made at", str(made.get("created"))
         yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         yield "commit", str(made.get("git") or "not from a checkout")

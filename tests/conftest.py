@@ -9,7 +9,8 @@ import torch
 
 TESTS = Path(__file__).resolve().parent
 ROOT, NO_NETWORK = TESTS.parent, TESTS / "no_network"
-for folder in (NO_NETWORK, TESTS / "promises", TESTS / "stages", TESTS / "core" / "training", ROOT):
+SHARED = ("promises", "stages", "core/training", "core/exchange")  # folders whose modules other tests use
+for folder in (NO_NETWORK, *(TESTS / name for name in SHARED), ROOT):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

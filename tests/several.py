@@ -1,5 +1,6 @@
 """Several real processes on this machine that find one another as torchrun's do, for the tests of parallel work."""
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -16,7 +17,9 @@ def run_together(size: int, work: Callable[[int], None], patience: float = 90) -
     """Let `size` processes do `work(rank)`, forked so that torch need not load again. Returns their exit codes."""
     context = multiprocessing.get_context("fork")
     surroundings = environment(size)
-    processes = [context.Process(target=_be_one, args=(rank, surroundings, work), daemon=True) for rank in range(size)]
+    processes = [
+        context.Process(target=_be_one, args=(rank, surroundings, work, patience), daemon=True) for rank in range(size)
+    ]
     for process in processes:
         process.start()
     end = time.monotonic() + patience
@@ -43,7 +46,8 @@ def ranked(surroundings: dict[str, str], rank: int) -> dict[str, str]:
     return {**surroundings, "RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
-def _be_one(rank: int, surroundings: dict[str, str], work: Callable[[int], None]) -> None:
+def _be_one(rank: int, surroundings: dict[str, str], work: Callable[[int], None], patience: float) -> None:
+    faulthandler.dump_traceback_later(0.9 * patience, file=2)  # where it hangs, should it be killed for that
     os.environ.update(ranked(surroundings, rank))
     try:
         work(rank)

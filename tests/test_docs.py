@@ -65,6 +65,15 @@ def test_the_navigation_has_every_page_once() -> None:
     assert sorted(leaves(settings["nav"])) == sorted([*pages, *BESIDE.values()])
 
 
+def test_every_picture_of_the_gallery_stands_above_the_command_that_made_it() -> None:
+    text = (DOCS / "gallery" / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == sorted(p.name for p in DOCS.glob("gallery/*.png"))
+    for below in re.split(r"!\[[^\]]+\]\([^)]+\)", text)[1:]:
+        assert re.match(r"\s*```sh\n(make|ldm) .*\n```\n", below), below[:80]
+    for recipe, run in re.findall(r"RECIPE=(\S+) RUN=(\S+)", text):
+        assert (ROOT / recipe).stem == run and (ROOT / recipe).is_file()
+
+
 def test_a_command_of_make_is_listed_for_every_target_that_is_meant_for_people() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())  # type: ignore[index]

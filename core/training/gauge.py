@@ -7,7 +7,9 @@ by seeds of its own. One that a stop cuts short is owed by the checkpoint, and m
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-CONDITIONS = "conditions"
+from .record import CONDITIONS
+
+__all__ = ["CONDITIONS", "Best", "Gauge"]
 
 
 class Gauge(Protocol):

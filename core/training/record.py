@@ -10,6 +10,7 @@ from .. import files
 
 METRICS = "metrics.jsonl"
 _LARGEST = 1e150
+CONDITIONS = "conditions"  # of a measurement: a table in its line
 
 
 class Meter:
@@ -84,7 +85,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
-            line = {name: value for name, value in line.items() if _is_number(value)}
+            measured = isinstance(line.get(CONDITIONS), dict)  # Such lines hold tables, too.
+            line = {k: v for k, v in line.items() if _is_number(v) or (measured and isinstance(v, dict))}
             if isinstance(line.get("images"), int):
                 lines.append(line)
     return lines

@@ -25,25 +25,28 @@ def shown_commands() -> list[tuple[str, str]]:
         if page.suffix == ".yaml":
             lines = re.findall(r"`(ldm [^`]+)`", "\n".join(line for line in text.splitlines() if line.startswith("#")))
         else:
-            blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+            blocks = re.findall(r"```sh\n(.*?)```", text.replace("\\\n", " "), flags=re.DOTALL)
             lines = [part.strip() for block in blocks for line in block.splitlines() for part in line.split("&&")]
         found += [(page.name, line.split(" #")[0].strip()) for line in lines if line.startswith("ldm ")]
     return found
 
 
-def write_shown_recipes(folder: Path) -> None:
-    """Write every `yaml` block that begins with a comment naming its file."""
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `recipes/`, and the recipes that pages show: blocks of YAML that begin with a file's name."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
     for page in PAGES:
-        for name, block in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", page.read_text(), flags=re.DOTALL):
-            (folder / name).write_text(block)
+        for name, text in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            (folder / name).write_text(text)
+    return folder
 
 
 @pytest.mark.parametrize(("page", "line"), shown_commands())
 def test_a_documented_command_is_understood(
-    page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, line: str, recipes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_shown_recipes(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(recipes)
     words = shlex.split(line.split(" > ")[0])[1:]
     if " ".join(words[:2]) in COMMANDS:
         words = [" ".join(words[:2]), *words[2:]]

@@ -105,7 +105,7 @@ def test_missing_and_unreadable_json_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.json does not exist"):
         files.read_json(tmp_path / "absent.json")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(DataError, match=r"folder\.json cannot be read: Is a directory"):
+    with pytest.raises(DataError, match=r"folder\.json is not a file"):
         files.read_json(tmp_path / "folder.json")
 
 

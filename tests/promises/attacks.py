@@ -94,7 +94,7 @@ ATTACKS = [
         "its sha256 is",
     ),
     Attack("pickled-network", p.pickled_network, p.unpickle, on_run("sample"), 3, "not a readable safetensors file"),
-    Attack("pickled-moments", p.pickled_moments, p.unpickle, going_on, 3, "optimizer.safetensors is not a readable"),
+    Attack("pickled-moments", p.pickled_moments, p.unpickle, going_on, 3, "optimizer.safetensors is damaged"),
     Attack("npy", p.object_array, p.read_objects, training_on, 3, "images.npy is not a kind of data"),
     Attack("npz-images", p.object_arrays(True), p.read_objects, training_on, 3, "images holds Python objects"),
     Attack("npz-labels", p.object_arrays(False), p.read_objects, training_on, 3, "labels holds Python objects"),

@@ -34,10 +34,15 @@ PATIENCE = 300.0  # seconds after which a command that has not ended is a failur
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: its exit code, or minus the signal that ended it; seconds: from start to end."""
+    """How a command ended.
+
+    code: its exit code, or minus the signal that ended it. seconds: from start to end. busy: of a processor's time,
+    which does not depend on what else the machine does.
+    """
 
     code: int
     seconds: float
+    busy: float
     out: str
     err: str
 
@@ -65,7 +70,7 @@ class Command:
             self.launcher.ask(wait=self.pid, patience=PATIENCE)
         told = [_drain(self.out), _drain(self.err)]
         assert answer["code"] is not None, f"still running after {patience} s: {told}"
-        return Ended(answer["code"], answer["seconds"], *told)
+        return Ended(answer["code"], answer["seconds"], answer["busy"], *told)
 
 
 class Launcher:
@@ -161,11 +166,11 @@ def _serve(orders: socket.socket) -> None:
 def _collect(started: dict[int, float], ended: dict[int, dict[str, Any]]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
-            seconds = time.monotonic() - started[pid]
-            ended[pid] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
+            seconds, busy = time.monotonic() - started[pid], used.ru_utime + used.ru_stime
+            ended[pid] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds, "busy": busy}
 
 
 def _become(order: dict[str, Any], handles: list[int]) -> None:

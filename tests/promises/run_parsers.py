@@ -14,7 +14,8 @@ from format_mutations import mutate_header, mutate_tar, mutate_yaml
 from ldm.core import artifacts, files
 from ldm.core.artifacts import IDENTITY, MANIFEST, Identity, open_artifact
 from ldm.core.autoencoders import registry
-from ldm.core.data.shards import INDEX, LatentSet, check_index, read_shard
+from ldm.core.data.latents import LatentSet
+from ldm.core.data.shards import INDEX, check_index, read_shard
 from ldm.core.denoisers import noisy_classifier
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.metrics import classifier
@@ -149,7 +150,9 @@ def prepare_training(folder: Path, harmed: str) -> None:
     latents, source = open_latents(None, settings)
     with occupied(folder / RUN / "other", settings.machine) as policy:
         latents.verify()
-        task = train_dit.DenoisingTask(settings, latents, train_dit.load_autoencoder(source, policy), policy)
+        network = train_dit.network_config(settings, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+        autoencoder = train_dit.load_autoencoder(source, policy).network
+        task = train_dit.DenoisingTask(settings, network, read_latents(latents), autoencoder, policy)
         task.load(loop.Batch(np.arange(4), np.arange(4), 0))
         task.validate()
 

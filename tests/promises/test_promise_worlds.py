@@ -19,7 +19,7 @@ from interrupted import ENCODE, SAMPLE, Stage
 from launcher import Command, Ended
 from ldm.core.artifacts import IDENTITY, MANIFEST
 from ldm.core.progress import Silent
-from ldm.core.training import checkpoint
+from ldm.core.training import checkpoint, sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.core.training.loop import Batch
 from ldm.stages.train_classifier import ClassifyingTask
 from ldm.stages.train_dit import DenoisingTask
@@ -119,7 +119,7 @@ def settings(case: str, precision: str, seed: int) -> dict[str, Any]:
         "train__log_every": BATCH,
         "train__validate_every": 0,
     }
-    if case == "train-dit":
+    if case.startswith("train-dit"):
         chosen |= {"preview__every": 0}
     if case == "train-vqvae adversarial":
         chosen |= {"loss": {"adversarial_weight": 0.5, "adversarial_start": 2 * BATCH}}
@@ -127,7 +127,9 @@ def settings(case: str, precision: str, seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.promise("R8", quick=1, full=10)
-@pytest.mark.parametrize("case", ["train-vqvae", "train-vqvae adversarial", "train-dit", "train-classifier"])
+@pytest.mark.parametrize(
+    "case", ["train-vqvae", "train-vqvae adversarial", "train-dit", "train-dit sharded", "train-classifier"]
+)
 def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
     case: str, trials: Trials, trained: Pipeline, tmp_path: Path
 ) -> None:
@@ -135,7 +137,8 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
 
     An adversary's weight is measured in each pass: there, their number stays.
     """
-    command, _, adversarial = case.partition(" ")
+    command, _, manner = case.partition(" ")
+    adversarial = manner == "adversarial"
     for number, random in enumerate(trials):
         chosen = settings(case, "fp32", seed=int(random.integers(1000)))
         sizes = random.permutation([2, int(random.choice([1, 3, 4]) if trials.full else 1)]).tolist()
@@ -143,12 +146,13 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
         stop = (int(random.integers(STEPS - 1)), int(random.integers(sizes[0])))
         alone = Watched(tmp_path / f"{number}-alone", trained, command, chosen)
         assert alone.train(1, passes[0] if adversarial else 1) == [0]
-        several = Watched(tmp_path / f"{number}-several", trained, command, chosen)
+        together = chosen | ({"train__shard": True} if manner == "sharded" else {})
+        several = Watched(tmp_path / f"{number}-several", trained, command, together)
         assert several.train(sizes[0], passes[0], stop) == [75] * sizes[0]
         assert several.train(sizes[1], passes[1]) == [0] * sizes[1]
         assert several.taken() == alone.taken() and len(alone.taken()) == STEPS * BATCH
         ours, theirs = several.losses(), alone.losses()
-        assert ours.keys() == theirs.keys() and ("discriminator_loss" in ours) == bool(adversarial)
+        assert ours.keys() == theirs.keys() and ("discriminator_loss" in ours) == adversarial
         for name, values in theirs.items():
             assert ours[name] == pytest.approx(values, rel=1e-6, abs=1e-6), (name, sizes, passes, stop)
         for name, tensor in alone.saved().items():

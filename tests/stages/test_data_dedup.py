@@ -259,7 +259,8 @@ def test_mobilenets_features_know_a_crop_that_no_hash_knows(shared: Path, tmp_pa
     (root / "cat" / "0003.png").write_bytes(png(landscape(3, 160)))
     weights = shared / "weights" / "mobilenet-v2-imagenet"
     assert searched(root).facts["groups"] == 0
-    found = searched(root, features="mobilenet-v2", weights=weights, out=tmp_path / "list.jsonl")
+    settings = {"features": "mobilenet-v2", "weights": weights, "feature_distance": 0.12}
+    found = searched(root, **settings, out=tmp_path / "list.jsonl")
     assert {"cat/0003.png", "cat/crop.png"} in groups_in(tmp_path / "list.jsonl"), found.facts
 
 

@@ -30,7 +30,7 @@ from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.costs import StageCost, amount, duration, table
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import FP32, Pipeline
+from pipeline_run import MACHINE, Pipeline
 
 RECIPE = """
 data: {source: SOURCE, image_size: 16}
@@ -250,4 +250,4 @@ def test_a_table_has_the_rows_that_any_stage_fills() -> None:
 
 
 def test_runs_of_the_tests_are_not_estimated_in_another_format() -> None:
-    assert FP32["precision"] == "fp32"
+    assert MACHINE["precision"] == "fp32"

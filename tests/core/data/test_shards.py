@@ -158,7 +158,15 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with occupy(folder):
         work = claim(folder, Identity("latents", "ldm encode", {}, {}, ""))
         write_all(folder)
-        return work.commit([*NAMES["train"], *NAMES["val"], INDEX], {})
+        facts = {
+            "class_names": ["a", "b"],
+            "class_counts": [1, 1],
+            "latent_shape": list(SHAPE),
+            "image_size": 16,
+            "shards": NAMES,
+            "samples": {split: len(names) for split, names in NAMES.items()},
+        }
+        return work.commit([*NAMES["train"], *NAMES["val"], INDEX], facts)
 
 
 def damages(whole: bytes, kind: str) -> Iterator[bytes]:
