@@ -4,7 +4,8 @@ import importlib.util
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,8 @@ def resolve(device: str = "auto", precision: str = "auto") -> Policy:
     chosen = _device(device)
     policy = Policy(chosen, _dtype(chosen, precision))
     if chosen.type == "cuda":
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)  # for all that asks for no device: streams, events, generators
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return policy
@@ -60,6 +63,19 @@ def make_deterministic(device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def all_digits() -> Iterator[None]:
+    """Let float32 products and convolutions on a GPU keep inside a block the digits that TF32 would drop."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def settle(network: nn.Module, policy: Policy) -> nn.Module:

@@ -7,6 +7,7 @@ import torch
 
 from ..core.data.loading import ImageLoader, Preparation
 from ..core.data.samples import ImageSource
+from ..core.transfer import sent
 from .handover import ImageSets
 from .latent_sets import LatentSets
 from .settings import Data
@@ -56,5 +57,5 @@ class _Latents:
     def batch(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
         """Gather latents as float32 (len(indices), C, h, w)."""
         mirrored = np.zeros(len(indices), dtype=np.int64) if flip is None else flip.astype(np.int64)
-        rows = torch.from_numpy(mirrored * COUNT + np.asarray(indices)).to(self._values.device)
-        return self._values.flatten(0, 1)[rows].float()
+        rows = torch.from_numpy(mirrored * COUNT + np.asarray(indices))
+        return self._values.flatten(0, 1).index_select(0, sent(rows, self._values.device)).float()

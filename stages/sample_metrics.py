@@ -174,7 +174,7 @@ class SampleGauge:
 
     def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
         """Save the network as it is as the best; others than the first process add their part of it."""
-        if self.real is None:
+        if not parallel.world().leads:
             self.state.attend()
             return
         measured = {name: value for name, value in numbers.items() if name != "real_against_real"}
