@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
-from test_on_a_gpu import BATCH, FP32, PLAN, losses, task_of
+from on_a_gpu import BATCH, FP32, PLAN, losses, task_of
 
 from ldm.core import parallel
 from ldm.core.precision import Policy
