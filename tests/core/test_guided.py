@@ -146,11 +146,11 @@ HOW = {
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_no_sampler_asks_the_device_for_a_number(sampler: str, how: Guidance) -> None:
     """On tensors without values, which would raise: what never waits can run ahead of a GPU, or be in its graph."""
-    policy = Valueless(torch.device("meta"), torch.float32)
-    config = DiTConfig(latent_channels=4, latent_size=4, width=16, depth=1, heads=2, num_classes=3, learn_sigma=True)
-    network = settle(DiT(config), policy)
-    drawn = model(network=network, labels=LabelConditioning(3), latent_shape=(4, 4, 4), learned_variance=True)
     is_ddpm = sampler == "ddpm"
+    policy = Valueless(torch.device("meta"), torch.float32)
+    config = DiTConfig(latent_channels=4, latent_size=4, patch_size=2, width=16, depth=1, heads=2, num_classes=3)
+    network = settle(DiT(replace(config, learn_sigma=is_ddpm)), policy)
+    drawn = model(network=network, labels=LabelConditioning(3), latent_shape=(4, 4, 4), learned_variance=is_ddpm)
     steered = guided(replace(drawn, weak=drawn), how, policy, is_ddpm, is_ddpm)
     x, labels = torch.empty(2, 4, 4, 4, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")
     options = {**steered.for_ddpm, **({"eta": 1.0} if sampler == "ddim" else {})}
