@@ -28,6 +28,7 @@ def together(size: int, folder: Path, *words: str) -> None:
     assert [process.returncode for process in started] == [0] * size, "\n".join(told)
 
 
+@SLOW_ON_A_CPU
 def test_what_several_gpus_say_to_each_other_can_be_said_by_one_to_itself(tmp_path: Path) -> None:
     together(1, tmp_path)
 
