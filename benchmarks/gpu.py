@@ -36,6 +36,8 @@ def describe(policy: Policy, sizes: Sizes) -> dict[str, Any]:
     rates = gpu_works.products(policy, sizes.matrix)
     sheet = data_sheet(found["device"]) if policy.device.type == "cuda" else None
     return found | {
+        "cuda": torch.version.cuda,
+        "gpus": torch.cuda.device_count(),
         "precision": policy.name,
         "matmul_tflops": {name: round(rate / 1e12, 3) for name, rate in rates.items()},
         "copy_gbytes": round(gpu_works.copies(policy, sizes.matrix) / 1e9, 1),

@@ -16,7 +16,6 @@ for word in "$@"; do
 done
 mkdir -p "$results"
 
-"$python" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda, "GPUs", torch.cuda.device_count())'
 if [ "$device" = cuda ]; then
     nvidia-smi --query-gpu=name,memory.total,clocks.max.sm,power.limit --format=csv || true
 fi
