@@ -21,8 +21,8 @@ def run(config: Sweep, console: "Console") -> Any:
     """Draw and judge samples at every scale and number of steps, those that are there aside. Returns the outcome."""
     sample, evaluate, sweep = (importlib.import_module(f"..stages.{name}", __package__) for name in _MODULES)
     shared: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
-    points = []
-    for steps, cfg in product(config.steps, config.cfg):
+    points, seen = [], dict[str, Any]()
+    for steps, cfg in product(dict.fromkeys(config.steps), dict.fromkeys(config.cfg)):
         console.note(f"cfg {cfg:g}, {steps} steps")
         how: dict[str, Any] = {
             "classes": config.classes,
@@ -33,6 +33,6 @@ def run(config: Sweep, console: "Console") -> Any:
         }
         drawn = sample.run(Sample(**shared, **how), console).directory
         judge: dict[str, Any] = {name: getattr(config, name) for name in ("reference", "features", "weights", "limit")}
-        judged = evaluate.run(Eval(**shared, **judge, samples=drawn.name), console).directory
+        judged = evaluate.judge_samples(Eval(**shared, **judge, samples=drawn.name), console, seen).directory
         points.append(sweep.Point(cfg, steps, drawn, judged))
     return sweep.compare(config, points, console)

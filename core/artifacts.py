@@ -9,6 +9,7 @@ fingerprint. Each stage records the fingerprints of its inputs.
 import json
 import shlex
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -166,17 +167,25 @@ class Identity:
 class Workspace:
     """The directory a stage is writing: locked, its identity inside, without a manifest until `commit`.
 
-    complete: whether the same command already finished here.
+    complete: whether the same command already finished here. begun: when it was claimed, by the monotonic clock.
     """
 
     path: Path
     identity: Identity
     complete: bool = False
+    begun: float = field(default_factory=time.monotonic)
 
-    def commit(self, outputs: list[str], facts: dict[str, Any], hashes: Mapping[str, str] | None = None) -> Artifact:
+    def commit(
+        self,
+        outputs: list[str],
+        facts: dict[str, Any],
+        hashes: Mapping[str, str] | None = None,
+        images_per_second: float | None = None,
+    ) -> Artifact:
         """Write the manifest, last of all files. outputs: names, relative to the directory, that later stages read.
 
-        hashes: the sha256 of those outputs that need not be read for it, known to who wrote them.
+        hashes: the sha256 of those outputs that need not be read for it, known to who wrote them. images_per_second: of
+        the work itself, where that goes through images once.
         """
         table = {}
         for name in sorted(outputs):
@@ -191,7 +200,11 @@ class Workspace:
             "inputs": self.identity.inputs,
             "files": table,
             "facts": facts,
-            "provenance": provenance(),
+            "provenance": {
+                **provenance(),
+                "seconds": round(time.monotonic() - self.begun, 1),
+                "images_per_second": None if images_per_second is None else round(images_per_second, 2),
+            },
         }
         manifest = json.loads(json.dumps(contents))  # As it will be read.
         files.write_json(self.path / MANIFEST, {**manifest, _OWN_DIGEST: files.sha256_json(manifest)})

@@ -64,6 +64,7 @@ class Provenance(_Facts):
     git: Text | None = None
     argv: list[Text] = []
     seconds: Number = absent()
+    images_per_second: Number | None = None
 
 
 class Manifest(_Facts):

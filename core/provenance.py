@@ -8,11 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_STARTED = time.monotonic()
-
 
 def provenance() -> dict[str, Any]:
-    """Say what made an artifact: command line, versions, machine, git commit, time, and how long this process took."""
+    """Say what makes an artifact: command line, versions, machine, git commit, and the time now."""
     packages: dict[str, str | None] = {}
     for package in ("torch", "numpy", "pillow", "safetensors", "diffusers", "webdataset"):
         try:
@@ -26,7 +24,6 @@ def provenance() -> dict[str, Any]:
         "packages": packages,
         "platform": platform.platform(),
         "git": _git_commit(),
-        "seconds": round(time.monotonic() - _STARTED, 1),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

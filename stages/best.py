@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from ..core import files, parallel
 from ..core.artifacts import MANIFEST, Artifact, Workspace, open_artifact
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.dit import DiT
 from ..core.errors import DataError
+from ..core.facts import Count, Number, Text, first_wrong
 from .configs import BEST
 
 
@@ -51,7 +54,7 @@ class BestState:
         with files.new_directory(self.path, replace=True) as folder:
             parallel.exchange()  # The others wait where they would hear that it has come to nothing.
             denoisers.save(self.network, folder / "final", {**self.description, "best": found})
-            inside = Workspace(folder, replace(self.work.identity, inputs=inputs))
+            inside = replace(self.work, path=folder, identity=replace(self.work.identity, inputs=inputs))
             outputs = ["final/model.safetensors", "final/config.json"]
             inside.commit(outputs, {**self.description, "images_seen": images_seen, "best": found})
 
@@ -63,6 +66,22 @@ def open_best(folder: Path, made_by: str) -> Artifact:
         remedy = "take its last state, or train with metrics.every=100k and --replace"
         raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
     return open_artifact(folder / BEST, "dit", made_by)
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(strict=True)
+    images_seen: Count
+    criterion: Text
+    value: Number
+
+
+def kept_best(folder: Path) -> dict[str, Any] | None:
+    """Return of a denoiser's best state its `images_seen`, `criterion` and `value`; None where none is kept."""
+    try:
+        found = open_best(folder, "").facts.get("best")
+    except DataError:
+        return None
+    return found if first_wrong(_Kept, found) is None else None
 
 
 def told(best: Artifact) -> str:

@@ -79,7 +79,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "skipped": images.skipped,
         }
         hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
-        artifact = work.commit([*hashes, shards.INDEX], facts, hashes)
+        artifact = work.commit([*hashes, shards.INDEX], facts, hashes, speed or None)
     size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",

@@ -13,7 +13,7 @@ from ..core.data.images import write_png
 from ..core.data.loading import ImageLoader
 from ..core.data.sources import ImageSource, open_source
 from ..core.errors import ConfigError, DataError
-from ..core.files import sha256_file
+from ..core.files import sha256_file, sha256_json
 from ..core.lock import occupy
 from ..core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
 from ..core.metrics.features import Extractor, Features, extract
@@ -36,7 +36,7 @@ from .handover import (
 from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images
 from .likelihood import judge_likelihood
 from .reconstructions import judge_reconstructions
-from .settings import Data
+from .settings import Data, identity
 
 CONFUSION, NEAREST = "confusion.png", "nearest.png"
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
@@ -46,12 +46,14 @@ def run(config: Eval, progress: Progress) -> Outcome:
     """Judge a run's samples, its autoencoder's reconstructions or its denoiser. Returns where the numbers lie."""
     if config.bits_per_dim:
         return judge_likelihood(config, progress)
-    judge = judge_samples if config.of == "samples" else judge_reconstructions
-    return judge(config, progress)
+    return judge_samples(config, progress) if config.of == "samples" else judge_reconstructions(config, progress)
 
 
-def judge_samples(config: Eval, progress: Progress) -> Outcome:
-    """Compare samples with a reference, and where they have classes, see whether they are read as those."""
+def judge_samples(config: Eval, progress: Progress, seen: dict[str, Features] | None = None) -> Outcome:
+    """Compare samples with a reference, and where they have classes, see whether they are read as those.
+
+    seen: what references look like to an extractor, kept here by one who judges several samples one after another.
+    """
     where = _samples_folder(config)
     label = where.resolve().name
     folder = output_folder(config, "eval", label)
@@ -81,8 +83,7 @@ def judge_samples(config: Eval, progress: Progress) -> Outcome:
             conditions = {"n_reference": known.n, "n_samples": len(fake), "resize": extractor.resize}
             report = Report(numbers, {}, conditions | {"weights_sha256": extractor.weights_sha256})
         else:
-            reals = image_loader(limited(real_images, config), data, "reference", progress)
-            real = extract(extractor, batches(reals, config, progress, "reference"))
+            reals, real = _look_at_reference(real_images, reference, extractor, data, config, progress, seen)
             names = _class_names(fakes.source, extractor, progress)
             labels = torch.from_numpy(fakes.labels) if names else None
             report = evaluate(real, fake, extractor, labels, names, Settings(seed=config.seed))
@@ -92,6 +93,34 @@ def judge_samples(config: Eval, progress: Progress) -> Outcome:
         pictures += _confusion(folder, fake, fakes.source, extractor)
         conditions = {**_conditions(made, where), "reference": reference["path"]}
         return conclude(work, "samples", report, conditions, outputs, pictures, next_commands)
+
+
+def _look_at_reference(
+    images: ImageSource,
+    reference: dict[str, Any],
+    extractor: Extractor,
+    data: Data,
+    config: Eval,
+    progress: Progress,
+    seen: dict[str, Features] | None,
+) -> tuple[ImageLoader, Features]:
+    """Return the reference images and what the extractor sees in them, which it need not look at twice."""
+    wanted = {
+        **{name: getattr(extractor, name) for name in ("name", "weights_sha256", "resize")},
+        "reference": reference["fingerprint"],
+        "limit": config.limit,
+        "seed": config.seed,
+        "data": {name: value for name, value in identity(data).items() if name != "source"},
+    }
+    known = (seen or {}).get(sha256_json(wanted))
+    # Which images are left out for being broken is known once all were decoded.
+    keep = known is None or data.on_error == "skip"
+    loader = image_loader(limited(images, config), data, "reference", progress, keep)
+    if known is None:
+        known = extract(extractor, batches(loader, config, progress, "reference"))
+        if seen is not None:
+            seen[sha256_json(wanted)] = known
+    return loader, known
 
 
 def _samples_folder(config: Eval) -> Path:

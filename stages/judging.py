@@ -27,7 +27,9 @@ from .settings import Data
 NUMBERS = "metrics.json"
 
 
-class _Conditions(BaseModel):
+class Conditions(BaseModel):
+    """What numbers depend on, as far as those who read it rely on it."""
+
     model_config = ConfigDict(strict=True)
     sampling: Sampling = absent()
     extractor: Text = ""
@@ -44,7 +46,7 @@ class _Judgement(BaseModel):
     model_config = ConfigDict(strict=True)
     numbers: dict[Text, Number]
     real_against_real: dict[Text, Number] = {}
-    conditions: _Conditions
+    conditions: Conditions
 
 
 def read_judgement(folder: Path) -> dict[str, Any]:

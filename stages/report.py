@@ -1,29 +1,28 @@
 """`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
 
-from collections.abc import Iterator
+import json
+import math
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core import files
-from ..core.data.images import is_picture
+from ..core.data.images import decode_picture, is_picture
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
-from ..core.report.charts import Series, line_chart
-from ..core.report.page import Card, Chapter, Page, Picture, Table, render
+from ..core.report.page import Chapter, Page, Picture, render
 from .configs import NOISY
 from .configs.report import Report
 from .handover import command_line
-from .story import Folder, folders, judgements, samples
+from .run_cards import TITLES, cards
+from .run_charts import against_settings, measurements, training_curves
+from .run_gaps import gaps
+from .run_tables import number_tables
+from .story import Folder, Judged, folders, how, judged_alike, judgements, samples
 
-TITLES = {
-    "vqvae": "Autoencoder",
-    "latents": "Latents",
-    "dit": "Denoiser",
-    "classifier": "Classifier",
-    NOISY: "Classifier of noisy latents",
-}
-OPTIONAL = ("classifier", NOISY)
+_SETS = 6  # sets of samples, at most, that are shown without being asked for
 
 
 def run(config: Report, progress: Progress) -> Outcome:
@@ -36,12 +35,15 @@ def run(config: Report, progress: Progress) -> Outcome:
     stages = folders(root)
     if all(stage.state == "missing" for stage in stages.values()):
         raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
+    drawn, judged = samples(root), judgements(root)
+    chapters = [_safe(chapter, progress) for chapter in _chapters(root, stages, drawn, judged)]
     page = Page(
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
-        cards=[_card(stage) for stage in stages.values() if stage.state != "missing" or stage.kind not in OPTIONAL],
-        chapters=[chapter for chapter in map(_safe, _chapters(root, stages)) if chapter.pictures or chapter.tables],
+        cards=[*cards(stages, drawn, judged)],
+        chapters=[chapter for chapter in chapters if chapter.pictures or chapter.tables],
         colophon=_colophon(stages),
+        gaps=[*gaps(config, stages, drawn, judged)],
     )
     path = config.out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +52,21 @@ def run(config: Report, progress: Progress) -> Outcome:
     return Outcome(root, summary={"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}, pictures=[])
 
 
-def _safe(chapter: Chapter) -> Chapter:
-    """Leave out what is no picture, whatever its name: the page may be handed on."""
-    return replace(
-        chapter, pictures=[one for one in chapter.pictures if one.svg or (one.file and is_picture(one.file))]
-    )
+def _safe(chapter: Chapter, progress: Progress) -> Chapter:
+    """Leave out what is no whole picture, whatever its name, and say so: the page may be handed on."""
+    return replace(chapter, pictures=[one for one in chapter.pictures if one.svg or _is_whole(one, progress)])
+
+
+def _is_whole(picture: Picture, progress: Progress) -> bool:
+    assert picture.file is not None
+    try:
+        if not is_picture(picture.file):
+            raise DataError(f"{picture.file} is no picture")
+        decode_picture(picture.file.read_bytes(), str(picture.file))
+    except DataError as error:
+        progress.warn(f"left out of the report: {error.message}")
+        return False
+    return True
 
 
 def _subtitle(stages: dict[str, Folder]) -> str:
@@ -65,35 +77,11 @@ def _subtitle(stages: dict[str, Folder]) -> str:
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
 
 
-def _card(stage: Folder) -> Card:
-    """Say of a stage in a few lines what it was made of, how it went and what came out."""
-    lines = []
-    if stage.artifact is not None:
-        lines += [f"from {role} {entry['path']}" for role, entry in stage.artifact.manifest["inputs"].items()]
-    facts = stage.facts
-    known = {
-        "images_seen": "{:,} images seen",
-        "val_psnr": "PSNR {:.2f} dB held out",
-        "val_ssim": "SSIM {:.3f}",
-        "validation_loss": "validation loss {:.4f}",
-    }
-    lines += [text.format(facts[name]) for name, text in known.items() if name in facts]
-    if "latent_shape" in facts:
-        lines.append("latents " + " × ".join(map(str, facts["latent_shape"])))
-    if isinstance(facts.get("accuracy"), float):
-        lines.append(f"accuracy {facts['accuracy']:.1%} held out")
-    if "samples" in facts:
-        lines.append(f"{facts['samples']['train']:,} for training, {facts['samples']['val']:,} held out")
-    if stage.seconds:
-        speed = f", {stage.images_per_second:,.0f} images/s" if stage.images_per_second else ""
-        lines.append(f"{_duration(stage.seconds)}{speed}")
-    return Card(TITLES[stage.kind], stage.state, lines, stage.changed)
-
-
-def _chapters(root: Path, stages: dict[str, Folder]) -> Iterator[Chapter]:
+def _chapters(
+    root: Path, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]
+) -> Iterator[Chapter]:
     """Lay the report out, from the images drawn to how they were learned."""
-    drawn, judged = samples(root), judgements(root)
-    yield Chapter("Samples", "First seeds, nothing picked.", pictures=[*_grids(drawn)])
+    yield Chapter("Samples", "The first seeds of each class; nothing is picked.", pictures=[*_grids(drawn)])
     yield Chapter(
         "From noise to image",
         "Where the sampler is at some of its steps, and what the denoiser takes the image to be there.",
@@ -101,25 +89,27 @@ def _chapters(root: Path, stages: dict[str, Folder]) -> Iterator[Chapter]:
     )
     yield Chapter(
         "Numbers",
-        "Beside each number stands the same one for real images in the place of the samples; under it, what it depends"
-        " on. Only Inception's features give a FID.",
-        tables=[*_tables(judged)],
+        "Over each table stands what its numbers depend on; beside them are those of real images in the place of the"
+        " samples. Of few images all are inexact, and distances are too large. Only Inception's features give a FID.",
+        tables=[*number_tables(judged)],
     )
     yield Chapter(
         "Against guidance and steps",
-        "Samples of this run that differ in one setting only.",
-        pictures=[*_sweeps(judged)],
+        "Samples of this run that differ in nothing else.",
+        pictures=[*against_settings(judged, drawn), *_sweep_grid(root)],
     )
     yield Chapter(
         "Drawn or remembered",
         "Some samples, each beside the reference images nearest to it in feature space. A copy stands beside its twin.",
-        pictures=[*_pictures(judged, "nearest.png", "samples and their nearest references")],
+        pictures=[*_nearest(judged)],
     )
-    yield Chapter("Read as", "", pictures=[*_pictures(judged, "confusion.png", "class asked for, and class read")])
+    yield Chapter(
+        "Asked for and read", "Which class samples of each class are read as.", pictures=[*_confusions(judged)]
+    )
     yield Chapter(
         "Training the denoiser",
         "The loss of a denoiser levels off early and says little: look at the samples along the way.",
-        pictures=[*_curves(stages["dit"]), *_along_the_way(stages["dit"])],
+        pictures=[*_curves(stages["dit"]), *measurements(stages["dit"]), *_along_the_way(stages["dit"])],
     )
     yield Chapter(
         "Training the autoencoder",
@@ -129,107 +119,86 @@ def _chapters(root: Path, stages: dict[str, Folder]) -> Iterator[Chapter]:
     yield Chapter("Training the classifiers", "", pictures=[*_curves(stages["classifier"]), *_curves(stages[NOISY])])
 
 
-def _grids(drawn: list[Folder]) -> Iterator[Picture]:
-    for folder in drawn:
+def _grids(drawn: Sequence[Folder]) -> Iterator[Picture]:
+    """Show the samples: at several guidance scales where there are such, the others when asked for."""
+    first = _at_several_scales(drawn)
+    first = (first or [*drawn])[:_SETS]
+    for folder in [*first, *(one for one in drawn if one not in first)]:
         if (folder.path / "grid.png").is_file():
-            yield Picture(_how(folder.facts["sampling"]), folder.path / "grid.png", command=_typed(folder))
+            told = how(folder.facts["sampling"])
+            yield Picture(told, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
 
 
-def _paths(drawn: list[Folder]) -> Iterator[Picture]:
+def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
+    """Return sets that differ in their guidance alone: of several such groups the one of most scales, then steps."""
+    alike: dict[str, dict[float, Folder]] = {}
+    for folder in drawn:
+        sampling = folder.facts["sampling"]
+        others = {name: value for name, value in sampling.items() if name != "cfg"}
+        images = [(image["label"], image["seed"]) for image in folder.facts["images"]]
+        made_by = {role: entry["fingerprint"] for role, entry in folder.inputs.items()}
+        alike.setdefault(json.dumps([others, images, made_by], sort_keys=True), {})[sampling["cfg"]] = folder
+    most = max(
+        alike.values(),
+        key=lambda group: (len(group), next(iter(group.values())).facts["sampling"]["steps"]),
+        default={},
+    )
+    return [most[scale] for scale in sorted(most)] if len(most) > 1 else []
+
+
+def _paths(drawn: Sequence[Folder]) -> Iterator[Picture]:
     for folder in drawn:
         if (folder.path / "progressive.png").is_file():
-            yield Picture(_how(folder.facts["sampling"]), folder.path / "progressive.png", command=_typed(folder))
+            yield Picture(how(folder.facts["sampling"]), folder.path / "progressive.png", command=_typed(folder))
 
 
-def _pictures(judged: list[tuple[Folder, dict[str, Any]]], name: str, caption: str) -> Iterator[Picture]:
-    for folder, document in judged:
-        if (folder.path / name).is_file():
-            extractor = document["conditions"].get("extractor", "")
-            yield Picture(f"{folder.path.name}: {caption} ({extractor} features)", folder.path / name)
+def _nearest(judged: Sequence[Judged]) -> Iterator[Picture]:
+    """Show what references are nearest to some samples; of sets judged alike, for the set that is nearest to them."""
+    for several in judged_alike(judged):
+        chosen = min(several, key=lambda one: _number(one[1], "nearest_ratio", math.inf))
+        yield from _picture(chosen, "nearest.png", "nearest to its reference", len(several))
 
 
-def _tables(judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Table]:
-    for folder, document in judged:
-        floor = document.get("real_against_real", {})
-        rows = [
-            (name, f"{value:.4g}", f"{floor[name]:.4g}" if name in floor else "")
-            for name, value in document["numbers"].items()
-            if "_std[" not in name
-        ]
-        yield Table(("", "here", "real against real"), rows, f"{folder.path.name}: {_conditions(document)}")
+def _confusions(judged: Sequence[Judged]) -> Iterator[Picture]:
+    """Show which class was read as which; of sets judged alike, in the one that is read worst."""
+    for several in judged_alike(judged):
+        chosen = min(several, key=lambda one: _number(one[1], "class_accuracy", math.inf))
+        yield from _picture(chosen, "confusion.png", "read worst", len(several))
 
 
-def _conditions(document: dict[str, Any]) -> str:
-    """Write what numbers depend on in one line."""
-    seen = document["conditions"]
-    parts = [_how(seen["sampling"])] if "sampling" in seen else []
-    if "n_reference" in seen:
-        parts.append(
-            f"{seen.get('n_samples', 0):,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
-        )
-    if "extractor" in seen:
-        weights, resize = seen.get("weights_sha256", ""), seen.get("resize", "unknown")
-        parts.append(f"{seen['extractor']} features {weights[:8]}, resize {resize}")
-    if "n_latents" in seen:
-        times = seen.get("times_per_latent", 0)
-        parts.append(f"{seen['n_latents']:,} latents, {times} times each; {seen.get('of', '')}")
-    return "; ".join(parts)
+def _picture(judged: Judged, name: str, chosen_for: str, count: int) -> Iterator[Picture]:
+    """Show a picture of a judgement. chosen_for: what it is of the others that there are."""
+    folder, document = judged
+    if (folder.path / name).is_file():
+        seen = document["conditions"]
+        of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
+        which = f", of {count} sets the one {chosen_for}" if count > 1 else ""
+        yield Picture(f"{of}{which}; {seen.get('extractor', 'unknown')} features", folder.path / name)
 
 
-def _sweeps(judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Picture]:
-    """Draw distance and class accuracy over each setting of sampling in which alone some judgements differ."""
-    sampled = [document for _, document in judged if "sampling" in document["conditions"]]
-    for setting, label in (("cfg", "guidance scale"), ("steps", "steps")):
-        alike: dict[str, list[dict[str, Any]]] = {}
-        for document in sampled:
-            others = {k: v for k, v in document["conditions"].items() if k not in ("sampling", "n_floor")}
-            others |= {k: v for k, v in document["conditions"]["sampling"].items() if k != setting}
-            alike.setdefault(repr(sorted(others.items(), key=lambda item: item[0])), []).append(document)
-        for group in alike.values():
-            values = sorted(group, key=lambda d: d["conditions"]["sampling"][setting])
-            if len({d["conditions"]["sampling"][setting] for d in values}) < 2:
-                continue
-            for number in ("frechet_distance", "fid", "class_accuracy", "precision", "recall"):
-                yield from _against(values, setting, label, number)
-
-
-def _against(group: list[dict[str, Any]], setting: str, label: str, number: str) -> Iterator[Picture]:
-    extractor = group[0]["conditions"].get("extractor", "")
-    name = f"{number}[{extractor}]"
-    points = [(float(d["conditions"]["sampling"][setting]), d["numbers"][name]) for d in group if name in d["numbers"]]
-    if len(points) > 1:
-        fixed = {k: v for k, v in group[0]["conditions"]["sampling"].items() if k != setting}
-        svg = line_chart([Series(name, points, dots=True)], label, name)
-        yield Picture(f"{name} over {label}: {_how(fixed)}", svg=svg)
+def _number(document: dict[str, Any], name: str, default: float) -> float:
+    found = (value for key, value in document["numbers"].items() if key.partition("[")[0] == name)
+    return next(found, default)
 
 
 def _curves(stage: Folder) -> Iterator[Picture]:
-    """Draw what a stage's metrics.jsonl has of the usual numbers, each kind over images seen."""
-    kinds = {
-        "loss": ("loss", "val_loss"),
-        "PSNR, dB": ("val_psnr",),
-        "SSIM": ("val_ssim",),
-        "codes in use, share": ("usage", "val_usage"),
-        "perplexity of the codes": ("perplexity", "val_perplexity"),
-        "accuracy": ("val_accuracy",),
-        "gradient norm": ("grad_norm",),
-    }
-    for label, names in kinds.items():
-        series = [Series(_plain(name), stage.curve(name)) for name in names if stage.curve(name)]
-        if series:
-            svg = line_chart(series, "images seen", label, log=label in ("loss", "gradient norm"))
-            yield Picture(f"{TITLES[stage.kind]}: {label}", svg=svg)
+    return training_curves(stage, TITLES[stage.kind])
+
+
+def _sweep_grid(root: Path) -> Iterator[Picture]:
+    if (path := root / "sweep" / "grid.png").is_file():
+        yield Picture("The same seeds in every row, at each scale and number of steps", path)
 
 
 def _along_the_way(stage: Folder) -> Iterator[Picture]:
     """Show the first previews, the last, and two between."""
-    grids = sorted((stage.path / "samples").glob("*.png"))
+    grids = sorted(path for path in (stage.path / "samples").glob("*.png") if path.stem.isdecimal())
     for index in sorted({0, len(grids) // 3, 2 * len(grids) // 3, len(grids) - 1} & set(range(len(grids)))):
         yield Picture(f"Samples after {int(grids[index].stem):,} images, always of the same seeds", grids[index])
 
 
-def _reconstructions(stage: Folder, judged: list[tuple[Folder, dict[str, Any]]]) -> Iterator[Picture]:
-    grids = sorted((stage.path / "reconstructions").glob("*.png"))
+def _reconstructions(stage: Folder, judged: Sequence[Judged]) -> Iterator[Picture]:
+    grids = sorted(path for path in (stage.path / "reconstructions").glob("*.png") if path.stem.isdecimal())
     for path in grids[-1:]:
         yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
     for folder, _ in judged:
@@ -237,21 +206,10 @@ def _reconstructions(stage: Folder, judged: list[tuple[Folder, dict[str, Any]]])
             yield Picture("The worst, the middling and the best of all held out", folder.path / "reconstructions.png")
 
 
-def _how(sampling: dict[str, Any]) -> str:
-    """Write how images were drawn: sampler, steps, guidance, and what is unusual."""
-    parts = [str(sampling["sampler"])]
-    parts += [f"{sampling['steps']} steps"] if "steps" in sampling else []
-    parts += [f"cfg {sampling['cfg']:g}"] if "cfg" in sampling else []
-    usual = {"eta": 0.0, "cfg_rescale": 0.0, "spacing": "trailing", "autoguide_scale": 1.0, "classifier_scale": 0.0}
-    usual |= {"cfg_interval": None, "cfg_channels": None, "shift": None}
-    parts += [f"{_plain(key)} {sampling[key]}" for key, value in usual.items() if sampling.get(key, value) != value]
-    return ", ".join(parts)
-
-
 def _typed(folder: Folder) -> str:
     """The command as it was typed, without the place of its program."""
     words = [str(word) for word in folder.provenance.get("argv", [])]
-    return " ".join(["ldm", *words[1:]]) if words else str(folder.artifact.command if folder.artifact else "")
+    return shlex.join(["ldm", *words[1:]]) if words else str(folder.artifact.command if folder.artifact else "")
 
 
 def _colophon(stages: dict[str, Folder]) -> list[str]:
@@ -263,14 +221,3 @@ def _colophon(stages: dict[str, Folder]) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items() if version)
     commit = f", commit {last['git'][:12]}" if last.get("git") else ""
     return [f"ldm {last['ldm']}{commit}; Python {last['python']}; {packages}; {last['platform']}; {last['created']}"]
-
-
-def _plain(name: str) -> str:
-    return name.replace("val_", "validation ").replace("_", " ")
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,6 +1,7 @@
 """`ldm sample`: a denoiser, classes and seeds in, pictures out."""
 
 import shlex
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         maybe_compile(model.network, bool(config.machine.compile), policy.device)
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
-        names = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
+        names, speed = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
         if not parallel.world().leads:
             return Outcome(folder)
         outputs = [*names, _write_grid(folder, names, labels, class_names)]
@@ -66,7 +67,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
             "sampling": {**asdict(sampling), "steps": sampling.num_steps, "seed": config.seed, **_state(source)},
             "image_size": source.facts["image_size"],
         }
-        work.commit(outputs, facts)
+        work.commit(outputs, facts, images_per_second=speed)
     how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"
     what = f"{len(classes)} classes" if len(classes) > 1 else class_names[classes[0]]
     summary = {"images": f"{len(names):,} of {what}, {how}"}
@@ -116,13 +117,17 @@ def _draw(
     policy: Policy,
     folder: Path,
     progress: Progress,
-) -> list[str]:
-    """Draw the images that are not there yet, a file each, named by seed; each of several processes draws a share."""
+) -> tuple[list[str], float | None]:
+    """Draw the images that are not there yet, a file each, named by seed; each of several processes draws a share.
+
+    Returns the names of all, and how many a second were drawn; None where there was none left to draw.
+    """
     names = [f"{seed:06d}.png" for seed in seed_indices]
     there = parallel.as_leader_sees([(folder / name).exists() for name in names])
     missing = [row for row, found in enumerate(there) if not found]
     world = parallel.world()
     progress.start("sampling", len(names), "images", done=len(names) - len(missing))
+    started = time.monotonic()
     with stop_flag() as stop:
         for start in range(0, len(missing), config.batch_size * world.size):
             turn = missing[start : start + config.batch_size * world.size]
@@ -137,7 +142,7 @@ def _draw(
             if stopping and done < len(names):
                 raise stop.stopped(f"after {done:,} images")
     progress.finish()
-    return names
+    return names, len(missing) / (time.monotonic() - started) if missing else None
 
 
 def _write_grid(folder: Path, names: list[str], labels: np.ndarray, class_names: list[str]) -> str:

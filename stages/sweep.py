@@ -18,10 +18,12 @@ from ..core.progress import Outcome, Progress
 from .configs.sweep import Sweep
 from .handover import as_input, claim, command_line
 from .judging import read_judgement
+from .story import plain
 
 KIND, TABLE, CURVES, PICTURE = "sweep", "table.csv", "curves.png", "grid.png"
 SHOWN_IMAGES = 10
-SHOWN = ("frechet_distance", "fid", "class_accuracy", "precision", "recall")
+SHOWN = ("fid", "frechet_distance", "class_accuracy", "recall", "precision")
+_SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps")}
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,19 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
         }
         work = claim(folder, KIND, config.model_copy(update={"replace": True}), inputs, kind=KIND)
         rows = [_row(point, artifact) for point, artifact in zip(points, judged, strict=True)]
+        floor = read_judgement(judged[0].path).get("real_against_real", {})
         if not work.complete:
             files.write_bytes(folder / TABLE, _as_csv(rows).encode())
-            _draw_curves(rows, folder / CURVES)
+            _draw_curves(rows, floor, folder / CURVES)
             _draw_grid(points, drawn, folder / PICTURE)
             work.commit([TABLE, CURVES, PICTURE], {"rows": rows})
-    summary = {f"cfg {row['cfg']:g}, {row['steps']} steps": _told(row) for row in rows}
-    pictures = [folder / CURVES, folder / PICTURE]
-    return Outcome(folder, summary=summary, pictures=pictures, next_commands=[command_line("report", config)])
+    return Outcome(
+        folder,
+        summary={**_told(rows, floor), "table": str(folder / TABLE)},
+        facts={"rows": rows, "real_against_real": floor},
+        pictures=[folder / CURVES, folder / PICTURE],
+        next_commands=[command_line("report", config)],
+    )
 
 
 def _row(point: Point, judgement: Artifact) -> dict[str, Any]:
@@ -62,10 +69,24 @@ def _row(point: Point, judgement: Artifact) -> dict[str, Any]:
     return {"cfg": point.cfg, "steps": point.steps, **numbers}
 
 
-def _told(row: dict[str, Any]) -> str:
-    """Choose what the command prints of a row."""
-    chosen = {name: value for name, value in row.items() if name.partition("[")[0] in SHOWN}
-    return "  ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the numbers that are told and drawn, of those that the rows have."""
+    known = dict.fromkeys(name for row in rows for name in row)
+    return [name for shown in SHOWN for name in known if name.partition("[")[0] == shown]
+
+
+def _told(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
+    """Write what the command prints: a line for each row under the names of its numbers, last real images."""
+    names = _shown(rows)
+    lines = {f"cfg {row['cfg']:g}, {row['steps']} steps": row for row in rows}
+    if any(name in floor for name in names):
+        lines["real images"] = floor
+    heads = [plain(name) for name in names]
+    table = {"": "  ".join(heads)}
+    for told, numbers in lines.items():
+        cells = [f"{numbers[name]:.4g}" if name in numbers else "" for name in names]
+        table[told] = "  ".join(cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)).rstrip()
+    return table
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:
@@ -76,22 +97,37 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def _draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw each number over the guidance scale, a line for each number of steps; over steps where the scale is one."""
+def _draw_curves(rows: Sequence[dict[str, Any]], floor: dict[str, float], path: Path) -> None:
+    """Draw each number over the guidance scale, a line for each number of steps, and over steps, one for each scale.
+
+    A setting that has one value only is no axis. Dashed is what real images in the place of the samples measure.
+    """
     from matplotlib.figure import Figure
 
-    names = [name for name in rows[0] if name.partition("[")[0] in SHOWN]
-    over, apart = ("cfg", "steps") if len({row["cfg"] for row in rows}) > 1 else ("steps", "cfg")
-    figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        for value in sorted({row[apart] for row in rows}):
-            line = sorted((row[over], row[name]) for row in rows if row[apart] == value and name in row)
-            label = f"{value} steps" if apart == "steps" else f"cfg {value:g}"
-            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, linewidth=1.4, label=label)
-        axes.set(title=name, xlabel="guidance scale" if over == "cfg" else "steps")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    names = _shown(rows)
+    over = [setting for setting in _SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]
+    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.4 * len(over)), layout="constrained")
+    panels = figure.subplots(len(over), max(len(names), 1), squeeze=False)
+    for line, setting in zip(panels, over, strict=True):
+        for axes, name in zip(line, names, strict=False):
+            _draw_panel(axes, rows, setting, name, floor.get(name))
     files.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
+def _draw_panel(axes: Any, rows: Sequence[dict[str, Any]], over: str, name: str, floor: float | None) -> None:
+    (apart,) = _SETTINGS.keys() - {over}
+    for value in sorted({row[apart] for row in rows}):
+        line = sorted((row[over], row[name]) for row in rows if row[apart] == value and name in row)
+        if line:
+            label = _SETTINGS[apart][1].format(value)
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, linewidth=1.4, label=label)
+    if floor is not None:
+        axes.axhline(floor, color="black", alpha=0.6, linestyle="--", linewidth=1.4, label="real images")
+    axes.set(title=plain(name), xlabel=_SETTINGS[over][0])
+    axes.set_xticks(sorted({row[over] for row in rows}), minor=False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
 
 
 def _draw_grid(points: Sequence[Point], drawn: list[Artifact], path: Path) -> None:

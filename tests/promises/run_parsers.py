@@ -22,7 +22,21 @@ from ldm.core.metrics import classifier
 from ldm.core.metrics.features import open_extractor
 from ldm.core.progress import Silent
 from ldm.core.training import loop
-from ldm.stages import encode, eval, export, inspect, report, sample, story, sweep, train_dit, verify
+from ldm.stages import (
+    encode,
+    eval,
+    export,
+    inspect,
+    report,
+    run_cards,
+    run_gaps,
+    run_tables,
+    sample,
+    story,
+    sweep,
+    train_dit,
+    verify,
+)
 from ldm.stages.commands import COMMANDS
 from ldm.stages.configs import NOISY
 from ldm.stages.handover import occupied
@@ -182,11 +196,13 @@ def tell(folder: Path, harmed: str) -> None:
     """What of a report takes no time."""
     stages = story.folders(folder / RUN)
     for stage in stages.values():
-        report._card(stage)
         stage.curve("loss")
     report._colophon(stages)
     report._subtitle(stages)
-    list(report._tables(story.judgements(folder / RUN)))
+    told = config("report", folder), stages, story.samples(folder / RUN), story.judgements(folder / RUN)
+    list(run_cards.cards(*told[1:]))
+    list(run_gaps.gaps(*told))
+    list(run_tables.number_tables(told[-1]))
 
 
 def write_report(folder: Path, harmed: str) -> None:
@@ -201,7 +217,7 @@ def prepare_export(folder: Path, harmed: str) -> None:
 def compare(folder: Path, harmed: str) -> None:
     judged = open_artifact(folder / RUN / "eval" / "some", "eval", "ldm eval")
     row = sweep._row(sweep.Point(3.0, 2, judged.path, judged.path), judged)
-    sweep._told(row)
+    sweep._told([row], row)
     sweep._as_csv([row])
 
 
@@ -209,7 +225,7 @@ def draw_comparison(folder: Path, harmed: str) -> None:
     judged = open_artifact(folder / RUN / "eval" / "some", "eval", "ldm eval")
     drawn = open_artifact(folder / RUN / "samples" / "some", "samples", "ldm sample")
     point = sweep.Point(3.0, 2, drawn.path, judged.path)
-    sweep._draw_curves([sweep._row(point, judged)], folder / "curves.png")
+    sweep._draw_curves([sweep._row(point, judged)], {}, folder / "curves.png")
     sweep._draw_grid([point], [drawn], folder / "grid.png")
 
 
