@@ -13,7 +13,7 @@ from typing import Any
 from . import machine, page
 from .options import Options
 
-BENCHMARKS = ("start_up", "training", "sampling", "encode", "latents", "class_accuracy")
+BENCHMARKS = ("start_up", "training", "sampling", "vqvae", "encode", "latents", "class_accuracy")
 RESULTS = Path(__file__).parent / "results"
 LENET = "lenet_epoch=12_test_acc=0.991.pth"
 

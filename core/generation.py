@@ -11,6 +11,7 @@ from .diffusion import samplers, times
 from .errors import ConfigError
 from .guided import Guidance, Model, guided
 from .precision import Policy
+from .transfer import sent
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _chunk(
 
     def noise(purpose: str, step: int) -> torch.Tensor:
         draws = [seeds.normal(int(seed), purpose, [step], model.latent_shape) for seed in seed_indices]
-        return torch.cat(draws).to(policy.device)
+        return sent(torch.cat(draws), policy.device)
 
     def wanted(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
         assert on_step is not None, "only then called"
@@ -141,7 +142,7 @@ def _chunk(
         noise("initial noise", 0),
         model.schedule,
         times.shift(grid, model.shift if sampling.shift is None else sampling.shift),
-        torch.from_numpy(labels).to(policy.device),
+        sent(torch.from_numpy(labels), policy.device),
         noise=lambda step: noise("sampler noise", step),
         **options,
     )

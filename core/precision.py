@@ -4,7 +4,8 @@ import importlib.util
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +47,35 @@ def resolve(device: str = "auto", precision: str = "auto") -> Policy:
     chosen = _device(device)
     policy = Policy(chosen, _dtype(chosen, precision))
     if chosen.type == "cuda":
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)  # for all that asks for no device: streams, events, generators
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return policy
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Let a GPU compute the same bits every time, at some cost in speed; a CPU does so anyway.
+
+    To be called before anything is computed there. What has no such form in torch warns.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def all_digits() -> Iterator[None]:
+    """Let float32 products and convolutions on a GPU keep inside a block the digits that TF32 would drop."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def settle(network: nn.Module, policy: Policy) -> nn.Module:
@@ -67,14 +94,15 @@ def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 
     A network with `blocks` is compiled block by block: as they are alike, one compilation serves all, which takes
-    seconds where the whole takes a minute. Raises ConfigError where the compiler that torch needs is missing.
+    seconds where the whole takes a minute. On a GPU for the very shapes it meets, which are few: training has one, and
+    sampling fills its last batch up. Raises ConfigError where the compiler that torch needs is missing.
     """
     if not wanted:
         return
     require_compiler(device)
     blocks = getattr(module, "blocks", None)
     for part in blocks if isinstance(blocks, nn.ModuleList) else [module]:
-        part.compile()
+        part.compile(dynamic=False if device.type == "cuda" else None)
 
 
 def uncompiled() -> AbstractContextManager[object]:

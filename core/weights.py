@@ -38,11 +38,11 @@ def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[st
     if not parallel.world().leads:
         tensors.attend()
         return [CONFIG, WEIGHTS]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / WEIGHTS, tensors.write)
     finally:
-        tensors.attend()
+        tensors.attend()  # The others know nothing of what went wrong before the next exchange.
     digest = sha256_file(folder / WEIGHTS)
     described = {"format": FORMAT, "kind": kind, "config": dict(config), "weights_sha256": digest}
     write_json(folder / CONFIG, described | beside)

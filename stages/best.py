@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ..core import files
+from ..core import files, parallel
 from ..core.artifacts import MANIFEST, Artifact, Workspace, open_artifact
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.dit import DiT
@@ -36,14 +36,23 @@ class BestState:
         """Say whether one is kept."""
         return (self.path / MANIFEST).is_file()
 
+    def attend(self) -> None:
+        """Take part in `save`, as a process that is not the first: the network may lie over all of them."""
+        parallel.exchange()
+        denoisers.save(self.network, self.path / "final")
+
     def save(self, images_seen: int, measured: Mapping[str, Any]) -> None:
-        """Keep the network as it is now in the place of the one before. measured: JSON, for its provenance."""
+        """Keep the network as it is now in the place of the one before, as the first process.
+
+        measured: JSON, for its provenance.
+        """
         found = {"images_seen": images_seen, **measured}
         inputs = {
             role: {**entry, "path": Path("..", entry["path"]).as_posix()}
             for role, entry in self.work.identity.inputs.items()
         }
         with files.new_directory(self.path, replace=True) as folder:
+            parallel.exchange()  # The others wait where they would hear that it has come to nothing.
             denoisers.save(self.network, folder / "final", {**self.description, "best": found})
             inside = replace(self.work, path=folder, identity=replace(self.work.identity, inputs=inputs))
             outputs = ["final/model.safetensors", "final/config.json"]

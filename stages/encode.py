@@ -20,6 +20,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.signals import stop_flag
+from ..core.transfer import sent
 from .configs import Encode
 from .handover import (
     as_input,
@@ -194,7 +195,7 @@ def _samples(
 @torch.no_grad()
 def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tensor]:
     """Encode one batch, and its mirror image where asked: by field, float16 (B, C, h, w) on the device."""
-    batch = as_tensor(pixels).to(job.policy.device)
+    batch = sent(as_tensor(pixels), job.policy.device)
     fields: dict[str, torch.Tensor] = {}
     for prefix, view in (("", batch), ("flip.", batch.flip(-1)))[: 2 if flip else 1]:
         with job.policy.autocast():

@@ -87,7 +87,7 @@ def _task(basis: Basis, stage: str, policy: Policy) -> Task:
     """Make a stage's task on made-up data."""
     stages, data, classes = basis.stages, basis.stages.train_vqvae.data, len(basis.images.class_names)
     if stage == "train-dit":
-        latents = made_up.latents(basis.latent_shape, classes, data.flip)
+        latents = made_up.latents(basis.latent_shape, classes, data.flip, policy.device)
         return stages.tasks[stage](stages.train_dit, basis.network, latents, None, policy)
     if stage == "train-classifier":
         config = stages.train_classifier.model_copy(update={"data": data})

@@ -28,7 +28,7 @@ from ..core.facts import first_wrong
 from ..core.files import is_inside, sha256_json
 from ..core.lock import occupy
 from ..core.objective import Objective
-from ..core.precision import Policy, resolve
+from ..core.precision import Policy, make_deterministic, resolve
 from ..core.progress import Progress
 from ..core.training import loop
 from .configs import OUTPUTS, Diffusion
@@ -101,6 +101,8 @@ def machine_policy(machine: Machine) -> Policy:
     policy = resolve(parallel.own_device(machine.device), machine.precision)
     if policy.device.type == "cpu":
         keep_freed_memory()
+    if machine.deterministic:
+        make_deterministic(policy.device)
     return policy
 
 

@@ -15,6 +15,7 @@ from ..core.conditioning.labels import LabelConditioning
 from ..core.data.latents import LatentSet, Reading, best_reading, read_table
 from ..core.data.order import spread
 from ..core.data.shards import INDEX
+from ..core.errors import DataError
 from .handover import autoencoder_artifact, command_line, input_path
 from .settings import Run
 
@@ -69,7 +70,9 @@ def read_latents(
     trusted = whole and reading != "streamed"
     train, val = (LatentSet(latents.path, split, names[split], shape, reading, device, trusted) for split in names)
     classes = LabelConditioning(len(facts["class_names"]))
-    for split in (train, val):
+    for split, name in ((train, "training"), (val, "validation")):
+        if not len(split):
+            raise DataError(f"{latents.path} holds no {name} samples", latents.remedy)
         classes.check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val, tuple(facts["class_names"]))
 

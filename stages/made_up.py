@@ -7,6 +7,7 @@ import torch
 
 from ..core.data.loading import ImageLoader, Preparation
 from ..core.data.samples import ImageSource
+from ..core.transfer import sent
 from .handover import ImageSets
 from .latent_sets import LatentSets
 from .settings import Data
@@ -30,9 +31,12 @@ def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
     return ImageSets(loader, loader)
 
 
-def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, count: int = COUNT) -> LatentSets:
-    """Return noise in the place of a run's latents (C, h, w). flips: whether mirrored images were encoded as well."""
-    held = cast(Any, _Latents(shape, num_classes, flips, count))
+def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, device: torch.device) -> LatentSets:
+    """Return noise in the place of a run's latents (C, h, w), held on a device as those of most runs are on a GPU.
+
+    flips: whether mirrored images were encoded as well.
+    """
+    held = cast(Any, _Latents(shape, num_classes, flips, device))
     return LatentSets(held, held, tuple(f"class {number}" for number in range(num_classes)))
 
 
@@ -41,10 +45,11 @@ class _Latents:
 
     has_std = False
 
-    def __init__(self, shape: tuple[int, int, int], num_classes: int, flips: bool, count: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, flips: bool, device: torch.device) -> None:
         self.shape, self.has_flip = shape, flips
-        self.labels = np.arange(count, dtype=np.int64) % num_classes
-        self._values = torch.randn(2, count, *shape, generator=torch.Generator().manual_seed(0)).half()
+        self.labels = np.arange(COUNT, dtype=np.int64) % num_classes
+        values = torch.randn(2, COUNT, *shape, generator=torch.Generator().manual_seed(0))
+        self._values = values.half().to(device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,4 +57,5 @@ class _Latents:
     def batch(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
         """Gather latents as float32 (len(indices), C, h, w)."""
         mirrored = np.zeros(len(indices), dtype=np.int64) if flip is None else flip.astype(np.int64)
-        return self._values[torch.from_numpy(mirrored), torch.from_numpy(np.asarray(indices))].float()
+        rows = torch.from_numpy(mirrored * COUNT + np.asarray(indices))
+        return self._values.flatten(0, 1).index_select(0, sent(rows, self._values.device)).float()

@@ -162,18 +162,21 @@ class SampleGauge:
     def measure(self, stopping: Callable[[], bool]) -> dict[str, Any] | None:
         """Draw the samples, each process its share, and measure them; None as soon as it is to stop."""
         fake = self._seen(stopping)
+        # By all processes: a network that is sharded takes them all.
+        loss = self.validate() if fake is not None and self.criterion == "val_loss" else {}
         if fake is None or self.real is None:
             return None if fake is None else {}
         judge, name = self.judge, self.judge.extractor.name
         numbers: dict[str, Any] = evaluate.compare(self.real.features, fake.features, name, judge.settings)
         if judge.columns is not None:
             numbers |= evaluate.class_accuracy(fake.logits, torch.from_numpy(judge.labels), judge.columns, name)
-        if self.criterion not in numbers:
-            numbers |= self.validate()
-        return {**numbers, "real_against_real": self.floor}
+        return {**numbers, **loss, "real_against_real": self.floor}
 
     def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Save the network as it is as the best."""
+        """Save the network as it is as the best; others than the first process add their part of it."""
+        if not parallel.world().leads:
+            self.state.attend()
+            return
         measured = {name: value for name, value in numbers.items() if name != "real_against_real"}
         found = {"criterion": self.criterion, "value": numbers[self.criterion], "numbers": measured}
         self.state.save(images_seen, {**found, "real_against_real": self.floor, "conditions": self.conditions})

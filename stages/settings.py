@@ -113,6 +113,9 @@ class Machine(Section):
         "--compile/--eager",
         identity=False,
     )
+    deterministic: bool = option(
+        False, "On a GPU: the same bits every time, at some cost in speed; a CPU gives them anyway.", identity=False
+    )
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch.", identity=False, ge=0)
 
 

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..attention import attend
+from .norms import GroupNorm
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -51,7 +54,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         h = self.conv_in(images)
         h = self.middle(self.levels(h))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(_silu(self.norm_out(h)))
 
 
 class Decoder(nn.Module):
@@ -74,7 +77,7 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         h = self.middle(self.conv_in(latents))
         h = self.levels(h)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(_silu(self.norm_out(h)))
         return F.pixel_shuffle(h, self.patch)
 
 
@@ -87,9 +90,9 @@ class ResBlock(nn.Module):
         self.norm2, self.conv2 = _norm(width, groups), _conv3(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return x + h
+        h = self.conv1(_silu(self.norm1(x)))
+        h = self.conv2(_silu(self.norm2(h)))
+        return h.add_(x)  # No backward pass needs what a convolution gave.
 
 
 class Attention(nn.Module):
@@ -104,7 +107,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # (B, 3C, h, w) → three of (B, 1, h·w, C)
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attend(q, k, v)
         return x + self.out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
@@ -134,9 +137,14 @@ def _middle(width: int, levels: Levels) -> nn.Sequential:
     return nn.Sequential(*blocks(), *attention, *blocks())
 
 
+def _silu(x: Tensor) -> Tensor:
+    """SiLU of what nobody else holds: where no backward pass will ask for it, in its place."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 def _conv3(in_width: int, out_width: int) -> nn.Conv2d:
     return nn.Conv2d(in_width, out_width, 3, padding=1)
 
 
-def _norm(width: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(width, groups), width, eps=1e-6)
+def _norm(width: int, groups: int) -> GroupNorm:
+    return GroupNorm(math.gcd(width, groups), width, eps=1e-6)

@@ -5,9 +5,11 @@ aside: our own statistics, measured per channel, take their place.
 """
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ..files import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-_MOST_LAYERS, _LARGEST_SIZE = 64, 1 << 20
+_MOST_LAYERS, _LARGEST_SIZE, _TRIED_LATENT = 64, 1 << 20, 4
 # What the library's classes have been seen to raise on configurations that are none.
 UNBUILDABLE = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -107,7 +109,7 @@ def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
     for key, value in config.items():
         sizes = value if isinstance(value, (list, tuple)) else [value]
         most = _MOST_LAYERS if "layers" in key else _LARGEST_SIZE
-        if len(sizes) > _MOST_LAYERS or any(type(size) is int and not -most <= size <= most for size in sizes):
+        if len(sizes) > _MOST_LAYERS or any(type(size) is int and not 0 <= size <= most for size in sizes):
             raise ValueError(f"{key} is out of range")
     model: nn.Module = _class(kind).from_config(dict(config))
     return DiffusersCodec(model, kind)
@@ -124,7 +126,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
     _require_safetensors(folder)
-    _require_size(folder, kind, config)
+    _require_described(folder, kind, config)
     try:
         model, report = _class(kind).from_pretrained(
             folder,
@@ -134,8 +136,7 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
             output_loading_info=True,
         )
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from error
+        raise _not_loaded(folder, kind, _first_line(error)) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             name = problem.replace("_keys", "")
@@ -143,26 +144,57 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
                 f"{folder / WEIGHTS} does not fit {CONFIG}: {len(report[problem])} {name}, first {report[problem][0]}",
                 "download or save it again",
             )
-    for key in ("in_channels", "out_channels"):
-        if model.config.get(key, 3) != 3:
-            raise DataError(f"{folder / CONFIG} has {key} {model.config[key]}", "give an autoencoder of RGB images")
+    why = _why_not_runnable(kind, json.dumps(config))
+    if why is not None:
+        raise _not_loaded(folder, kind, why)
     return DiffusersCodec(model.float(), kind)
 
 
-def _require_size(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
-    """Refuse a config of a much larger network than the weights are of, before memory is taken for it."""
+def _require_described(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
+    """Refuse a config of no network, of other than RGB images, or of a network much larger than its weights, before
+    memory is taken for it."""
     try:
-        with torch.device("meta"):
-            network = build_diffusers(kind, config).model
         with safe_open(folder / WEIGHTS, "pt") as tensors:
             held = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        with torch.device("meta"):
+            codec = build_diffusers(kind, config).eval()
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{folder} cannot be loaded as {kind}: {first}", "download or save it again") from None
-    described = sum(parameter.numel() for parameter in network.parameters())
-    if described > 2 * held + _LARGEST_SIZE:
-        message = f"{folder / WEIGHTS} does not fit {CONFIG}: {held:,} numbers for a network of {described:,}"
+        raise _not_loaded(folder, kind, _first_line(error)) from None
+    described: Any = codec.model.config
+    for key in ("in_channels", "out_channels"):
+        if described.get(key, 3) != 3:
+            raise DataError(f"{folder / CONFIG} has {key} {described[key]}", "give an autoencoder of RGB images")
+    wanted = sum(parameter.numel() for parameter in codec.parameters())
+    if wanted > 2 * held + _LARGEST_SIZE:
+        message = f"{folder / WEIGHTS} does not fit {CONFIG}: {held:,} numbers for a network of {wanted:,}"
         raise DataError(message, "download or save it again")
+
+
+@lru_cache(maxsize=8)
+@torch.no_grad()
+def _why_not_runnable(kind: str, config: str) -> str | None:
+    """Try a network that can be built, of a config as JSON, without numbers: why it cannot run, or None if it can."""
+    try:
+        with torch.device("meta"):
+            codec = build_diffusers(kind, json.loads(config)).eval()
+        side = _TRIED_LATENT * codec.downsampling
+        images = torch.zeros(1, 3, side, side, device="meta")
+        latents = codec.to_latent(images)
+        wanted = (1, codec.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
+        for found, shape in ((latents, wanted), (codec.from_latent(latents), tuple(images.shape))):
+            if found.shape != shape:
+                return f"it gives {tuple(found.shape)} where {shape} is wanted"
+    except UNBUILDABLE as error:
+        return _first_line(error)
+    return None
+
+
+def _not_loaded(folder: Path, kind: str, why: str) -> DataError:
+    return DataError(f"{folder} cannot be loaded as {kind}: {why}", "download or save it again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _require_safetensors(folder: Path) -> None:

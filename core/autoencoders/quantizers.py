@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..precision import all_digits
+
 _CACHE_ROWS = 256  # rows whose K scores stay in a CPU's cache
 _DEVICE_ROWS = 16384  # rows that bound an accelerator's memory
 _LLOYD_STEPS = 8
@@ -186,19 +188,14 @@ def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     without its ||z||^2, about the codes' mean so that an offset common to all does not cost digits.
     """
     rows = _CACHE_ROWS if vectors.device.type == "cpu" else _DEVICE_ROWS
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(vectors.device.type, enabled=False):
-            centre = codes.float().mean(dim=0)
-            centred = codes.float() - centre
-            half_norms, transposed = centred.square().sum(dim=1) / 2, centred.T.contiguous()
-            found = [
-                torch.addmm(half_norms, part - centre, transposed, alpha=-1).argmin(dim=1)
-                for part in vectors.float().split(rows)
-            ]
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with torch.autocast(vectors.device.type, enabled=False), all_digits():
+        centre = codes.float().mean(dim=0)
+        centred = codes.float() - centre
+        half_norms, transposed = centred.square().sum(dim=1) / 2, centred.T.contiguous()
+        found = [
+            torch.addmm(half_norms, part - centre, transposed, alpha=-1).argmin(dim=1)
+            for part in vectors.float().split(rows)
+        ]
     return torch.cat(found)
 
 

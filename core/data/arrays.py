@@ -3,18 +3,18 @@
 import gzip
 import math
 import struct
-import tokenize
 import zipfile
 import zlib
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Literal
 
 import numpy as np
 
 from ..errors import DataError
 from .archives import DEFLATE_LIMIT
 from .listings import PART_NAMES, Parts
+from .npy import read_header
 from .samples import ImageSource, image_source
 
 _BROKEN = (
@@ -126,24 +126,19 @@ def read_npz(path: Path, name: str) -> np.ndarray:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             info = archive.getinfo(f"{name}.npy")
-            shape, fortran, dtype = _npy_header(file)
-            if dtype.hasobject or dtype.kind == "V":
+            header = read_header(file)
+            if header.dtype.hasobject or header.dtype.kind == "V":
                 raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
-            num_bytes = math.prod(shape) * dtype.itemsize
+            num_bytes = header.num_bytes
             if num_bytes > info.file_size or info.file_size > info.compress_size * DEFLATE_LIMIT + 1024:
                 raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
             data = file.read()
-    except (*_BROKEN, LookupError, TypeError, SyntaxError, tokenize.TokenError) as error:
+    except (*_BROKEN, LookupError) as error:
         raise DataError(f"{path}: {name} cannot be read: {error}", "write it again with numpy.savez") from None
     if len(data) != num_bytes:
         raise DataError(f"{path}: {name} holds {len(data):,} bytes, its header says {num_bytes:,}", "write it again")
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
+    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+    return np.frombuffer(data, dtype=header.dtype).reshape(header.shape, order=order)
 
 
 def _pixels(array: np.ndarray, name: str) -> np.ndarray:

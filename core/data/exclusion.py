@@ -132,7 +132,18 @@ def _as_json_list(text: str) -> list[str] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, list) and all(isinstance(name, str) for name in value) else None
+    return value if isinstance(value, list) and all(map(_is_name, value)) else None
+
+
+def _is_name(value: object) -> bool:
+    """Tell a text that can be a file's name: JSON may write halves of surrogate pairs, which no bytes stand for."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unquoted(line: str, place: str) -> str:
@@ -140,6 +151,6 @@ def _unquoted(line: str, place: str) -> str:
         value = json.loads(line)
     except ValueError:
         value = None
-    if not isinstance(value, str):
-        raise DataError(f"{place} begins with a quote and is no JSON string: {line}", "mend it")
-    return value
+    if not _is_name(value):
+        raise DataError(f"{place} begins with a quote and is no JSON string of a name: {line}", "mend it")
+    return str(value)

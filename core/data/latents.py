@@ -113,7 +113,8 @@ def read_table(
     sizes = np.asarray([_size(path) for path in paths], dtype=np.int64)
     whole = all(each.shape == labels.shape for each in (shard, *offsets, *known))
     whole = whole and bool(np.all((shard >= 0) & (shard < len(paths)))) and bool(np.all(np.diff(shard) >= 0))
-    whole = whole and all(bool(np.all((each >= BLOCK) & (each + num_bytes <= sizes[shard]))) for each in offsets)
+    whole = whole and all(bool(np.all((each >= BLOCK) & (each <= sizes[shard] - num_bytes))) for each in offsets)
+    whole = whole and ({"flip.npy", "std.npy"} <= set(fields)) == ("flip.std.npy" in fields)
     if not whole:
         raise DataError(f"{folder / INDEX} does not fit its shards", AGAIN)
     sums = np.stack(known) if len(known) == len(fields) else None

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from .. import files
 from ..errors import DataError
+from .npy import read_header
 from .tar_members import BLOCK, Members, ending
 
 INDEX = "index.safetensors"
@@ -159,8 +160,11 @@ def read_index(folder: Path) -> dict[str, np.ndarray]:
     """Read an index as `write_index` wrote it. Raises DataError where there is none to be read."""
     try:
         index: dict[str, np.ndarray] = load_file(folder / INDEX)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{folder / INDEX} cannot be read: {error}", AGAIN) from None
+    for name, array in index.items():
+        if array.dtype != (np.uint32 if name.endswith(_CHECKSUM) else np.int64) or array.ndim != 1:
+            raise DataError(f"{folder / INDEX} is damaged: {name} is {array.dtype} of shape {array.shape}", AGAIN)
     return index
 
 
@@ -214,17 +218,17 @@ def _members(path: Path, data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
                 key, _, field = member.name.partition(".")
-                if not member.isreg():
+                if not member.isreg() or member.issparse():
                     raise DataError(f"{path} holds {member.name!r}, which is no file", AGAIN)
                 content = data[member.offset_data : member.offset_data + member.size]
-                if len(content) < member.size:
+                if len(content) != member.size:
                     raise DataError(f"{path} is damaged: {member.name!r} is cut short", AGAIN)
                 yield key, field, member.offset_data, content
             # tarfile takes a header that it cannot read for the end; the end is two blocks of zeros.
             rest = data[tar.offset :]
             if len(rest) < 2 * BLOCK or any(rest):
                 raise DataError(f"{path} is damaged at byte {tar.offset}", AGAIN)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, LookupError) as error:
         raise DataError(f"{path} is damaged: {error}", AGAIN) from None
 
 
@@ -238,9 +242,9 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 def _array(content: bytes) -> np.ndarray:
     buffer = io.BytesIO(content)
-    if np.lib.format.read_magic(buffer) != (1, 0):
-        raise ValueError("not npy version 1.0")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
-    if fortran_order or dtype != np.float16:
-        raise ValueError(f"{dtype} instead of float16")
-    return np.frombuffer(content, np.float16, offset=buffer.tell()).reshape(shape)
+    header = read_header(buffer)
+    if header.dtype != np.dtype("<f2") or header.fortran_order or len(header.shape) != 3:
+        raise ValueError(f"{header.dtype} of shape {header.shape}, not float16 of three axes")
+    if len(content) - buffer.tell() != header.num_bytes:
+        raise ValueError(f"{len(content):,} bytes, too many or too few for shape {header.shape}")
+    return np.frombuffer(content, np.float16, offset=buffer.tell()).reshape(header.shape)

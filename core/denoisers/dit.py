@@ -196,7 +196,8 @@ class DiT(nn.Module):
             tokens = tokens + self.positions
         for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, modulation, rotary, use_reentrant=False)
+                # Nothing is drawn in a block: the generators' state need not be kept for it.
+                tokens = checkpoint(block, tokens, modulation, rotary, use_reentrant=False, preserve_rng_state=False)
             else:
                 tokens = block(tokens, modulation, rotary)
         shift, scale = modulations[-1][:, None].chunk(2, dim=-1)

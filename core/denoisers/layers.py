@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..precision import bf16_units
+from ..attention import attend
 
 EPS = 1e-6
 
@@ -68,29 +68,6 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = rotary
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1).to(x.dtype)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q kᵀ / √H) v for q, k, v (B, N, T, H).
-
-    In bf16 on CPUs the three products written out are two to eight times as fast as torch's fused attention: always in
-    its backward pass, and in the forward pass alone on CPUs without AMX. They hold B N T² weights, so that torch's
-    serves where those would be many.
-    """
-    few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
-    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and (torch.is_grad_enabled() or not _has_amx())
-    if slow and few:
-        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return weights.softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-_MOST_WEIGHTS = 1 << 28  # 512 MB in bf16
-
-
-@torch.compiler.assume_constant_result
-def _has_amx() -> bool:
-    return bf16_units(torch.device("cpu")) == "AMX"
 
 
 class Linear(nn.Linear):

@@ -136,12 +136,12 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
         )
     try:
         scheduler: Any = diffusers.DDIMScheduler(**{key: config[key] for key in _BETA_KEYS if key in config})
-    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise DataError(
             f"{path} describes no noise schedule: {error}", "give a scheduler as diffusers saves it"
         ) from None
-    if len(scheduler.alphas_cumprod) != steps:
-        raise DataError(f"{path}: {len(scheduler.alphas_cumprod)} betas for {steps} steps", "give a whole scheduler")
+    if scheduler.alphas_cumprod.shape != (steps,):  # Betas that are listed may be a number, or a list of lists.
+        raise DataError(f"{path}: {scheduler.alphas_cumprod.numel()} betas for {steps} steps", "give a whole scheduler")
     nearest, process = min(_candidates(scheduler.alphas_cumprod.double(), prediction), key=lambda found: found[0])
     if nearest < _SAME:
         return process

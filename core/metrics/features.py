@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..files import sha256_file
+from ..precision import all_digits
 from . import classifier, inception, lenet, mobilenet
 
 
@@ -45,7 +46,7 @@ class Extractor:
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, dim) and logits (B, K) from one pass."""
         assert images.ndim == 4 and images.shape[1] == 3, f"images (B, 3, H, W), not {tuple(images.shape)}"
-        with torch.no_grad():
+        with torch.no_grad(), all_digits():
             features, logits = self.run(images.to(self.device, torch.float32))
         assert features.shape[1] == self.dim
         return features.float(), logits.float()

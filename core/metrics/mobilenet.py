@@ -19,6 +19,7 @@ LABELS = "imagenet_labels.txt"
 SIZE = 224
 DIM = 1280
 NUM_CLASSES = 1001
+_MOST_PRODUCTS = 3_000_000_000  # multiplications for an image; the network has 0.3 thousand million
 REMEDY = f"give the folder that holds {WEIGHTS}, {GRAPH} and {LABELS}, unchanged"
 
 CONVOLUTIONS = ("conv_2d", "depthwise_conv_2d")
@@ -99,7 +100,7 @@ def load_mobilenet(folder: Path) -> tuple[MobileNetV2, tuple[str, ...]]:
         operations = [_operation(described) for described in graph["ops"]]
         with torch.device("meta"):  # Tried on an image without pixels: any graph that is another fails somewhere.
             network = MobileNetV2(operations, tensors)
-            features, logits = network(torch.zeros(1, 3, SIZE, SIZE))
+            features, logits = _tried(network, torch.zeros(1, 3, SIZE, SIZE))
         if (features.shape, logits.shape) != ((1, DIM), (1, NUM_CLASSES)):
             raise ValueError(f"features {tuple(features.shape)}, logits {tuple(logits.shape)}")
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, AssertionError) as error:
@@ -111,6 +112,24 @@ def load_mobilenet(folder: Path) -> tuple[MobileNetV2, tuple[str, ...]]:
     if len(names) != NUM_CLASSES:
         raise DataError(f"{folder / LABELS} has {len(names)} lines, not {NUM_CLASSES}", REMEDY)
     return network.eval().requires_grad_(False), names
+
+
+def _tried(network: MobileNetV2, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a graph on images without pixels. Raises ValueError if with pixels it would take much longer than ours."""
+    products = 0
+
+    def count(convolution: nn.Module, _: object, found: Tensor) -> None:
+        nonlocal products
+        assert isinstance(convolution, nn.Conv2d)
+        products += found.numel() * convolution.weight[0].numel()
+
+    hooks = [convolution.register_forward_hook(count) for convolution in network.convolutions.values()]
+    found: tuple[Tensor, Tensor] = network(images)
+    for hook in hooks:
+        hook.remove()
+    if products > _MOST_PRODUCTS:
+        raise ValueError(f"{products:,} multiplications for an image")
+    return found
 
 
 def _operation(described: dict[str, Any]) -> Operation:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from ..errors import DataError
@@ -30,6 +31,8 @@ def kept_features(of: Mapping[str, Any], folder: Path) -> Features | None:
         if described.get("of") != dict(of) or described.get("sha256") != sha256_file(folder / TENSORS):
             return None
         tensors = read_safetensors(folder / TENSORS, "")
-        return Features(tensors["features"], tensors["logits"])
+        features, logits = tensors["features"], tensors["logits"]
     except (DataError, KeyError, OSError):
         return None
+    whole = features.dtype == logits.dtype == torch.float32 and features.ndim == logits.ndim == 2
+    return Features(features, logits) if whole and len(features) == len(logits) > 0 else None

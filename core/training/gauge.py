@@ -32,7 +32,7 @@ class Gauge(Protocol):
         """
 
     def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Keep the averages as the best state so far. Only the first process is asked to."""
+        """Keep the averages as the best state so far. All processes are asked to at once; the first one writes."""
 
     def keeps_one(self) -> bool:
         """Say whether a state kept earlier is still there."""

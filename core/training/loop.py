@@ -25,12 +25,12 @@ from ..gathering import Scattered
 from ..precision import Policy, uncompiled
 from ..progress import Progress, Silent
 from ..signals import StopFlag, stop_flag
+from ..transfer import pinned
 from . import checkpoint, record
 from .gauge import CONDITIONS, Best, Gauge
 from .state import require_whole
 from .step import Stepper
 from .task import Batch, Plan, Task
-from .transfer import pinned
 
 __all__ = ["Batch", "Plan", "Task", "rehearse", "train"]
 
@@ -188,15 +188,21 @@ class _Session:
         with self.stepper.averaged(), torch.no_grad(), uncompiled():
             numbers = self.gauge.measure(lambda: parallel.heed(stop))
             self.owes = numbers is None
-            if numbers is not None and self.world.leads:
-                line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.gauge.conditions}
-                self.record.add(line)
-                assert self.best is not None
-                if self.best.improves(line):
-                    self.gauge.keep(self.images, numbers)
-                shown = self.gauge.criterion
-                self.progress.update(self.images, **{shown.partition("[")[0]: numbers[shown]})
-        return not self.owes
+            if numbers is None:
+                return False
+            improved = self.world.leads and self._record_measurement(numbers)
+            if parallel.exchange(int(improved))[0][0]:
+                self.gauge.keep(self.images, numbers)
+        return True
+
+    def _record_measurement(self, numbers: dict[str, Any]) -> bool:
+        """Record and show a measurement, as the first process; say whether it is the best so far."""
+        assert self.gauge is not None and self.best is not None
+        line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.gauge.conditions}
+        self.record.add(line)
+        shown = self.gauge.criterion
+        self.progress.update(self.images, **{shown.partition("[")[0]: numbers[shown]})
+        return self.best.improves(line)
 
     def stopped(self, stop: StopFlag) -> Stopped:
         """Return the error that ends the training where it was just saved."""

@@ -266,7 +266,7 @@ def _sent(number: int, rate: float, readings: _Readings) -> _Unsettled:
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
     arrived = torch.cuda.Event()
-    arrived.record()
+    arrived.record(torch.cuda.current_stream(values.device))  # Another GPU may be the current one.
     return _Unsettled(number, rate, readings.names, host, arrived)
 
 

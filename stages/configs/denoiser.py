@@ -132,9 +132,3 @@ class TrainDiT(Stage):
     preview: Preview = section(Preview)
     metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)
-
-    @model_validator(mode="after")
-    def _samples_are_not_drawn_by_a_network_in_parts(self) -> "TrainDiT":
-        if self.metrics.every and self.train.shard:
-            raise ValueError("metrics.every needs the whole network in each process: leave it or --shard out")
-        return self

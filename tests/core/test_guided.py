@@ -1,5 +1,8 @@
 """Guidance put together: what each part adds, and in which order."""
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,9 +10,11 @@ from torch import Tensor, nn
 from ldm.core.autoencoders.interface import Autoencoder
 from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
 from ldm.core.conditioning.labels import LabelConditioning
+from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.guided import Guidance, Model, guided
-from ldm.core.precision import resolve
+from ldm.core.precision import Policy, resolve, settle
 
 POLICY = resolve("cpu", "fp32")
 T = torch.tensor(0.4, dtype=torch.float64)
@@ -120,3 +125,37 @@ def test_a_learned_variance_is_that_of_the_conditional_pass() -> None:
     steered = guided(learned, Guidance(cfg=3.0), POLICY, ddpm=True, learned_variance=True)
     assert steered.denoise(x, T, labels).shape == x.shape
     torch.testing.assert_close(steered.for_ddpm["variance"](x, T, labels), (torch.tanh(x) + 1) / 2)
+
+
+class Valueless(Policy):
+    """Tensors without values; autocast has no word for them."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+HOW = {
+    "plain": Guidance(),
+    "cfg": Guidance(cfg=3.0),
+    "all of cfg": Guidance(cfg=3.0, cfg_interval=(0.2, 0.8), cfg_rescale=0.7, cfg_channels=3),
+    "autoguidance": Guidance(autoguide_scale=2.0, cfg=1.5),
+}
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_no_sampler_asks_the_device_for_a_number(sampler: str, how: Guidance) -> None:
+    """On tensors without values, which would raise: what never waits can run ahead of a GPU, or be in its graph."""
+    is_ddpm = sampler == "ddpm"
+    policy = Valueless(torch.device("meta"), torch.float32)
+    config = DiTConfig(latent_channels=4, latent_size=4, patch_size=2, width=16, depth=1, heads=2, num_classes=3)
+    network = settle(DiT(replace(config, learn_sigma=is_ddpm)), policy)
+    drawn = model(network=network, labels=LabelConditioning(3), latent_shape=(4, 4, 4), learned_variance=is_ddpm)
+    steered = guided(replace(drawn, weak=drawn), how, policy, is_ddpm, is_ddpm)
+    x, labels = torch.empty(2, 4, 4, 4, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")
+    options = {**steered.for_ddpm, **({"eta": 1.0} if sampler == "ddim" else {})}
+    grid = times.grid(1000, 4)
+    out = samplers.SAMPLERS[sampler](
+        steered.denoise, x, drawn.schedule, grid, labels, noise=lambda step: torch.empty_like(x), **options
+    )
+    assert out.shape == x.shape and out.device.type == "meta"

@@ -27,6 +27,7 @@ PRELOADED = (
     *(f"ldm.stages.{name}" for name in ("train_vqvae", "encode", "train_dit", "train_classifier", "sample", "eval")),
     *("ldm.stages.verify", "ldm.stages.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
+    "fuzzing",
 )
 TESTS = ("promises", "stages", "core/training", "core/exchange")  # whose modules a function may be in
 PATIENCE = 300.0  # seconds after which a command that has not ended is a failure of its test

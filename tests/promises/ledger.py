@@ -9,7 +9,9 @@ trial, a few times in `make test` and the full count in `make test-all`:
             ...
 
 The draws of a trial are a function of the seed, the test and the trial's number; the seed is new in every run, told at
-its end, and `--promises-seed` repeats it. Without `trials` a test counts as one trial.
+its end, and `--promises-seed` repeats it. A test may say `quick_seed`, the seed of its quick form, where a new one
+could find what nobody has mended yet: `make test` is to fail for what was changed. Without `trials` a test counts as
+one trial.
 """
 
 import json
@@ -53,6 +55,7 @@ PROMISES = {
 _SEED = "LDM_PROMISES_SEED"  # an environment variable, so that xdist's workers draw as one
 _BEGIN, _END = "<!-- promises: begin -->", "<!-- promises: end -->"
 _RECORD = "promise"
+_QUICK_SEED = "quick_seed"
 
 
 class Trials:
@@ -105,8 +108,13 @@ class Row:
 @pytest.fixture
 def trials(request: pytest.FixtureRequest) -> Trials:
     """The trials of a test that is marked with a promise and its counts."""
-    assert request.node.get_closest_marker("promise"), "say which promise is on trial"
-    return Trials(*request.param, int(os.environ[_SEED]), request.node.originalname)
+    mark = request.node.get_closest_marker("promise")
+    assert mark, "say which promise is on trial"
+    count, full = request.param
+    seed = int(os.environ[_SEED])
+    if not full and request.config.getoption("--promises-seed") is None:
+        seed = mark.kwargs.get(_QUICK_SEED, seed)
+    return Trials(count, full, seed, request.node.originalname)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -127,7 +135,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("promise")
     if mark is not None and "trials" in metafunc.fixturenames:
         asked = metafunc.config.getoption("--promises-count")
-        counts = {form: asked or count for form, count in mark.kwargs.items()}
+        counts = {form: asked or count for form, count in mark.kwargs.items() if form != _QUICK_SEED}
         forms = [pytest.param((counts["full"], True), id="full", marks=pytest.mark.slow)]
         if "quick" in counts:
             forms.insert(0, pytest.param((counts["quick"], False), id="quick"))

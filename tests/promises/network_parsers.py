@@ -14,9 +14,10 @@ from ldm.core import files
 from ldm.core.artifacts import MANIFEST
 from ldm.core.autoencoders import registry
 from ldm.core.exchange.checkpoint import load_dit
-from ldm.core.metrics import mobilenet
-from ldm.core.metrics.features import Extractor
-from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_statistics, save_statistics
+from ldm.core.metrics import mobilenet, reference
+from ldm.core.metrics.features import Extractor, Features
+from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_statistics, save_statistics, statistics_of
+from ldm.core.metrics.reference import keep_features, kept_features
 from ldm.core.progress import Silent
 from ldm.core.training import checkpoint, loop
 from ldm.stages import import_model, inspect
@@ -120,6 +121,25 @@ def seal_statistics(folder: Path, harmed: str) -> None:
             (folder / DESCRIPTION).write_text(json.dumps(described))
 
 
+def make_features(folder: Path) -> None:
+    keep_features(Features(torch.zeros(3, 2), torch.zeros(3, 4)), {"seed": 0}, folder)
+
+
+def take_features(folder: Path, harmed: str) -> None:
+    """What is damaged is as if it were not there."""
+    kept = kept_features({"seed": 0}, folder)
+    if kept is not None:
+        statistics_of(kept.features)
+
+
+def seal_features(folder: Path, harmed: str) -> None:
+    with contextlib.suppress(Exception):
+        if harmed == reference.TENSORS:
+            described = json.loads((folder / reference.DESCRIPTION).read_bytes())
+            described["sha256"] = files.sha256_file(folder / harmed)
+            (folder / reference.DESCRIPTION).write_text(json.dumps(described))
+
+
 def make_mobilenet(folder: Path) -> None:
     """A graph of the same form, of seven operations."""
     ops = [
@@ -168,6 +188,12 @@ NETWORK_PARSERS = {
         {"statistics.json": mutate_json, "statistics.safetensors": mutate_header},
         (read_statistics,),
         seal_statistics,
+    ),
+    "features": Parser(
+        make_features,
+        {reference.DESCRIPTION: mutate_json, reference.TENSORS: mutate_header},
+        (take_features,),
+        seal_features,
     ),
     "mobilenet": Parser(make_mobilenet, {mobilenet.GRAPH: mutate_json}, (run_mobilenet,)),
 }

@@ -17,6 +17,7 @@ from PIL import Image
 
 from format_mutations import mutate_npz, mutate_tar, mutate_yaml
 from ldm.cli.layers import merged_config
+from ldm.core.data.exclusion import read_exclusion
 from ldm.core.data.sources import open_source, open_splits
 from ldm.core.errors import UserError
 from ldm.core.training import record
@@ -220,6 +221,25 @@ def draw_curves(folder: Path, harmed: str) -> None:
     record.write_curves(folder)
 
 
+LISTS = ("lines.txt", "list.json")
+
+
+def make_exclusion(folder: Path) -> None:
+    """Both forms of a list of images to leave out, and the images."""
+    (folder / "photos" / "cat").mkdir(parents=True)
+    names = [f"cat/{number}é.png" for number in range(4)]
+    for number, name in enumerate(names):
+        (folder / "photos" / name).write_bytes(png(number))
+    (folder / LISTS[0]).write_text(f'# copies\n{names[0]}\n"cat/1\\u00e9.png"\n')
+    (folder / LISTS[1]).write_text(json.dumps(names[:2]))
+
+
+def leave_out(folder: Path, harmed: str) -> None:
+    listed = read_exclusion(folder / harmed)
+    left = listed.leave_out([("train", open_source(str(folder / "photos")))])
+    assert len(left[0][1]) + len(listed.names) >= 4 and listed.sha256
+
+
 def _each(names: tuple[str, ...], mutate: Mutate) -> dict[str, Mutate]:
     return dict.fromkeys(names, mutate)
 
@@ -234,6 +254,7 @@ PARSERS: dict[str, Parser] = {
     "classes": Parser(make_classes, {"classes.json": mutate_json}, tuple(map(naming, ("folder", "numbers", "names")))),
     "image": Parser(make_images, _each(IMAGES, mutate_bytes), reading(".")[:1]),
     "names": Parser(make_names, {"names": mutate_bytes}, (read_names,)),
+    "exclusion": Parser(make_exclusion, {LISTS[0]: mutate_bytes, LISTS[1]: mutate_json}, (leave_out,)),
     "recipe": Parser(make_recipe, {"recipe.yaml": mutate_yaml}, (read_recipe,)),
     "metrics": Parser(make_metrics, {record.METRICS: mutate_lines}, (go_on_recording,), rarely=(draw_curves,)),
 }

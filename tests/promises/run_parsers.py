@@ -14,7 +14,7 @@ from format_mutations import mutate_header, mutate_tar, mutate_yaml
 from ldm.core import artifacts, files
 from ldm.core.artifacts import IDENTITY, MANIFEST, Identity, open_artifact
 from ldm.core.autoencoders import registry
-from ldm.core.data.latents import LatentSet
+from ldm.core.data.latents import LatentSet, Reading
 from ldm.core.data.shards import INDEX, check_index, read_shard
 from ldm.core.denoisers import noisy_classifier
 from ldm.core.denoisers import registry as denoisers
@@ -245,8 +245,20 @@ def claim_unfinished(folder: Path, harmed: str) -> None:
 
 def map_latents(folder: Path, harmed: str) -> None:
     """Straight from the shards, as behind a manifest that agrees."""
+    _read_latents(folder, "mapped")
+
+
+def hold_latents(folder: Path, harmed: str) -> None:
+    _read_latents(folder, "held")
+
+
+def stream_latents(folder: Path, harmed: str) -> None:
+    _read_latents(folder, "streamed")
+
+
+def _read_latents(folder: Path, reading: Reading) -> None:
     for split, names in SHARDS.items():
-        found = LatentSet(folder / RUN / "latents", split, names, (4, 4, 4))
+        found = LatentSet(folder / RUN / "latents", split, names, (4, 4, 4), reading)
         for row in range(min(len(found), 9)):
             found.batch(np.array([row]), np.array([row % 2 == 0]) if found.has_flip else None)
 
@@ -306,12 +318,12 @@ RUN_PARSERS = {
     "config": _of_run(_harms(mutate_yaml, "config.yaml"), (look, check, look_unfinished, check_unfinished), _WHOLE),
     "shard": _of_run(
         _harms(mutate_tar, "shard-000000.tar", ("latents",)),
-        (map_latents, check_latents, take_latents, check, check_unfinished),
+        (map_latents, hold_latents, stream_latents, check_latents, take_latents, check, check_unfinished),
         (prepare_training,),
     ),
     "index": _of_run(
         _harms(mutate_header, INDEX, ("latents",)),
-        (map_latents, check_latents, take_latents),
+        (map_latents, hold_latents, stream_latents, check_latents, take_latents),
         (check, prepare_training),
     ),
     "network": _of_run(

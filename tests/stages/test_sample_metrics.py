@@ -1,6 +1,7 @@
 """Samples measured in training: the numbers of `ldm sample` and `ldm eval`, and a training that does not notice."""
 
 import json
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -106,6 +107,61 @@ def test_two_processes_measure_what_one_does(watched: Pipeline, trained: Pipelin
         assert one[FRECHET] == pytest.approx(other[FRECHET], rel=1e-2)  # Weights differ in their last bits.
     best = open_best(pair.folder / "dit", "")
     assert best.facts["best"]["value"] == min(line[FRECHET] for line in ours)
+
+
+def train_sharded(pair: Pipeline, **changes: Any) -> list[int]:
+    """Train a denoiser in two processes that each hold half of it. Returns their exit codes."""
+    config = pair.config("train-dit", **MEASURED, train__shard=True, **changes)
+
+    def work(rank: int) -> None:
+        RUNS["train-dit"](config, Silent())
+
+    return run_together(2, work)
+
+
+def test_two_processes_that_shard_measure_and_keep_the_best_as_one_does(watched: Pipeline, tmp_path: Path) -> None:
+    pair = fresh(watched, tmp_path)
+    assert train_sharded(pair) == [0, 0]
+    ours, theirs = (measured(run.folder / "dit") for run in (pair, watched))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["images"] == other["images"] and one["conditions"] == other["conditions"]
+        assert one[FRECHET] == pytest.approx(other[FRECHET], rel=1e-2)  # Weights differ in their last bits.
+    best, other_best = (open_best(run.folder / "dit", "").facts["best"] for run in (pair, watched))
+    assert best["value"] == min(line[FRECHET] for line in ours)
+    assert best["images_seen"] == other_best["images_seen"]
+    kept, expected = (load_file(run.folder / "dit" / "best" / "final" / "model.safetensors") for run in (pair, watched))
+    assert kept.keys() == expected.keys()
+    assert all(torch.allclose(kept[name], tensor, rtol=0, atol=1e-5) for name, tensor in expected.items())
+    assert verify.run(Verify(path=pair.folder), Silent()).verdict == "is whole"
+    assert len(pngs(pair.run("sample", num=2, steps=2, checkpoint="best").directory)) == 6
+
+
+def test_two_processes_that_shard_validate_together_for_the_best_by_loss(watched: Pipeline, tmp_path: Path) -> None:
+    pair = fresh(watched, tmp_path)
+    assert train_sharded(pair, metrics__best="loss") == [0, 0]
+    best = open_best(pair.folder / "dit", "").facts["best"]
+    losses = [line["val_loss"] for line in measured(pair.folder / "dit")]
+    assert best["criterion"] == "val_loss" and best["value"] == min(losses) and len(losses) == 3
+    final, kept = (load_file(pair.folder / "dit" / name / "model.safetensors") for name in ("final", "best/final"))
+    assert best["images_seen"] == 64 and all(torch.equal(kept[name], tensor) for name, tensor in final.items())
+
+
+def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
+    watched: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pair = fresh(watched, tmp_path)
+    config = pair.config("train-dit", **MEASURED, train__shard=True)
+    size = (watched.folder / "dit" / "best" / "final" / "model.safetensors").stat().st_size
+
+    def work(rank: int) -> None:
+        if rank == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        RUNS["train-dit"](config, Silent())
+
+    assert run_together(2, work) == [2, 2]
+    assert len(measured(pair.folder / "dit")) == 1, "the first measurement is the best so far"
+    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    assert len(told) == 1 and "disk: cannot write" in told[0] and "best" in told[0]
 
 
 def test_the_best_state_is_a_denoiser_that_says_when_and_by_what(watched: Pipeline, tmp_path: Path) -> None:

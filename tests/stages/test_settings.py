@@ -129,7 +129,10 @@ def test_where_and_how_a_stage_runs_is_no_part_of_what_it_makes(stage: type[Stag
     kept = identity(stage())
     assert not {"name", "runs_dir", "replace"} & kept.keys()
     assert "seed" in kept
-    for part, names in {"machine": {"device", "threads", "compile"}, "data": {"workers", "cache_gb"}}.items():
+    for part, names in {
+        "machine": {"device", "threads", "compile", "deterministic"},
+        "data": {"workers", "cache_gb"},
+    }.items():
         assert not names & kept.get(part, {}).keys()
     if "train" in kept:
         assert {"images", "batch_size", "lr"} <= kept["train"].keys()

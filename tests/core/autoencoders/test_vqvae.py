@@ -77,6 +77,25 @@ def test_training_on_a_few_images_halves_the_error_and_uses_the_codebook() -> No
     assert result.quantised.perplexity > 4
 
 
+def test_without_gradients_the_network_gives_the_same_and_leaves_its_input_alone() -> None:
+    """Where no backward pass will ask for them, activations are overwritten."""
+    torch.manual_seed(0)
+    vqvae, images = VQVAE(_tiny(attention=True, middle_blocks=True)), torch.rand(2, 3, 16, 16) * 2 - 1
+    kept = images.clone()
+    remembered = vqvae.to_latent(images), vqvae.decoder(vqvae.to_latent(images).detach())
+    with torch.no_grad():
+        latents = vqvae.to_latent(images)
+        forgotten = latents, vqvae.decoder(latents)
+    for with_gradient, without in zip(remembered, forgotten, strict=True):
+        assert torch.equal(with_gradient, without)
+    assert torch.equal(images, kept)
+    block, inner = vqvae.encoder.levels[0], torch.randn(2, 8, 8, 8)
+    kept = inner.clone()
+    with torch.no_grad():
+        block(inner)
+    assert torch.equal(inner, kept)
+
+
 def test_the_training_forward_is_encode_quantise_decode() -> None:
     vqvae, images = VQVAE(_tiny(cosine=True)), torch.rand(2, 3, 8, 8) * 2 - 1
     torch.testing.assert_close(vqvae.from_latent(vqvae.to_latent(images)), vqvae(images).images)

@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from ldm.core.denoisers import layers
 from ldm.core.denoisers.layers import (
     Attention,
     SwiGLU,
     TimestepEmbedding,
-    attend,
     gelu,
     modulate,
     normalise,
@@ -76,27 +73,6 @@ def test_attention_without_rotation_does_not_see_order() -> None:
     torch.manual_seed(0)
     attention, x, order = Attention(16, 2, qk_norm=False), torch.randn(1, 6, 16), torch.randperm(6)
     torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]))
-
-
-def test_attention_is_softmax_of_scaled_products() -> None:
-    q, k, v = torch.randn(3, 2, 3, 5, 8).unbind(0)
-    expected = F.softmax(q @ k.mT / 8**0.5, dim=-1) @ v
-    torch.testing.assert_close(attend(q, k, v), expected)
-
-
-@pytest.mark.parametrize("trained", [True, False])
-def test_attention_written_out_for_bf16_agrees_with_the_fused_one(trained: bool) -> None:
-    q, k, v = torch.randn(3, 2, 3, 16, 8).bfloat16().unbind(0)
-    with torch.set_grad_enabled(trained):
-        written_out = attend(q.requires_grad_(trained), k, v)
-    assert "Scaled" not in type(written_out.grad_fn).__name__
-    torch.testing.assert_close(written_out, F.scaled_dot_product_attention(q, k, v), rtol=0.05, atol=0.02)
-
-
-def test_attention_over_many_tokens_keeps_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_MOST_WEIGHTS", 2 * 3 * 16 * 16 - 1)
-    q, k, v = torch.randn(3, 2, 3, 16, 8).bfloat16().unbind(0)
-    assert "Scaled" in type(attend(q.requires_grad_(), k, v).grad_fn).__name__
 
 
 def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> None:

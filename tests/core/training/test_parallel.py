@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from ldm.core.precision import Policy
 from ldm.core.progress import Silent
 from ldm.core.training.averaging import GradientMean
 from ldm.core.training.loop import Batch, Plan, train
+from ldm.core.training.step import Stepper
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from several import run_together
@@ -154,6 +156,27 @@ def test_two_processes_see_the_samples_and_have_the_losses_of_one(tmp_path: Path
 def test_four_processes_that_accumulate_have_the_losses_of_one_that_does_not(tmp_path: Path, alone: Path) -> None:
     assert fit(tmp_path, 4, replace(PLAN, accumulate=2)) == [0] * 4
     assert_same_run(tmp_path, alone)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_gradients_travel_once_in_a_step_however_many_passes_it_has(tmp_path: Path, accumulate: int) -> None:
+    """Counted by torch's profiler: one sum for the only bucket, one for the readings of the step."""
+    plan = replace(PLAN, accumulate=accumulate)
+
+    def count(rank: int) -> None:
+        with parallel.joined(CPU):
+            stepper = Stepper(Fit(tmp_path, rank), plan, Policy(CPU, torch.float32))
+            whole = np.arange(PLAN.batch_size)[rank::2]
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+                for step in range(STEPS):
+                    stepper.step(stepper.task.load(Batch(whole, whole, step * PLAN.batch_size)), step, 0)
+            counts = {each.key: each.count for each in watched.key_averages()}
+            found = [counts.get(name) for name in ("gloo:all_reduce", "aten::tanh_backward")]
+            (tmp_path / f"{rank}.json").write_text(json.dumps(found))
+
+    assert run_together(2, count) == [0, 0]
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [2 * STEPS, accumulate * STEPS]
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])

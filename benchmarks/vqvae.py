@@ -1,0 +1,208 @@
+"""A VQ-VAE's training step, and images to indices of codes, against diffusers' VQModel of the same layers.
+
+All levels are of one width, since only then are both networks the same, layer by layer: diffusers changes widths in
+residual blocks, ours in resamplers. Both are trained on the L1 and the codebook's loss, with clipping, AdamW and a
+moving average: ours in the loop of `ldm train-vqvae`, which counts codes and checks for finite numbers besides;
+diffusers' as its own example trains it, without perceptual loss and discriminator. Patches are folded by hand for it.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.core.autoencoders.quantizers import nearest_code
+from ldm.core.data.images import as_tensor
+from ldm.core.training.step import Stepper
+from ldm.core.training.task import Plan
+from ldm.stages import made_up
+from ldm.stages.configs import TrainVQVAE
+from ldm.stages.handover import ImageSets, machine_policy
+from ldm.stages.train_vqvae import AutoencodingTask
+
+from .options import Options
+from .processes import Variant, Work, compare_processes
+
+PEER = "diffusers VQModel"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+NORM_GROUPS = 8  # as all presets of ours have
+NUM_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A batch of `images` of 64 × 64, and a network of `levels` levels, all `width` wide, over patches of pixels."""
+
+    images: int
+    patch: int
+    width: int
+    levels: int
+    blocks: int
+    attention: bool
+    codes: int = 1024
+    channels: int = 4
+    side: int = 64
+
+    @property
+    def title(self) -> str:
+        patches = f"patches of {self.patch}, " if self.patch > 1 else ""
+        attention = ", attention" if self.attention else ""
+        return (
+            f"{self.images} images of {self.side} × {self.side}: {patches}{self.levels} levels {self.width} wide, "
+            f"{self.blocks} and {self.blocks + 1} blocks each{attention}, {self.codes:,} codes"
+        )
+
+
+SETUPS = (
+    Setup(images=16, patch=1, width=64, levels=3, blocks=2, attention=True),
+    Setup(images=32, patch=2, width=96, levels=2, blocks=1, attention=False),  # much like the recipe imagenette-64
+)
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Compare training steps, and encoding, of both setups."""
+    comparisons = {}
+    for setup in SETUPS:
+        for kind, theirs, own in (("training step", peer_training, training), ("to indices", peer_encoding, encoding)):
+            variants = {
+                f"{PEER}, {precision}": Variant(theirs, {"setup": setup, "precision": precision})
+                for precision in DTYPES
+            }
+            variants |= {
+                f"ldm, {precision}": Variant(own, {"setup": setup, "precision": precision}) for precision in DTYPES
+            }
+            compared = compare_processes(variants, options.rounds, baseline=f"{PEER}, fp32")
+            comparisons[f"{kind[0].upper()}{kind[1:]}, {setup.title}"] = compared
+    return {"comparisons": comparisons}
+
+
+def training(setup: Setup, precision: str) -> Work:
+    """Return a step of `ldm train-vqvae`."""
+    config = _config(setup, precision)
+    task = _task(config)
+    stepper = Stepper(task, Plan(**config.train.model_dump(), seed=0), task.policy)
+    batches, numbers = _batches(config), itertools.count()
+
+    def step() -> float:
+        stepper.step((next(batches), 0), next(numbers), 0)
+        return stepper.meter.flush()["loss"]
+
+    return step
+
+
+def encoding(setup: Setup, precision: str) -> Work:
+    """Return the encoding of a batch to the indices of its codes."""
+    config = _config(setup, precision)
+    task = _task(config)
+    codec, batches = task.vqvae.eval(), _batches(config)
+
+    @torch.no_grad()
+    def encode() -> Tensor:
+        with task.policy.autocast():
+            latents = codec.to_latent(next(batches))
+        return nearest_code(latents.movedim(1, -1).flatten(0, -2), codec.quantizer.codes)
+
+    return encode
+
+
+def peer_training(setup: Setup, precision: str) -> Work:
+    """Return a step as diffusers' examples take it."""
+    from diffusers.training_utils import EMAModel
+
+    config = _config(setup, precision)
+    network, batches, plan = _peer(setup), _batches(config), config.train
+    average = EMAModel(network.parameters(), decay=plan.ema)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=plan.lr, betas=(plan.beta1, plan.beta2), weight_decay=plan.weight_decay
+    )
+
+    def step() -> float:
+        images = F.pixel_unshuffle(next(batches), setup.patch)
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"):
+            decoded, codebook_loss = network(images, return_dict=False)
+            loss = F.l1_loss(decoded.float(), images) + codebook_loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.step(network.parameters())
+        return loss.item()
+
+    return step
+
+
+def peer_encoding(setup: Setup, precision: str) -> Work:
+    """Return what diffusers does to the same end."""
+    network, batches = _peer(setup).eval(), _batches(_config(setup, precision))
+
+    @torch.no_grad()
+    def encode() -> Tensor:
+        images = F.pixel_unshuffle(next(batches), setup.patch)
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"):
+            latents = network.encode(images).latents
+        return network.quantize(latents.float())[2][2]
+
+    return encode
+
+
+def _config(setup: Setup, precision: str) -> TrainVQVAE:
+    """Return the settings under which `ldm train-vqvae` trains a setup."""
+    model = {
+        "preset": "vqvae-s",
+        "channels": setup.width,
+        "channel_multipliers": [1] * setup.levels,
+        "patch": setup.patch,
+        "num_res_blocks": setup.blocks,
+        "num_decoder_blocks": setup.blocks + 1,
+        "middle_blocks": True,
+        "attention": setup.attention,
+        "codebook_size": setup.codes,
+        "latent_channels": setup.channels,
+    }
+    settings = {
+        "data": {"image_size": setup.side},
+        "model": model,
+        "train": {"batch_size": setup.images, "warmup": 0},
+        "machine": {"device": "cpu", "precision": precision},
+    }
+    return TrainVQVAE.model_validate(settings)
+
+
+def _task(config: TrainVQVAE) -> AutoencodingTask:
+    """Return our network, in a process set up as the stage sets up its own."""
+    return AutoencodingTask(config, _images(config), machine_policy(config.machine))
+
+
+def _images(config: TrainVQVAE) -> ImageSets:
+    return made_up.images(config.data, num_classes=1, count=NUM_BATCHES * config.train.batch_size)
+
+
+def _batches(config: TrainVQVAE) -> Iterator[Tensor]:
+    """Repeat a few batches of noise for ever, (B, 3, H, W) in [-1, 1], the same for both projects."""
+    rows = np.arange(NUM_BATCHES * config.train.batch_size).reshape(NUM_BATCHES, -1)
+    images = _images(config).train
+    return itertools.cycle([as_tensor(images.batch(part)) for part in rows])
+
+
+def _peer(setup: Setup) -> Any:
+    """Return the peer's network, of as many weights as ours but for two 1 × 1 convolutions and folded patches."""
+    from diffusers import VQModel
+
+    torch.manual_seed(0)
+    return VQModel(
+        in_channels=3 * setup.patch**2,
+        out_channels=3 * setup.patch**2,
+        down_block_types=("DownEncoderBlock2D",) * setup.levels,
+        up_block_types=("UpDecoderBlock2D",) * setup.levels,
+        block_out_channels=(setup.width,) * setup.levels,
+        layers_per_block=setup.blocks,
+        latent_channels=setup.channels,
+        num_vq_embeddings=setup.codes,
+        norm_num_groups=NORM_GROUPS,
+        mid_block_add_attention=setup.attention,
+    )

@@ -1,0 +1,62 @@
+"""One process of a training on GPUs, for the tests: `one_of_several.py FOLDER [--shard]` under torchrun's variables.
+
+Alone (WORLD_SIZE 1), it makes a group of one by NCCL, and goes through what several would say to each other.
+"""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
+from on_a_gpu import BATCH, FP32, PLAN, losses, task_of
+
+from ldm.core import parallel
+from ldm.core.precision import Policy
+from ldm.core.progress import Silent
+from ldm.core.training.loop import train
+from ldm.core.training.sharding import Sharded
+from ldm.core.training.task import Batch
+
+
+def in_a_group_of_one() -> None:
+    """Say everything to oneself."""
+    dist.init_process_group("nccl" if FP32.device.type == "cuda" else "gloo", rank=0, world_size=1)
+    assert dist.group.WORLD is not None
+    parallel._ties = parallel._Ties(parallel.World(), dist.group.WORLD)
+    ones = torch.ones(3, 2, device=FP32.device)
+    assert torch.equal(parallel.mean(ones), ones) and torch.equal(parallel.gather_rows(ones), ones)
+    gathered = parallel.gather_to_leader(ones)
+    assert gathered is not None and torch.equal(gathered, ones)
+    parallel.follow_leader([ones])
+    expected = losses(FP32, steps=1)[0]
+    task = task_of(FP32)
+    data = [tensor.to(FP32.device) for tensor in task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0))]
+    sharded = Sharded(task.network.cpu(), FP32)
+    loss, _ = task.loss("denoiser", data)
+    loss.backward()
+    sharded.finish()
+    assert abs(float(loss) - expected) < 1e-3 * expected, f"{float(loss)} {expected}"
+    for parameter in sharded.rows.parameters():
+        assert parameter.device.type == FP32.device.type and parameter.grad is not None
+    dist.destroy_process_group()
+
+
+def among_several(folder: Path, shard: bool) -> None:
+    """Train together with the others."""
+    own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if FP32.device.type == "cuda" else FP32.device
+    with parallel.joined(own):
+        policy = Policy(own, torch.float32)
+        train(task_of(policy), replace(PLAN, shard=shard), policy, folder, Silent())
+
+
+if __name__ == "__main__":
+    if os.environ["WORLD_SIZE"] == "1":
+        in_a_group_of_one()
+    else:
+        among_several(Path(sys.argv[1]), "--shard" in sys.argv)
