@@ -23,6 +23,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 def test_every_part_of_the_script_runs_where_there_is_no_gpu(tmp_path: Path) -> None:
     script = [ROOT / "benchmarks" / "gpu.sh", "--smoke", "--out", tmp_path]
     # The tests themselves are in this very run; here they are only found.

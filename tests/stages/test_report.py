@@ -46,7 +46,7 @@ def swept(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeli
 def told_gaps(html: str) -> list[str]:
     """Return the commands under `What could be added`."""
     part = html.partition("<h2>What could be added</h2>")[2].partition("</section>")[0]
-    return [unescape(command) for command in re.findall(r"<pre>(.*?)</pre>", part)]
+    return [unescape(re.sub(r"</?span>", "", command)) for command in re.findall(r"<pre>(.*?)</pre>", part)]
 
 
 def test_the_page_has_a_card_for_every_stage_and_a_chapter_for_all_there_is(swept: Pipeline) -> None:
