@@ -54,9 +54,23 @@ def lightning_dit(folder: Path, size: Size) -> tuple[nn.Module, Loss]:
 
 def diffusers(folder: Path, size: Size) -> tuple[nn.Module, Loss]:
     """diffusers' DiTTransformer2DModel with the loss of its training examples."""
-    from diffusers import DDPMScheduler, DiTTransformer2DModel
+    from diffusers import DDPMScheduler
 
-    network = DiTTransformer2DModel(
+    network = diffusers_network(size)
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+
+    def loss(x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        output = network(scheduler.add_noise(x0, noise, t), timestep=t, class_labels=labels).sample
+        return torch.nn.functional.mse_loss(output.float(), noise)
+
+    return network, loss
+
+
+def diffusers_network(size: Size) -> nn.Module:
+    """Return diffusers' DiTTransformer2DModel, one output for each channel."""
+    from diffusers import DiTTransformer2DModel
+
+    network: nn.Module = DiTTransformer2DModel(
         num_attention_heads=size.heads,
         attention_head_dim=size.width // size.heads,
         num_layers=size.depth,
@@ -65,13 +79,7 @@ def diffusers(folder: Path, size: Size) -> tuple[nn.Module, Loss]:
         patch_size=2,
         num_embeds_ada_norm=NUM_CLASSES,
     )
-    scheduler = DDPMScheduler(num_train_timesteps=1000)
-
-    def loss(x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        output = network(scheduler.add_noise(x0, noise, t), timestep=t, class_labels=labels).sample
-        return torch.nn.functional.mse_loss(output.float(), noise)
-
-    return network, loss
+    return network
 
 
 PEERS: dict[str, tuple[Callable[..., tuple[nn.Module, Loss]], dict[str, Any]]] = {

@@ -22,7 +22,7 @@ from ldm.core.precision import maybe_compile, resolve, settle
 
 from . import peers
 from .options import Options
-from .peer_steps import shape_of
+from .peer_steps import diffusers_network, shape_of
 from .processes import Variant, Work, compare_processes
 from .sizes import NUM_CLASSES, NUM_STEPS, SIZES, Size
 from .training import network_config
@@ -114,17 +114,9 @@ def dit_bf16_compiled(folder: Path, size: Size, steps: int) -> Work:
 
 def diffusers(folder: Path, size: Size, steps: int) -> Work:
     """diffusers' transformer and DDIM scheduler in the loop of its DiTPipeline."""
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
+    from diffusers import DDIMScheduler
 
-    network = DiTTransformer2DModel(
-        num_attention_heads=size.heads,
-        attention_head_dim=size.width // size.heads,
-        num_layers=size.depth,
-        in_channels=4,
-        sample_size=size.side,
-        patch_size=2,
-        num_embeds_ada_norm=NUM_CLASSES,
-    ).eval()
+    network = diffusers_network(size).eval()
     scheduler = DDIMScheduler(clip_sample=False)
     labels = torch.cat([torch.arange(size.images) % NUM_CLASSES, torch.full((size.images,), NUM_CLASSES)])
 
