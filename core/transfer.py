@@ -15,7 +15,11 @@ def pinned(data: Any) -> Any:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor on a device. A GPU gets it when its queue comes to it: a plain copy would wait for that."""
-    if device.type == "cuda":
-        tensor = pinned(tensor)
-    return tensor.to(device, non_blocking=True)
+    """Return a tensor on a device. A CUDA GPU gets it when its queue comes to it: a plain copy would wait for that.
+
+    Other devices get it at once: an Apple GPU may read what is not pinned after its memory was given back.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    there: torch.Tensor = pinned(tensor).to(device, non_blocking=True)
+    return there

@@ -16,6 +16,7 @@ from ..core.errors import DataError
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
+from ..core.transfer import sent
 from .configs import NOISY, Diffusion, NoisyClassifierModel, TrainClassifier
 from .handover import as_input, claim, command_line, diffusion_of, forward_process, occupied
 from .latent_sets import held_out, open_latents, read_latents, training_latents
@@ -116,7 +117,7 @@ class NoisyClassifyingTask:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
 
     def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x0, noise, t, labels = (tensor.to(self.policy.device, non_blocking=True) for tensor in data)
+        x0, noise, t, labels = (sent(tensor, self.policy.device) for tensor in data)
         return F.cross_entropy(self._logits(x0, noise, t), labels), {}
 
     def stepped(self, accepted: bool) -> None:

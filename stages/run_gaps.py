@@ -16,9 +16,9 @@ _CHAIN = ("vqvae", "latents", "dit")
 
 def gaps(config: Run, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]) -> Iterator[Gap]:
     """Yield what is not there yet, as far as there is already what it is made of."""
-    if stages["vqvae"].state != "complete" or stages["dit"].state != "complete":
-        kind = next(kind for kind in _CHAIN if stages[kind].state != "complete")
-        yield _next_stage(config, stages[kind])
+    if stages["dit"].state != "complete":
+        done = [number for number, kind in enumerate(_CHAIN) if stages[kind].state == "complete"]
+        yield _next_stage(config, stages[_CHAIN[max(done, default=-1) + 1]])  # What came before may lie elsewhere.
         return
     yield from _of_samples(config, drawn)
     yield from _of_judgements(config, stages, drawn, judged)
@@ -63,7 +63,10 @@ def _of_judgements(
     features = ""
     if stages["classifier"].state != "complete":
         if len(stages["dit"].facts["class_names"]) > 1:
-            yield Gap("A classifier, in whose features images are judged.", command_line("train-classifier", config))
+            train = command_line("train-classifier", config)
+            if stages["classifier"].state == "unfinished":
+                train = f"{train} {_as_before(stages['classifier'])}"
+            yield Gap("A classifier, in whose features images are judged.", train)
         else:
             features = " --features inception --weights FILE"
     guided = stages["dit"].facts["label_dropout"] > 0
@@ -74,7 +77,9 @@ def _of_judgements(
         yield Gap("Distance and class accuracy against guidance scale.", f"{sweep} --cfg 1,1.5,2,3,5{features}")
     if len({document["conditions"]["sampling"]["steps"] for document in sampled}) < 2:
         scale = "3" if guided else "1"
-        yield Gap("Distance and class accuracy against steps.", f"{sweep} --cfg {scale} --steps 5,10,20,50{features}")
+        most = stages["dit"].facts["diffusion"]["num_steps"]
+        steps = ",".join(str(number) for number in (5, 10, 20, 50) if number <= most) or str(most)
+        yield Gap("Distance and class accuracy against steps.", f"{sweep} --cfg {scale} --steps {steps}{features}")
     if not reconstructed:
         what = "The worst and the best reconstructions, and their numbers."
         yield Gap(what, f"{judge} --of reconstructions{features}")

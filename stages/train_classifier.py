@@ -14,6 +14,7 @@ from ..core.metrics import classifier
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
+from ..core.transfer import sent
 from .configs import TrainClassifier
 from .handover import (
     ImageSets,
@@ -88,7 +89,7 @@ class ClassifyingTask:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
 
     def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, labels, offsets = (tensor.to(self.policy.device, non_blocking=True) for tensor in data)
+        images, labels, offsets = (sent(tensor, self.policy.device) for tensor in data)
         return classifier.classification_loss(self.network, images, labels, offsets), {}
 
     def stepped(self, accepted: bool) -> None:

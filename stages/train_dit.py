@@ -21,6 +21,7 @@ from ..core.guided import Model
 from ..core.precision import Policy, compiling_pays, maybe_compile, uncompiled
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
+from ..core.transfer import sent
 from .best import BestState, open_best, told
 from .configs import Preview, TrainDiT
 from .handover import (
@@ -199,7 +200,7 @@ class DenoisingTask:
 
     def _errors(self, data: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return each sample's weighted squared error, float32 (B,)."""
-        x0, noise, t, labels = (tensor.to(self.policy.device, non_blocking=True) for tensor in data)
+        x0, noise, t, labels = (sent(tensor, self.policy.device) for tensor in data)
         return self.objective.loss(self.network, x0, noise, t, labels)
 
 

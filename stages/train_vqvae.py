@@ -25,6 +25,7 @@ from ..core.metrics.image import psnr, ssim
 from ..core.precision import Policy, maybe_compile
 from ..core.progress import Outcome, Progress
 from ..core.training import loop
+from ..core.transfer import sent
 from .configs import TrainVQVAE
 from .handover import ImageSets, claim, command_line, dump, image_sources, occupied, output_folder
 
@@ -192,7 +193,7 @@ class AutoencodingTask:
         return [(images, data[1]) for images in data[0].chunk(parts)]
 
     def loss(self, player: str, data: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, self.clock = data[0].to(self.policy.device, non_blocking=True), data[1]
+        images, self.clock = sent(data[0], self.policy.device), data[1]
         return self._reconstruction_loss(images) if player == "autoencoder" else self._discriminator_loss(images)
 
     def stepped(self, accepted: bool) -> None:

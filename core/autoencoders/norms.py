@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _VECTOR = 16  # channels of a group, from which on torch's own passes in bf16 are fast
 _FEW_PIXELS = 1024  # below which torch goes group by group
@@ -14,7 +15,7 @@ class GroupNorm(nn.GroupNorm):
 
     On CPUs, over channels-last bf16 with narrow groups, torch's backward pass takes two to seven times as long as in
     fp32, and its forward pass over few pixels three to five times. There, what comes in is converted, which loses
-    nothing: the sums are made in fp32 in any case.
+    nothing: the sums are made in fp32 in any case. Gradients of gradients cannot be had there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,6 +29,7 @@ class GroupNorm(nn.GroupNorm):
 class _ByFloat32(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        x = x.contiguous(memory_format=_layout(x))
         few = x.shape[2] * x.shape[3] < _FEW_PIXELS
         out, mean, rstd = torch.native_group_norm(x.float() if few else x, weight, bias, *_sizes(x), groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -35,13 +37,21 @@ class _ByFloat32(torch.autograd.Function):
         return out.to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:3])
+        # The kernel reads the gradient as it reads x, whatever its strides say.
+        gradient = gradient.float().contiguous(memory_format=_layout(x))
         of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
-            gradient.float(), x.float(), mean.float(), rstd.float(), weight, *_sizes(x), ctx.groups, wanted
+            gradient, x.float(), mean.float(), rstd.float(), weight, *_sizes(x), ctx.groups, wanted
         )
         return (None if of_x is None else of_x.to(x.dtype)), of_weight, of_bias, None, None
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:

@@ -112,7 +112,7 @@ class _Session:
             mirror = record.tensorboard_mirror(folder) if plan.tensorboard else None
             self.record = record.Record(folder, self.images or -1, mirror, without=CONDITIONS if self.owes else None)
             self.best = Best(gauge, record.read(self.record.path)) if gauge else None
-        self.started, self.started_at = time.monotonic(), self.images
+        self.told, self.told_at = time.monotonic(), self.images  # when, and at which image, the last line was logged
 
     def batches(self) -> Generator[Any, None, None]:
         """Yield the tensors of every step still to do; the next batch is loaded while this one is used."""
@@ -213,7 +213,9 @@ class _Session:
         self.stepper.finish()
 
     def _log(self) -> None:
-        speed = (self.images - self.started_at) / max(time.monotonic() - self.started, 1e-9)
+        now = time.monotonic()
+        speed = (self.images - self.told_at) / max(now - self.told, 1e-9)
+        self.told, self.told_at = now, self.images
         means = self.stepper.meter.flush()
         if not self.world.leads:
             return

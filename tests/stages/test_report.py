@@ -100,6 +100,28 @@ def test_a_begun_run_is_told_its_next_stage_only(trained: Pipeline, tmp_path: Pa
     assert command.startswith("ldm encode ") and f"-c {pipeline.folder}/latents/config.yaml" in command
 
 
+def test_a_stage_that_lies_in_another_run_is_not_asked_for(trained: Pipeline, tmp_path: Path) -> None:
+    pipeline = trained.copy(tmp_path)
+    shutil.rmtree(pipeline.folder / "vqvae")
+    assert [shlex.split(command)[1] for command in told_gaps(written(pipeline))][:2] == ["sample", "sample"]
+    shutil.rmtree(pipeline.folder / "dit")
+    (command,) = told_gaps(written(pipeline))
+    assert shlex.split(command)[1] == "train-dit"
+
+
+def test_a_begun_classifier_goes_on_with_its_settings_and_no_more_steps_are_asked_for_than_there_are(
+    trained: Pipeline, tmp_path: Path
+) -> None:
+    pipeline = trained.copy(tmp_path)
+    (pipeline.folder / "classifier" / "manifest.json").unlink()
+    shutil.rmtree(pipeline.folder / "dit")
+    pipeline.run("train-dit", diffusion__num_steps=12)
+    commands = told_gaps(written(pipeline))
+    (classifier,) = [command for command in commands if "train-classifier" in command]
+    assert f"-c {pipeline.folder}/classifier/config.yaml" in classifier
+    assert any(command.endswith("--steps 5,10") for command in commands)
+
+
 def test_numbers_along_the_training_are_drawn_with_their_conditions_and_the_best_is_told(swept: Pipeline) -> None:
     html = written(swept)
     assert "Fréchet distance of samples along the way: dpmpp-2m, 2 steps, cfg 3; 24 against 97 of" in html

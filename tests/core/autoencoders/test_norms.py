@@ -44,6 +44,26 @@ def test_gradients_are_those_of_float64_to_the_rounding_of_bf16(shape: tuple[int
     assert found[1].dtype == found[2].dtype == torch.float32
 
 
+LAYOUTS = {"channels last": torch.channels_last, "standard": torch.contiguous_format}
+
+
+@pytest.mark.parametrize("of_gradient", [*LAYOUTS, "expanded"])
+@pytest.mark.parametrize("of_x", [*LAYOUTS, "every other"])
+@pytest.mark.parametrize("side", [8, 40])
+def test_gradients_do_not_depend_on_how_tensors_lie_in_memory(side: int, of_x: str, of_gradient: str) -> None:
+    norm, x, gradient = inputs((2, 16, side, side))
+    if of_gradient == "expanded":
+        gradient = gradient[:, :1, :1, :1].expand(gradient.shape)
+    expected = torch.autograd.grad(norm(x.requires_grad_()), (x, norm.weight, norm.bias), gradient.clone())
+    x = x.detach()
+    x = x.repeat_interleave(2, 3)[..., ::2] if of_x == "every other" else x.contiguous(memory_format=LAYOUTS[of_x])
+    if of_gradient in LAYOUTS:
+        gradient = gradient.contiguous(memory_format=LAYOUTS[of_gradient])
+    found = torch.autograd.grad(norm(x.requires_grad_()), (x, norm.weight, norm.bias), gradient)
+    for own, right in zip(found, expected, strict=True):
+        assert float((own - right).float().norm() / right.float().norm()) < 4e-3
+
+
 def test_a_frozen_norm_passes_the_gradient_on() -> None:
     norm, x, gradient = inputs((2, 16, 8, 8))
     expected = torch.autograd.grad(norm(x.requires_grad_()), x, gradient)[0]

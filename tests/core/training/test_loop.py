@@ -1,8 +1,10 @@
 """A run that was stopped anywhere is the uninterrupted run, and what is not finite goes no further."""
 
+import itertools
 import json
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,6 +70,25 @@ def newest(folder: Path) -> checkpoint.Checkpoint:
     found = checkpoint.newest(folder, lambda message: pytest.fail(message))
     assert found is not None
     return found
+
+
+class SlowAtFirst(Regression):
+    """Takes its time in the first step, as a compiled network does."""
+
+    def stepped(self, accepted: bool) -> None:
+        if not self.stepped_with:
+            time.sleep(0.5)
+        super().stepped(accepted)
+
+
+def test_a_speed_is_that_since_the_line_before_so_that_they_sum_up_to_the_time_taken(tmp_path: Path) -> None:
+    began = time.monotonic()
+    finish(tmp_path / "run", SlowAtFirst())
+    taken = time.monotonic() - began
+    told = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    speeds = {line["images"]: line["images_per_second"] for line in told if "images_per_second" in line}
+    seconds = [(images - before) / speeds[images] for before, images in itertools.pairwise([0, *speeds])]
+    assert len(seconds) > 2 and seconds[0] >= 0.49 and sum(seconds) <= 1.01 * taken
 
 
 @pytest.fixture(scope="module")
