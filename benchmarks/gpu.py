@@ -103,7 +103,9 @@ def _written(value: Any) -> str:
 
 def main() -> None:
     """Measure, print a line for each figure, and write the results."""
-    parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description="Measure the stages on a GPU.")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/gpu.sh", description="Measure the stages on a GPU.", allow_abbrev=False
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, to see that it runs")
     parser.add_argument("--precision", default="auto", help="fp32, bf16, fp16 or auto")
     parser.add_argument("--minutes", type=float, default=5.5, help="nothing is begun after so many")

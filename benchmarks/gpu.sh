@@ -11,7 +11,10 @@ device=cuda
 previous=
 for word in "$@"; do
     [ "$previous" != --out ] || results=$word
-    [ "$word" != --smoke ] || device=cpu
+    case $word in
+        --smoke) device=cpu ;;
+        --out=*) results=${word#--out=} ;;
+    esac
     previous=$word
 done
 mkdir -p "$results"
