@@ -7,7 +7,8 @@ aside: our own statistics, measured per channel, take their place.
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,7 +112,8 @@ def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
         most = _MOST_LAYERS if "layers" in key else _LARGEST_SIZE
         if len(sizes) > _MOST_LAYERS or any(type(size) is int and not 0 <= size <= most for size in sizes):
             raise ValueError(f"{key} is out of range")
-    model: nn.Module = _class(kind).from_config(dict(config))
+    with _quiet():
+        model: nn.Module = _class(kind).from_config(dict(config))
     return DiffusersCodec(model, kind)
 
 
@@ -128,13 +130,14 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
     _require_safetensors(folder)
     _require_described(folder, kind, config)
     try:
-        model, report = _class(kind).from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
+        with _quiet():
+            model, report = _class(kind).from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
         raise _not_loaded(folder, kind, _first_line(error)) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -187,6 +190,19 @@ def _why_not_runnable(kind: str, config: str) -> str | None:
     except UNBUILDABLE as error:
         return _first_line(error)
     return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library from writing past our messages: what it would warn of is either refused or does not matter."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _not_loaded(folder: Path, kind: str, why: str) -> DataError:

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -54,8 +55,8 @@ class Command:
 
     pid: int
     launcher: "Launcher"
-    out: int
-    err: int
+    out: "Heard"
+    err: "Heard"
     started: float = field(default_factory=time.monotonic)
 
     def send(self, number: signal.Signals) -> None:
@@ -69,7 +70,7 @@ class Command:
         if answer["code"] is None:
             self.send(signal.SIGKILL)
             self.launcher.ask(wait=self.pid, patience=PATIENCE)
-        told = [_drain(self.out), _drain(self.err)]
+        told = [self.out.text(), self.err.text()]
         assert answer["code"] is not None, f"still running after {patience} s: {told}"
         return Ended(answer["code"], answer["seconds"], answer["busy"], *told)
 
@@ -106,7 +107,7 @@ class Launcher:
         answer = self.ask([writing for _, writing in outputs], start=order)
         for _, writing in outputs:
             os.close(writing)
-        return Command(answer["pid"], self, outputs[0][0], outputs[1][0])
+        return Command(answer["pid"], self, Heard(outputs[0][0]), Heard(outputs[1][0]))
 
     def run(self, *arguments: object, **conditions: Any) -> Ended:
         """Start a command and wait for its end."""
@@ -123,13 +124,23 @@ class Launcher:
         self._process.wait(30)
 
 
-def _drain(handle: int) -> str:
-    """Read what a command that has ended has written, and close the pipe."""
-    pieces = []
-    while piece := os.read(handle, 1 << 16):
-        pieces.append(piece)
-    os.close(handle)
-    return b"".join(pieces).decode(errors="replace")
+class Heard:
+    """What comes out of a pipe, read as it comes: a command that says much must not wait for somebody to listen."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._pieces = handle, list[bytes]()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def text(self) -> str:
+        """Return all of it, once whoever wrote has ended."""
+        self._reader.join()
+        return b"".join(self._pieces).decode(errors="replace")
+
+    def _read(self) -> None:
+        while piece := os.read(self._handle, 1 << 16):
+            self._pieces.append(piece)
+        os.close(self._handle)
 
 
 def _serve(orders: socket.socket) -> None:

@@ -110,6 +110,16 @@ def test_moments_of_a_kl_autoencoder_are_normalised_like_its_latents(tmp_path: P
     torch.testing.assert_close(std, theirs.std / scale[:, None, None])
 
 
+def test_the_library_says_nothing_past_our_messages(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _kl().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "unheard_of": 1}))
+    capfd.readouterr()
+    before = diffusers.utils.logging.get_verbosity()
+    registry.load(tmp_path)
+    assert capfd.readouterr() == ("", "") and diffusers.utils.logging.get_verbosity() == before
+
+
 def test_pickled_weights_are_refused_and_the_remedy_is_said(tmp_path: Path) -> None:
     _kl().save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(DataError, match=r"diffusion_pytorch_model\.bin is a pickle.*safe_serialization=True"):
