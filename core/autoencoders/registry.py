@@ -147,11 +147,20 @@ def _load_own(folder: Path) -> Autoencoder:
     assert isinstance(codec, nn.Module)
     tensors = read_weights(folder, described, _REMEDY)
     require_fit(codec, tensors, folder / WEIGHTS, _REMEDY)
-    codec.to_empty(device="cpu")
-    load_into(codec, tensors, folder / WEIGHTS, _REMEDY)
+    # `to_empty`, on meta tensors, would load sympy and what compiles, for a second.
+    load_into(codec, _laid_out_as(codec, tensors), folder / WEIGHTS, _REMEDY, assign=True)
     autoencoder = Autoencoder(codec)
     autoencoder.set_statistics(*(_numbers(described, name, path, codec) for name in ("latent_mean", "latent_std")))
     return autoencoder
+
+
+def _laid_out_as(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors, as float32, in the order of memory in which a network on the meta device wants them."""
+    own = network.state_dict()
+    return {
+        name: torch.empty_strided(own[name].shape, own[name].stride(), dtype=own[name].dtype).copy_(tensor)
+        for name, tensor in tensors.items()
+    }
 
 
 def _numbers(described: Mapping[str, Any], name: str, path: Path, codec: Codec) -> Tensor:
