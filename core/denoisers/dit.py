@@ -117,17 +117,6 @@ _LIMITS = {
 _MAX_TOKENS = 1 << 20
 _MAX_POSITIONS = 1 << 25  # numbers in the table of positions, which is made whatever the weights are
 
-_SIZES = {"ti": (192, 12, 3), "s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "dit-xs": {"width": 192, "depth": 6, "heads": 3, "patch_size": 2},
-    **{
-        f"dit-{size}/{patch}": {"width": width, "depth": depth, "heads": heads, "patch_size": patch}
-        for size, (width, depth, heads) in _SIZES.items()
-        for patch in (1, 2, 4, 8)
-    },
-}
-
 
 class Block(nn.Module):
     """Attention, then an MLP, each normalised, modulated and gated by the condition (adaLN-Zero)."""
