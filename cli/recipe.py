@@ -89,7 +89,11 @@ def find_recipe(name: str) -> Path:
     if path.exists():
         return path
     known = recipe_names()
-    listed = f"recipes by name: {', '.join(known)}" if known else f"no folder {_FOLDER}/ here; give the path of a file"
+    listed = (
+        f"name one of {', '.join(known)}, or give the path of a file"
+        if known
+        else f"no folder {_FOLDER}/ here; give the path of a file"
+    )
     raise ConfigError(f"there is no recipe {name}{did_you_mean(path.stem, known)}", listed)
 
 
@@ -98,6 +102,8 @@ def _check_sections(path: Path, tree: dict[str, Any], lines: dict[tuple[str, ...
     for key, value in tree.items():
         where = f"{path} line {lines[(key,)]}"
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key}{did_you_mean(key, known)}", f"known: {', '.join(known)}")
+            raise ConfigError(
+                f"{where}: unknown key {key}{did_you_mean(key, known)}", f"take one of {', '.join(known)}"
+            )
         if key not in ("name", "seed") and not isinstance(value, (dict, type(None))):
             raise ConfigError(f"{where}: {key} is a section; it holds keys, not {value!r}")

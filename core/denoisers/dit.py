@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,11 +67,15 @@ class DiTConfig:
                 f"model.width {self.width} does not divide by 4 and by model.heads {self.heads}", "choose others"
             )
         if self.rope and (self.width // self.heads) % 4:
-            raise ConfigError(f"rope on heads of width {self.width // self.heads}", "needs a multiple of 4")
+            raise ConfigError(
+                f"rope on heads of width {self.width // self.heads}", "choose a width that gives them a multiple of 4"
+            )
         if not 0 <= self.label_dropout < 1:
             raise ConfigError(f"label_dropout is {self.label_dropout}", "give 0 or more, below 1")
         if not (0 < self.mlp_ratio <= 64 and math.isfinite(self.time_scale)):
-            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}, time_scale {self.time_scale}", "4 and 1000 are usual")
+            raise ConfigError(
+                f"mlp_ratio is {self.mlp_ratio}, time_scale {self.time_scale}", "take 4 and 1000, as is usual"
+            )
         if self.frequencies % 2 or self.frequencies < 4 or self.frequency_shift not in (0, 1):
             raise ConfigError(
                 f"frequencies is {self.frequencies}, frequency_shift {self.frequency_shift}",

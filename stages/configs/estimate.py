@@ -28,7 +28,9 @@ class Estimate(Section):
     """Settings of `ldm estimate`."""
 
     recipe: str | None = option(None, "Recipe: a YAML file, or the name of one; without it, the defaults.", "RECIPE")
-    preset: DenoiserPreset | None = option(None, "Denoiser of this size in the recipe's place: DiT-S/2 … DiT-XL/2.", "--preset")
+    preset: DenoiserPreset | None = option(
+        None, "Denoiser of this size in the recipe's place: DiT-S/2 … DiT-XL/2.", "--preset"
+    )
     latent: tuple[int, int, int] | None = option(
         None, "Latents of channels,height,width; by default those of the recipe's autoencoder.", "--latent"
     )
