@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,29 @@ class Directory:
             return Directory(self.path.parent, self.kind).command(with_recipe)
         words = ["ldm", MADE_BY.get(self.kind, self.kind)]
         recipe = self.path / RECIPE
-        imported = imported_as(self.path)
+        imported = import_of(self.path) or imported_as(self.path)
         if imported is not None:
-            words = imported.words
-        elif with_recipe and recipe.is_file():
-            words += ["-c", str(recipe)]
-        root = self.path.parent.parent if self.kind in _LABELLED else self.path.parent
+            words = imported
+        elif with_recipe and (settings := next(filter(Path.is_file, (recipe, self.path / MANIFEST)), None)):
+            words += ["-c", str(settings)]
+            words += ["--label", self.path.name] if words[1] == "sample" and settings != recipe else []
+        root = self._root
         if _root_in(recipe, words[1]) != root.resolve():
             words += ["--runs-dir", str(root.parent), "--name", root.resolve().name]
         return shlex.join(words)
+
+    @property
+    def recipe_command(self) -> str:
+        """The command line that writes a finished stage's recipe again."""
+        command = MADE_BY.get(self.kind, self.kind)
+        words = ["ldm", "config", "show", command, "-c", str(self.path / MANIFEST)]
+        words += ["--runs-dir", str(self._root.parent), "--name", self._root.resolve().name]
+        words += ["--label", self.path.name] if command == "sample" else []
+        return f"{shlex.join(words)} > {shlex.quote(str(self.path / RECIPE))}"
+
+    @property
+    def _root(self) -> Path:
+        return self.path.parent.parent if self.kind in _LABELLED else self.path.parent
 
     def open(self) -> Artifact:
         """Open a stage's directory; DataError, as of `open_artifact`, with commands that fit where it lies now."""
@@ -102,10 +117,20 @@ def best(path: Path) -> Directory | None:
     return Directory(path / BEST, OUTPUTS["train-dit"]) if (path / BEST / MANIFEST).is_file() else None
 
 
-def imported_as(path: Path) -> Import | None:
-    """Return the settings of the `ldm import` that wrote a stage's directory; None where no import did."""
+def import_of(path: Path) -> list[str] | None:
+    """Return the `ldm import`, but for its run, that a manifest says wrote the directory; None where no import did."""
     try:
-        return Import.model_validate(read_settings(path / RECIPE).tree.get("import"))
+        words = shlex.split(str(files.read_json(path / MANIFEST).get("command")))
+    except (DataError, ValueError):
+        return None
+    own = list(takewhile(lambda word: word not in ("--runs-dir", "--name"), words))
+    return own if own[:2] == ["ldm", "import"] else None
+
+
+def imported_as(path: Path) -> list[str] | None:
+    """Return the same as its recipe says it."""
+    try:
+        return Import.model_validate(read_settings(path / RECIPE).tree.get("import")).words
     except (UserError, ValueError):
         return None
 
