@@ -5,12 +5,11 @@
     train-dit:                  # one section per command
       train: {lr: 1e-4}
 
-Values stay the texts that were written; see `core.settings_file`. The `manifest.json` of a finished stage is a recipe, too:
-of the settings that the stage was made with.
+Values stay the texts that were written; see `core.settings_file`. The `manifest.json` of a finished stage is a recipe,
+too: of the settings that the stage was made with.
 """
 
 import shlex
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ def find_recipe(name: str) -> Path:
 
 
 def _settings_of_manifest(path: Path) -> dict[str, Any]:
-    """Return the settings in a stage's manifest under its command, those that it knew nothing of as they are by default.
+    """Return the settings in a stage's manifest under its command; those that it does not know are as by default.
 
     Raises ConfigError for what no command with settings made, and DataError for a manifest that is damaged.
     """

@@ -216,8 +216,8 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
 
     A new directory gets its `identity.json`. An existing one of the same identity is handed back as it is, to go on
     from. One of another configuration or other inputs is discarded with `replace`, or if no work was done in it yet,
-    otherwise refused with what differs (ConfigError, exit 2). `replace` also discards a finished one that is damaged, and
-    writes the recipe again. Where the identity of a finished one is missing or damaged, its manifest says the same.
+    otherwise refused with what differs (ConfigError, exit 2). `replace` also discards a finished one that is damaged,
+    and writes the recipe again. Where the identity of a finished one is missing or damaged, its manifest says it.
     """
     wanted = json.loads(json.dumps(identity.document()))
     recorded = _recorded(path, identity)

@@ -15,9 +15,10 @@ from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .configs import BEST, MADE_BY, OUTPUTS, STAGES
 from .configs.exchange import Import
+from .export_record import RECORD
 from .settings import identity, incidental
 
-CHECKPOINT, NETWORK = "checkpoint", "network"
+CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
 _LABELLED = (OUTPUTS["sample"], OUTPUTS["eval"])  # kinds of which a run has several, each in a folder of its label
 _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
@@ -25,14 +26,14 @@ _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory of ours. kind: that of its manifest, or `checkpoint`, or `network`."""
+    """A directory of ours. kind: that of its manifest, or `checkpoint`, `network` or `export`."""
 
     path: Path
     kind: str
 
     @property
     def is_stage(self) -> bool:
-        return self.kind not in (CHECKPOINT, NETWORK)
+        return self.kind not in (CHECKPOINT, NETWORK, EXPORT)
 
     @property
     def is_best(self) -> bool:
@@ -90,7 +91,7 @@ def find(path: Path) -> list[Directory]:
     own = recognise(path)
     found = [own] if own else list(_below(path, _DEPTH))
     if not found:
-        remedy = "give a run, a stage's folder, a checkpoint, a network's folder, or a folder of any of these"
+        remedy = "give a run, a stage's folder, a checkpoint, a network, an export, or a folder of any of these"
         raise DataError(f"{path} holds nothing that ldm wrote", remedy)
     return found
 
@@ -102,6 +103,8 @@ def recognise(path: Path) -> Directory | None:
     if (path / MANIFEST).is_file() or (path / IDENTITY).is_file():
         kind = _kind(path)
         return Directory(path, kind) if kind else None
+    if (path / RECORD).is_file():
+        return Directory(path, EXPORT)
     if (path / CONFIG).is_file() and ((path / WEIGHTS).is_file() or path.name == "final"):
         return Directory(path, NETWORK)
     return None

@@ -27,6 +27,7 @@ from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .configs.folders import Verify
 from .directories import (
     CHECKPOINT,
+    EXPORT,
     NETWORK,
     Directory,
     as_recorded_now,
@@ -37,6 +38,7 @@ from .directories import (
     imported_as,
     recognise,
 )
+from .export_record import read_record
 from .handover import input_path
 from .settings import Section, identity
 
@@ -99,10 +101,22 @@ def _checks(directory: Directory) -> Iterator[Check]:
         yield Check(partial(_checkpoint_loads, path), path)
     elif directory.kind == NETWORK:
         yield Check(partial(_network_is_whole, path), path)
+    elif directory.kind == EXPORT:
+        yield from _export_checks(path)
     elif (writer := owner(path)) is not None:
         yield Check(partial(_fail, f"{path} is being written by {writer}", "verify it when that has ended"), path)
     else:
         yield from _stage_checks(directory)
+
+
+def _export_checks(path: Path) -> Iterator[Check]:
+    try:
+        record = read_record(path)
+    except DataError as error:
+        yield Check(partial(_fail, error.message, error.remedy), path)
+    else:
+        for name in record.hashes:
+            yield Check(partial(record.check, name), path)
 
 
 def _stage_checks(directory: Directory) -> Iterator[Check]:
