@@ -65,13 +65,13 @@ class Record:
     def command(self) -> str:
         """The command line that writes it where it lies now, if its run lies where it lay from there."""
         words = ["ldm", "export", str(self.folder)]
-        made_of = self.content.get("from")
-        run = made_of.get("run") if isinstance(made_of, Mapping) else None
-        if not isinstance(run, str):
+        origin = self.content.get("from")
+        origin = origin if isinstance(origin, Mapping) else {}
+        if not isinstance(run := origin.get("run"), str):
             return shlex.join(words) + " --name RUN"
         root = Path(os.path.normpath(self.folder / run))
         words += ["--runs-dir", str(root.parent), "--name", root.name]
-        if isinstance(denoiser := made_of.get("denoiser"), str):
+        if isinstance(denoiser := origin.get("denoiser"), str):
             words += ["--denoiser", os.path.normpath(self.folder / denoiser)]
         return shlex.join(words)
 
