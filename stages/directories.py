@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -15,9 +16,11 @@ from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .configs import BEST, MADE_BY, OUTPUTS, STAGES
 from .configs.exchange import Import
+from .configs.sweep import Sweep
 from .export_record import RECORD
-from .settings import identity, incidental
+from .settings import Section, identity, incidental
 
+SWEEP = "sweep"
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
 _LABELLED = (OUTPUTS["sample"], OUTPUTS["eval"])  # kinds of which a run has several, each in a folder of its label
@@ -54,11 +57,13 @@ class Directory:
         imported = import_of(self.path) or imported_as(self.path)
         if imported is not None:
             words = imported
+        elif self.kind == SWEEP:  # A tool, which reads no recipe.
+            words += _said(self.path, Sweep())
         elif with_recipe and (settings := next(filter(Path.is_file, (recipe, self.path / MANIFEST)), None)):
             words += ["-c", str(settings)]
             words += ["--label", self.path.name] if words[1] == "sample" and settings != recipe else []
         root = self._root
-        if _root_in(recipe, words[1]) != root.resolve():
+        if self.kind == SWEEP or _root_in(recipe, words[1]) != root.resolve():
             words += ["--runs-dir", str(root.parent), "--name", root.resolve().name]
         return shlex.join(words)
 
@@ -166,6 +171,28 @@ def _kind(path: Path) -> str | None:
         if isinstance(described.get("kind"), str) and field in described:
             return str(described["kind"])
     return next((name for name in (path.name, path.parent.name) if name in MADE_BY), None)
+
+
+def _said(path: Path, default: Section) -> Iterator[str]:
+    """Yield `key=value` for the settings of a directory that are not the defaults, as its manifest or identity says."""
+    recorded: Any = {}
+    for name in (IDENTITY, MANIFEST):
+        with suppress(DataError):
+            recorded = files.read_json(path / name).get("config", recorded)
+    usual = dict(leaves(identity(default)))
+    for key, value in leaves(recorded if isinstance(recorded, dict) else {}):
+        if key in usual and usual[key] != value:
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            yield f"{key}={'null' if text is None else text}"
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting of a tree under its dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _root_in(recipe: Path, command: str) -> Path | None:

@@ -19,7 +19,18 @@ from ..core.weights import CONFIG, WEIGHTS
 from .best import told
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
-from .directories import CHECKPOINT, EXPORT, NETWORK, Directory, as_recorded_now, best, checkpoints, find, recognise
+from .directories import (
+    CHECKPOINT,
+    EXPORT,
+    NETWORK,
+    Directory,
+    as_recorded_now,
+    best,
+    checkpoints,
+    find,
+    leaves,
+    recognise,
+)
 from .export_record import RECORD, files_in, read_record
 from .handover import EXCLUDE, data_of, image_sources, input_path
 from .settings import identity
@@ -142,18 +153,10 @@ def _settings(directory: Directory) -> dict[str, Any]:
 def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
     """Yield `key=value` for the settings that are not the defaults of their stage."""
     command = MADE_BY.get(directory.kind)
-    defaults: dict[str, Any] = dict(_leaves(identity(STAGES[command]()))) if command else {}
-    for key, value in _leaves(as_recorded_now(directory.kind, settings)):
+    defaults: dict[str, Any] = dict(leaves(identity(STAGES[command]()))) if command else {}
+    for key, value in leaves(as_recorded_now(directory.kind, settings)):
         if key not in defaults or defaults[key] != value:
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
@@ -209,7 +212,7 @@ def _network(path: Path) -> dict[str, str]:
             f"{path / WEIGHTS} cannot be read: {error}", "make the stage that it belongs to again"
         ) from None
     rows = {"kind": str(described.get("kind")), "parameters": f"{count:,}"}
-    rows["settings"] = ", ".join(f"{key}={json.dumps(value)}" for key, value in _leaves(settings or {}))
+    rows["settings"] = ", ".join(f"{key}={json.dumps(value)}" for key, value in leaves(settings or {}))
     return rows | {"size": _size(path)}
 
 
