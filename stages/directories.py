@@ -48,10 +48,10 @@ class Directory:
         """Whether a stage's manifest, its last file, is there."""
         return (self.path / MANIFEST).is_file()
 
-    def command(self, with_recipe: bool = True) -> str:
+    def command(self) -> str:
         """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
         if self.is_best:
-            return Directory(self.path.parent, self.kind).command(with_recipe)
+            return Directory(self.path.parent, self.kind).command()
         words = ["ldm", MADE_BY.get(self.kind, self.kind)]
         recipe = self.path / RECIPE
         imported = import_of(self.path) or imported_as(self.path)
@@ -59,7 +59,7 @@ class Directory:
             words = imported
         elif self.kind == SWEEP:  # A tool, which reads no recipe.
             words += _said(self.path, Sweep())
-        elif with_recipe and (settings := next(filter(Path.is_file, (recipe, self.path / MANIFEST)), None)):
+        elif (settings := next(filter(Path.is_file, (recipe, self.path / MANIFEST)), None)) is not None:
             words += ["-c", str(settings)]
             words += ["--label", self.path.name] if words[1] == "sample" and settings != recipe else []
         root = self._root
@@ -82,7 +82,9 @@ class Directory:
 
     def open(self) -> Artifact:
         """Open a stage's directory; DataError, as of `open_artifact`, with commands that fit where it lies now."""
-        artifact = open_artifact(self.path, self.kind, self.command(with_recipe=self.is_finished))
+        if not self.is_finished:  # Not every command that goes on reads a recipe.
+            raise DataError(f"{self.path} is unfinished: it has no {MANIFEST}", f"finish it: {self.command()}")
+        artifact = open_artifact(self.path, self.kind, self.command())
         return replace(artifact, manifest={**artifact.manifest, "command": self.command()})
 
 

@@ -104,4 +104,8 @@ def test_the_command_that_verify_names_for_a_damaged_comparison_makes_it_again(o
     assert command.startswith("ldm sweep seed=3 cfg=1.0,3.0 steps=2,3 ")
     assert ldm([*shlex.split(command)[1:], "--quiet"]) == 0
     assert (folder / "table.csv").read_bytes() == before
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="is unfinished") as caught:
+        verify.run(Verify(path=folder), Silent())
+    assert ldm([*shlex.split(str(caught.value.remedy).removeprefix("finish it: "))[1:], "--quiet"]) == 0
     assert verify.run(Verify(path=folder), Silent()).verdict == "is whole"
