@@ -54,6 +54,10 @@ def completion_of(setting: "Setting") -> Callable[..., list[str]] | None:
     """Return what offers a flag's values; None where the shell's own file names are the best offer."""
     if setting.choices:
         return lambda incomplete: [choice for choice in setting.choices if choice.startswith(incomplete)]
+    if setting.names:
+        return lambda incomplete: _names_as_begun(setting.names, incomplete)
+    if setting.kind != "TEXT":  # `--classes 10` is a number of them
+        return None
     return {"name": complete_runs, "classes": complete_classes}.get(setting.key)
 
 
@@ -90,17 +94,23 @@ def _class_names(ctx: typer.Context) -> Sequence[str]:
 
 
 def _given(ctx: typer.Context, key: str) -> str | None:
-    """Return what a setting is so far: by its flag, as `key=value`, in the recipe, or by default."""
+    """Return what a setting is so far: by its flag, as `key=value`, in the recipe, or by default.
+
+    None where the command has no such setting.
+    """
     from ..stages.commands import COMMANDS
     from .recipe import read_recipe, stage_layer
 
     command = str(ctx.command.name)
+    field = COMMANDS[command].model_fields.get(key)
+    if field is None:
+        return None
     values = [ctx.params.get(f"set_{key}")]  # the parameter's name in `options`
     values += [word.partition("=")[2] for word in _typed(ctx) if word.startswith(f"{key}=")]
     if values == [None] and ctx.params.get("recipe"):
         with suppress(UserError):
             values.append(stage_layer(read_recipe(ctx.params["recipe"]), command).get(key))
-    value = next((value for value in values if value), COMMANDS[command].model_fields[key].default)
+    value = next((value for value in values if value), field.default)
     return None if value is None else str(value)
 
 
@@ -111,10 +121,15 @@ def _typed(ctx: typer.Context) -> list[str]:
     return joined.split("\0") if joined else []
 
 
+def _names_as_begun(names: Sequence[str], begun: str) -> list[str]:
+    """Return the names that go on from what was typed in any case, which the shell keeps: `DiT-S` is `DiT-S/2`."""
+    return [begun + name[len(begun) :] for name in names if name.startswith(begun.lower())]
+
+
 def _values(setting: "Setting") -> list[str]:
     """Return values one may type: all of them where they are few, else the default."""
-    if setting.choices:
-        return list(setting.choices)
+    if setting.choices or setting.names:
+        return list(setting.choices or setting.names)
     if setting.is_switch:
         return ["yes", "no"]
     return ["null" if setting.default is None else setting.shown(setting.default)]

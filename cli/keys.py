@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ..stages.settings import Section, parse_count
+from ..stages.settings import OneOf, Section, parse_count
 
 # `X | None` is a Union before Python 3.14 reads it as one everywhere.
 _UNIONS = (Union, type(int | None))
@@ -22,6 +22,7 @@ class Setting:
     key: dotted, `train.lr`. flags: what sets it to a value or switches it on; empty where only `key=value` reaches it.
     argument: its name in help if it is told by its place among what is typed, without a flag.
     off_flags: what switches it off. kind: what a value looks like, for help. choices: all values, where there are few.
+    names: all values of a text that has to be one of them, in any case.
     inherited: whether the stage takes it from the stage before it where it is not given, and not the default.
     """
 
@@ -34,6 +35,7 @@ class Setting:
     help: str
     inherited: bool = False
     argument: str | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def required(self) -> bool:
@@ -117,6 +119,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         default=field.default,
         help=field.description or "",
         argument=declared if is_argument else None,
+        names=_names(field),
     )
 
 
@@ -127,6 +130,12 @@ def bare(annotation: Any) -> Any:
     if get_origin(annotation) in _UNIONS:
         return bare(next(member for member in get_args(annotation) if member is not type(None)))
     return annotation
+
+
+def _names(field: FieldInfo) -> tuple[str, ...]:
+    """Return what a text has to be one of; the mark stands at the type, which `| None` may hide."""
+    hidden = [mark for member in get_args(field.annotation) for mark in getattr(member, "__metadata__", ())]
+    return next((mark.names for mark in (*field.metadata, *hidden) if isinstance(mark, OneOf)), ())
 
 
 def _is_literal(annotation: Any) -> bool:

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from ..core.errors import ConfigError
 from . import examples, help
+from .failures import UsageError
 from .words import did_you_mean
 
 
@@ -69,7 +70,10 @@ class Menu(TyperGroup):
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help())
             ctx.exit(2)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            raise unknown_flag(self, ctx, error, "commands and flags") from None
 
     def manual(self, ctx: Any) -> help.Manual:
         """Return what the menu tells of itself."""
@@ -83,6 +87,18 @@ class Menu(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(help.page(self.manual(ctx)))
+
+
+def unknown_flag(command: Any, ctx: Any, error: Exception, listed: str) -> Exception:
+    """Return what to raise for a command line that cannot be read: with the nearest flag, if one is unknown.
+
+    listed: what the command's help page lists.
+    """
+    wrong = getattr(error, "option_name", None)
+    if type(error).__name__ != "NoSuchOption" or wrong is None:
+        return error
+    flags = [name for p in command.get_params(ctx) for name in p.opts if name.startswith("--")]
+    return ConfigError(f"no flag {wrong}{did_you_mean(wrong, flags)}", f"{ctx.command_path} --help lists the {listed}")
 
 
 def option_rows(command: Any, ctx: Any) -> list[help.Row]:

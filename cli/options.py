@@ -109,6 +109,7 @@ class StageCommand(TyperCommand):
 def _unknown_flag(wrong: str, command: str) -> ConfigError:
     settings = settings_of(COMMANDS[command])
     flags = [flag for s in settings for flag in (*s.flags, *s.off_flags)] + [f for fs in _SWITCHES.values() for f in fs]
+    flags.append("--help")
     word = wrong.lstrip("-")
     guess = did_you_mean(word, [flag.lstrip("-") for flag in flags if flag.startswith("--")])
     if guess:

@@ -6,11 +6,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from ..core.errors import ConfigError
 from . import examples, help
 from .failures import UsageError
-from .menu import option_rows
-from .words import did_you_mean
+from .menu import option_rows, unknown_flag
 
 
 def plain_command(path: str, act: Callable[..., None], summary: str) -> "PlainCommand":
@@ -44,10 +42,4 @@ class PlainCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except UsageError as error:
-            wrong = getattr(error, "option_name", None)
-            if type(error).__name__ != "NoSuchOption" or wrong is None:
-                raise
-            flags = [name for p in self.get_params(ctx) for name in p.opts if name.startswith("--")]
-            raise ConfigError(
-                f"no flag {wrong}{did_you_mean(str(wrong), flags)}", f"{ctx.command_path} --help lists the flags"
-            ) from None
+            raise unknown_flag(self, ctx, error, "flags") from None

@@ -5,16 +5,21 @@
     train-dit:                  # one section per command
       train: {lr: 1e-4}
 
-Values stay the texts that were written; see `core.settings_file`.
+Values stay the texts that were written; see `core.settings_file`. The `manifest.json` of a finished stage is a recipe,
+too: of the settings that the stage was made with.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.artifacts import MANIFEST, brought_up, open_artifact
 from ..core.errors import ConfigError
+from ..core.files import read_json
 from ..core.settings_file import read_settings
-from ..stages.configs import STAGES
+from ..stages.configs import MADE_BY, STAGES
+from ..stages.settings import identity, incidental
 from .words import did_you_mean
 
 SHARED = ("name", "seed", "data", "machine")
@@ -44,6 +49,8 @@ def read_recipe(name: str) -> Recipe:
     no stage has.
     """
     path = find_recipe(name)
+    if path.name == MANIFEST:
+        return Recipe(path, _settings_of_manifest(path), {})
     read = read_settings(path)
     _check_sections(path, read.tree, read.lines)
     return Recipe(path, read.tree, read.lines)
@@ -89,8 +96,29 @@ def find_recipe(name: str) -> Path:
     if path.exists():
         return path
     known = recipe_names()
-    listed = f"recipes by name: {', '.join(known)}" if known else f"no folder {_FOLDER}/ here; give the path of a file"
+    listed = (
+        f"name one of {', '.join(known)}, or give the path of a file"
+        if known
+        else f"no folder {_FOLDER}/ here; give the path of a file"
+    )
     raise ConfigError(f"there is no recipe {name}{did_you_mean(path.stem, known)}", listed)
+
+
+def _settings_of_manifest(path: Path) -> dict[str, Any]:
+    """Return the settings in a stage's manifest under its command; those that it does not know are as by default.
+
+    Raises ConfigError for what no command with settings made, and DataError for a manifest that is damaged.
+    """
+    kind = read_json(path).get("kind")
+    command = MADE_BY.get(kind) if isinstance(kind, str) else None
+    if command is None:
+        raise ConfigError(f"{path} is no manifest of a stage", "give a recipe")
+    artifact = open_artifact(path.parent, str(kind), f"ldm {command}")
+    maker = shlex.split(artifact.command)[1]
+    if maker != command:
+        raise ConfigError(f"{path} was made by ldm {maker}, with no settings of ldm {command}", "give a recipe")
+    default = STAGES[command]()
+    return {command: brought_up(artifact.config, identity(default), incidental(default))}
 
 
 def _check_sections(path: Path, tree: dict[str, Any], lines: dict[tuple[str, ...], int]) -> None:
@@ -98,6 +126,8 @@ def _check_sections(path: Path, tree: dict[str, Any], lines: dict[tuple[str, ...
     for key, value in tree.items():
         where = f"{path} line {lines[(key,)]}"
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key}{did_you_mean(key, known)}", f"known: {', '.join(known)}")
+            raise ConfigError(
+                f"{where}: unknown key {key}{did_you_mean(key, known)}", f"take one of {', '.join(known)}"
+            )
         if key not in ("name", "seed") and not isinstance(value, (dict, type(None))):
             raise ConfigError(f"{where}: {key} is a section; it holds keys, not {value!r}")

@@ -22,6 +22,7 @@ from .printable import echo
 from .recipe import find_recipe, recipe_names
 
 FACTS = ("hardware", "time", "result")  # what a recipe's header says of the run that was measured
+NEEDS = "needs"  # and the files it asks for, if any
 _SUMMARIES = {
     "ls": "List the recipes at hand with the hardware, time and result in their headers.",
     "show": "Print a recipe as it stands.",
@@ -43,11 +44,11 @@ def recipes_menu(name: str) -> Menu:
 
 
 def header(text: str) -> dict[str, str]:
-    """Read the comment a recipe begins with: what it is under `about`, then each of FACTS that it states."""
+    """Read the comment a recipe begins with: what it is under `about`, then NEEDS and each of FACTS that it states."""
     read: dict[str, list[str]] = {"about": []}
     key = "about"
     for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
-        stated = re.match(rf"#\s*({'|'.join(FACTS)}):\s*(.*)", line)
+        stated = re.match(rf"#\s*({'|'.join((NEEDS, *FACTS))}):\s*(.*)", line)
         key = stated[1] if stated else key
         read.setdefault(key, []).append(stated[2] if stated else line.lstrip("#").strip())
     return {key: " ".join(filter(None, lines)) for key, lines in read.items()}
@@ -71,7 +72,7 @@ def _list(
 
 def _rows(facts: dict[str, str], width: int) -> list[str]:
     lines = textwrap.wrap(facts["about"], width, initial_indent="  ", subsequent_indent="  ")
-    for fact in FACTS:
+    for fact in (NEEDS, *FACTS) if NEEDS in facts else FACTS:
         told = facts.get(fact, "not stated")
         lines += textwrap.wrap(told, width, initial_indent=f"  {fact:<8}  ", subsequent_indent=" " * 12)
     return lines

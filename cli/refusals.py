@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from ..core.errors import ConfigError
 from ..stages.settings import Section
 from .keys import Setting, find, sections_of, settings_of
-from .words import did_you_mean, nearest
+from .words import did_you_mean
 
 _WORDS = {
     "INTEGER": "must be a whole number",
@@ -61,15 +61,15 @@ def _section_line(key: str, detail: Any, origins: Mapping[str, str]) -> str:
 def _allowed(detail: Any, setting: Setting) -> str:
     kind = detail["type"]
     if kind == "literal_error":
-        guess = nearest(str(detail["input"]), setting.choices)
-        return f"must be one of {', '.join(setting.choices)}" + (f"; did you mean {guess}?" if guess else "")
+        return f"must be one of {', '.join(setting.choices)}{did_you_mean(str(detail['input']), setting.choices)}"
     if kind in _LIMITS:
         limit, words = _LIMITS[kind]
         return words.format(f"{detail['ctx'][limit]:g}") if limit else words
     if kind == "string_pattern_mismatch":
         return f"does not fit; {setting.help}"
     if kind == "value_error":
-        return str(detail["ctx"]["error"])
+        guess = did_you_mean(str(detail["input"]), setting.names)
+        return f"there is none of that name{guess}" if guess else str(detail["ctx"]["error"])
     if kind == "float_parsing" and setting.kind == "A,B,…":
         return "must be numbers, as in 0.2,0.5,0.8"
     return _WORDS[setting.kind]

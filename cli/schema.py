@@ -51,7 +51,7 @@ def show_schema(
 ) -> None:
     """Print the schema."""
     if stage is not None and stage not in STAGES:
-        raise ConfigError(f"no stage {stage}{did_you_mean(stage, STAGES)}", f"stages: {', '.join(STAGES)}")
+        raise ConfigError(f"no stage {stage}{did_you_mean(stage, STAGES)}", f"name one of {', '.join(STAGES)}")
     typer.echo(json.dumps(recipe_schema([stage] if stage else list(STAGES)), indent=2, ensure_ascii=False))
 
 

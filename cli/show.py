@@ -14,7 +14,7 @@ from .printable import echo
 if TYPE_CHECKING:
     from .options import Given
 
-_COLUMN = 44
+_COLUMN = 43
 
 
 def show_config(command: str, given: "Given") -> None:
@@ -34,7 +34,7 @@ def _lines(tree: dict[str, Any], origins: Any, prefix: str, depth: int) -> list[
             text = f"{name}: {_scalar(value)}"
             indent = "  " * depth
             if key in origins:
-                lines.append(f"{indent + text:<{_COLUMN}}# {origins[key]}")
+                lines.append(f"{indent + text:<{_COLUMN}} # {origins[key]}")
             else:
                 lines.append(f"{indent}# {text}")
     return lines

@@ -216,11 +216,13 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
 
     A new directory gets its `identity.json`. An existing one of the same identity is handed back as it is, to go on
     from. One of another configuration or other inputs is discarded with `replace`, or if no work was done in it yet,
-    otherwise refused with what differs (ConfigError, exit 2). `replace` also discards a finished one that is damaged.
+    otherwise refused with what differs (ConfigError, exit 2). `replace` also discards a finished one that is damaged,
+    and writes the recipe again. Where the identity of a finished one is missing or damaged, its manifest says it.
     """
     wanted = json.loads(json.dumps(identity.document()))
-    if (path / IDENTITY).exists():
-        differing = _differences(_read_identity(path, identity, replace), wanted)
+    recorded = _recorded(path, identity)
+    if recorded is not None or (path / IDENTITY).exists():
+        differing = _differences(recorded or _read_identity(path, identity, replace), wanted)
         if differing and not replace and _holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
@@ -231,9 +233,9 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     elif _holds_more_than(path, LOCK):
         raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another --name")
     files.remove_temporaries(path)
-    if not (path / IDENTITY).exists():
+    if not (path / IDENTITY).exists() or (recorded and _differences(_read_identity(path, identity, True), wanted)):
         files.write_json(path / IDENTITY, wanted)
-    if not (path / MANIFEST).exists():
+    if replace or not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
     return Workspace(path, identity, complete=(path / MANIFEST).is_file())
 
@@ -257,6 +259,17 @@ def brought_up(
             inner = defaults.get(name)
             merged[name] = brought_up(value, inner if isinstance(inner, Mapping) else {}, below)
     return merged
+
+
+def _recorded(path: Path, identity: Identity) -> dict[str, Any] | None:
+    """Return what a finished directory's manifest says that it is made of; None where it cannot be relied on."""
+    try:
+        artifact = open_artifact(path, identity.kind, identity.command)
+    except DataError:
+        return None
+    inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in artifact.manifest["inputs"].items()}
+    config = brought_up(artifact.config, identity.defaults, identity.incidental)
+    return {"schema": SCHEMA, "kind": artifact.kind, "config": config, "inputs": inputs}
 
 
 def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, Any]:

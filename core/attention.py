@@ -8,6 +8,8 @@ from .precision import bf16_units
 
 _MOST_WEIGHTS = 1 << 28  # 512 MB in bf16
 _CACHED_WEIGHTS = 1 << 21  # what a CPU's cache holds while they become probabilities
+# Asked once: compiled code takes it for a constant, without the decorator that would load the compiler here.
+_HAS_AMX = bf16_units(torch.device("cpu")) == "AMX"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     of 1,024 tokens that takes two thirds of the time.
     """
     few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
-    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and (torch.is_grad_enabled() or not _has_amx())
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and (torch.is_grad_enabled() or not _HAS_AMX)
     if not (slow and few):
         return F.scaled_dot_product_attention(q, k, v)
     at_once = max(1, _CACHED_WEIGHTS // (q.shape[1] * q.shape[2] * k.shape[2]))
@@ -32,8 +34,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return weights.softmax(dim=-1).to(v.dtype) @ v
-
-
-@torch.compiler.assume_constant_result
-def _has_amx() -> bool:
-    return bf16_units(torch.device("cpu")) == "AMX"

@@ -15,6 +15,7 @@ class StageCost:
     images: that go through the network, repeats counted. batch: at once, over all GPUs. operations: of one image, and
     in_all of the stage, with validations and previews. memory: bytes of a process, by what they are for; `recomputing`
     is the most there is with activations recomputed. disk: bytes written. rate: images a second, over all GPUs.
+    limit: what holds the rate down on a GPU that is not at hand, `launches` or `arithmetic`.
     """
 
     stage: str
@@ -26,6 +27,7 @@ class StageCost:
     memory: dict[str, int] = field(default_factory=dict)
     disk: int | None = None
     rate: float | None = None
+    limit: str | None = None
     seconds: float | None = None
 
 
@@ -66,6 +68,7 @@ _ROWS: list[tuple[str, Callable[[StageCost], Any], Callable[[Any], str]]] = [
     ("… checkpointing", lambda c: c.memory.get("recomputing"), _bytes),
     ("on the disk", lambda c: c.disk, _bytes),
     ("images/s", lambda c: c.rate, lambda r: f"{r:,.0f}" if r >= 10 else f"{r:.2g}"),
+    ("limited by", lambda c: c.limit, str),
     ("time", lambda c: c.seconds, duration),
 ]
 

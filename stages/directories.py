@@ -2,7 +2,9 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .configs import BEST, MADE_BY, OUTPUTS, STAGES
 from .configs.exchange import Import
-from .settings import identity, incidental
+from .configs.sweep import Sweep
+from .export_record import RECORD
+from .settings import Section, identity, incidental
 
-CHECKPOINT, NETWORK = "checkpoint", "network"
+SWEEP = "sweep"
+CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
 _LABELLED = (OUTPUTS["sample"], OUTPUTS["eval"])  # kinds of which a run has several, each in a folder of its label
 _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
@@ -24,14 +29,14 @@ _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory of ours. kind: that of its manifest, or `checkpoint`, or `network`."""
+    """A directory of ours. kind: that of its manifest, or `checkpoint`, `network` or `export`."""
 
     path: Path
     kind: str
 
     @property
     def is_stage(self) -> bool:
-        return self.kind not in (CHECKPOINT, NETWORK)
+        return self.kind not in (CHECKPOINT, NETWORK, EXPORT)
 
     @property
     def is_best(self) -> bool:
@@ -43,25 +48,43 @@ class Directory:
         """Whether a stage's manifest, its last file, is there."""
         return (self.path / MANIFEST).is_file()
 
-    def command(self, with_recipe: bool = True) -> str:
+    def command(self) -> str:
         """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
         if self.is_best:
-            return Directory(self.path.parent, self.kind).command(with_recipe)
+            return Directory(self.path.parent, self.kind).command()
         words = ["ldm", MADE_BY.get(self.kind, self.kind)]
         recipe = self.path / RECIPE
-        imported = imported_as(self.path)
+        imported = import_of(self.path) or imported_as(self.path)
         if imported is not None:
-            words = imported.words
-        elif with_recipe and recipe.is_file():
-            words += ["-c", str(recipe)]
-        root = self.path.parent.parent if self.kind in _LABELLED else self.path.parent
-        if _root_in(recipe, words[1]) != root.resolve():
+            words = imported
+        elif self.kind == SWEEP:  # A tool, which reads no recipe.
+            words += _said(self.path, Sweep())
+        elif (settings := next(filter(Path.is_file, (recipe, self.path / MANIFEST)), None)) is not None:
+            words += ["-c", str(settings)]
+            words += ["--label", self.path.name] if words[1] == "sample" and settings != recipe else []
+        root = self._root
+        if self.kind == SWEEP or _root_in(recipe, words[1]) != root.resolve():
             words += ["--runs-dir", str(root.parent), "--name", root.resolve().name]
         return shlex.join(words)
 
+    @property
+    def recipe_command(self) -> str:
+        """The command line that writes a finished stage's recipe again."""
+        command = MADE_BY.get(self.kind, self.kind)
+        words = ["ldm", "config", "show", command, "-c", str(self.path / MANIFEST)]
+        words += ["--runs-dir", str(self._root.parent), "--name", self._root.resolve().name]
+        words += ["--label", self.path.name] if command == "sample" else []
+        return f"{shlex.join(words)} > {shlex.quote(str(self.path / RECIPE))}"
+
+    @property
+    def _root(self) -> Path:
+        return self.path.parent.parent if self.kind in _LABELLED else self.path.parent
+
     def open(self) -> Artifact:
         """Open a stage's directory; DataError, as of `open_artifact`, with commands that fit where it lies now."""
-        artifact = open_artifact(self.path, self.kind, self.command(with_recipe=self.is_finished))
+        if not self.is_finished:  # Not every command that goes on reads a recipe.
+            raise DataError(f"{self.path} is unfinished: it has no {MANIFEST}", f"finish it: {self.command()}")
+        artifact = open_artifact(self.path, self.kind, self.command())
         return replace(artifact, manifest={**artifact.manifest, "command": self.command()})
 
 
@@ -75,7 +98,7 @@ def find(path: Path) -> list[Directory]:
     own = recognise(path)
     found = [own] if own else list(_below(path, _DEPTH))
     if not found:
-        remedy = "give a run, a stage's folder, a checkpoint, a network's folder, or a folder of any of these"
+        remedy = "give a run, a stage's folder, a checkpoint, a network, an export, or a folder of any of these"
         raise DataError(f"{path} holds nothing that ldm wrote", remedy)
     return found
 
@@ -87,6 +110,8 @@ def recognise(path: Path) -> Directory | None:
     if (path / MANIFEST).is_file() or (path / IDENTITY).is_file():
         kind = _kind(path)
         return Directory(path, kind) if kind else None
+    if (path / RECORD).is_file():
+        return Directory(path, EXPORT)
     if (path / CONFIG).is_file() and ((path / WEIGHTS).is_file() or path.name == "final"):
         return Directory(path, NETWORK)
     return None
@@ -102,10 +127,20 @@ def best(path: Path) -> Directory | None:
     return Directory(path / BEST, OUTPUTS["train-dit"]) if (path / BEST / MANIFEST).is_file() else None
 
 
-def imported_as(path: Path) -> Import | None:
-    """Return the settings of the `ldm import` that wrote a stage's directory; None where no import did."""
+def import_of(path: Path) -> list[str] | None:
+    """Return the `ldm import`, but for its run, that a manifest says wrote the directory; None where no import did."""
     try:
-        return Import.model_validate(read_settings(path / RECIPE).tree.get("import"))
+        words = shlex.split(str(files.read_json(path / MANIFEST).get("command")))
+    except (DataError, ValueError):
+        return None
+    own = list(takewhile(lambda word: word not in ("--runs-dir", "--name"), words))
+    return own if own[:2] == ["ldm", "import"] else None
+
+
+def imported_as(path: Path) -> list[str] | None:
+    """Return the same as its recipe says it."""
+    try:
+        return Import.model_validate(read_settings(path / RECIPE).tree.get("import")).words
     except (UserError, ValueError):
         return None
 
@@ -138,6 +173,28 @@ def _kind(path: Path) -> str | None:
         if isinstance(described.get("kind"), str) and field in described:
             return str(described["kind"])
     return next((name for name in (path.name, path.parent.name) if name in MADE_BY), None)
+
+
+def _said(path: Path, default: Section) -> Iterator[str]:
+    """Yield `key=value` for the settings of a directory that are not the defaults, as its manifest or identity says."""
+    recorded: Any = {}
+    for name in (IDENTITY, MANIFEST):
+        with suppress(DataError):
+            recorded = files.read_json(path / name).get("config", recorded)
+    usual = dict(leaves(identity(default)))
+    for key, value in leaves(recorded if isinstance(recorded, dict) else {}):
+        if key in usual and usual[key] != value:
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            yield f"{key}={'null' if text is None else text}"
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting of a tree under its dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _root_in(recipe: Path, command: str) -> Path | None:

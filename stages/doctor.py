@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -84,18 +85,22 @@ def _packages() -> Finding:
         asked = [line for line in metadata.requires("ldm") or [] if not re.search(r"^torch\b|extra ==", line)]
     except metadata.PackageNotFoundError:
         return Finding("packages", "hint", "ldm itself is not installed, only run", "pip install -e . in the checkout")
-    wrong, found = [], []
+    wrong, wanted, found = [], [], []
     for line in asked:
         name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             wrong.append(f"{name} is missing")
+            wanted.append(line)
             continue
         found.append(f"{name} {version}")
-        wrong += [] if satisfies(version, line) else [f"{name} is {version}, asked for is {line}"]
+        if not satisfies(version, line):
+            wrong.append(f"{name} is {version}, asked for is {line}")
+            wanted.append(line)
     if wrong:
-        return Finding("packages", "broken", "; ".join(wrong), "pip install --upgrade ldm, or -e . in the checkout")
+        # By their own names, which serves a checkout and a wheel; `ldm` on PyPI is another project.
+        return Finding("packages", "broken", "; ".join(wrong), f"pip install {shlex.join(wanted)}")
     return Finding("packages", "ok", ", ".join(found))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..core import machine
+from ..core.estimation.kernels import LAUNCH
 from ..core.progress import Outcome, Progress
 from .configs.estimate import Estimate
 from .costs import StageCost, amount, duration, table
@@ -47,7 +48,8 @@ def estimate(how: Estimate, stages: Stages, progress: Progress) -> Outcome:
         "operations_per_second": found.rate,
         "notes": notes,
     }
-    verdict = f"takes about {duration(total)}{'' if known else ' where that is known'} {_where(found)}"
+    about = "at least" if any(each.limit == "launches" for each in costs) else "about"
+    verdict = f"takes {about} {duration(total)}{'' if known else ' where that is known'} {_where(found)}"
     return Outcome(Path(how.recipe or "defaults"), summary=table(costs), verdict=verdict, facts=facts)
 
 
@@ -67,8 +69,13 @@ def _conditions(found: Basis) -> list[str]:
     said = [f"networks compute in {found.policy.name}; reading and decoding of images, and eval, are not in the times"]
     if found.rate is None:
         said.append(f"times are of {found.how.seconds:g} s of real steps of each stage on made-up data, in proportion")
-    else:
+    elif not found.launches:
         said.append("times are operations over the rate; small networks and batches reach less of it than large ones")
+    else:
+        said.append(
+            f"times are operations over the rate, or {LAUNCH * 1e6:.0f} us for each kernel launched where that is"
+            " longer, which is the least; from JPEG or PNG, images/s are at most those that the CPU decodes"
+        )
     if found.how.gpus > 1:
         said.append("what several GPUs say to each other is not in the times")
     resident = machine.used_memory()

@@ -9,6 +9,7 @@ from ..core.autoencoders import registry
 from ..core.data.sources import open_source
 from ..core.denoisers.dit import DiTConfig
 from ..core.errors import ConfigError, DataError
+from ..core.estimation.kernels import LAUNCH
 from ..core.estimation.machines import MACHINES, UTILISATION
 from ..core.precision import Policy
 from ..core.training.task import Task
@@ -63,6 +64,26 @@ class Basis:
     def measured(self) -> bool:
         """Whether time is measured here."""
         return self.rate is None
+
+    def seconds_of(self, operations: float, kernels: float) -> float:
+        """Return what so many operations take on the machine that was named.
+
+        A GPU computes while the next kernels are asked for: what takes longer counts. A machine of which only the rate
+        is known has no launches to count.
+        """
+        assert self.rate is not None, "a machine at hand is measured"
+        return max(operations / self.rate, kernels * LAUNCH if self.launches else 0.0)
+
+    def limit(self, operations: float, kernels: float) -> str | None:
+        """Say what takes the time: `launches` or `arithmetic`; None where it is not known."""
+        if self.rate is None or not self.launches:
+            return None
+        return "launches" if kernels * LAUNCH > operations / self.rate else "arithmetic"
+
+    @property
+    def launches(self) -> bool:
+        """Whether kernels take time to be launched: on a GPU that is known by name."""
+        return self.rate is not None and self.how.where != "this"
 
     def note(self, sentence: str) -> None:
         """Keep what had to be assumed, once."""

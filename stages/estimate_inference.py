@@ -15,6 +15,7 @@ from ..core.denoisers import registry as denoisers
 from ..core.diffusion import times
 from ..core.errors import ConfigError
 from ..core.estimation import cost
+from ..core.estimation.kernels import COMPILED, denoiser_kernels, forward_kernels
 from ..core.estimation.timing import seconds_of
 from ..core.generation import Sampling, generate
 from ..core.guided import Model
@@ -33,8 +34,12 @@ def encode(basis: Basis, autoencoder: Autoencoder) -> StageCost:
     views, side = 2 if data.flip else 1, data.image_size
     operations = views * cost.count_forward(lambda: autoencoder.posterior(torch.zeros(1, 3, side, side)))
     total = None if images.train is None or images.val is None else images.train + images.val
-    rate = None if basis.rate is None else basis.rate * basis.how.gpus / operations
-    if rate is None:
+    limit = None
+    if basis.rate is not None:
+        each = forward_kernels(lambda: autoencoder.posterior(torch.zeros(1, 3, side, side)))
+        work = (operations * stage.batch_size, views * each)
+        rate, limit = basis.how.gpus * stage.batch_size / basis.seconds_of(*work), basis.limit(*work)
+    else:
         rate = basis.how.gpus / views / _seconds_to_encode(basis, autoencoder, stage.batch_size, side)
     fields = ["npy", "flip.npy"][:views]
     if autoencoder.codec.moments(torch.zeros(1, 3, side, side)) is not None:
@@ -47,6 +52,7 @@ def encode(basis: Basis, autoencoder: Autoencoder) -> StageCost:
         in_all=None if total is None else float(operations) * total,
         disk=None if total is None else round(bytes_of_a_latent(basis.latent_shape, fields) * total),
         rate=rate,
+        limit=limit,
         seconds=None if total is None else total / rate,
     )
 
@@ -95,8 +101,16 @@ def sample(basis: Basis, autoencoder: Autoencoder | None) -> StageCost:
         decode = cost.count_forward(lambda: autoencoder.decode(torch.zeros(1, *basis.latent_shape)))
     operations = passes * cost.denoiser_operations(basis.network).forward + decode
     images = chosen * stage.num
+    limit = None
     if basis.rate is not None:
-        rate = basis.rate * basis.how.gpus / operations
+        at_once = min(stage.batch_size, images)
+        # Guided and unguided, a batch is doubled: there are no more launches.
+        looks = _passes(replace(sampling, cfg=1.0), basis.stages.train_dit.diffusion.num_steps)
+        kernels = looks * denoiser_kernels(basis.network, basis.policy.dtype).forward
+        if autoencoder is not None:
+            kernels += forward_kernels(lambda: autoencoder.decode(torch.zeros(1, *basis.latent_shape)))
+        work = (operations * at_once, kernels * (COMPILED if stage.machine.compile else 1))
+        rate, limit = basis.how.gpus * at_once / basis.seconds_of(*work), basis.limit(*work)
     elif autoencoder is None:
         rate = None
     else:
@@ -107,6 +121,7 @@ def sample(basis: Basis, autoencoder: Autoencoder | None) -> StageCost:
         operations=operations,
         in_all=float(operations) * images,
         rate=rate,
+        limit=limit,
         seconds=None if rate is None else images / rate,
     )
 

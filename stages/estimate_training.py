@@ -12,7 +12,8 @@ from ..core.autoencoders.interface import Autoencoder
 from ..core.denoisers import registry as denoisers
 from ..core.estimation import cost
 from ..core.estimation.cost import Memory, Operations
-from ..core.precision import Policy
+from ..core.estimation.kernels import Kernels, denoiser_kernels, task_kernels
+from ..core.precision import Policy, compiling_pays
 from ..core.training import loop
 from ..core.training.task import Batch, Plan, Task
 from . import made_up
@@ -46,9 +47,9 @@ def train_vqvae(basis: Basis, autoencoder: Autoencoder) -> StageCost:
         weights = 4 * sum(parameter.numel() for parameter in autoencoder.parameters())
         seconds = None if basis.rate is None else measuring / basis.rate
         return StageCost("train-vqvae", images.train, parameters=weights // 4, in_all=measuring, seconds=seconds)
-    operations, memory = _by_stepping(basis, "train-vqvae", stage.train)
+    operations, memory, kernels = _by_stepping(basis, "train-vqvae", stage.train)
     held_out = _validations(stage.train, _VALIDATION["train-vqvae"], images.val) * operations.forward
-    return _trained(basis, "train-vqvae", stage.train, operations, memory, measuring + held_out)
+    return _trained(basis, "train-vqvae", stage.train, operations, memory, measuring + held_out, kernels)
 
 
 def train_dit(basis: Basis, autoencoder: Autoencoder | None) -> StageCost:
@@ -70,7 +71,10 @@ def train_dit(basis: Basis, autoencoder: Autoencoder | None) -> StageCost:
         decode = cost.count_forward(lambda: autoencoder.decode(torch.zeros(1, *basis.latent_shape)))
     previews = drawn * (preview.steps * (2 if stage.label_dropout else 1) * operations.forward + decode)
     held_out = _validations(stage.train, _VALIDATION["train-dit"], basis.images.val) * operations.forward
-    counted = _trained(basis, "train-dit", stage.train, operations, memory, previews + held_out)
+    kernels = denoiser_kernels(basis.network, basis.policy.dtype)
+    if stage.model.checkpointing:
+        kernels = replace(kernels, training=kernels.training + kernels.forward)
+    counted = _trained(basis, "train-dit", stage.train, operations, memory, previews + held_out, kernels)
     held = {**asdict(_lying(basis, memory)), "recomputing": _lying(basis, recomputing).together}
     return replace(counted, memory=held)
 
@@ -78,9 +82,9 @@ def train_dit(basis: Basis, autoencoder: Autoencoder | None) -> StageCost:
 def train_classifier(basis: Basis) -> StageCost:
     """Count the training of the small classifier of images."""
     stage = basis.stages.train_classifier
-    operations, memory = _by_stepping(basis, "train-classifier", stage.train)
+    operations, memory, kernels = _by_stepping(basis, "train-classifier", stage.train)
     held_out = _validations(stage.train, None, basis.images.val) * operations.forward
-    return _trained(basis, "train-classifier", stage.train, operations, memory, held_out)
+    return _trained(basis, "train-classifier", stage.train, operations, memory, held_out, kernels)
 
 
 def _task(basis: Basis, stage: str, policy: Policy) -> Task:
@@ -100,7 +104,7 @@ def _task(basis: Basis, stage: str, policy: Policy) -> Task:
     return stages.tasks[stage](autoencoding, made_up.images(data, classes), policy)
 
 
-def _by_stepping(basis: Basis, stage: str, settings: Train) -> tuple[Operations, Memory]:
+def _by_stepping(basis: Basis, stage: str, settings: Train) -> tuple[Operations, Memory, Kernels]:
     """Count a training whose networks look at their numbers, so that a step of a few images has to be taken."""
     policy = counting_policy(basis.policy)
     task = _task(basis, stage, policy)
@@ -113,7 +117,8 @@ def _by_stepping(basis: Basis, stage: str, settings: Train) -> tuple[Operations,
         return torch.stack([each for each in found if each.requires_grad]).sum()
 
     at_once = basis.share(settings.batch_size, settings.accumulate)
-    return cost.task_cost(loss, task.modules, task.averaged, [], at_once)
+    operations, memory = cost.task_cost(loss, task.modules, task.averaged, [], at_once)
+    return operations, memory, task_kernels(loss, task.modules)
 
 
 def _lying(basis: Basis, memory: Memory) -> Memory:
@@ -127,16 +132,26 @@ def _lying(basis: Basis, memory: Memory) -> Memory:
 
 
 def _trained(
-    basis: Basis, stage: str, settings: Train, operations: Operations, memory: Memory, extra: float
+    basis: Basis,
+    stage: str,
+    settings: Train,
+    operations: Operations,
+    memory: Memory,
+    extra: float,
+    kernels: Kernels,
 ) -> StageCost:
     """Put together what a training costs. extra: operations beside the steps: validations, previews, measuring."""
     share, gpus, steps = basis.share(settings.batch_size), basis.how.gpus, operations.training * float(settings.images)
-    rate = basis.rate
-    if rate is None:
+    limit, rate = None, basis.rate
+    if rate is not None:
+        work = (operations.training * share, kernels.in_step(settings.accumulate, _is_compiled(basis, stage, steps)))
+        images_per_second, limit = share * gpus / basis.seconds_of(*work), basis.limit(*work)
+    else:
         plan = Plan(**{**settings.model_dump(), "batch_size": share, "shard": False}, seed=0)
         task = _task(basis, stage, basis.policy)
         per_step, _ = loop.rehearse(task, plan, basis.policy, basis.how.seconds)
         rate = operations.training * share / per_step
+        images_per_second = rate * gpus / operations.training
     return StageCost(
         stage,
         images=settings.images,
@@ -145,9 +160,16 @@ def _trained(
         operations=operations.training,
         in_all=steps + extra,
         memory=asdict(memory),
-        rate=rate * gpus / operations.training,
-        seconds=steps / (rate * gpus) + extra / rate,
+        rate=images_per_second,
+        limit=limit,
+        seconds=settings.images / images_per_second + extra / rate,
     )
+
+
+def _is_compiled(basis: Basis, stage: str, operations: float) -> bool:
+    """Whether a training would be compiled: where it was asked for, and long ones of a denoiser."""
+    asked: bool | None = getattr(basis.stages, stage.replace("-", "_")).machine.compile
+    return compiling_pays(operations, basis.policy.device) if asked is None and stage == "train-dit" else bool(asked)
 
 
 def _validations(settings: Train, most: int | None, there: int | None) -> int:

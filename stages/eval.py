@@ -133,7 +133,9 @@ def _samples_folder(config: Eval) -> Path:
         if not path.exists():
             raise DataError(
                 f"--samples {config.samples}: neither {inside} nor {path} exists",
-                f"the run has {', '.join(found)}" if found else f"make some: {command_line('sample', config)}",
+                f"name one of those the run has: {', '.join(found)}"
+                if found
+                else f"make some: {command_line('sample', config)}",
             )
         return path
     if not found:

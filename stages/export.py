@@ -17,11 +17,10 @@ from ..core.guided import Model
 from ..core.precision import resolve
 from ..core.progress import Outcome, Progress
 from .configs.exchange import Export
+from .export_record import CARD, RECORD, files_in, read_record, write_record
 from .handover import autoencoder_artifact, input_path
-from .model_card import CARD, GRID, Agreement, Shown, card, look_for
+from .model_card import GRID, Agreement, Shown, card, look_for
 from .models import load_model, open_denoiser
-
-RECORD = "ldm-export.json"
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,7 @@ def run(config: Export, progress: Progress) -> Outcome:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
         text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
         files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
-        written = {path: files.sha256_file(folder / path) for path in _files_in(folder)}
-        files.write_json(folder / RECORD, {"made_of": made_of, "files": written})
+        write_record(folder, config, made_of)
         discarded = _set_aside(config.directory)
     if discarded is not None:
         files.discard(discarded)
@@ -126,17 +124,14 @@ def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
     folder = config.directory
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is in the way: a file, not a folder", "give another folder")
-    found = _files_in(folder) if folder.is_dir() else []
+    found = files_in(folder) if folder.is_dir() else []
     if not found and not (folder.is_dir() and any(folder.iterdir())):
         return False
     if not (folder / RECORD).is_file():
         raise ConfigError(f"{folder} is not empty, and no export of ldm", "give a new folder")
-    record = files.read_json(folder / RECORD, "give a new folder")
-    written = record.get("files")
-    written = written if isinstance(written, dict) else {}
-    foreign = [path for path in found if path != RECORD and written.get(path) != files.sha256_file(folder / path)]
-    missing = written.keys() - set(found)
-    if not foreign and not missing and record.get("made_of") == made_of and not config.replace:
+    record = read_record(folder)
+    foreign, is_missing = record.changed(), bool(record.missing())
+    if not foreign and not is_missing and record.content.get("made_of") == made_of and not config.replace:
         return True
     if foreign:
         raise ConfigError(
@@ -144,12 +139,9 @@ def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
             "move it away, or give a new folder",
         )
     if not config.replace:
-        raise ConfigError(f"{folder} holds an export of another state of the run", "give --replace, or a new folder")
+        state = "that is not whole" if is_missing else "of another state of the run"
+        raise ConfigError(f"{folder} holds an export {state}", "give --replace, or a new folder")
     return False
-
-
-def _files_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 def _set_aside(folder: Path) -> Path | None:

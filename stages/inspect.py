@@ -19,7 +19,19 @@ from ..core.weights import CONFIG, WEIGHTS
 from .best import told
 from .configs import MADE_BY, OUTPUTS, STAGES
 from .configs.folders import Inspect
-from .directories import CHECKPOINT, NETWORK, Directory, as_recorded_now, best, checkpoints, find, recognise
+from .directories import (
+    CHECKPOINT,
+    EXPORT,
+    NETWORK,
+    Directory,
+    as_recorded_now,
+    best,
+    checkpoints,
+    find,
+    leaves,
+    recognise,
+)
+from .export_record import RECORD, files_in, read_record
 from .handover import EXCLUDE, data_of, image_sources, input_path
 from .settings import identity
 
@@ -30,9 +42,10 @@ def run(config: Inspect, progress: Progress) -> Outcome:
     if len(found) > 1 or found[0].path != config.path:
         lines = {each.path.relative_to(config.path).as_posix(): _state(each) for each in found}
         return Outcome(config.path, summary=lines, verdict=f"holds {len(found)} of ldm's directories")
-    described = {CHECKPOINT: _checkpoint, NETWORK: _network}.get(found[0].kind)
+    described = {CHECKPOINT: _checkpoint, NETWORK: _network, EXPORT: _export}.get(found[0].kind)
     if described is not None:
-        return Outcome(config.path, summary=described(config.path), verdict=f"is a {found[0].kind}")
+        article = "an" if found[0].kind == EXPORT else "a"
+        return Outcome(config.path, summary=described(config.path), verdict=f"is {article} {found[0].kind}")
     verdict = f"is of kind {found[0].kind}: {_state(found[0])}"
     return Outcome(config.path, summary=_stage(found[0], progress), verdict=verdict)
 
@@ -43,6 +56,8 @@ def _state(directory: Directory) -> str:
         return f"checkpoint, {_size(directory.path)}"
     if directory.kind == NETWORK:
         return f"network, {_size(directory.path)}"
+    if directory.kind == EXPORT:
+        return f"export, {_export_state(directory.path)}, {_size(directory.path)}"
     if (writer := owner(directory.path)) is not None:
         return f"being written by {writer}; {_progress(directory)}"
     if not directory.is_finished:
@@ -112,11 +127,15 @@ def _provenance(directory: Directory) -> Iterator[tuple[str, str]]:
     except DataError:
         return
     if isinstance(made, dict):
-        packages = made["packages"] if isinstance(made.get("packages"), dict) else {}
-        versions = {"ldm": made.get("ldm"), "python": made.get("python"), **packages}
-        yield "made at", str(made.get("created"))
-        yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        yield "commit", str(made.get("git") or "not from a checkout")
+        yield from _made(made)
+
+
+def _made(made: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    packages = made["packages"] if isinstance(made.get("packages"), dict) else {}
+    versions = {"ldm": made.get("ldm"), "python": made.get("python"), **packages}
+    yield "made at", str(made.get("created"))
+    yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    yield "commit", str(made.get("git") or "not from a checkout")
 
 
 def _settings(directory: Directory) -> dict[str, Any]:
@@ -134,18 +153,10 @@ def _settings(directory: Directory) -> dict[str, Any]:
 def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
     """Yield `key=value` for the settings that are not the defaults of their stage."""
     command = MADE_BY.get(directory.kind)
-    defaults: dict[str, Any] = dict(_leaves(identity(STAGES[command]()))) if command else {}
-    for key, value in _leaves(as_recorded_now(directory.kind, settings)):
+    defaults: dict[str, Any] = dict(leaves(identity(STAGES[command]()))) if command else {}
+    for key, value in leaves(as_recorded_now(directory.kind, settings)):
         if key not in defaults or defaults[key] != value:
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
@@ -201,8 +212,37 @@ def _network(path: Path) -> dict[str, str]:
             f"{path / WEIGHTS} cannot be read: {error}", "make the stage that it belongs to again"
         ) from None
     rows = {"kind": str(described.get("kind")), "parameters": f"{count:,}"}
-    rows["settings"] = ", ".join(f"{key}={json.dumps(value)}" for key, value in _leaves(settings or {}))
+    rows["settings"] = ", ".join(f"{key}={json.dumps(value)}" for key, value in leaves(settings or {}))
     return rows | {"size": _size(path)}
+
+
+def _export_state(path: Path) -> str:
+    """Say whether an export's files are there with the sizes that they had."""
+    try:
+        record = read_record(path)
+        for name in record.hashes:
+            record.check_size(name)
+    except DataError as error:
+        return f"damaged: {error.message}"
+    return "complete"
+
+
+def _export(path: Path) -> dict[str, str]:
+    """Describe an export by its record, and by the sizes of its files."""
+    rows = {"state": _export_state(path)}
+    try:
+        record = read_record(path)
+    except DataError:
+        return rows | {"size": _size(path)}
+    rows["made by"] = record.command
+    made_of, made = record.content.get("made_of"), record.content.get("provenance")
+    if isinstance(made_of, dict):
+        rows |= {f"of {role}": str(value)[:12] for role, value in made_of.items() if role != "to"}
+        rows["for"] = str(made_of.get("to"))
+    rows |= dict(_made(made)) if isinstance(made, dict) else {"made at": "not recorded"}
+    added = sorted(set(files_in(path)) - record.hashes.keys() - {RECORD})
+    rows["files"] = f"{len(record.hashes):,} by hash" + (f", and added: {', '.join(added)}" if added else "")
+    return rows | {"size": _size(path), "to check it": f"ldm verify {path}"}
 
 
 def _size(path: Path) -> str:

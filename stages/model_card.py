@@ -20,7 +20,7 @@ from ..core.guided import Model
 from .handover import data_of
 from .judging import read_judgement
 
-CARD, GRID = "README.md", "grid.png"
+GRID = "grid.png"
 _TRAINING = ("images", "batch_size", "lr", "decay", "ema")
 
 

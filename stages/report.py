@@ -30,7 +30,11 @@ def run(config: Report, progress: Progress) -> Outcome:
     root = config.root
     if not root.is_dir():
         known = sorted(path.name for path in config.runs_dir.glob("*") if path.is_dir())
-        hint = f"there are {', '.join(known)}" if known else "train one: ldm train-vqvae --data FOLDER"
+        hint = (
+            f"name one of the runs there are: {', '.join(known)}"
+            if known
+            else "train one: ldm train-vqvae --data FOLDER"
+        )
         raise DataError(f"{root} does not exist", hint)
     stages = folders(root)
     if all(stage.state == "missing" for stage in stages.values()):

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -120,29 +121,43 @@ def _draw(
 ) -> tuple[list[str], float | None]:
     """Draw the images that are not there yet, a file each, named by seed; each of several processes draws a share.
 
+    A thread writes one batch while the next is drawn; before that one is handed over the first is whole on the disk.
     Returns the names of all, and how many a second were drawn; None where there was none left to draw.
     """
     names = [f"{seed:06d}.png" for seed in seed_indices]
     there = parallel.as_leader_sees([(folder / name).exists() for name in names])
     missing = [row for row, found in enumerate(there) if not found]
     world = parallel.world()
-    progress.start("sampling", len(names), "images", done=len(names) - len(missing))
+    done = before = len(names) - len(missing)
+    progress.start("sampling", len(names), "images", done=done)
     started = time.monotonic()
-    with stop_flag() as stop:
+    writing: Future[None] | None = None
+    with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         for start in range(0, len(missing), config.batch_size * world.size):
             turn = missing[start : start + config.batch_size * world.size]
             rows = turn[world.share(len(turn))]
             if rows:
                 images = generate(model, labels[rows], seed_indices[rows], sampling, policy)
-                for row, image in zip(rows, images, strict=True):
-                    write_png(folder / names[row], image)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(_write, [folder / names[row] for row in rows], images)
             stopping = parallel.heed(stop)
-            done = len(names) - len(missing) + start + len(turn)
+            done = before + start + len(turn)
             progress.update(done)
             if stopping and done < len(names):
-                raise stop.stopped(f"after {done:,} images")
+                break
+        if writing is not None:
+            writing.result()
+    parallel.exchange()  # What the others have drawn is on the disk, too.
+    if done < len(names):
+        raise stop.stopped(f"after {done:,} images")
     progress.finish()
     return names, len(missing) / (time.monotonic() - started) if missing else None
+
+
+def _write(paths: list[Path], images: np.ndarray) -> None:
+    for path, image in zip(paths, images, strict=True):
+        write_png(path, image)
 
 
 def _write_grid(folder: Path, names: list[str], labels: np.ndarray, class_names: list[str]) -> str:

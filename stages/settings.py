@@ -6,11 +6,21 @@ A configuration is a frozen pydantic model. Each field made by `option` carries 
 """
 
 import re
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 _SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 
@@ -28,6 +38,21 @@ def parse_count(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 Location = Annotated[Path, PlainSerializer(lambda path: path.as_posix(), return_type=str)]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """What makes of a text one of some names, in any case; it stays as it was typed."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(kind))
+
+    def _known(self, name: str) -> str:
+        if name.lower() not in self.names:
+            raise ValueError(f"must be one of {', '.join(self.names)}")
+        return name
 
 
 def option(default: Any, help: str, flag: str | None = None, identity: bool = True, **limits: Any) -> Any:

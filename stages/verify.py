@@ -27,17 +27,20 @@ from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .configs.folders import Verify
 from .directories import (
     CHECKPOINT,
+    EXPORT,
     NETWORK,
     Directory,
     as_recorded_now,
     best,
     checkpoints,
     find,
+    import_of,
     imported_as,
     recognise,
 )
+from .export_record import read_record
 from .handover import input_path
-from .settings import identity
+from .settings import Section, identity
 
 # Roles of inputs that are directories of ours, and their kinds. Other inputs are images and weights from elsewhere.
 PRODUCERS = {
@@ -97,11 +100,23 @@ def _checks(directory: Directory) -> Iterator[Check]:
     if directory.kind == CHECKPOINT:
         yield Check(partial(_checkpoint_loads, path), path)
     elif directory.kind == NETWORK:
-        yield Check(partial(_network_loads, path), path)
+        yield Check(partial(_network_is_whole, path), path)
+    elif directory.kind == EXPORT:
+        yield from _export_checks(path)
     elif (writer := owner(path)) is not None:
         yield Check(partial(_fail, f"{path} is being written by {writer}", "verify it when that has ended"), path)
     else:
         yield from _stage_checks(directory)
+
+
+def _export_checks(path: Path) -> Iterator[Check]:
+    try:
+        record = read_record(path)
+    except DataError as error:
+        yield Check(partial(_fail, error.message, error.remedy), path)
+    else:
+        for name in record.hashes:
+            yield Check(partial(record.check, name), path)
 
 
 def _stage_checks(directory: Directory) -> Iterator[Check]:
@@ -114,11 +129,11 @@ def _stage_checks(directory: Directory) -> Iterator[Check]:
         if not directory.is_finished:
             yield from _unfinished_checks(directory)
     else:
+        if not directory.is_best:  # The recipe first: the remedies for the others name it.
+            yield Check(partial(_recipe_fits, artifact, directory.recipe_command), path)
+            yield Check(partial(_identity_fits, artifact), path)
         for name in artifact.manifest["files"]:
             yield Check(partial(_file_is_whole, artifact, name, remedy), path)
-        if not directory.is_best:
-            yield Check(partial(_identity_fits, artifact), path)
-            yield Check(partial(_recipe_fits, artifact), path)
         for role in PRODUCERS:
             if role in artifact.manifest["inputs"]:
                 yield Check(partial(_producer_fits, artifact, role), path)
@@ -158,6 +173,15 @@ def _checkpoint_loads(path: Path) -> None:
         raise DataError(error.message, error.remedy or remedy) from None
 
 
+def _network_is_whole(path: Path) -> None:
+    try:
+        _network_loads(path)
+    except DataError as error:
+        stage = recognise(path.parent)
+        remedy = f"make it again: {stage.command()} --replace" if stage is not None and stage.is_stage else None
+        raise DataError(error.message, remedy or error.remedy) from None
+
+
 def _network_loads(path: Path) -> None:
     kind = files.read_json(path / CONFIG, denoisers.REMEDY).get("kind")
     if kind in denoisers.KINDS:
@@ -187,14 +211,20 @@ def _identity_fits(artifact: Artifact) -> None:
         raise DataError(message, artifact.remedy)
 
 
-def _recipe_fits(artifact: Artifact) -> None:
+def _recipe_fits(artifact: Artifact, written_by: str) -> None:
     """Compare the recipe, which remedies name, with the settings in the manifest."""
     path, command = artifact.path / RECIPE, MADE_BY.get(artifact.kind)
-    if command is None or imported_as(artifact.path) is not None:
+    imported = import_of(artifact.path)
+    if imported is not None and imported != imported_as(artifact.path):
+        raise DataError(f"{path} is damaged: it says another import than {MANIFEST}", artifact.remedy)
+    if command is None or imported is not None:
         return
-    remedy = f"write it again from the settings in {artifact.path / MANIFEST}"
+    remedy = f"write it again: {written_by}"
     try:
-        settings = read_settings(path).tree.get(command)
+        default, settings = STAGES[command](), read_settings(path).tree.get(command)
+        if isinstance(settings, dict):  # In a recipe nothing may stand under the name of a section.
+            empty = {key for key in settings if settings[key] is None and isinstance(getattr(default, key, 0), Section)}
+            settings = {key: value for key, value in settings.items() if key not in empty}
         seen: Mapping[str, Any] = identity(STAGES[command].model_validate(settings))
     except (UserError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None

@@ -69,8 +69,8 @@ def test_every_picture_of_the_gallery_stands_above_the_command_that_made_it() ->
     text = (DOCS / "gallery" / "README.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == sorted(p.name for p in DOCS.glob("gallery/*.png"))
     for below in re.split(r"!\[[^\]]+\]\([^)]+\)", text)[1:]:
-        assert re.match(r"\s*```sh\n(make|ldm) .*\n```\n", below), below[:80]
-    for recipe, run in re.findall(r"RECIPE=(\S+) RUN=(\S+)", text):
+        assert re.match(r"\s*```sh\n((make|ldm) .*\n)+```\n", below), below[:80]
+    for recipe, run in re.findall(r"RECIPE=([\w/.-]+) RUN=([\w-]+)", text):
         assert (ROOT / recipe).stem == run and (ROOT / recipe).is_file()
 
 

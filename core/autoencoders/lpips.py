@@ -21,7 +21,10 @@ SHA256 = {
     HEADS: "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
 }
 SMALLEST = 17
-_REMEDY = "take both from github.com/richzhang/PerceptualSimilarity and the SqueezeNet 1.1 trunk it was fitted on"
+_REMEDY = (
+    f"take {HEADS} from github.com/richzhang/PerceptualSimilarity (lpips/weights/v0.1/squeeze.pth) and {TRUNK} from"
+    " github.com/delldu/LPIPS, or leave LPIPS out"
+)
 # Index of the trunk's layer after which features are compared, and how many channels they have.
 _TAPS = {1: 64, 4: 128, 7: 256, 9: 384, 10: 384, 11: 512, 12: 512}
 _SHIFT = (-0.030, -0.088, -0.188)

@@ -84,12 +84,15 @@ class Quantizer(nn.Module):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        codes = self.project(torch.randn(config.num_codes, config.dim), dim=1)
+        codes, sums = (torch.empty(config.num_codes, config.dim) for _ in range(2))
+        if not codes.is_meta:  # Arithmetic without values would load sympy and the compiler, for two seconds.
+            codes = self.project(torch.randn(config.num_codes, config.dim), dim=1)
+            sums = codes / config.num_codes
         if config.codebook == "gradient":
             self.codes = nn.Parameter(codes)
         else:
             self.register_buffer("codes", codes)
-            self.register_buffer("sums", codes / config.num_codes)
+            self.register_buffer("sums", sums)
         self.register_buffer("shares", torch.full((config.num_codes,), 1 / config.num_codes))
 
     def project(self, latents: Tensor, dim: int = 1) -> Tensor:
@@ -179,7 +182,6 @@ class Quantizer(nn.Module):
             self.sums.copy_(torch.where(where[:, None], codes * even, self.sums))
 
 
-@torch.compiler.disable
 @torch.no_grad()
 def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return for each vector (N, D) the index of the code (K, D) nearest to it, int64 (N,); ties to the lowest.

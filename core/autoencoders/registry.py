@@ -6,14 +6,14 @@ two files of TAEF2 are read as they are.
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import files
+from .. import files, presets
 from ..errors import ConfigError, DataError
 from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, require_fit, save_network
 from . import pretrained, taef2
@@ -22,30 +22,7 @@ from .vqvae import VQVAE, VQVAEConfig
 
 _REMEDY = "make it again with ldm train-vqvae, or give another folder"
 
-PRESETS: dict[str, VQVAEConfig] = {
-    # 4×, for 28 to 32 pixels on a CPU
-    "vqvae-xs": VQVAEConfig(channels=16, channel_multipliers=(2, 3), patch=2, num_res_blocks=1, codebook_size=512),
-    # 4×, for 32 to 64 pixels on a CPU
-    "vqvae-s": VQVAEConfig(channels=64, channel_multipliers=(1, 2), patch=2, num_res_blocks=1),
-    # 4×, for 64 to 256 pixels on a GPU
-    "vqvae-m": VQVAEConfig(
-        channels=96, channel_multipliers=(1, 2, 4), num_decoder_blocks=3, middle_blocks=True, codebook_size=4096
-    ),
-    # 8×
-    "vqvae-f8": VQVAEConfig(
-        channels=64, channel_multipliers=(1, 2, 4), patch=2, middle_blocks=True, codebook_size=4096, latent_channels=8
-    ),
-    # 16×
-    "vqvae-f16": VQVAEConfig(
-        channels=64,
-        channel_multipliers=(1, 2, 4, 8),
-        patch=2,
-        middle_blocks=True,
-        attention=True,
-        codebook_size=16384,
-        latent_channels=16,
-    ),
-}
+PRESETS = {name: VQVAEConfig(**settings) for name, settings in presets.AUTOENCODERS.items()}
 
 
 def _build_vqvae(config: Mapping[str, Any]) -> Codec:
@@ -69,18 +46,14 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
 
 def preset(name: str, changes: Mapping[str, Any] | None = None) -> VQVAEConfig:
     """Return a preset with some fields changed. Raises ConfigError naming the nearest preset or field."""
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(PRESETS)}"
-        raise ConfigError(f"there is no autoencoder preset {name!r}", hint)
-    known = asdict(PRESETS[name])
+    known = asdict(VQVAEConfig(**presets.settings_of(name, presets.AUTOENCODERS, "autoencoder")))
     for key in changes or {}:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, 1)
             raise ConfigError(
                 f"model.{key} is no setting of a VQ-VAE", f"did you mean {nearest[0]}?" if nearest else None
             )
-    return replace(PRESETS[name], **(changes or {}))
+    return VQVAEConfig(**{**known, **(changes or {})})
 
 
 def build(config: VQVAEConfig) -> Autoencoder:
@@ -147,11 +120,20 @@ def _load_own(folder: Path) -> Autoencoder:
     assert isinstance(codec, nn.Module)
     tensors = read_weights(folder, described, _REMEDY)
     require_fit(codec, tensors, folder / WEIGHTS, _REMEDY)
-    codec.to_empty(device="cpu")
-    load_into(codec, tensors, folder / WEIGHTS, _REMEDY)
+    # `to_empty`, on meta tensors, would load sympy and what compiles, for a second.
+    load_into(codec, _laid_out_as(codec, tensors), folder / WEIGHTS, _REMEDY, assign=True)
     autoencoder = Autoencoder(codec)
     autoencoder.set_statistics(*(_numbers(described, name, path, codec) for name in ("latent_mean", "latent_std")))
     return autoencoder
+
+
+def _laid_out_as(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors, as float32, in the order of memory in which a network on the meta device wants them."""
+    own = network.state_dict()
+    return {
+        name: torch.empty_strided(own[name].shape, own[name].stride(), dtype=own[name].dtype).copy_(tensor)
+        for name, tensor in tensors.items()
+    }
 
 
 def _numbers(described: Mapping[str, Any], name: str, path: Path, codec: Codec) -> Tensor:

@@ -66,7 +66,7 @@ class VQVAEConfig:
             raise ConfigError(
                 f"model.channel_multipliers {list(self.channel_multipliers)} with model.patch {self.patch} do not"
                 " shrink images 2, 4, 8 or 16 times",
-                "n levels shrink them patch × 2^(n-1) times",
+                "give another number of levels: n of them shrink patch × 2^(n-1) times",
             )
 
     def _require(self, name: str, holds: bool, remedy: str) -> None:

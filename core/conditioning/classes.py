@@ -43,11 +43,13 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
         if first > last:
             raise ConfigError(f"--class {part} runs backwards", f"write {last}-{first}")
         if last >= len(names):
-            raise ConfigError(f"--class {part} is outside 0 … {len(names) - 1}", f"the classes are {_listing(names)}")
+            raise ConfigError(
+                f"--class {part} is outside 0 … {len(names) - 1}", f"name one of the classes: {_listing(names)}"
+            )
         return list(range(first, last + 1))
     folded = [_folded(name) for name in names]
     near = difflib.get_close_matches(_folded(part), folded, n=1)
-    hint = f"did you mean {names[folded.index(near[0])]!r}?" if near else f"the classes are {_listing(names)}"
+    hint = f"did you mean {names[folded.index(near[0])]!r}?" if near else f"name one of the classes: {_listing(names)}"
     raise ConfigError(f"--class {part!r} is no class of this model", hint)
 
 

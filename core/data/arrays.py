@@ -76,7 +76,7 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             zeros, kind, rank = struct.unpack(">HBB", file.read(4))
             if zeros or kind != 8 or not 1 <= rank <= 4:
-                raise DataError(f"{path} is not an idx file of bytes", "its first three bytes must be 0, 0 and 8")
+                raise DataError(f"{path} is not an idx file of bytes", "give one that begins with the bytes 0, 0 and 8")
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             count, limit = math.prod(shape), path.stat().st_size * (DEFLATE_LIMIT if path.suffix == ".gz" else 1)
             data = file.read(count + 1) if count <= limit else b""
@@ -157,12 +157,12 @@ def _from_arrays(
     location: str, pixels: np.ndarray, labels: np.ndarray | None, name: str, class_names: list[str] | None = None
 ) -> ImageSource:
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3) or 0 in pixels.shape[1:]:
-        raise DataError(f"{location}: {name} has shape {pixels.shape}", "images are (N, H, W) or (N, H, W, 3)")
+        raise DataError(f"{location}: {name} has shape {pixels.shape}", "save images as (N, H, W) or (N, H, W, 3)")
     names = [f"{index:06d}" for index in range(len(pixels))]
     if labels is not None:
         if labels.dtype.kind not in "iu" or labels.size != len(pixels):
             found = f"{labels.size} labels of type {labels.dtype}"
-            raise DataError(f"{location} has {found} for {len(pixels)} images", "one whole number per image")
+            raise DataError(f"{location} has {found} for {len(pixels)} images", "give one whole number per image")
         if labels.dtype == np.uint64:
             labels = labels.clip(max=2**62)
         labels = labels.reshape(-1).astype(np.int64)

@@ -118,7 +118,7 @@ class ImageSource:
         strangers = [name for name in self.class_names if name not in class_names]
         if strangers:
             message = f"{self.location} has classes that the training images lack: {', '.join(strangers[:5])}"
-            raise DataError(message, f"the training classes are {', '.join(class_names[:10])}")
+            raise DataError(message, f"leave those out; the training images have {', '.join(class_names[:10])}")
         table = np.array([class_names.index(name) for name in self.class_names], dtype=np.int64)
         return replace(self, class_names=class_names, labels=table[self.labels])
 
@@ -155,7 +155,10 @@ def image_source(
     Raises DataError for no images, two of one name, a negative label, or a label beyond the class names.
     """
     if not len(names):
-        raise DataError(f"{location} has no images", f"images end in {', '.join(images.SUFFIXES[:5])} and the like")
+        raise DataError(
+            f"{location} has no images",
+            f"give another, or add some that end in {', '.join(images.SUFFIXES[:5])} or the like",
+        )
     order = sorted(range(len(names)), key=lambda i: _encoded(names[i]))
     ordered = [names[i] for i in order]
     for before, after in pairwise(ordered):

@@ -105,7 +105,9 @@ def _parts(location: str) -> Parts:
         return parts_of_idx(Path(__file__).with_name("builtin") / name, location)
     path = Path(location)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location) and not path.exists():
-        raise DataError(f"{location} is not a local file or folder; commands and addresses are never followed", _KINDS)
+        raise DataError(
+            f"{location} is not a local file or folder; commands and addresses are never followed", f"give {_KINDS}"
+        )
     if re.search(r"\{.*\}", location) and not path.exists():
         paths = [Path(expanded) for expanded in expand_braces(location)]
         missing = [str(path) for path in paths if not path.is_file()]
@@ -115,7 +117,7 @@ def _parts(location: str) -> Parts:
     if path.is_dir():
         return _folder_parts(path, location)
     if not path.exists():
-        raise DataError(f"{location} does not exist", f"images can be {_KINDS}")
+        raise DataError(f"{location} does not exist", f"give {_KINDS}")
     suffix = path.suffix.lower()
     if suffix == ".zip":
         return parts_of(list_zip(path, location))
@@ -125,7 +127,7 @@ def _parts(location: str) -> Parts:
         return parts_of_npz(path, location)
     if re.search(r"idx[34]-ubyte(\.gz)?$", path.name):
         return parts_of_idx(path, location)
-    raise DataError(f"{location} is not a kind of data that is known", f"images can be {_KINDS}")
+    raise DataError(f"{location} is not a kind of data that is known", f"give {_KINDS}")
 
 
 def _folder_parts(path: Path, location: str) -> Parts:

@@ -101,7 +101,10 @@ def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Me
         return members[row].read()
 
     if not names:
-        raise DataError(f"{location} has no images", f"its tars hold {', '.join(ignored[:3]) or 'nothing'}")
+        raise DataError(
+            f"{location} has no images",
+            f"give tars of images with their labels; these hold {', '.join(ignored[:3]) or 'nothing'}",
+        )
     classes = paths[0].parent / CLASSES_FILE
     table = parse_json(read_file(classes), str(classes)) if classes.is_file() else None
     kinds = {type(label) for label in labels}
@@ -173,7 +176,7 @@ def _label(member: Member, name: str) -> int | str:
         text = data.decode("utf-8", "surrogateescape").strip()
         value = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise DataError(f"{name} holds no label", f"a number or a name, in JSON under {', '.join(_LABEL_KEYS)}")
+        raise DataError(f"{name} holds no label", f"give a number or a name, in JSON under {', '.join(_LABEL_KEYS)}")
     return value
 
 

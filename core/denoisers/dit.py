@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,11 +67,15 @@ class DiTConfig:
                 f"model.width {self.width} does not divide by 4 and by model.heads {self.heads}", "choose others"
             )
         if self.rope and (self.width // self.heads) % 4:
-            raise ConfigError(f"rope on heads of width {self.width // self.heads}", "needs a multiple of 4")
+            raise ConfigError(
+                f"rope on heads of width {self.width // self.heads}", "choose a width that gives them a multiple of 4"
+            )
         if not 0 <= self.label_dropout < 1:
             raise ConfigError(f"label_dropout is {self.label_dropout}", "give 0 or more, below 1")
         if not (0 < self.mlp_ratio <= 64 and math.isfinite(self.time_scale)):
-            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}, time_scale {self.time_scale}", "4 and 1000 are usual")
+            raise ConfigError(
+                f"mlp_ratio is {self.mlp_ratio}, time_scale {self.time_scale}", "take 4 and 1000, as is usual"
+            )
         if self.frequencies % 2 or self.frequencies < 4 or self.frequency_shift not in (0, 1):
             raise ConfigError(
                 f"frequencies is {self.frequencies}, frequency_shift {self.frequency_shift}",
@@ -116,17 +119,6 @@ _LIMITS = {
 }
 _MAX_TOKENS = 1 << 20
 _MAX_POSITIONS = 1 << 25  # numbers in the table of positions, which is made whatever the weights are
-
-_SIZES = {"ti": (192, 12, 3), "s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "dit-xs": {"width": 192, "depth": 6, "heads": 3, "patch_size": 2},
-    **{
-        f"dit-{size}/{patch}": {"width": width, "depth": depth, "heads": heads, "patch_size": patch}
-        for size, (width, depth, heads) in _SIZES.items()
-        for patch in (1, 2, 4, 8)
-    },
-}
 
 
 class Block(nn.Module):

@@ -1,7 +1,6 @@
 """The denoisers by kind and by preset, and their directory: `config.json` beside `model.safetensors`."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .. import presets
 from ..errors import ConfigError, DataError
 from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
-from . import dit
 from .dit import DiT, DiTConfig
 
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
 
 KINDS: dict[str, tuple[type[DiTConfig], type[DiT]]] = {"dit": (DiTConfig, DiT)}
-PRESETS: dict[str, dict[str, Any]] = dit.PRESETS
+PRESETS = presets.DENOISERS
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -26,11 +25,7 @@ def preset(name: str) -> dict[str, Any]:
 
     Raises ConfigError naming the nearest for a name there is not.
     """
-    if name.lower() not in PRESETS:
-        near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
-        meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(PRESETS)}"
-        raise ConfigError(f"there is no denoiser preset {name!r}", meant)
-    return dict(PRESETS[name.lower()])
+    return presets.settings_of(name, PRESETS, "denoiser")
 
 
 def build(config: DiTConfig) -> DiT:

@@ -1,14 +1,15 @@
 """Settings of `ldm train-vqvae` and `ldm encode`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from ..settings import Count, Data, Location, Machine, Section, Stage, Train, option, section
+from ...core.presets import AUTOENCODERS
+from ..settings import Count, Data, Location, Machine, OneOf, Section, Stage, Train, option, section
 
 
 class VQVAEModel(Section):
     """The autoencoder's network: a preset, and what differs from it."""
 
-    preset: str = option(
+    preset: Annotated[str, OneOf((*AUTOENCODERS,))] = option(
         "vqvae-s", "Named network size: vqvae-xs, vqvae-s or vqvae-m (4x smaller), vqvae-f8, vqvae-f16.", "--preset"
     )
     channels: int | None = option(None, "Width of the finest level.", ge=1)

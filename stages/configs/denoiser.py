@@ -1,20 +1,22 @@
 """Settings of `ldm train-dit`: the network, the forward process, the training."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from ..settings import Count, Location, Machine, Section, Stage, Train, option, section
+from ...core.presets import DENOISERS
+from ..settings import Count, Location, Machine, OneOf, Section, Stage, Train, option, section
 
 BEST = "best"  # in a denoiser's folder: its state that measured best, a folder of the same kind
 
+DenoiserPreset = Annotated[str, OneOf((*DENOISERS,))]
 ScheduleName = Literal["linear", "scaled-linear", "cosine", "quadratic", "sigmoid", "rectified-flow"]
 
 
 class DiTModel(Section):
     """The denoiser's network: a preset, and what differs from it."""
 
-    preset: str = option("dit-s/2", "Named network size: dit-xs, DiT-S/2 … DiT-XL/2.", "--preset")
+    preset: DenoiserPreset = option("dit-s/2", "Named network size: dit-xs, DiT-S/2 … DiT-XL/2.", "--preset")
     patch_size: int | None = option(None, "Latent pixels per token side.", ge=1)
     width: int | None = option(None, "Width of the tokens.", ge=8)
     depth: int | None = option(None, "Blocks.", ge=1)

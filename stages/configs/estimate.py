@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ..settings import Count, Machine, Section, option, section
+from .denoiser import DenoiserPreset
 
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 
@@ -27,7 +28,9 @@ class Estimate(Section):
     """Settings of `ldm estimate`."""
 
     recipe: str | None = option(None, "Recipe: a YAML file, or the name of one; without it, the defaults.", "RECIPE")
-    preset: str | None = option(None, "Denoiser of this size in the recipe's place: DiT-S/2 … DiT-XL/2.", "--preset")
+    preset: DenoiserPreset | None = option(
+        None, "Denoiser of this size in the recipe's place: DiT-S/2 … DiT-XL/2.", "--preset"
+    )
     latent: tuple[int, int, int] | None = option(
         None, "Latents of channels,height,width; by default those of the recipe's autoencoder.", "--latent"
     )

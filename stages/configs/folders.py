@@ -2,7 +2,7 @@
 
 from ..settings import Location, Section, option
 
-_WHAT = "A run, a stage's folder, a checkpoint, a network's folder, or a folder of any."
+_WHAT = "A run, a stage's folder, a checkpoint, a network, an export, or a folder of any."
 
 
 class Verify(Section):

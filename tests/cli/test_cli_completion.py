@@ -10,9 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ldm.cli import examples
+from ldm.cli.keys import settings_of
 from ldm.cli.main import app
 from ldm.cli.recipe import recipe_names
 from ldm.core.conditioning.classes import parse_classes
+from ldm.core.presets import AUTOENCODERS, DENOISERS
+from ldm.stages.commands import COMMANDS
 from ldm.stages.configs import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +121,41 @@ def test_class_names_are_those_of_the_run_that_would_be_sampled(runs: Path) -> N
     assert bash("ldm sample --runs-dir elsewhere --class t") == []
 
 
+def with_flag(flag: str) -> list[str]:
+    return [name for name, model in COMMANDS.items() if any(flag in s.flags for s in settings_of(model))]
+
+
+@pytest.mark.parametrize("command", with_flag("--class"))
+def test_class_names_are_offered_by_every_command_that_takes_them(command: str, runs: Path) -> None:
+    assert bash(f"ldm {command} --class ") == ["all", "one", "two"]
+    assert bash(f"ldm {command} --name fish --class t") == ["tench"]
+    assert bash(f"ldm {command} --runs-dir elsewhere --class t") == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_flag_of_any_command_ends_completion_with_an_error(command: str, runs: Path) -> None:
+    bash(f"ldm {command} ")  # `told` asserts that nothing went wrong
+    for setting in settings_of(COMMANDS[command]):
+        if setting.flags and not setting.is_switch:
+            bash(f"ldm {command} {setting.flags[0]} ")
+
+
+@pytest.mark.parametrize("command", with_flag("--preset"))
+def test_names_of_networks_are_offered_in_the_case_that_was_begun(command: str) -> None:
+    if command == "train-vqvae":
+        assert bash(f"ldm {command} --preset ") == [*AUTOENCODERS]
+        assert bash(f"ldm {command} --preset vqvae-f") == ["vqvae-f8", "vqvae-f16"]
+    else:
+        assert bash(f"ldm {command} --preset ") == [*DENOISERS]
+        assert bash(f"ldm {command} --preset dit-x") == ["dit-xs", *(f"dit-xl/{p}" for p in (1, 2, 4, 8))]
+        assert bash(f"ldm {command} --preset DiT-XL/8") == ["DiT-XL/8"]
+
+
+def test_names_of_networks_are_offered_behind_the_key() -> None:
+    assert bash("ldm train-vqvae model.preset=vqvae-f") == ["vqvae-f8", "vqvae-f16"]
+    assert fish("ldm train-dit model.preset=dit-xs") == ["model.preset=dit-xs"]
+
+
 def test_class_names_are_offered_behind_a_comma(runs: Path) -> None:
     assert fish("ldm sample --name fish --class tench,ga") == ["tench,garbage_truck", "tench,gas_pump"]
 
@@ -143,7 +181,8 @@ def test_without_a_manifest_that_can_be_read_nothing_is_offered_and_nothing_said
     assert bash("ldm sample --class t") == []
 
 
-LINES = ["ldm ", "ldm train-dit train.l", "ldm sample -c mn", "ldm sample --name fish --class t", "ldm recipes show "]
+LINES = ["ldm ", "ldm train-dit train.l", "ldm sample -c mn", "ldm sample --name fish --class t"]
+LINES += ["ldm recipes show ", "ldm train-dit --preset d"]
 
 
 @pytest.mark.parametrize("line", LINES)

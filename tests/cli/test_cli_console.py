@@ -254,6 +254,43 @@ def test_no_color_and_narrow_terminals_are_respected() -> None:
     assert "━" not in shown and "\033[3" not in shown and "50/100 images" in shown
 
 
+COLOURED = {
+    "FORCE_COLOR": "1",
+    "CLICOLOR_FORCE": "1",
+    "PY_COLORS": "1",
+    "TTY_COMPATIBLE": "1",
+    "TERM": "xterm-256color",
+}
+TINY = [
+    *("--image-size", "16", "--batch-size", "8", "--images", "16", "--preset", "vqvae-xs", "--codebook-size", "8"),
+    *("--device", "cpu", "model.channels=8", "pictures=1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["train-dit", "--help"], 0),
+        (["recipes", "ls"], 0),
+        (["config", "show", "sample"], 0),
+        (["sample", "--stesp", "3"], 2),
+        (["train-vqvae", "--data", "mnist", *TINY], 0),
+    ],
+)
+def test_pipes_and_files_get_no_escapes_even_where_colours_are_forced(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    environment = {**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, **COLOURED, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ldm", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr.decode()
+    assert done.stdout + done.stderr and b"\033" not in done.stdout + done.stderr
+    written = [path for path in tmp_path.rglob("*") if path.suffix in (".txt", ".json", ".jsonl", ".yaml")]
+    assert {path.name for path in written} >= ({"metrics.jsonl", "config.yaml"} if len(arguments) > 3 else set())
+    assert not [path for path in written if b"\033" in path.read_bytes()]
+
+
 def test_a_dumb_terminal_gets_plain_lines() -> None:
     assert "\033" not in on_a_terminal(80, TERM="dumb")
 

@@ -50,6 +50,17 @@ def test_where_no_run_can_be_written_the_disk_is_broken(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "a file"
 
 
+def test_packages_that_do_not_serve_are_named_in_the_command_that_mends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["numpy<100,>=99", "pillow>=1", "no-such-package>=2", 'scipy>=99; extra == "dev"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: asked)
+    outcome, checks = looked(runs_dir=tmp_path)
+    assert outcome.exit_code == 2 and checks["packages"]["state"] == "broken"
+    assert "no-such-package is missing" in checks["packages"]["value"]
+    assert checks["packages"]["remedy"] == "pip install 'numpy<100,>=99' 'no-such-package>=2'"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_broken(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

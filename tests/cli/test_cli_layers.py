@@ -124,6 +124,28 @@ def test_each_bad_value_is_told_with_its_key_flag_and_what_is_allowed(override: 
     assert says in refusal("train-vqvae", override)
 
 
+@pytest.mark.parametrize(
+    ("command", "override", "says"),
+    [
+        ("train-dit", "model.preset=dit-ss", "model.preset (--preset) is dit-ss: there is none of that name; did you"),
+        ("train-dit", "model.preset=DiT-S2", "did you mean dit-s/2?"),
+        ("train-dit", "model.preset=huge", "must be one of dit-xs, dit-ti/1, "),
+        ("train-vqvae", "model.preset=vqvae-xxs", "there is none of that name; did you mean vqvae-xs?"),
+        ("train-vqvae", "model.preset=dit-xs", "must be one of vqvae-xs, vqvae-s, vqvae-m, vqvae-f8, vqvae-f16"),
+        ("estimate", "preset=dit-sl/2", "preset (--preset) is dit-sl/2: there is none of that name; did you mean dit-"),
+    ],
+)
+def test_a_network_that_there_is_not_is_told_before_anything_is_looked_for(
+    command: str, override: str, says: str
+) -> None:
+    assert says in refusal(command, override)
+
+
+@pytest.mark.parametrize("name", ["DiT-S/2", "dit-s/2", "DIT-xs"])
+def test_a_network_is_named_in_any_case_and_kept_as_it_was_typed(name: str) -> None:
+    assert merged_config("train-dit", None, (f"model.preset={name}",), {}).config.model.preset == name
+
+
 def test_every_bad_value_is_told_at_once() -> None:
     message = refusal("train-dit", "train.lr=x", "seed=-1", flags={"diffusion.schedule": "cosin"})
     lines = message.splitlines()

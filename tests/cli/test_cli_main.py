@@ -161,6 +161,12 @@ def test_debug_adds_the_traceback(
         (["config", "schema", "trian-dit"], "no stage trian-dit; did you mean train-dit?"),
         (["recipes", "cpoy"], "no command cpoy; did you mean copy?"),
         (["recipes", "ls", "--jsno"], "no flag --jsno; did you mean --json?"),
+        (["recipes", "ls", "--hlp"], "no flag --hlp; did you mean --help?"),
+        (["verify", "--hlp"], "no flag --hlp; did you mean --help?"),
+        (["config", "--hlp"], "no flag --hlp; did you mean --help?"),
+        (["--hlp"], "no flag --hlp; did you mean --help?"),
+        (["--verson"], "no flag --verson; did you mean --version?"),
+        (["train-dit", "--preset", "dit-ss"], "did you mean dit-"),
         (["sample", "--smapler", "ddim"], "no flag --smapler; did you mean --sampler?"),
         (["sample", "stesp=3"], "unknown setting stesp; did you mean steps?"),
         (["sample", "-c", "mnits"], "there is no recipe mnits; did you mean mnist?"),
@@ -176,6 +182,35 @@ def test_wrong_usage_is_told_and_exits_2(arguments: list[str], says: str, capsys
     assert run(arguments) == 2
     captured = capsys.readouterr()
     assert says in captured.err and "   do: " in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["report", "nosuch"], "name one of the runs there are: default, other"),
+        (["eval", "--samples", "nosuch"], "name one of those the run has: 3-ddim"),
+        (["recipes", "show", "nosuch"], "name one of mnist, or give the path of a file"),
+        (["config", "schema", "nosuch"], "name one of train-vqvae, encode, "),
+        (["data", "inspect", "nosuch"], "give a folder, a .zip, "),
+    ],
+)
+def test_a_name_that_there_is_not_is_answered_with_an_instruction(
+    arguments: list[str],
+    remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "runs" / "other").mkdir(parents=True)
+    judged = tmp_path / "runs" / "default" / "samples" / "3-ddim"
+    judged.mkdir(parents=True)
+    (judged / "manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ldm.cli.recipe.recipe_folders", lambda: [tmp_path / "recipes"])
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mnist.yaml").write_text("name: x\n")
+    assert run(arguments) in (2, 3)
+    assert f"   do: {remedy}" in capsys.readouterr().err
 
 
 def test_errors_are_an_event_where_events_are_asked_for(stage: Install, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """`ldm recipes`: what is at hand, what its header says, and copies that overwrite nothing."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ import pytest
 from ldm.cli.main import run
 from ldm.cli.recipe import recipe_names
 from ldm.cli.recipes import FACTS, header
+from ldm.core.autoencoders import lpips
+from ldm.core.metrics import mobilenet
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """# Flowers by class,
 # in folders.
 # hardware: one core
@@ -66,6 +70,29 @@ def test_the_list_for_people_has_every_fact_and_says_what_is_not_stated(
     lines = shown[shown.index("flowers ") :].splitlines()
     assert lines[0].split() == ["flowers", "recipes/flowers.yaml"] and lines[1].strip() == "Flowers."
     assert [line.split() for line in lines[2:5]] == [[fact, "not", "stated"] for fact in FACTS]
+
+
+def test_the_list_says_which_files_a_recipe_needs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "recipes" / "flowers.yaml").write_text("# Flowers.\n# needs: data/flowers,\n#   and time\n# time: 1 h\n")
+    assert run(["recipes", "ls"]) == 0
+    shown = capsys.readouterr().out
+    lines = shown[shown.index("flowers ") :].splitlines()
+    assert [line.split() for line in lines[2:4]] == [
+        ["needs", "data/flowers,", "and", "time"],
+        ["hardware", "not", "stated"],
+    ]
+
+
+def test_what_a_recipe_that_comes_along_reads_stands_in_its_header() -> None:
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        text = path.read_text()
+        settings = re.sub("^#.*$", "", text, flags=re.MULTILINE)
+        needed = header(text).get("needs", "")
+        assert all(folder in needed for folder in re.findall(r"(?:data|weights)/[\w-]+", settings)), path
+        if "weights/lpips" in settings:
+            assert all(name in needed for name in (lpips.TRUNK, lpips.HEADS)), path
+        if "weights/mobilenet" in settings:
+            assert all(name in needed for name in (mobilenet.WEIGHTS, mobilenet.GRAPH, mobilenet.LABELS)), path
 
 
 def test_show_prints_the_file_as_it_stands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

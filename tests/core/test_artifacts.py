@@ -317,11 +317,32 @@ def test_files_that_no_stage_wrote_are_never_discarded(tmp_path: Path) -> None:
 
 def test_a_damaged_identity_is_refused_and_replaced_only_when_asked(tmp_path: Path) -> None:
     finished(tmp_path)
+    (tmp_path / "manifest.json").unlink()
     (tmp_path / "identity.json").write_bytes(b"\x00")
     with occupy(tmp_path):
         with pytest.raises(DataError, match=r"identity\.json is not valid JSON.*--replace"):
             claim(tmp_path, IDENTITY)
         assert not claim(tmp_path, IDENTITY, replace=True).complete
+
+
+@pytest.mark.parametrize("content", [None, b"\x00", b"{}"])
+def test_an_identity_is_written_again_as_a_whole_manifest_says_it(tmp_path: Path, content: bytes | None) -> None:
+    finished(tmp_path)
+    whole = (tmp_path / "identity.json").read_bytes()
+    (tmp_path / "identity.json").unlink() if content is None else (tmp_path / "identity.json").write_bytes(content)
+    with occupy(tmp_path):
+        with pytest.raises(ConfigError, match="seed: 0 → 1"):
+            claim(tmp_path, changed(seed=1))
+        assert claim(tmp_path, IDENTITY).complete
+    assert (tmp_path / "identity.json").read_bytes() == whole
+
+
+def test_a_manifest_of_others_makes_no_folder_ours(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"jpg")
+    (tmp_path / "manifest.json").write_text('{"kind": "latents"}')
+    with occupy(tmp_path), pytest.raises(ConfigError, match="holds files that no stage wrote"):
+        claim(tmp_path, IDENTITY, replace=True)
+    assert (tmp_path / "photo.jpg").read_bytes() == b"jpg"
 
 
 def test_discarding_that_was_interrupted_anywhere_never_looks_finished(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def _write(path: Path, table: dict[str, Row]) -> None:
         "|---|---|---:|---:|---:|",
     ]
     for name, row in table.items():
-        held = f"{row.held:,}" if row.trials else "not run"
+        held = (f"{row.held:,}" if row.trials else "not run") + (f" ({row.skipped} skipped)" if row.skipped else "")
         lines.append(f"| {name} | {PROMISES[name]} | {row.tests} | {row.trials:,} | {held} |")
     text = path.read_text() if path.exists() else ""
     if _BEGIN in text and _END in text:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import PROMISES
+from ledger import PROMISES, Row, _write
 
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = TESTS.parent / "docs" / "reliability.md"
@@ -77,3 +77,10 @@ def test_the_promises_are_numbered_without_a_gap_and_every_mark_is_one_of_them()
 
 def test_the_page_says_how_each_promise_is_kept() -> None:
     assert re.findall(r"^\| (R\d+) \| [^|]+ \| [^|]+ \|$", PAGE.read_text(), flags=re.MULTILINE) == list(PROMISES)
+
+
+def test_the_written_table_says_what_was_skipped(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    _write(page, {"R1": Row(2, 50, 50), "R2": Row(3, 1200, 1199, skipped=1), "R3": Row(2, 0, 0, skipped=2)})
+    held = [line.split("|")[-2].strip() for line in page.read_text().splitlines() if line.startswith("| R")]
+    assert held == ["50", "1,199 (1 skipped)", "not run (2 skipped)"]

@@ -19,6 +19,7 @@ from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.guidance import classifier_free
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
+from ldm.core.estimation.kernels import LAUNCH
 from ldm.core.generation import Sampling
 from ldm.core.precision import Policy
 from ldm.core.progress import Outcome, Silent
@@ -150,11 +151,40 @@ def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -
     four, _, _ = estimated(tmp_path, where="a100", gpus=4)
     sharded, outcome, notes = estimated(tmp_path, where="a100", gpus=4, shard=True)
     one, two, three = (found["train-dit"] for found in (alone, four, sharded))
-    assert two["rate"] == pytest.approx(4 * one["rate"]) and two["memory"]["weights"] == one["memory"]["weights"]
+    assert two["rate"] == pytest.approx(one["rate"]), "launching takes as long for a quarter of the batch"
+    assert two["memory"]["weights"] == one["memory"]["weights"]
     assert two["memory"]["activations"] < one["memory"]["activations"] / 2
     assert three["memory"]["moments"] == one["memory"]["moments"] // 4 and three["parameters"] == one["parameters"]
     assert "4 x a100 at 54.6 TFLOP/s" in str(outcome.verdict), "0.35 of TF32"
     assert "say to each other" in notes and outcome.facts["precision"] == "fp32", "as the recipe says"
+
+
+def test_gpus_that_are_kept_at_work_share_it() -> None:
+    how = {"preset": "dit-b/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
+    one, four = (run(Estimate(**how, gpus=gpus), Noted()).facts["stages"][0] for gpus in (1, 4))
+    assert four["rate"] == pytest.approx(4 * one["rate"]) and four["limit"] == "arithmetic"
+    assert one["rate"] == pytest.approx(312e12 * 0.35 / one["operations"])
+
+
+def test_small_networks_are_limited_by_the_launching_of_kernels(tmp_path: Path, images: Path) -> None:
+    stages, outcome, notes = estimated(tmp_path, images, where="b200")
+    assert {each["limit"] for each in stages.values()} == {"launches"} and "takes at least" in str(outcome.verdict)
+    assert "5 us for each kernel" in notes and "that the CPU decodes" in notes and "limited by" in outcome.summary
+    slower, _, _ = estimated(tmp_path, images, where="rtx3090")
+    for name, each in stages.items():
+        assert each["rate"] == slower[name]["rate"] < 3e6, f"{name}: launches are those of the host"
+    training = stages["train-vqvae"]
+    steps = training["images"] / training["batch"]
+    assert 100 * LAUNCH < training["seconds"] / steps < 2000 * LAUNCH, "a step has hundreds of kernels"
+    known, _, notes = estimated(tmp_path, images, flops=1e15)
+    assert known["train-vqvae"]["limit"] is None and "reach less of it" in notes
+
+
+def test_a_compiled_network_launches_less(tmp_path: Path) -> None:
+    eager, _, _ = estimated(tmp_path, where="a100", machine={"compile": False})
+    compiled, _, _ = estimated(tmp_path, where="a100", machine={"compile": True})
+    for name in ("train-dit", "sample"):
+        assert 2 * eager[name]["rate"] < compiled[name]["rate"] < 4 * eager[name]["rate"]
 
 
 def test_larger_denoisers_and_other_latents_can_be_asked_for_without_a_recipe() -> None:

@@ -1,6 +1,7 @@
 """`ldm export`: what stock diffusers draws from it, the model card, and what it never overwrites."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import pytest
 import torch
 
 from exchanged import drawn, feed_of, levels_apart, output_of, run_export
+from ldm.cli.main import run as ldm
+from ldm.core.artifacts import open_artifact
 from ldm.core.errors import ConfigError, DataError
-from ldm.stages import export
+from ldm.core.progress import Silent
+from ldm.stages import export, inspect, verify
+from ldm.stages.configs.folders import Inspect, Verify
 from pipeline_run import Heard, Pipeline
 from stock_diffusers import draw
 
@@ -125,3 +130,80 @@ def test_shifted_times_that_diffusers_has_not_are_told(drawing: Pipeline, tmp_pa
     run_export(shifted, tmp_path / "out", heard)
     assert "shift=1" in heard.warnings[0]
     assert "`ldm sample shift=1`" in (tmp_path / "out" / export.CARD).read_text()
+
+
+def harmed(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def checked(folder: Path) -> str | None:
+    """Verify a folder. Returns the remedy, None where it is whole."""
+    try:
+        assert verify.run(Verify(path=folder), Silent()).verdict == "is whole"
+    except DataError as error:
+        return str(error.remedy)
+    return None
+
+
+@pytest.fixture
+def own(drawing: Pipeline, tmp_path: Path) -> Path:
+    """An export of a run that lies beside it."""
+    run = Pipeline(tmp_path / "runs", drawing.images)
+    shutil.copytree(drawing.runs_dir, run.runs_dir)
+    run_export(run, tmp_path / "my export")
+    return tmp_path / "my export"
+
+
+def test_each_file_of_an_export_is_verified_and_the_named_command_mends_it(own: Path) -> None:
+    assert checked(own) is None and checked(own.parent) is None
+    weights, config = own / "vae" / "diffusion_pytorch_model.safetensors", own / "transformer" / "config.json"
+    for path, harm in ((weights, harmed), (config, harmed), (weights, Path.unlink), (own / "README.md", Path.unlink)):
+        harm(path)
+        with pytest.raises(DataError, match=f"{path.name} is (damaged|missing)"):
+            verify.run(Verify(path=own), Silent())
+        moved, _, command = str(checked(own)).rpartition("make it again: ")
+        assert moved == (f"move {shlex.quote(str(path))} away; then " if harm is harmed else "")
+        if moved:
+            path.rename(own.parent / "away")
+        assert ldm([*shlex.split(command)[1:], "--quiet"]) == 0
+        assert checked(own) is None
+
+
+def test_a_completed_card_and_added_files_are_no_damage(own: Path) -> None:
+    (own / "README.md").write_text("licence: mine")
+    (own / "notes.txt").touch()
+    assert checked(own) is None
+    (own / "scheduler" / "scheduler_config.json").unlink()
+    remedy = str(checked(own))
+    assert "README.md" in remedy and "notes.txt" in remedy, "what --replace would refuse to discard"
+
+
+def test_a_damaged_record_is_named_and_those_of_before_are_read(own: Path) -> None:
+    content = json.loads((own / export.RECORD).read_text())
+    for change in ({"made_of": {}}, {"files": []}, {"files": {"../x": "0"}, "record_sha256": None}):
+        (own / export.RECORD).write_text(json.dumps(content | change))
+        assert "away; then make it again: ldm export" in str(checked(own))
+        assert inspect.run(Inspect(path=own), Silent()).summary["state"].startswith("damaged: ")
+    (own / export.RECORD).write_text(json.dumps({name: content[name] for name in ("made_of", "files")}))
+    assert checked(own) is None
+    (own / "grid.png").unlink()
+    assert str(checked(own)).endswith("--name RUN --replace")
+
+
+def test_inspect_says_what_an_export_is_and_whether_it_is_complete(own: Path) -> None:
+    outcome = inspect.run(Inspect(path=own), Silent())
+    assert outcome.verdict == "is an export" and outcome.summary["state"] == "complete"
+    dit = json.loads((own.parent / "runs" / "tiny" / "dit" / "manifest.json").read_text())
+    assert (
+        outcome.summary["of denoiser"]
+        == open_artifact(own.parent / "runs" / "tiny" / "dit", "dit", "").fingerprint[:12]
+    )
+    assert outcome.summary["made with"].startswith(f"ldm {dit['provenance']['ldm']}")
+    assert outcome.summary["made at"].endswith("Z") and "runs --name tiny" in outcome.summary["made by"]
+    (own / "grid.png").write_bytes(b"")
+    (own / "notes.txt").touch()
+    summary = inspect.run(Inspect(path=own), Silent()).summary
+    assert "grid.png is damaged: it has 0 bytes" in summary["state"] and "added: notes.txt" in summary["files"]
+    assert "export, damaged" in inspect.run(Inspect(path=own.parent), Silent()).summary["my export"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline_run import Heard, Pipeline, manifest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "exchange"))
 from authors_dit import forward, random_checkpoint, training_checkpoint
+from ldm.cli.main import run as ldm
 from ldm.core.artifacts import open_artifact
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.precision import resolve
@@ -211,3 +213,18 @@ def test_a_scheduler_that_clips_is_told(exported: Path, fresh: Pipeline, tmp_pat
     heard = Heard()
     run_import(fresh, altered(exported, tmp_path, "scheduler/scheduler_config.json", clip_sample=True), heard)
     assert "clips every estimate of x0" in heard.warnings[0]
+
+
+@pytest.mark.parametrize("content", ["import: {path: elsewhere}", "import: {", None])
+def test_a_damaged_recipe_of_an_import_is_written_again_by_the_same_import(
+    content: str | None, checkpoint: Path, kl: Path, fresh: Pipeline
+) -> None:
+    run_import(fresh, checkpoint, autoencoder=kl, heads=2)
+    recipe = fresh.folder / "dit" / "config.yaml"
+    whole = recipe.read_bytes()
+    recipe.unlink() if content is None else recipe.write_text(content)
+    with pytest.raises(DataError, match=r"config\.yaml is damaged: it says another import") as caught:
+        verify.run(Verify(path=fresh.folder), Silent())
+    command = str(caught.value.remedy).removeprefix("make it again: ")
+    assert command.startswith("ldm import ") and ldm([*shlex.split(command)[1:], "--quiet"]) == 0
+    assert recipe.read_bytes() == whole and verify.run(Verify(path=fresh.folder), Silent()).verdict == "is whole"

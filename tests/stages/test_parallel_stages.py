@@ -2,9 +2,13 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +17,21 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ldm.core.data.images import write_png
+from ldm.core.errors import Stopped
+from ldm.core.files import TEMPORARY
 from ldm.core.progress import Silent
 from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
+from ldm.stages import sample
 from ldm.stages.configs import OUTPUTS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import RUNS, Pipeline, pngs
+from pipeline_run import RUNS, Heard, Pipeline, pngs
 from several import environment, ranked, run_together
 
 ROOT = Path(__file__).parents[2]
+_ROOM = 600  # bytes a file: enough for what a process says, and less than an image
 
 
 def together(pipeline: Pipeline, command: str, **changes: Any) -> list[int]:
@@ -38,6 +47,66 @@ def together(pipeline: Pipeline, command: str, **changes: Any) -> list[int]:
 def losses(folder: Path) -> list[float]:
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+class Hooked(Heard):
+    """Calls what a test asks for as a work starts, or as it advances."""
+
+    def __init__(self, on_start: Callable[[], None] | None = None, on_update: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.on_start, self.on_update = on_start, on_update
+
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        super().start(title, total, unit, done)
+        if self.on_start is not None:
+            self.on_start()
+
+    def update(self, *args: Any, **values: Any) -> None:
+        super().update(*args, **values)
+        if self.on_update is not None:
+            self.on_update()
+
+
+@pytest.mark.parametrize("size, batch", [(1, 2), (1, 64), (2, 2)])
+def test_a_disk_that_fills_as_images_are_written_ends_sampling_and_is_told_once(
+    size: int, batch: int, copied: Pipeline, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = copied.config("sample", num=4, batch_size=batch, label="some")
+
+    def work(rank: int) -> None:
+        def fill() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (_ROOM, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+        RUNS["sample"](config, Hooked(on_start=fill if rank == size - 1 else None))
+
+    assert run_together(size, work) == [2] * size
+    told = [line for line in capfd.readouterr().err.splitlines() if "disk: cannot write" in line]
+    assert len(told) == 1 and f"{copied.folder / 'samples' / 'some'}" in told[0] and ".png" in told[0]
+    folder = copied.folder / "samples" / "some"
+    assert not (folder / "grid.png").exists() and not list(folder.glob(f"{TEMPORARY}*"))
+    copied.run("sample", num=4, batch_size=batch, label="some")
+    assert pngs(folder) == pngs(copied.run("sample", num=4, label="whole").directory)
+
+
+def test_the_leader_waits_for_the_images_that_others_still_write(
+    copied: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copied.config("sample", num=2, batch_size=8, label="some")
+
+    def work(rank: int) -> None:
+        if rank == 1:
+            monkeypatch.setattr(sample, "write_png", lambda path, image: (time.sleep(0.3), write_png(path, image)))
+        RUNS["sample"](config, Silent())
+
+    assert run_together(2, work) == [0, 0]
+    assert pngs(copied.folder / "samples" / "some") == pngs(copied.run("sample", num=2, label="alone").directory)
+
+
+def test_sampling_that_is_stopped_has_written_what_it_says(copied: Pipeline) -> None:
+    progress = Hooked(on_update=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="stopped by SIGTERM after 4 images"):
+        copied.run("sample", progress, num=3, batch_size=2, label="some")
+    assert len(list((copied.folder / "samples" / "some").glob("0*.png"))) == 4
 
 
 def test_two_processes_make_the_pipeline_of_one(trained: Pipeline, tmp_path: Path) -> None:

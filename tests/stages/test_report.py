@@ -231,7 +231,7 @@ def test_a_run_that_is_only_begun_is_shown_as_that(trained: Pipeline, tmp_path: 
 
 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(trained: Pipeline, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"nowhere does not exist.*there are .*{trained.name}"):
+    with pytest.raises(DataError, match=f"nowhere does not exist.*name one of the runs there are: .*{trained.name}"):
         written(Pipeline(trained.runs_dir, trained.images, "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no stage of a run"):

@@ -1,6 +1,7 @@
 """`ldm sweep`: every combination is drawn and judged once, and compared from what lies on disk."""
 
 import csv
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ldm.cli import sweep
+from ldm.cli.main import run as ldm
+from ldm.core.errors import DataError
 from ldm.core.progress import Outcome, Silent
+from ldm.stages import verify
+from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.sweep import Sweep
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -87,3 +92,20 @@ def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_a_judgement_al
 def test_lists_that_hold_no_numbers_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Sweep.model_validate(settings)
+
+
+def test_the_command_that_verify_names_for_a_damaged_comparison_makes_it_again(own: Pipeline) -> None:
+    folder = swept(own, cfg=(1, 3), steps=(2, 3), seed=3, reference=str(own.images)).directory
+    before = (folder / "table.csv").read_bytes()
+    (folder / "table.csv").write_bytes(before[:-9])
+    with pytest.raises(DataError, match=r"table\.csv is damaged") as caught:
+        verify.run(Verify(path=folder), Silent())
+    command = str(caught.value.remedy).removeprefix("make it again: ")
+    assert command.startswith("ldm sweep seed=3 cfg=1.0,3.0 steps=2,3 ")
+    assert ldm([*shlex.split(command)[1:], "--quiet"]) == 0
+    assert (folder / "table.csv").read_bytes() == before
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="is unfinished") as caught:
+        verify.run(Verify(path=folder), Silent())
+    assert ldm([*shlex.split(str(caught.value.remedy).removeprefix("finish it: "))[1:], "--quiet"]) == 0
+    assert verify.run(Verify(path=folder), Silent()).verdict == "is whole"

@@ -4,6 +4,8 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +82,98 @@ def test_harm_to_any_file_is_found_and_named(copied: Pipeline, harm: Callable[[P
     assert verified(copied.folder).verdict == "is whole"
 
 
-@pytest.mark.parametrize("name", ["vqvae/final/model.safetensors", "latents/shard-000001.tar", "dit/manifest.json"])
-def test_the_commands_that_are_named_mend_the_run(copied: Pipeline, name: str) -> None:
-    flip(copied.folder / name)
+def followed(remedy: str) -> list[str]:
+    """Do what a remedy says, part by part. Returns the commands that were run."""
+    commands = []
+    for part in remedy.split("; then "):
+        what, _, rest = part.partition(": ")
+        if what.startswith("remove "):
+            gone = Path(what.removeprefix("remove "))
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+            continue
+        assert what in ("make it again", "finish it", "write it again"), part
+        line, redirected, target = rest.partition(" > ")
+        with redirect_stdout(StringIO()) as said:
+            assert run([*shlex.split(line)[1:], *([] if redirected else ["--quiet"])]) == 0
+        if redirected:
+            Path(*shlex.split(target)).write_text(said.getvalue())
+        commands.append(line)
+    return commands
+
+
+# A file of each kind, the harm, and the commands that mend it: none where it is removed.
+REMEDIES: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
+    "weights": ("vqvae/final/model.safetensors", flip, ["train-vqvae"]),
+    "a network's settings": ("classifier/final/config.json", flip, ["train-classifier"]),
+    "a shard": ("latents/shard-000001.tar", flip, ["encode"]),
+    "the index of shards": ("latents/index.safetensors", cut, ["encode"]),
+    "an identity": ("latents/identity.json", cut, ["encode"]),
+    "a missing identity": ("classifier/identity.json", Path.unlink, ["train-classifier"]),
+    "a manifest": ("dit/manifest.json", flip, ["train-dit"]),
+    "a missing manifest": ("dit/manifest.json", Path.unlink, ["train-dit"]),
+    "a recipe": ("dit/config.yaml", cut, ["config show train-dit"]),
+    "a missing recipe": ("vqvae/config.yaml", Path.unlink, ["config show train-vqvae"]),
+    "a recipe of samples": ("samples/some/config.yaml", cut, ["config show sample"]),
+    "a recipe of numbers": ("eval/some/config.yaml", cut, ["config show eval"]),
+    "a checkpoint": ("dit/checkpoints/0000000064/ema.safetensors", flip, []),
+    "an image": ("samples/some/000001.png", flip, ["sample"]),
+    "numbers": ("eval/some/metrics.json", flip, ["eval"]),
+}
+
+
+@pytest.mark.parametrize("kind", REMEDIES)
+def test_the_commands_that_are_named_mend_the_run(copied: Pipeline, kind: str) -> None:
+    name, harm, wanted = REMEDIES[kind]
+    if name.startswith(("samples", "eval")):
+        copied.run("sample", num=4, label="some")
+    if name.startswith("eval"):
+        copied.run("eval", samples="some")
+    harm(copied.folder / name)
     _, remedy = problems(copied.folder)
-    commands = [part.removeprefix("make it again: ") for part in remedy.split("; then ")]
-    assert all(command.startswith("ldm ") for command in commands)
-    for command in commands:
-        assert run([*shlex.split(command)[1:], "--quiet"]) == 0
+    commands = followed(remedy)
+    assert len(commands) == len(wanted)
+    assert all(line.startswith(f"ldm {start} ") for line, start in zip(commands, wanted, strict=True)), commands
     assert verified(copied.folder).verdict == "is whole"
+
+
+def test_a_recipe_written_again_makes_the_same_stage_and_all_else_stays(copied: Pipeline) -> None:
+    """The remedy for a recipe costs no training, and what needs the recipe to be made again comes after it."""
+    recipe, weights = copied.folder / "dit" / "config.yaml", copied.folder / "dit" / "final" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    recipe.unlink()
+    followed(problems(copied.folder)[1])
+    assert weights.stat().st_mtime_ns == before
+    assert run(["train-dit", "-c", str(recipe), "--quiet"]) == 0 and weights.stat().st_mtime_ns == before
+    recipe.unlink()
+    flip(weights)
+    commands = followed(problems(copied.folder)[1])
+    assert [line.split()[1] for line in commands] == ["config", "train-dit"]
+    assert verified(copied.folder).verdict == "is whole"
+
+
+@pytest.mark.parametrize("harm", [cut, Path.unlink])
+def test_an_identity_is_written_again_without_the_work(copied: Pipeline, harm: Callable[[Path], None]) -> None:
+    identity, weights = copied.folder / "dit" / "identity.json", copied.folder / "dit" / "final" / "model.safetensors"
+    before, whole = weights.stat().st_mtime_ns, identity.read_bytes()
+    harm(identity)
+    followed(problems(copied.folder)[1])
+    assert weights.stat().st_mtime_ns == before and identity.read_bytes() == whole
+    assert verified(copied.folder).verdict == "is whole"
+
+
+def test_a_network_alone_is_mended_by_the_stage_that_it_is_of(copied: Pipeline) -> None:
+    for stage in ("vqvae", "dit", "classifier"):
+        flip(copied.folder / stage / "final" / "model.safetensors")
+        followed(problems(copied.folder / stage / "final")[1])
+        assert verified(copied.folder / stage / "final").verdict == "is whole"
+
+
+def test_the_manifest_of_what_is_no_stage_is_no_recipe(copied: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    newest = copied.folder / "dit" / "checkpoints" / "0000000064" / MANIFEST
+    assert run(["train-dit", "-c", str(newest)]) == 2
+    assert f"{newest} is no manifest of a stage" in capsys.readouterr().err
+    flip(copied.folder / "dit" / MANIFEST)
+    assert run(["config", "show", "train-dit", "-c", str(copied.folder / "dit" / MANIFEST)]) == 3
 
 
 def test_stages_that_no_longer_fit_are_named_with_what_mends_them(copied: Pipeline) -> None:

@@ -39,6 +39,12 @@ def test_saving_and_loading_changes_no_bit(saved: tuple[Autoencoder, Path]) -> N
     assert not loaded.training
 
 
+def test_a_loaded_network_lies_in_memory_as_a_built_one(saved: tuple[Autoencoder, Path]) -> None:
+    autoencoder, folder = saved
+    before, after = (each.state_dict() for each in (autoencoder, registry.load(folder)))
+    assert all(before[name].stride() == after[name].stride() for name in before)
+
+
 def test_saving_twice_writes_the_same_bytes(saved: tuple[Autoencoder, Path], tmp_path: Path) -> None:
     _, folder = saved
     names = registry.save(registry.load(folder), tmp_path / "again", {"image_size": 8})

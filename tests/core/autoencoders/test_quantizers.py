@@ -249,3 +249,12 @@ def test_no_draw_is_made_from_the_global_generator() -> None:
     result = quantizer(torch.randn(2, 2, 4, 4, generator=_generator(3)))
     quantizer.update([result.assignment], _generator())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_a_compiled_codebook_takes_the_same_codes_under_bf16_autocast() -> None:
+    quantizer, latents = Quantizer(QuantizerConfig(num_codes=64, dim=4)), torch.randn(2, 4, 20, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled = torch.compile(quantizer, backend="aot_eager")(latents)
+    assert torch.equal(compiled.indices, quantizer(latents).indices)
+    assert torch.equal(compiled.latents, quantizer(latents).latents)
