@@ -139,7 +139,9 @@ class Machine(Section):
         identity=False,
     )
     deterministic: bool = option(
-        False, "On a GPU: the same bits every time, at some cost in speed; a CPU gives them anyway.", identity=False
+        False,
+        "On a GPU: the same bits every time, slower, and a warning of what cannot give them; a CPU gives them anyway.",
+        identity=False,
     )
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch.", identity=False, ge=0)
 

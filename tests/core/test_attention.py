@@ -31,9 +31,9 @@ def test_attention_over_many_tokens_keeps_no_weights(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_attention_of_a_few_samples_at_a_time_is_that_of_all(trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k, v = torch.randn(3, 5, 2, 16, 8).bfloat16().unbind(0)
+    q, k, v = torch.randn(3, 6, 2, 16, 8).bfloat16().unbind(0)
     whole = attend(*(each.requires_grad_(trained) for each in (q, k, v)))
-    monkeypatch.setattr(attention, "_CACHED_WEIGHTS", 2 * 2 * 16 * 16)
+    monkeypatch.setattr(attention, "_CACHED_WEIGHTS", 4 * 2 * 16 * 16)  # three and three
     parts = attend(q, k, v)
     assert torch.equal(whole, parts)
     if trained:
