@@ -18,7 +18,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     In bf16 on CPUs the three products written out are two to eight times as fast as torch's fused attention: always in
     its backward pass, and in the forward pass alone on CPUs without AMX. They hold B N T² weights, so that torch's
     serves where those would be many. Samples are taken a few at a time, as many as the cache can hold the weights of:
-    of 1,024 tokens that takes two thirds of the time. All parts are of one size, so that a sample's place is of no account.
+    of 1,024 tokens that takes two thirds of the time. All parts are of one size, so that
+    a sample's place among the others is of no account.
     """
     few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and (torch.is_grad_enabled() or not _HAS_AMX)
