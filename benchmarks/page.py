@@ -1,11 +1,19 @@
-"""The results as tables, in docs/performance.md between the marks of each benchmark."""
+"""The results as tables, in docs/performance.md between the marks of each benchmark, and loss curves beside it."""
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
+from ldm.core.report.charts import Series, line_chart
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+LOSSES = "performance-losses.svg"
+_ROWS = 10  # of a table of curves
+_INK = "#7d8590"  # read on white and on black, since a picture does not know the page's own ink
+
+Points = list[tuple[int, float]]
 
 
 def lines(document: dict[str, Any]) -> list[str]:
@@ -32,20 +40,52 @@ def lines(document: dict[str, Any]) -> list[str]:
                 f"| {variant} | {_seconds(row['seconds'])} | {_seconds(fast)} – {_seconds(slow)} "
                 f"| {ratio} | {low:.2f} – {high:.2f} |"
             )
+    for title, curves in document.get("curves", {}).items():
+        told += [
+            "",
+            f"![Loss of {' and of '.join(curves)}]({LOSSES})",
+            "",
+            f"**Mean loss, {title}**",
+            "",
+            *_side_by_side(curves),
+        ]
     return told
 
 
-def write(results: Path) -> None:
-    """Renew every table of the page whose result there is."""
-    text = PAGE.read_text()
-    for file in sorted(results.glob("*.json")):
-        begin, end = f"<!-- {file.stem}: begin -->", f"<!-- {file.stem}: end -->"
-        if begin not in text:  # `gpu` prints its figures itself.
-            continue
-        table = "\n".join(lines(json.loads(file.read_text())))
-        pattern = re.escape(begin) + ".*?" + re.escape(end)
-        text = re.sub(pattern, lambda _, new=f"{begin}\n{table}\n{end}": new, text, flags=re.DOTALL)
-    PAGE.write_text(text)
+def write(results: Path, page: Path = PAGE) -> None:
+    """Renew every table of the page, and the picture of curves; where there is no result, nothing stands."""
+    found = {file.stem: json.loads(file.read_text()) for file in sorted(results.glob("*.json"))}
+
+    def section(marks: re.Match[str]) -> str:
+        told = lines(found[marks["name"]]) if marks["name"] in found else []
+        return "\n".join([marks["begin"], *told, marks["end"]])
+
+    marks = r"(?P<begin><!-- (?P<name>\w+): begin -->)\n.*?(?P<end><!-- (?P=name): end -->)"
+    page.write_text(re.sub(marks, section, page.read_text(), flags=re.DOTALL))
+    for document in found.values():
+        for curves in document.get("curves", {}).values():
+            page.with_name(LOSSES).write_text(picture(curves))
+
+
+def picture(curves: dict[str, Points]) -> str:
+    """Draw curves as an SVG file."""
+    series = [Series(name, points, dashed=number == 0) for number, (name, points) in enumerate(curves.items())]
+    return line_chart(series, "step", "loss", log=True).replace("currentColor", _INK)
+
+
+def _side_by_side(curves: dict[str, Points]) -> list[str]:
+    """Return a table of the curves, which have the same steps, and of the last one's ratio to the first."""
+    names, steps = list(curves), [step for step, _ in next(iter(curves.values()))]
+    told = [f"| steps | {' | '.join(names)} | ratio |", f"|---|{'---:|' * (len(names) + 1)}"]
+    rows, before = min(_ROWS, len(steps)), 0
+    for row in range(rows):
+        part = slice(row * len(steps) // rows, (row + 1) * len(steps) // rows)
+        means = [statistics.fmean(loss for _, loss in points[part]) for points in curves.values()]
+        last = steps[part][-1]
+        shown = " | ".join(f"{mean:.4f}" for mean in means)
+        told.append(f"| {before + 1} – {last} | {shown} | {means[-1] / means[0]:.3f} |")
+        before = last
+    return told
 
 
 def _seconds(value: float) -> str:

@@ -30,7 +30,7 @@ OURS = {
     "ldm, bf16, compiled": {"precision": "bf16", "compiled": True},
 }
 FASTEST = "ldm, bf16, compiled"
-SHOWN = 6  # points of a loss curve
+POINT = 10  # steps of whose losses a point of a curve is the mean
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -38,7 +38,8 @@ def measure(options: Options) -> dict[str, Any]:
     found, missing = peer_steps.available(options.peers, SIZES["tiny"])
     if peers.DIT not in found:
         return {"skipped": missing[peers.DIT]}
-    comparisons, curves = {}, {}
+    comparisons: dict[str, Any] = {}
+    curves: dict[str, Any] = {}
     for name, size in ((name, SIZES[name]) for name in options.sizes):
         variants = {
             peer: Variant(peer_steps.make, {"name": peer, "folder": options.peers, "size": size}) for peer in found
@@ -50,16 +51,19 @@ def measure(options: Options) -> dict[str, Any]:
         )
         comparisons[title] = compare_processes(variants, options.rounds, baseline=peers.DIT)
         if name == "tiny":
-            curves = {each: losses(variants[each], options.steps) for each in (peers.DIT, FASTEST)}
-    facts = {f"mean loss of each sixth of {options.steps} steps, {name}": curve for name, curve in curves.items()}
-    return {"conditions": {"left out": missing or "no peer"}, "comparisons": comparisons, "facts": facts}
+            shown = {f"{peers.DIT}, fp32": peers.DIT, FASTEST: FASTEST}
+            compared = {told: losses(variants[each], options.steps) for told, each in shown.items()}
+            curves[f"{name}: of each its own network, the same batches"] = compared
+    return {"conditions": {"left out": missing or "no peer"}, "comparisons": comparisons, "curves": curves}
 
 
-def losses(variant: Variant, steps: int) -> str:
-    """Take so many steps, and return the mean loss of each sixth of them, in words."""
+def losses(variant: Variant, steps: int) -> list[tuple[int, float]]:
+    """Take so many steps, and return after each ten of them their number and mean loss."""
     work = variant.make(**variant.arguments)
     values = torch.tensor([work() for _ in range(steps)], dtype=torch.float64)
-    return ", ".join(f"{part.mean():.4f}" for part in values.chunk(SHOWN))
+    return [
+        (min(start + POINT, steps), values[start : start + POINT].mean().item()) for start in range(0, steps, POINT)
+    ]
 
 
 def make(size: Size, precision: str, compiled: bool) -> Work:

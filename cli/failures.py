@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import typer
 
-from ..core.errors import UserError
+from ..core.errors import UserError, is_out_of_memory
 
 INTERRUPTED = 130
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer brings with it
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")
 _GPU_FAILED = ("CUDA error", "HIP error", "NCCL error")
 _OWN_DEFECT = "device-side assert"  # an index out of range, say: its traceback is wanted
 MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
@@ -46,7 +45,7 @@ def explain(error: BaseException, command: str) -> Failure | None:
         return Failure("interrupted", None, INTERRUPTED)
     if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         return _explain_os_error(error)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return Failure(f"out of memory: {_first_line(error)}", _memory_remedy(command), 1)
     if isinstance(error, RuntimeError) and str(error).startswith(_GPU_FAILED) and _OWN_DEFECT not in str(error):
         remedy = "run the same command again: it goes on from what was saved; if it fails again, leave that GPU out"
@@ -62,15 +61,6 @@ def _explain_os_error(error: OSError) -> Failure | None:
     if error.errno in _BARRED:
         return Failure(f"cannot use{where}: {reason}", "choose another folder or change who may write there", 2)
     return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Recognise torch's errors without importing torch: the accelerator's by its class, the CPU's by its text."""
-    return (
-        isinstance(error, (MemoryError, OSError))
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
-    )
 
 
 def _memory_remedy(command: str) -> str:

@@ -1,5 +1,7 @@
 """What a user can mend: one class per exit code, each message with its remedy."""
 
+import errno
+
 
 class UserError(Exception):
     """Something the user can mend: what is wrong (with the file or flag and the value seen) and what to do.
@@ -52,3 +54,16 @@ class EndedElsewhere(Exception):  # noqa: N818
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"another process of this run ended with {exit_code}")
         self.exit_code = exit_code
+
+
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an error for want of memory, by torch too: an accelerator's by its class, the processor's by its text."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
+    )

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from . import parallel
 from .errors import ConfigError, DataError
 from .files import read_json, sha256_file, write_atomically, write_json
 from .gathering import scattered
+from .tensor_file import saying_damaged
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -75,10 +75,8 @@ def read_weights(folder: Path, described: Mapping[str, Any], remedy: str) -> dic
 def read_safetensors(path: Path, remedy: str | None) -> dict[str, Tensor]:
     """Read all tensors of a safetensors file, on the CPU."""
     require_file(path, remedy)
-    try:
+    with saying_damaged(f"{path} is not a readable safetensors file", remedy):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise DataError(f"{path} is not a readable safetensors file: {error}", remedy) from None
 
 
 def read_known_pth(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:

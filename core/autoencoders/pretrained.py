@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..errors import DataError
+from ..errors import DataError, is_out_of_memory
 from ..files import read_json
 
 CONFIG = "config.json"
@@ -139,6 +139,8 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
                 output_loading_info=True,
             )
     except (OSError, SafetensorError, *UNBUILDABLE) as error:
+        if is_out_of_memory(error):
+            raise
         raise _not_loaded(folder, kind, _first_line(error)) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:

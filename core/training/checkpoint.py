@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import files, tensor_file
@@ -114,10 +113,8 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
         if files.sha256_file(file) != digest:
             raise DataError(f"{file} is damaged: its sha256 differs from {MANIFEST}")
         if file.suffix == ".safetensors":
-            try:
+            with tensor_file.saying_damaged(f"{file} is damaged"):
                 groups[file.stem] = read(file)
-            except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-                raise DataError(f"{file} is damaged: {error}") from None
     return Checkpoint(path, groups, files.read_json(path / STATE))
 
 

@@ -152,10 +152,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _form(item: pytest.Item) -> tuple[object, str | None]:
     """Return what identifies a test and its other parameters, and which form of it this is."""
     call = getattr(item, "callspec", None)
-    if call is None or "trials" not in call.indices:
+    if call is None or "trials" not in call.params:
         return item.nodeid, None
-    others = tuple((name, index) for name, index in call.indices.items() if name != "trials")
-    return (item.path, item.originalname, others), "full" if "full" in call.id.split("-") else "quick"
+    form = "full" if call.params["trials"][1] else "quick"
+    return (item.path, item.originalname, call.id.replace(form, "", 1)), form
 
 
 @pytest.hookimpl(wrapper=True)

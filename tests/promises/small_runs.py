@@ -1,6 +1,7 @@
 """Command lines of the smallest pipeline, and what they leave behind without what differs between two equal runs."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,5 +80,9 @@ def checkpoints(folder: Path) -> list[int]:
 
 
 def temporaries(folder: Path) -> list[str]:
-    """Return what is left of interrupted writes."""
-    return [path.relative_to(folder).as_posix() for path in folder.rglob(f"{TEMPORARY}*")]
+    """Return what is left of interrupted writes, or of those going on: folders may come and go meanwhile."""
+    found = []
+    for at, folders, names in os.walk(folder):
+        begun = [Path(at) / name for name in (*folders, *names) if name.startswith(TEMPORARY)]
+        found += [path.relative_to(folder).as_posix() for path in begun]
+    return found

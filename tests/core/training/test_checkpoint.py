@@ -1,5 +1,6 @@
 """A checkpoint is whole or invisible: every damage is detected and named, and the one before takes over."""
 
+import errno
 import os
 import shutil
 import signal
@@ -170,3 +171,22 @@ def die_after(survive: int) -> None:
 
     for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir")):
         setattr(module, name, dying(getattr(module, name)))
+
+
+@pytest.mark.parametrize(
+    "want",
+    [
+        MemoryError("Cannot allocate memory (os error 12)"),
+        RuntimeError("unable to mmap 20000080 bytes from file </a>: Cannot allocate memory (12)"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_want_of_memory_is_not_taken_for_damage(tmp_path: Path, want: Exception) -> None:
+    def read(path: Path) -> dict[str, torch.Tensor]:
+        raise want
+
+    save(tmp_path, 8)
+    save(tmp_path, 16)
+    with pytest.raises(type(want)) as caught:
+        checkpoint.newest(tmp_path, pytest.fail, read)
+    assert caught.value is want

@@ -1,0 +1,89 @@
+"""What benchmarks found, on disk and on the page; how fast anything is, no test asks."""
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import page
+from benchmarks.__main__ import keep
+from benchmarks.processes import Variant
+from benchmarks.training import losses
+
+MACHINE = {
+    "device": "a processor",
+    "threads": 2,
+    "bf16_units": None,
+    "torch": "2.13.0",
+    "date": "2026-11-21",
+    "matmul_gflops": {"fp32": 150, "bf16": 700},
+}
+CURVES = {
+    "peer": [(10 * n, 2 / n) for n in range(1, 31)],
+    "ours": [(10 * n, 1 / n) for n in range(1, 31)],
+}
+
+
+def result(**parts: Any) -> dict[str, Any]:
+    return {"benchmark": "training", "machine": MACHINE, **parts}
+
+
+def compared(seconds: float) -> dict[str, Any]:
+    row = {"seconds": seconds, "spread": [seconds, seconds], "ratio": 1.0, "ratio_spread": [1.0, 1.0]}
+    return {"baseline": "peer", "rounds": 5, "variants": {"peer": row}}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    path = tmp_path / "training.json"
+    titles = {"tiny: of old": compared(1), "S/2: as ever": compared(2), "of no size": compared(3)}
+    keep(path, result(comparisons=titles, curves={"tiny: old": CURVES}, facts={"old": 1}), ["tiny", "S/2"])
+    return path
+
+
+def test_a_result_replaces_what_it_measured_and_keeps_the_sizes_left_out(kept: Path) -> None:
+    keep(kept, result(comparisons={"tiny: of now": compared(4)}), ["tiny"])
+    found = json.loads(kept.read_text())
+    assert found["comparisons"] == {"S/2: as ever": compared(2), "tiny: of now": compared(4)}
+    assert not found.keys() & {"facts", "curves"}
+    keep(kept, result(comparisons={"S/2: of now": compared(5)}, facts={"new": 2}), ["tiny", "S/2"])
+    found = json.loads(kept.read_text())
+    assert found["comparisons"] == {"S/2: of now": compared(5)} and found["facts"] == {"new": 2}
+
+
+def test_what_another_device_measured_does_not_stay(kept: Path) -> None:
+    other = result(comparisons={"tiny: of now": compared(4)}) | {"machine": MACHINE | {"device": "another"}}
+    keep(kept, other, ["tiny"])
+    assert json.loads(kept.read_text())["comparisons"] == {"tiny: of now": compared(4)}
+
+
+def test_curves_stand_side_by_side_by_tenths_and_as_a_picture(tmp_path: Path) -> None:
+    results, performance = tmp_path / "results", tmp_path / "performance.md"
+    results.mkdir()
+    keep(results / "training.json", result(curves={"tiny: 300 steps": CURVES}), ["tiny"])
+    performance.write_text(
+        "before\n<!-- training: begin -->\nold\n<!-- training: end -->\n"
+        "<!-- encode: begin -->\nof a result that is gone\n<!-- encode: end -->\nafter\n"
+    )
+    page.write(results, performance)
+    text = performance.read_text()
+    assert "| steps | peer | ours | ratio |" in text and text.count(" | 0.500 |") == 10
+    assert "| 1 – 30 | 1.2222 | 0.6111 | 0.500 |" in text and "| 271 – 300 |" in text, "means of 2, 1 and 2/3; of half"
+    assert "old" not in text and "<!-- encode: begin -->\n<!-- encode: end -->\nafter\n" in text
+    assert f"]({page.LOSSES})" in text
+    drawn = (tmp_path / page.LOSSES).read_text()
+    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+    assert ">peer<" in drawn and ">ours<" in drawn and "currentColor" not in drawn, "a picture has no ink of a page"
+    page.write(results, performance)
+    assert performance.read_text() == text
+
+
+def counting() -> Any:
+    numbers = iter(range(25))
+    return lambda: float(next(numbers))
+
+
+def test_a_point_of_a_loss_curve_is_the_mean_of_ten_steps() -> None:
+    assert losses(Variant(counting), 25) == [(10, 4.5), (20, 14.5), (25, 22.0)]
