@@ -201,7 +201,6 @@ def test_larger_denoisers_and_other_latents_can_be_asked_for_without_a_recipe() 
     [
         ({"gpus": 3}, "a batch of 8 does not divide among 3 GPUs"),
         ({"utilisation": 0.5}, "--utilisation says nothing"),
-        ({"preset": "dit-q/2"}, "there is no denoiser preset 'dit-q/2'"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(tmp_path: Path, how: dict[str, Any], said: str) -> None:
