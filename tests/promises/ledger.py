@@ -17,7 +17,8 @@ one trial.
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ PROMISES = {
 _SEED = "LDM_PROMISES_SEED"  # an environment variable, so that xdist's workers draw as one
 _BEGIN, _END = "<!-- promises: begin -->", "<!-- promises: end -->"
 _RECORD = "promise"
+_VERSIONS = ("ldm", "git", "python", "packages")
 _QUICK_SEED = "quick_seed"
 
 
@@ -209,23 +211,40 @@ def _table(reports: list[Any]) -> dict[str, Row]:
 
 
 def _write(path: Path, table: dict[str, Row]) -> None:
-    """Write the table to a file; in one that has the table's marks, between them."""
+    """Write what a run came to: as JSON, or as a table of Markdown."""
     from ldm.core.provenance import provenance
 
-    made = provenance()
+    rows = {name: vars(row) for name, row in table.items()}
+    run = {"seed": int(os.environ[_SEED]), "made": provenance(), "promises": rows}
     if path.suffix == ".json":
-        rows = {name: vars(row) for name, row in table.items()}
-        path.write_text(json.dumps({"seed": int(os.environ[_SEED]), "made": made, "promises": rows}, indent=2) + "\n")
-        return
+        path.write_text(json.dumps(run, indent=2) + "\n")
+    else:
+        write_page(path, [run])
+
+
+def write_page(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of runs on one version, each of a part of the tests; in a file with the table's marks, between
+    them. Raises ValueError for runs of different versions, which make no table."""
+    made = runs[0]["made"]
+    if any([run["made"][key] for key in _VERSIONS] != [made[key] for key in _VERSIONS] for run in runs):
+        raise ValueError("these runs are of different versions")
+    table: dict[str, Row] = {}
+    for run in runs:
+        for name, counts in run["promises"].items():
+            row = table.setdefault(name, Row())
+            for key, count in counts.items():
+                setattr(row, key, getattr(row, key) + count)
     versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items() if version)
+    seeds = " and ".join(str(run["seed"]) for run in runs)
     lines = [
         f"Measured {made['created'][:10]} with ldm {made['ldm']} (commit {made['git']}), Python {made['python']},",
-        f"{versions}, on {os.cpu_count()} CPU cores; seed {os.environ[_SEED]}.",
+        f"{versions}, on {os.cpu_count()} CPU cores; seed {seeds}.",
         "",
         "| | promise | tests | trials | held |",
         "|---|---|---:|---:|---:|",
     ]
-    for name, row in table.items():
+    for name in (name for name in PROMISES if name in table):
+        row = table[name]
         held = (f"{row.held:,}" if row.trials else "not run") + (f" ({row.skipped} skipped)" if row.skipped else "")
         lines.append(f"| {name} | {PROMISES[name]} | {row.tests} | {row.trials:,} | {held} |")
     text = path.read_text() if path.exists() else ""
@@ -234,3 +253,8 @@ def _write(path: Path, table: dict[str, Row]) -> None:
         path.write_text(f"{before}{_BEGIN}\n" + "\n".join(lines) + f"\n{_END}{after}")
     else:
         path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    page, *parts = map(Path, sys.argv[1:])
+    write_page(page, [json.loads(part.read_text()) for part in parts])

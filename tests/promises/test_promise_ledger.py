@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import math
 import re
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import PROMISES, Row, _write
+from ledger import PROMISES, Row, _write, write_page
 
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = TESTS.parent / "docs" / "reliability.md"
@@ -84,3 +85,16 @@ def test_the_written_table_says_what_was_skipped(tmp_path: Path) -> None:
     _write(page, {"R1": Row(2, 50, 50), "R2": Row(3, 1200, 1199, skipped=1), "R3": Row(2, 0, 0, skipped=2)})
     held = [line.split("|")[-2].strip() for line in page.read_text().splitlines() if line.startswith("| R")]
     assert held == ["50", "1,199 (1 skipped)", "not run (2 skipped)"]
+
+
+def test_parts_of_a_run_are_put_together_if_they_are_of_one_version(tmp_path: Path) -> None:
+    first, second, page = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "page.md"
+    _write(first, {"R1": Row(2, 50, 50), "R18": Row(1, 30, 29)})
+    _write(second, {"R18": Row(29, 290_000, 290_000)})
+    parts = [json.loads(path.read_text()) for path in (first, second)]
+    write_page(page, parts)
+    assert f"| R18 | {PROMISES['R18']} | 30 | 290,030 | 290,029 |" in page.read_text()
+    assert f"| R1 | {PROMISES['R1']} | 2 | 50 | 50 |" in page.read_text()
+    parts[1]["made"]["git"] = "another"
+    with pytest.raises(ValueError, match="different versions"):
+        write_page(page, parts)
