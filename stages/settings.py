@@ -157,7 +157,8 @@ class Data(Section):
     exclude: Location | None = option(
         None, "List of images to leave out, by name, as `ldm data dedup` writes it.", "--exclude"
     )
-    image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=4, le=4096)
+    # SSIM, which validation measures, has a window of 11 pixels.
+    image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=11, le=4096)
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
     background: str = option(
         "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"
