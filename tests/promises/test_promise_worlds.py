@@ -106,6 +106,8 @@ class Watched:
         return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
+# L1's gradient is a sign, which a pixel that is met to the rounding of sums turns: so few that no loss tells.
+SIGNS = {"train-vqvae": ("grad_norm",)}
 MEANS = {"loss", "pixel_loss", "discriminator_loss", "grad_norm", "discriminator_grad_norm"}
 
 
@@ -154,7 +156,8 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
         ours, theirs = several.losses(), alone.losses()
         assert ours.keys() == theirs.keys() and ("discriminator_loss" in ours) == adversarial
         for name, values in theirs.items():
-            assert ours[name] == pytest.approx(values, rel=1e-6, abs=1e-6), (name, sizes, passes, stop)
+            near = 1e-3 if name in SIGNS.get(command, ()) else 1e-6
+            assert ours[name] == pytest.approx(values, rel=near, abs=near), (name, sizes, passes, stop)
         for name, tensor in alone.saved().items():
             assert torch.allclose(several.saved()[name], tensor, rtol=1e-3, atol=1e-5), (name, sizes, passes, stop)
 
