@@ -114,8 +114,8 @@ class joined:  # noqa: N801
             with _noticing_loss():
                 store, rank, size = next(iter(dist.rendezvous("env://", timeout=_LONGEST_TRANSFER)))
                 dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
-            _ties = _Ties(self.world, dist.new_group(backend=backend, timeout=_LONGEST_TRANSFER))
+                backend = "nccl" if self.device.type == "cuda" else "gloo"
+                _ties = _Ties(self.world, dist.new_group(backend=backend, timeout=_LONGEST_TRANSFER))
         return self.world
 
     def __exit__(
