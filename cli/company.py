@@ -2,7 +2,7 @@
 
 import os
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, OutOfTouch
 
 
 def is_follower() -> bool:
@@ -22,6 +22,8 @@ def refuse_company(command: str) -> None:
 def is_told_here(error: BaseException) -> bool:
     """Return whether this process tells of an error: the one in which it happened does, where others end by it.
 
-    An error before the processes have joined is that of all, and told once on each machine.
+    An error before the processes have joined is that of all, and told once on each machine. That another is gone is told
+    by all: it may be the very one that would tell.
     """
-    return getattr(error, "told", False) or os.environ.get("LOCAL_RANK", "0") == "0"
+    told = getattr(error, "told", False) or isinstance(error, OutOfTouch)
+    return told or os.environ.get("LOCAL_RANK", "0") == "0"

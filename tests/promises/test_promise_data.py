@@ -287,7 +287,7 @@ def test_wrong_labels_are_named_and_exit_3_before_training(
         folder = tmp_path / name
         folder.mkdir()
         data = make(folder)
-        code = run([command, "--data", str(data), "--image-size", "8", "--runs-dir", str(folder / "runs"), "-q"])
+        code = run([command, "--data", str(data), "--image-size", "16", "--runs-dir", str(folder / "runs"), "-q"])
         told = capsys.readouterr().err
         assert code == 3 and said in told and str(data) in told, (name, code, told)
         assert "   do: " in told
