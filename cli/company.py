@@ -22,8 +22,8 @@ def refuse_company(command: str) -> None:
 def is_told_here(error: BaseException) -> bool:
     """Return whether this process tells of an error: the one in which it happened does, where others end by it.
 
-    An error before the processes have joined is that of all, and told once on each machine. That another is gone is told
-    by all: it may be the very one that would tell.
+    An error before the processes have joined is that of all, and told once on each machine. That another is gone is
+    told by all: it may be the very one that would tell.
     """
     told = getattr(error, "told", False) or isinstance(error, OutOfTouch)
     return told or os.environ.get("LOCAL_RANK", "0") == "0"
