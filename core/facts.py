@@ -177,6 +177,10 @@ def wrong_with(manifest: Mapping[str, Any], kind: str) -> str | None:
     wrong = first_wrong(Manifest, manifest, "")
     if wrong is None and kind in KINDS:
         wrong = first_wrong(KINDS[kind], manifest["facts"], "facts.")
+    if wrong is None and kind == "samples":
+        named = (image["file"] for image in manifest["facts"]["images"])
+        strange = next((name for name in named if name not in manifest["files"]), None)
+        wrong = None if strange is None else f"facts.images: {strange[:80]!r} is none of its files"
     return wrong
 
 

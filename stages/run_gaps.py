@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from ..core.artifacts import RECIPE
 from ..core.report.page import Gap
-from .handover import command_line
+from .handover import command_line, diffusion_of
 from .run_cards import TITLES
 from .run_charts import measured_along_the_way
 from .settings import Run
@@ -77,7 +77,8 @@ def _of_judgements(
         yield Gap("Distance and class accuracy against guidance scale.", f"{sweep} --cfg 1,1.5,2,3,5{features}")
     if len({document["conditions"]["sampling"]["steps"] for document in sampled}) < 2:
         scale = "3" if guided else "1"
-        most = stages["dit"].facts["diffusion"]["num_steps"]
+        denoiser = stages["dit"].artifact
+        most = diffusion_of(denoiser).num_steps if denoiser else 1
         steps = ",".join(str(number) for number in (5, 10, 20, 50) if number <= most) or str(most)
         yield Gap("Distance and class accuracy against steps.", f"{sweep} --cfg {scale} --steps {steps}{features}")
     if not reconstructed:

@@ -7,6 +7,7 @@ the noise; the null class is the last of the label table.
 
 import argparse
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ _REMEDY = "give a checkpoint of facebookresearch/DiT: its class-conditional DiT-
 # What torch's readers have been seen to raise on files that are no checkpoints.
 _BROKEN = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError),
-    *(AssertionError, zipfile.BadZipFile, OverflowError, OSError),
+    *(AssertionError, zipfile.BadZipFile, OverflowError, OSError, struct.error),
 )
 
 

@@ -136,7 +136,7 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
         )
     try:
         scheduler: Any = diffusers.DDIMScheduler(**{key: config[key] for key in _BETA_KEYS if key in config})
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+    except (NotImplementedError, TypeError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
         raise DataError(
             f"{path} describes no noise schedule: {error}", "give a scheduler as diffusers saves it"
         ) from None

@@ -106,8 +106,9 @@ class Watched:
         return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
-# L1's gradient is a sign, which a pixel that is met to the rounding of sums turns: so few that no loss tells.
-SIGNS = {"train-vqvae": ("grad_norm",)}
+# The gradients of L1 and of the hinge are signs, which a pixel that is met to the rounding of sums turns: so few that
+# no loss tells.
+SIGNS = {"train-vqvae": ("grad_norm", "discriminator_grad_norm")}
 MEANS = {"loss", "pixel_loss", "discriminator_loss", "grad_norm", "discriminator_grad_norm"}
 
 
