@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.errors import ConfigError
+from ..core.settings_file import leaves
 from ..stages.commands import COMMANDS
 from ..stages.settings import Section
 from .keys import Setting, find, sections_of, settings_of
@@ -44,7 +45,7 @@ def merged_config(
     if recipe is not None:
         read = read_recipe(recipe)
         values = _without_empty_sections(stage_layer(read, command), model)
-        origins.update({key: read.where(command, key) for key in _leaves(values)})
+        origins.update({key: read.where(command, key) for key, _ in leaves(values)})
     for text in overrides:
         setting, value = parse_override(text, model, command)
         values = merge(values, _tree(setting.key, value))
@@ -91,14 +92,6 @@ def _tree(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys of everything in a tree that is not a section."""
-    found: list[str] = []
-    for name, value in tree.items():
-        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
-    return found
 
 
 def _without_empty_sections(tree: dict[str, Any], model: type[Section]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from .errors import ConfigError, DataError
 from .lock import LOCK
 from .machine import num_cores
 from .provenance import provenance
+from .settings_file import leaves
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -311,7 +312,7 @@ def _clear(path: Path) -> None:
 
 def _differences(previous: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """List `setting: was → is` for every setting that differs, and the inputs that hold something else."""
-    before, after = dict(_leaves(previous)), dict(_leaves(wanted))
+    before, after = dict(leaves(previous)), dict(leaves(wanted))
     return [
         f"{key.split('.')[1]}: other contents"
         if key.startswith("inputs.")
@@ -319,11 +320,3 @@ def _differences(previous: Mapping[str, Any], wanted: Mapping[str, Any]) -> list
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value

@@ -11,7 +11,7 @@ from typing import Any
 from ..core import files
 from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, brought_up, open_artifact
 from ..core.errors import DataError, UserError
-from ..core.settings_file import read_settings
+from ..core.settings_file import leaves, read_settings
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .configs import BEST, MADE_BY, OUTPUTS, STAGES
@@ -186,15 +186,6 @@ def _said(path: Path, default: Section) -> Iterator[str]:
         if key in usual and usual[key] != value:
             text = ",".join(map(str, value)) if isinstance(value, list) else value
             yield f"{key}={'null' if text is None else text}"
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each setting of a tree under its dotted key."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _root_in(recipe: Path, command: str) -> Path | None:

@@ -14,6 +14,7 @@ from ..core.data.exclusion import read_exclusion
 from ..core.errors import DataError, UserError
 from ..core.lock import owner
 from ..core.progress import Outcome, Progress
+from ..core.settings_file import leaves
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
 from .best import told
@@ -28,7 +29,6 @@ from .directories import (
     best,
     checkpoints,
     find,
-    leaves,
     recognise,
 )
 from .export_record import RECORD, files_in, read_record

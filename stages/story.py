@@ -9,6 +9,7 @@ from typing import Any
 from ..core.artifacts import IDENTITY, MANIFEST, Artifact, open_artifact
 from ..core.errors import DataError
 from ..core.files import read_json
+from ..core.settings_file import leaves
 from ..core.training import record
 from .configs import MADE_BY, NOISY, OUTPUTS, STAGES
 from .directories import as_recorded_now
@@ -168,16 +169,8 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 def _changed(kind: str, command: str, config: dict[str, Any]) -> dict[str, str]:
     """Return the settings, dotted, whose value is not the default."""
-    default = dict(_leaves(identity(STAGES[command]())))
-    return {key: _text(value) for key, value in _leaves(as_recorded_now(kind, config)) if value != default.get(key)}
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    default = dict(leaves(identity(STAGES[command]())))
+    return {key: _text(value) for key, value in leaves(as_recorded_now(kind, config)) if value != default.get(key)}
 
 
 def _text(value: Any) -> str:

@@ -17,11 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .. import files
 from ..errors import DataError
+from ..tensor_file import saying_damaged
 from .npy import read_header
 from .tar_members import BLOCK, Members, ending
 
@@ -158,10 +158,8 @@ def check_index(folder: Path, names: Mapping[str, Sequence[str]]) -> dict[str, n
 
 def read_index(folder: Path) -> dict[str, np.ndarray]:
     """Read an index as `write_index` wrote it. Raises DataError where there is none to be read."""
-    try:
+    with saying_damaged(f"{folder / INDEX} cannot be read", AGAIN):
         index: dict[str, np.ndarray] = load_file(folder / INDEX)
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{folder / INDEX} cannot be read: {error}", AGAIN) from None
     for name, array in index.items():
         if array.dtype != (np.uint32 if name.endswith(_CHECKSUM) else np.int64) or array.ndim != 1:
             raise DataError(f"{folder / INDEX} is damaged: {name} is {array.dtype} of shape {array.shape}", AGAIN)
