@@ -140,7 +140,7 @@ def _facts(config: Import, denoiser: DiT, autoencoder: Autoencoder, class_names:
     image_size = shape.size[0] * autoencoder.downsampling
     return {
         "class_names": class_names,
-        "latent_shape": [shape.latent_channels, *shape.size],
+        "latent_shape": list(shape.latent_shape),
         "image_size": image_size,
         "imported": config.path.name,
     }

@@ -35,13 +35,13 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
     check_producer(source, "autoencoder", producer)
     facts = source.facts
-    diffusion = diffusion_of(source)
+    shape, diffusion = tuple(facts["latent_shape"]), diffusion_of(source)
     return Model(
-        network=settle(denoisers.load(source.path / "final"), policy),
+        network=settle(denoisers.load(source.path / "final", shape), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,
-        latent_shape=tuple(facts["latent_shape"]),
+        latent_shape=shape,
         labels=LabelConditioning(len(facts["class_names"]), has_null=facts["label_dropout"] > 0),
         learned_variance=diffusion.learn_variance,
         shift=diffusion.shift,
@@ -81,7 +81,7 @@ def with_guides(model: Model, guides: dict[str, Artifact], config: Run, policy: 
         loaded["weak"] = load_model(guides["weak"], config, policy)
     if "classifier" in guides:
         guides["classifier"].verify()
-        network: nn.Module = noisy_classifier.load(guides["classifier"].path / "final")
+        network: nn.Module = noisy_classifier.load(guides["classifier"].path / "final", model.latent_shape)
         network = network.to(policy.device).eval().requires_grad_(False)
         loaded["classifier"] = partial(noisy_classifier.logits, network, model.schedule)
     return replace(model, **loaded)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..conditioning.labels import LabelConditioning, LabelEmbedding
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .layers import (
     Attention,
     Mlp,
@@ -88,6 +89,11 @@ class DiTConfig:
         return (self.latent_size, self.latent_size) if isinstance(self.latent_size, int) else self.latent_size
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents."""
+        return self.latent_channels, *self.size
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
         return self.size[0] // self.patch_size, self.size[1] // self.patch_size
@@ -106,6 +112,16 @@ class DiTConfig:
     def conditioning(self) -> LabelConditioning:
         """The classes, and whether there is a null class."""
         return LabelConditioning(self.num_classes, has_null=self.label_dropout > 0)
+
+
+def check_latents(config: DiTConfig, latent_shape: tuple[int, ...] | None, path: Path, remedy: str) -> None:
+    """Refuse a config, read from a path, that is of latents of another shape than (C, H, W), where one is given.
+
+    Weights alone do not tell: those of two sizes have the same shapes. Raises DataError with the remedy.
+    """
+    if latent_shape not in (None, config.latent_shape):
+        own, wanted = (" × ".join(map(str, shape)) for shape in (config.latent_shape, latent_shape))
+        raise DataError(f"{path} is of latents of {own}, where those of {wanted} are wanted", remedy)
 
 
 _LIMITS = {

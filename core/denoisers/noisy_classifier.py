@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
 from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
-from .dit import Block, DiTConfig
+from .dit import Block, DiTConfig, check_latents
 from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
 
 KIND = "noisy-classifier"
@@ -94,13 +94,17 @@ def save(network: NoisyClassifier, folder: Path) -> list[str]:
     return save_network(network, folder, KIND, asdict(network.config))
 
 
-def load(folder: Path) -> NoisyClassifier:
-    """Read what `save` wrote, on the CPU; DataError naming the file that is missing, damaged or of another kind."""
+def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> NoisyClassifier:
+    """Read what `save` wrote, on the CPU. latent_shape: (C, H, W), where it is known from elsewhere.
+
+    Raises DataError naming the file that is missing, damaged, of another kind, or of other latents.
+    """
     described = read_description(folder, (KIND,), REMEDY)
     try:
         config = config_of(NoisyClassifierConfig, described["config"])
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
+    check_latents(config.body, latent_shape, folder / CONFIG, REMEDY)
     with torch.device("meta"):  # where a damaged size claims no memory
         network = NoisyClassifier(config)
     load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)

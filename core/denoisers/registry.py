@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from .. import presets
 from ..errors import ConfigError, DataError
 from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
-from .dit import DiT, DiTConfig
+from .dit import DiT, DiTConfig, check_latents
 
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
 
@@ -48,13 +48,15 @@ def save(model: DiT, folder: Path, extra: dict[str, Any] | None = None) -> None:
     save_network(model, folder, kind, dataclasses.asdict(model.config), **(extra or {}))
 
 
-def load(folder: Path) -> DiT:
+def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DiT:
     """Load a network from a folder that `save` wrote: fp32, on the CPU, in eval mode.
 
-    Raises DataError naming the file that is missing, damaged, of another kind, or at odds with the other.
+    latent_shape: (C, H, W), where it is known from elsewhere. Raises DataError naming the file that is missing,
+    damaged, of another kind, of other latents, or at odds with the other file.
     """
     described = read_description(folder, KINDS, REMEDY)
     config = _config(described, folder / CONFIG)
+    check_latents(config, latent_shape, folder / CONFIG, REMEDY)
     tensors = read_weights(folder, described, REMEDY)
     _check_count(config, tensors, folder)
     model = outline(config)  # The loaded tensors take its parameters' places.

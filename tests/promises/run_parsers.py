@@ -48,6 +48,7 @@ from regression import FP32
 
 STAGES = ("vqvae", "latents", "dit", "classifier", NOISY, "samples/some", "eval/some")
 SMALL = {"width": 8, "depth": 1, "heads": 1}
+LATENTS = (4, 4, 4)
 SHARDS = {"train": ["shard-000000.tar"], "val": ["val-000000.tar"]}
 ROLES = {"vqvae": "autoencoder", "dit": "denoiser", "some": "samples"}
 
@@ -258,7 +259,7 @@ def stream_latents(folder: Path, harmed: str) -> None:
 
 def _read_latents(folder: Path, reading: Reading) -> None:
     for split, names in SHARDS.items():
-        found = LatentSet(folder / RUN / "latents", split, names, (4, 4, 4), reading)
+        found = LatentSet(folder / RUN / "latents", split, names, LATENTS, reading)
         for row in range(min(len(found), 9)):
             found.batch(np.array([row]), np.array([row % 2 == 0]) if found.has_flip else None)
 
@@ -278,19 +279,19 @@ def take_latents(folder: Path, harmed: str) -> None:
 
 
 def load_autoencoder(folder: Path, harmed: str) -> None:
-    registry.load(folder / RUN / "vqvae" / "final").decode(torch.zeros(1, 4, 4, 4))
+    registry.load(folder / RUN / "vqvae" / "final").decode(torch.zeros(1, *LATENTS))
 
 
 def load_denoiser(folder: Path, harmed: str) -> None:
-    model = denoisers.load(folder / RUN / "dit" / "final")
-    model(torch.zeros(1, 4, 4, 4), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    model = denoisers.load(folder / RUN / "dit" / "final", LATENTS)
+    model(torch.zeros(1, *LATENTS), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
 
 
 def load_classifiers(folder: Path, harmed: str) -> None:
     extractor = open_extractor("classifier", folder / RUN / "classifier" / "final", torch.device("cpu"))
     extractor.both(torch.zeros(1, 3, 16, 16))
-    noisy = noisy_classifier.load(folder / RUN / NOISY / "final")
-    noisy(torch.zeros(1, 4, 4, 4), torch.zeros(1))
+    noisy = noisy_classifier.load(folder / RUN / NOISY / "final", LATENTS)
+    noisy(torch.zeros(1, *LATENTS), torch.zeros(1))
 
 
 def _harms(mutate: Mutate, name: str, stages: tuple[str, ...] = STAGES) -> dict[str, Mutate]:
