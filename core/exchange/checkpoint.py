@@ -43,8 +43,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file", _REMEDY)
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
+        if zipped := zipfile.is_zipfile(path):
+            _check_sizes(path)
         # Mapped, so that the optimizer's state beside the weights is never read.
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _BROKEN as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{path} is no file of weights alone, and nothing else is read: {first}", _REMEDY) from None
@@ -55,6 +57,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise DataError(f"{path} holds no state dict", _REMEDY)
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive with a member that announces more than the file holds: torch would allocate all of it.
+
+    torch stores members as they are, so that none can. Raises BadZipFile.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > path.stat().st_size:
+                raise zipfile.BadZipFile(f"{member.filename} would have {member.file_size:,} bytes")
 
 
 def load_dit(path: Path, heads: int | None = None, num_classes: int | None = None) -> DiT:

@@ -19,6 +19,7 @@ from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, r
 
 KIND = "classifier"
 _MOST_HALVINGS = 16
+_LARGEST_IMAGE = 4096  # as data.image_size allows
 REMEDY = "make it with `ldm train-classifier`"
 
 
@@ -161,6 +162,8 @@ def _config(values: Mapping[str, Any]) -> ClassifierConfig:
     sizes = (config.num_classes, config.image_size, config.in_channels, *config.channels)
     if not all(0 < size <= 2**16 for size in sizes) or not 0 < len(config.channels) <= _MOST_HALVINGS:
         raise ConfigError("a size is out of range")
+    if config.image_size > _LARGEST_IMAGE:
+        raise ConfigError(f"image_size is {config.image_size}")
     if not 0 <= config.dropout < 1:
         raise ConfigError(f"dropout is {config.dropout}")
     return config
