@@ -57,6 +57,7 @@ def list_zip(path: Path, location: str) -> Listing:
         raise DataError(f"{location} is not a zip that can be read: {error}", "make or copy it again") from None
     members: dict[str, zipfile.ZipInfo] = {}
     folders: list[str] = []
+    whole = path.stat().st_size
     for info in archive.infolist():
         name = safe_name(location, info.filename)
         if info.filename.endswith("/"):
@@ -73,6 +74,8 @@ def list_zip(path: Path, location: str) -> Listing:
         size, packed = members[name].file_size, members[name].compress_size
         if size > MAX_FILE_BYTES:
             raise DataError(f"{location}: {name} has {size:,} bytes", "shrink or remove it")
+        if packed > whole:  # zipfile would make room for all that is announced.
+            raise DataError(f"{location}: {name} would go on beyond the end", "make or copy the zip again")
         if size > DEFLATE_LIMIT * packed + 1024:
             message = f"{location}: {name} has {size:,} bytes in {packed:,}, like a decompression bomb"
             raise DataError(message, "remove it, or pack it without compression")
