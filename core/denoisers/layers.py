@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import attend
+from ..precision import bf16_units
 
 EPS = 1e-6
+_ONE_KERNEL = bf16_units(torch.device("cpu")) is not None and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -74,14 +76,32 @@ class Linear(nn.Linear):
     """A linear map of x (..., D).
 
     Compiled for a CPU, the bias is added apart from the product, so that it becomes part of what follows: a product
-    that begins with a bias takes a third longer there.
+    that begins with a bias takes a third longer there. Not compiled, where no gradient is wanted, what follows becomes
+    part of the product instead: in bf16, a GELU of its own takes longer than the product before it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() and x.device.type == "cpu":
             product = F.linear(x, self.weight)
             return (product.float() + self.bias).to(product.dtype)
-        return super().forward(x)
+        return self._at_once(x, "none") if self._is_one_kernel() else super().forward(x)
+
+    def forward_gelu(self, x: Tensor) -> Tensor:
+        """Return gelu(forward(x))."""
+        return self._at_once(x, "gelu") if self._is_one_kernel() else gelu(self(x))
+
+    def _is_one_kernel(self) -> bool:
+        """Whether torch's compiler would hand the product to oneDNN with all that follows: so can we, without it."""
+        if not _ONE_KERNEL or self.weight.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        computed_in = torch.get_autocast_dtype("cpu") if autocast else self.weight.dtype
+        return computed_in == torch.bfloat16 and not torch.is_grad_enabled()
+
+    def _at_once(self, x: Tensor, after: str) -> Tensor:
+        inputs = (each.to(torch.bfloat16) for each in (x, self.weight, self.bias))
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(*inputs, after, [], "tanh")
+        return out
 
 
 class Attention(nn.Module):
@@ -116,7 +136,7 @@ class Mlp(nn.Module):
         self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.up(x)))
+        return self.down(self.up.forward_gelu(x))
 
 
 class SwiGLU(nn.Module):

@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
+from ldm.core.denoisers import layers
 from ldm.core.denoisers.layers import (
     Attention,
+    Linear,
+    Mlp,
     SwiGLU,
     TimestepEmbedding,
     gelu,
@@ -52,6 +55,35 @@ def test_rotated_products_depend_on_relative_position_only() -> None:
     assert len(by_offset) == 99
     assert means.std() > 0.5
     assert by_offset[0, 0][0] == pytest.approx(float(q[0, 0, 0] @ k[0, 0, 0]), rel=1e-5)
+
+
+def test_in_bf16_a_product_takes_bias_and_gelu_with_it_and_is_no_less_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    mlp, x = Mlp(64, 256), torch.randn(3, 10, 64)
+    for linear in (mlp.up, mlp.down):
+        torch.nn.init.normal_(linear.bias)
+    exact = mlp(x).detach()
+    bf16 = torch.autocast("cpu", torch.bfloat16)
+    with bf16:  # Gradients are wanted: as it is written.
+        apart, product = mlp(x).detach(), mlp.up(x).detach()
+    error = float((apart - exact).norm())
+    for settled in (False, True):
+        for linear in (mlp.up, mlp.down) if settled else ():
+            linear.weight.data = linear.weight.data.bfloat16()
+        with bf16, torch.no_grad():
+            at_once = mlp(x)
+            assert at_once.dtype == torch.bfloat16 and torch.equal(mlp.up(x), product)
+        assert float((at_once - exact).norm()) < 1.05 * error < 0.02 * float(exact.norm())
+    monkeypatch.setattr(layers, "_ONE_KERNEL", False)
+    with bf16, torch.no_grad():
+        assert torch.equal(mlp(x), apart)
+
+
+def test_in_fp32_products_are_as_written() -> None:
+    torch.manual_seed(0)
+    linear, x = Linear(16, 32), torch.randn(5, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(linear.forward_gelu(x), gelu(x @ linear.weight.T + linear.bias))
 
 
 def test_attention_with_rotation_does_not_see_where_the_whole_grid_lies() -> None:
