@@ -52,10 +52,12 @@ def data_sheet(name: str) -> str | None:
     return "a100-40gb" if found == "a100" and "40gb" in words else found
 
 
-def measure(policy: Policy, sizes: Sizes, deadline: float, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything that is begun before a deadline, by `time.monotonic`.
+def measure(
+    policy: Policy, sizes: Sizes, deadline: float, tell: Callable[[str], None], keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """Measure everything that is begun before a deadline, by `time.monotonic`, and keep what there is after each work.
 
-    What does not fit into memory is told as such, and the rest goes on.
+    What does not fit into memory, or fails, is told as such, and the rest goes on.
     """
     document: dict[str, Any] = {"benchmark": "gpu", "machine": describe(policy, sizes)}
     about = document["machine"]
@@ -84,8 +86,10 @@ def measure(policy: Policy, sizes: Sizes, deadline: float, tell: Callable[[str],
                 facts[name] = work()
             except torch.cuda.OutOfMemoryError as error:
                 facts[name] = {"out_of_memory": str(error).splitlines()[0]}
+            except RuntimeError as error:
+                facts[name] = {"failed": str(error).splitlines()[0]}
         tell(_line(name, facts[name]))
-    return document
+        keep(document)
 
 
 def _line(name: str, facts: Mapping[str, Any]) -> str:
@@ -113,12 +117,14 @@ def main() -> None:
     given = parser.parse_args()
     deadline = time.monotonic() + 60 * given.minutes
     policy, sizes = resolve("cpu" if given.smoke else "cuda", given.precision), TINY if given.smoke else FULL
-    document = measure(policy, sizes, deadline, lambda line: print(line, flush=True))
-    document["sizes"] = asdict(sizes)
     given.out.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", document["machine"]["device"].lower()).strip("-")
-    path = given.out / f"gpu-{'smoke' if given.smoke else name}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    device = "smoke" if given.smoke else torch.cuda.get_device_name(policy.device)
+    path = given.out / f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+    def keep(document: dict[str, Any]) -> None:
+        path.write_text(json.dumps({**document, "sizes": asdict(sizes)}, indent=2) + "\n")
+
+    measure(policy, sizes, deadline, lambda line: print(line, flush=True), keep)
     print(f"wrote {path}")
 
 

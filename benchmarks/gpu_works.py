@@ -96,7 +96,8 @@ def kernels(case: Case, policy: Policy, steps: int = 4) -> dict[str, Any]:
     for event in watched.key_averages():
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         is_kernel = event.device_type == torch.autograd.DeviceType.CUDA
-        if own and is_kernel == on_gpu:  # An operation of the CPU has the time of its kernels besides.
+        # An operation of the CPU, and a named range of kernels, have the time of their kernels besides.
+        if own and is_kernel == on_gpu and not event.is_user_annotation:
             spent[event.key] = spent.get(event.key, 0.0) + own / 1e6 / steps
     longest = sorted(spent, key=lambda name: -spent[name])[:_LISTED]
     return {"seconds_per_step": sum(spent.values()), "longest": {name: spent[name] for name in longest}}
@@ -135,7 +136,7 @@ def sampling(preset: str, policy: Policy, sizes: Sizes) -> dict[str, Any]:
             latent_shape=shape,
             labels=LabelConditioning(CLASSES),
         )
-        numbers = np.arange(chunk_size(model, policy))
+        numbers = np.arange(chunk_size(model.latent_shape, policy))
 
         def draw(model: Model = model, numbers: np.ndarray = numbers) -> None:
             generate(model, numbers, numbers, Sampling(cfg=CFG, steps=sizes.steps), policy)

@@ -64,6 +64,8 @@ def _explain_os_error(error: OSError) -> Failure | None:
 
 
 def _memory_remedy(command: str) -> str:
+    if command in ("sample", "sweep"):
+        return "take --precision bf16, or a device with more memory; the images that are there stay"
     smaller = "give a smaller --batch-size"
     if command.startswith("train-"):
         smaller += ", or keep it and split it into passes with train.accumulate=2 (or 4, 8)"

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .parts import in_parts
 from .precision import bf16_units
 
 _MOST_WEIGHTS = 1 << 28  # 512 MB in bf16
@@ -18,8 +19,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     In bf16 on CPUs the three products written out are two to eight times as fast as torch's fused attention: always in
     its backward pass, and in the forward pass alone on CPUs without AMX. They hold B N T² weights, so that torch's
     serves where those would be many. Samples are taken a few at a time, as many as the cache can hold the weights of:
-    of 1,024 tokens that takes two thirds of the time. All parts are of one size, so that
-    a sample's place among the others is of no account.
+    of 1,024 tokens that takes two thirds of the time.
     """
     few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and (torch.is_grad_enabled() or not _HAS_AMX)
@@ -28,8 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     at_once = max(1, _CACHED_WEIGHTS // (q.shape[1] * q.shape[2] * k.shape[2]))
     if torch.compiler.is_compiling() or at_once >= len(q):
         return _written_out(q, k, v)
-    at_once = next(size for size in range(at_once, 0, -1) if len(q) % size == 0)
-    parts = zip(q.split(at_once), k.split(at_once), v.split(at_once), strict=True)
+    parts = zip(*(in_parts(each, at_once) for each in (q, k, v)), strict=True)
     return torch.cat([_written_out(*part) for part in parts])
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from .errors import DataError, UserError
 
 TEMPORARY = ".tmp"  # safetensors, too, begins its temporary files so
+_MOVED_ASIDE = re.compile(rf"\{TEMPORARY}-(.{{1,49}})-[0-9a-f]{{8}}-old", re.DOTALL)  # A longer name is cut off there.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 1 << 20
 _LONGEST_NAME = 255  # bytes, on every system in use
@@ -151,9 +152,12 @@ def discard(directory: Path) -> None:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove what interrupted writes left in a directory and below it."""
+    """Remove what interrupted writes left in a directory and below it; what was about to be replaced comes back."""
     for path in sorted(directory.rglob(f"{TEMPORARY}*")):
-        if path.is_dir() and not path.is_symlink():
+        aside = _MOVED_ASIDE.fullmatch(path.name)
+        if aside is not None and path.is_dir() and not path.with_name(aside[1]).exists():
+            path.rename(path.with_name(aside[1]))
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)  # It may have gone with its folder.

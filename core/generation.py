@@ -89,7 +89,7 @@ def generate(
     """
     has_null, channels = model.labels.has_null, model.latent_shape[0]
     check(sampling, model.schedule.num_steps, has_null, channels, model.learned_variance)
-    size = chunk_size(model, policy)
+    size = chunk_size(model.latent_shape, policy)
     pieces = []
     for start in range(0, len(labels), size):
         rows = slice(start, start + size)
@@ -100,9 +100,9 @@ def generate(
     return np.concatenate(pieces)
 
 
-def chunk_size(model: Model, policy: Policy) -> int:
+def chunk_size(latent_shape: tuple[int, int, int], policy: Policy) -> int:
     """Return how many images the network sees at once: a function of latent size and kind of device only."""
-    pixels = model.latent_shape[1] * model.latent_shape[2]
+    pixels = latent_shape[1] * latent_shape[2]
     at_once = _PIXELS_AT_ONCE if policy.device.type == "cpu" else 16 * _PIXELS_AT_ONCE
     return min(max(at_once // pixels, 1), _LARGEST_CHUNK)
 

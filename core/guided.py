@@ -15,7 +15,10 @@ from .diffusion import guidance
 from .diffusion.denoisers import Cond, Denoiser, denoiser
 from .diffusion.schedules import Schedule
 from .diffusion.variance import SplitOutput
+from .parts import in_parts
 from .precision import Policy
+
+_PIXELS_DECODED = 1 << 20  # of images, at once: 16 of 256 x 256, whose maps in a decoder for them take 1 GB each
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,14 @@ class Model:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
-        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w)."""
+        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w).
+
+        A few at a time: a decoder's widest maps take more memory than all of the denoiser.
+        """
+        pixels = latents.shape[-2] * latents.shape[-1] * self.autoencoder.downsampling**2
+        parts = in_parts(latents, _PIXELS_DECODED // pixels)
         with policy.autocast():
-            return as_uint8(self.autoencoder.decode(latents).float().cpu())
+            return np.concatenate([as_uint8(self.autoencoder.decode(part).float().cpu()) for part in parts])
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,21 @@ def resolve(device: str = "auto", precision: str = "auto") -> Policy:
 def make_deterministic(device: torch.device) -> None:
     """Let a GPU compute the same bits every time, at some cost in speed; a CPU does so anyway.
 
-    To be called before anything is computed there. What has no such form in torch warns.
+    To be called before anything is computed there. What has no such form in torch warns. Attention is written out: the
+    backward passes of the fused kernels keep their order of sums only where all that has none is an error.
     """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+        fuse_attention(False)
+
+
+def fuse_attention(wanted: bool) -> None:
+    """Let attention on a GPU be one kernel, as is usual, or three products."""
+    torch.backends.cuda.enable_flash_sdp(wanted)
+    torch.backends.cuda.enable_mem_efficient_sdp(wanted)
+    torch.backends.cuda.enable_cudnn_sdp(wanted)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
             for pending in writing.values():
                 pending.result()
             if parallel.heed(stop):
-                raise stop.stopped(f"after {rows[turn[0]][0]:,} {split} images")
+                raise stop.stopped(f"after {done:,} {split} images")
             for number in turn[world.rank : world.rank + 1]:
                 writing[number] = writer.submit(_write, paths[number], int(rows[number][0]), samples)
             done += sum(len(rows[number]) for number in turn)

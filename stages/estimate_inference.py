@@ -17,7 +17,7 @@ from ..core.errors import ConfigError
 from ..core.estimation import cost
 from ..core.estimation.kernels import COMPILED, denoiser_kernels, forward_kernels
 from ..core.estimation.timing import seconds_of
-from ..core.generation import Sampling, generate
+from ..core.generation import Sampling, chunk_size, generate
 from ..core.guided import Model
 from .configs import Sample
 from .costs import StageCost
@@ -103,14 +103,14 @@ def sample(basis: Basis, autoencoder: Autoencoder | None) -> StageCost:
     images = chosen * stage.num
     limit = None
     if basis.rate is not None:
-        at_once = min(stage.batch_size, images)
+        chunk = chunk_size(basis.latent_shape, basis.policy)  # which is filled up for fewer images
         # Guided and unguided, a batch is doubled: there are no more launches.
         looks = _passes(replace(sampling, cfg=1.0), basis.stages.train_dit.diffusion.num_steps)
         kernels = looks * denoiser_kernels(basis.network, basis.policy.dtype).forward
         if autoencoder is not None:
             kernels += forward_kernels(lambda: autoencoder.decode(torch.zeros(1, *basis.latent_shape)))
-        work = (operations * at_once, kernels * (COMPILED if stage.machine.compile else 1))
-        rate, limit = basis.how.gpus * at_once / basis.seconds_of(*work), basis.limit(*work)
+        work = (operations * chunk, kernels * (COMPILED if stage.machine.compile else 1))
+        rate, limit = basis.how.gpus * min(chunk, images) / basis.seconds_of(*work), basis.limit(*work)
     elif autoencoder is None:
         rate = None
     else:
@@ -161,7 +161,8 @@ def _seconds_to_draw(basis: Basis, autoencoder: Autoencoder, sampling: Sampling)
         labels=LabelConditioning(len(basis.images.class_names), has_null=stage.label_dropout > 0),
         learned_variance=stage.diffusion.learn_variance,
     )
-    count = min(basis.stages.sample.batch_size, basis.stages.sample.num * len(basis.images.class_names))
+    images = basis.stages.sample.num * len(basis.images.class_names)
+    count = min(chunk_size(basis.latent_shape, policy), images)
     labels = np.arange(count) % len(basis.images.class_names)
     everywhere = replace(sampling, cfg_interval=None)
 

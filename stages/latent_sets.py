@@ -16,6 +16,7 @@ from ..core.data.latents import LatentSet, Reading, best_reading, read_table
 from ..core.data.order import spread
 from ..core.data.shards import INDEX
 from ..core.errors import DataError
+from ..core.transfer import sent
 from .handover import autoencoder_artifact, command_line, input_path
 from .settings import Run
 
@@ -99,7 +100,7 @@ def draw_latents(
     mean = source.batch(samples, flip)
     if not source.has_std:
         return mean
-    noise = seeds.normal(seed, purpose, draws, source.shape).to(mean.device)
+    noise = sent(seeds.normal(seed, purpose, draws, source.shape), mean.device)
     return mean + source.batch(samples, flip, std=True) * noise
 
 

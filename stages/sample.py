@@ -183,7 +183,7 @@ def _write_path(
     model: Model, labels: np.ndarray, seed_indices: np.ndarray, sampling: Sampling, policy: Policy, folder: Path
 ) -> list[str]:
     """Write the path from noise to image of the first few images: `progressive.png`, and animated."""
-    rows = np.arange(min(STRIP_IMAGES, len(labels), chunk_size(model, policy)))
+    rows = np.arange(min(STRIP_IMAGES, len(labels), chunk_size(model.latent_shape, policy)))
     path: list[np.ndarray] = []
     estimates: list[np.ndarray] = []
 

@@ -187,7 +187,7 @@ class SampleGauge:
     def _seen(self, stopping: Callable[[], bool]) -> Features | None:
         """Draw all samples, and return what the extractor sees in them."""
         world, count = parallel.world(), len(self.judge.labels)
-        at_once = chunk_size(self.model, self.judge.policy) * world.size
+        at_once = chunk_size(self.model.latent_shape, self.judge.policy) * world.size
         pieces = []
         self.progress.start("drawing samples to measure", count, "images")
         for start in range(0, count, at_once):

@@ -13,6 +13,7 @@ PixelLoss = Callable[[Tensor, Tensor], Tensor]
 RECONSTRUCTION: dict[str, PixelLoss] = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 _LARGEST_WEIGHT = 1e4
+_SCALE = 2.0**14
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -31,8 +32,10 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     λ = ||∇ L_rec|| / (||∇ L_adv|| + δ), Esser et al. 2021, eq. 7. Both losses must depend on `last_layer`; their
     graphs are kept. Of several processes, the gradients' means count. Multiply by the user's own weight.
     """
-    (by_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
-    (by_adversary,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
-    by_reconstruction, by_adversary = parallel.mean(by_reconstruction.float()), parallel.mean(by_adversary.float())
-    weight = by_reconstruction.norm() / (by_adversary.norm() + 1e-6)
+    gradients = []
+    for loss in (reconstruction_loss, adversarial_loss):
+        # Of a mean over many pixels, a gradient may be below what float16 holds on its way.
+        (gradient,) = torch.autograd.grad(loss * _SCALE, last_layer, retain_graph=True)
+        gradients.append(parallel.mean(gradient.float() / _SCALE).norm())
+    weight = gradients[0] / (gradients[1] + 1e-6)
     return weight.clamp(0, _LARGEST_WEIGHT).detach()

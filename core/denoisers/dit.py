@@ -200,8 +200,8 @@ class DiT(nn.Module):
         """Return the network's output for x (B, C, H, W) under given modulations."""
         tokens = self.patch(self._patches(x))
         rotary = (self.cosine, self.sine) if self.config.rope else None
-        if not self.config.rope:
-            tokens = tokens + self.positions
+        # What blocks add to is float32 or more, also under autocast.
+        tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32)) if rotary else tokens + self.positions
         for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             if self.checkpointing and torch.is_grad_enabled():
                 # Nothing is drawn in a block: the generators' state need not be kept for it.

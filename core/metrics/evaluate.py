@@ -109,13 +109,14 @@ def conditions_of(extractor: Extractor, num_reference: int, num_samples: int, se
 
 
 def compare(real: Tensor, fake: Tensor, extractor_name: str, settings: Settings | None = None) -> dict[str, float]:
-    """Return all distances of features fake (M, D) from real (N, D), by name."""
+    """Return all distances of features fake (M, D) from real (N, D), by name; those that have a meaning."""
     settings = settings or Settings()
     seed, subsets, size = settings.seed, settings.kernel_subsets, settings.kernel_subset_size
     kernel = kernel_distance(real, fake, subsets, size, seed)
     some_real, some_fake = (_some(features, settings) for features in (real, fake))
     manifold = precision_recall(real=some_real, fake=some_fake, k=settings.precision_k)
     balls = density_coverage(real=some_real, fake=some_fake, k=settings.density_k)
+    nearest = nearest_ratio(real=some_real, fake=some_fake)
     kernel_name = "kid" if extractor_name == INCEPTION else "kernel_distance"
     return {
         **compare_statistics(statistics_of(real), statistics_of(fake), extractor_name),
@@ -125,7 +126,7 @@ def compare(real: Tensor, fake: Tensor, extractor_name: str, settings: Settings 
         f"recall[{extractor_name}]": manifold.recall,
         f"density[{extractor_name}]": balls.density,
         f"coverage[{extractor_name}]": balls.coverage,
-        f"nearest_ratio[{extractor_name}]": nearest_ratio(real=some_real, fake=some_fake),
+        **({} if nearest is None else {f"nearest_ratio[{extractor_name}]": nearest}),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 ROWS = 1024
+_ROUNDING = 1e-6  # of the features' norm: distances of copies, as differences of large numbers, are not quite 0
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,17 @@ def density_coverage(*, real: Tensor, fake: Tensor, k: int = 5) -> DensityCovera
     return DensityCoverage(balls / (k * len(fake)), float((nearest < radii).double().mean()))
 
 
-def nearest_ratio(*, real: Tensor, fake: Tensor) -> float:
+def nearest_ratio(*, real: Tensor, fake: Tensor) -> float | None:
     """Return how far a fake is from its nearest real, over how far a real is from its nearest other one; medians.
 
     About 1 for fresh samples of the same kind; far below it where samples copy the reference. real (N, D), N > 1;
-    fake (M, D). 0 / 0, of a reference that repeats itself, counts as 1.
+    fake (M, D). None for a reference of which most images have a copy: there is no distance to compare with.
     """
     real, fake = _prepare(real, fake)
     among_reals = squared_radii(real, 1).median().sqrt()
     to_reals = torch.cat([d.amin(1) for d in _squared_distances(fake, real)]).median().sqrt()
-    return float(to_reals / among_reals) if among_reals > 0 else float("inf" if to_reals > 0 else 1.0)
+    rounding = _ROUNDING * real.square().sum(1).mean().sqrt()
+    return float(to_reals / among_reals) if among_reals > rounding else None
 
 
 def squared_radii(features: Tensor, k: int) -> Tensor:

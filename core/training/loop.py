@@ -109,7 +109,7 @@ class _Session:
         self.images = self.steps = 0
         self._resume()
         if self.world.leads:
-            mirror = record.tensorboard_mirror(folder) if plan.tensorboard else None
+            mirror = record.tensorboard_mirror(folder, self.images) if plan.tensorboard else None
             self.record = record.Record(folder, self.images or -1, mirror, without=CONDITIONS if self.owes else None)
             self.best = Best(gauge, record.read(self.record.path)) if gauge else None
         self.told, self.told_at = time.monotonic(), self.images  # when, and at which image, the last line was logged
@@ -159,8 +159,10 @@ class _Session:
         if evaluating:
             self.evaluate(picture)
         if measuring:
+            self.owes = True
+            self.save()  # What goes wrong in a measurement costs nothing that was trained.
             stopping = not self.measure(stop) or stopping
-        if saving or stopping:
+        if (saving or stopping) and not self.owes:
             self.save()
         if stopping:
             raise self.stopped(stop)

@@ -119,15 +119,18 @@ def write_curves(folder: Path) -> Path:
     return path
 
 
-def tensorboard_mirror(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """Return a function that also writes every line as TensorBoard scalars over images seen."""
+def tensorboard_mirror(folder: Path, images: int = -1) -> Callable[[dict[str, Any]], None]:
+    """Return a function that also writes every line as TensorBoard scalars over images seen.
+
+    images: how many the checkpoint has seen that training goes on from: what was told beyond it no longer counts.
+    """
     from ..errors import ConfigError
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError("train.tensorboard needs the package tensorboard", "pip install tensorboard") from None
-    writer = SummaryWriter(folder / "tensorboard")
+    writer = SummaryWriter(folder / "tensorboard", purge_step=images + 1 if images > 0 else None)
 
     def mirror(line: dict[str, Any]) -> None:
         for name, value in line.items():

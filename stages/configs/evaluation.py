@@ -17,7 +17,9 @@ class Eval(Stage):
         None, "Label or folder of the samples; by default the only ones in the run.", "--samples"
     )
     reference: str | None = option(
-        None, "Data source, folder or saved statistics; by default the validation images.", "--reference"
+        None,
+        "Data source, folder or saved statistics; by default the training images, for reconstructions the others.",
+        "--reference",
     )
     features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
         "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", "--features"

@@ -68,7 +68,13 @@ class Sample(Stage):
     variance: Literal["auto", "posterior", "beta", "learned"] = option(
         "auto", "DDPM's variance: auto is learned where it was, else posterior.", "--variance"
     )
-    batch_size: int = option(64, "Images denoised at once; changes no image.", "--batch-size", ge=1, identity=False)
+    batch_size: int = option(
+        64,
+        "Images from one writing to the next; changes none of them, and a small number costs time.",
+        "--batch-size",
+        ge=1,
+        identity=False,
+    )
     progressive: bool = option(
         False, "Also write the path from noise to image, as a strip and animated.", "--progressive"
     )

@@ -178,3 +178,35 @@ def test_long_and_strange_names_can_be_written(tmp_path: Path) -> None:
     name = "ü" * 120 + ".png"
     files.write_bytes(tmp_path / name, b"1")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["best", "0000000028", "a-b.c"])
+def test_what_was_moved_aside_by_a_process_that_died_then_comes_back(tmp_path: Path, name: str) -> None:
+    final = tmp_path / "inner" / name
+    final.mkdir(parents=True)
+    (final / "old").write_text("old")
+    moved: list[Path] = []
+
+    def die(path: Path, target: Path) -> Path:
+        moved.append(path)
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    rename = Path.rename
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", die)
+        with files.new_directory(final, replace=True) as folder:
+            (folder / "new").write_text("new")
+    assert not final.exists()
+    files.remove_temporaries(tmp_path)
+    assert (final / "old").read_text() == "old" and [path.name for path in final.parent.iterdir()] == [name]
+
+
+def test_what_was_replaced_does_not_come_back(tmp_path: Path) -> None:
+    for name in ("best", ".tmp-best-01234567-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / ".tmp").write_text("of safetensors")
+    files.remove_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"] and (tmp_path / "best" / "file").read_text() == "best"

@@ -3,10 +3,12 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ldm.core import guided as guided_module
 from ldm.core.autoencoders.interface import Autoencoder
 from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
 from ldm.core.conditioning.labels import LabelConditioning
@@ -54,6 +56,17 @@ def model(**changes: object) -> Model:
 
 def inputs() -> tuple[Tensor, Tensor]:
     return torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])
+
+
+def test_latents_are_decoded_a_few_at_a_time_and_come_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, sizes = model(), list[int]()
+    latents = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    whole = built.decode(latents, POLICY)
+    decode = built.autoencoder.decode
+    monkeypatch.setattr(built.autoencoder, "decode", lambda some: (sizes.append(len(some)), decode(some))[1])
+    monkeypatch.setattr(guided_module, "_PIXELS_DECODED", 5 * whole[0, ..., 0].size)
+    assert np.abs(built.decode(latents, POLICY).astype(int) - whole).max() <= 1
+    assert sizes == [3, 3], "all of one size, at most five"
 
 
 def test_without_guidance_the_network_is_asked_as_it_is() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from ldm.core.denoisers.dit import DiTConfig
 from ldm.core.errors import Stopped
-from ldm.core.precision import Policy, make_deterministic
+from ldm.core.precision import Policy, fuse_attention, make_deterministic
 from ldm.core.progress import Silent
 from ldm.core.training.loop import Plan, train
 from ldm.core.training.step import Stepper
@@ -95,6 +95,7 @@ def deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+        fuse_attention(True)
 
 
 @contextmanager

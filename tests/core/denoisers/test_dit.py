@@ -31,6 +31,16 @@ def inputs(batch: int = 3, config: DiTConfig = SMALL, seed: int = 1) -> tuple[to
     return torch.randn(shape), torch.rand(batch), torch.randint(0, config.num_classes + 1, (batch,))
 
 
+@pytest.mark.parametrize("rope", [False, True])
+def test_what_blocks_add_to_is_float32_also_under_autocast(rope: bool) -> None:
+    model, seen = awake(dataclasses.replace(SMALL, rope=rope)), list[torch.dtype]()
+    for block in model.blocks:
+        block.register_forward_hook(lambda block, inputs, out: seen.extend((inputs[0].dtype, out.dtype)))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        model(*inputs())
+    assert seen == [torch.float32] * 4
+
+
 def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 

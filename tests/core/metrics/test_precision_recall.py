@@ -102,9 +102,18 @@ def test_features_far_from_the_origin_lose_no_accuracy() -> None:
 
 def test_copies_have_a_nearest_ratio_near_zero_and_fresh_samples_one_near_one() -> None:
     real = draw(800, 4, 1)
-    assert nearest_ratio(real=real, fake=draw(300, 4, 2)) == pytest.approx(1, abs=0.15)
-    assert nearest_ratio(real=real, fake=real[:300] + 1e-3) < 0.02
-    assert nearest_ratio(real=torch.zeros(5, 2), fake=torch.zeros(3, 2)) == 1
+    fresh, copied = (nearest_ratio(real=real, fake=fake) for fake in (draw(300, 4, 2), real[:300] + 1e-3))
+    assert fresh == pytest.approx(1, abs=0.15)
+    assert copied is not None and copied < 0.02
+
+
+def test_a_reference_of_copies_has_no_nearest_ratio_also_where_rounding_keeps_them_apart() -> None:
+    real = torch.relu(draw(200, 64, 1))
+    assert nearest_ratio(real=torch.zeros(5, 2), fake=torch.zeros(3, 2)) is None
+    for copied in (real.repeat(4, 1), torch.cat([real, real[:150]])):
+        assert nearest_ratio(real=copied, fake=torch.relu(draw(100, 64, 2))) is None
+    few = torch.cat([real, real[:50]])  # A hundred of 250 have a copy.
+    assert nearest_ratio(real=few, fake=torch.relu(draw(100, 64, 2))) == pytest.approx(1, abs=0.2)
 
 
 def test_neighbours_are_those_of_plain_loops_nearest_first() -> None:

@@ -167,6 +167,12 @@ def test_a_kill_around_a_measurement_costs_nothing_but_its_repetition(
     assert remains(tmp_path) == remains(uninterrupted)
 
 
+def test_what_was_trained_is_saved_before_it_is_measured(tmp_path: Path) -> None:
+    run(tmp_path, prepare=lambda ruler: setattr(ruler, "kill_at", 8))
+    saved = tmp_path / "checkpoints" / "0000000008" / "state.json"
+    assert BARE.checkpoint_every > 8 and json.loads(saved.read_text())["owes"]
+
+
 def test_a_measurement_that_is_owed_is_recorded_once_however_often_making_it_fails(
     tmp_path: Path, uninterrupted: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,19 @@ def test_every_line_also_goes_to_tensorboard_when_asked(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(64, 0.25)]
+
+
+def test_tensorboard_shows_each_step_once_though_steps_were_done_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = tensorboard_mirror(tmp_path)
+    for images in (64, 128, 192):
+        first({"images": images, "loss": 0.25})
+    time.sleep(1.1)  # Its files are in order by the second.
+    again = tensorboard_mirror(tmp_path, 64)
+    for images in (128, 192):
+        again({"images": images, "loss": 0.5})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(64, 0.25), (128, 0.5), (192, 0.5)]
