@@ -66,10 +66,10 @@ def _explain_os_error(error: OSError) -> Failure | None:
 def _memory_remedy(command: str) -> str:
     if command in ("sample", "sweep"):
         return "take --precision bf16, or a device with more memory; the images that are there stay"
-    smaller = "give a smaller --batch-size"
     if command.startswith("train-"):
-        smaller += ", or keep it and split it into passes with train.accumulate=2 (or 4, 8)"
-    return f"{smaller}; the last checkpoint is intact"
+        split = "split the batch into passes with train.accumulate=2 (or 4, 8)"
+        return f"{split}, or begin another run with a smaller --batch-size; the last checkpoint is intact"
+    return "give a smaller --batch-size"
 
 
 def _first_line(error: BaseException) -> str:

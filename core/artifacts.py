@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
     manifest = files.read_json(path / MANIFEST, again)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
-            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
+            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "take a newer ldm"
         )
     if manifest.get("kind") != kind:
         raise DataError(f"{path} holds {manifest.get('kind')!r}, not {kind!r}", f"make one: {made_by}")
@@ -217,11 +218,14 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
 
     A new directory gets its `identity.json`. An existing one of the same identity is handed back as it is, to go on
     from. One of another configuration or other inputs is discarded with `replace`, or if no work was done in it yet,
-    otherwise refused with what differs (ConfigError, exit 2). `replace` also discards a finished one that is damaged,
-    and writes the recipe again. Where the identity of a finished one is missing or damaged, its manifest says it.
+    otherwise refused with what differs (ConfigError, exit 2). What another kind of stage made is refused in any case.
+    `replace` also discards a finished one that is damaged, and writes the recipe again. Where the identity of a
+    finished one is missing or damaged, its manifest says it.
     """
     wanted = json.loads(json.dumps(identity.document()))
     recorded = _recorded(path, identity)
+    if (found := kind_of(path)) not in (None, identity.kind):
+        raise ConfigError(f"{path} holds {found!r}, not {identity.kind!r}: it is not replaced", "give another name")
     if recorded is not None or (path / IDENTITY).exists():
         differing = _differences(recorded or _read_identity(path, identity, replace), wanted)
         if differing and not replace and _holds_more_than(path, LOCK, IDENTITY, RECIPE):
@@ -239,6 +243,16 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> Workspace:
     if replace or not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
     return Workspace(path, identity, complete=(path / MANIFEST).is_file())
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a stage's directory, whole or not, says that it holds or is to hold; None if it says nothing."""
+    for name in (MANIFEST, IDENTITY):
+        with suppress(DataError):
+            found = files.read_json(path / name, "").get("kind") if (path / name).is_file() else None
+            if isinstance(found, str):
+                return found
+    return None
 
 
 def _holds_more_than(path: Path, *names: str) -> bool:

@@ -45,7 +45,8 @@ def read_settings(path: Path) -> Settings:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: byte {error.start}", "save it as UTF-8") from None
     except (yaml.YAMLError, ValueError) as error:  # "\U00110000" in quotes is no YAMLError to PyYAML.
-        raise ConfigError(f"{path} is not YAML: {_problem(error)}") from None
+        remedy = "mend it there; `ldm recipes show mnist` prints one that is right"
+        raise ConfigError(f"{path} is not YAML: {_problem(error)}", remedy) from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):

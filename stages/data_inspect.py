@@ -95,7 +95,8 @@ def _rows(parts: Parts, survey: Survey, facts: dict[str, Any]) -> Iterator[tuple
             yield trait, f"{count:,} {words}: {listed(survey.examples[trait], count)}"
     yield "broken", f"{len(survey.broken):,}" if survey.broken else "none"
     if ignored := facts["ignored"]:
-        yield "left aside", f"{len(ignored):,} files that are no images: {listed(ignored, len(ignored))}"
+        files = f"{len(ignored):,} file{'s' * (len(ignored) > 1)}"
+        yield "left aside", f"{files} not taken for images: {listed(ignored, len(ignored))}"
     if suspects := facts["suspicious"]:
         told = ", ".join(f"{shown(each['name'])} of class {shown(each['own'])}" for each in suspects[:EXAMPLES])
         yield "labels", f"{len(suspects):,} named after another class: {told}"

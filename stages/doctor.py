@@ -228,5 +228,8 @@ def _extras() -> Iterator[Finding]:
     ):
         if importlib.util.find_spec(module) is None:
             yield Finding(name, "hint", "not installed, optional", serves)
+        elif module == "torch_fidelity" and importlib.util.find_spec("torchvision") is None:
+            value = f"{metadata.version(name)}, without the torchvision it needs"
+            yield Finding(name, "hint", value, "install the torchvision of this torch, from where that is from")
         else:
             yield Finding(name, "ok", metadata.version(name))

@@ -25,6 +25,7 @@ from .configs import Encode
 from .handover import (
     as_input,
     autoencoder_artifact,
+    chosen,
     claim,
     command_line,
     data_of,
@@ -42,7 +43,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns where the shards lie."""
     folder = output_folder(config, "encode")
     with occupied(folder, config.machine) as policy:
-        source = autoencoder_artifact(config.autoencoder or config.root / "vqvae", config)
+        own = config.root / "vqvae"
+        source = autoencoder_artifact(chosen(config.autoencoder, "--autoencoder", own, "vqvae"), config)
         config = inherit_data(config, source)
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)

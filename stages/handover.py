@@ -45,6 +45,24 @@ def output_folder(config: Run, command: str, label: str | None = None) -> Path:
     return folder / label if label else folder
 
 
+def chosen(folder: Path | None, flag: str, default: Path, kind: str) -> Path:
+    """Return the folder of a stage that a flag names, or the default where it names none.
+
+    Raises ConfigError, naming the flag, where it is no folder of that kind of stage.
+    """
+    if folder is None:
+        return default
+    remedy = f"give the folder of such a stage, as runs/NAME/{kind}"
+    if not folder.is_dir():
+        raise ConfigError(f"{flag} {folder} {'is a file' if folder.exists() else 'does not exist'}", remedy)
+    found = artifacts.kind_of(folder)
+    if found not in (None, kind):
+        raise ConfigError(f"{flag} {folder} holds {found!r}, not {kind!r}", remedy)
+    if not any((folder / name).is_file() for name in (artifacts.MANIFEST, artifacts.IDENTITY)):
+        raise ConfigError(f"{flag} {folder} was made by no stage", remedy)
+    return folder
+
+
 def command_line(command: str, config: Run) -> str:
     """Return the shortest command that makes a stage of this run."""
     words = ["ldm", command]

@@ -17,7 +17,7 @@ from ..core.data.sources import ImageSource, open_source, open_splits
 from ..core.errors import ConfigError, DataError
 from ..core.facts import Count, Number, Sampling, Text, absent, first_wrong
 from ..core.metrics.evaluate import Report
-from ..core.metrics.features import Extractor, open_extractor
+from ..core.metrics.features import INCEPTION, Extractor, open_extractor
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from .configs import Eval
@@ -67,6 +67,8 @@ def feature_extractor(config: Eval, policy: Policy, label: str) -> tuple[Extract
         made.verify()
         folder = output_folder(config, "eval", label)
         return open_extractor(kind, made.path / "final", policy.device), as_input(made, folder)
+    if config.download and kind != INCEPTION:
+        raise ConfigError(f"--download is for Inception's weights, not for {kind}", "add --features inception")
     extractor = open_extractor(kind, config.weights, policy.device, config.download)
     return extractor, {"path": str(config.weights or kind), "fingerprint": extractor.weights_sha256}
 
@@ -78,7 +80,11 @@ def reference_images(config: Eval, data: Data, validation: bool = False) -> tupl
     elif data.source is None:
         raise ConfigError("the run does not say which images it was trained on", "give --reference")
     else:
-        splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
+        try:
+            splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
+        except DataError as error:
+            remedy = "run it where they lie as they were, or give --reference"
+            raise DataError(f"the images of the run: {error.message}", remedy) from None
         source = splits[1 if validation else 0]
         path = f"{data.source} ({'validation' if validation else 'training'} images)"
     return source, {"path": path, "fingerprint": source.fingerprint()}

@@ -17,7 +17,7 @@ from ..core.data.order import spread
 from ..core.data.shards import INDEX
 from ..core.errors import DataError
 from ..core.transfer import sent
-from .handover import autoencoder_artifact, command_line, input_path
+from .handover import autoencoder_artifact, chosen, command_line, input_path
 from .settings import Run
 
 VALIDATION_SEED = 0
@@ -30,7 +30,8 @@ def open_latents(folder: Path | None, config: Run) -> tuple[Artifact, Artifact]:
 
     Raises DataError with the command that mends it where one is missing, or the autoencoder changed since.
     """
-    latents = open_artifact(folder or config.root / "latents", "latents", command_line("encode", config))
+    folder = chosen(folder, "--latents", config.root / "latents", "latents")
+    latents = open_artifact(folder, "latents", command_line("encode", config))
     producer = autoencoder_artifact(input_path(latents, "autoencoder"), config)
     check_producer(latents, "autoencoder", producer)
     return latents, producer

@@ -58,11 +58,12 @@ def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
         for name, bound in bounds.items():
             numbers |= {
                 f"bits_per_dim[{name} variance]": bound.total,
-                f"bits_per_dim_error[{name} variance]": bound.error,
                 f"first_step_bits[{name} variance]": bound.first,
                 f"other_steps_bits[{name} variance]": bound.others,
                 f"prior_bits[{name} variance]": bound.prior,
             }
+            if bound.error is not None:
+                numbers[f"bits_per_dim_error[{name} variance]"] = bound.error
         conditions: dict[str, Any] = {
             "of": "density of normalised held-out latents, conditional on their labels",
             "n_latents": len(chosen),
@@ -99,8 +100,9 @@ def estimate_by(model: Model, policy: Policy) -> Estimate:
 
 def _shown(numbers: dict[str, float]) -> dict[str, str]:
     """Choose what the command prints: each bound with its error."""
-    return {
-        name: f"{value:.4f} ± {numbers[name.replace('per_dim', 'per_dim_error')]:.4f}"
-        for name, value in numbers.items()
-        if name.startswith("bits_per_dim[")
-    }
+    shown = {}
+    for name, value in numbers.items():
+        if name.startswith("bits_per_dim["):
+            error = numbers.get(name.replace("per_dim", "per_dim_error"))
+            shown[name] = f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+    return shown

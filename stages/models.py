@@ -16,16 +16,24 @@ from ..core.guided import Model
 from ..core.precision import Policy, settle
 from .best import open_best
 from .configs import NOISY, Sample
-from .handover import autoencoder_artifact, command_line, diffusion_of, forward_process, input_path, load_autoencoder
+from .handover import (
+    autoencoder_artifact,
+    chosen,
+    command_line,
+    diffusion_of,
+    forward_process,
+    input_path,
+    load_autoencoder,
+)
 from .settings import Run
 
 
-def open_denoiser(folder: Path | None, config: Run, best: bool = False) -> Artifact:
-    """Open a denoiser stage, by default the run's own, or the best state that its training kept.
+def open_denoiser(folder: Path | None, config: Run, best: bool = False, flag: str = "--denoiser") -> Artifact:
+    """Open a denoiser stage, named by a flag or the run's own, or the best state that its training kept.
 
-    Raises DataError with the command that would make it.
+    Raises DataError with the command that would make it, and ConfigError for a flag that names none.
     """
-    folder, made_by = folder or config.root / "dit", command_line("train-dit", config)
+    folder, made_by = chosen(folder, flag, config.root / "dit", "dit"), command_line("train-dit", config)
     return open_best(folder, made_by) if best else open_artifact(folder, "dit", made_by)
 
 
@@ -56,7 +64,7 @@ def open_guides(source: Artifact, config: Sample, guides_from_null: bool) -> dic
     """
     guides = {}
     if config.autoguide is not None:
-        weak = open_denoiser(config.autoguide, config)
+        weak = open_denoiser(config.autoguide, config, flag="--autoguide")
         _require_alike(weak, source, "--autoguide")
         if guides_from_null and not weak.facts["label_dropout"]:
             raise ConfigError(
@@ -65,7 +73,7 @@ def open_guides(source: Artifact, config: Sample, guides_from_null: bool) -> dic
             )
         guides["weak"] = weak
     if config.classifier_scale:
-        folder = config.classifier or config.root / NOISY
+        folder = chosen(config.classifier, "--classifier", config.root / NOISY, NOISY)
         judge = open_artifact(folder, NOISY, f"{command_line('train-classifier', config)} --noisy")
         _require_alike(judge, source, "--classifier")
         guides["classifier"] = judge

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import files
+from ..core.artifacts import IDENTITY
 from ..core.data.images import decode_picture, is_picture
 from ..core.errors import DataError
 from ..core.progress import Outcome, Progress
@@ -29,7 +30,7 @@ def run(config: Report, progress: Progress) -> Outcome:
     """Write the report of a run. Returns where it lies."""
     root = config.root
     if not root.is_dir():
-        known = sorted(path.name for path in config.runs_dir.glob("*") if path.is_dir())
+        known = sorted(path.name for path in config.runs_dir.glob("*") if any(path.glob(f"*/{IDENTITY}")))
         hint = (
             f"name one of the runs there are: {', '.join(known)}"
             if known

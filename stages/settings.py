@@ -8,10 +8,11 @@ A configuration is a frozen pydantic model. Each field made by `option` carries 
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,6 +39,17 @@ def parse_count(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 Location = Annotated[Path, PlainSerializer(lambda path: path.as_posix(), return_type=str)]
+
+
+def _stay_inside(name: str) -> str:
+    parts = PurePath(name).parts
+    if not parts or ".." in parts or PurePath(name).is_absolute():
+        raise ValueError("must be a name, without .. or a leading /")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_stay_inside)]
+"""What a folder is called, or a path below the one that holds it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class Section(BaseModel):
 class Run(Section):
     """Which run a command works in."""
 
-    name: str = option("default", "Run to work in: the folder RUNS_DIR/NAME.", "--name", identity=False)
+    name: Name = option("default", "Run to work in: the folder RUNS_DIR/NAME.", "--name", identity=False)
     runs_dir: Location = option(Path("runs"), "Folder that holds the runs.", "--runs-dir", identity=False)
 
     @property

@@ -59,5 +59,5 @@ def _folded(name: str) -> str:
 
 
 def _listing(names: Sequence[str], limit: int = 12) -> str:
-    shown = ", ".join(f"{index} {name}" for index, name in enumerate(names[:limit]))
-    return shown + (f", … {len(names) - 1} {names[-1]}" if len(names) > limit else "")
+    told = [name if name == str(index) else f"{index} {name}" for index, name in enumerate(names)]
+    return ", ".join(told[:limit]) + (f", … {told[-1]}" if len(names) > limit else "")

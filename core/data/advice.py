@@ -75,9 +75,10 @@ def _on_classes(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, str
             f"{most} has {counts.max() / counts.min():.0f} times the images of {least}: rare classes are learnt less;"
             " add images, or judge each class by itself"
         )
-    few = int(((counts > 0) & (counts < _FEW)).sum())
+    few = [name for name, count in zip(class_names, counts.tolist(), strict=True) if 0 < count < _FEW]
     if few:
-        told["few"] = f"{few:,} classes have fewer than {_FEW} images: expect those images themselves, not new ones"
+        which = f"{len(few):,} classes have" if len(few) > 1 else f"{few[0]} has"
+        told["few"] = f"{which} fewer than {_FEW} images: expect those images themselves, not new ones"
     return told
 
 

@@ -56,7 +56,10 @@ def _torch_fidelity() -> Callable[..., Any]:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
         message = f"the inception extractor needs torch-fidelity, and the module {error.name} is not installed"
-        raise ConfigError(message, "pip install torch-fidelity") from None
+        remedy = "pip install torch-fidelity"
+        if error.name != "torch_fidelity":
+            remedy = f"install the {error.name} that belongs to this torch, from where torch is from"
+        raise ConfigError(message, remedy) from None
     except RuntimeError as error:
         message = f"the inception extractor needs torchvision, which does not fit this torch: {error}"
         raise ConfigError(message, "install the torchvision that belongs to it, from where torch is from") from None

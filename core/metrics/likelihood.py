@@ -24,14 +24,14 @@ them, that broadcast against x0."""
 class Bound:
     """The bound in bits per dimension, and its parts: of the first step (t = 1/T), of all others, and of the prior.
 
-    error: standard deviation of the total as an estimate over latents and times.
+    error: standard deviation of the total as an estimate over latents and times; None of a single latent.
     """
 
     total: float
     first: float
     others: float
     prior: float
-    error: float
+    error: float | None
 
 
 @torch.no_grad()
@@ -79,5 +79,5 @@ def _bound(terms: Tensor, prior: Tensor, steps: int) -> Bound:
     """Add up the terms (1 + strata, N) of N latents: the first step's, then as many as were drawn of the others."""
     first, others = terms[0], (steps - 1) * terms[1:].mean(0)
     each = first + others + prior
-    error = float(each.std() / len(each) ** 0.5) if len(each) > 1 else float("nan")
+    error = float(each.std() / len(each) ** 0.5) if len(each) > 1 else None
     return Bound(float(each.mean()), float(first.mean()), float(others.mean()), float(prior.mean()), error)

@@ -138,9 +138,16 @@ def test_a_defect_keeps_its_traceback(error: Exception, stage: Install) -> None:
 
 
 def test_the_hint_on_memory_names_only_what_the_command_has() -> None:
-    sample, train = explain(MemoryError(), "sample"), explain(MemoryError(), "train-vqvae")
-    assert sample and train and sample.remedy and train.remedy
-    assert "--batch-size" in sample.remedy and "accumulate" not in sample.remedy and "accumulate" in train.remedy
+    remedies = []
+    for command in ("sample", "eval", "train-vqvae"):
+        failure = explain(MemoryError(), command)
+        assert failure and failure.remedy
+        remedies.append(failure.remedy)
+    assert [("--batch-size" in remedy, "accumulate" in remedy) for remedy in remedies] == [
+        (False, False),  # The network takes a fixed number of images at once.
+        (True, False),
+        (True, True),
+    ]
 
 
 def test_debug_adds_the_traceback(
@@ -201,7 +208,9 @@ def test_a_name_that_there_is_not_is_answered_with_an_instruction(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "runs" / "other").mkdir(parents=True)
+    (tmp_path / "runs" / "other" / "vqvae").mkdir(parents=True)
+    (tmp_path / "runs" / "other" / "vqvae" / "identity.json").write_text("{}")
+    (tmp_path / "runs" / "mistyped" / "vqvae").mkdir(parents=True)
     judged = tmp_path / "runs" / "default" / "samples" / "3-ddim"
     judged.mkdir(parents=True)
     (judged / "manifest.json").write_text("{}")

@@ -134,7 +134,7 @@ def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> Non
     assert str(tmp_path) in caught.value.message
     manifest = files.read_json(tmp_path / "manifest.json")
     files.write_json(tmp_path / "manifest.json", {**manifest, "schema": 99})
-    with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(upgrade ldm\)"):
+    with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(take a newer ldm\)"):
         open_artifact(tmp_path, "anything", "ldm encode")
 
 
@@ -340,9 +340,21 @@ def test_an_identity_is_written_again_as_a_whole_manifest_says_it(tmp_path: Path
 def test_a_manifest_of_others_makes_no_folder_ours(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"jpg")
     (tmp_path / "manifest.json").write_text('{"kind": "latents"}')
-    with occupy(tmp_path), pytest.raises(ConfigError, match="holds files that no stage wrote"):
+    with occupy(tmp_path), pytest.raises(ConfigError, match=r"holds 'latents', not .*: it is not replaced"):
         claim(tmp_path, IDENTITY, replace=True)
     assert (tmp_path / "photo.jpg").read_bytes() == b"jpg"
+
+
+def test_what_another_kind_of_stage_made_is_never_replaced(tmp_path: Path) -> None:
+    finished(tmp_path / "finished")
+    with occupy(tmp_path / "begun"):
+        claim(tmp_path / "begun", IDENTITY)
+    held = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != LOCK}
+    for name in ("finished", "begun"):
+        for replaced in (False, True):
+            with occupy(tmp_path / name), pytest.raises(ConfigError, match="is not replaced"):
+                claim(tmp_path / name, replace(IDENTITY, kind="other"), replace=replaced)
+    assert len(held) == 6 and all(path.read_bytes() == data for path, data in held.items())
 
 
 def test_discarding_that_was_interrupted_anywhere_never_looks_finished(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_running_out_of_memory_is_named_and_the_last_checkpoint_stays(
         runs_dir = Path(shutil.copytree(before, tmp_path / str(number)))
         ended = prepared.start(runs_dir, limits={"AS": int(random.uniform(16e6, 100e6))}).wait()
         assert ended.code == 1 and "error: out of memory: " in ended.err, ended
-        assert "give a smaller --batch-size, or keep it and split it" in ended.err and "Traceback" not in ended.err
+        assert "split the batch into passes" in ended.err and "Traceback" not in ended.err
         found = checkpoint.newest(prepared.folder(runs_dir), lambda message: pytest.fail(message))
         assert found is not None and found.state["images"] == batch
         prepared.finish(runs_dir)

@@ -72,7 +72,8 @@ def test_every_stage_of_a_recipe_is_estimated_on_the_data_at_hand(tmp_path: Path
     assert outcome.facts["latent_shape"] == [4, 4, 4] and outcome.facts["classes"] == 3
     assert stages["encode"]["images"] == 120 and stages["sample"]["images"] == 9
     for name, stage in stages.items():
-        assert stage["seconds"] == pytest.approx(stage["in_all"] / 0.35e9), name
+        filled = 64 / 9 if name == "sample" else 1  # The network takes 64 such latents at once, however few are wanted.
+        assert stage["seconds"] == pytest.approx(filled * stage["in_all"] / 0.35e9), name
     assert "not in the times" in notes and "unknown" not in notes
     assert "takes about" in str(outcome.verdict) and "350 MFLOP/s" in str(outcome.verdict)
     total = sum(stage["seconds"] for stage in stages.values())

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
-from ldm.stages import verify
+from ldm.stages import noisy_classifier, verify
 from ldm.stages.configs.folders import Verify
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -144,3 +144,14 @@ def test_bits_per_dimension_are_told_with_their_error_and_conditions(
     names = {f"bits_per_dim[{name} variance]" for name in (["learned"] if learn else ["posterior", "beta"])}
     assert set(outcome.summary) == names and all(" ± " in value for value in outcome.summary.values())
     assert run.run("eval", bits_per_dim=True, limit=8, times=4).already_complete
+    of_one = run.run("eval", bits_per_dim=True, limit=1, times=4, replace=True)
+    assert set(of_one.summary) == names and not any("±" in value for value in of_one.summary.values())
+
+
+def test_one_held_out_latent_is_enough_for_the_classifier_of_noisy_ones(
+    trained: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noisy_classifier, "VALIDATION_SAMPLES", 1)
+    run = Pipeline(tmp_path, trained.images)
+    run.run("train-classifier", noisy=True, latents=trained.folder / "latents", train__images=64)
+    assert manifest(run.folder / "noisy-classifier")["facts"]["accuracy"]["val_accuracy_least_noise"] in (0, 1)

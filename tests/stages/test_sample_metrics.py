@@ -16,6 +16,7 @@ from ldm.core.progress import Silent
 from ldm.stages import inspect, verify
 from ldm.stages.best import open_best
 from ldm.stages.configs.folders import Inspect, Verify
+from ldm.stages.sample_metrics import SampleGauge
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -83,10 +84,10 @@ def test_measuring_changes_no_weight_by_one_bit_and_draws_from_no_generator(trai
         pipeline.run("train-dit", **{**MEASURED, "metrics__every": every})
         states[every] = torch.get_rng_state()
         dit = pipeline.folder / "dit"
-        files = [dit / "final" / "model.safetensors", *(dit / "checkpoints").rglob("*.*")]
+        files = [dit / "final" / "model.safetensors", *max((dit / "checkpoints").iterdir()).iterdir()]
         kept[every] = {path.relative_to(dit): path.read_bytes() for path in files}
         assert (dit / "best").is_dir() == bool(every)
-    assert kept[0] == kept[24] and len(kept[0]) == 11
+    assert kept[0] == kept[24] and len(kept[0]) == 6
     assert torch.equal(states[0], states[24])
 
 
@@ -153,9 +154,15 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
     config = pair.config("train-dit", **MEASURED, train__shard=True)
     size = (watched.folder / "dit" / "best" / "final" / "model.safetensors").stat().st_size
 
+    keep = SampleGauge.keep
+
+    def limited(gauge: SampleGauge, *told: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        keep(gauge, *told)
+
     def work(rank: int) -> None:
-        if rank == 0:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        if rank == 0:  # In a process of its own, which ends with it.
+            SampleGauge.keep = limited  # type: ignore[method-assign]
         RUNS["train-dit"](config, Silent())
 
     assert run_together(2, work) == [2, 2]
