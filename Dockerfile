@@ -2,7 +2,7 @@
 # ldm in a container, as a user without rights.
 #
 #   docker build -t ldm .
-#   docker run --rm -v "$PWD":/work --user "$(id -u):$(id -g)" ldm train-vqvae --data photos/ --name mine
+#   docker run --rm --stop-timeout 120 -v "$PWD":/work --user "$(id -u):$(id -g)" ldm train-vqvae --data photos/ --name mine
 #
 # With CUDA (the machine needs the NVIDIA container toolkit; torch brings the CUDA libraries):
 #
@@ -10,7 +10,7 @@
 #     --build-arg TORCH_INDEX=https://pypi.org/simple .
 #   docker run --rm --gpus all --stop-timeout 120 -v "$PWD":/work --user "$(id -u):$(id -g)" ldm:cuda train-dit --name mine
 #
-# `docker stop` leaves a checkpoint, and the same command goes on from it.
+# `docker stop` leaves a checkpoint if it has the time (hence --stop-timeout), and the same command goes on from it.
 ARG BASE=python:3.12-slim-bookworm
 # hadolint ignore=DL3006
 FROM ${BASE}
