@@ -61,7 +61,8 @@ def train(
         elif session.owes:
             if not session.measure(stop):
                 raise session.stopped(stop)
-            session.save()
+            if session.due(plan.checkpoint_every):  # As without an interruption.
+                session.save()
         with closing(session.batches()) as batches:
             for data in batches:
                 session.step(data)
@@ -140,18 +141,12 @@ class _Session:
 
     def after_step(self, stop: StopFlag) -> None:
         """Advance the clock; log, validate, draw and save where an interval was passed; stop if asked to."""
-        before, self.images, self.steps = self.images, self.images + self.plan.batch_size, self.steps + 1
-        self.progress.update(self.images)
-
-        def passed(every: int) -> bool:
-            return every > 0 and self.images // every > before // every
-
         plan = self.plan
-        done, stopping = self.images >= plan.images, parallel.heed(stop)
-        logging, saving = (passed(every) or done for every in (plan.log_every, plan.checkpoint_every))
-        picture = passed(plan.picture_every) or done
-        evaluating = passed(plan.validate_every) or picture
-        measuring = self.gauge is not None and (passed(self.gauge.every) or done)
+        self.images, self.steps = self.images + plan.batch_size, self.steps + 1
+        self.progress.update(self.images)
+        logging, saving, picture = map(self.due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
+        evaluating = picture or self._passed(plan.validate_every)
+        measuring, stopping = self.gauge is not None and self.due(self.gauge.every), parallel.heed(stop)
         if logging or evaluating or measuring or saving or stopping:
             self.stepper.settle()
         if logging:
@@ -166,6 +161,14 @@ class _Session:
             self.save()
         if stopping:
             raise self.stopped(stop)
+
+    def due(self, every: int) -> bool:
+        """Say whether what is done every so many images, and at the end, is to be done now."""
+        return self._passed(every) or self.images >= self.plan.images
+
+    def _passed(self, every: int) -> bool:
+        """Say whether the last step passed a multiple of so many images."""
+        return every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
 
     def evaluate(self, picture: bool) -> None:
         """Validate, and draw, with the moving average in place of the weights; all together where those lie in rows."""
