@@ -154,5 +154,7 @@ def _available(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 class _Nothing(nn.Module):
+    downsampling = 1
+
     def decode(self, latents: Tensor) -> Tensor:
         return latents[:, :3].clamp(-1, 1)
