@@ -25,10 +25,10 @@ help:  ## Show this list.
 pipelines: $(VENV)/installed  ## Images to trained model to numbers: every stage of RECIPE into runs/RUN.
 	@$(LDM) plan -c $(RECIPE) --name $(RUN) --quiet
 	@if $(MAKE) --question $(STAGES) 2>/dev/null; then \
-		echo "Nothing to do: every stage of $(RECIPE) is complete in $(R)."; \
+		echo "Nothing to do: every stage of $(RECIPE) is complete in $(R). After a change of images: make clean-run."; \
 	else \
 		$(MAKE) --no-print-directory $(STAGES) && \
-		echo "Done: $(R). Next: source $(VENV)/bin/activate && ldm sample --class 7 --cfg 3$(if $(filter-out default,$(RUN)), --name $(RUN))"; \
+		echo "Done: $(R). Next: source $(VENV)/bin/activate && ldm sample$(if $(filter %mnist.yaml,$(RECIPE)), --class 7) --cfg 3$(if $(filter-out default,$(RUN)), --name $(RUN))"; \
 	fi
 
 # One rule per stage: it depends on the stages before it and on its own part of the recipe, which `ldm plan` rewrites

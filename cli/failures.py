@@ -16,7 +16,16 @@ INTERRUPTED = 130
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer brings with it
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_BARRED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 _GPU_FAILED = ("CUDA error", "HIP error", "NCCL error")
 _OWN_DEFECT = "device-side assert"  # an index out of range, say: its traceback is wanted
 MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)

@@ -2,6 +2,7 @@
 
 import json as json_format
 import re
+import shlex
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -96,7 +97,8 @@ def _copy(
     except FileNotFoundError:
         raise ConfigError(f"{path.parent} does not exist", "make that folder, or give another path") from None
     with open_console() as console:
-        written = Outcome(path, summary={"copied": str(source)}, next_commands=[f"ldm train-vqvae -c {path}"])
+        following = shlex.join(["ldm", "train-vqvae", "-c", str(path)])
+        written = Outcome(path, summary={"copied": str(source)}, next_commands=[following])
         console.outcome("recipes copy", written)
 
 

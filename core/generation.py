@@ -1,6 +1,6 @@
 """From labels and seeds to images: the one place where network, schedule, guidance, sampler and decoder meet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ class Sampling(Guidance):
     def num_steps(self) -> int:
         """The steps asked for, or the sampler's own number."""
         return self.steps if self.steps is not None else samplers.DEFAULT_STEPS[self.sampler]
+
+    def on(self, num_steps: int) -> "Sampling":
+        """Return these settings for a schedule of so many steps: the sampler's own number may be more."""
+        return self if self.steps is not None else replace(self, steps=min(self.num_steps, num_steps))
 
 
 DEFAULT_CFG = 3.0  # guidance where nothing is said and the model has a null class

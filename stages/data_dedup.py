@@ -1,5 +1,6 @@
 """`ldm data dedup`: images that are there twice, or nearly so, in groups; lists are written, nothing is deleted."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,9 @@ def run(config: DataDedup, progress: Progress) -> Outcome:
         about = [f"{len(names):,} copies in {config.source}, found by `ldm data dedup`"]
         write_exclusion(config.exclude_out, [*sorted(exclude.names if exclude else ()), *names], about)
         summary["exclude list"] = str(config.exclude_out)
-        next_commands.append(f"ldm train-vqvae --data {config.source} --exclude {config.exclude_out}")
+        words = ["ldm", "train-vqvae", "--data", config.source, "--exclude", str(config.exclude_out)]
+        words += ["--val-data", config.validation] if config.validation is not None else []
+        next_commands.append(shlex.join(words))
     pictures = []
     if config.sheet is not None and found.groups:
         found.write_sheet(config.sheet, config.sheet_order)

@@ -33,7 +33,7 @@ from .handover import (
     machine_policy,
     output_folder,
 )
-from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images
+from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images, saved_statistics
 from .likelihood import judge_likelihood
 from .reconstructions import judge_reconstructions
 from .settings import Data, identity
@@ -63,9 +63,11 @@ def judge_samples(config: Eval, progress: Progress, seen: dict[str, Features] | 
         data = _run_data(config, made)
         samples = open_source(str(where)) if made is None else _labelled(made)
         extractor, its_input = feature_extractor(config, policy, label)
-        statistics = _saved_statistics(config)
+        statistics = saved_statistics(config)
         if statistics is not None:
             known = load_statistics(statistics, extractor)
+            if len(limited(samples, config)) < 2:
+                raise DataError("the samples: 1 image is too few", "give at least 2")
             reference = {"path": config.reference, "fingerprint": sha256_file(statistics / TENSORS)}
         else:
             real_images, reference = reference_images(config, data)
@@ -171,12 +173,6 @@ def _labelled(made: Artifact) -> ImageSource:
     labels = np.array([entry["label"] for entry in entries], dtype=np.int64)
     images = source.subset([row[entry["file"]] for entry in entries])
     return replace(images, labels=labels, class_names=tuple(made.facts["class_names"]), labelled=True)
-
-
-def _saved_statistics(config: Eval) -> Path | None:
-    """Return the folder with saved statistics, if that is what the reference is."""
-    path = Path(config.reference or "")
-    return path if config.reference and (path / DESCRIPTION).is_file() else None
 
 
 def _class_names(samples: ImageSource, extractor: Extractor, progress: Progress) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
             rows["best state"] = f"damaged: {error.message}"
     if artifact is not None and "best" in artifact.facts:
         rows["best"] = told(artifact)
-    rows["to check it"] = f"ldm verify {directory.path}"
+    rows["to check it"] = shlex.join(["ldm", "verify", str(directory.path)])
     return rows
 
 
@@ -242,7 +243,7 @@ def _export(path: Path) -> dict[str, str]:
     rows |= dict(_made(made)) if isinstance(made, dict) else {"made at": "not recorded"}
     added = sorted(set(files_in(path)) - record.hashes.keys() - {RECORD})
     rows["files"] = f"{len(record.hashes):,} by hash" + (f", and added: {', '.join(added)}" if added else "")
-    return rows | {"size": _size(path), "to check it": f"ldm verify {path}"}
+    return rows | {"size": _size(path), "to check it": shlex.join(["ldm", "verify", str(path)])}
 
 
 def _size(path: Path) -> str:

@@ -18,6 +18,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.facts import Count, Number, Sampling, Text, absent, first_wrong
 from ..core.metrics.evaluate import Report
 from ..core.metrics.features import INCEPTION, Extractor, open_extractor
+from ..core.metrics.frechet import DESCRIPTION
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from .configs import Eval
@@ -71,6 +72,12 @@ def feature_extractor(config: Eval, policy: Policy, label: str) -> tuple[Extract
         raise ConfigError(f"--download is for Inception's weights, not for {kind}", "add --features inception")
     extractor = open_extractor(kind, config.weights, policy.device, config.download)
     return extractor, {"path": str(config.weights or kind), "fingerprint": extractor.weights_sha256}
+
+
+def saved_statistics(config: Eval) -> Path | None:
+    """Return the folder with saved statistics, if that is what the reference is."""
+    path = Path(config.reference or "")
+    return path if config.reference and (path / DESCRIPTION).is_file() else None
 
 
 def reference_images(config: Eval, data: Data, validation: bool = False) -> tuple[ImageSource, dict[str, Any]]:

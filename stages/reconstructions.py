@@ -11,6 +11,7 @@ from ..core.autoencoders.interface import Autoencoder
 from ..core.data.grid import grid, scale_for
 from ..core.data.images import as_tensor, as_uint8, write_png
 from ..core.data.loading import ImageLoader
+from ..core.errors import ConfigError
 from ..core.lock import occupy
 from ..core.metrics.evaluate import Report, Settings, evaluate
 from ..core.metrics.features import extract
@@ -30,7 +31,7 @@ from .handover import (
     machine_policy,
     output_folder,
 )
-from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images
+from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images, saved_statistics
 
 LABEL = "reconstructions"
 PICTURE = "reconstructions.png"
@@ -43,6 +44,11 @@ def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
         policy = machine_policy(config.machine)
         source = autoencoder_artifact(config.root / "vqvae", config)
         data = data_of(source)
+        if saved_statistics(config) is not None:
+            raise ConfigError(
+                f"--reference {config.reference} is saved statistics, but reconstructions need images",
+                "give a folder of images, or leave it out for the validation images",
+            )
         extractor, its_input = feature_extractor(config, policy, LABEL)
         held_out, reference = reference_images(config, data, validation=True)
         inputs = {"autoencoder": as_input(source, folder), "extractor": its_input, "reference": reference}

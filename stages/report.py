@@ -11,7 +11,7 @@ from typing import Any
 from ..core import files
 from ..core.artifacts import IDENTITY
 from ..core.data.images import decode_picture, is_picture
-from ..core.errors import DataError
+from ..core.errors import ConfigError, DataError
 from ..core.progress import Outcome, Progress
 from ..core.report.page import Chapter, Page, Picture, render
 from .configs import NOISY
@@ -51,6 +51,8 @@ def run(config: Report, progress: Progress) -> Outcome:
         gaps=[*gaps(config, stages, drawn, judged)],
     )
     path = config.out or root / "report.html"
+    if path.is_dir():
+        raise ConfigError(f"--out {path} is a folder", "give the name of a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, render(page).encode(errors="replace"))
     size = path.stat().st_size / 1e6

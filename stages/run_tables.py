@@ -25,7 +25,7 @@ def number_tables(judged: Sequence[Judged]) -> Iterator[Table]:
     """
     for several in judged_alike(judged):
         if len(several) > 1:
-            yield _side_by_side([document for _, document in several])
+            yield _side_by_side(several)
         for folder, document in several:
             yield _in_full(folder, document, folded=len(several) > 1)
 
@@ -40,11 +40,18 @@ def _in_full(folder: Folder, document: dict[str, Any], folded: bool) -> Table:
     return Table(("", "here", "real against real"), rows, f"{folder.path.name}: {told_conditions(document)}", folded)
 
 
-def _side_by_side(documents: Sequence[dict[str, Any]]) -> Table:
-    """Compare samples whose judgements differ in nothing but how they were drawn; last, real images in their place."""
+def _side_by_side(judged: Sequence[tuple[Folder, dict[str, Any]]]) -> Table:
+    """Compare samples whose judgements differ in nothing but how they were drawn; last, real images in their place.
+
+    Rows are told by how they were drawn; those that differ in something else, as in the model, by their label too.
+    """
+    documents = [document for _, document in judged]
     known = dict.fromkeys(name for document in documents for name in document["numbers"])
     names = [name for name in known if name.partition("[")[0] in COMPARED]
-    named = [(how(document["conditions"]["sampling"]), document["numbers"]) for document in documents]
+    drawn = [how(document["conditions"]["sampling"]) for document in documents]
+    if len(set(drawn)) < len(drawn):
+        drawn = [f"{folder.path.name}: {told}" for (folder, _), told in zip(judged, drawn, strict=True)]
+    named = [(told, document["numbers"]) for told, document in zip(drawn, documents, strict=True)]
     named.append(("real images", documents[0].get("real_against_real", {})))
     rows = [(told, *(f"{numbers[name]:.4g}" if name in numbers else "" for name in names)) for told, numbers in named]
     conditions = {name: value for name, value in documents[0]["conditions"].items() if name != "sampling"}

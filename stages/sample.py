@@ -39,7 +39,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     folder = output_folder(config, "sample", label)
     diffusion = diffusion_of(source)
     has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
-    sampling = sampling_of(config, has_null)
+    sampling = sampling_of(config, has_null).on(diffusion.num_steps)
     check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
     with occupied(folder, config.machine) as policy:

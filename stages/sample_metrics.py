@@ -21,7 +21,6 @@ from ..core import parallel
 from ..core.artifacts import Artifact
 from ..core.data.images import as_tensor
 from ..core.data.sources import ImageSource
-from ..core.diffusion.samplers import DEFAULT_STEPS
 from ..core.errors import ConfigError, DataError
 from ..core.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
 from ..core.guided import Model
@@ -110,8 +109,8 @@ def open_judge(config: TrainDiT, latents: Artifact, source: Artifact, policy: Po
         sampling = Sampling(
             cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
             sampler=wanted.sampler,
-            steps=wanted.steps or min(DEFAULT_STEPS[wanted.sampler], diffusion.num_steps),
-        )
+            steps=wanted.steps or None,
+        ).on(diffusion.num_steps)
         check(sampling, diffusion.num_steps, has_null, latents.facts["latent_shape"][0], diffusion.learn_variance)
         extractor, _ = feature_extractor(judgement, policy, "metrics")
         columns = _class_columns(class_names, extractor, progress)

@@ -48,8 +48,19 @@ def _stay_inside(name: str) -> str:
     return name
 
 
+def _single(name: str) -> str:
+    if len(PurePath(_stay_inside(name)).parts) > 1:
+        raise ValueError("must be one name, without /")
+    if name in JUDGED_APART:
+        raise ValueError(f"must not be {name}, which is what `ldm eval` calls its judgement of those")
+    return name
+
+
+JUDGED_APART = ("reconstructions", "likelihood")
 Name = Annotated[str, AfterValidator(_stay_inside)]
 """What a folder is called, or a path below the one that holds it."""
+Label = Annotated[str, AfterValidator(_single)]
+"""What samples, and their judgement, are called."""
 
 
 @dataclass(frozen=True)

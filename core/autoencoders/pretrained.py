@@ -83,10 +83,13 @@ class DiffusersCodec(nn.Module):
 
     @torch.no_grad()
     def rotate(self, rotation: Tensor) -> bool:
-        """Turn a VQModel's latent space by an orthogonal matrix (C, C); False for the others: they have no codebook."""
-        if self.kind != "VQModel":
-            return False
+        """Turn a VQModel's latent space by an orthogonal matrix (C, C); False for those in which that is not possible.
+
+        The others have no codebook, and a decoder whose norms look at the codes (MoVQ) would see them turned.
+        """
         model: Any = self.model
+        if self.kind != "VQModel" or model.config["norm_type"] == "spatial":
+            return False
         turn = rotation.to(model.quant_conv.weight)
         model.quant_conv.weight.copy_(torch.einsum("ij,jchw->ichw", turn, model.quant_conv.weight))
         model.quant_conv.bias.copy_(turn @ model.quant_conv.bias)

@@ -42,6 +42,11 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
         first, last = int(span[1]), int(span[2] or span[1])
         if first > last:
             raise ConfigError(f"--class {part} runs backwards", f"write {last}-{first}")
+        if str(first) in names and str(last) in names:  # A name wins over an index, here too.
+            numbered = [str(number) for number in range(first, last + 1) if str(number) in names]
+            if len(numbered) <= last - first:
+                raise ConfigError(f"--class {part}: not all numbers between are classes", "name them one by one")
+            return [names.index(number) for number in numbered]
         if last >= len(names):
             raise ConfigError(
                 f"--class {part} is outside 0 … {len(names) - 1}", f"name one of the classes: {_listing(names)}"

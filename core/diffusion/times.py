@@ -42,7 +42,7 @@ def shift(t: Tensor, factor: float) -> Tensor:
     """
     if factor <= 0:
         raise ValueError(f"the time shift is {factor:g}: it must be positive, and 1 changes nothing")
-    return factor * t / (1 + (factor - 1) * t)
+    return (factor * t / (1 + (factor - 1) * t)).clamp(max=1)  # where rounding leads beyond
 
 
 def grid(num_steps: int, steps: int, spacing: str = "trailing", offset: int = 0, to_zero: bool = True) -> Tensor:

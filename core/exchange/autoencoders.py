@@ -75,6 +75,11 @@ def _kl(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
 @torch.no_grad()
 def _vq(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
     """Move the codebook into the normalised space too, where the nearest code is the same."""
+    if codec.describe().get("norm_type") == "spatial":
+        raise ConfigError(
+            "the decoder's norms look at the codes themselves, and would see them normalised",
+            "export a run with another autoencoder",
+        )
     std, mean = even_deviation(autoencoder), autoencoder.latent_mean.cpu()
     network = _copy(codec, scaling_factor=1.0)
     quant, post = network.quant_conv, network.post_quant_conv

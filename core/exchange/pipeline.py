@@ -68,7 +68,8 @@ class PipelineFolder:
         folder = self.path / "transformer"
         tensors, path = _read_weights(folder)
         named = max(self.class_names, default=-1) + 1
-        return transformer.from_diffusers(read_json(folder / "config.json"), tensors, path, named, self.process.ahead)
+        settings, process = read_json(folder / "config.json"), self.process
+        return transformer.from_diffusers(settings, tensors, path, named, process.ahead, process.time_scale)
 
 
 def open_pipeline(path: Path) -> PipelineFolder:

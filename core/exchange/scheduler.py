@@ -18,6 +18,7 @@ from ..diffusion.schedules import Schedule, schedule
 from ..errors import ConfigError, DataError
 
 FLOW = "FlowMapEulerDiscreteScheduler"
+_OTHER_NOISE = ("FlowMatch", "EDM")
 _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 _BETA_KEYS = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
@@ -127,6 +128,12 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
         if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not 0 < shift < math.inf:
             raise DataError(f"{path}: shift is {shift!r}", "give a positive number")
         return Process("rectified-flow", steps, False, "flow", float(steps), ahead=0, shift=float(shift))
+    known_by_betas = "beta_schedule" in config or config.get("trained_betas") is not None
+    if not known_by_betas or config.get("use_flow_sigmas") or str(config.get("_class_name")).startswith(_OTHER_NOISE):
+        raise DataError(
+            f"{path}: a {config.get('_class_name')} whose noise is not that of betas",
+            f"give a pipeline with DDIMScheduler, or with {FLOW} for rectified flow",
+        )
     named = config.get("prediction_type", "epsilon")
     prediction = next((mine for mine, theirs in _PREDICTIONS.items() if theirs == named), None)
     if prediction is None:

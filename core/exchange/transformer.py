@@ -126,12 +126,18 @@ def _padded_table(table: Tensor, config: DiTConfig) -> Tensor:
 
 
 def from_diffusers(
-    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path, num_named: int = 0, ahead: int = 1
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    num_named: int = 0,
+    ahead: int = 1,
+    time_scale: float = 1000.0,
 ) -> DiT:
     """Return the network of a DiTTransformer2DModel's config and weights.
 
     path: of the weights, named in errors. num_named: how many classes have names; the classes are those and all that
-    were trained, which unused ones, with the null class's embedding, were not. Raises DataError for a network that is
+    were trained, which unused ones, with the null class's embedding, were not. ahead, time_scale: of the steps that the
+    network was told, as `scheduler.Process` has them. Raises DataError for a network that is
     not the DiT of the paper, and for embedders that differ from block to block.
     """
     _require_paper(settings, path)
@@ -153,6 +159,7 @@ def from_diffusers(
             label_dropout=0.1 if has_null else 0.0,
             mlp_ratio=len(up) / width,
             learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
+            time_scale=time_scale,
         )
     except ConfigError as error:
         raise DataError(f"{path} does not hold a DiT: {error.message}", _REMEDY) from None

@@ -172,12 +172,14 @@ def class_accuracy(logits: Tensor, labels: Tensor, columns: Sequence[int], extra
 def class_columns(class_names: Sequence[str], extractor_names: Sequence[str]) -> list[int]:
     """Return the extractor's index of each class, matched by name or by one of its comma-separated synonyms.
 
-    Case, underscores and hyphens do not count. Raises ConfigError naming a class that has no match, or several.
+    Case, underscores and hyphens do not count where no name is the same. Raises ConfigError naming a class that has no
+    match, or several.
     """
     names = [_plain(name) for name in extractor_names]
     columns = []
     for name in class_names:
-        matches = [i for i, known in enumerate(names) if _plain(name) == known]
+        matches = [i for i, known in enumerate(extractor_names) if name == known]
+        matches = matches or [i for i, known in enumerate(names) if _plain(name) == known]
         matches = matches or [i for i, known in enumerate(names) if _plain(name) in known.split(", ")]
         if len(matches) != 1:
             seen = f"{len(matches)} classes" if matches else "no class"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ..settings import Count, Location, Machine, Name, Stage, option, section
+from ..settings import Count, Label, Location, Machine, Stage, option, section
 
 
 class Sample(Stage):
@@ -14,7 +14,7 @@ class Sample(Stage):
     checkpoint: Literal["final", "best"] = option(
         "final", "Weights at the end of the training, or the best that metrics.every has seen.", "--checkpoint"
     )
-    label: Name | None = option(
+    label: Label | None = option(
         None, "Name of the output under samples/; by default made from the settings.", "--label", False
     )
     classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")

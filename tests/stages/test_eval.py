@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from ldm.core.artifacts import MANIFEST
-from ldm.core.errors import DataError
+from ldm.core.errors import ConfigError, DataError
+from ldm.stages import likelihood, reconstructions
 from ldm.stages.reconstructions import shown_ranks
+from ldm.stages.settings import JUDGED_APART
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Heard, Pipeline, pngs
@@ -54,6 +57,38 @@ def test_saved_statistics_serve_as_a_reference(trained: Pipeline) -> None:
     expected = json.loads(direct.read_text())["numbers"]["frechet_distance[classifier]"]
     again = trained.run("eval", samples="second", reference=str(saved), replace=True).directory / "metrics.json"
     assert json.loads(again.read_text())["numbers"]["frechet_distance[classifier]"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_saved_statistics_cannot_be_compared_with_is_refused(trained: Pipeline) -> None:
+    trained.run("sample", num=8, label="many")
+    trained.run("sample", num=1, classes="0", label="single")
+    saved = str(trained.run("eval", samples="many").directory)
+    with pytest.raises(DataError, match="1 image is too few"):
+        trained.run("eval", samples="single", reference=saved)
+    with pytest.raises(ConfigError, match=r"--reference .* is saved statistics, but reconstructions need images"):
+        trained.run("eval", of="reconstructions", reference=saved, replace=True)
+
+
+@pytest.mark.parametrize("label", ["../dit", "/tmp/x", "a/b", "..", "", *JUDGED_APART])
+def test_a_label_that_leads_elsewhere_is_refused(trained: Pipeline, label: str) -> None:
+    with pytest.raises(ValidationError, match="label\n.*must "):
+        trained.config("sample", label=label)
+
+
+def test_the_names_that_eval_has_of_its_own_are_those_refused() -> None:
+    assert set(JUDGED_APART) == {likelihood.LABEL, reconstructions.LABEL}
+
+
+def test_a_schedule_of_fewer_steps_than_a_sampler_takes_is_sampled_in_all_of_them(
+    trained: Pipeline, tmp_path: Path
+) -> None:
+    run = Pipeline(tmp_path, trained.images)
+    run.run("train-dit", latents=trained.folder / "latents", diffusion__num_steps=4, train__images=16)
+    for sampler in ("ddim", "ddpm"):
+        made = run.run("sample", num=1, classes="0", sampler=sampler, steps=None, label=sampler).directory
+        assert json.loads((made / MANIFEST).read_text())["facts"]["sampling"]["steps"] == 4
+    with pytest.raises(ConfigError, match="--steps 5 is outside"):
+        run.run("sample", num=1, classes="0", steps=5)
 
 
 def test_eval_of_reconstructions_measures_each_image(trained: Pipeline) -> None:

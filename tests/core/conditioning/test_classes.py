@@ -49,6 +49,10 @@ def test_a_name_wins_over_an_index_and_over_every_other_reading() -> None:
     assert parse_classes("a,b", ["a", "b", "a,b"]) == [2]
     assert parse_classes("all", ["some", "all"]) == [1]
     assert parse_classes("7,3-5", DIGITS) == [7, 3, 4, 5]
+    assert parse_classes("2-4", ["1", "2", "3", "4"]) == parse_classes("2,3,4", ["1", "2", "3", "4"]) == [1, 2, 3]
+    assert parse_classes("1-3", ["a", "1", "c", "d"]) == [1, 2, 3]
+    with pytest.raises(ConfigError, match="not all numbers between are classes"):
+        parse_classes("1-4", ["1", "2", "4", "8"])
 
 
 def test_names_that_differ_in_case_only_are_told_apart() -> None:

@@ -132,3 +132,9 @@ def test_shifts_and_widths_that_are_not_positive_are_refused():
         times.shift(torch.zeros(1), 0.0)
     with pytest.raises(ValueError, match="std is -1"):
         times.logit_normal(torch.zeros(1), 0.0, -1.0)
+
+
+def test_a_shift_leads_to_no_time_beyond_one() -> None:
+    for hundredths in range(1, 1000):
+        shifted = times.shift(times.grid(1000, 7), hundredths / 100)
+        assert float(shifted.max()) == pytest.approx(1) and float(shifted.max()) <= 1 and float(shifted[-1]) == 0

@@ -127,6 +127,14 @@ def test_uneven_deviations_of_a_codebook_are_refused() -> None:
         to_diffusers(normalised(ready("VQModel", **COMMON), even=False), 6)
 
 
+def test_a_decoder_whose_norms_look_at_the_codes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="norms look at the codes"):
+        to_diffusers(
+            normalised(ready("VQModel", **{**COMMON, "block_out_channels": (32, 32)}, norm_type="spatial"), even=True),
+            6,
+        )
+
+
 @pytest.mark.parametrize("convolutions", [{}, {"use_quant_conv": False, "use_post_quant_conv": False}])
 def test_a_kl_autoencoder_takes_the_statistics_into_its_convolutions(convolutions: dict[str, bool]) -> None:
     autoencoder = normalised(ready("AutoencoderKL", **COMMON, **convolutions), even=False)

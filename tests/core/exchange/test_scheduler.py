@@ -11,6 +11,7 @@ from ldm.core.diffusion.schedules import BETAS, schedule
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.exchange.scheduler import FLOW, ahead_of, from_diffusers, to_diffusers
 
+LINEAR = {"beta_schedule": "linear"}
 KINDS = [(kind, zero) for kind in BETAS for zero in (False, True)]
 
 
@@ -75,7 +76,7 @@ def test_a_schedule_is_recognised_by_its_levels(kind: str, zero: bool, num_steps
 @pytest.mark.parametrize(
     ("config", "kind", "zero"),
     [
-        ({}, "linear", False),
+        ({"beta_schedule": "linear"}, "linear", False),
         ({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, "scaled-linear", False),
         ({"beta_schedule": "squaredcos_cap_v2"}, "cosine", False),
         ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "linear", True),
@@ -99,9 +100,13 @@ def test_rectified_flow_shifts_its_times_there_as_here() -> None:
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"beta_end": 0.5}, "none of the schedules"),
+        ({}, "not that of betas"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "not that of betas"),
+        ({"_class_name": "EDMEulerScheduler", "beta_schedule": "linear"}, "not that of betas"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, **LINEAR}, "not that of betas"),
+        ({"beta_end": 0.5, **LINEAR}, "none of the schedules"),
         ({"beta_schedule": "laplace"}, "laplace"),
-        ({"prediction_type": "flow_prediction"}, "flow_prediction"),
+        ({"prediction_type": "flow_prediction", **LINEAR}, "flow_prediction"),
         ({"num_train_timesteps": 1 << 60}, "num_train_timesteps"),
         ({"num_train_timesteps": "1000"}, "num_train_timesteps"),
         ({"trained_betas": ["a"]}, "no noise schedule"),

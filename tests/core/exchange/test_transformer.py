@@ -105,6 +105,15 @@ def test_there_and_back_is_the_same_network(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(back.state_dict()[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
 
 
+def test_the_steps_that_a_network_was_told_are_counted_as_it_was_told_them() -> None:
+    model = awake(dataclasses.replace(SMALL, time_scale=500.0))
+    theirs: Any = to_diffusers(model)
+    back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE, time_scale=500.0)
+    (x, labels), t = inputs(), (STEPS + 1) / 500
+    with torch.no_grad():
+        torch.testing.assert_close(back(x, t, labels), model(x, t, labels), rtol=1e-5, atol=1e-5)
+
+
 def test_a_class_that_only_has_a_name_counts() -> None:
     theirs = to_diffusers(awake())
     back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE, num_named=7)  # type: ignore[arg-type]

@@ -104,6 +104,10 @@ def test_class_names_match_by_synonym_without_case_or_underscores() -> None:
     assert class_columns(["chain_saw", "Tench", "Tinca-Tinca", "crane"], known) == [2, 1, 1, 3]
 
 
+def test_a_class_name_that_is_the_same_wins_over_those_that_are_alike() -> None:
+    assert class_columns(["a", "A", "cat-dog", "cat_dog"], ["A", "a", "cat_dog", "cat-dog"]) == [1, 0, 3, 2]
+
+
 @pytest.mark.parametrize(("name", "said"), [("horse", "no class"), ("bird", "2 classes")])
 def test_class_without_one_match_is_named(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' matches {said}"):
