@@ -71,7 +71,7 @@ def test_what_saved_statistics_cannot_be_compared_with_is_refused(trained: Pipel
 
 @pytest.mark.parametrize("label", ["../dit", "/tmp/x", "a/b", "..", "", *JUDGED_APART])
 def test_a_label_that_leads_elsewhere_is_refused(trained: Pipeline, label: str) -> None:
-    with pytest.raises(ValidationError, match="label\n.*must "):
+    with pytest.raises(ValidationError, match=r"label\n.*must "):
         trained.config("sample", label=label)
 
 
