@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError
 from .archives import DEFLATE_LIMIT
-from .listings import PART_NAMES, Parts
+from .listings import PART_NAMES, Parts, one_of_each
 from .npy import read_header
 from .samples import ImageSource, image_source
 
@@ -37,14 +38,20 @@ _NPZ_NAMES = {
 
 
 def idx_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Find pairs of idx files in a folder, by part: train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz …"""
-    pairs = {}
+    """Find pairs of idx files in a folder, by part: train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz …
+
+    What follows the last hyphen says which part: emnist-digits-test-images… is "test". Of a file and its .gz the latter
+    is taken. Raises DataError naming two pairs of one part.
+    """
+    pairs: dict[str, tuple[Path, Path]] = {}
     for images in sorted(folder.glob("*images*idx[34]-ubyte*")):
         labels = _labels_beside(images)
         prefix = images.name.split("images")[0].rstrip("-_.")
         if images.name.endswith(("ubyte", "ubyte.gz")) and labels.exists():
-            pairs[{"t10k": "test", "": "all"}.get(prefix) or PART_NAMES.get(prefix, prefix)] = (images, labels)
-    return pairs
+            pairs[prefix] = (images, labels)
+    part_of = {"t10k": "test", "": "all"} | PART_NAMES
+    named = [(part_of.get(re.split("[-_.]", prefix)[-1], prefix), prefix) for prefix in pairs]
+    return {part: pairs[prefix] for part, prefix in one_of_each(str(folder), "pairs of idx files", named).items()}
 
 
 def _labels_beside(images: Path) -> Path:

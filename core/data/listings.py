@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -65,14 +65,20 @@ def parts_of(listing: Listing) -> Parts:
     prefix = _wrapper(found, listing.archive)
     tops = {name[len(prefix) :].split("/")[0] if "/" in name[len(prefix) :] else "" for name in found}
     if tops and tops <= PART_NAMES.keys() and "train" in {PART_NAMES[top] for top in tops}:
-        folders: dict[str, str] = {}
-        for top in sorted(tops):
-            if PART_NAMES[top] in folders:
-                pair = f"{folders[PART_NAMES[top]]} and {prefix}{top}"
-                raise DataError(f"{listing.location} has two folders for one part: {pair}", "keep one of them")
-            folders[PART_NAMES[top]] = prefix + top
+        folders = one_of_each(listing.location, "folders", [(PART_NAMES[top], prefix + top) for top in sorted(tops)])
         return {part: partial(_labelled_by_folder, listing, folder + "/") for part, folder in folders.items()}
     return {"all": partial(_labelled_by_folder, listing, prefix)}
+
+
+def one_of_each(location: str, kind: str, named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return what each part is kept under, from (part, name); DataError naming two of one part: "valid" and "val"."""
+    found: dict[str, str] = {}
+    for part, name in named:
+        if part in found:
+            pair = f"{found[part]} and {name}"
+            raise DataError(f"{location} has two {kind} for one part: {pair}", "keep one of them")
+        found[part] = name
+    return found
 
 
 def _wrapper(found: list[str], archive: bool) -> str:

@@ -9,7 +9,7 @@ from .archives import list_zip
 from .arrays import idx_pairs, parts_of_idx, parts_of_npz
 from .exclusion import Exclusion
 from .folders import list_folder
-from .listings import PART_NAMES, Parts, is_image, parts_of
+from .listings import PART_NAMES, Parts, is_image, one_of_each, parts_of
 from .samples import ImageSource
 from .splits import split_by_content
 from .tars import expand_braces, open_tars, parts_of_tars
@@ -143,7 +143,8 @@ def _folder_parts(path: Path, location: str) -> Parts:
         return parts_of_tars([path / name for name in tars], location)
     if not tops <= PART_NAMES.keys() or any("/" not in name for name in tars):
         raise DataError(f"{location} has tars in several folders: {', '.join(sorted(tops)[:5])}", "name one of them")
+    folders = one_of_each(location, "folders", [(PART_NAMES[top], top) for top in sorted(tops)])
     return {
-        PART_NAMES[top]: partial(open_tars, [path / name for name in tars if name.startswith(f"{top}/")], location)
-        for top in sorted(tops)
+        part: partial(open_tars, [path / name for name in tars if name.startswith(f"{top}/")], location)
+        for part, top in folders.items()
     }

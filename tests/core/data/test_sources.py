@@ -228,6 +228,28 @@ def test_tars_named_by_part_and_npz_named_by_part(tmp_path):
         np.testing.assert_array_equal(val.image(1), PIXELS[4])
 
 
+def test_two_names_of_one_part_are_refused_and_no_part_is_dropped(tmp_path):
+    for top in ("train", "val", "valid"):
+        (tmp_path / "t" / top).mkdir(parents=True)
+        webdataset(tmp_path / "t" / top / "0.tar", range(12))
+    (tmp_path / "i").mkdir()
+    for prefix in ("train", "val", "valid"):
+        idx(tmp_path / "i" / f"{prefix}-images-idx3-ubyte", PIXELS[:, :, :, 0])
+        idx(tmp_path / "i" / f"{prefix}-labels-idx1-ubyte", LABELS)
+    for folder in ("t", "i"):
+        with pytest.raises(DataError, match="for one part: val and valid"):
+            open_splits(str(tmp_path / folder))
+
+
+def test_idx_files_whose_names_end_in_the_part_and_beside_their_gz_are_parts(tmp_path):
+    for prefix, chosen in {"emnist-digits-train": slice(12), "emnist-digits-test": slice(3, 6)}.items():
+        for suffix in ("", ".gz"):
+            idx(tmp_path / f"{prefix}-images-idx3-ubyte{suffix}", PIXELS[chosen, :, :, 0])
+            idx(tmp_path / f"{prefix}-labels-idx1-ubyte{suffix}", LABELS[chosen])
+    train, test = open_splits(str(tmp_path))
+    assert (len(train), len(test)) == (12, 3) and test.labels.tolist() == [0, 1, 1]
+
+
 def test_built_in_mnist_is_ten_thousand_and_one_thousand_balanced_digits(shared, tmp_path):
     train, test = open_splits("mnist")
     assert train.class_names == test.class_names == tuple("0123456789")
