@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.data.exclusion import Exclusion, read_exclusion, shared_names
 from ..core.data.reading import read_each
-from ..core.data.sources import ImageSource, open_parts
+from ..core.data.sources import ImageSource, held_out_part, open_parts
 from ..core.errors import DataError
 from ..core.progress import Progress
 from .configs.data_tools import LookingAtData
@@ -28,8 +28,7 @@ def looked_at(config: LookingAtData) -> tuple[Parts, Exclusion | None]:
     parts = sorted(found.items(), key=lambda item: item[0] not in TRAINED)
     if config.validation is not None:
         others = open_parts(config.validation)
-        part = next(part for part in ("val", "test", "all", "train") if part in others)
-        parts = [parts[0], ("val", others[part])]
+        parts = [parts[0], ("val", others[held_out_part(others, config.validation)])]
     if config.exclude is None:
         return parts, None
     exclude = read_exclusion(config.exclude)

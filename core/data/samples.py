@@ -14,6 +14,7 @@ from ..errors import DataError
 from ..machine import num_cores
 from . import images
 
+_MOST_NUMBERS = 100_000  # greatest label that may be one of classes without images, as held-out parts have them
 _LONGEST_NAME = 1000  # letters of a class; pictures and reports make room for it
 Fetch = Callable[[int], "bytes | np.ndarray"]
 
@@ -37,6 +38,7 @@ class ImageSource:
     ignored: tuple[str, ...] = ()
     digests: dict[int, bytes] = field(default_factory=dict, repr=False)  # by row, shared between subsets
     empty_folders: tuple[str, ...] = ()
+    numbered: bool = False  # whether classes have no other names than 0 … the greatest label
 
     def __len__(self) -> int:
         return len(self.names)
@@ -131,6 +133,8 @@ class ImageSource:
 
     def require_every_class(self) -> "ImageSource":
         """Return the source itself, or raise DataError naming the classes that have no image."""
+        if self.numbered:
+            _refuse_gap(self.location, self.names, self.labels)
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         empty = [self.class_names[label] for label in np.flatnonzero(counts == 0)]
         if empty:
@@ -151,8 +155,9 @@ def image_source(
 ) -> ImageSource:
     """Build a source, in the order of the names; `fetch(i)` gives the content of `names[i]`.
 
-    Without labels there is one class, "all"; without class names they are the numbers from 0 to the greatest label.
-    Raises DataError for no images, two of one name, a negative label, or a label beyond the class names.
+    Without labels there is one class, "all"; without class names they are the numbers from 0 to the greatest label, and
+    some may have no image: what is held out need not show every class. Raises DataError for no images, two of one name,
+    a negative label, a label beyond the class names, or one so great that it must be a mistake.
     """
     if not len(names):
         raise DataError(
@@ -180,10 +185,13 @@ def image_source(
     if labels[worst] < 0 or (class_names is not None and labels[worst] >= len(class_names)):
         known = "0, 1, 2 …" if class_names is None else f"0 to {len(class_names) - 1}"
         raise DataError(f"{location}: {names[worst]} has label {labels[worst]}, not one of {known}", "mend the label")
+    numbered = class_names is None
     if class_names is None:
-        class_names = _numbered(location, names, labels)
+        if labels[worst] >= _MOST_NUMBERS:
+            _refuse_gap(location, names, labels)
+        class_names = [str(number) for number in range(int(labels[worst]) + 1)]
     source = ImageSource(location, tuple(class_names), ordered, labels[rows], fetch, rows, True, tuple(ignored))
-    return replace(source, empty_folders=tuple(empty_folders))
+    return replace(source, empty_folders=tuple(empty_folders), numbered=numbered)
 
 
 def content_digest(content: bytes | np.ndarray) -> bytes:
@@ -198,14 +206,13 @@ def num_workers() -> int:
     return min(16, num_cores())
 
 
-def _numbered(location: str, names: Sequence[str], labels: np.ndarray) -> list[str]:
-    """Name classes by their numbers, refusing numbers so far beyond the others that they must be a mistake."""
+def _refuse_gap(location: str, names: Sequence[str], labels: np.ndarray) -> None:
+    """Raise DataError where a number below the greatest label labels no image; often that label is a mistake."""
     distinct, first = np.unique(labels, return_index=True)
     if distinct[-1] >= len(distinct):
         missing = int(np.flatnonzero(distinct != np.arange(len(distinct)))[0])
         culprit = f"label {distinct[-1]} of {names[first[-1]]} is the greatest, yet no image has label {missing}"
         raise DataError(f"{location}: {culprit}", "number the labels 0, 1, 2 … or name all classes in classes.json")
-    return [str(label) for label in distinct]
 
 
 def _encoded(text: str) -> bytes:

@@ -1,6 +1,7 @@
 """Where images come from: one function that opens whatever the user points at, and one that makes two parts of it."""
 
 import re
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from .samples import ImageSource
 from .splits import split_by_content
 from .tars import expand_braces, open_tars, parts_of_tars
 
-__all__ = ["BUILTIN", "ImageSource", "open_parts", "open_source", "open_splits", "split_by_fraction"]
+__all__ = ["BUILTIN", "ImageSource", "held_out_part", "open_parts", "open_source", "open_splits", "split_by_fraction"]
 
 BUILTIN = ("mnist",)
 _KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist"
@@ -59,8 +60,7 @@ def open_splits(
     held_out = None
     if val_location is not None:
         others = _parts(val_location)
-        part = next((part for part in ("val", "test") if part in others), None)
-        held_out = "val", _open_part(others, val_location, part)
+        held_out = "val", others[held_out_part(others, val_location)]().require_full_folders()
     elif own == "train":
         part = next((part for part in ("val", "test") if part in parts), None)
         held_out = (part, parts[part]().require_full_folders()) if part else None
@@ -73,6 +73,14 @@ def open_splits(
     if held_out:
         return train, used[1][1].with_classes(train.class_names)
     return split_by_fraction(train, val_fraction)
+
+
+def held_out_part(parts: Collection[str], location: str) -> str:
+    """Return which part of images that are named for validation is taken: its own val or test part, or all it has."""
+    for part in ("val", "test", "all", "train"):
+        if part in parts:
+            return part
+    raise DataError(f"{location} has only {', '.join(sorted(parts))}, not val", "name the folder of one of them")
 
 
 def split_by_fraction(source: ImageSource, val_fraction: float) -> tuple[ImageSource, ImageSource]:

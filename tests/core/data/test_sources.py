@@ -228,6 +228,23 @@ def test_tars_named_by_part_and_npz_named_by_part(tmp_path):
         np.testing.assert_array_equal(val.image(1), PIXELS[4])
 
 
+def test_held_out_images_need_not_show_every_class_and_training_images_do(tmp_path):
+    labels = np.arange(12) % 4
+    held_out = np.array([0, 1, 3])
+    names = ("train_images", "train_labels", "val_images", "val_labels")
+    np.savez(tmp_path / "m.npz", **dict(zip(names, (PIXELS, labels, PIXELS[:3], held_out), strict=True)))
+    np.savez(tmp_path / "train.npz", images=PIXELS, labels=labels)
+    np.savez(tmp_path / "val.npz", images=PIXELS[:3], labels=held_out)
+    for where in ((tmp_path / "m.npz", None), (tmp_path / "train.npz", str(tmp_path / "val.npz"))):
+        train, val = open_splits(str(where[0]), where[1])
+        assert train.class_names == val.class_names == tuple("0123") and val.labels.tolist() == [0, 1, 3]
+    with pytest.raises(DataError, match="label 3 of 000002 is the greatest, yet no image has label 2"):
+        open_source(str(tmp_path / "val.npz"))
+    np.savez(tmp_path / "val.npz", images=PIXELS[:3], labels=np.array([0, 1, 10**15]))
+    with pytest.raises(DataError, match="no image has label 2"):
+        open_splits(str(tmp_path / "train.npz"), str(tmp_path / "val.npz"))
+
+
 def test_two_names_of_one_part_are_refused_and_no_part_is_dropped(tmp_path):
     for top in ("train", "val", "valid"):
         (tmp_path / "t" / top).mkdir(parents=True)
