@@ -37,7 +37,9 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
     source = parts[0][1]
     counts = survey.class_counts.get(parts[0][0], np.zeros(len(source.class_names), dtype=np.int64))
     facts = _facts(config, parts, survey)
-    stops = facts["stops"] = [*_stops(parts, survey)]
+    opened, alone = _opened(parts, config.validation is not None)
+    stops = facts["stops"] = [*_stops(opened, survey)]
+    facts["not_opened"] = [*_not_opened(alone, survey)]
     facts["advice"] = advise(survey, counts, source.class_names, config.image_size)
     pictures = []
     if config.sheet is not None and len(survey):
@@ -55,12 +57,43 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
     )
 
 
+def _opened(parts: Parts, validation: bool) -> tuple[Parts, Parts]:
+    """Return the parts that training opens, and those that it leaves alone: validation images are val, else test."""
+    names = [part for part, _ in parts]
+    own = names[0] == "train" or validation  # what is one part is divided, whatever is beside it
+    held_out = next((part for part in ("val", "test") if own and part in names[1:]), None)
+    opened = [each for place, each in enumerate(parts) if place == 0 or each[0] == held_out]
+    return opened, [each for each in parts if each not in opened]
+
+
+def _not_opened(parts: Parts, survey: Survey) -> Iterator[str]:
+    """Yield what is wrong with parts that training leaves alone, and would matter once they are used."""
+    for part, source in parts:
+        if source.empty_folders:
+            folders = listed([*source.empty_folders], len(source.empty_folders))
+            yield f"{part} is left alone by training; class folders there have no images: {folders}"
+        if broken := [image.name for image in survey.broken if image.part == part]:
+            yield f"{part} is left alone by training; {_undecoded(broken)}"
+
+
+def _undecoded(names: list[str]) -> str:
+    return f"{len(names):,} images cannot be decoded: {listed(names, len(names))}"
+
+
 def _stops(parts: Parts, survey: Survey) -> Iterator[str]:
-    """Yield what training would refuse, all of it."""
+    """Yield what training would refuse of the parts that it opens, all of it."""
+    if parts[0][0] not in TRAINED:
+        yield f"there is nothing to train on: {shown(parts[0][1].location)} has no part called train"
+        return
     for part, source in parts:
         for folder in source.empty_folders:
             yield f"class folder {shown(folder)} has no images"
-        if part in TRAINED:
+        if part in TRAINED and source.numbered:
+            try:
+                source.require_every_class()
+            except DataError as error:
+                yield shown(error.message, 300)
+        elif part in TRAINED:
             for label in np.flatnonzero(np.bincount(source.labels, minlength=len(source.class_names)) == 0):
                 yield f"class {shown(source.class_names[label])} has no images"
         else:
@@ -73,9 +106,9 @@ def _stops(parts: Parts, survey: Survey) -> Iterator[str]:
             split_by_fraction(parts[0][1], _VAL_FRACTION)
         except DataError as error:
             yield shown(error.message, 300)
-    if survey.broken:
-        names = [image.name for image in survey.broken]
-        yield f"{len(names):,} images cannot be decoded: {listed(names, len(names))}"
+    opened = {part for part, _ in parts}
+    if broken := [image.name for image in survey.broken if image.part in opened]:
+        yield _undecoded(broken)
 
 
 def _rows(parts: Parts, survey: Survey, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -102,6 +135,8 @@ def _rows(parts: Parts, survey: Survey, facts: dict[str, Any]) -> Iterator[tuple
         yield "labels", f"{len(suspects):,} named after another class: {told}"
     if pairs := facts["similar_classes"]:
         yield "class names", f"alike: {', '.join(f'{shown(a)} and {shown(b)}' for a, b in pairs[:EXAMPLES])}"
+    for number, remark in enumerate(facts["not_opened"], 1):
+        yield f"not opened {number}", remark
     for number, stop in enumerate(facts["stops"], 1):
         yield f"stops {number}", stop
     for matter, line in facts["advice"].items():

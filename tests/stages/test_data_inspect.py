@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.core.data.sources import open_splits
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Outcome, Silent
 from ldm.stages import data_inspect
@@ -18,7 +19,7 @@ from pictured import landscape, png
 from pipeline_run import Heard
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "data"))
-from test_sources import WAYS, class_folders, idx
+from test_sources import WAYS, class_folders, idx, webdataset
 from test_sources import png as plain_png
 
 
@@ -90,6 +91,42 @@ def test_validation_images_of_unknown_classes_would_stop_training(tmp_path: Path
     outcome = inspected(data, validation=str(others))
     assert outcome.exit_code == 3 and "cow" in outcome.facts["stops"][0]
     assert {"name": "cow", "counts": {"all": 0, "val": 2}} in outcome.facts["classes"]
+
+
+def test_data_without_images_to_train_on_would_stop_training(tmp_path: Path) -> None:
+    webdataset(tmp_path / "val-0.tar", range(12))
+    webdataset(tmp_path / "test-0.tar", range(12))
+    outcome = inspected(tmp_path)
+    assert outcome.exit_code == 3 and "nothing to train on" in outcome.facts["stops"][0]
+    with pytest.raises(DataError, match="not train"):
+        open_splits(str(tmp_path))
+
+
+def test_only_the_parts_that_training_opens_can_stop_it(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        photos(tmp_path / "p" / part, {"cat": 2, "dog": 2})
+    (tmp_path / "p" / "test" / "cat" / "void.jpg").write_bytes(b"")
+    (tmp_path / "p" / "test" / "eel").mkdir()
+    outcome = inspected(tmp_path / "p")
+    assert outcome.exit_code == 0 and outcome.facts["stops"] == []
+    assert "eel" in outcome.summary["not opened 1"] and "test/cat/void.jpg" in outcome.summary["not opened 2"]
+    (tmp_path / "p" / "val").rename(tmp_path / "elsewhere")
+    outcome = inspected(tmp_path / "p")
+    assert outcome.exit_code == 3 and len(outcome.facts["stops"]) == 2 and outcome.facts["not_opened"] == []
+    assert inspected(tmp_path / "p", validation=str(tmp_path / "elsewhere")).exit_code == 0
+
+
+def test_one_part_beside_a_test_part_is_divided_as_training_does(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels, labels=[0, 0], test_images=pixels, test_labels=[0, 0])
+    outcome = inspected(tmp_path / "a.npz")
+    assert outcome.exit_code == 3 and "too few different images" in outcome.facts["stops"][0]
+
+
+def test_a_number_beyond_the_labels_is_told_in_one_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=[0, 1, 5000])
+    stops = inspected(tmp_path / "a.npz").facts["stops"]
+    assert "label 5000 of 000002 is the greatest" in stops[0] and len(stops) <= 2
 
 
 def test_too_few_images_to_split_would_stop_training(tmp_path: Path) -> None:
