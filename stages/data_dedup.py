@@ -32,8 +32,7 @@ def run(config: DataDedup, progress: Progress) -> Outcome:
     for path, flag in ((config.out, "--out"), (config.exclude_out, "--exclude-out"), (config.sheet, "--sheet")):
         if path is not None:
             require_new(path, config.replace, flag)
-    parts, exclude = looked_at(config)
-    images = Catalogue(parts)
+    images, exclude = looked_at(config)
     prints, broken = _prints(images, progress)
     found = Copies(images, _groups(config, images, prints, progress), broken)
     facts = found.facts(config.drop_conflicts)

@@ -19,7 +19,7 @@ Parts = list[tuple[str, ImageSource]]  # the first one is trained on; "all" wher
 TRAINED = ("all", "train")
 
 
-def looked_at(config: LookingAtData) -> tuple[Parts, Exclusion | None]:
+def looked_at(config: LookingAtData) -> tuple["Catalogue", Exclusion | None]:
     """Open the parts of the data, what is trained on first, without what is to be left out.
 
     With images held out elsewhere, those take the place of the data's own parts, as in training.
@@ -30,16 +30,22 @@ def looked_at(config: LookingAtData) -> tuple[Parts, Exclusion | None]:
         others = open_parts(config.validation)
         parts = [parts[0], ("val", others[held_out_part(others, config.validation)])]
     if config.exclude is None:
-        return parts, None
+        return Catalogue(parts, shared_names(parts)), None
     exclude = read_exclusion(config.exclude)
-    return exclude.leave_out(parts, lambda: [*found.items()]), exclude
+    left = exclude.leave_out(parts, lambda: [*found.items()])
+    return Catalogue(left, shared_names(parts)), exclude
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All images of all parts under one count, in the order of the parts."""
+    """All images of all parts under one count, in the order of the parts.
+
+    shared: names that alone do not say which image is meant, among all images there are: also those that were left out
+    already, as training reads a list against all of them.
+    """
 
     parts: Parts
+    shared: frozenset[str]
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -48,10 +54,6 @@ class Catalogue:
     def starts(self) -> np.ndarray:
         """The row with which each part begins, and the end, int64 (parts + 1,)."""
         return np.cumsum([0, *(len(source) for _, source in self.parts)])
-
-    @cached_property
-    def _shared(self) -> frozenset[str]:
-        return shared_names(self.parts)
 
     def at(self, row: int) -> tuple[str, ImageSource, int]:
         """Return the part, source and index of an image."""
@@ -62,7 +64,7 @@ class Catalogue:
         """Return what an image is called on a list of images to leave out."""
         part, source, index = self.at(row)
         name = source.names[index]
-        return f"{part}/{name}" if name in self._shared else name
+        return f"{part}/{name}" if name in self.shared else name
 
     def class_name(self, row: int) -> str | None:
         """Return the class of an image; None where images have no labels."""

@@ -133,6 +133,19 @@ def test_arrays_are_searched_and_parts_that_name_images_alike_are_told_apart(tmp
     assert searched(tmp_path / "images-idx3-ubyte").facts["copies"] == {"bytes": 1}
 
 
+def test_a_list_made_with_another_list_says_which_part_is_meant_as_before(tmp_path: Path) -> None:
+    pixels = np.stack([landscape(number, 32) for number in range(8)])
+    pixels[5] = pixels[3]
+    val = np.stack([landscape(number, 32) for number in range(40, 46)])
+    names = ("train_images", "train_labels", "val_images", "val_labels")
+    np.savez(tmp_path / "a.npz", **dict(zip(names, (pixels, np.arange(8) % 2, val, np.arange(6) % 2), strict=True)))
+    (tmp_path / "old.txt").write_text("val/000005\nval/000003\n")
+    searched(tmp_path / "a.npz", exclude=tmp_path / "old.txt", exclude_out=tmp_path / "new.txt")
+    both = read_exclusion(tmp_path / "new.txt")
+    assert both.names == {"val/000005", "val/000003", "train/000005"}
+    assert [len(each) for each in open_splits(str(tmp_path / "a.npz"), exclude=both)] == [7, 4]
+
+
 def test_one_picture_under_two_labels_is_called_out(tmp_path: Path) -> None:
     root = photos(tmp_path / "p")
     (root / "dog" / "cat?.jpg").write_bytes(jpeg(landscape(3)))
