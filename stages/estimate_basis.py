@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..core.autoencoders import registry
-from ..core.data.sources import open_source
+from ..core.data.sources import open_parts, open_source, open_splits, own_held_out
 from ..core.denoisers.dit import DiTConfig
 from ..core.errors import ConfigError, DataError
 from ..core.estimation.kernels import LAUNCH
@@ -15,7 +15,7 @@ from ..core.precision import Policy
 from ..core.training.task import Task
 from .configs import Encode, Sample, TrainClassifier, TrainDiT, TrainVQVAE
 from .configs.estimate import Estimate
-from .handover import dump, machine_policy
+from .handover import dump, exclusion_of, machine_policy
 from .settings import Data
 
 ASSUMED_CLASSES = 10
@@ -132,38 +132,40 @@ def _machine(how: Estimate, stage: TrainDiT) -> tuple[Policy, float | None]:
 
 def _images(how: Estimate, data: Data, notes: list[str]) -> Images:
     """Count the images where they are, without reading any."""
-    counted: tuple[int | None, int | None] = (None, None)
+    train: int | None = None
+    val: int | None = None
     names: tuple[str, ...] | None = None
     try:
         if data.source is not None:
-            source = open_source(data.source)
-            names, total = source.class_names, len(source)
-            held_out = round(total * data.val_fraction)
-            whole = data.validation is not None or _has_parts(data.source)
-            counted = (total, held_out) if whole else (total - held_out, held_out)
+            names, train, val = _counts(data, data.source)
     except (DataError, ConfigError) as error:
         notes.append(f"the images are not at hand ({error.message})")
     if how.dataset is not None:
-        counted = (how.dataset, round(how.dataset * data.val_fraction))
-    if counted[0] is None:
+        train, val = how.dataset, round(how.dataset * data.val_fraction)
+    if train is None:
         notes.append("how many images there are is unknown: what depends on it is left out; --dataset N says it")
     if how.classes is not None:
         names = tuple(f"class {number}" for number in range(how.classes))
     if names is None:
         notes.append(f"how many classes there are is unknown: {ASSUMED_CLASSES} assumed; --classes N says it")
         names = tuple(f"class {number}" for number in range(ASSUMED_CLASSES))
-    return Images(*counted, names)
+    return Images(train, val, names)
 
 
-def _has_parts(location: str) -> bool:
-    """Whether images come with some to be held out."""
-    for part in ("val", "test"):
-        try:
-            open_source(location, part)
-        except DataError:
-            continue
-        return True
-    return False
+def _counts(data: Data, location: str) -> tuple[tuple[str, ...], int, int]:
+    """Return the names of the classes, and how many images are trained on and held out, as training would open them.
+
+    How many are held out of images that come as one part is taken from the fraction: the choice would read them all.
+    """
+    exclude = exclusion_of(data)
+    if data.validation is not None or own_held_out(location):
+        train, val = open_splits(location, data.validation, data.val_fraction, exclude)
+        return train.class_names, len(train), len(val)
+    source = open_source(location)
+    if exclude is not None:
+        ((_, source),) = exclude.leave_out([("all", source)], lambda: [*open_parts(location).items()])
+    held_out = round(len(source) * data.val_fraction)
+    return source.class_names, len(source) - held_out, held_out
 
 
 def _latent_shape(stage: TrainVQVAE) -> tuple[int, int, int]:

@@ -15,7 +15,16 @@ from .samples import ImageSource
 from .splits import split_by_content
 from .tars import expand_braces, open_tars, parts_of_tars
 
-__all__ = ["BUILTIN", "ImageSource", "held_out_part", "open_parts", "open_source", "open_splits", "split_by_fraction"]
+__all__ = [
+    "BUILTIN",
+    "ImageSource",
+    "held_out_part",
+    "open_parts",
+    "open_source",
+    "open_splits",
+    "own_held_out",
+    "split_by_fraction",
+]
 
 BUILTIN = ("mnist",)
 _KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist"
@@ -61,9 +70,8 @@ def open_splits(
     if val_location is not None:
         others = _parts(val_location)
         held_out = "val", others[held_out_part(others, val_location)]().require_full_folders()
-    elif own == "train":
-        part = next((part for part in ("val", "test") if part in parts), None)
-        held_out = (part, parts[part]().require_full_folders()) if part else None
+    elif part := _own_held_out(parts):
+        held_out = part, parts[part]().require_full_folders()
 
     used = [(own, train), *([held_out] if held_out else [])]
     if exclude is not None:
@@ -73,6 +81,15 @@ def open_splits(
     if held_out:
         return train, used[1][1].with_classes(train.class_names)
     return split_by_fraction(train, val_fraction)
+
+
+def own_held_out(location: str) -> str | None:
+    """Return which part of the data `open_splits` holds out where no other is named; None where it divides them."""
+    return _own_held_out(_parts(location))
+
+
+def _own_held_out(parts: Parts) -> str | None:
+    return next((part for part in ("val", "test") if part in parts and "all" not in parts), None)
 
 
 def held_out_part(parts: Collection[str], location: str) -> str:

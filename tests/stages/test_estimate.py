@@ -25,10 +25,11 @@ from ldm.core.precision import Policy
 from ldm.core.progress import Outcome, Silent
 from ldm.core.training import loop
 from ldm.core.training.task import Batch, Plan
-from ldm.stages import estimate_inference, made_up, train_vqvae
+from ldm.stages import estimate_basis, estimate_inference, made_up, train_vqvae
 from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.costs import StageCost, amount, duration, table
+from ldm.stages.settings import Data
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import MACHINE, Pipeline
@@ -78,6 +79,28 @@ def test_every_stage_of_a_recipe_is_estimated_on_the_data_at_hand(tmp_path: Path
     assert "takes about" in str(outcome.verdict) and "350 MFLOP/s" in str(outcome.verdict)
     total = sum(stage["seconds"] for stage in stages.values())
     assert f"takes about {duration(total)} on" in str(outcome.verdict)
+
+
+def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16), dtype=np.uint8)
+    parts = {"train_images": pixels[:40], "train_labels": np.arange(40) % 2}
+    np.savez(tmp_path / "own.npz", val_images=pixels[40:], val_labels=np.arange(10) % 2, **parts)
+    np.savez(tmp_path / "all.npz", images=pixels[:40], labels=np.arange(40) % 2)
+    (tmp_path / "list.txt").write_text("train/000001\nval/000002\nval/000003\n")
+    (tmp_path / "one.txt").write_text("".join(f"{number:06d}\n" for number in range(20)))
+
+    def counted(**data: Any) -> tuple[int | None, int | None]:
+        notes: list[str] = []
+        images = estimate_basis._images(Estimate(), Data(**data), notes)
+        assert images.class_names == ("0", "1") and not notes
+        return images.train, images.val
+
+    own, everything = str(tmp_path / "own.npz"), str(tmp_path / "all.npz")
+    assert counted(source=own) == (40, 10)
+    assert counted(source=own, exclude=tmp_path / "list.txt") == (39, 8)
+    assert counted(source=everything, validation=own) == (40, 10)
+    assert counted(source=everything, val_fraction=0.1) == (36, 4)
+    assert counted(source=everything, val_fraction=0.1, exclude=tmp_path / "one.txt") == (18, 2)
 
 
 def test_without_the_data_what_depends_on_them_is_left_out_and_said(tmp_path: Path) -> None:
