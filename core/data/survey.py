@@ -62,18 +62,20 @@ def look(source: ImageSource, index: int, content: bytes | np.ndarray) -> Look:
         return Look(width, height, ARRAY, "RGB" if content.ndim == 3 else "L", _colourless(content))
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
         layout = " ".join(str(tile[3]) for tile in image.tile)
+        # A JPEG that holds other pictures as well (CIPA DC-007), as cameras write previews: the first one is decoded.
+        kind = "JPEG" if image.format == "MPO" else str(image.format)
         deep = image.mode.startswith("I") or ";16" in layout
-        expected = _SUFFIXES.get(PurePosixPath(source.names[index]).suffix.lower(), image.format)
+        expected = _SUFFIXES.get(PurePosixPath(source.names[index]).suffix.lower(), kind)
         has = {
             "16-bit": deep,
             "alpha": image.has_transparency_data,
             "turned": image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9),
-            "animated": getattr(image, "n_frames", 1) > 1,
-            "misnamed": expected != image.format,
+            "animated": image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
+            "misnamed": expected != kind,
         }
         colour = _colourless(pixels) if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LAB") else ()
         mode = f"{image.mode.partition(';')[0]}{';16' if deep else ''}"
-        return Look(width, height, str(image.format), mode, (*(trait for trait in has if has[trait]), *colour))
+        return Look(width, height, kind, mode, (*(trait for trait in has if has[trait]), *colour))
 
 
 def _colourless(pixels: np.ndarray) -> tuple[str, ...]:

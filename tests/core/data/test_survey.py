@@ -1,9 +1,11 @@
 """What is said of images is what they are: sizes, modes, traits, and which cannot be decoded."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from image_kinds import kinds
 from ldm.core.data.reading import read_each
@@ -65,6 +67,18 @@ def test_counts_are_of_what_was_seen_and_every_broken_file_is_named(folder):
     described = survey.described()
     assert described["sizes"]["width"] == {"min": 1, "median": 30.0, "max": 10000}
     assert described["sizes"]["shorter"]["min"] == 1 and described["traits"]["turned"] == 7
+
+
+def test_a_jpeg_that_holds_a_second_picture_is_a_jpeg_of_the_first():
+    red, blue = (Image.new("RGB", size, colour) for size, colour in (((40, 30), "red"), ((20, 10), "blue")))
+    buffer = io.BytesIO()
+    red.save(buffer, "MPO", save_all=True, append_images=[blue])
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        assert image.format == "MPO" and image.n_frames == 2, "as Pillow opens it"
+    source = image_source("here", ["a.jpg"], lambda row: buffer.getvalue(), None)
+    seen = look(source, 0, source.read(0))
+    assert (seen.format, seen.width, seen.height, seen.traits) == ("JPEG", 40, 30, ())
+    assert np.abs(source.image(0).astype(int) - [255, 0, 0]).max() <= 2
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3)])
