@@ -77,7 +77,8 @@ def parts_of_tars(paths: list[Path], location: str) -> Parts:
 
 
 def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Member]] | None = None) -> ImageSource:
-    """Index WebDataset tars, but those `indexed` already. Labels are numbers or names; a classes.json may name numbers.
+    """Index WebDataset tars, but those `indexed` already. Labels are numbers or names; a classes.json
+    beside the first tar, or above it in the folder that was given, may name them.
 
     Raises DataError naming the member for an image without a label, a label that is none, two images of one sample,
     and whatever `tar_members` refuses.
@@ -105,7 +106,7 @@ def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Me
             f"{location} has no images",
             f"give tars of images with their labels; these hold {', '.join(ignored[:3]) or 'nothing'}",
         )
-    classes = paths[0].parent / CLASSES_FILE
+    classes = _classes_file(paths[0], location)
     table = parse_json(read_file(classes), str(classes)) if classes.is_file() else None
     kinds = {type(label) for label in labels}
     if kinds == {int}:
@@ -119,6 +120,14 @@ def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Me
         numbers = np.array([index[str(label)] for label in labels], dtype=np.int64)
         return image_source(location, names, fetch, numbers, human_names(keys, table, location), ignored)
     raise DataError(f"{location} labels some images by number and others by name", "use one of the two")
+
+
+def _classes_file(tar: Path, location: str) -> Path:
+    """Return where the classes.json nearest to a tar is: beside it, or above, as far as the folder that was given."""
+    root, folder = Path(location), tar.parent
+    while not (folder / CLASSES_FILE).is_file() and root in folder.parents:
+        folder = folder.parent
+    return folder / CLASSES_FILE
 
 
 def _has_labels(members: dict[str, Member]) -> bool:

@@ -267,6 +267,19 @@ def test_idx_files_whose_names_end_in_the_part_and_beside_their_gz_are_parts(tmp
     assert (len(train), len(test)) == (12, 3) and test.labels.tolist() == [0, 1, 1]
 
 
+def test_classes_json_above_folders_of_tars_names_the_classes_of_all_parts(tmp_path):
+    for part, rows in {"train": range(12), "val": range(3, 6)}.items():
+        (tmp_path / "t" / part).mkdir(parents=True)
+        webdataset(tmp_path / "t" / part / "0.tar", rows)
+    (tmp_path / "classes.json").write_text('["above", "what was", "given"]')
+    assert open_source(str(tmp_path / "t")).class_names == ("0", "1", "2")
+    (tmp_path / "t" / "classes.json").write_text(json.dumps(CLASSES))
+    train, val = open_splits(str(tmp_path / "t"))
+    assert train.class_names == val.class_names == CLASSES and val.labels.tolist() == [0, 1, 1]
+    (tmp_path / "t" / "train" / "classes.json").write_text('["a", "b", "c"]')
+    assert open_source(str(tmp_path / "t")).class_names == ("a", "b", "c")
+
+
 def test_built_in_mnist_is_ten_thousand_and_one_thousand_balanced_digits(shared, tmp_path):
     train, test = open_splits("mnist")
     assert train.class_names == test.class_names == tuple("0123456789")
