@@ -94,7 +94,8 @@ def pickled_autoencoder(folder: Path, mark: Path) -> Path:
 def pickled_transformer(folder: Path, mark: Path) -> Path:
     parts = {"transformer": ["diffusers", "DiTTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}
     (folder / INDEX).write_text(json.dumps({"_class_name": "DiTPipeline", **parts}))
-    for part, settings in {"scheduler": {"_class_name": "DDIMScheduler"}, "transformer": {}}.items():
+    scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "linear"}
+    for part, settings in {"scheduler": scheduler, "transformer": {}}.items():
         (folder / part).mkdir()
         name = "scheduler_config.json" if part == "scheduler" else CONFIG
         (folder / part / name).write_text(json.dumps(settings))

@@ -60,9 +60,9 @@ def test_saved_statistics_serve_as_a_reference(trained: Pipeline) -> None:
 
 
 def test_what_saved_statistics_cannot_be_compared_with_is_refused(trained: Pipeline) -> None:
-    trained.run("sample", num=8, label="many")
+    trained.run("sample", num=8, label="plenty")
     trained.run("sample", num=1, classes="0", label="single")
-    saved = str(trained.run("eval", samples="many").directory)
+    saved = str(trained.run("eval", samples="plenty").directory)
     with pytest.raises(DataError, match="1 image is too few"):
         trained.run("eval", samples="single", reference=saved)
     with pytest.raises(ConfigError, match=r"--reference .* is saved statistics, but reconstructions need images"):
