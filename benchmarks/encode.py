@@ -16,7 +16,7 @@ from ldm.core.precision import resolve
 from ldm.core.progress import Silent
 from ldm.stages import encode, train_vqvae
 from ldm.stages.configs import Encode, TrainVQVAE
-from ldm.stages.handover import image_sources
+from ldm.stages.image_sets import image_sources
 
 from .interleaved import compare
 from .options import Options

@@ -22,7 +22,8 @@ from ldm.core.training.step import Stepper
 from ldm.core.training.task import Plan
 from ldm.stages import made_up
 from ldm.stages.configs import TrainVQVAE
-from ldm.stages.handover import ImageSets, machine_policy
+from ldm.stages.handover import machine_policy
+from ldm.stages.image_sets import ImageSets
 from ldm.stages.train_vqvae import AutoencodingTask
 
 from .options import Options

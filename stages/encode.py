@@ -29,12 +29,12 @@ from .handover import (
     claim,
     command_line,
     data_of,
-    image_sources,
     inherit_data,
     load_autoencoder,
     occupied,
     output_folder,
 )
+from .image_sets import image_sources
 
 _MEASURED_AT_ONCE = 512
 

@@ -15,7 +15,8 @@ from ..core.precision import Policy
 from ..core.training.task import Task
 from .configs import Encode, Sample, TrainClassifier, TrainDiT, TrainVQVAE
 from .configs.estimate import Estimate
-from .handover import dump, exclusion_of, machine_policy
+from .handover import dump, machine_policy
+from .image_sets import exclusion_of
 from .settings import Data
 
 ASSUMED_CLASSES = 10

@@ -28,11 +28,11 @@ from .handover import (
     claim,
     command_line,
     data_of,
-    image_loader,
     input_path,
     machine_policy,
     output_folder,
 )
+from .image_sets import image_loader
 from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images, saved_statistics
 from .likelihood import judge_likelihood
 from .reconstructions import judge_reconstructions

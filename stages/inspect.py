@@ -33,7 +33,8 @@ from .directories import (
     recognise,
 )
 from .export_record import RECORD, files_in, read_record
-from .handover import EXCLUDE, data_of, image_sources, input_path
+from .handover import data_of, input_path
+from .image_sets import EXCLUDE, image_sources
 from .settings import identity
 
 

@@ -22,7 +22,8 @@ from ..core.metrics.frechet import DESCRIPTION
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
 from .configs import Eval
-from .handover import as_input, command_line, exclusion_of, output_folder
+from .handover import as_input, command_line, output_folder
+from .image_sets import exclusion_of
 from .settings import Data
 
 NUMBERS = "metrics.json"

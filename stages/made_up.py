@@ -8,7 +8,7 @@ import torch
 from ..core.data.loading import ImageLoader, Preparation
 from ..core.data.samples import ImageSource
 from ..core.transfer import sent
-from .handover import ImageSets
+from .image_sets import ImageSets
 from .latent_sets import LatentSets
 from .settings import Data
 

@@ -25,12 +25,12 @@ from .handover import (
     claim,
     command_line,
     data_of,
-    image_loader,
     load_autoencoder,
     load_perceptual,
     machine_policy,
     output_folder,
 )
+from .image_sets import image_loader
 from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images, saved_statistics
 
 LABEL = "reconstructions"

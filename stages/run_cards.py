@@ -9,7 +9,7 @@ from typing import Any
 from ..core.report.page import Card
 from .best import kept_best
 from .configs import NOISY
-from .handover import EXCLUDE
+from .image_sets import EXCLUDE
 from .story import Folder, Judged, how, plain
 
 TITLES = {

@@ -32,7 +32,7 @@ from ..core.progress import Progress
 from ..core.signals import StopFlag, stop_flag
 from .best import BestState
 from .configs import Eval, TrainDiT
-from .handover import image_loader
+from .image_sets import image_loader
 from .judging import batches, feature_extractor, limited, reference_images
 from .settings import Data, identity
 

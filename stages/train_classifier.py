@@ -16,16 +16,8 @@ from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from ..core.transfer import sent
 from .configs import TrainClassifier
-from .handover import (
-    ImageSets,
-    autoencoder_artifact,
-    claim,
-    command_line,
-    image_sources,
-    inherit_data,
-    occupied,
-    output_folder,
-)
+from .handover import autoencoder_artifact, claim, command_line, inherit_data, occupied, output_folder
+from .image_sets import ImageSets, image_sources
 from .noisy_classifier import train_noisy_classifier
 
 

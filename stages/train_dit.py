@@ -24,16 +24,7 @@ from ..core.training import loop
 from ..core.transfer import sent
 from .best import BestState, open_best, told
 from .configs import Preview, TrainDiT
-from .handover import (
-    as_input,
-    claim,
-    command_line,
-    dump,
-    load_autoencoder,
-    occupied,
-    output_folder,
-    training_objective,
-)
+from .handover import as_input, claim, command_line, dump, load_autoencoder, occupied, output_folder, training_objective
 from .latent_sets import LatentSets, held_out, open_latents, read_latents, training_latents
 from .sample_metrics import SampleGauge, open_judge
 

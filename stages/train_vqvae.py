@@ -27,7 +27,8 @@ from ..core.progress import Outcome, Progress
 from ..core.training import loop
 from ..core.transfer import sent
 from .configs import TrainVQVAE
-from .handover import ImageSets, claim, command_line, dump, image_sources, occupied, output_folder
+from .handover import claim, command_line, dump, occupied, output_folder
+from .image_sets import ImageSets, image_sources
 
 VALIDATION_IMAGES = 512
 CODEBOOK_IMAGES = 256

@@ -15,7 +15,7 @@ from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.stages import inspect, judging
 from ldm.stages.configs.folders import Inspect
-from ldm.stages.handover import image_sources
+from ldm.stages.image_sets import image_sources
 from ldm.stages.settings import Data
 
 sys.path.insert(0, str(Path(__file__).parent))

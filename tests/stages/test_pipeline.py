@@ -71,7 +71,7 @@ def test_the_flipped_latent_is_that_of_the_flipped_image(trained: Pipeline) -> N
     latents = LatentSet(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
     config = trained.config("train-vqvae")
     from ldm.core.data.images import as_tensor
-    from ldm.stages.handover import image_sources
+    from ldm.stages.image_sets import image_sources
 
     pixels = as_tensor(image_sources(config.data).read(Silent()).train.batch(np.arange(8))).flip(-1)
     with torch.no_grad():
