@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldm.core.artifacts import Artifact, Identity, claim, open_artifact
+from ldm.core.artifacts import Artifact, open_artifact
 from ldm.core.data.latents import LatentSet, Reading
 from ldm.core.data.order import stream
 from ldm.core.data.shards import INDEX, LatentSample, Shard, shard_name, write_index, write_shard
+from ldm.core.workspace import Identity, claim
 from ldm.stages.latent_sets import read_latents
 
 from .interleaved import compare

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.artifacts import MANIFEST, brought_up, open_artifact
+from ..core.artifacts import MANIFEST, open_artifact
 from ..core.errors import ConfigError
 from ..core.files import read_json
 from ..core.settings_file import read_settings
+from ..core.workspace import brought_up
 from ..stages.configs import MADE_BY, STAGES
 from ..stages.settings import identity, incidental
 from .words import did_you_mean

@@ -12,11 +12,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ..core import files, parallel
-from ..core.artifacts import MANIFEST, Artifact, Workspace, open_artifact
+from ..core.artifacts import MANIFEST, Artifact, open_artifact
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.dit import DiT
 from ..core.errors import DataError
 from ..core.facts import Count, Number, Text, first_wrong
+from ..core.workspace import Workspace
 from .configs import BEST
 
 

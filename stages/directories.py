@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core import files
-from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, brought_up, open_artifact
+from ..core.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
 from ..core.errors import DataError, UserError
 from ..core.settings_file import leaves, read_settings
 from ..core.training import checkpoint
 from ..core.weights import CONFIG, WEIGHTS
+from ..core.workspace import brought_up
 from .configs import BEST, MADE_BY, OUTPUTS, STAGES
 from .configs.exchange import Import
 from .configs.sweep import Sweep

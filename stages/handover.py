@@ -13,9 +13,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from ..core import artifacts, parallel
+from ..core import artifacts, parallel, workspace
 from ..core.allocator import keep_freed_memory
-from ..core.artifacts import Artifact, Identity, Workspace
+from ..core.artifacts import Artifact
 from ..core.autoencoders import registry
 from ..core.autoencoders.interface import Autoencoder
 from ..core.autoencoders.lpips import LPIPS
@@ -27,6 +27,7 @@ from ..core.lock import occupy
 from ..core.objective import Objective
 from ..core.precision import Policy, make_deterministic, resolve
 from ..core.training import loop
+from ..core.workspace import Identity, Workspace
 from .configs import OUTPUTS, Diffusion
 from .settings import Data, Machine, Run, Section, Stage, Train, identity, incidental
 
@@ -71,7 +72,7 @@ def command_line(command: str, config: Run) -> str:
 def claim(
     folder: Path, command: str, config: Stage, inputs: dict[str, dict[str, Any]], kind: str | None = None
 ) -> Workspace:
-    """Claim an occupied folder for this configuration and these inputs; see `artifacts.claim`.
+    """Claim an occupied folder for this configuration and these inputs; see `workspace.claim`.
 
     Of several processes the first does it, and the others go on once it has. kind: of what the folder will hold, where
     a command makes more than one.
@@ -83,7 +84,7 @@ def claim(
     wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
     if not parallel.world().leads:
         return Workspace(folder, wanted, complete=bool(parallel.exchange()[0][0]))
-    work = artifacts.claim(folder, wanted, config.replace)
+    work = workspace.claim(folder, wanted, config.replace)
     parallel.exchange(int(work.complete))
     return work
 

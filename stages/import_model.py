@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..core.artifacts import Artifact, Identity, Workspace, claim
+from ..core.artifacts import Artifact
 from ..core.autoencoders import registry
 from ..core.autoencoders.interface import Autoencoder
 from ..core.denoisers import registry as denoisers
@@ -22,6 +22,7 @@ from ..core.exchange.scheduler import Process
 from ..core.files import read_json, sha256_file, sha256_json
 from ..core.lock import occupy
 from ..core.progress import Outcome, Progress
+from ..core.workspace import Identity, Workspace, claim
 from .configs import Diffusion
 from .configs.exchange import Import
 from .handover import as_input, autoencoder_artifact, command_line

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from ..core import files
-from ..core.artifacts import Workspace, open_artifact
+from ..core.artifacts import open_artifact
 from ..core.data.images import as_tensor
 from ..core.data.loading import ImageLoader
 from ..core.data.order import spread
@@ -21,6 +21,7 @@ from ..core.metrics.features import INCEPTION, Extractor, open_extractor
 from ..core.metrics.frechet import DESCRIPTION
 from ..core.precision import Policy
 from ..core.progress import Outcome, Progress
+from ..core.workspace import Workspace
 from .configs import Eval
 from .handover import as_input, command_line, output_folder
 from .image_sets import exclusion_of

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from ldm.core import files, provenance
-from ldm.core.artifacts import Artifact, Identity, Workspace, check_producer, claim, open_artifact
+from ldm.core.artifacts import Artifact, check_producer, open_artifact
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.lock import LOCK, occupy, owner
+from ldm.core.workspace import Identity, Workspace, claim
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "ldm encode -c runs/a/latents/config.yaml"

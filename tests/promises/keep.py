@@ -15,7 +15,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "stages")]
 
-from ldm.core import artifacts  # noqa: E402
+from ldm.core import artifacts, workspace  # noqa: E402
 from pipeline_run import Pipeline, write_squares  # noqa: E402
 
 SMALLEST = {
@@ -37,8 +37,8 @@ LEFT_OUT = ("*/.lock", "samples/*/.lock", "*/loss.png", "*/reconstructions")
 def keep() -> Path:
     """Make the run in a temporary folder and move it beside the others."""
     torch.set_num_threads(1)
-    made = artifacts.provenance()
-    artifacts.provenance = lambda: {**made, "platform": "any", "git": None}  # The machine is no part of the format.
+    made = workspace.provenance()
+    workspace.provenance = lambda: {**made, "platform": "any", "git": None}  # The machine is no part of the format.
     kept = HERE / "old_files" / f"schema-{artifacts.SCHEMA}"
     assert not kept.exists(), f"{kept} is kept already"
     with tempfile.TemporaryDirectory() as folder:

@@ -11,8 +11,8 @@ import torch
 
 from forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
 from format_mutations import mutate_header, mutate_tar, mutate_yaml
-from ldm.core import artifacts, files
-from ldm.core.artifacts import IDENTITY, MANIFEST, Identity, open_artifact
+from ldm.core import files, workspace
+from ldm.core.artifacts import IDENTITY, MANIFEST, open_artifact
 from ldm.core.autoencoders import registry
 from ldm.core.data.latents import LatentSet, Reading
 from ldm.core.data.shards import INDEX, check_index, read_shard
@@ -22,6 +22,7 @@ from ldm.core.metrics import classifier
 from ldm.core.metrics.features import open_extractor
 from ldm.core.progress import Silent
 from ldm.core.training import loop
+from ldm.core.workspace import Identity
 from ldm.stages import (
     encode,
     eval,
@@ -235,7 +236,7 @@ def claim(folder: Path, harmed: str) -> None:
     for stage in ("dit", "latents"):
         known = json.loads((KEPT / stage / IDENTITY).read_bytes())
         wanted = Identity(known["kind"], "ldm x", known["config"], known["inputs"], "x: 1\n", known["config"])
-        artifacts.claim(folder / RUN / stage, wanted)
+        workspace.claim(folder / RUN / stage, wanted)
 
 
 def claim_unfinished(folder: Path, harmed: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 import webdataset
 from safetensors.numpy import load_file, save_file
 
-from ldm.core.artifacts import Artifact, Identity, claim, open_artifact
+from ldm.core.artifacts import Artifact, open_artifact
 from ldm.core.data.shards import (
     FIELDS,
     INDEX,
@@ -33,6 +33,7 @@ from ldm.core.data.shards import (
 )
 from ldm.core.errors import DataError
 from ldm.core.lock import occupy
+from ldm.core.workspace import Identity, claim
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_shards import NAMES, SHAPE, make_samples, write_all
