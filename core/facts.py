@@ -172,6 +172,12 @@ KINDS: dict[str, type[_Facts]] = {
 }
 
 
+def looked_at(facts: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return of a manifest's facts those that `wrong_with` looks at: whatever else stands there may be anything."""
+    known = KINDS[kind].model_fields if kind in KINDS else {}
+    return {name: value for name, value in facts.items() if name in known}
+
+
 def wrong_with(manifest: Mapping[str, Any], kind: str) -> str | None:
     """Say what of a manifest is not as it should be, in a few words: where, and why; None for nothing."""
     wrong = first_wrong(Manifest, manifest, "")
