@@ -4,7 +4,7 @@ A manifest from elsewhere may carry the right hash of the wrong things. Facts th
 what is not listed here may be absent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
@@ -172,6 +172,13 @@ KINDS: dict[str, type[_Facts]] = {
 }
 
 
+# Facts that name files of the stage, which are all in its table, and how they do.
+_NAMED: dict[str, tuple[str, Callable[[Any], Iterable[str]]]] = {
+    "samples": ("images", lambda images: (image["file"] for image in images)),
+    "latents": ("shards", lambda shards: [*shards["train"], *shards["val"]]),
+}
+
+
 def looked_at(facts: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return of a manifest's facts those that `wrong_with` looks at: whatever else stands there may be anything."""
     known = KINDS[kind].model_fields if kind in KINDS else {}
@@ -183,10 +190,10 @@ def wrong_with(manifest: Mapping[str, Any], kind: str) -> str | None:
     wrong = first_wrong(Manifest, manifest, "")
     if wrong is None and kind in KINDS:
         wrong = first_wrong(KINDS[kind], manifest["facts"], "facts.")
-    if wrong is None and kind == "samples":
-        named = (image["file"] for image in manifest["facts"]["images"])
-        strange = next((name for name in named if name not in manifest["files"]), None)
-        wrong = None if strange is None else f"facts.images: {strange[:80]!r} is none of its files"
+    if wrong is None and kind in _NAMED:
+        fact, named = _NAMED[kind]
+        strange = next((name for name in named(manifest["facts"][fact]) if name not in manifest["files"]), None)
+        wrong = None if strange is None else f"facts.{fact}: {strange[:80]!r} is none of its files"
     return wrong
 
 
