@@ -42,7 +42,7 @@ class _Facts(BaseModel):
 class File(_Facts):
     """A file in the table of a manifest."""
 
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
     sha256: Text
 
 
@@ -141,7 +141,7 @@ class Sampling(_Facts):
 class _Image(_Facts):
     file: Name
     label: Count
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class Samples(_Facts):
