@@ -99,7 +99,10 @@ def write_latents(folder: Path, count: int) -> Artifact:
     facts = {
         "latent_shape": list(SHAPE),
         "class_names": [str(number) for number in range(1000)],
+        "class_counts": [count // 1000] * 1000,
+        "image_size": 8 * SHAPE[-1],
         "shards": {name: [shard.name for shard in parts] for name, parts in shards.items()},
+        "samples": {"train": count, "val": 64},
     }
     hashes = {shard.name: shard.sha256 for parts in shards.values() for shard in parts}
     return work.commit([*hashes, INDEX], facts, hashes)
