@@ -6,7 +6,6 @@ A card says what its stage was made of, what came out, how long that took and ho
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..core.facts import looked_at
 from ..core.report.page import Card
 from .best import kept_best
 from .configs import NOISY
@@ -41,7 +40,7 @@ def cards(stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[J
 
 
 def _of_stage(stage: Folder) -> Card:
-    facts = looked_at(stage.facts, stage.kind)
+    facts = stage.facts
     lines = [*_inputs([stage]), *(text.format(facts[name]) for name, text in _FACTS.items() if name in facts)]
     if "latent_shape" in facts:
         lines.append("latents " + " × ".join(map(str, facts["latent_shape"])))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.artifacts import IDENTITY, MANIFEST, Artifact, open_artifact
 from ..core.errors import DataError
+from ..core.facts import looked_at
 from ..core.files import read_json
 from ..core.settings_file import leaves
 from ..core.training import record
@@ -36,7 +37,8 @@ class Folder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {} if self.artifact is None else self.artifact.facts
+        """What the manifest says of the stage, as far as that was looked at."""
+        return {} if self.artifact is None else looked_at(self.artifact.facts, self.kind)
 
     @property
     def provenance(self) -> dict[str, Any]:
