@@ -103,15 +103,19 @@ def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 
     A network with `blocks` is compiled block by block: as they are alike, one compilation serves all, which takes
-    seconds where the whole takes a minute. On a GPU for the very shapes it meets, which are few: training has one, and
-    sampling fills its last batch up. Raises ConfigError where the compiler that torch needs is missing.
+    seconds where the whole takes a minute. Settled on a CPU, as a whole: that has no backward pass, which is what takes
+    long, and what lies between blocks counts there. Either for the very shapes it meets, which are few: training on a
+    GPU has one, and sampling, which fills its last batch up, one with guidance and one without. Raises ConfigError where
+    the compiler that torch needs is missing.
     """
     if not wanted:
         return
     require_compiler(device)
+    settled = not any(parameter.requires_grad for parameter in module.parameters())
+    whole = settled and device.type == "cpu"
     blocks = getattr(module, "blocks", None)
-    for part in blocks if isinstance(blocks, nn.ModuleList) else [module]:
-        part.compile(dynamic=False if device.type == "cuda" else None)
+    for part in blocks if isinstance(blocks, nn.ModuleList) and not whole else [module]:
+        part.compile(dynamic=False if whole or device.type == "cuda" else None)
 
 
 def uncompiled() -> AbstractContextManager[object]:
