@@ -103,10 +103,10 @@ def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 
     A network with `blocks` is compiled block by block: as they are alike, one compilation serves all, which takes
-    seconds where the whole takes a minute. Settled on a CPU, as a whole: that has no backward pass, which is what takes
-    long, and what lies between blocks counts there. Either for the very shapes it meets, which are few: training on a
-    GPU has one, and sampling, which fills its last batch up, one with guidance and one without. Raises ConfigError where
-    the compiler that torch needs is missing.
+    seconds where the whole takes a minute. One that was settled, on a CPU, is compiled as a whole: without a backward
+    pass that takes half as long, and what lies between blocks counts there. On a GPU, and as a whole, for the very
+    shapes it meets, which are few: training has one, and sampling, which fills its last batch up, one with guidance and
+    one without. Raises ConfigError where the compiler that torch needs is missing.
     """
     if not wanted:
         return

@@ -1,6 +1,7 @@
 """The precision policy: what auto chooses, what is refused, and compilation that keeps names."""
 
 import copy
+import importlib
 import subprocess
 import sys
 
@@ -100,12 +101,31 @@ def test_compile_that_is_not_wanted_leaves_the_network_alone() -> None:
     assert module._compiled_call_impl is None
 
 
-def test_compile_keeps_parameter_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = nn.Linear(2, 2)
+@pytest.fixture
+def any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that passes for a compiler, which torch must not take down as its own when it is first imported."""
+    importlib.import_module("torch._inductor.config")
     monkeypatch.setenv("CXX", sys.executable)
+
+
+@pytest.mark.usefixtures("any_compiler")
+def test_compile_keeps_parameter_names() -> None:
+    module = nn.Linear(2, 2)
     maybe_compile(module, True, torch.device("cpu"))
     assert module._compiled_call_impl is not None
     assert list(module.state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.usefixtures("any_compiler")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_network_is_compiled_by_blocks_to_train_and_as_a_whole_to_sample(whole: bool) -> None:
+    network = nn.Module()
+    network.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+    if whole:
+        settle(network, resolve("cpu", "fp32"))
+    maybe_compile(network, True, torch.device("cpu"))
+    assert (network._compiled_call_impl is not None) == whole
+    assert [block._compiled_call_impl is not None for block in network.blocks] == [not whole] * 2
 
 
 def test_only_a_long_training_is_worth_compiling_for() -> None:

@@ -10,6 +10,7 @@ from ldm.core.denoisers import PRESETS, build, preset
 from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.errors import ConfigError
 from ldm.core.exchange.transformer import NULL_CLASS, to_diffusers
+from ldm.core.precision import maybe_compile, resolve, settle
 
 SMALL = DiTConfig(latent_channels=4, latent_size=8, patch_size=2, width=32, depth=2, heads=2, num_classes=5)
 OPTIONS = ["qk_norm", "rope", "swiglu", "rmsnorm", "learn_sigma"]
@@ -221,9 +222,18 @@ def test_numbers_that_do_not_go_together_are_refused(fields: dict[str, object], 
 
 
 @pytest.mark.slow
-def test_a_compiled_network_gives_the_same_output_and_gradients() -> None:
-    from ldm.core.precision import maybe_compile
+def test_a_network_compiled_to_sample_gives_the_same_output_with_and_without_guidance() -> None:
+    cpu = resolve("cpu", "fp32")
+    plain, compiled = awake(SMALL), settle(awake(SMALL), cpu)
+    maybe_compile(compiled, True, cpu.device)
+    whole = inputs()
+    for given in (whole, tuple(each[:1] for each in whole), whole):
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*given), plain(*given), rtol=1e-4, atol=1e-5)
 
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_output_and_gradients() -> None:
     plain, compiled = awake(SMALL), awake(SMALL)
     maybe_compile(compiled, True, torch.device("cpu"))
     outs = [model(*inputs()) for model in (plain, compiled)]
