@@ -13,6 +13,7 @@ from ..conditioning.labels import LabelConditioning, LabelEmbedding
 from ..errors import ConfigError, DataError
 from .layers import (
     Attention,
+    Linear,
     Mlp,
     SwiGLU,
     TimestepEmbedding,
@@ -165,13 +166,13 @@ class DiT(nn.Module):
         self.config = config
         self.checkpointing = False
         width, patch = config.width, config.patch_size
-        self.patch = nn.Linear(config.latent_channels * patch**2, width)
+        self.patch = Linear(config.latent_channels * patch**2, width)
         self.time = TimestepEmbedding(width, config.frequencies, config.time_scale, config.frequency_shift)
         self.label = LabelEmbedding(config.conditioning, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         outputs = [6 * width] * config.depth + [2 * width]  # of each block, and of the final layer
-        self.modulation = nn.ModuleList(nn.Linear(width, num) for num in outputs)
-        self.final = nn.Linear(width, patch**2 * config.out_channels)
+        self.modulation = nn.ModuleList(Linear(width, num) for num in outputs)
+        self.final = Linear(width, patch**2 * config.out_channels)
         self._register_positions()
         self._initialise()
 

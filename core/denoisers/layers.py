@@ -167,8 +167,8 @@ class TimestepEmbedding(nn.Module):
         table = 10000.0 ** -(np.arange(half) / (half - shift))
         self.table: Tensor
         self.register_buffer("table", torch.from_numpy(table).float(), persistent=False)
-        self.up = nn.Linear(frequencies, width)
-        self.down = nn.Linear(width, width)
+        self.up = Linear(frequencies, width)
+        self.down = Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
         angles_BF = (t * self.scale).float()[:, None] * self.table
