@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,16 @@ def compare(
     calls of each before the first round. Returns, by name, `seconds` (median), `spread` (fastest and slowest) and
     `ratio` (median over the rounds of baseline / variant: 2 is twice as fast) with `ratio_spread` (its quartiles).
     """
+    baseline = baseline or next(iter(variants))
+    seconds = timed(variants, rounds, warmup)
+    found = {name: summary(seconds[name], seconds[baseline]) for name in variants}
+    return {"baseline": baseline, "rounds": rounds, "variants": found}
+
+
+def timed(variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict[str, list[float]]:
+    """Return the seconds of every variant in every round."""
     assert rounds >= 5, "the median of fewer than five says little"
     names = list(variants)
-    baseline = baseline or names[0]
     for work in variants.values():
         for _ in range(warmup):
             work()
@@ -30,7 +37,19 @@ def compare(
         for name in turned:
             gc.collect()
             seconds[name].append(_time(variants[name]))
-    return {"baseline": baseline, "rounds": rounds, "variants": {n: _summary(seconds, n, baseline) for n in names}}
+    return seconds
+
+
+def summary(own: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
+    """Return what `compare` tells of a variant, from its seconds and the baseline's in the same rounds."""
+    ratios = [theirs / ours for theirs, ours in zip(base, own, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "seconds": statistics.median(own),
+        "spread": [min(own), max(own)],
+        "ratio": middle,
+        "ratio_spread": [low, high],
+    }
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -39,14 +58,3 @@ def _time(work: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def _summary(seconds: Mapping[str, list[float]], name: str, baseline: str) -> dict[str, Any]:
-    ratios = [base / own for base, own in zip(seconds[baseline], seconds[name], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {
-        "seconds": statistics.median(seconds[name]),
-        "spread": [min(seconds[name]), max(seconds[name])],
-        "ratio": middle,
-        "ratio_spread": [low, high],
-    }

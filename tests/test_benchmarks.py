@@ -1,15 +1,17 @@
 """What benchmarks found, on disk and on the page; how fast anything is, no test asks."""
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import page
+from benchmarks import page, processes
 from benchmarks.__main__ import keep
-from benchmarks.processes import Variant
+from benchmarks.processes import EndedError, Variant, compare_processes
 from benchmarks.training import losses
 
 MACHINE = {
@@ -87,3 +89,38 @@ def counting() -> Any:
 
 def test_a_point_of_a_loss_curve_is_the_mean_of_ten_steps() -> None:
     assert losses(Variant(counting), 25) == [(10, 4.5), (20, 14.5), (25, 22.0)]
+
+
+@pytest.fixture
+def two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs of processes, begun as copies of this one: a new one would import torch for seconds."""
+    monkeypatch.setattr(processes, "AT_ONCE", 2)
+    copied = multiprocessing.get_context("fork")
+    monkeypatch.setattr(processes.multiprocessing, "get_context", lambda kind: copied)
+
+
+def writing(log: Path, name: str) -> Any:
+    return lambda: log.write_text(log.read_text() + name)
+
+
+def ending() -> Any:
+    return lambda: os._exit(3)
+
+
+@pytest.mark.usefixtures("two_at_once")
+def test_variants_that_do_not_all_live_at_once_are_each_compared_with_the_baseline_by_turns(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("")
+    variants = {name: Variant(writing, {"log": log, "name": name}) for name in "abc"}
+    found = compare_processes(variants, rounds=5, warmup=1, baseline="b")
+    assert log.read_text() == "ba" + "baabbaabba" + "bc" + "bccbbccbbc"
+    assert found["baseline"] == "b" and list(found["variants"]) == ["a", "b", "c"]
+    assert found["variants"]["b"]["ratio_spread"] == [1, 1]
+
+
+@pytest.mark.usefixtures("two_at_once")
+def test_a_process_that_is_killed_is_named_with_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("")
+    variants = {"a": Variant(writing, {"log": tmp_path / "log", "name": "a"}), "b": Variant(ending)}
+    with pytest.raises(EndedError, match="'b' ended with exit code 3"):
+        compare_processes(variants, rounds=5)
