@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.core.data.loading import ImageLoader, Preparation
-from ldm.core.data.sources import open_splits
+from ldm.core.images.loader import ImageLoader, Preparation
+from ldm.core.images.sources import open_splits
 
 
 def latents_of_digits(side: int, count: int = 2048) -> tuple[Tensor, Tensor]:

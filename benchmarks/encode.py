@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from ldm.core.autoencoders import registry
-from ldm.core.autoencoders.interface import Autoencoder
-from ldm.core.data.images import as_tensor
-from ldm.core.precision import resolve
+from ldm.core.autoencoders.codec import Autoencoder
+from ldm.core.images.decode import as_tensor
+from ldm.core.images.sets import image_sources
 from ldm.core.progress import Silent
+from ldm.core.system.precision import resolve
 from ldm.stages import encode, train_vqvae
 from ldm.stages.configs import Encode, TrainVQVAE
-from ldm.stages.image_sets import image_sources
 
 from .interleaved import compare
 from .options import Options

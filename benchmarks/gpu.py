@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from ldm.core.estimation.machines import MACHINES
-from ldm.core.precision import Policy, resolve
+from ldm.core.system.precision import Policy, resolve
 
 from . import gpu_works, machine
 from .gpu_sizes import FULL, TINY, Sizes

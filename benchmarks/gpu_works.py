@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ldm.core.autoencoders.interface import Autoencoder
+from ldm.core.autoencoders.codec import Autoencoder
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.denoisers.dit import DiTConfig
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.estimation import cost
 from ldm.core.estimation.timing import seconds_of
-from ldm.core.generation import Sampling, chunk_size, generate
-from ldm.core.guided import Model
-from ldm.core.precision import Policy, maybe_compile, settle
+from ldm.core.pipeline.generation import Sampling, chunk_size, generate
+from ldm.core.pipeline.model import Model
+from ldm.core.system.precision import Policy, maybe_compile, settle
 from ldm.core.training import loop
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch, Plan
-from ldm.stages import made_up
+from ldm.core.training.tasks.autoencoding import AutoencodingTask
+from ldm.core.training.tasks.denoising import DenoisingTask, network_config
 from ldm.stages.configs import TrainDiT, TrainVQVAE
-from ldm.stages.train_dit import DenoisingTask, network_config
-from ldm.stages.train_vqvae import AutoencodingTask
+from ldm.stages.tools import dummy
 
 from .gpu_sizes import Case, Sizes
 
@@ -80,7 +80,7 @@ def kernels(case: Case, policy: Policy, steps: int = 4) -> dict[str, Any]:
 
     def step(number: int) -> None:
         positions = np.arange(number * case.batch, (number + 1) * case.batch)
-        stepper.step(task.load(Batch(positions % made_up.COUNT, positions, 0)), number, 0)
+        stepper.step(task.load(Batch(positions % dummy.COUNT, positions, 0)), number, 0)
 
     for number in range(3):
         step(number)
@@ -114,7 +114,7 @@ def _task(case: Case, policy: Policy) -> tuple[DenoisingTask, Plan]:
     )
     shape = (4, case.side, case.side)
     network = network_config(config, shape, CLASSES)
-    latents = made_up.latents(shape, CLASSES, True, policy.device)
+    latents = dummy.latents(shape, CLASSES, True, policy.device)
     task = DenoisingTask(config, network, latents, None, policy)
     return task, Plan(**config.train.model_dump(), seed=0)
 
@@ -155,7 +155,7 @@ def sampling(preset: str, policy: Policy, sizes: Sizes) -> dict[str, Any]:
 def _autoencoder(sizes: Sizes, policy: Policy) -> Autoencoder:
     """Return an autoencoder of four channels, untrained."""
     config = TrainVQVAE.model_validate({"data": {"image_size": 16}, "model": {"preset": sizes.vqvae}})
-    task = AutoencodingTask(config, made_up.images(config.data, 2, count=2), Policy(torch.device("cpu"), torch.float32))
+    task = AutoencodingTask(config, dummy.images(config.data, 2, count=2), Policy(torch.device("cpu"), torch.float32))
     return task.autoencoder.to(policy.device).eval()
 
 
@@ -169,7 +169,7 @@ def autoencoding(policy: Policy, sizes: Sizes) -> dict[str, Any]:
         }
     )
     forget(policy)
-    task = AutoencodingTask(config, made_up.images(config.data, 2), policy)
+    task = AutoencodingTask(config, dummy.images(config.data, 2), policy)
     per_step, _ = loop.rehearse(task, Plan(**config.train.model_dump(), seed=0), policy, sizes.seconds)
     images = torch.zeros(sizes.images, 3, sizes.image_size, sizes.image_size, device=policy.device)
 
@@ -192,7 +192,7 @@ def loading(policy: Policy, sizes: Sizes) -> dict[str, Any]:
     """Measure how many latents a second one thread gets ready: gathered, with noise, times and labels drawn."""
     task, _ = _task(Case("dit-xs", sizes.side, sizes.loaded, compiled=False), policy)
     positions = np.arange(sizes.loaded)
-    batch = Batch(positions % made_up.COUNT, positions, 0)
+    batch = Batch(positions % dummy.COUNT, positions, 0)
     seconds = seconds_of(lambda: task.load(batch), policy.device, sizes.seconds / 8)
     return {"latents_per_second": sizes.loaded / seconds}
 

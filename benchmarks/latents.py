@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldm.core.artifacts import Artifact, open_artifact
-from ldm.core.data.latents import LatentSet, Reading
-from ldm.core.data.order import stream
-from ldm.core.data.shards import INDEX, LatentSample, Shard, shard_name, write_index, write_shard
-from ldm.core.workspace import Identity, claim
-from ldm.stages.latent_sets import read_latents
+from ldm.core.images.order import stream
+from ldm.core.latents.latent_set import LatentSet, Reading
+from ldm.core.latents.sets import read_latents
+from ldm.core.latents.shards import INDEX, LatentSample, Shard, shard_name, write_index, write_shard
+from ldm.core.runs.artifacts import Artifact, open_artifact
+from ldm.core.runs.workspace import Identity, claim
 
 from .interleaved import compare
 from .options import Options

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ldm.core.machine import processor_name
-from ldm.core.precision import bf16_units
+from ldm.core.system.machine import processor_name
+from ldm.core.system.precision import bf16_units
 
 
 def describe() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from ldm.core.report.charts import Series, line_chart
+from ldm.stages.tools.reporting.svg import Series, line_chart
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 LOSSES = "performance-losses.svg"

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.core.allocator import keep_freed_memory
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers.dit import DiT
 from ldm.core.diffusion.schedules import schedule
-from ldm.core.generation import Sampling, generate
-from ldm.core.guided import Model
-from ldm.core.precision import maybe_compile, resolve, settle
+from ldm.core.pipeline.generation import Sampling, generate
+from ldm.core.pipeline.model import Model
+from ldm.core.system.allocator import keep_freed_memory
+from ldm.core.system.precision import maybe_compile, resolve, settle
 
 from . import peers
 from .options import Options

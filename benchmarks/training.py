@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ldm.core.allocator import keep_freed_memory
 from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.diffusion.objective import Objective
 from ldm.core.diffusion.schedules import schedule
-from ldm.core.objective import Objective
-from ldm.core.precision import maybe_compile, resolve
+from ldm.core.system.allocator import keep_freed_memory
+from ldm.core.system.precision import maybe_compile, resolve
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch, Plan
 

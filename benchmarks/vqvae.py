@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.core.autoencoders.quantizers import nearest_code
-from ldm.core.data.images import as_tensor
+from ldm.core.images.decode import as_tensor
+from ldm.core.images.sets import ImageSets
+from ldm.core.runs.outputs import machine_policy
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Plan
-from ldm.stages import made_up
+from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.stages.configs import TrainVQVAE
-from ldm.stages.handover import machine_policy
-from ldm.stages.image_sets import ImageSets
-from ldm.stages.train_vqvae import AutoencodingTask
+from ldm.stages.tools import dummy
 
 from .options import Options
 from .processes import Variant, Work, compare_processes
@@ -180,7 +180,7 @@ def _task(config: TrainVQVAE) -> AutoencodingTask:
 
 
 def _images(config: TrainVQVAE) -> ImageSets:
-    return made_up.images(config.data, num_classes=1, count=NUM_BATCHES * config.train.batch_size)
+    return dummy.images(config.data, num_classes=1, count=NUM_BATCHES * config.train.batch_size)
 
 
 def _batches(config: TrainVQVAE) -> Iterator[Tensor]:

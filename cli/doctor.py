@@ -3,7 +3,7 @@
 from ..core.errors import UserError
 from ..core.progress import Outcome, Progress
 from ..stages.configs.doctor import Doctor
-from ..stages.doctor import Finding, conclude, look
+from ..stages.tools.doctor import Finding, conclude, look
 
 
 def run(config: Doctor, progress: Progress) -> Outcome:

@@ -3,22 +3,22 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..core.system.settings import Machine
 from ..stages.configs.estimate import Estimate
-from ..stages.settings import Machine
 from .layers import merged_config
 
 if TYPE_CHECKING:
     from .console import Console
 
 _STAGES = ("train-vqvae", "encode", "train-dit", "train-classifier", "sample")
-_MODULES = ("estimate", "estimate_basis", "train_vqvae", "train_dit", "train_classifier")
+_MODULES = ("tools.estimate", "tools.estimate_basis")
+_TASKS = ("autoencoding", "denoising", "classifying")
 
 
 def run(config: Estimate, console: "Console") -> Any:
     """Estimate what the stages of a recipe cost. The stages know nothing of each other. Returns the outcome."""
-    estimate, basis, vqvae, dit, classifier = (
-        importlib.import_module(f"..stages.{name}", __package__) for name in _MODULES
-    )
+    estimate, basis = (importlib.import_module(f"..stages.{name}", __package__) for name in _MODULES)
+    vqvae, dit, classifier = (importlib.import_module(f"..core.training.tasks.{name}", __package__) for name in _TASKS)
     merged = {stage: merged_config(stage, config.recipe, (), _flags(config, stage)).config for stage in _STAGES}
     stages = basis.Stages(
         **{stage.replace("-", "_"): settings for stage, settings in merged.items()},

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from ..core import machine
 from ..core.progress import Outcome
+from ..core.system import machine
 from .failures import Failure
 from .pace import Pace
 

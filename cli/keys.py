@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ..stages.settings import OneOf, Section, parse_count
+from ..core.settings.fields import OneOf, Section, parse_count
 
 # `X | None` is a Union before Python 3.14 reads it as one everywhere.
 _UNIONS = (Union, type(int | None))

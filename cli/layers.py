@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.errors import ConfigError
-from ..core.settings_file import leaves
+from ..core.settings.fields import Section
+from ..core.settings.recipe_file import leaves
 from ..stages.commands import COMMANDS
-from ..stages.settings import Section
 from .keys import Setting, find, sections_of, settings_of
 from .recipe import merge, read_recipe, stage_layer
 from .refusals import refusal

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from ..core.errors import ConfigError
+from ..core.settings.fields import Stage
 from ..stages.commands import COMMANDS, TOOLS
-from ..stages.settings import Stage
 from . import examples, help
 from .completion import complete_recipes, complete_settings, completion_of
 from .failures import UsageError

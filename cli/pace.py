@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..core import machine
+from ..core.system import machine
 
 _WINDOW = 30.0  # seconds over which speed is measured, so that a slow start is soon forgotten
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from ..core.files import write_json
+from ..core.settings.fields import Run, identity
 from ..stages.configs import STAGES
-from ..stages.settings import Run, identity
 from . import examples
 from .layers import merged_config
 from .plain import PlainCommand, plain_command

@@ -5,8 +5,8 @@
     train-dit:                  # one section per command
       train: {lr: 1e-4}
 
-Values stay the texts that were written; see `core.settings_file`. The `manifest.json` of a finished stage is a recipe,
-too: of the settings that the stage was made with.
+Values stay the texts that were written; see `core.settings.recipe_file`. The `manifest.json` of a finished stage is a
+recipe, too: of the settings that the stage was made with.
 """
 
 import shlex
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.artifacts import MANIFEST, open_artifact
 from ..core.errors import ConfigError
 from ..core.files import read_json
-from ..core.settings_file import read_settings
-from ..core.workspace import brought_up
+from ..core.runs.artifacts import MANIFEST, open_artifact
+from ..core.runs.workspace import brought_up
+from ..core.settings.fields import identity, incidental
+from ..core.settings.recipe_file import read_settings
 from ..stages.configs import MADE_BY, STAGES
-from ..stages.settings import identity, incidental
 from .words import did_you_mean
 
 SHARED = ("name", "seed", "data", "machine")

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.errors import ConfigError
-from ..stages.settings import Section
+from ..core.settings.fields import Section
 from .keys import Setting, find, sections_of, settings_of
 from .words import did_you_mean
 

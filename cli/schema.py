@@ -14,8 +14,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from ..core.errors import ConfigError
+from ..core.settings.fields import Section
 from ..stages.configs import STAGES
-from ..stages.settings import Section
 from . import examples
 from .keys import Setting, bare, find, sections_of
 from .recipe import SHARED

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..core.data.images import write_png
 from ..core.errors import Stopped, UserError
+from ..core.images.decode import write_png
 from ..core.progress import Progress, Silent
+from ..core.system.settings import Machine
 from ..stages.commands import module_of
 from ..stages.configs import STAGES
-from ..stages.settings import Machine
 
 # What a machine that is not fit for the work has been seen to raise; anything else is a defect of ours.
 FAILURES = (UserError, OSError, RuntimeError, ImportError, MemoryError)

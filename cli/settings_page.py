@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from ..core.settings.fields import Section, Stage
 from ..stages.commands import COMMANDS
 from ..stages.configs import STAGES
-from ..stages.settings import Section, Stage
 from . import examples
 from .keys import Setting, bare, sections_of, settings_of
 from .markdown import MADE, codes, escaped
@@ -142,8 +142,8 @@ def _limits(declared: Any, setting: Setting) -> list[str]:
 
 def _presets() -> Iterator[str]:
     """Yield tables of the networks that have a name; only now is torch loaded."""
-    from ..core import denoisers
     from ..core.autoencoders import registry
+    from ..core.denoisers import registry as denoisers
 
     yield from (
         "## Named networks",

@@ -13,7 +13,7 @@ from ..stages.configs.sweep import Sweep
 if TYPE_CHECKING:
     from .console import Console
 
-_MODULES = ("sample", "eval", "sweep")
+_MODULES = ("sample", "eval", "tools.sweep")
 _SHARED = ("name", "runs_dir", "seed", "replace", "machine")
 
 

@@ -1,5 +1,6 @@
 """Every command that has a configuration: the stages of a pipeline, and the tools around it. Imports no torch."""
 
+from ..core.settings.fields import Section
 from .configs import STAGES
 from .configs.data_tools import DataDedup, DataInspect
 from .configs.doctor import Doctor
@@ -9,7 +10,6 @@ from .configs.folders import Inspect, Verify
 from .configs.plot import Plot
 from .configs.report import Report
 from .configs.sweep import Sweep
-from .settings import Section
 
 TOOLS: dict[str, type[Section]] = {
     "sweep": Sweep,
@@ -30,4 +30,5 @@ SHARED = ("train-vqvae", "encode", "train-dit", "train-classifier", "sample")  #
 
 def module_of(command: str) -> str:
     """Return the module in `stages` whose `run` does a command's work. `import` is no name a module can have."""
-    return "import_model" if command == "import" else command.replace("-", "_").replace(" ", "_")
+    name = "import_model" if command == "import" else command.replace("-", "_").replace(" ", "_")
+    return f"tools.{name}" if command in TOOLS else name

@@ -10,38 +10,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import parallel
-from ..core.autoencoders.interface import Autoencoder
-from ..core.autoencoders.statistics import LatentStatistics
-from ..core.data import shards
-from ..core.data.images import as_tensor
-from ..core.data.loading import ImageLoader
+from ..core.autoencoders.codec import Autoencoder
+from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
-from ..core.precision import Policy
+from ..core.images.decode import as_tensor
+from ..core.images.loader import ImageLoader
+from ..core.images.sets import data_of, image_sources, inherit_data
+from ..core.latents import shards
+from ..core.latents.statistics import LatentStatistics
+from ..core.pipeline.loading import autoencoder_artifact, load_autoencoder
 from ..core.progress import Outcome, Progress
-from ..core.signals import stop_flag
-from ..core.transfer import sent
+from ..core.runs.inputs import as_input, chosen
+from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.system.precision import Policy
+from ..core.system.signals import stop_flag
+from ..core.system.transfer import sent
 from .configs import Encode
-from .handover import (
-    as_input,
-    autoencoder_artifact,
-    chosen,
-    claim,
-    command_line,
-    data_of,
-    inherit_data,
-    load_autoencoder,
-    occupied,
-    output_folder,
-)
-from .image_sets import image_sources
 
 _MEASURED_AT_ONCE = 512
 
 
 def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns where the shards lie."""
-    folder = output_folder(config, "encode")
+    folder = output_folder(config)
     with occupied(folder, config.machine) as policy:
         own = config.root / "vqvae"
         source = autoencoder_artifact(chosen(config.autoencoder, "--autoencoder", own, "vqvae"), config)
@@ -49,7 +40,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
         inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
-        work = claim(folder, "encode", config, inputs)
+        work = claim(folder, config, inputs)
         next_commands = [command_line("train-dit", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
@@ -59,7 +50,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
         val, num_val = _encode(images.val, "val", False, job, progress)  # None looks at mirrored ones there.
         speed = (num_train + num_val) / (time.monotonic() - started)
-        if not parallel.world().leads:
+        if not processes.world().leads:
             return Outcome(folder)
         parts = {"train": list(train), "val": list(val)}
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
@@ -127,7 +118,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
     in turn, one each. The bytes of a shard are looked at as they are written; only those that were there, or that
     another process wrote, are read, when they are asked for.
     """
-    world, config = parallel.world(), job.config
+    world, config = processes.world(), job.config
     rows = [
         np.arange(start, min(start + config.shard_size, len(images)))
         for start in range(0, len(images), config.shard_size)
@@ -157,14 +148,14 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
                         break
             for pending in writing.values():
                 pending.result()
-            if parallel.heed(stop):
+            if processes.heed(stop):
                 raise stop.stopped(f"after {done:,} {split} images")
             for number in turn[world.rank : world.rank + 1]:
                 writing[number] = writer.submit(_write, paths[number], int(rows[number][0]), samples)
             done += sum(len(rows[number]) for number in turn)
         for pending in writing.values():
             pending.result()
-    parallel.exchange()
+    processes.exchange()
     progress.finish()
 
     def parts() -> Iterator[_Part]:
@@ -177,7 +168,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
 def _missing(paths: list[Path]) -> list[int]:
     """List the numbers of the shards that are not there, as the first process sees it: one may be written meanwhile."""
     there = [path.exists() for path in paths]
-    return [number for number, found in enumerate(parallel.as_leader_sees(there)) if not found]
+    return [number for number, found in enumerate(processes.as_leader_sees(there)) if not found]
 
 
 def _samples(

@@ -7,36 +7,38 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.artifacts import IDENTITY, MANIFEST, Artifact, check_producer, open_artifact
-from ..core.data.grid import grid, scale_for
-from ..core.data.images import write_png
-from ..core.data.loading import ImageLoader
-from ..core.data.sources import ImageSource, open_source
 from ..core.errors import ConfigError, DataError
+from ..core.features.extractor import Extractor, Features, extract
 from ..core.files import sha256_file, sha256_json
-from ..core.lock import occupy
+from ..core.images.decode import write_png
+from ..core.images.grid import grid, scale_for
+from ..core.images.loader import ImageLoader
+from ..core.images.sets import data_of, image_loader
+from ..core.images.settings import Data
+from ..core.images.sources import ImageSource, open_source
 from ..core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
-from ..core.metrics.features import Extractor, Features, extract
 from ..core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
+from ..core.metrics.judging import (
+    batches,
+    conclude,
+    concluded,
+    feature_extractor,
+    limited,
+    reference_images,
+    saved_statistics,
+)
 from ..core.metrics.nearest import neighbours
 from ..core.metrics.picture import confusion_picture
+from ..core.pipeline.loading import autoencoder_artifact
 from ..core.progress import Outcome, Progress
+from ..core.runs.artifacts import IDENTITY, MANIFEST, Artifact, check_producer, open_artifact
+from ..core.runs.inputs import as_input, input_path
+from ..core.runs.lock import occupy
+from ..core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ..core.settings.fields import identity
 from .configs import Eval
-from .handover import (
-    as_input,
-    autoencoder_artifact,
-    claim,
-    command_line,
-    data_of,
-    input_path,
-    machine_policy,
-    output_folder,
-)
-from .image_sets import image_loader
-from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images, saved_statistics
 from .likelihood import judge_likelihood
 from .reconstructions import judge_reconstructions
-from .settings import Data, identity
 
 CONFUSION, NEAREST = "confusion.png", "nearest.png"
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
@@ -56,13 +58,13 @@ def judge_samples(config: Eval, progress: Progress, seen: dict[str, Features] | 
     """
     where = _samples_folder(config)
     label = where.resolve().name
-    folder = output_folder(config, "eval", label)
+    folder = output_folder(config, label)
     with occupy(folder):
         policy = machine_policy(config.machine)
         made = _made_by_us(where, config)
         data = _run_data(config, made)
         samples = open_source(str(where)) if made is None else _labelled(made)
-        extractor, its_input = feature_extractor(config, policy, label)
+        extractor, its_input = feature_extractor(config, policy, folder)
         statistics = saved_statistics(config)
         if statistics is not None:
             known = load_statistics(statistics, extractor)
@@ -73,7 +75,7 @@ def judge_samples(config: Eval, progress: Progress, seen: dict[str, Features] | 
             real_images, reference = reference_images(config, data)
             require_enough(len(limited(real_images, config)), len(limited(samples, config)))
         judged = as_input(made, folder) if made else {"path": str(where), "fingerprint": samples.fingerprint()}
-        work = claim(folder, "eval", config, {"samples": judged, "extractor": its_input, "reference": reference})
+        work = claim(folder, config, {"samples": judged, "extractor": its_input, "reference": reference})
         next_commands = [command_line("sweep", config), command_line("report", config)]
         if work.complete:
             return concluded(work, next_commands)

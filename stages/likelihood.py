@@ -8,33 +8,34 @@ import torch
 from torch import Tensor
 
 from ..core import files
-from ..core.artifacts import check_producer, open_artifact
-from ..core.data.order import spread
 from ..core.diffusion import predictions
-from ..core.guided import Model
-from ..core.lock import occupy
+from ..core.images.order import spread
+from ..core.latents.sets import VALIDATION_SEED, draw_latents, read_latents
+from ..core.metrics.judging import NUMBERS, read_judgement
 from ..core.metrics.likelihood import Estimate, bits_per_dim
-from ..core.precision import Policy
+from ..core.pipeline.loading import load_model, open_denoiser
+from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
+from ..core.runs.artifacts import check_producer, open_artifact
+from ..core.runs.inputs import as_input, input_path
+from ..core.runs.lock import occupy
+from ..core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ..core.system.precision import Policy
 from .configs import Eval
-from .handover import as_input, claim, command_line, input_path, machine_policy, output_folder
-from .judging import NUMBERS, read_judgement
-from .latent_sets import VALIDATION_SEED, draw_latents, read_latents
-from .models import load_model, open_denoiser
 
 LABEL = "likelihood"
 
 
 def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
     """Bound the likelihood of the run's held-out latents under its denoiser. Returns where the numbers lie."""
-    folder = output_folder(config, "eval", LABEL)
+    folder = output_folder(config, LABEL)
     with occupy(folder):
         policy = machine_policy(config.machine)
         source = open_denoiser(None, config)
         latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))
         check_producer(source, "latents", latents)
         inputs = {"denoiser": as_input(source, folder), "latents": as_input(latents, folder)}
-        work = claim(folder, "eval", config, inputs)
+        work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
             shown = _shown(read_judgement(work.path)["numbers"])

@@ -7,31 +7,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.autoencoders.interface import Autoencoder
-from ..core.data.grid import grid, scale_for
-from ..core.data.images import as_tensor, as_uint8, write_png
-from ..core.data.loading import ImageLoader
+from ..core.autoencoders.codec import Autoencoder
 from ..core.errors import ConfigError
-from ..core.lock import occupy
+from ..core.features.extractor import extract
+from ..core.images.decode import as_tensor, as_uint8, write_png
+from ..core.images.grid import grid, scale_for
+from ..core.images.loader import ImageLoader
+from ..core.images.sets import data_of, image_loader
 from ..core.metrics.evaluate import Report, Settings, evaluate
-from ..core.metrics.features import extract
 from ..core.metrics.image import image_similarity
-from ..core.precision import Policy
-from ..core.progress import Outcome, Progress
-from .configs import Eval
-from .handover import (
-    as_input,
-    autoencoder_artifact,
-    claim,
-    command_line,
-    data_of,
-    load_autoencoder,
-    load_perceptual,
-    machine_policy,
-    output_folder,
+from ..core.metrics.judging import (
+    batches,
+    conclude,
+    concluded,
+    feature_extractor,
+    limited,
+    reference_images,
+    saved_statistics,
 )
-from .image_sets import image_loader
-from .judging import batches, conclude, concluded, feature_extractor, limited, reference_images, saved_statistics
+from ..core.pipeline.loading import autoencoder_artifact, load_autoencoder, load_perceptual
+from ..core.progress import Outcome, Progress
+from ..core.runs.inputs import as_input
+from ..core.runs.lock import occupy
+from ..core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ..core.system.precision import Policy
+from .configs import Eval
 
 LABEL = "reconstructions"
 PICTURE = "reconstructions.png"
@@ -39,7 +39,7 @@ PICTURE = "reconstructions.png"
 
 def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
     """Compare held-out images with their reconstructions, one by one and as sets."""
-    folder = output_folder(config, "eval", LABEL)
+    folder = output_folder(config, LABEL)
     with occupy(folder):
         policy = machine_policy(config.machine)
         source = autoencoder_artifact(config.root / "vqvae", config)
@@ -49,10 +49,10 @@ def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
                 f"--reference {config.reference} is saved statistics, but reconstructions need images",
                 "give a folder of images, or leave it out for the validation images",
             )
-        extractor, its_input = feature_extractor(config, policy, LABEL)
+        extractor, its_input = feature_extractor(config, policy, folder)
         held_out, reference = reference_images(config, data, validation=True)
         inputs = {"autoencoder": as_input(source, folder), "extractor": its_input, "reference": reference}
-        work = claim(folder, "eval", config, inputs)
+        work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
             return concluded(work, next_commands)

@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import parallel
-from ..core.artifacts import Artifact
-from ..core.conditioning.classes import parse_classes
-from ..core.data.grid import animation, grid, scale_for
-from ..core.data.images import decode, write_png
+from ..core.conditioning.class_names import parse_classes
+from ..core.distributed import processes
 from ..core.files import sha256_json
-from ..core.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
-from ..core.guided import Model
-from ..core.precision import Policy, maybe_compile
+from ..core.images.decode import decode, write_png
+from ..core.images.grid import animation, grid, scale_for
+from ..core.pipeline.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
+from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
+from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
-from ..core.signals import stop_flag
+from ..core.runs.artifacts import Artifact
+from ..core.runs.inputs import as_input
+from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.settings.fields import identity
+from ..core.system.precision import Policy, maybe_compile
+from ..core.system.signals import stop_flag
 from .configs import Sample
-from .handover import as_input, claim, command_line, diffusion_of, occupied, output_folder
-from .models import load_model, open_denoiser, open_guides, with_guides
-from .settings import identity
 
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
 STRIP_IMAGES, STRIP_STEPS = 4, 10
@@ -36,7 +37,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     class_names: list[str] = source.facts["class_names"]
     classes = parse_classes(config.classes, class_names)
     label = config.label or _label(config)
-    folder = output_folder(config, "sample", label)
+    folder = output_folder(config, label)
     diffusion = diffusion_of(source)
     has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
     sampling = sampling_of(config, has_null).on(diffusion.num_steps)
@@ -44,7 +45,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
     with occupied(folder, config.machine) as policy:
         inputs = {role: as_input(artifact, folder) for role, artifact in {"denoiser": source, **guides}.items()}
-        work = claim(folder, "sample", config, inputs)
+        work = claim(folder, config, inputs)
         next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
         pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
         if work.complete:
@@ -54,7 +55,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
         names, speed = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
-        if not parallel.world().leads:
+        if not processes.world().leads:
             return Outcome(folder)
         outputs = [*names, _write_grid(folder, names, labels, class_names)]
         if config.progressive:
@@ -125,9 +126,9 @@ def _draw(
     Returns the names of all, and how many a second were drawn; None where there was none left to draw.
     """
     names = [f"{seed:06d}.png" for seed in seed_indices]
-    there = parallel.as_leader_sees([(folder / name).exists() for name in names])
+    there = processes.as_leader_sees([(folder / name).exists() for name in names])
     missing = [row for row, found in enumerate(there) if not found]
-    world = parallel.world()
+    world = processes.world()
     done = before = len(names) - len(missing)
     progress.start("sampling", len(names), "images", done=done)
     started = time.monotonic()
@@ -141,14 +142,14 @@ def _draw(
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(_write, [folder / names[row] for row in rows], images)
-            stopping = parallel.heed(stop)
+            stopping = processes.heed(stop)
             done = before + start + len(turn)
             progress.update(done)
             if stopping and done < len(names):
                 break
         if writing is not None:
             writing.result()
-    parallel.exchange()  # What the others have drawn is on the disk, too.
+    processes.exchange()  # What the others have drawn is on the disk, too.
     if done < len(names):
         raise stop.stopped(f"after {done:,} images")
     progress.finish()

@@ -9,7 +9,8 @@ import torch
 
 TESTS = Path(__file__).resolve().parent
 ROOT, NO_NETWORK = TESTS.parent, TESTS / "no_network"
-SHARED = ("promises", "stages", "core/training", "core/exchange")  # folders whose modules other tests use
+# Folders whose modules other tests use.
+SHARED = ("promises", "stages", "core/training", "core/interchange", "core/images")
 for folder in (NO_NETWORK, *(TESTS / name for name in SHARED), ROOT):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from ldm.core import artifacts
+from ldm.core.runs import artifacts
 from ldm.core.training import checkpoint
 from pipeline_run import Pipeline, manifest
 

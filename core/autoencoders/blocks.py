@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention import attend
+from ..denoisers.attention import attend
 from .norms import GroupNorm
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..weights import load_into, read_known_pth
+from ..runs.weights import load_into, read_known_pth
 from .blocks import channels_last
 
 TRUNK = "squeeze.backbone.pth"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..precision import all_digits
+from ..system.precision import all_digits
 
 _CACHE_ROWS = 256  # rows whose K scores stay in a CPU's cache
 _DEVICE_ROWS = 16384  # rows that bound an accelerator's memory

@@ -1,7 +1,7 @@
 """Presets by name; autoencoders to and from a folder.
 
-A folder of ours is as `core.weights` says, its `config.json` with the latent statistics. Folders of diffusers and the
-two files of TAEF2 are read as they are.
+A folder of ours is as `core.runs.weights` says, its `config.json` with the latent statistics. Folders of diffusers and
+the two files of TAEF2 are read as they are.
 """
 
 import difflib
@@ -13,12 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import files, presets
+from .. import files
 from ..errors import ConfigError, DataError
-from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, require_fit, save_network
+from ..runs.weights import (
+    CONFIG,
+    WEIGHTS,
+    config_of,
+    load_into,
+    read_description,
+    read_weights,
+    require_fit,
+    save_network,
+)
+from ..settings import presets
 from . import pretrained, taef2
-from .interface import Autoencoder, Codec
-from .vqvae import VQVAE, VQVAEConfig
+from .codec import Autoencoder, Codec
+from .vq import VQVAE, VQVAEConfig
 
 _REMEDY = "make it again with ldm train-vqvae, or give another folder"
 

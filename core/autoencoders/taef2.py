@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..weights import load_into, read_known_pth
+from ..runs.weights import load_into, read_known_pth
 
 ENCODER = "taef2_encoder.pth"
 DECODER = "taef2_decoder.pth"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
-from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
 from .dit import Block, DiTConfig, check_latents
 from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
 
@@ -90,7 +90,7 @@ def logits(network: nn.Module, schedule: Schedule, x_t: Tensor, t: Tensor) -> Te
 
 
 def save(network: NoisyClassifier, folder: Path) -> list[str]:
-    """Write the network's folder, as `core.weights` says. Returns the names of its files."""
+    """Write the network's folder, as `core.runs.weights` says. Returns the names of its files."""
     return save_network(network, folder, KIND, asdict(network.config))
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .. import presets
 from ..errors import ConfigError, DataError
-from ..weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+from ..settings import presets
 from .dit import DiT, DiTConfig, check_latents
 
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"

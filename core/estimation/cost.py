@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..denoisers import registry
 from ..denoisers.dit import DiT, DiTConfig
-from ..precision import Policy
+from ..system.precision import Policy
 from .as_gpu import AsGPU
 from .live import LiveMemory, tensors_of
 

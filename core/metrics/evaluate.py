@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
+from ..features.extractor import INCEPTION, Extractor, Features
 from ..seeds import generator
-from .features import INCEPTION, Extractor, Features
 from .frechet import GaussianStatistics, frechet_distance, statistics_of
 from .inception_score import inception_score
 from .kernel import kernel_distance

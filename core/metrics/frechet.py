@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import DataError
+from ..features.extractor import Extractor
 from ..files import read_json, sha256_file, write_atomically, write_json
-from ..weights import read_safetensors, require_sha256
-from .features import Extractor
+from ..runs.weights import read_safetensors, require_sha256
 
 TENSORS = "statistics.safetensors"
 DESCRIPTION = "statistics.json"

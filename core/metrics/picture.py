@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from .. import files
-from ..data.grid import drawable
+from ..images.grid import drawable
 
 
 def confusion_picture(read_as: torch.Tensor, classes: torch.Tensor, names: Sequence[str], path: Path) -> None:

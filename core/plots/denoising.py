@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.grid import grid, scale_for
 from ..diffusion import samplers
 from ..diffusion.denoisers import Cond, Denoiser
 from ..diffusion.schedules import Schedule, add_noise
+from ..images.grid import grid, scale_for
 from .noising import SIDE
 
 

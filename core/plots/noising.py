@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from ..data.grid import grid, scale_for
-from ..data.images import as_tensor, as_uint8
 from ..diffusion.schedules import Schedule, add_noise
+from ..images.decode import as_tensor, as_uint8
+from ..images.grid import grid, scale_for
 
 SIDE = 96  # pixels, about, of each small picture
 

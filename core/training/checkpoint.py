@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from .. import files, tensor_file
+from .. import files
+from ..distributed import tensor_file
+from ..distributed.gathering import Scattered, scattered
 from ..errors import DataError, Diverged
-from ..gathering import Scattered, scattered
 
 FOLDER = "checkpoints"
 STATE = "state.json"

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import parallel
-from ..data.order import stream
-from ..errors import ConfigError, Stopped
-from ..gathering import Scattered
-from ..precision import Policy, uncompiled
+from ..distributed import processes
+from ..distributed.gathering import Scattered
+from ..errors import Stopped
+from ..images.order import stream
 from ..progress import Progress, Silent
-from ..signals import StopFlag, stop_flag
-from ..transfer import pinned
+from ..system.precision import Policy, uncompiled
+from ..system.signals import StopFlag, stop_flag
+from ..system.transfer import pinned
 from . import checkpoint, record
-from .gauge import CONDITIONS, Best, Gauge
+from .evaluator import CONDITIONS, Best, Gauge
 from .state import require_whole
 from .step import Stepper
 from .task import Batch, Plan, Task
@@ -52,7 +52,7 @@ def train(
     a checkpoint when a signal asks for it. Raises ConfigError for a batch that does not split into equal shares.
     ahead: see `Stepper`.
     """
-    require_shares(plan.batch_size, plan.accumulate, parallel.world().size)
+    processes.require_shares(plan.batch_size, plan.accumulate, processes.world().size)
     session = _Session(task, plan, policy, folder, progress, gauge, ahead)
     progress.start("training", plan.images, "images", done=session.images)
     with stop_flag() as stop:
@@ -68,22 +68,13 @@ def train(
                 session.step(data)
                 session.after_step(stop)
         session.finish()
-        if parallel.heed(stop):
+        if processes.heed(stop):
             raise session.stopped(stop)
     progress.finish()
     return {"images_seen": session.images, "steps": session.steps, "skipped_steps": session.stepper.guard.skipped}
 
 
-def require_shares(batch_size: int, accumulate: int, processes: int) -> None:
-    """Raise ConfigError for a batch that does not split into equal shares: to be called before anything is written."""
-    if batch_size % (processes * accumulate):
-        raise ConfigError(
-            f"train.batch_size is {batch_size}, which {processes} processes in {accumulate} passes cannot share",
-            f"give a multiple of {processes * accumulate}",
-        )
-
-
-def shared_rows(plan: Plan, world: parallel.World) -> np.ndarray:
+def shared_rows(plan: Plan, world: processes.World) -> np.ndarray:
     """Return which rows of a batch are a process's: its share of every pass, so that passes are of the same rows
     whatever the number of processes. int64, in the order of the passes."""
     passes = np.arange(plan.batch_size).reshape(plan.accumulate, -1)
@@ -105,7 +96,7 @@ class _Session:
     ) -> None:
         self.task, self.plan, self.policy, self.folder, self.progress = task, plan, policy, folder, progress
         self.gauge, self.owes = gauge, False
-        self.world = parallel.world()
+        self.world = processes.world()
         self.stepper = Stepper(task, plan, policy, ahead)
         self.images = self.steps = 0
         self._resume()
@@ -132,7 +123,7 @@ class _Session:
                 data = pending.result() if pending is not None else load(start)
                 following = start + self.plan.batch_size
                 pending = pool.submit(load, following) if following < self.plan.images else None
-                parallel.exchange()  # Nobody begins a step that another could not load.
+                processes.exchange()  # Nobody begins a step that another could not load.
                 yield data
 
     def step(self, data: Any) -> None:
@@ -146,7 +137,7 @@ class _Session:
         self.progress.update(self.images)
         logging, saving, picture = map(self.due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
         evaluating = picture or self._passed(plan.validate_every)
-        measuring, stopping = self.gauge is not None and self.due(self.gauge.every), parallel.heed(stop)
+        measuring, stopping = self.gauge is not None and self.due(self.gauge.every), processes.heed(stop)
         if logging or evaluating or measuring or saving or stopping:
             self.stepper.settle()
         if logging:
@@ -191,12 +182,12 @@ class _Session:
         assert self.gauge is not None
         self.task.modules.eval()
         with self.stepper.averaged(), torch.no_grad(), uncompiled():
-            numbers = self.gauge.measure(lambda: parallel.heed(stop))
+            numbers = self.gauge.measure(lambda: processes.heed(stop))
             self.owes = numbers is None
             if numbers is None:
                 return False
             improved = self.world.leads and self._record_measurement(numbers)
-            if parallel.exchange(int(improved))[0][0]:
+            if processes.exchange(int(improved))[0][0]:
                 self.gauge.keep(self.images, numbers)
         return True
 
@@ -262,7 +253,7 @@ class _Session:
         found = None
         if self.world.leads:
             found = checkpoint.newest(self.folder, self.progress.warn, self.stepper.read)
-        there, images = parallel.exchange(int(found is not None), int(found.path.name) if found else 0)[0]
+        there, images = processes.exchange(int(found is not None), int(found.path.name) if found else 0)[0]
         if there and found is None:
             found = checkpoint.load(checkpoint.path_of(self.folder, images), self.stepper.read)
         return found

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import DataError
-from ..facts import first_wrong
+from ..runs.schemas import first_wrong
 from . import checkpoint
 
 

@@ -16,20 +16,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .. import parallel
-from ..gathering import Scattered, scattered
-from ..precision import Policy
-from ..weights import require_fit
+from ..distributed import processes
+from ..distributed.averaging import GradientMean
+from ..distributed.gathering import Scattered, scattered
+from ..runs.weights import require_fit
+from ..system.precision import Policy
 from . import record
-from .averaging import GradientMean
 from .checkpoint import Checkpoint
 from .ema import EMA
 from .guard import FiniteGuard
-from .optim import OptimConfig, build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
+from .optimizer import OptimConfig, build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
 from .task import Plan, Task
 
 if TYPE_CHECKING:
-    from .sharding import Sharded
+    from ..distributed.sharding import Sharded
 
 _VERDICT = slice(0, 2)  # loss and gradient norm: the readings that must be finite
 
@@ -76,9 +76,9 @@ class Stepper:
             decay=plan.decay,
             clip=plan.clip,
         )
-        self.sharded = self._shard() if plan.shard and parallel.world().size > 1 else None
+        self.sharded = self._shard() if plan.shard and processes.world().size > 1 else None
         if self.sharded is None:
-            parallel.follow_leader(task.modules.state_dict().values())
+            processes.follow_leader(task.modules.state_dict().values())
             self.modules, self.players = task.modules, task.players
             averaged: nn.Module = task.averaged
             self.means: dict[str, GradientMean | Sharded] = {
@@ -232,8 +232,8 @@ class Stepper:
                 sums[name] = sums[name] + share if name in sums else share
         gradients.finish()
         numbers = torch.stack([total.to(_widest(total.device)), *sums.values()])
-        if parallel.world().size > 1:
-            numbers = parallel.mean(numbers)
+        if processes.world().size > 1:
+            numbers = processes.mean(numbers)
             numbers[0] = numbers[0].float()
         self.scaler.unscale_(optimizer)
         clip = clip_gradients if self.sharded is None else self.sharded.clip
@@ -241,7 +241,7 @@ class Stepper:
         return _Readings([*sums], torch.cat([numbers[:1], norm.to(numbers).reshape(1), numbers[1:]]))
 
     def _shard(self) -> "Sharded":
-        from .sharding import Sharded  # torch takes a second to load what it needs
+        from ..distributed.sharding import Sharded  # torch takes a second to load what it needs
 
         (network,) = self.task.players.values()
         assert network is self.task.modules and network is self.task.averaged, "one network, and nothing beside it"

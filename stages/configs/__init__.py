@@ -1,45 +1,17 @@
 """One frozen configuration per stage: defaults, help text, checks. Imports no torch."""
 
-from ..settings import Stage
+from ...core.denoisers.settings import NOISY
+from ...core.settings.fields import Stage
 from .autoencoder import Encode, TrainVQVAE
-from .classifier import NoisyClassifierModel, TrainClassifier
-from .denoiser import BEST, Diffusion, Metrics, Preview, TrainDiT
+from .classifier import TrainClassifier
+from .denoiser import TrainDiT
 from .evaluation import Eval
 from .sampling import Sample
 
-__all__ = [
-    "BEST",
-    "MADE_BY",
-    "NOISY",
-    "OUTPUTS",
-    "STAGES",
-    "Diffusion",
-    "Encode",
-    "Eval",
-    "Metrics",
-    "NoisyClassifierModel",
-    "Preview",
-    "Sample",
-    "TrainClassifier",
-    "TrainDiT",
-    "TrainVQVAE",
-]
+__all__ = ["MADE_BY", "OUTPUTS", "STAGES", "Encode", "Eval", "Sample", "TrainClassifier", "TrainDiT", "TrainVQVAE"]
 
 STAGES: dict[str, type[Stage]] = {
-    "train-vqvae": TrainVQVAE,
-    "encode": Encode,
-    "train-dit": TrainDiT,
-    "train-classifier": TrainClassifier,
-    "sample": Sample,
-    "eval": Eval,
+    stage.command: stage for stage in (TrainVQVAE, Encode, TrainDiT, TrainClassifier, Sample, Eval)
 }
-NOISY = "noisy-classifier"  # output of `train-classifier --noisy`
-OUTPUTS = {
-    "train-vqvae": "vqvae",
-    "encode": "latents",
-    "train-dit": "dit",
-    "train-classifier": "classifier",
-    "sample": "samples",
-    "eval": "eval",
-}
+OUTPUTS = {command: stage.kind for command, stage in STAGES.items()}
 MADE_BY = {**{kind: command for command, kind in OUTPUTS.items()}, NOISY: "train-classifier"}

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from ..settings import Location, Section, option
+from ...core.settings.fields import Location, Section, option
 
 
 class LookingAtData(Section):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..settings import Location, Machine, Section, option, section
+from ...core.settings.fields import Location, Section, option, section
+from ...core.system.settings import Machine
 
 
 class Doctor(Section):

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ..settings import Count, Machine, Section, option, section
-from .denoiser import DenoiserPreset
+from ...core.denoisers.settings import DenoiserPreset
+from ...core.settings.fields import Count, Section, option, section
+from ...core.system.settings import Machine
 
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ..settings import Location, Run, option
+from ...core.settings.fields import Location, Run, option
 
 
 class Export(Run):

@@ -1,6 +1,6 @@
 """Settings of the tools that look at folders: `ldm verify` and `ldm inspect`."""
 
-from ..settings import Location, Section, option
+from ...core.settings.fields import Location, Section, option
 
 _WHAT = "A run, a stage's folder, a checkpoint, a network, an export, or a folder of any."
 

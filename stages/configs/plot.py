@@ -5,8 +5,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from ..settings import Location, Machine, Run, option, section
-from .denoiser import ScheduleName
+from ...core.pipeline.settings import ScheduleName
+from ...core.settings.fields import Location, Run, option, section
+from ...core.system.settings import Machine
 
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 ZERO = "+zero"  # behind a schedule's name: rescaled to zero terminal SNR

@@ -1,6 +1,6 @@
 """Settings of `ldm report`."""
 
-from ..settings import Location, Run, option
+from ...core.settings.fields import Location, Run, option
 
 
 class Report(Run):

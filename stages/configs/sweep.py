@@ -1,14 +1,18 @@
 """Settings of `ldm sweep`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..settings import Count, Location, Machine, Stage, option, section
+from ...core.settings.fields import Count, Location, Stage, option, section
+from ...core.system.settings import Machine
 
 
 class Sweep(Stage):
     """Settings of `ldm sweep`: scales and step counts, and what `ldm sample` and `ldm eval` are given for each."""
+
+    command: ClassVar[str] = "sweep"
+    kind: ClassVar[str] = "sweep"
 
     cfg: tuple[Annotated[float, Field(ge=0)], ...] = option((1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg")
     steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")

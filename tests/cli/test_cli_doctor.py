@@ -14,12 +14,12 @@ import torch
 from ldm.cli.doctor import run
 from ldm.cli.main import run as ldm
 from ldm.cli.self_test import try_stages
-from ldm.core.precision import bf16_units, resolve
 from ldm.core.progress import Silent
-from ldm.stages import doctor
+from ldm.core.system.precision import bf16_units, resolve
+from ldm.core.system.settings import Machine
 from ldm.stages.configs import STAGES
 from ldm.stages.configs.doctor import Doctor
-from ldm.stages.settings import Machine
+from ldm.stages.tools import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOKED_AT = {"python", "ldm", "packages", "torch", "memory", "disk", "fsync", "torch-fidelity", "tensorboard"}

@@ -12,9 +12,9 @@ from ldm.cli.keys import find, settings_of, short_count
 from ldm.cli.main import app, run
 from ldm.cli.options import Given, stage_command
 from ldm.cli.words import nearest
+from ldm.core.settings.fields import parse_count
 from ldm.stages.commands import COMMANDS, TOOLS
 from ldm.stages.configs import STAGES
-from ldm.stages.settings import parse_count
 
 
 def parse(command: str, *arguments: str) -> Given:

@@ -10,7 +10,7 @@ from ldm.cli.main import run
 from ldm.cli.recipe import recipe_names
 from ldm.cli.recipes import FACTS, header
 from ldm.core.autoencoders import lpips
-from ldm.core.metrics import mobilenet
+from ldm.core.features import mobilenet
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """# Flowers by class,

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 
 from ldm.cli.main import run
-from ldm.core.data.sources import open_source
+from ldm.core.images.sources import open_source
 from ldm.core.training.record import METRICS
 from pipeline_run import write_squares
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "exchange"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "interchange"))
 from authors_dit import training_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,14 +17,14 @@ import torch
 
 from ldm.core.denoisers.dit import DiTConfig
 from ldm.core.errors import Stopped
-from ldm.core.precision import Policy, fuse_attention, make_deterministic
 from ldm.core.progress import Silent
+from ldm.core.system.precision import Policy, fuse_attention, make_deterministic
 from ldm.core.training.loop import Plan, train
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch
-from ldm.stages import made_up
+from ldm.core.training.tasks.denoising import DenoisingTask
 from ldm.stages.configs import TrainDiT
-from ldm.stages.train_dit import DenoisingTask
+from ldm.stages.tools import dummy
 
 DEVICE = torch.device(os.environ.get("LDM_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu"))
 ON_GPU = DEVICE.type == "cuda"
@@ -68,7 +68,7 @@ Kind = TypeVar("Kind", bound=DenoisingTask)
 
 def task_of(policy: Policy, kind: type[Kind] = DenoisingTask, compiled: bool = False) -> Kind:  # type: ignore[assignment]
     """Return the task of `ldm train-dit` on latents of no meaning."""
-    latents = made_up.latents((4, SIDE, SIDE), 10, True, policy.device)
+    latents = dummy.latents((4, SIDE, SIDE), 10, True, policy.device)
     settings = TrainDiT.model_validate({"machine": {"compile": compiled}, "preview": {"every": 0}})
     task = kind(settings, CONFIG, latents, None, policy)
     with torch.no_grad():

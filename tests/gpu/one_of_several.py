@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 from on_a_gpu import BATCH, FP32, PLAN, losses, task_of
 
-from ldm.core import parallel
-from ldm.core.precision import Policy
+from ldm.core.distributed import processes
+from ldm.core.distributed.sharding import Sharded
 from ldm.core.progress import Silent
+from ldm.core.system.precision import Policy
 from ldm.core.training.loop import train
-from ldm.core.training.sharding import Sharded
 from ldm.core.training.task import Batch
 
 
@@ -28,12 +28,12 @@ def in_a_group_of_one() -> None:
     """Say everything to oneself."""
     dist.init_process_group("nccl" if FP32.device.type == "cuda" else "gloo", rank=0, world_size=1)
     assert dist.group.WORLD is not None
-    parallel._ties = parallel._Ties(parallel.World(), dist.group.WORLD)
+    processes._ties = processes._Ties(processes.World(), dist.group.WORLD)
     ones = torch.ones(3, 2, device=FP32.device)
-    assert torch.equal(parallel.mean(ones), ones) and torch.equal(parallel.gather_rows(ones), ones)
-    gathered = parallel.gather_to_leader(ones)
+    assert torch.equal(processes.mean(ones), ones) and torch.equal(processes.gather_rows(ones), ones)
+    gathered = processes.gather_to_leader(ones)
     assert gathered is not None and torch.equal(gathered, ones)
-    parallel.follow_leader([ones])
+    processes.follow_leader([ones])
     expected = losses(FP32, steps=1)[0]
     task = task_of(FP32)
     data = [tensor.to(FP32.device) for tensor in task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0))]
@@ -50,7 +50,7 @@ def in_a_group_of_one() -> None:
 def among_several(folder: Path, shard: bool) -> None:
     """Train together with the others."""
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if FP32.device.type == "cuda" else FP32.device
-    with parallel.joined(own):
+    with processes.joined(own):
         policy = Policy(own, torch.float32)
         train(task_of(policy), replace(PLAN, shard=shard), policy, folder, Silent())
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import schedule
-from ldm.core.generation import Sampling, generate
-from ldm.core.guided import Guidance, guided
-from ldm.core.precision import settle
-from ldm.stages import made_up
+from ldm.core.pipeline.generation import Sampling, generate
+from ldm.core.pipeline.model import Guidance, guided
+from ldm.core.system.precision import settle
+from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.stages.configs import TrainVQVAE
-from ldm.stages.train_vqvae import AutoencodingTask
+from ldm.stages.tools import dummy
 
 sys.path.insert(0, str(Path(__file__).parent))
 from on_a_gpu import BF16, DEVICE, FP32, NEEDS_GPU, SIDE, refusing_to_wait, task_of
@@ -24,7 +24,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch() -> None:
     task = task_of(BF16)
     vqvae = AutoencodingTask(
         TrainVQVAE.model_validate({"data": {"image_size": 4 * SIDE}, "model": {"preset": "vqvae-s", "channels": 16}}),
-        made_up.images(TrainVQVAE.model_validate({"data": {"image_size": 4 * SIDE}}).data, 10),
+        dummy.images(TrainVQVAE.model_validate({"data": {"image_size": 4 * SIDE}}).data, 10),
         FP32,
     )
     task.autoencoder = vqvae.autoencoder.eval()

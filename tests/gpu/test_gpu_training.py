@@ -10,7 +10,7 @@ import torch
 
 from ldm.core.denoisers.dit import DiT
 from ldm.core.estimation import cost
-from ldm.core.precision import Policy
+from ldm.core.system.precision import Policy
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch
 

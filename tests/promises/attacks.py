@@ -12,7 +12,7 @@ from pathlib import Path
 import payloads as p
 from forgery import RUN, copy_run
 from ldm.core.autoencoders import taef2
-from ldm.core.metrics import lenet
+from ldm.core.features import lenet
 
 
 @dataclass(frozen=True)

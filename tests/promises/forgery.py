@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ldm.core import files
-from ldm.core.artifacts import IDENTITY, MANIFEST, RECIPE, SCHEMA
+from ldm.core.runs.artifacts import IDENTITY, MANIFEST, RECIPE, SCHEMA
+from ldm.core.settings.fields import identity
 from ldm.core.training import checkpoint
 from ldm.stages.configs import STAGES
-from ldm.stages.settings import identity
 
 KEPT = Path(__file__).with_name("old_files") / "schema-1"  # the smallest whole run, so that none need be trained
 RUN = "kept"

@@ -15,7 +15,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "stages")]
 
-from ldm.core import artifacts, workspace  # noqa: E402
+from ldm.core.runs import artifacts, workspace  # noqa: E402
 from pipeline_run import Pipeline, write_squares  # noqa: E402
 
 SMALLEST = {

@@ -27,11 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = (
     *("ldm.cli.main", "ldm.cli.layers", "ldm.cli.options", "ldm.cli.show", "ldm.cli.events", "ldm.cli.live"),
     *(f"ldm.stages.{name}" for name in ("train_vqvae", "encode", "train_dit", "train_classifier", "sample", "eval")),
-    *("ldm.stages.verify", "ldm.stages.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
+    *("ldm.stages.tools.verify", "ldm.stages.tools.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
     "fuzzing",
 )
-TESTS = ("promises", "stages", "core/training", "core/exchange")  # whose modules a function may be in
+TESTS = ("promises", "stages", "core/training", "core/interchange", "core/images")  # whose modules a function may be in
 PATIENCE = 300.0  # seconds after which a command that has not ended is a failure of its test
 
 

@@ -212,7 +212,7 @@ def _table(reports: list[Any]) -> dict[str, Row]:
 
 def _write(path: Path, table: dict[str, Row]) -> None:
     """Write what a run came to: as JSON, or as a table of Markdown."""
-    from ldm.core.provenance import provenance
+    from ldm.core.runs.provenance import provenance
 
     rows = {name: vars(row) for name, row in table.items()}
     run = {"seed": int(os.environ[_SEED]), "made": provenance(), "promises": rows}

@@ -11,18 +11,18 @@ from safetensors.torch import save_file
 from authors_dit import random_checkpoint
 from format_mutations import mutate_header, mutate_members
 from ldm.core import files
-from ldm.core.artifacts import MANIFEST
 from ldm.core.autoencoders import registry
-from ldm.core.exchange.checkpoint import load_dit
-from ldm.core.metrics import mobilenet, reference
-from ldm.core.metrics.features import Extractor, Features
+from ldm.core.features import mobilenet, reference
+from ldm.core.features.extractor import Extractor, Features
+from ldm.core.features.reference import keep_features, kept_features
+from ldm.core.interchange.checkpoint import load_dit
 from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_statistics, save_statistics, statistics_of
-from ldm.core.metrics.reference import keep_features, kept_features
 from ldm.core.progress import Silent
+from ldm.core.runs.artifacts import MANIFEST
 from ldm.core.training import checkpoint, loop
-from ldm.stages import import_model, inspect
 from ldm.stages.configs.exchange import Import
 from ldm.stages.configs.folders import Inspect
+from ldm.stages.tools import import_model, inspect
 from mutations import mutate_json
 from parsers import Parser
 from regression import FP32, PLAN, Regression

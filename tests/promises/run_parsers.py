@@ -11,38 +11,27 @@ import torch
 
 from forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
 from format_mutations import mutate_header, mutate_tar, mutate_yaml
-from ldm.core import files, workspace
-from ldm.core.artifacts import IDENTITY, MANIFEST, open_artifact
+from ldm.core import files
 from ldm.core.autoencoders import registry
-from ldm.core.data.latents import LatentSet, Reading
-from ldm.core.data.shards import INDEX, check_index, read_shard
 from ldm.core.denoisers import noisy_classifier
 from ldm.core.denoisers import registry as denoisers
-from ldm.core.metrics import classifier
-from ldm.core.metrics.features import open_extractor
+from ldm.core.denoisers.settings import NOISY
+from ldm.core.features import classifier
+from ldm.core.features.extractor import open_extractor
+from ldm.core.interchange.model_card import look_for
+from ldm.core.latents.latent_set import LatentSet, Reading
+from ldm.core.latents.sets import open_latents, read_latents
+from ldm.core.latents.shards import INDEX, check_index, read_shard
 from ldm.core.progress import Silent
+from ldm.core.runs import workspace
+from ldm.core.runs.artifacts import IDENTITY, MANIFEST, open_artifact
+from ldm.core.runs.outputs import occupied
+from ldm.core.runs.workspace import Identity
 from ldm.core.training import loop
-from ldm.core.workspace import Identity
-from ldm.stages import (
-    encode,
-    eval,
-    export,
-    inspect,
-    report,
-    run_cards,
-    run_gaps,
-    run_tables,
-    sample,
-    story,
-    sweep,
-    train_dit,
-    verify,
-)
+from ldm.stages import encode, eval, sample, train_dit
 from ldm.stages.commands import COMMANDS
-from ldm.stages.configs import NOISY
-from ldm.stages.handover import occupied
-from ldm.stages.latent_sets import open_latents, read_latents
-from ldm.stages.model_card import look_for
+from ldm.stages.tools import export, inspect, report, story, sweep, verify
+from ldm.stages.tools.reporting import cards, gaps, tables
 from mutations import Mutate, mutate_json, mutate_lines
 from parsers import Parser, Read
 from regression import FP32
@@ -202,9 +191,9 @@ def tell(folder: Path, harmed: str) -> None:
     report._colophon(stages)
     report._subtitle(stages)
     told = config("report", folder), stages, story.samples(folder / RUN), story.judgements(folder / RUN)
-    list(run_cards.cards(*told[1:]))
-    list(run_gaps.gaps(*told))
-    list(run_tables.number_tables(told[-1]))
+    list(cards.cards(*told[1:]))
+    list(gaps.gaps(*told))
+    list(tables.number_tables(told[-1]))
 
 
 def write_report(folder: Path, harmed: str) -> None:

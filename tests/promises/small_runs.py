@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from ldm.core.artifacts import MANIFEST, RECIPE
 from ldm.core.files import TEMPORARY
-from ldm.core.lock import LOCK
+from ldm.core.runs.artifacts import MANIFEST, RECIPE
+from ldm.core.runs.lock import LOCK
 from ldm.core.training.checkpoint import FOLDER
 from ldm.core.training.record import METRICS
 from pipeline_run import MACHINE, SETTINGS

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from ldm.core import files
-from ldm.core.artifacts import MANIFEST, SCHEMA, open_artifact
-from ldm.core.data.latents import LatentSet
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.latents.latent_set import LatentSet
 from ldm.core.progress import Silent
+from ldm.core.runs.artifacts import MANIFEST, SCHEMA, open_artifact
 from ldm.core.training import checkpoint
-from ldm.stages import verify
 from ldm.stages.commands import Verify
 from ldm.stages.configs import OUTPUTS
+from ldm.stages.tools import verify
 from ledger import Trials
 from pipeline_run import Pipeline, write_squares
 

@@ -19,9 +19,9 @@ from PIL import Image
 from image_kinds import kinds, raw_png
 from launcher import Launcher
 from ldm.cli.main import run
-from ldm.core.data.loading import ImageLoader, Preparation
-from ldm.core.data.sources import open_source
 from ldm.core.errors import DataError
+from ldm.core.images.loader import ImageLoader, Preparation
+from ldm.core.images.sources import open_source
 from ledger import Trials
 from pipeline_run import Heard, Pipeline, manifest
 

@@ -17,8 +17,8 @@ from forgery import RUN, add_judgement, change_manifest, copy_run, write_manifes
 from launcher import ROOT, Launcher
 from ldm.cli.live import Live
 from ldm.core import files
+from ldm.core.interchange import model_card
 from ldm.core.progress import Outcome
-from ldm.stages import model_card
 from payloads import png
 
 

@@ -20,7 +20,7 @@ from interrupted import ENCODE, SAMPLE, Stage
 from launcher import Ended
 from ldm.cli.main import run
 from ldm.core.training import checkpoint
-from ldm.stages.train_dit import DenoisingTask
+from ldm.core.training.tasks.denoising import DenoisingTask
 from ledger import Trials
 from small_runs import STEP, checkpoints, metrics, settled, temporaries, training
 

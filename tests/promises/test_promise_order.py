@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from launcher import Launcher
-from ldm.core.data import loading
-from ldm.core.data.loading import ImageLoader, Preparation
-from ldm.core.data.sources import open_source
 from ldm.core.errors import Diverged, Stopped
+from ldm.core.images import loader
+from ldm.core.images.loader import ImageLoader, Preparation
+from ldm.core.images.sources import open_source
 from ldm.core.progress import Silent
 from ldm.core.training import checkpoint
 from ldm.core.training.loop import Batch, train
@@ -74,7 +74,7 @@ def test_a_training_stopped_at_any_step_of_an_epoch_goes_on_in_the_same_order(
     workers: int, trials: Trials, shades: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The images are decoded beforehand, or by so many threads as they are needed, the next batch ahead of its turn."""
-    monkeypatch.setattr(loading, "num_workers", lambda: max(workers, 1))
+    monkeypatch.setattr(loader, "num_workers", lambda: max(workers, 1))
     prepare = Preparation(image_size=4, cache_bytes=0 if workers else 1 << 20)
     images = ImageLoader(open_source(str(shades)), prepare)
     expected = np.array(taken(tmp_path / "whole", images)).reshape(2, NUM_SAMPLES)

@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 
 from interrupted import ENCODE, SAMPLE, Stage
 from launcher import Command, Ended
-from ldm.core.artifacts import IDENTITY, MANIFEST
+from ldm.core.distributed import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.core.progress import Silent
-from ldm.core.training import checkpoint, sharding  # noqa: F401 - loaded here once, not in every process
+from ldm.core.runs.artifacts import IDENTITY, MANIFEST
+from ldm.core.training import checkpoint
 from ldm.core.training.loop import Batch
-from ldm.stages.train_classifier import ClassifyingTask
-from ldm.stages.train_dit import DenoisingTask
-from ldm.stages.train_vqvae import AutoencodingTask
+from ldm.core.training.tasks.autoencoding import AutoencodingTask
+from ldm.core.training.tasks.classifying import ClassifyingTask
+from ldm.core.training.tasks.denoising import DenoisingTask
 from ledger import Trials
 from pipeline_run import RUNS, Pipeline
 from several import environment, ranked, run_together

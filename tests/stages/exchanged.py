@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from ldm.core import seeds
-from ldm.core.artifacts import open_artifact
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.progress import Outcome, Progress, Silent
-from ldm.stages import export, import_model
+from ldm.core.runs.artifacts import open_artifact
 from ldm.stages.configs.exchange import Export, Import
+from ldm.stages.tools import export, import_model
 from pipeline_run import Pipeline, pngs
 
 TIMES = np.array([1, 2, 100, 250, 500, 777, 999, 1000])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldm.core.artifacts import MANIFEST
 from ldm.core.progress import Outcome, Progress, Silent
+from ldm.core.runs.artifacts import MANIFEST
 from ldm.stages import configs, encode, eval, sample, train_classifier, train_dit, train_vqvae
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}

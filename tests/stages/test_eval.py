@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from ldm.core.artifacts import MANIFEST
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.runs.artifacts import MANIFEST
+from ldm.core.settings.fields import JUDGED_APART
 from ldm.stages import likelihood, reconstructions
 from ldm.stages.reconstructions import shown_ranks
-from ldm.stages.settings import JUDGED_APART
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Heard, Pipeline, pngs

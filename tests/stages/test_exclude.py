@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ldm.core.artifacts import MANIFEST
-from ldm.core.data.exclusion import read_exclusion, write_exclusion
-from ldm.core.data.sources import open_splits
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.images.exclusion import read_exclusion, write_exclusion
+from ldm.core.images.sets import image_sources
+from ldm.core.images.settings import Data
+from ldm.core.images.sources import open_splits
+from ldm.core.metrics import judging
 from ldm.core.progress import Silent
-from ldm.stages import inspect, judging
+from ldm.core.runs.artifacts import MANIFEST
 from ldm.stages.configs.folders import Inspect
-from ldm.stages.image_sets import image_sources
-from ldm.stages.settings import Data
+from ldm.stages.tools import inspect
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Pipeline, manifest

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
-from ldm.stages import noisy_classifier, verify
+from ldm.core.training.tasks import noisy_classifying
 from ldm.stages.configs.folders import Verify
+from ldm.stages.tools import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Pipeline, manifest, pngs
@@ -151,7 +152,7 @@ def test_bits_per_dimension_are_told_with_their_error_and_conditions(
 def test_one_held_out_latent_is_enough_for_the_classifier_of_noisy_ones(
     trained: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noisy_classifier, "VALIDATION_SAMPLES", 1)
+    monkeypatch.setattr(noisy_classifying, "VALIDATION_SAMPLES", 1)
     run = Pipeline(tmp_path, trained.images)
     run.run("train-classifier", noisy=True, latents=trained.folder / "latents", train__images=64)
     assert manifest(run.folder / "noisy-classifier")["facts"]["accuracy"]["val_accuracy_least_noise"] in (0, 1)

@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from ldm.core import files
-from ldm.core.artifacts import MANIFEST, open_artifact
-from ldm.core.data.order import stream
-from ldm.core.data.shards import INDEX, load_shard
 from ldm.core.errors import DataError
-from ldm.stages.latent_sets import read_latents, training_latents
+from ldm.core.images.order import stream
+from ldm.core.latents.sets import read_latents, training_latents
+from ldm.core.latents.shards import INDEX, load_shard
+from ldm.core.runs.artifacts import MANIFEST, open_artifact
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Pipeline, manifest

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ldm.cli.main import run
-from ldm.core.artifacts import MANIFEST
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.runs.artifacts import MANIFEST
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Heard, Pipeline, manifest

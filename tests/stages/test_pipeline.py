@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from ldm.core import files
-from ldm.core.artifacts import MANIFEST, open_artifact
-from ldm.core.data.latents import LatentSet
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.latents.latent_set import LatentSet
 from ldm.core.progress import Silent
-from ldm.stages import verify
+from ldm.core.runs.artifacts import MANIFEST, open_artifact
 from ldm.stages.configs.folders import Verify
+from ldm.stages.tools import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import COLOURS, Heard, Pipeline, manifest, pngs
@@ -70,8 +70,8 @@ def test_the_flipped_latent_is_that_of_the_flipped_image(trained: Pipeline) -> N
     facts = manifest(trained.folder / "latents")["facts"]
     latents = LatentSet(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
     config = trained.config("train-vqvae")
-    from ldm.core.data.images import as_tensor
-    from ldm.stages.image_sets import image_sources
+    from ldm.core.images.decode import as_tensor
+    from ldm.core.images.sets import image_sources
 
     pixels = as_tensor(image_sources(config.data).read(Silent()).train.batch(np.arange(8))).flip(-1)
     with torch.no_grad():

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.pipeline.best import open_best
 from ldm.core.progress import Silent
-from ldm.stages import inspect, verify
-from ldm.stages.best import open_best
+from ldm.core.training.sample_evaluator import SampleGauge
 from ldm.stages.configs.folders import Inspect, Verify
-from ldm.stages.sample_metrics import SampleGauge
+from ldm.stages.tools import inspect, verify
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))

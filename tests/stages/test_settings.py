@@ -7,8 +7,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from ldm.core.settings.fields import Count, Section, Stage, identity, incidental, option, section
+from ldm.core.training.settings import Train
 from ldm.stages import configs
-from ldm.stages.settings import Count, Section, Stage, Train, identity, incidental, option, section
 
 STAGES = [kind for kind in vars(configs).values() if isinstance(kind, type) and issubclass(kind, Stage)]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Silent
 from ldm.stages import train_dit
-from ldm.stages.configs import Diffusion
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Pipeline, write_squares
@@ -30,9 +30,10 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 def task_of(pipeline: Pipeline, **changes: object) -> train_dit.DenoisingTask:
-    from ldm.core.artifacts import open_artifact
-    from ldm.stages.handover import autoencoder_artifact, load_autoencoder, machine_policy
-    from ldm.stages.latent_sets import read_latents
+    from ldm.core.latents.sets import read_latents
+    from ldm.core.pipeline.loading import autoencoder_artifact, load_autoencoder
+    from ldm.core.runs.artifacts import open_artifact
+    from ldm.core.runs.outputs import machine_policy
 
     config = pipeline.config("train-dit", **changes)
     policy = machine_policy(config.machine)
@@ -123,8 +124,8 @@ def test_accumulation_and_activation_checkpointing_change_no_loss(encoded: Pipel
     for name, changes in {"plain": {}, "saving": {"train__accumulate": 2, "model__checkpointing": True}}.items():
         config = encoded.config("train-dit", **changes)
         task = task_of(encoded, **changes)
+        from ldm.core.runs.outputs import machine_policy
         from ldm.core.training import loop
-        from ldm.stages.handover import machine_policy
 
         folder = tmp_path / name
         folder.mkdir()

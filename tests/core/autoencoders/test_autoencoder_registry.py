@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ldm.core.autoencoders import registry
-from ldm.core.autoencoders.interface import Autoencoder
-from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
+from ldm.core.autoencoders.codec import Autoencoder
+from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError, DataError
 
 TINY = VQVAEConfig(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, latent_channels=3, codebook_size=16)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.core.autoencoders.interface import Autoencoder
-from ldm.core.autoencoders.statistics import LatentStatistics, evening_rotation
-from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
+from ldm.core.autoencoders.codec import Autoencoder
+from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.latents.statistics import LatentStatistics, evening_rotation
 
 
 @pytest.fixture

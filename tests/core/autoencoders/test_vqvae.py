@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.core.autoencoders.interface import Autoencoder
-from ldm.core.autoencoders.vqvae import VQVAE, VQVAEConfig
+from ldm.core.autoencoders.codec import Autoencoder
+from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError
-from ldm.core.exchange.vqmodel import to_vqmodel
+from ldm.core.interchange.vqmodel import to_vqmodel
 
 
 def _tiny(**settings: object) -> VQVAEConfig:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.core.conditioning.classes import parse_classes
+from ldm.core.conditioning.class_names import parse_classes
 from ldm.core.errors import ConfigError
 
 FISH = ["tench", "goldfish", "great white shark", "cat, domestic", "T-34", "ray"]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.core.denoisers import KINDS, build, load, read_config, save
 from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.denoisers.registry import KINDS, build, load, read_config, save
 from ldm.core.errors import DataError
 
 CONFIG = DiTConfig(4, (8, 4), patch_size=2, width=16, depth=2, heads=2, num_classes=3, rope=True, label_dropout=0.0)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.core.denoisers import PRESETS, build, preset
 from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.denoisers.registry import PRESETS, build, preset
 from ldm.core.errors import ConfigError
-from ldm.core.exchange.transformer import NULL_CLASS, to_diffusers
-from ldm.core.precision import maybe_compile, resolve, settle
+from ldm.core.interchange.transformer import NULL_CLASS, to_diffusers
+from ldm.core.system.precision import maybe_compile, resolve, settle
 
 SMALL = DiTConfig(latent_channels=4, latent_size=8, patch_size=2, width=32, depth=2, heads=2, num_classes=5)
 OPTIONS = ["qk_norm", "rope", "swiglu", "rmsnorm", "learn_sigma"]

@@ -111,14 +111,14 @@ FAULTS = [
     ),
     Fault(
         "the bound trains the mean",
-        "core/objective.py",
+        "core/diffusion/objective.py",
         "predicted.detach()",
         "predicted",
         "tests/core/test_objective.py",
     ),
     Fault(
         "the bound without its number of steps",
-        "core/objective.py",
+        "core/diffusion/objective.py",
         "bound = self.schedule.num_steps * variance",
         "bound = variance",
         "tests/core/test_objective.py",
@@ -139,7 +139,7 @@ FAULTS = [
     ),
     Fault(
         "latents decoded without their mean",
-        "core/autoencoders/interface.py",
+        "core/autoencoders/codec.py",
         "* _per_channel(self.latent_std) + _per_channel(self.latent_mean)",
         "* _per_channel(self.latent_std)",
         "tests/core/autoencoders/test_latent_space.py",

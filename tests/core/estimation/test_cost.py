@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 from ldm.core.autoencoders import registry as autoencoders
-from ldm.core.autoencoders.vqvae import VQVAEConfig
+from ldm.core.autoencoders.vq import VQVAEConfig
 from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit import DiTConfig
 from ldm.core.estimation import cost
 from ldm.core.estimation.as_gpu import AsGPU
 from ldm.core.estimation.live import LiveMemory, tensors_of
 from ldm.core.estimation.machines import MACHINES
-from ldm.core.precision import Policy
+from ldm.core.system.precision import Policy
 from ldm.core.training.ema import EMA
-from ldm.core.training.optim import OptimConfig, build_adamw, optimizer_state
+from ldm.core.training.optimizer import OptimConfig, build_adamw, optimizer_state
 from ldm.stages.configs.estimate import Where
 
 SMALL = DiTConfig(latent_channels=4, latent_size=16, patch_size=2, width=64, depth=3, heads=2, num_classes=10)

@@ -10,7 +10,7 @@ from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit import DiTConfig
 from ldm.core.estimation import cost
 from ldm.core.estimation.machines import MACHINES, UTILISATION
-from ldm.core.precision import Policy
+from ldm.core.system.precision import Policy
 
 PAGE = (Path(__file__).parents[3] / "docs" / "scale.md").read_text(encoding="utf-8")
 GPU = Policy(torch.device("cuda"), torch.bfloat16)

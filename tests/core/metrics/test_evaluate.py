@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.features.extractor import Extractor, Features
 from ldm.core.metrics.evaluate import Settings, class_accuracy, class_columns, compare, evaluate, split_reference
-from ldm.core.metrics.features import Extractor, Features
 
 QUICK = Settings(kernel_subsets=3, kernel_subset_size=50, score_splits=2)
 NUMBERS = (

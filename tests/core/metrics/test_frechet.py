@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import DataError
-from ldm.core.metrics.features import Extractor
+from ldm.core.features.extractor import Extractor
 from ldm.core.metrics.frechet import (
     GaussianStatistics,
     frechet_distance,

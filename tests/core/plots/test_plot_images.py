@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.core.data.images import as_tensor, as_uint8
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import add_noise, schedule
+from ldm.core.images.decode import as_tensor, as_uint8
 from ldm.core.plots.denoising import Denoised, denoised, denoising_picture, grid_from
 from ldm.core.plots.noising import noised, noising_picture
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ldm.core import seeds
-from ldm.core.precision import Policy
+from ldm.core.system.precision import Policy
 from ldm.core.training.loop import Batch, Plan
 
 PLAN = Plan(

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ldm.core import parallel
 from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.diffusion.objective import Objective
 from ldm.core.diffusion.schedules import schedule
+from ldm.core.distributed import processes
 from ldm.core.errors import Diverged, Stopped
-from ldm.core.objective import Objective
-from ldm.core.precision import Policy
 from ldm.core.progress import Silent
+from ldm.core.system.precision import Policy
 from ldm.core.training.loop import Plan, train
 from ldm.core.training.step import Stepper
 
@@ -113,7 +113,7 @@ def test_twenty_skipped_steps_end_a_run_that_settles_late(tmp_path: Path) -> Non
 
 def test_two_processes_that_settle_late_end_as_two_that_do_not(tmp_path: Path) -> None:
     def train_both(rank: int) -> None:
-        with parallel.joined(torch.device("cpu")):
+        with processes.joined(torch.device("cpu")):
             for ahead in (False, True):
                 task = Task()
                 task.nan_gradient = {3} if rank == 1 else set()

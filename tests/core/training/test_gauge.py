@@ -14,7 +14,7 @@ import pytest
 from ldm.core import seeds
 from ldm.core.errors import Stopped
 from ldm.core.progress import Silent
-from ldm.core.training.gauge import Best
+from ldm.core.training.evaluator import Best
 from ldm.core.training.loop import Plan, train
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ldm.core.errors import DataError, Diverged, Stopped, UserError
-from ldm.core.precision import Policy
 from ldm.core.progress import Silent
+from ldm.core.system.precision import Policy
 from ldm.core.training import checkpoint
 from ldm.core.training.loop import Batch, Plan, train
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ldm.core.errors import DataError
-from ldm.core.training.optim import (
+from ldm.core.training.optimizer import (
     OptimConfig,
     build_adamw,
     clip_gradients,

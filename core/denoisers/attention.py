@@ -1,0 +1,37 @@
+"""Attention as transformers and autoencoders have it, by whichever way is fast on the machine."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..system.parts import in_parts
+from ..system.precision import bf16_units
+
+_MOST_WEIGHTS = 1 << 28  # 512 MB in bf16
+_CACHED_WEIGHTS = 1 << 21  # what a CPU's cache holds while they become probabilities
+# Asked once: compiled code takes it for a constant, without the decorator that would load the compiler here.
+_HAS_AMX = bf16_units(torch.device("cpu")) == "AMX"
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q kᵀ / √H) v for q, k, v (B, N, T, H).
+
+    In bf16 on CPUs the three products written out are two to eight times as fast as torch's fused attention: always in
+    its backward pass, and in the forward pass alone on CPUs without AMX. They hold B N T² weights, so that torch's
+    serves where those would be many. Samples are taken a few at a time, as many as the cache can hold the weights of:
+    of 1,024 tokens that takes two thirds of the time.
+    """
+    few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and (torch.is_grad_enabled() or not _HAS_AMX)
+    if not (slow and few):
+        return F.scaled_dot_product_attention(q, k, v)
+    at_once = max(1, _CACHED_WEIGHTS // (q.shape[1] * q.shape[2] * k.shape[2]))
+    if torch.compiler.is_compiling() or at_once >= len(q):
+        return _written_out(q, k, v)
+    parts = zip(*(in_parts(each, at_once) for each in (q, k, v)), strict=True)
+    return torch.cat([_written_out(*part) for part in parts])
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return weights.softmax(dim=-1).to(v.dtype) @ v

@@ -1,0 +1,70 @@
+"""What a denoiser is trained to do: the forward process, what its network outputs, and how its error is weighted."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import predictions, times, variance, weightings
+from .denoisers import Cond, Network
+from .schedules import Schedule, add_noise
+
+TIMES: tuple[str, ...] = ("uniform", "logit-normal")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A training objective; the fields mean what the options of `ldm train-dit` say.
+
+    vlb_weight: λ of L_simple + λ L_vlb (Nichol & Dhariwal 2021, equation 16), for networks of 2C output channels that
+    learn the variance too; None for those of C that do not. Raises ValueError for parts that do not go together.
+    """
+
+    schedule: Schedule
+    prediction: str = "v"
+    weighting: str = "snr+1"
+    gamma: float = 5.0
+    times: str = "uniform"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    shift: float = 1.0
+    vlb_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        predictions.check(self.prediction, self.schedule)
+        if self.weighting not in weightings.KINDS:
+            raise ValueError(f"weighting {self.weighting!r} is not one of {', '.join(weightings.KINDS)}")
+        if self.times not in TIMES:
+            raise ValueError(f"times {self.times!r} are not one of {', '.join(TIMES)}")
+
+    @property
+    def on_table(self) -> bool:
+        """Whether training sees the table's times only: on the straight path it need not, but for the bound's steps."""
+        return self.schedule.variance_preserving or self.vlb_weight is not None
+
+    def draw_times(self, uniform: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1) to training times in (0, 1], float32."""
+        if self.times == "uniform":
+            t = uniform.double() if self.on_table else times.continuous_times(uniform.double())
+        else:
+            t = times.logit_normal(uniform.double(), self.logit_mean, self.logit_std)
+        t = times.shift(t, self.shift)
+        return (times.on_table(t, self.schedule.num_steps) if self.on_table else t).float()
+
+    def loss(self, network: Network, x0: Tensor, eps: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return each sample's loss, float32 (B,): the weighted squared error, and of a learned variance the bound.
+
+        x0, eps: (B, C, h, w). t: (B,), as from `draw_times`.
+        """
+        alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
+        x_t = add_noise(x0, eps, alpha, sigma)
+        output = network(x_t, t, cond).float()
+        predicted = output if self.vlb_weight is None else output.chunk(2, dim=1)[0]
+        target = predictions.target(self.prediction, x0, eps, alpha, sigma)
+        weight = weightings.loss_weight(self.weighting, self.prediction, self.schedule.log_snr(t), self.gamma)
+        loss = weight.float() * (predicted - target).square().flatten(1).mean(1)
+        if self.vlb_weight is None:
+            return loss
+        x0_hat = predictions.to_x0(self.prediction, predicted.detach(), x_t, alpha, sigma)
+        fraction = (output.chunk(2, dim=1)[1] + 1) / 2
+        bound = self.schedule.num_steps * variance.vlb_bits(self.schedule, x0, x_t, t, x0_hat, fraction)
+        return loss + self.vlb_weight * bound.float()

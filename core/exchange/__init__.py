@@ -1,1 +1,0 @@
-"""Models in the formats of others: folders of diffusers, checkpoints of the DiT authors."""

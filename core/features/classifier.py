@@ -1,0 +1,169 @@
+"""A small convolutional classifier, trained on the reference images: what judges samples where no network is at hand.
+
+Legend of shapes: B images, C channels, H W pixels, K classes, D features.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError, DataError
+from ..files import sha256_file
+from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+
+KIND = "classifier"
+_MOST_HALVINGS = 16
+_LARGEST_IMAGE = 4096  # as data.image_size allows
+REMEDY = "make it with `ldm train-classifier`"
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What the network is: every entry of `channels` halves the resolution and is the width from there on."""
+
+    num_classes: int
+    image_size: int
+    in_channels: int = 3
+    channels: tuple[int, ...] = (32, 64, 128)
+    dropout: float = 0.0
+
+
+def config_for(num_classes: int, image_size: int, in_channels: int = 3) -> ClassifierConfig:
+    """Choose a network whose last map is about 4 pixels wide: 28 px → 128 features, 64 px and more → 256."""
+    halvings = max(3, min(5, math.ceil(math.log2(image_size / 4))))
+    channels = tuple(min(256, 32 * 2**i) for i in range(halvings))
+    return ClassifierConfig(num_classes, image_size, in_channels, channels)
+
+
+class Residual(nn.Module):
+    """x + conv(relu(norm(x))) (He et al. 2016, Identity Mappings, with one convolution). Keeps (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.relu(self.norm(x)))
+
+
+class Classifier(nn.Module):
+    """Images (B, C, H, W) in [-1, 1] → logits (B, K). Group normalisation: no image depends on its batch."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        last = config.channels[-1]
+        stages: list[nn.Module] = []
+        for narrow, wide in zip((config.in_channels, *config.channels[:-1]), config.channels, strict=True):
+            halve = nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
+            stages += [halve, nn.GroupNorm(8, wide), nn.ReLU(), Residual(wide)]
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.GroupNorm(8, last)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(last, config.num_classes)
+
+    @property
+    def dim(self) -> int:
+        """The number of features D."""
+        return self.config.channels[-1]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the pooled features (B, D) that the linear head reads."""
+        x = self.stages(images)
+        return F.relu(self.norm(x)).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(self.features(images)))
+        return logits
+
+
+def classification_loss(classifier: nn.Module, images: Tensor, labels: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """Return the mean cross-entropy of a batch, the images moved by `offsets` first where given.
+
+    images (B, C, H, W) in [-1, 1]; labels int64 (B,) in 0..K-1; offsets int64 (B, 2), see `shift`. Returns a scalar.
+    """
+    if offsets is not None:
+        images = shift(images, offsets)
+    return F.cross_entropy(classifier(images), labels)
+
+
+def random_offsets(count: int, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Draw how far to move each of `count` images, int64 (count, 2) in -max_shift..max_shift, on the CPU."""
+    return torch.randint(-max_shift, max_shift + 1, (count, 2), generator=generator)
+
+
+def shift(images: Tensor, offsets: Tensor) -> Tensor:
+    """Move each image by its own (down, right) offset in pixels; the border pixels fill what becomes free.
+
+    images (B, C, H, W); offsets int64 (B, 2). Returns the same shape.
+    """
+    b, _, height, width = images.shape
+    offsets = offsets.to(images.device)
+    rows = (torch.arange(height, device=images.device) - offsets[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - offsets[:, 1:]).clamp(0, width - 1)
+    batch = torch.arange(b, device=images.device)[:, None, None]
+    # Indexing around the channel axis puts it last: (B, H, W, C).
+    return images[batch, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class SavedClassifier:
+    """A classifier read from its folder, ready to judge."""
+
+    network: Classifier
+    class_names: tuple[str, ...]
+    weights_sha256: str
+    extra: Mapping[str, Any]
+
+
+def save(
+    classifier: Classifier, folder: Path, class_names: Sequence[str], extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a classifier's folder, as `core.runs.weights` says.
+
+    extra: whatever else should travel with the weights (JSON), such as the accuracy reached.
+    """
+    assert len(class_names) == classifier.config.num_classes, "one name per class"
+    described = {"class_names": list(class_names), "extra": dict(extra or {})}
+    save_network(classifier, folder, KIND, asdict(classifier.config), **described)
+
+
+def load(folder: Path) -> SavedClassifier:
+    """Read what `save` wrote; the network is frozen and in evaluation mode.
+
+    Raises DataError naming the file that is missing, damaged or of another kind.
+    """
+    described = read_description(folder, (KIND,), REMEDY)
+    try:
+        config = _config(described["config"])
+        names = described.get("class_names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError("its class_names are no list of names")
+        if len(names) != config.num_classes:
+            raise ConfigError(f"{len(names)} class names for {config.num_classes} classes")
+        with torch.device("meta"):  # where a damaged size claims no memory
+            network = Classifier(config)
+    except (ConfigError, ValueError) as error:  # ValueError: channels that do not divide into groups.
+        raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
+    load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)
+    network.eval().requires_grad_(False)
+    return SavedClassifier(network, tuple(names), sha256_file(folder / WEIGHTS), described.get("extra", {}))
+
+
+def _config(values: Mapping[str, Any]) -> ClassifierConfig:
+    config = config_of(ClassifierConfig, values)
+    sizes = (config.num_classes, config.image_size, config.in_channels, *config.channels)
+    if not all(0 < size <= 2**16 for size in sizes) or not 0 < len(config.channels) <= _MOST_HALVINGS:
+        raise ConfigError("a size is out of range")
+    if config.image_size > _LARGEST_IMAGE:
+        raise ConfigError(f"image_size is {config.image_size}")
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"dropout is {config.dropout}")
+    return config

@@ -1,0 +1,176 @@
+"""Images kept as arrays: MNIST's idx files and numpy's .npz. Headers are checked before anything is allocated."""
+
+import gzip
+import math
+import re
+import struct
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..errors import DataError
+from .archive import DEFLATE_LIMIT
+from .dataset import ImageSource, image_source
+from .listing import PART_NAMES, Parts, one_of_each
+from .npy import read_header
+
+_BROKEN = (
+    OSError,
+    EOFError,
+    zlib.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+# Under which names images and labels are found in an .npz, by part: ours and ADM's, MedMNIST's, Keras's.
+_NPZ_NAMES = {
+    "all": [("images", "labels"), ("arr_0", "arr_1"), ("data", "labels"), ("x", "y")],
+    "train": [("train_images", "train_labels"), ("x_train", "y_train")],
+    "val": [("val_images", "val_labels"), ("x_val", "y_val")],
+    "test": [("test_images", "test_labels"), ("x_test", "y_test")],
+}
+
+
+def idx_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Find pairs of idx files in a folder, by part: train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz …
+
+    What follows the last hyphen says which part: emnist-digits-test-images… is "test". Of a file and its .gz the latter
+    is taken. Raises DataError naming two pairs of one part.
+    """
+    pairs: dict[str, tuple[Path, Path]] = {}
+    for images in sorted(folder.glob("*images*idx[34]-ubyte*")):
+        labels = _labels_beside(images)
+        prefix = images.name.split("images")[0].rstrip("-_.")
+        if images.name.endswith(("ubyte", "ubyte.gz")) and labels.exists():
+            pairs[prefix] = (images, labels)
+    part_of = {"t10k": "test", "": "all"} | PART_NAMES
+    named = [(part_of.get(re.split("[-_.]", prefix)[-1], prefix), prefix) for prefix in pairs]
+    return {part: pairs[prefix] for part, prefix in one_of_each(str(folder), "pairs of idx files", named).items()}
+
+
+def _labels_beside(images: Path) -> Path:
+    name = images.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+    other = name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz"
+    return images.with_name(name) if images.with_name(name).exists() else images.with_name(other)
+
+
+def parts_of_idx(path: Path, location: str) -> Parts:
+    """Open the idx pairs of a folder, or the one whose images file is given."""
+    pairs = idx_pairs(path) if path.is_dir() else {"all": (path, _labels_beside(path))}
+    if len(pairs) == 1:
+        pairs = {"all": next(iter(pairs.values()))}
+    return {part: partial(_open_idx, *pair, location) for part, pair in pairs.items()}
+
+
+def _open_idx(images_path: Path, labels_path: Path, location: str) -> ImageSource:
+    images = read_idx(images_path)
+    labels = read_idx(labels_path)
+    return _from_arrays(location, images, labels, str(images_path))
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read an idx file of bytes (LeCun's format, plain or gzipped), uint8 of the shape in its header.
+
+    Raises DataError naming the file when it is damaged, longer or shorter than its header says, or of another type.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            zeros, kind, rank = struct.unpack(">HBB", file.read(4))
+            if zeros or kind != 8 or not 1 <= rank <= 4:
+                raise DataError(f"{path} is not an idx file of bytes", "give one that begins with the bytes 0, 0 and 8")
+            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+            count, limit = math.prod(shape), path.stat().st_size * (DEFLATE_LIMIT if path.suffix == ".gz" else 1)
+            data = file.read(count + 1) if count <= limit else b""
+    except _BROKEN as error:
+        raise DataError(f"{path} cannot be read: {error}", "copy it again") from None
+    if len(data) != count:
+        held = "more" if len(data) > count else "less"
+        raise DataError(f"{path} holds {held} than the {shape} of its header", "copy it again")
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def parts_of_npz(path: Path, location: str) -> Parts:
+    """Open a numpy .npz with images and labels, by the names that are usual for them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = {name.removesuffix(".npy") for name in archive.namelist()}
+    except _BROKEN as error:
+        raise DataError(
+            f"{location} is not an .npz that can be read: {error}", "write it again with numpy.savez"
+        ) from None
+    parts: Parts = {}
+    for part, choices in _NPZ_NAMES.items():
+        for images_name, labels_name in choices:
+            if images_name in held and part not in parts:
+                labels = labels_name if labels_name in held else None
+                names = next((name for name in ("class_names", "label_names") if name in held), None)
+                parts[part] = partial(_open_npz, path, location, images_name, labels, names)
+    if not parts:
+        message = f"{location} holds {', '.join(sorted(held)[:8]) or 'nothing'}, no images"
+        raise DataError(message, "name the arrays images and labels")
+    if "train" in parts:
+        parts.pop("all", None)
+    return parts if len(parts) > 1 else {"all": next(iter(parts.values()))}
+
+
+def _open_npz(path: Path, location: str, images: str, labels: str | None, names: str | None) -> ImageSource:
+    pixels = _pixels(read_npz(path, images), f"{location}: {images}")
+    class_names = None if names is None else [str(name) for name in read_npz(path, names).ravel()]
+    return _from_arrays(location, pixels, None if labels is None else read_npz(path, labels), images, class_names)
+
+
+def read_npz(path: Path, name: str) -> np.ndarray:
+    """Read one array of an .npz; DataError naming it for Python objects, which only unpickling could read.
+
+    A header that claims more than the file can hold is refused before anything is allocated.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            info = archive.getinfo(f"{name}.npy")
+            header = read_header(file)
+            if header.dtype.hasobject or header.dtype.kind == "V":
+                raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
+            num_bytes = header.num_bytes
+            if num_bytes > info.file_size or info.file_size > info.compress_size * DEFLATE_LIMIT + 1024:
+                raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
+            data = file.read()
+    except (*_BROKEN, LookupError) as error:
+        raise DataError(f"{path}: {name} cannot be read: {error}", "write it again with numpy.savez") from None
+    if len(data) != num_bytes:
+        raise DataError(f"{path}: {name} holds {len(data):,} bytes, its header says {num_bytes:,}", "write it again")
+    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+    return np.frombuffer(data, dtype=header.dtype).reshape(header.shape, order=order)
+
+
+def _pixels(array: np.ndarray, name: str) -> np.ndarray:
+    """Bring images to (N, H, W) or (N, H, W, 3); CIFAR's (N, 3072) and channels-first (N, 3, H, W) are recognised."""
+    if array.dtype != np.uint8:
+        remedy = "save bytes from 0 to 255, for instance (images * 255).round().astype('uint8')"
+        raise DataError(f"{name} holds {array.dtype}, not uint8", remedy)
+    if array.ndim == 2 and array.shape[1] == 3072:
+        array = array.reshape(-1, 3, 32, 32)
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        array = array.transpose(0, 2, 3, 1)
+    return array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
+
+
+def _from_arrays(
+    location: str, pixels: np.ndarray, labels: np.ndarray | None, name: str, class_names: list[str] | None = None
+) -> ImageSource:
+    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3) or 0 in pixels.shape[1:]:
+        raise DataError(f"{location}: {name} has shape {pixels.shape}", "save images as (N, H, W) or (N, H, W, 3)")
+    names = [f"{index:06d}" for index in range(len(pixels))]
+    if labels is not None:
+        if labels.dtype.kind not in "iu" or labels.size != len(pixels):
+            found = f"{labels.size} labels of type {labels.dtype}"
+            raise DataError(f"{location} has {found} for {len(pixels)} images", "give one whole number per image")
+        if labels.dtype == np.uint64:
+            labels = labels.clip(max=2**62)
+        labels = labels.reshape(-1).astype(np.int64)
+    return image_source(location, names, lambda row: np.ascontiguousarray(pixels[row]), labels, class_names)

@@ -1,0 +1,223 @@
+"""Labelled images by index, wherever they are kept: what every kind of source becomes."""
+
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DataError
+from ..system.machine import num_cores
+from . import decode
+
+_MOST_NUMBERS = 100_000  # greatest label that may be one of classes without images, as held-out parts have them
+_LONGEST_NAME = 1000  # letters of a class; pictures and reports make room for it
+Fetch = Callable[[int], "bytes | np.ndarray"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Labelled images. Sample i is `names[i]` with `labels[i]`; samples are in the order of their names.
+
+    Without class folders or labels (`labelled` is False) there is one class, "all", and every label is 0.
+    `ignored` names visible files that are no images, `empty_folders` the class folders without any. Names hold bytes
+    that are no UTF-8 as Python's surrogates.
+    """
+
+    location: str
+    class_names: tuple[str, ...]
+    names: list[str]
+    labels: np.ndarray  # int64 (N,), all in 0 … len(class_names) - 1
+    fetch: Fetch  # the content of stored sample rows[i]
+    rows: np.ndarray  # int64 (N,)
+    labelled: bool = True
+    ignored: tuple[str, ...] = ()
+    digests: dict[int, bytes] = field(default_factory=dict, repr=False)  # by row, shared between subsets
+    empty_folders: tuple[str, ...] = ()
+    numbered: bool = False  # whether classes have no other names than 0 … the greatest label
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes | np.ndarray:
+        """Return the content of a sample: the bytes of its file, or uint8 (H, W) or (H, W, 3) where arrays are kept."""
+        return self.fetch(int(self.rows[index]))
+
+    @property
+    def kept_as_arrays(self) -> bool:
+        """Whether samples are kept as pixels and not as files."""
+        try:
+            return bool(len(self)) and not isinstance(self.read(0), bytes)
+        except DataError:
+            return False
+
+    def image(self, index: int, background: tuple[int, int, int] = decode.WHITE) -> np.ndarray:
+        """Decode a sample to RGB, uint8 (H, W, 3); DataError naming it when that cannot be done."""
+        return self.decoded(index, self.read(index), background)
+
+    def decoded(
+        self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int] = decode.WHITE
+    ) -> np.ndarray:
+        """Decode the content that was read of a sample, as `image` does."""
+        return np.array(self._picture(index, content, background))
+
+    def picture(self, index: int, background: tuple[int, int, int] = decode.WHITE) -> Image.Image:
+        """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow."""
+        return self._picture(index, self.read(index), background)
+
+    def _picture(self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int]) -> Image.Image:
+        if isinstance(content, bytes):
+            return decode.decode_picture(content, f"{self.location}: {self.names[index]}", background)
+        return Image.fromarray(content).convert("RGB")
+
+    def content_hash(self, index: int) -> bytes:
+        """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
+        row = int(self.rows[index])
+        if row not in self.digests:
+            self.digests[row] = content_digest(self.fetch(row))
+        return self.digests[row]
+
+    def remember(self, index: int, content: bytes | np.ndarray) -> bytes:
+        """Return the `content_hash` of a sample whose content was read, so that it need not be read again for it."""
+        return self.digests.setdefault(int(self.rows[index]), content_digest(content))
+
+    def content_hashes(self) -> list[bytes]:
+        """Return every sample's `content_hash`, in order, reading in parallel; read once, then remembered."""
+        with ThreadPoolExecutor(num_workers()) as pool:
+            blocks = [range(start, min(start + 256, len(self))) for start in range(0, len(self), 256)]
+            return [
+                digest for block in pool.map(lambda b: [self.content_hash(i) for i in b], blocks) for digest in block
+            ]
+
+    def fingerprint(self) -> str:
+        """Return a sha256, hex, of class names and of the sorted (name, label, content hash) of all samples."""
+        whole = hashlib.sha256()
+        for class_name in self.class_names:
+            whole.update(_framed(class_name))
+        rows = zip(self.names, self.labels.tolist(), self.content_hashes(), strict=True)
+        for name, label, digest in sorted(rows):
+            whole.update(_framed(name) + struct.pack("<q", label) + digest)
+        return whole.hexdigest()
+
+    def subset(self, indices: np.ndarray | Sequence[int]) -> "ImageSource":
+        """Return the source holding only the samples at `indices`, in that order, with all the class names."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        names = [self.names[i] for i in chosen]
+        return replace(self, names=names, labels=self.labels[chosen], rows=self.rows[chosen])
+
+    def with_classes(self, class_names: tuple[str, ...]) -> "ImageSource":
+        """Return the source with its labels counted in another list of classes that holds all of its own.
+
+        Raises DataError naming the classes that are not in the list.
+        """
+        if not self.labelled and class_names != self.class_names:
+            message = f"{self.location} has neither class folders nor labels, while the training images have"
+            raise DataError(message, f"sort its images into folders named {', '.join(class_names[:5])} …")
+        strangers = [name for name in self.class_names if name not in class_names]
+        if strangers:
+            message = f"{self.location} has classes that the training images lack: {', '.join(strangers[:5])}"
+            raise DataError(message, f"leave those out; the training images have {', '.join(class_names[:10])}")
+        table = np.array([class_names.index(name) for name in self.class_names], dtype=np.int64)
+        return replace(self, class_names=class_names, labels=table[self.labels])
+
+    def require_full_folders(self) -> "ImageSource":
+        """Return the source itself, or raise DataError naming a class folder without images."""
+        if self.empty_folders:
+            message = f"{self.location} has a class folder without images: {self.empty_folders[0]}"
+            raise DataError(message, "add images to it, or move it elsewhere")
+        return self
+
+    def require_every_class(self) -> "ImageSource":
+        """Return the source itself, or raise DataError naming the classes that have no image."""
+        if self.numbered:
+            _refuse_gap(self.location, self.names, self.labels)
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        empty = [self.class_names[label] for label in np.flatnonzero(counts == 0)]
+        if empty:
+            message = f"{self.location} has no images of class {', '.join(empty[:5])}"
+            message += f" and {len(empty) - 5} others" if len(empty) > 5 else ""
+            raise DataError(message, "add images, or leave the class out and number the labels 0, 1, 2 …")
+        return self
+
+
+def image_source(
+    location: str,
+    names: Sequence[str],
+    fetch: Fetch,
+    labels: np.ndarray | None,
+    class_names: Sequence[str] | None = None,
+    ignored: Sequence[str] = (),
+    empty_folders: Sequence[str] = (),
+) -> ImageSource:
+    """Build a source, in the order of the names; `fetch(i)` gives the content of `names[i]`.
+
+    Without labels there is one class, "all"; without class names they are the numbers from 0 to the greatest label, and
+    some may have no image: what is held out need not show every class. Raises DataError for no images, two of one name,
+    a negative label, a label beyond the class names, or one so great that it must be a mistake.
+    """
+    if not len(names):
+        raise DataError(
+            f"{location} has no images",
+            f"give another, or add some that end in {', '.join(decode.SUFFIXES[:5])} or the like",
+        )
+    order = sorted(range(len(names)), key=lambda i: _encoded(names[i]))
+    ordered = [names[i] for i in order]
+    for before, after in pairwise(ordered):
+        if before == after:
+            raise DataError(f"{location} holds two files named {after}", "rename or remove one of them")
+    rows = np.array(order, dtype=np.int64)
+    if labels is None:
+        zeros = np.zeros(len(rows), dtype=np.int64)
+        return ImageSource(location, ("all",), ordered, zeros, fetch, rows, False, tuple(ignored))
+    for class_name in class_names or ():
+        if any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in class_name):
+            raise DataError(f"{location} has a class named {class_name!r}, which is no text", "rename the class")
+        if len(class_name) > _LONGEST_NAME:
+            message = f"{location} has a class whose name has {len(class_name):,} letters: {class_name[:40]!r}…"
+            raise DataError(message, f"give it a name of at most {_LONGEST_NAME:,}")
+    labels = np.asarray(labels, dtype=np.int64)
+    assert labels.shape == (len(names),), f"{labels.shape} labels for {len(names)} names"
+    worst = int(labels.argmin() if labels.min() < 0 else labels.argmax())
+    if labels[worst] < 0 or (class_names is not None and labels[worst] >= len(class_names)):
+        known = "0, 1, 2 …" if class_names is None else f"0 to {len(class_names) - 1}"
+        raise DataError(f"{location}: {names[worst]} has label {labels[worst]}, not one of {known}", "mend the label")
+    numbered = class_names is None
+    if class_names is None:
+        if labels[worst] >= _MOST_NUMBERS:
+            _refuse_gap(location, names, labels)
+        class_names = [str(number) for number in range(int(labels[worst]) + 1)]
+    source = ImageSource(location, tuple(class_names), ordered, labels[rows], fetch, rows, True, tuple(ignored))
+    return replace(source, empty_folders=tuple(empty_folders), numbered=numbered)
+
+
+def content_digest(content: bytes | np.ndarray) -> bytes:
+    """Return the sha256, 32 bytes, of a file's bytes, or of an array's shape and values."""
+    if not isinstance(content, bytes):
+        content = repr(content.shape).encode() + content.tobytes()
+    return hashlib.sha256(content).digest()
+
+
+def num_workers() -> int:
+    """Return how many threads read and decode: one per processor this process may use, at most 16."""
+    return min(16, num_cores())
+
+
+def _refuse_gap(location: str, names: Sequence[str], labels: np.ndarray) -> None:
+    """Raise DataError where a number below the greatest label labels no image; often that label is a mistake."""
+    distinct, first = np.unique(labels, return_index=True)
+    if distinct[-1] >= len(distinct):
+        missing = int(np.flatnonzero(distinct != np.arange(len(distinct)))[0])
+        culprit = f"label {distinct[-1]} of {names[first[-1]]} is the greatest, yet no image has label {missing}"
+        raise DataError(f"{location}: {culprit}", "number the labels 0, 1, 2 … or name all classes in classes.json")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _framed(text: str) -> bytes:
+    return struct.pack("<q", len(_encoded(text))) + _encoded(text)

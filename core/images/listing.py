@@ -1,0 +1,163 @@
+"""Files by name, in a folder or an archive: which are images, of which class, and of which part of the data."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .dataset import ImageSource, image_source
+from .decode import SUFFIXES
+
+CLASSES_FILE = "classes.json"
+# What the parts of a data set are called, and what we call them.
+PART_NAMES = {name: name for name in ("train", "val", "test")}
+PART_NAMES |= {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+Parts = dict[str, Callable[[], ImageSource]]  # "all", or some of "train", "val" and "test"; opened when called
+
+_LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini", "Desktop.ini")
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files by their names relative to a root, with "/" between folders, and how to read one."""
+
+    location: str
+    names: list[str]
+    folders: list[str]
+    read: Callable[[str], bytes]
+    archive: bool = False  # where a sole folder at the top is often only the archive's own name
+
+
+def is_image(name: str) -> bool:
+    """Tell whether a file's name ends as images' names do."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether any part of a path is hidden, or litter of a desktop."""
+    return any(part.startswith(".") or part in _LITTER for part in name.split("/"))
+
+
+def safe_name(location: str, name: str) -> str:
+    """Return the name of an archive's member, normalised; DataError if it leads out of the archive."""
+    if not name:
+        raise DataError(f"{location} holds a file without a name", "make or copy the archive again")
+    if name.startswith("/") or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:[/\\]", name) or "\0" in name:
+        raise DataError(f"{location} holds a file named {name!r}, which leads out of it", "do not trust this archive")
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def parts_of(listing: Listing) -> Parts:
+    """Find train, validation and test folders in a listing; without them everything is one part, "all".
+
+    They count as such when "train" is there and every folder at the top that has images has such a name.
+    """
+    visible = [name for name in listing.names if not is_hidden(name)]
+    found = [name for name in visible if is_image(name)]
+    listing = replace(listing, names=visible, folders=[name for name in listing.folders if not is_hidden(name)])
+    prefix = _wrapper(found, listing.archive)
+    tops = {name[len(prefix) :].split("/")[0] if "/" in name[len(prefix) :] else "" for name in found}
+    if tops and tops <= PART_NAMES.keys() and "train" in {PART_NAMES[top] for top in tops}:
+        folders = one_of_each(listing.location, "folders", [(PART_NAMES[top], prefix + top) for top in sorted(tops)])
+        return {part: partial(_labelled_by_folder, listing, folder + "/") for part, folder in folders.items()}
+    return {"all": partial(_labelled_by_folder, listing, prefix)}
+
+
+def one_of_each(location: str, kind: str, named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return what each part is kept under, from (part, name); DataError naming two of one part: "valid" and "val"."""
+    found: dict[str, str] = {}
+    for part, name in named:
+        if part in found:
+            pair = f"{found[part]} and {name}"
+            raise DataError(f"{location} has two {kind} for one part: {pair}", "keep one of them")
+        found[part] = name
+    return found
+
+
+def _wrapper(found: list[str], archive: bool) -> str:
+    """Return the sole folder at the top, if it only wraps the class folders or the parts inside, else nothing."""
+    tops = {name.split("/")[0] for name in found}
+    if len(tops) != 1 or any("/" not in name for name in found):
+        return ""
+    inside = [name.split("/", 1)[1] for name in found]
+    inner = {name.split("/")[0] for name in inside if "/" in name}
+    wraps_parts = "train" in inner and inner <= PART_NAMES.keys()
+    wraps_classes = archive and all("/" in name for name in inside) and not tops <= PART_NAMES.keys()
+    return tops.pop() + "/" if wraps_parts or wraps_classes else ""
+
+
+def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
+    """Label the images below `prefix` by the folder they are in; without folders they are one class, "all"."""
+    inside = [name for name in listing.names if name.startswith(prefix)]
+    found = [name for name in inside if is_image(name)]
+    ignored = [name for name in inside if not is_image(name) and PurePosixPath(name).name != CLASSES_FILE]
+    location = listing.location
+    tops = {name[len(prefix) :].split("/")[0] for name in found if "/" in name[len(prefix) :]}
+    loose = [name for name in found if "/" not in name[len(prefix) :]]
+    if tops and loose:
+        message = f"{location} has images both in class folders ({min(tops)}) and outside them ({loose[0]})"
+        raise DataError(message, "move them into the folder of their class")
+
+    folders = {name[len(prefix) :].split("/")[0] for name in listing.folders if name.startswith(prefix)} - {""}
+    empty = [prefix + name for name in sorted(folders - tops)] if tops else []
+
+    def fetch(row: int) -> bytes:
+        return listing.read(found[row])
+
+    if not tops:
+        return image_source(location, found, fetch, None, ignored=ignored)
+    keys = class_order(tops)
+    index = {key: label for label, key in enumerate(keys)}
+    labels = np.array([index[name[len(prefix) :].split("/")[0]] for name in found], dtype=np.int64)
+    class_names = human_names(keys, _classes_file(listing, prefix), location)
+    return image_source(location, found, fetch, labels, class_names, ignored, empty)
+
+
+def class_order(keys: set[str]) -> list[str]:
+    """Sort class names: by value where all are numbers, so that class "10" follows "9", else by character."""
+    return sorted(keys, key=int) if all(map(_NUMBER.fullmatch, keys)) else sorted(keys)
+
+
+def _classes_file(listing: Listing, prefix: str) -> Any:
+    """Read the classes.json nearest to the images: in their own folder, or in one above; None without one."""
+    while True:
+        if prefix + CLASSES_FILE in listing.names:
+            return parse_json(listing.read(prefix + CLASSES_FILE), f"{listing.location}: {prefix}{CLASSES_FILE}")
+        if not prefix:
+            return None
+        prefix = prefix.rstrip("/").rpartition("/")[0] + "/" if "/" in prefix.rstrip("/") else ""
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """Parse JSON; DataError naming the file when it is none."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is not valid JSON: {error}", "mend or remove it") from None
+
+
+def human_names(keys: list[str], table: Any, location: str) -> list[str]:
+    """Look up what each class folder is called in people's words; folders that the table lacks keep their name.
+
+    The table is a classes.json: {"n01440764": "tench"} or {"n01440764": [0, "tench"]}. Where two folders share a
+    word ("crane" in ImageNet is a bird and a machine) the folder's name follows it.
+    """
+    if table is None:
+        return keys
+    words = []
+    for key in keys:
+        value = table.get(key, key) if isinstance(table, dict) else None
+        value = next((item for item in value if isinstance(item, str)), None) if isinstance(value, list) else value
+        if not isinstance(value, str) or not value:
+            raise DataError(
+                f'{location}: {CLASSES_FILE} does not map folders to names like {{"{key}": "cat"}}', "mend it"
+            )
+        words.append(value)
+    return [word if words.count(word) == 1 else f"{word} ({key})" for word, key in zip(words, keys, strict=True)]

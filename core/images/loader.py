@@ -1,0 +1,146 @@
+"""Decoded batches of images for training: all at once in memory where they fit, else decoded as they are needed."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DataError
+from .dataset import ImageSource, num_workers
+from .decode import WHITE, Crop, to_training
+
+MAX_SKIPPED = 0.01
+_BLOCK = 64  # images handed to the pool at once, and between two words of progress
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images become training squares, and what to do about broken ones.
+
+    `on_error`: "stop" at the first image that cannot be decoded, or "skip" such images if they are at most
+    `max_skipped` of all. `cache_bytes`: decoded images are all kept in memory if they fit in this.
+    """
+
+    image_size: int
+    background: tuple[int, int, int] = WHITE
+    crop: Crop = "adm"
+    on_error: str = "stop"
+    max_skipped: float = MAX_SKIPPED
+    cache_bytes: int = 2 << 30
+
+
+class ImageLoader:
+    """The usable images of a source at one size, by index.
+
+    Which images are usable is settled here, once, before any batch: with a cache, or with on_error="skip", by decoding
+    every image; with neither, all count as usable and the first broken one stops the work when its turn comes.
+
+    Attributes: `source`, holding the usable samples only (its `labels`, `names` and `class_names` count from there);
+    `skipped`, the (name, reason) of each that was left out. Raises DataError for a broken image, for more of them than
+    `max_skipped`, and for a class of which no image is left.
+    """
+
+    def __init__(
+        self, source: ImageSource, prepare: Preparation, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        assert prepare.image_size > 0 and prepare.on_error in ("stop", "skip"), f"{prepare}"
+        self.source = source
+        self.prepare = prepare
+        self.skipped: list[tuple[str, str]] = []
+        self._pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="decode")
+        self._cache: np.ndarray | None = None
+        size = prepare.image_size
+        fits = len(source) * size * size * 3 <= prepare.cache_bytes
+        if fits or prepare.on_error == "skip":
+            self._decode_all(np.empty((len(source), size, size, 3), dtype=np.uint8) if fits else None, on_progress)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The usable images' labels, int64 (N,)."""
+        return self.source.labels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images at `indices`, uint8 (B, size, size, 3), decoding in parallel what is not in memory."""
+        return next(self.batches([indices]))
+
+    def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
+        """Yield one batch per array of indices, in order, decoding up to `ahead` batches beyond the one in use."""
+        waiting: deque[np.ndarray | list[Future[np.ndarray]]] = deque()
+        try:
+            for indices in many:
+                if self._cache is not None:
+                    waiting.append(self._cache[indices])
+                else:
+                    waiting.append([self._pool.submit(self._square, self.source, int(i)) for i in indices])
+                if len(waiting) > ahead:
+                    yield self._gather(waiting.popleft())
+            while waiting:
+                yield self._gather(waiting.popleft())
+        finally:
+            for batch in waiting:
+                for future in batch if isinstance(batch, list) else ():
+                    future.cancel()
+
+    def in_turn(self, size: int, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices, images) of all samples, or of the chosen ones in their order, `size` at a time."""
+        rows = np.arange(len(self)) if chosen is None else chosen
+        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+        yield from zip(pieces, self.batches(pieces), strict=True)
+
+    def close(self) -> None:
+        """Stop the decoding threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _gather(self, batch: "np.ndarray | list[Future[np.ndarray]]") -> np.ndarray:
+        if isinstance(batch, np.ndarray):
+            return batch
+        size = self.prepare.image_size
+        squares = [future.result() for future in batch]
+        return np.stack(squares) if squares else np.empty((0, size, size, 3), dtype=np.uint8)
+
+    def _square(self, source: ImageSource, index: int) -> np.ndarray:
+        picture = source.picture(index, self.prepare.background)
+        return to_training(picture, self.prepare.image_size, self.prepare.crop)
+
+    def _decode_all(self, cache: np.ndarray | None, on_progress: Callable[[int, int], None] | None) -> None:
+        """Decode every image into `cache`, if there is one, and leave the broken ones out."""
+        whole = self.source
+        keep = np.ones(len(whole), dtype=bool)
+
+        def decode(index: int) -> str | None:
+            try:
+                square = self._square(whole, index)
+            except DataError as error:
+                if self.prepare.on_error == "stop":
+                    raise
+                return error.message
+            if cache is not None:
+                cache[index] = square
+            return None
+
+        for start in range(0, len(whole), _BLOCK):
+            indices = range(start, min(start + _BLOCK, len(whole)))
+            for index, reason in zip(indices, self._pool.map(decode, indices), strict=True):
+                if reason is not None:
+                    keep[index] = False
+                    self.skipped.append((whole.names[index], reason))
+            if len(self.skipped) > self.prepare.max_skipped * len(whole):
+                self._refuse(len(whole))
+            if on_progress is not None:
+                on_progress(indices.stop, len(whole))
+
+        if self.skipped:
+            self.source = whole.subset(np.flatnonzero(keep)).require_every_class()
+            cache = cache[keep] if cache is not None else None
+        self._cache = cache
+
+    def _refuse(self, total: int) -> None:
+        listed = "; ".join(reason for _, reason in self.skipped[:3])
+        message = f"{self.source.location}: already {len(self.skipped)} of {total} images cannot be decoded: {listed}"
+        most = f"{self.prepare.max_skipped:.0%} are skipped (data.max_skipped)"
+        raise DataError(message, f"mend or remove them; at most {most}")

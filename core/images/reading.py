@@ -1,0 +1,48 @@
+"""Every sample of a source read and worked on once, in order, several at a time where that is faster."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from ..errors import DataError
+from .dataset import ImageSource, num_workers
+
+T = TypeVar("T")
+_BLOCK = 32  # samples that one thread takes at a time
+
+
+def read_each(source: ImageSource, work: Callable[[int, bytes | np.ndarray], T]) -> Iterator[T | DataError]:
+    """Yield `work(index, content)` of every sample, in order, or the DataError that reading or working raised.
+
+    Files are read and worked on by threads, a few blocks ahead: decoding lets go of Python's lock. Arrays, which need
+    no decoding, are not worth a thread. What is read is hashed for `source.content_hash` on the way.
+    """
+
+    def one(index: int) -> T | DataError:
+        try:
+            content = source.read(index)
+            source.remember(index, content)
+            return work(index, content)
+        except DataError as error:
+            return error
+
+    if source.kept_as_arrays:
+        yield from map(one, range(len(source)))
+        return
+    workers = num_workers()
+    waiting: deque[Future[list[T | DataError]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+        try:
+            for start in range(0, len(source), _BLOCK):
+                block = range(start, min(start + _BLOCK, len(source)))
+                waiting.append(pool.submit(lambda some: [one(index) for index in some], block))
+                if len(waiting) > 2 * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

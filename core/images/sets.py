@@ -1,0 +1,141 @@
+"""Training and validation images, as the stages that read images are handed them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..errors import ConfigError
+from ..files import sha256_json
+from ..progress import Progress
+from ..runs.artifacts import Artifact
+from ..runs.inputs import section_of
+from ..settings.fields import Section
+from .exclusion import Exclusion, read_exclusion
+from .loader import ImageLoader, Preparation
+from .settings import Data
+from .sources import ImageSource, open_splits
+
+EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """Training and validation images, ready to be had as squares."""
+
+    train: ImageLoader
+    val: ImageLoader
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.train.source.class_names
+
+    @property
+    def skipped(self) -> list[list[str]]:
+        return [[name, reason] for loader in (self.train, self.val) for name, reason in loader.skipped]
+
+
+@dataclass(frozen=True)
+class ImageSources:
+    """Training and validation images that `data` names, hashed but not decoded: what a claim needs to know."""
+
+    data: Data
+    train: ImageSource
+    val: ImageSource
+    as_input: dict[str, Any]
+    exclude: Exclusion | None = None
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The images as an input of a stage, and the list of those left out, where there is one."""
+        if self.exclude is None:
+            return {"data": self.as_input}
+        listed = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
+        return {"data": self.as_input, EXCLUDE: {**listed, "images": len(self.exclude.names)}}
+
+    def read(self, progress: Progress, keep: bool = True) -> ImageSets:
+        """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded.
+
+        keep: in memory, where they fit. A stage that needs each image once decodes it when its turn comes; but which
+        images are left out by data.on_error is known only when all were decoded, so that they are kept all the same.
+        """
+        progress.note(self.described)
+        keep = keep or self.data.on_error == "skip"
+        return ImageSets(
+            image_loader(self.train, self.data, "training", progress, keep),
+            image_loader(self.val, self.data, "validation", progress, keep),
+        )
+
+    @property
+    def described(self) -> str:
+        """Images, classes and files left aside in words, by which a wrong folder is known before hours of training."""
+        images, names = len(self.train) + len(self.val), self.train.class_names
+        classes = f"{len(names)} classes: {_listed(names)}" if self.train.labelled else "one class, for want of folders"
+        ignored = self.train.ignored
+        aside = f"; left aside as no images: {_listed(ignored)}" if ignored else ""
+        without = f"; {len(self.exclude.names):,} left out by {self.exclude.path}" if self.exclude else ""
+        return f"{self.data.source}: {images:,} images of {classes}{aside}{without}"
+
+
+def _listed(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
+
+
+def image_sources(data: Data) -> ImageSources:
+    """Open the images that `data` names, and hash their contents. Raises ConfigError and DataError."""
+    if data.source is None:
+        raise ConfigError("no images given", "add --data FOLDER, or --data mnist for the built-in digits")
+    exclude = exclusion_of(data)
+    train, val = open_splits(data.source, data.validation, data.val_fraction, exclude)
+    fingerprint = sha256_json([train.fingerprint(), val.fingerprint()])
+    return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint}, exclude)
+
+
+def exclusion_of(data: Data) -> Exclusion | None:
+    """Read the list of images that `data` leaves out, if it names one."""
+    return read_exclusion(data.exclude) if data.exclude is not None else None
+
+
+def image_loader(source: ImageSource, data: Data, role: str, progress: Progress, keep: bool = True) -> ImageLoader:
+    """Make a source's images readable as squares; those that cannot be decoded are named, and skipped if so wished.
+
+    keep: in memory, where they fit.
+    """
+    prepare = Preparation(
+        image_size=data.image_size,
+        background=_rgb(data.background),
+        on_error=data.on_error,
+        max_skipped=data.max_skipped,
+        cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
+    )
+    if not keep:
+        return ImageLoader(source, prepare)
+    progress.start(f"reading {role} images", len(source), "images")
+    loader = ImageLoader(source, prepare, lambda done, total: progress.update(done))
+    progress.finish()
+    if loader.skipped:
+        shown = "; ".join(reason for _, reason in loader.skipped[:3])
+        progress.warn(f"skipped {len(loader.skipped)} unreadable {role} images: {shown}")
+    return loader
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    named = {"white": "#ffffff", "black": "#000000"}.get(colour, colour)
+    red, green, blue = bytes.fromhex(named.removeprefix("#"))
+    return red, green, blue
+
+
+def data_of(artifact: Artifact) -> Data:
+    """Return how a stage was given its images. Raises DataError where its manifest says that in no known words."""
+    return section_of(Data, artifact.config.get("data"), artifact, "config.data")
+
+
+def inherit_data(config: Config, producer: Artifact | None) -> Config:
+    """Complete a stage's `data` by what the stage before it was given, so that it need not be said twice."""
+    if producer is None:
+        return config
+    given = config.data.model_dump(mode="json", exclude_unset=True)  # type: ignore[attr-defined]
+    inherited = data_of(producer).model_dump(mode="json")
+    return config.model_copy(update={"data": Data.model_validate({**inherited, **given})})

@@ -1,0 +1,29 @@
+"""Which images a stage reads: the `data` section. Imports no torch."""
+
+from typing import Literal
+
+from ..settings.fields import Location, Section, option
+
+
+class Data(Section):
+    """Which images, and how they become squares of RGB."""
+
+    source: str | None = option(None, "Folder of class folders, zip, tars, idx, npz, or `mnist`.", "--data")
+    validation: str | None = option(
+        None, "Images held out; by default the source's own or a share of it.", "--val-data"
+    )
+    val_fraction: float = option(0.05, "Share held out, chosen by content hash, where nothing is given.", gt=0, lt=1)
+    exclude: Location | None = option(
+        None, "List of images to leave out, by name, as `ldm data dedup` writes it.", "--exclude"
+    )
+    # SSIM, which validation measures, has a window of 11 pixels.
+    image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=11, le=4096)
+    flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
+    background: str = option(
+        "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"
+    )
+    on_error: Literal["stop", "skip"] = option(
+        "stop", "Stop at an unreadable image, or skip up to data.max_skipped of them.", "--on-error"
+    )
+    max_skipped: float = option(0.01, "Share of images that on_error=skip may leave out.", ge=0, lt=1)
+    cache_gb: float = option(2.0, "Keep decoded images in memory up to this many gigabytes.", identity=False, ge=0)

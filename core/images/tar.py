@@ -1,0 +1,205 @@
+"""WebDataset tars of images: `0001.jpg` beside `0001.cls` or `0001.json`, indexed and read in place.
+
+The `webdataset` library is not used here: it merges samples whose names hold dots, and its `pipe:` addresses and
+default decoders run whatever the data says.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .archive import Member, tar_members
+from .dataset import ImageSource, image_source
+from .folder import read_file
+from .listing import (
+    CLASSES_FILE,
+    PART_NAMES,
+    Listing,
+    Parts,
+    class_order,
+    human_names,
+    is_hidden,
+    is_image,
+    parse_json,
+    parts_of,
+)
+
+_LABEL_KEYS = ("label", "class", "cls")
+_PART_IN_NAME = re.compile(r"(train|val|valid|validation|test)[-_.].*")
+_MAX_TARS = 100_000
+
+
+def expand_braces(text: str) -> list[str]:
+    """Expand `x-{000..003}.tar` and `{a,b}.tar` as a shell does; DataError for what is neither."""
+    pieces = re.split(r"\{([^{}]*)\}", text)
+    choices: list[Sequence[str]] = []
+    for position, piece in enumerate(pieces):
+        bounds = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", piece)
+        if position % 2 == 0:
+            choices.append([piece])
+        elif bounds:
+            first, last = int(bounds[1]), int(bounds[2])
+            if not 0 <= last - first < _MAX_TARS:
+                raise DataError(f"{text}: {{{piece}}} is no range of at most {_MAX_TARS:,} files", "write {000..127}")
+            choices.append([str(number).zfill(len(bounds[1])) for number in range(first, last + 1)])
+        elif "," in piece:
+            choices.append(piece.split(","))
+        else:
+            raise DataError(f"{text}: {{{piece}}} is neither a range nor a list", "write {000..127} or {a,b}")
+    return ["".join(parts) for parts in product(*choices)]
+
+
+def parts_of_tars(paths: list[Path], location: str) -> Parts:
+    """Open tars as one data set, or as its parts where all are named train-…, val-… or test-….
+
+    A single tar without any labels is read like a zip: by its folders.
+    """
+    named = [_PART_IN_NAME.fullmatch(path.name) for path in paths]
+    by_part: dict[str, list[Path]] = {}
+    for path, match in zip(paths, named, strict=True):
+        by_part.setdefault(PART_NAMES[match[1]] if match else "all", []).append(path)
+    if len(by_part) > 1 and "all" in by_part:
+        by_part = {"all": paths}
+    if len(by_part) == 1:
+        by_part = {"all": paths}
+        if len(paths) == 1:
+            members, folders = tar_members(paths[0], location)
+            if not _has_labels(members):
+                return parts_of(Listing(location, list(members), folders, lambda name: members[name].read(), True))
+            return {"all": partial(open_tars, paths, location, {paths[0]: members})}
+    return {part: partial(open_tars, chosen, location) for part, chosen in by_part.items()}
+
+
+def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Member]] | None = None) -> ImageSource:
+    """Index WebDataset tars, but those `indexed` already. Labels are numbers or names; a classes.json
+    beside the first tar, or above it in the folder that was given, may name them.
+
+    Raises DataError naming the member for an image without a label, a label that is none, two images of one sample,
+    and whatever `tar_members` refuses.
+    """
+    names: list[str] = []
+    members: list[Member] = []
+    labels: list[int | str] = []
+    ignored: list[str] = []
+    for path in paths:
+        found = (indexed or {}).get(path) or tar_members(path, f"{location}: {path.name}")[0]
+        found = {name: member for name, member in found.items() if not is_hidden(name)}
+        samples, others = _samples(path, found)
+        prefix = f"{path.name}/" if len(paths) > 1 else ""
+        ignored.extend(prefix + name for name in others)
+        for name, label_member in samples.items():
+            names.append(prefix + name)
+            members.append(found[name])
+            labels.append(_label(found[label_member], f"{path}: {label_member}"))
+
+    def fetch(row: int) -> bytes:
+        return members[row].read()
+
+    if not names:
+        raise DataError(
+            f"{location} has no images",
+            f"give tars of images with their labels; these hold {', '.join(ignored[:3]) or 'nothing'}",
+        )
+    classes = _classes_file(paths[0], location)
+    table = parse_json(read_file(classes), str(classes)) if classes.is_file() else None
+    kinds = {type(label) for label in labels}
+    if kinds == {int}:
+        if any(not -(2**62) < label < 2**62 for label in labels):  # type: ignore[operator]
+            raise DataError(f"{location} has a label of more than 18 digits", "number the labels 0, 1, 2 …")
+        numbers = np.array(labels, dtype=np.int64)
+        return image_source(location, names, fetch, numbers, _names_of_numbers(table, str(classes)), ignored)
+    if kinds == {str}:
+        keys = class_order({str(label) for label in labels})
+        index = {key: number for number, key in enumerate(keys)}
+        numbers = np.array([index[str(label)] for label in labels], dtype=np.int64)
+        return image_source(location, names, fetch, numbers, human_names(keys, table, location), ignored)
+    raise DataError(f"{location} labels some images by number and others by name", "use one of the two")
+
+
+def _classes_file(tar: Path, location: str) -> Path:
+    """Return where the classes.json nearest to a tar is: beside it, or above, as far as the folder that was given."""
+    root, folder = Path(location), tar.parent
+    while not (folder / CLASSES_FILE).is_file() and root in folder.parents:
+        folder = folder.parent
+    return folder / CLASSES_FILE
+
+
+def _has_labels(members: dict[str, Member]) -> bool:
+    """Tell whether any image has a label beside it."""
+    images = [name for name in members if is_image(name) and not is_hidden(name)]
+    return any(_label_of(name, members) for name in images)
+
+
+def _samples(path: Path, members: dict[str, Member]) -> tuple[dict[str, str], list[str]]:
+    """Pair every image with its label's member; also return what belongs to no image."""
+    samples: dict[str, str] = {}
+    image_of_label: dict[str, str] = {}
+    unlabelled = []
+    for name in filter(is_image, members):
+        label = _label_of(name, members)
+        if label is None:
+            unlabelled.append(name)
+        elif label in image_of_label:
+            message = f"{path}: {image_of_label[label]} and {name} share the label {label}"
+            raise DataError(message, "give each image a stem of its own")
+        else:
+            samples[name] = label
+            image_of_label[label] = name
+    labelled_keys = {name[: -len(PurePosixPath(name).suffix)] for name in samples}
+    ignored = [name for name in members if not is_image(name) and name not in image_of_label]
+    for name in unlabelled:
+        if _first_key(name) not in labelled_keys:  # 0001.seg.png beside 0001.jpg is another field of that sample
+            raise DataError(f"{path}: {name} has no label", "put a .cls or .json of the same stem beside it")
+        ignored.append(name)
+    return samples, ignored
+
+
+def _label_of(name: str, members: dict[str, Member]) -> str | None:
+    stem = name[: -len(PurePosixPath(name).suffix)]
+    return next((stem + suffix for suffix in (".cls", ".json") if stem + suffix in members), None)
+
+
+def _first_key(name: str) -> str:
+    """Return a member's key as WebDataset cuts it: up to the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.split(".")[0]
+
+
+def _label(member: Member, name: str) -> int | str:
+    """Read a label: a number or a name, plain in .cls, under "label", "class" or "cls" in .json."""
+    if member.size > 1 << 20:
+        raise DataError(f"{name} has {member.size:,} bytes, too many for a label", "mend the archive")
+    data = member.read()
+    value: Any
+    if name.endswith(".json"):
+        record = parse_json(data, name)
+        keys = [key for key in _LABEL_KEYS if isinstance(record, dict) and record.get(key) is not None]
+        value = record[keys[0]] if keys else None
+    else:
+        text = data.decode("utf-8", "surrogateescape").strip()
+        value = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise DataError(f"{name} holds no label", f"give a number or a name, in JSON under {', '.join(_LABEL_KEYS)}")
+    return value
+
+
+def _names_of_numbers(table: Any, name: str) -> list[str] | None:
+    """Read class names for the labels 0, 1, 2 … from a list, {"0": "cat"}, or {"n02123045": [0, "cat"]}."""
+    if table is None:
+        return None
+    pairs: dict[int, str] = {}
+    entries = enumerate(table) if isinstance(table, list) else table.items() if isinstance(table, dict) else ()
+    for key, value in entries:
+        if isinstance(value, list) and len(value) == 2:
+            key, value = value
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", str(key)):
+            pairs[int(key)] = value
+    if not pairs or sorted(pairs) != list(range(len(pairs))) or len(set(pairs.values())) != len(pairs):
+        raise DataError(f"{name} does not name the labels 0, 1, 2 …, each by a name of its own", 'write ["cat", "dog"]')
+    return [pairs[number] for number in range(len(pairs))]

@@ -1,0 +1,241 @@
+"""The model card of an export: what the model was made of, what it was seen to do, and what to know before its use."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import files
+from ..autoencoders.vq import VQVAE
+from ..denoisers.dit import DiT
+from ..errors import DataError
+from ..images.decode import is_picture
+from ..images.sets import data_of
+from ..metrics.judging import read_judgement
+from ..pipeline.model import Model
+from ..runs.artifacts import MANIFEST, Artifact, open_artifact
+from .autoencoders import encodes
+from .pipeline import labels_in_diffusers
+from .scheduler import FLOW, shifts
+from .transformer import NULL_CLASS
+
+GRID = "grid.png"
+_TRAINING = ("images", "batch_size", "lr", "decay", "ema")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """By how much, at most, the export was seen to differ: the network's output, and images in [0, 1]."""
+
+    network: float
+    image: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether both are rounding."""
+        return self.network < 1e-3 and self.image < 1 / 255
+
+    def __str__(self) -> str:
+        return f"network within {self.network:.1e}, images within {self.image * 255:.2g}/255"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a run has to show of its denoiser: the newest grid of samples, how they were drawn, and what was measured.
+
+    numbers: each judgement's document, by the label of what was judged.
+    """
+
+    grid: Path | None
+    sampling: dict[str, Any]
+    numbers: dict[str, dict[str, Any]]
+
+    @property
+    def fingerprint(self) -> str:
+        grid = files.sha256_file(self.grid) if self.grid is not None else None
+        return files.sha256_json([grid, self.sampling, self.numbers])
+
+
+def look_for(root: Path, denoiser: Artifact) -> Shown:
+    """Find a run's samples and judgements that were made with this denoiser, or with its autoencoder."""
+    samples = [made for made in _finished(root / "samples", "samples") if _made_with(made, "denoiser", denoiser)]
+    samples.sort(key=lambda made: (made.path / MANIFEST).stat().st_mtime)
+    newest = samples[-1] if samples else None
+    known = {made.fingerprint for made in samples}
+    known.add(denoiser.manifest["inputs"]["autoencoder"]["fingerprint"])
+    judged = {
+        made.path.name: read_judgement(made.path)
+        for made in _finished(root / "eval", "eval")
+        if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
+    }
+    grid = newest.path / GRID if newest is not None and is_picture(newest.path / GRID) else None
+    return Shown(grid, newest.facts["sampling"] if newest is not None else {}, judged)
+
+
+def _finished(folder: Path, kind: str) -> Iterator[Artifact]:
+    for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+        try:
+            made = open_artifact(manifest.parent, kind, f"ldm {kind}")
+            made.verify()
+        except DataError:  # What is damaged is not shown; it is not what was asked for.
+            continue
+        yield made
+
+
+def _made_with(made: Artifact, role: str, producer: Artifact) -> bool:
+    return bool(made.manifest["inputs"].get(role, {}).get("fingerprint") == producer.fingerprint)
+
+
+def card(denoiser: Artifact, autoencoder: Artifact, shown: Shown, model: Model, agreement: Agreement) -> str:
+    """Return the card, Markdown under a block of metadata, without a licence: that is for its owner to choose."""
+    from huggingface_hub import ModelCard, ModelCardData  # here, since it takes a second to import
+
+    data = ModelCardData(
+        library_name="diffusers", tags=["diffusers", "DiT", "latent-diffusion", "class-conditional", "ldm"]
+    )
+    facts = denoiser.facts
+    picture = [f"![samples]({GRID})", ""] if shown.grid is not None else []
+    body = [
+        "# A class-conditional latent diffusion model",
+        "",
+        f"Draws images of {facts['image_size']} × {facts['image_size']} pixels of {len(facts['class_names'])} classes."
+        f" {'Exported' if 'imported' in facts else 'Trained and exported'} with `ldm`; a licence is for you to add"
+        " to the block above.",
+        "",
+        *picture,
+        "## Use",
+        "",
+        *_use(facts, shown),
+        "",
+        *[f"- {note}" for note in _notes(facts, model)],
+        "",
+        "## Classes",
+        "",
+        *_fenced(json.dumps(facts["class_names"], ensure_ascii=False), "json"),
+        "",
+        "## Data",
+        "",
+        *_data(autoencoder),
+        "",
+        "## Settings",
+        "",
+        *_table(("setting", "value"), _settings(denoiser, model)),
+        "",
+        "## Numbers",
+        "",
+        *_numbers(shown, agreement),
+        "",
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body), ignore_metadata_errors=True))
+
+
+def _use(facts: Mapping[str, Any], shown: Shown) -> list[str]:
+    guidance = shown.sampling.get("cfg", 3.0) if facts["label_dropout"] > 0 else 1.0
+    return _fenced(
+        "import torch\n"
+        "from diffusers import DiTPipeline\n"
+        "\n"
+        'pipe = DiTPipeline.from_pretrained("PATH OF THIS FOLDER", torch_dtype=torch.float32)\n'
+        f"images = pipe(class_labels=[0], guidance_scale={guidance:g}, num_inference_steps=50).images",
+        "python",
+    )
+
+
+def _notes(facts: Mapping[str, Any], model: Model) -> Iterator[str]:
+    """Yield what differs from `ldm sample`, and from other pipelines."""
+    side, codec, steps = model.latent_shape[1], model.autoencoder.codec, model.schedule.num_steps
+    if model.schedule.variance_preserving:
+        yield (
+            f"Give a number of steps that divides {steps}: with others diffusers takes the previous step from elsewhere"
+            " than its own list. The sampler is DDIM without noise, on trailing steps."
+        )
+    else:
+        yield f"Needs a diffusers with `{FLOW}`. Its steps are those of `ldm sample` if their number divides {steps}."
+    if model.shift != 1 and not shifts(model.schedule):
+        yield f"Times are not shifted by {model.shift:g}: the images are those of `ldm sample shift=1`."
+    if model.labels.has_null:
+        yield "`guidance_scale` is s in u + s (c − u), as `ldm sample --cfg`, on all channels; 1 or less is none."
+    else:
+        yield "There is no null class: give `guidance_scale=1`. With any other, the images are NaN, which show black."
+    yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
+    if model.labels.num_classes < NULL_CLASS:
+        yield f"Labels {model.labels.num_classes} to 999 are padding, as diffusers has its null class at 1000."
+    labels = labels_in_diffusers(facts["class_names"])
+    if list(labels) != sorted(facts["class_names"]):
+        yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."
+    if model.learned_variance:
+        yield "The pipeline leaves the learned variance aside, as DDIM does."
+    if not encodes(model.autoencoder):
+        yield "The autoencoder decodes only; `encode` gives NaN."
+    if isinstance(codec, VQVAE) and codec.config.patch > 1:
+        yield (
+            f"The autoencoder serves latents of {side} × {side} only, and float32 only (TF32 included): it counts where"
+            " each pixel belongs, and half precision miscounts."
+        )
+
+
+def _data(autoencoder: Artifact) -> list[str]:
+    data = data_of(autoencoder)
+    if data.source is None:
+        return ["Not known: the model was imported."]
+    how = f"cropped to {data.image_size} pixels, {'mirrored at random' if data.flip else 'not mirrored'}"
+    return [f"`{_inline(Path(data.source).name)}`, {how}."]
+
+
+def _settings(denoiser: Artifact, model: Model) -> Iterator[tuple[str, str]]:
+    config, facts, network = denoiser.config, denoiser.facts, model.network
+    assert isinstance(network, DiT), "nothing else is exported"
+    shape = network.config
+    yield "denoiser", f"DiT, width {shape.width}, depth {shape.depth}, heads {shape.heads}, patch {shape.patch_size}"
+    yield "parameters", f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
+    yield "latents", " × ".join(map(str, model.latent_shape))
+    yield "autoencoder", f"{model.autoencoder.codec.kind}, {model.autoencoder.downsampling} times smaller"
+    for name, value in facts["diffusion"].items():
+        yield f"diffusion.{name}", str(value)
+    yield "label dropout", f"{facts['label_dropout']:g}"
+    if "images_seen" in facts:
+        yield "images seen", f"{facts['images_seen']:,}"
+    for name in _TRAINING:
+        if name in config.get("train", {}):
+            yield f"train.{name}", str(config["train"][name])
+    made = denoiser.manifest.get("provenance")
+    if isinstance(made, dict):
+        yield "made with", f"ldm {made.get('ldm')}, torch {(made.get('packages') or {}).get('torch')}"
+
+
+def _numbers(shown: Shown, agreement: Agreement) -> list[str]:
+    """Return tables of what was measured, each number beside the same one of real images."""
+    lines = [f"The export against `ldm`, on random latents, before rounding: {agreement}."]
+    for label, document in shown.numbers.items():
+        floor, conditions = document.get("real_against_real", {}), document["conditions"]
+        rows = [
+            (name, f"{value:.4g}", f"{floor[name]:.4g}" if name in floor else "")
+            for name, value in document["numbers"].items()
+            if "_std[" not in name
+        ]
+        lines += ["", f"### {_inline(label)}", "", *_table(("number", "value", "real against real"), rows), ""]
+        known = {name: value for name, value in conditions.items() if not isinstance(value, (dict, list))}
+        # Of a path, the last part: where the owner keeps images is nobody's business.
+        lines += [f"- {_inline(name)}: {_inline(Path(str(value)).name)}" for name, value in known.items()]
+        drawn = [f"{name} {value}" for name, value in conditions.get("sampling", {}).items() if value is not None]
+        lines += [f"- sampling: {_inline(', '.join(drawn))}"] if drawn else []
+    return lines
+
+
+def _table(header: tuple[str, ...], rows: Any) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(_inline(cell) for cell in row) + " |" for row in rows),
+    ]
+
+
+def _fenced(text: str, language: str) -> list[str]:
+    return [f"````{language}", *text.splitlines(), "````"]
+
+
+def _inline(text: str) -> str:
+    """Keep a text of the user's within its line and its cell, and text: no tag, link or picture comes of it."""
+    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
+    return plain.replace("<", "&lt;").replace("](", "]\\(")

@@ -1,0 +1,125 @@
+"""A folder of diffusers' DiTPipeline: written whole, and read without running what it names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..autoencoders.pretrained import FAMILIES
+from ..denoisers.dit import DiT
+from ..errors import DataError
+from ..files import read_json
+from ..runs.weights import read_safetensors
+from . import scheduler, transformer
+from .checkpoint import read_tensors
+from .scheduler import Process
+
+INDEX = "model_index.json"
+_CLASS = "DiTPipeline"
+_WEIGHTS = "diffusion_pytorch_model"
+_REMEDY = "give a folder that DiTPipeline.save_pretrained wrote"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a pipeline is made of, as diffusers' own objects."""
+
+    transformer: nn.Module
+    autoencoder: nn.Module
+    scheduler: Any
+
+
+def write_pipeline(folder: Path, parts: Parts, class_names: Sequence[str]) -> None:
+    """Write a folder that DiTPipeline.from_pretrained loads, in safetensors, with the classes' names."""
+    import diffusers  # here, since it takes seconds to import
+
+    id2label = {str(index): name for index, name in enumerate(class_names)}
+    pipeline: Any = diffusers.DiTPipeline(parts.transformer, parts.autoencoder, parts.scheduler, id2label=id2label)
+    pipeline.register_to_config(id2label=id2label)  # The constructor keeps only what it makes of it.
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def labels_in_diffusers(class_names: Sequence[str]) -> dict[str, int]:
+    """Return what DiTPipeline calls the classes: a name with commas is several, the last class of a name has it."""
+    parts = [(part.strip(), index) for index, name in enumerate(class_names) for part in name.split(",")]
+    return dict(sorted(dict(parts).items()))
+
+
+@dataclass(frozen=True)
+class PipelineFolder:
+    """A pipeline's folder that was looked at.
+
+    clips: whether its sampler clips x0, as ours does not.
+    """
+
+    path: Path
+    class_names: dict[int, str]
+    process: Process
+    clips: bool
+
+    @property
+    def autoencoder(self) -> Path:
+        return self.path / "vae"
+
+    def load_denoiser(self) -> DiT:
+        """Load the transformer. Raises DataError for one that is not the DiT of the paper."""
+        folder = self.path / "transformer"
+        tensors, path = _read_weights(folder)
+        named = max(self.class_names, default=-1) + 1
+        settings, process = read_json(folder / "config.json"), self.process
+        return transformer.from_diffusers(settings, tensors, path, named, process.ahead, process.time_scale)
+
+
+def open_pipeline(path: Path) -> PipelineFolder:
+    """Look at a pipeline's folder. Raises DataError where it is no DiTPipeline of the library's own classes."""
+    index = read_json(path / INDEX, _REMEDY)
+    if index.get("_class_name") != _CLASS:
+        raise DataError(f"{path / INDEX} describes a {index.get('_class_name')}, not a {_CLASS}", _REMEDY)
+    for part, allowed in (("transformer", transformer.CLASS_NAMES), ("vae", tuple(FAMILIES))):
+        if not _is_one_of(index.get(part), allowed):
+            raise DataError(f"{path / INDEX}: {part} is {index.get(part)!r}, not one of {', '.join(allowed)}", _REMEDY)
+    where = path / "scheduler" / "scheduler_config.json"
+    config = read_json(where, _REMEDY)
+    return PipelineFolder(
+        path, _class_names(index.get("id2label"), path), scheduler.from_diffusers(config, str(where)), _clips(config)
+    )
+
+
+def _is_one_of(entry: object, allowed: Sequence[str]) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers" and entry[1] in allowed
+
+
+def _class_names(given: object, path: Path) -> dict[int, str]:
+    """Read the names of classes; there may be none."""
+    entries = given if isinstance(given, Mapping) else {}
+    names: dict[int, str] = {}
+    for key, name in entries.items():
+        if not (str(key).isdecimal() and int(key) < transformer.NULL_CLASS and isinstance(name, str)):
+            raise DataError(f"{path / INDEX}: id2label has {key!r}: {name!r}", "give names to the classes 0 to 999")
+        names[int(key)] = name
+    return names
+
+
+def _clips(config: Mapping[str, Any]) -> bool:
+    by_default = str(config.get("_class_name")) in ("DDIMScheduler", "DDPMScheduler")
+    return bool(config.get("clip_sample", by_default) or config.get("thresholding", False))
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """Read a model's weights: safetensors, in one file or several, or else its `.bin`, weights only."""
+    whole, parts = folder / f"{_WEIGHTS}.safetensors", folder / f"{_WEIGHTS}.safetensors.index.json"
+    if parts.is_file() and not whole.is_file():
+        weight_map = read_json(parts, _REMEDY).get("weight_map")
+        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+        if not names or any(Path(str(name)).name != name for name in names):
+            raise DataError(f"{parts} names no files beside it", _REMEDY)
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            tensors |= read_safetensors(folder / name, _REMEDY)
+        return tensors, parts
+    pickled = folder / f"{_WEIGHTS}.bin"
+    if pickled.is_file() and not whole.is_file():
+        return read_tensors(pickled), pickled
+    return read_safetensors(whole, _REMEDY), whole

@@ -1,0 +1,262 @@
+"""Our DiT as diffusers' DiTTransformer2DModel, and back.
+
+What differs there: each block has a time and a label embedder of its own (the final layer takes the first block's),
+queries, keys and values are apart, the null class is always 1000, and the network is told a step k = 0 … where ours is
+told the time t. With `ahead` 1, k = s t - 1 (diffusion, s the time scale, as our times are those after a step);
+with 0, k = s t (rectified flow). The shift turns each pair of cosine and sine by a constant angle, which the first
+linear map after them takes in.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoisers.dit import DiT, DiTConfig
+from ..denoisers.registry import build
+from ..errors import ConfigError, DataError
+from ..runs.weights import load_into
+
+NULL_CLASS = 1000  # of DiTPipeline, whatever the number of classes
+CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second in folders of before the first existed
+_MLP_RATIO = 4
+_OURS = {  # what our config must say
+    **dict.fromkeys(("qk_norm", "rope", "swiglu", "rmsnorm"), False),
+    "frequencies": 256,
+    "frequency_shift": 1,
+}
+_LARGEST_EPS = 1e-5
+_EMBEDDING = "norm1.emb"
+_TABLE = f"{_EMBEDDING}.class_embedder.embedding_table.weight"
+_TIME = f"{_EMBEDDING}.timestep_embedder.linear"
+_THEIRS = {  # what their config must say, where it says anything, to be the DiT of the paper
+    "norm_type": "ada_norm_zero",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_elementwise_affine": False,
+    "dropout": 0.0,
+    "num_embeds_ada_norm": NULL_CLASS,
+    "double_self_attention": False,
+    "only_cross_attention": False,
+    "cross_attention_dim": None,
+}
+_REMEDY = "give a folder of a class-conditional DiT of a thousand classes or fewer"
+
+
+def require_expressible(config: DiTConfig) -> None:
+    """Raise ConfigError naming the setting that diffusers' DiT does not have."""
+    for name, fixed in _OURS.items():
+        if getattr(config, name) != fixed:
+            raise _inexpressible(name, getattr(config, name), f"has {fixed}")
+    if config.size[0] != config.size[1]:
+        raise _inexpressible("latent_size", list(config.size), "has square latents only")
+    if int(config.width * config.mlp_ratio) > config.width * _MLP_RATIO:
+        raise _inexpressible("mlp_ratio", config.mlp_ratio, f"has {_MLP_RATIO}")
+    if config.num_classes > NULL_CLASS:
+        raise _inexpressible("num_classes", config.num_classes, f"has its null class at {NULL_CLASS}")
+
+
+def _inexpressible(name: str, value: object, instead: str) -> ConfigError:
+    return ConfigError(
+        f"{name} {value} of the denoiser cannot be expressed in diffusers' DiTTransformer2DModel, which {instead}",
+        "only `ldm sample` draws from this denoiser; train one without for export",
+    )
+
+
+def to_diffusers(model: DiT, ahead: int = 1) -> nn.Module:
+    """Return the same network as a DiTTransformer2DModel, on the CPU, in evaluation mode.
+
+    Unused classes get the null class's embedding; where there is no null class, they and it are NaN, so that guidance
+    without one is not mistaken for an image. Raises ConfigError naming a setting that it does not have.
+    """
+    import diffusers  # here, since it takes seconds to import
+
+    config = model.config
+    require_expressible(config)
+    with torch.device("meta"):
+        network: Any = diffusers.DiTTransformer2DModel(
+            num_attention_heads=config.heads,
+            attention_head_dim=config.width // config.heads,
+            in_channels=config.latent_channels,
+            out_channels=config.out_channels,
+            num_layers=config.depth,
+            sample_size=config.size[0],
+            patch_size=config.patch_size,
+            num_embeds_ada_norm=NULL_CLASS,
+            norm_eps=1e-6,
+        )
+    network.load_state_dict(_their_tensors(model, ahead), assign=True)
+    positions: Any = model.positions
+    network.pos_embed.pos_embed = positions.cpu()[None]  # The same table; as it is no weight, it was not loaded.
+    result: nn.Module = network.eval()
+    return result
+
+
+def _their_tensors(model: DiT, ahead: int) -> dict[str, Tensor]:
+    own, config = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, model.config
+    theirs: dict[str, Tensor] = {}
+    for mine, names in _names(config.depth):
+        for part in ("weight", "bias"):
+            for name, piece in zip(names, own[f"{mine}.{part}"].chunk(len(names)), strict=True):
+                theirs[f"{name}.{part}"] = piece.clone()
+    patch = (config.latent_channels, config.patch_size, config.patch_size)
+    theirs["pos_embed.proj.weight"] = theirs["pos_embed.proj.weight"].unflatten(1, patch)
+    lacking = config.width * _MLP_RATIO - len(own["blocks.0.mlp.up.bias"])
+    for i in range(config.depth):
+        block = f"transformer_blocks.{i}."
+        theirs[f"{block}{_TIME}_1.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
+        theirs[f"{block}{_TIME}_1.bias"] = own["time.up.bias"].clone()
+        theirs[f"{block}{_TIME}_2.weight"] = own["time.down.weight"].clone()
+        theirs[f"{block}{_TIME}_2.bias"] = own["time.down.bias"].clone()
+        theirs[block + _TABLE] = _padded_table(own["label.table.weight"], config)
+        if lacking:  # A narrower MLP is a wide one with hidden units that nothing reaches and that reach nothing.
+            for name, dim in {"ff.net.0.proj.weight": 0, "ff.net.0.proj.bias": 0, "ff.net.2.weight": 1}.items():
+                tensor = theirs[block + name]
+                zeros = tensor.new_zeros([lacking if axis == dim else n for axis, n in enumerate(tensor.shape)])
+                theirs[block + name] = torch.cat([tensor, zeros], dim)
+    return theirs
+
+
+def _padded_table(table: Tensor, config: DiTConfig) -> Tensor:
+    null = table[-1] if config.conditioning.has_null else torch.full_like(table[0], torch.nan)
+    classes = table[: config.num_classes]
+    return torch.cat([classes, null.expand(NULL_CLASS + 1 - len(classes), -1)])
+
+
+def from_diffusers(
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    num_named: int = 0,
+    ahead: int = 1,
+    time_scale: float = 1000.0,
+) -> DiT:
+    """Return the network of a DiTTransformer2DModel's config and weights.
+
+    path: of the weights, named in errors. num_named: how many classes have names; the classes are those and all that
+    were trained, which unused ones, with the null class's embedding, were not. ahead, time_scale: of the steps that the
+    network was told, as `scheduler.Process` has them. Raises DataError for a network that is
+    not the DiT of the paper, and for embedders that differ from block to block.
+    """
+    _require_paper(settings, path)
+    heads, depth = _whole(settings, "num_attention_heads", path), _whole(settings, "num_layers", path)
+    width = heads * _whole(settings, "attention_head_dim", path)
+    channels = _whole(settings, "in_channels", path)
+    table, embedder = _shared_embedders(tensors, depth, path)
+    num_classes, has_null = _count_classes(table, num_named)
+    up = _tensor(tensors, "transformer_blocks.0.ff.net.0.proj.bias", path)
+    try:
+        config = DiTConfig(
+            latent_channels=channels,
+            latent_size=_whole(settings, "sample_size", path),
+            patch_size=_whole(settings, "patch_size", path),
+            width=width,
+            depth=depth,
+            heads=heads,
+            num_classes=num_classes,
+            label_dropout=0.1 if has_null else 0.0,
+            mlp_ratio=len(up) / width,
+            learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
+            time_scale=time_scale,
+        )
+    except ConfigError as error:
+        raise DataError(f"{path} does not hold a DiT: {error.message}", _REMEDY) from None
+    own = {
+        f"{mine}.{part}": torch.cat([_tensor(tensors, f"{name}.{part}", path) for name in names])
+        for mine, names in _names(depth)
+        for part in ("weight", "bias")
+    }
+    own |= {f"time.{name}": tensor for name, tensor in embedder.items()}
+    own["patch.weight"] = own["patch.weight"].flatten(1)
+    own["label.table.weight"] = torch.cat([table[:num_classes], table[-1:]]) if has_null else table[:num_classes]
+    return assembled(config, own, path, ahead)
+
+
+def assembled(config: DiTConfig, own: dict[str, Tensor], path: Path, ahead: int) -> DiT:
+    """Put tensors of our names into a new network, after turning the first map of the times, which were steps.
+
+    Raises DataError naming `path` where they do not fit.
+    """
+    with torch.device("meta"):  # where nothing is drawn; the tensors take the parameters' places
+        model = build(config)
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
+    load_into(model, own, path, _REMEDY, assign=True)
+    return model.eval()
+
+
+def turned(weight: Tensor, table: Tensor, by: int) -> Tensor:
+    """Return the map of [cos a, sin a] that equals `weight` (D, 2F) on [cos (a + by f), sin (a + by f)].
+
+    table: the frequencies f (F,).
+    """
+    cosine, sine = (by * table.double()).cos(), (by * table.double()).sin()
+    of_cosine, of_sine = weight.double().chunk(2, dim=1)
+    both = torch.cat([of_cosine * cosine + of_sine * sine, of_sine * cosine - of_cosine * sine], dim=1)
+    return both.to(weight.dtype)
+
+
+def _names(depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the names of our linear layers, each with theirs, whose rows one after another are ours."""
+    yield "patch", ("pos_embed.proj",)
+    for i in range(depth):
+        block = f"transformer_blocks.{i}."
+        yield f"blocks.{i}.attention.qkv", tuple(f"{block}attn1.to_{letter}" for letter in "qkv")
+        yield f"blocks.{i}.attention.out", (f"{block}attn1.to_out.0",)
+        yield f"blocks.{i}.mlp.up", (f"{block}ff.net.0.proj",)
+        yield f"blocks.{i}.mlp.down", (f"{block}ff.net.2",)
+        yield f"modulation.{i}", (f"{block}norm1.linear",)
+    yield f"modulation.{depth}", ("proj_out_1",)
+    yield "final", ("proj_out_2",)
+
+
+def _shared_embedders(tensors: Mapping[str, Tensor], depth: int, path: Path) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the label table and our four tensors of the time, which must be the same in each block."""
+    names = {"table": _TABLE}
+    for mine, theirs in {"up": f"{_TIME}_1", "down": f"{_TIME}_2"}.items():
+        names |= {f"{mine}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
+    first = {key: _tensor(tensors, f"transformer_blocks.0.{name}", path) for key, name in names.items()}
+    for i in range(1, depth):
+        for key, name in names.items():
+            other = _tensor(tensors, f"transformer_blocks.{i}.{name}", path)
+            if not torch.equal(other.nan_to_num(), first[key].nan_to_num()):
+                raise DataError(
+                    f"{path}: {name} of block {i} differs from that of block 0; here one serves all blocks",
+                    "give a DiT trained with one time and label embedder, as the authors' are",
+                )
+    table = first.pop("table")
+    if len(table) != NULL_CLASS + 1:
+        raise DataError(f"{path} has a table of {len(table)} labels, not {NULL_CLASS + 1}", _REMEDY)
+    return table, first
+
+
+def _count_classes(table: Tensor, num_named: int) -> tuple[int, bool]:
+    """Return how many classes a padded table holds, and whether the null class, its last row, was trained."""
+    has_null = not bool(table[-1].isnan().any())
+    used = (table != table[-1]).any(dim=1) if has_null else ~table.isnan().any(dim=1)
+    used[-1] = False
+    trained = int(used.nonzero().max()) + 1 if bool(used.any()) else 1
+    return max(trained, num_named), has_null
+
+
+def _require_paper(settings: Mapping[str, Any], path: Path) -> None:
+    for name, expected in _THEIRS.items():
+        if settings.get(name, expected) != expected:
+            raise DataError(f"{path.parent}: {name} is {settings[name]!r}, not {expected!r} as in the DiT", _REMEDY)
+    eps = settings.get("norm_eps", _LARGEST_EPS)  # The library's default is ten times the authors'; 1e-5 of a variance.
+    if not isinstance(eps, float) or not 0 < eps <= _LARGEST_EPS:
+        raise DataError(f"{path.parent}: norm_eps is {eps!r}, not 1e-06 as in the DiT", _REMEDY)
+
+
+def _whole(settings: Mapping[str, Any], name: str, path: Path) -> int:
+    value = settings.get(name)
+    if type(value) is not int or value < 1:
+        raise DataError(f"{path.parent}: {name} is {value!r}, not a positive number", _REMEDY)
+    return value
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
+    if name not in tensors:
+        raise DataError(f"{path} lacks {name}", _REMEDY)
+    return tensors[name]

@@ -1,0 +1,22 @@
+"""What images are compared with, and in which features. Imports no torch."""
+
+from typing import Literal
+
+from ..settings.fields import Count, Location, Stage, option
+
+
+class Comparison(Stage):
+    """A reference, and the features in which samples are compared with it."""
+
+    reference: str | None = option(
+        None,
+        "Data source, folder or saved statistics; by default the training images, for reconstructions the others.",
+        "--reference",
+    )
+    features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
+        "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", "--features"
+    )
+    weights: Location | None = option(None, "File or folder with the extractor's weights.", "--weights")
+    download: bool = option(False, "Allow the download of Inception's weights.", "--download")
+    limit: Count = option(0, "Images at most on either side, or latents; 0 is no limit.", "--limit")
+    batch_size: int = option(64, "Images at once.", "--batch-size", ge=1, identity=False)

@@ -1,0 +1,95 @@
+"""`best/` in a denoiser's folder: the state of its training that measured best, a denoiser's folder in its own right.
+
+It has the layout, the manifest and the inputs of the folder that it lies in, so that whatever opens a denoiser opens
+it too, while the training goes on as well. It is written beside its place and takes it whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .. import files
+from ..denoisers import registry as denoisers
+from ..denoisers.dit import DiT
+from ..distributed import processes
+from ..errors import DataError
+from ..runs.artifacts import MANIFEST, Artifact, open_artifact
+from ..runs.schemas import Count, Number, Text, first_wrong
+from ..runs.workspace import Workspace
+
+BEST = "best"  # in a denoiser's folder: its state that measured best, a folder of the same kind
+
+
+@dataclass(frozen=True)
+class BestState:
+    """Where the best state of a network in training is kept. description: what sampling needs beside the weights."""
+
+    work: Workspace
+    network: DiT
+    description: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        return self.work.path / BEST
+
+    def is_there(self) -> bool:
+        """Say whether one is kept."""
+        return (self.path / MANIFEST).is_file()
+
+    def attend(self) -> None:
+        """Take part in `save`, as a process that is not the first: the network may lie over all of them."""
+        processes.exchange()
+        denoisers.save(self.network, self.path / "final")
+
+    def save(self, images_seen: int, measured: Mapping[str, Any]) -> None:
+        """Keep the network as it is now in the place of the one before, as the first process.
+
+        measured: JSON, for its provenance.
+        """
+        found = {"images_seen": images_seen, **measured}
+        inputs = {
+            role: {**entry, "path": Path("..", entry["path"]).as_posix()}
+            for role, entry in self.work.identity.inputs.items()
+        }
+        with files.new_directory(self.path, replace=True) as folder:
+            processes.exchange()  # The others wait where they would hear that it has come to nothing.
+            denoisers.save(self.network, folder / "final", {**self.description, "best": found})
+            inside = replace(self.work, path=folder, identity=replace(self.work.identity, inputs=inputs))
+            outputs = ["final/model.safetensors", "final/config.json"]
+            inside.commit(outputs, {**self.description, "images_seen": images_seen, "best": found})
+
+
+def open_best(folder: Path, made_by: str) -> Artifact:
+    """Open the best state in a denoiser's folder. Raises DataError, also where the training kept none."""
+    if not (folder / BEST / MANIFEST).is_file():
+        open_artifact(folder, "dit", made_by)
+        remedy = "take its last state, or train with metrics.every=100k and --replace"
+        raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
+    return open_artifact(folder / BEST, "dit", made_by)
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(strict=True)
+    images_seen: Count
+    criterion: Text
+    value: Number
+
+
+def kept_best(folder: Path) -> dict[str, Any] | None:
+    """Return of a denoiser's best state its `images_seen`, `criterion` and `value`; None where none is kept."""
+    try:
+        found = open_best(folder, "").facts.get("best")
+    except DataError:
+        return None
+    return found if first_wrong(_Kept, found) is None else None
+
+
+def told(best: Artifact) -> str:
+    """Say of a best state in a few words when it was and what it measured."""
+    found = best.facts["best"]
+    floor = found["real_against_real"].get(found["criterion"])
+    beside = f" (real against real {floor:.4g})" if floor is not None else ""
+    return f"after {found['images_seen']:,} images, {found['criterion']} {found['value']:.4g}{beside}"

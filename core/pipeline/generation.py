@@ -1,0 +1,152 @@
+"""From labels and seeds to images: the one place where network, schedule, guidance, sampler and decoder meet."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import seeds
+from ..diffusion import samplers, times
+from ..errors import ConfigError
+from ..system.precision import Policy
+from ..system.transfer import sent
+from .model import Guidance, Model, guided
+
+
+@dataclass(frozen=True)
+class Sampling(Guidance):
+    """How images are drawn; the fields mean what the options of `ldm sample` say."""
+
+    sampler: str = "ddim"
+    steps: int | None = None
+    eta: float = 0.0
+    spacing: str = "trailing"
+    shift: float | None = None
+    variance: str = "auto"
+
+    @property
+    def num_steps(self) -> int:
+        """The steps asked for, or the sampler's own number."""
+        return self.steps if self.steps is not None else samplers.DEFAULT_STEPS[self.sampler]
+
+    def on(self, num_steps: int) -> "Sampling":
+        """Return these settings for a schedule of so many steps: the sampler's own number may be more."""
+        return self if self.steps is not None else replace(self, steps=min(self.num_steps, num_steps))
+
+
+DEFAULT_CFG = 3.0  # guidance where nothing is said and the model has a null class
+_PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units busy
+_LARGEST_CHUNK = 64
+
+
+def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, learned_variance: bool) -> None:
+    """Refuse settings that a model cannot honour. Raises ConfigError naming the flag.
+
+    num_steps: of the model's schedule. has_null: whether it was trained with a null class. channels: of its latents.
+    learned_variance: whether it learned the variance of its steps.
+    """
+    if sampling.cfg != 1.0 and not has_null:
+        raise ConfigError(
+            f"--cfg {sampling.cfg:g} needs a null class, but this denoiser was trained with label dropout 0",
+            "use --cfg 1, or train with --label-dropout 0.1",
+        )
+    if not 1 <= sampling.num_steps <= num_steps:
+        raise ConfigError(
+            f"--steps {sampling.num_steps} is outside 1 … {num_steps}, the schedule's number of steps",
+            "give fewer steps",
+        )
+    if sampling.cfg_channels is not None and sampling.cfg_channels > channels:
+        raise ConfigError(
+            f"--cfg-channels {sampling.cfg_channels}: the latents have {channels} channels", f"give 1 to {channels}"
+        )
+    if sampling.eta and sampling.sampler != "ddim":
+        raise ConfigError(
+            f"--eta {sampling.eta:g} belongs to the DDIM sampler, not {sampling.sampler}", "use --sampler ddim"
+        )
+    if sampling.variance != Sampling.variance and sampling.sampler != "ddpm":
+        raise ConfigError(
+            f"variance={sampling.variance} belongs to the DDPM sampler, not {sampling.sampler}", "use --sampler ddpm"
+        )
+    if sampling.variance == "learned" and not learned_variance:
+        raise ConfigError(
+            "variance=learned: this denoiser did not learn one",
+            "leave it out, or train with --learn-variance",
+        )
+
+
+def generate(
+    model: Model,
+    labels: np.ndarray,
+    seed_indices: np.ndarray,
+    sampling: Sampling,
+    policy: Policy,
+    on_step: samplers.OnStep | None = None,
+) -> np.ndarray:
+    """Draw one image per label and seed, uint8 (B, H, W, 3).
+
+    labels, seed_indices: int64 (B,); a seed index is the seed of all of its image's draws. on_step: called after each
+    step, as the samplers say, with latents; for more images than `chunk_size`, once per chunk.
+
+    Matrix products of different heights round differently, so the network always sees chunks of one size, the last
+    one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
+    """
+    has_null, channels = model.labels.has_null, model.latent_shape[0]
+    check(sampling, model.schedule.num_steps, has_null, channels, model.learned_variance)
+    size = chunk_size(model.latent_shape, policy)
+    pieces = []
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        count = len(labels[rows])
+        filled = np.arange(start, start + size).clip(max=start + count - 1)
+        latents = _chunk(model, labels[filled], seed_indices[filled], count, sampling, policy, on_step)
+        pieces.append(model.decode(latents, policy)[:count])
+    return np.concatenate(pieces)
+
+
+def chunk_size(latent_shape: tuple[int, int, int], policy: Policy) -> int:
+    """Return how many images the network sees at once: a function of latent size and kind of device only."""
+    pixels = latent_shape[1] * latent_shape[2]
+    at_once = _PIXELS_AT_ONCE if policy.device.type == "cpu" else 16 * _PIXELS_AT_ONCE
+    return min(max(at_once // pixels, 1), _LARGEST_CHUNK)
+
+
+@torch.no_grad()
+def _chunk(
+    model: Model,
+    labels: np.ndarray,
+    seed_indices: np.ndarray,
+    count: int,
+    sampling: Sampling,
+    policy: Policy,
+    on_step: samplers.OnStep | None,
+) -> torch.Tensor:
+    """Sample the latents of one chunk, of which the first `count` are wanted."""
+
+    def noise(purpose: str, step: int) -> torch.Tensor:
+        draws = [seeds.normal(int(seed), purpose, [step], model.latent_shape) for seed in seed_indices]
+        return sent(torch.cat(draws), policy.device)
+
+    def wanted(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
+        assert on_step is not None, "only then called"
+        on_step(step, time, x[:count], x0[:count])
+
+    is_ddpm = sampling.sampler == "ddpm"
+    learned = is_ddpm and model.learned_variance and sampling.variance in ("auto", "learned")
+    steered = guided(model, sampling, policy, is_ddpm, learned)
+    options: dict[str, Any] = {"on_step": wanted if on_step else None}
+    if sampling.sampler == "ddim":
+        options |= {"eta": sampling.eta}
+    elif is_ddpm:
+        fixed = "beta" if sampling.variance == "beta" else "posterior"
+        options |= {"variance": fixed} | steered.for_ddpm
+    grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
+    return samplers.SAMPLERS[sampling.sampler](
+        steered.denoise,
+        noise("initial noise", 0),
+        model.schedule,
+        times.shift(grid, model.shift if sampling.shift is None else sampling.shift),
+        sent(torch.from_numpy(labels), policy.device),
+        noise=lambda step: noise("sampler noise", step),
+        **options,
+    )

@@ -1,0 +1,171 @@
+"""Finished models, opened, compared with each other, and loaded: what sampling and its judges are handed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..autoencoders import registry as autoencoders
+from ..autoencoders.codec import Autoencoder
+from ..autoencoders.lpips import LPIPS
+from ..conditioning.labels import LabelConditioning
+from ..denoisers import noisy_classifier
+from ..denoisers import registry as denoisers
+from ..denoisers.settings import NOISY
+from ..diffusion.objective import Objective
+from ..diffusion.schedules import Schedule, schedule
+from ..errors import ConfigError
+from ..runs import artifacts
+from ..runs.artifacts import Artifact, check_producer, open_artifact
+from ..runs.inputs import chosen, input_path, section_of
+from ..runs.outputs import command_line
+from ..settings.fields import Run
+from ..system.precision import Policy, settle
+from .best import open_best
+from .model import Model
+from .settings import Diffusion, Drawing
+
+
+def open_denoiser(folder: Path | None, config: Run, best: bool = False, flag: str = "--denoiser") -> Artifact:
+    """Open a denoiser stage, named by a flag or the run's own, or the best state that its training kept.
+
+    Raises DataError with the command that would make it, and ConfigError for a flag that names none.
+    """
+    folder, made_by = chosen(folder, flag, config.root / "dit", "dit"), command_line("train-dit", config)
+    return open_best(folder, made_by) if best else open_artifact(folder, "dit", made_by)
+
+
+def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
+    """Load a denoiser stage with the autoencoder that its latents came from. Raises DataError if that changed."""
+    source.verify()
+    producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
+    check_producer(source, "autoencoder", producer)
+    facts = source.facts
+    shape, diffusion = tuple(facts["latent_shape"]), diffusion_of(source)
+    return Model(
+        network=settle(denoisers.load(source.path / "final", shape), policy),
+        autoencoder=load_autoencoder(producer, policy).network,
+        schedule=forward_process(diffusion),
+        prediction=diffusion.prediction,
+        latent_shape=shape,
+        labels=LabelConditioning(len(facts["class_names"]), has_null=facts["label_dropout"] > 0),
+        learned_variance=diffusion.learn_variance,
+        shift=diffusion.shift,
+    )
+
+
+def open_guides(source: Artifact, config: Drawing, guides_from_null: bool) -> dict[str, Artifact]:
+    """Open what guides a denoiser, by its role: a weaker denoiser, a classifier of noisy latents.
+
+    guides_from_null: whether classifier-free guidance is asked for as well. Raises DataError for a missing one, and
+    ConfigError for one that knows other latents, classes or noise than the denoiser.
+    """
+    guides = {}
+    if config.autoguide is not None:
+        weak = open_denoiser(config.autoguide, config, flag="--autoguide")
+        _require_alike(weak, source, "--autoguide")
+        if guides_from_null and not weak.facts["label_dropout"]:
+            raise ConfigError(
+                f"--autoguide {weak.path} has no null class, which --cfg other than 1 needs of both models",
+                "use --cfg 1, or one trained with label dropout",
+            )
+        guides["weak"] = weak
+    if config.classifier_scale:
+        folder = chosen(config.classifier, "--classifier", config.root / NOISY, NOISY)
+        judge = open_artifact(folder, NOISY, f"{command_line('train-classifier', config)} --noisy")
+        _require_alike(judge, source, "--classifier")
+        guides["classifier"] = judge
+    elif config.classifier is not None:
+        raise ConfigError(f"--classifier {config.classifier} does nothing at scale 0", "add --classifier-scale 1")
+    return guides
+
+
+def with_guides(model: Model, guides: dict[str, Artifact], config: Run, policy: Policy) -> Model:
+    """Return the model with its guides loaded."""
+    loaded: dict[str, Any] = {}
+    if "weak" in guides:
+        loaded["weak"] = load_model(guides["weak"], config, policy)
+    if "classifier" in guides:
+        guides["classifier"].verify()
+        network: nn.Module = noisy_classifier.load(guides["classifier"].path / "final", model.latent_shape)
+        network = network.to(policy.device).eval().requires_grad_(False)
+        loaded["classifier"] = partial(noisy_classifier.logits, network, model.schedule)
+    return replace(model, **loaded)
+
+
+def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
+    """Refuse a guide that was trained on other latents, classes or noise levels than the denoiser."""
+    seen = {
+        "latents of another autoencoder": [a.manifest["inputs"]["autoencoder"]["fingerprint"] for a in (guide, source)],
+        "other classes": [a.facts["class_names"] for a in (guide, source)],
+        "another noise schedule": [_path(a) for a in (guide, source)],
+    }
+    for what, (its, ours) in seen.items():
+        if its != ours:
+            raise ConfigError(
+                f"{flag} {guide.path} was trained on {what} than {source.path}", "train it on the same run's latents"
+            )
+
+
+def _path(artifact: Artifact) -> tuple[Any, ...]:
+    process = diffusion_of(artifact)
+    return process.schedule, process.num_steps, process.zero_terminal_snr
+
+
+@dataclass(frozen=True)
+class TrainedAutoencoder:
+    """A finished autoencoder stage and its network in evaluation mode."""
+
+    artifact: Artifact
+    network: Autoencoder
+
+
+def autoencoder_artifact(folder: Path, config: Run) -> Artifact:
+    """Open the autoencoder stage in `folder`. Raises DataError with the command that would make it."""
+    made_by = command_line("train-vqvae", config)
+    if not (folder / artifacts.RECIPE).exists():
+        made_by += " --data FOLDER"
+    return artifacts.open_artifact(folder, "vqvae", made_by)
+
+
+def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:
+    """Load an autoencoder stage's network after checking its files against the manifest."""
+    artifact.verify()
+    network = autoencoders.load(artifact.path / "final").eval().requires_grad_(False)
+    return TrainedAutoencoder(artifact, network.to(policy.device))
+
+
+def diffusion_of(artifact: Artifact) -> Diffusion:
+    """Return the forward process of a stage's model, and what that predicts. Raises DataError as `data_of` does."""
+    return section_of(Diffusion, artifact.facts.get("diffusion"), artifact, "facts.diffusion")
+
+
+def forward_process(diffusion: Diffusion) -> Schedule:
+    """Return the noise schedule that the settings name."""
+    return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
+
+
+def training_objective(diffusion: Diffusion) -> Objective:
+    """Return what the settings train a denoiser to do."""
+    return Objective(
+        schedule=forward_process(diffusion),
+        prediction=diffusion.prediction,
+        weighting=diffusion.weighting,
+        gamma=diffusion.min_snr_gamma,
+        times=diffusion.times,
+        logit_mean=diffusion.logit_mean,
+        logit_std=diffusion.logit_std,
+        shift=diffusion.shift,
+        vlb_weight=diffusion.vlb_weight if diffusion.learn_variance else None,
+    )
+
+
+def load_perceptual(folder: Path | None, policy: Policy) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Load LPIPS, by the name of its numbers; empty where no weights were named."""
+    if folder is None:
+        return {}
+    network = LPIPS(folder).to(policy.device)
+    return {"lpips[squeeze]": lambda a, b: network(a.to(policy.device), b.to(policy.device)).cpu()}

@@ -1,0 +1,128 @@
+"""From a trained model and the settings of guidance to the denoiser that a sampler asks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..autoencoders.codec import Autoencoder
+from ..conditioning.labels import LabelConditioning
+from ..diffusion import guidance
+from ..diffusion.denoisers import Cond, Denoiser, denoiser
+from ..diffusion.schedules import Schedule
+from ..diffusion.variance import SplitOutput
+from ..images.decode import as_uint8
+from ..system.parts import in_parts
+from ..system.precision import Policy
+
+_PIXELS_DECODED = 1 << 20  # of images, at once: 16 of 256 x 256, whose maps in a decoder for them take 1 GB each
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained latent diffusion model, and what may guide it.
+
+    network: x_t (B, C, h, w), t (B,), labels (B,) → its prediction, whatever its family. learned_variance: whether its
+    output has a second half, which says the variance of DDPM's steps. shift: that of the training times. weak: a worse
+    model of the same latents, for autoguidance. classifier: of noisy latents, x_t and t (B,) → logits (B, K).
+    """
+
+    network: nn.Module
+    autoencoder: Autoencoder
+    schedule: Schedule
+    prediction: str
+    latent_shape: tuple[int, int, int]
+    labels: LabelConditioning
+    learned_variance: bool = False
+    shift: float = 1.0
+    weak: "Model | None" = None
+    classifier: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
+        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w).
+
+        A few at a time: a decoder's widest maps take more memory than all of the denoiser.
+        """
+        pixels = latents.shape[-2] * latents.shape[-1] * self.autoencoder.downsampling**2
+        parts = in_parts(latents, _PIXELS_DECODED // pixels)
+        with policy.autocast():
+            return np.concatenate([as_uint8(self.autoencoder.decode(part).float().cpu()) for part in parts])
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly, and where, samples are guided; the fields mean what the options of `ldm sample` say."""
+
+    cfg: float = 1.0
+    cfg_interval: tuple[float, float] | None = None
+    cfg_rescale: float = 0.0
+    cfg_channels: int | None = None
+    autoguide_scale: float = 1.0
+    classifier_scale: float = 0.0
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A guided denoiser, and what DDPM's steps take besides: the learned variance, the classifier's gradient."""
+
+    denoise: Denoiser
+    for_ddpm: dict[str, Any] = field(default_factory=dict)
+
+
+def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, learned_variance: bool = False) -> Guided:
+    """Wrap a model's network in the guidance asked for: autoguidance inside, then classifier-free, then a classifier.
+
+    ddpm: the classifier moves the mean of DDPM's steps (Dhariwal & Nichol 2021, algorithm 1) instead of the estimate
+    (algorithm 2). learned_variance: hand it out for DDPM's steps.
+    """
+    for_ddpm: dict[str, Any] = {}
+    denoise, split = _bare(model, policy)
+    if learned_variance:
+        assert split is not None, "the model has learned no variance"
+        for_ddpm["variance"] = split.fraction
+    if how.autoguide_scale != 1.0:
+        assert model.weak is not None, "autoguidance without a weak model"
+        weak, _ = _bare(model.weak, policy)
+        denoise = guidance.autoguidance(denoise, weak, how.autoguide_scale, how.cfg_interval)
+    if how.cfg != 1.0:
+        denoise = guidance.classifier_free(
+            denoise, how.cfg, model.labels.null, how.cfg_interval, how.cfg_rescale, how.cfg_channels
+        )
+    if how.classifier_scale:
+        gradient = _gradient(model, how, policy)
+        if ddpm:
+            for_ddpm["gradient"] = gradient
+        else:
+            denoise = guidance.classifier(denoise, gradient, model.schedule, 1.0)
+    return Guided(denoise, for_ddpm)
+
+
+def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
+    """Return a model's denoiser, and what splits its output where that says the variance as well."""
+
+    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        with policy.autocast():
+            return model.network(x, t, cond).float()
+
+    if not model.learned_variance:
+        return denoiser(network, model.schedule, model.prediction), None
+    split = SplitOutput(network)
+    return denoiser(split, model.schedule, model.prediction), split
+
+
+def _gradient(model: Model, how: Guidance, policy: Policy) -> guidance.Gradient:
+    """Return the scaled gradient of the classifier's log-probability, 0 outside of the interval."""
+    classify = model.classifier
+    assert classify is not None, "classifier guidance without a classifier"
+
+    def log_prob(x_t: Tensor, t: Tensor, labels: Cond) -> Tensor:
+        with policy.autocast():
+            logits = classify(x_t, t).float()
+        return how.classifier_scale * logits.log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+
+    everywhere = guidance.gradient_of(log_prob)
+    return guidance.within(everywhere, lambda x_t, t, labels: torch.zeros_like(x_t), how.cfg_interval)

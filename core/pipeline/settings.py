@@ -1,0 +1,122 @@
+"""The forward process and how its network is trained; guidance and sampler. Imports no torch."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from ..settings.fields import Location, Section, Stage, option
+
+ScheduleName = Literal["linear", "scaled-linear", "cosine", "quadratic", "sigmoid", "rectified-flow"]
+
+
+class Diffusion(Section):
+    """The forward process, what the network predicts, and how its error is weighted."""
+
+    schedule: ScheduleName = option("cosine", "Noise schedule.", "--schedule")
+    num_steps: int = option(1000, "Steps of the discrete process.", ge=2, le=1_000_000)
+    zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise.")
+    prediction: Literal["v", "eps", "x0", "flow"] = option(
+        "v", "What the network predicts; flow, the velocity, is rectified-flow's own.", "--prediction"
+    )
+    weighting: Literal["snr+1", "snr", "truncated-snr", "min-snr", "uniform", "flow"] = option(
+        "snr+1", "Loss weight on the x0 error (Salimans & Ho 2022); flow is rectified-flow's own.", "--weighting"
+    )
+    min_snr_gamma: float = option(5.0, "Gamma of the min-snr weighting.", gt=0)
+    times: Literal["uniform", "logit-normal"] = option("uniform", "How training times are drawn.", "--times")
+    logit_mean: float = option(0.0, "Mean of the logit of logit-normal times.")
+    logit_std: float = option(1.0, "Deviation of the logit of logit-normal times.", gt=0)
+    shift: float = option(1.0, "Moves times towards noise (above 1) or data, in training and sampling.", gt=0)
+    learn_variance: bool = option(
+        False, "Also learn the variance of the reverse steps (improved DDPM).", "--learn-variance/--fixed-variance"
+    )
+    vlb_weight: float = option(0.001, "Weight of the variational bound that trains a learned variance.", gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rectified_flow_has_its_own(cls, values: Any) -> Any:
+        """On the straight path the flow's velocity and its plain loss are meant where nothing else is said."""
+        if isinstance(values, dict) and values.get("schedule") == "rectified-flow":
+            return {"prediction": "flow", "weighting": "flow", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _prediction_suits_the_schedule(self) -> "Diffusion":
+        straight = self.schedule == "rectified-flow"
+        if self.prediction == "eps" and (self.zero_terminal_snr or straight):
+            instead = "flow or x0" if straight else "v or x0"
+            raise ValueError(f"eps-prediction says nothing about x0 where the signal is 0; take prediction {instead}")
+        if self.prediction == "flow" and not straight:
+            raise ValueError(f"prediction flow needs schedule rectified-flow, not {self.schedule}; take v here")
+        if self.prediction == "v" and straight:
+            raise ValueError("v-prediction needs a variance preserving schedule; take prediction flow here")
+        return self
+
+
+class Drawing(Stage):
+    """How images are drawn: guidance and sampler."""
+
+    cfg: float | None = option(
+        None,
+        "Classifier-free guidance scale s, u + s (c - u): 1 is none, 0 unconditional; by default 3, or 1 without a null"
+        " class.",
+        "--cfg",
+        ge=0,
+    )
+    cfg_paper: float | None = option(
+        None, "The same as w of the paper, (1 + w) c - w u: s is 1 + w.", "--cfg-paper", ge=-1
+    )
+    cfg_interval: tuple[float, float] | None = option(
+        None, "Guide only at noise times from,to within [0, 1].", "--cfg-interval"
+    )
+    cfg_rescale: float = option(0.0, "Pull the guided contrast back by this share.", "--cfg-rescale", ge=0, le=1)
+    cfg_channels: int | None = option(
+        None,
+        "Guide the first N latent channels only, as the DiT authors' sampling does with 3.",
+        "--cfg-channels",
+        ge=1,
+    )
+    autoguide: Location | None = option(
+        None, "Denoiser stage of a smaller or less trained model of the same latents to guide away from.", "--autoguide"
+    )
+    autoguide_scale: float = option(
+        2.0, "Autoguidance scale, weak + s (own - weak); counts with --autoguide.", "--autoguide-scale", ge=0
+    )
+    classifier: Location | None = option(
+        None, "Classifier of noisy latents to guide by; by default the run's own.", "--classifier"
+    )
+    classifier_scale: float = option(
+        0.0, "Classifier guidance: gradient scale; 0 is none. Adds to --cfg.", "--classifier-scale", ge=0
+    )
+    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("ddim", "Sampler.", "--sampler")
+    steps: int | None = option(
+        None,
+        "Steps, 1 to the schedule's number; by default 50 for ddim and euler, 250 for ddpm, 20 for heun and dpmpp-2m.",
+        "--steps",
+        ge=1,
+    )
+    eta: float = option(0.0, "DDIM's share of fresh noise: 0 deterministic, 1 DDPM.", "--eta", ge=0, le=1)
+    spacing: Literal["leading", "trailing", "linspace", "uniform"] = option(
+        "trailing", "Which of the schedule's steps; uniform needs none of its table.", "--spacing"
+    )
+    shift: float | None = option(
+        None, "Move the sampler's times towards noise (above 1) or data; by default as in training.", gt=0
+    )
+    variance: Literal["auto", "posterior", "beta", "learned"] = option(
+        "auto", "DDPM's variance: auto is learned where it was, else posterior.", "--variance"
+    )
+
+    @model_validator(mode="after")
+    def _one_form_of_guidance(self) -> "Drawing":
+        if self.cfg is not None and self.cfg_paper is not None:
+            raise ValueError(
+                f"--cfg {self.cfg:g} and --cfg-paper {self.cfg_paper:g} say the same thing in two forms"
+                f" (--cfg-paper w is --cfg 1 + w); give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _interval_is_ordered(self) -> "Drawing":
+        if self.cfg_interval is not None and not 0 <= self.cfg_interval[0] < self.cfg_interval[1] <= 1:
+            given = ",".join(f"{time:g}" for time in self.cfg_interval)
+            raise ValueError(f"--cfg-interval is {given}: give two noise times, the smaller first, within [0, 1]")
+        return self

@@ -1,0 +1,71 @@
+"""One owner for a directory at a time: a lock that the system frees with the process, however that ends."""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from .. import files
+from ..errors import ConfigError
+
+LOCK = ".lock"
+_INTRODUCTION = 0.2  # seconds that the owner of a lock may take to write down who it is
+
+
+@contextmanager
+def occupy(path: Path) -> Iterator[None]:
+    """Make a stage's directory and hold its lock for the block; the system frees it with the process.
+
+    Raises ConfigError (exit 2), before any data is read, for a path that cannot be written and for a second owner.
+    """
+    _prepare(path)
+    with (path / LOCK).open("a+") as lock:
+        if not _lock(lock):
+            time.sleep(_INTRODUCTION)
+            if not _lock(lock):  # It may have been someone who only looked.
+                remedy = "wait for it, stop it, or give another --name"
+                raise ConfigError(f"{path} is in use by {_introduction(lock)}", remedy)
+        with files.saying_disk_full(path / LOCK):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            lock.flush()
+        yield
+
+
+def owner(path: Path) -> str | None:
+    """Say who is writing a stage's directory; None where nobody is."""
+    try:
+        with (path / LOCK).open("r") as lock:
+            return None if _lock(lock, fcntl.LOCK_SH) else _introduction(lock)
+    except FileNotFoundError:
+        return None
+
+
+def _lock(lock: TextIO, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _introduction(lock: TextIO) -> str:
+    lock.seek(0)
+    return lock.read().strip() or "another process"
+
+
+def _prepare(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"{path} is in the way: a file, not a folder", "move it or give another --name") from None
+    except NotADirectoryError:
+        raise ConfigError(f"{path} cannot be made: part of it is a file", "give another --runs-dir") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}", "give another --runs-dir") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} is not writable", "change its permissions or give another --runs-dir")

@@ -1,0 +1,86 @@
+"""What a stage writes to: its folder, occupied by one command at a time and claimed for its settings and inputs."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..distributed import processes
+from ..settings.fields import Run, Stage, identity, incidental
+from ..system.allocator import keep_freed_memory
+from ..system.precision import Policy, make_deterministic, resolve
+from ..system.settings import Machine
+from ..training.settings import Train
+from . import artifacts, workspace
+from .lock import occupy
+from .workspace import Identity, Workspace
+
+
+def output_folder(config: Stage, label: str | None = None) -> Path:
+    """Return where a stage writes: RUNS_DIR/NAME/STAGE, or a folder under it where a stage writes several."""
+    folder = config.root / config.kind
+    return folder / label if label else folder
+
+
+def command_line(command: str, config: Run) -> str:
+    """Return the shortest command that makes a stage of this run."""
+    words = ["ldm", command]
+    if config.runs_dir != Path("runs"):
+        words += ["--runs-dir", str(config.runs_dir)]
+    if config.name != "default":
+        words += [config.name] if command == "report" else ["--name", config.name]
+    return shlex.join(words)
+
+
+def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: str | None = None) -> Workspace:
+    """Claim an occupied folder for this configuration and these inputs; see `workspace.claim`.
+
+    Of several processes the first does it, and the others go on once it has. kind: of what the folder will hold, where
+    a command makes more than one.
+    """
+    settings = config.model_dump(mode="json", exclude={"replace"})
+    made_by = shlex.join(["ldm", config.command, "-c", str(folder / artifacts.RECIPE)])
+    kind = kind or config.kind
+    recipe = yaml.safe_dump({config.command: settings}, sort_keys=False, allow_unicode=True)
+    wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
+    if not processes.world().leads:
+        return Workspace(folder, wanted, complete=bool(processes.exchange()[0][0]))
+    work = workspace.claim(folder, wanted, config.replace)
+    processes.exchange(int(work.complete))
+    return work
+
+
+def _defaults(config: Stage) -> dict[str, Any]:
+    """What each setting is where nothing is said, JSON."""
+    return json.loads(json.dumps(identity(type(config)())))
+
+
+@contextmanager
+def occupied(folder: Path, machine: Machine, train: Train | None = None) -> Iterator[Policy]:
+    """Set up the machine, join the other processes under torchrun, and hold a stage's folder for the block.
+
+    Only the process that leads may write there; see `lock.occupy` and `processes.joined`. train: how a stage
+    trains, refused with a ConfigError, before there is a folder, where the processes cannot share its batches.
+    """
+    policy = machine_policy(machine)
+    if train is not None:
+        processes.require_shares(train.batch_size, train.accumulate, processes.announced().size)
+    with processes.joined(policy.device) as world, occupy(folder) if world.leads else nullcontext():
+        yield policy
+
+
+def machine_policy(machine: Machine) -> Policy:
+    """Set up the device, the number format, the threads and, for tensors on the CPU, its memory."""
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    policy = resolve(processes.own_device(machine.device), machine.precision)
+    if policy.device.type == "cpu":
+        keep_freed_memory()
+    if machine.deterministic:
+        make_deterministic(policy.device)
+    return policy

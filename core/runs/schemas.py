@@ -1,0 +1,208 @@
+"""What a manifest says of its stage, as far as others rely on it: which facts each kind has, and of what form.
+
+A manifest from elsewhere may carry the right hash of the wrong things. Facts that nothing reads are not looked at, and
+what is not listed here may be absent.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+
+from ..files import is_inside
+
+MANY = 1 << 31  # more than images, latents or classes of anything
+_LARGEST_SIDE = 1 << 16
+
+
+def _inside(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError("should be the name of a file in this folder")
+    return name
+
+
+Text = InstanceOf[str]  # Names of files may hold bytes that are no UTF-8, which pydantic's own text may not.
+Name = Annotated[InstanceOf[str], AfterValidator(_inside)]
+Side = Annotated[int, Field(ge=1, le=_LARGEST_SIDE)]
+Count = Annotated[int, Field(ge=0, le=MANY)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Names = Annotated[list[Text], Field(min_length=1)]
+Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
+
+
+def absent() -> Any:
+    """Declare a fact that need not be there, and is not null where it is."""
+    return Field(default=None)
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class File(_Facts):
+    """A file in the table of a manifest."""
+
+    bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+    sha256: Text
+
+
+class Input(_Facts):
+    """What a stage was made of: where it was, and what it held."""
+
+    path: Text
+    fingerprint: Text
+
+
+class Provenance(_Facts):
+    """What made a stage."""
+
+    ldm: Text
+    python: Text
+    packages: dict[Text, Text | None]
+    platform: Text
+    created: Text
+    git: Text | None = None
+    argv: list[Text] = []
+    seconds: Number = absent()
+    images_per_second: Number | None = None
+
+
+class Manifest(_Facts):
+    """What every manifest has."""
+
+    command: Text
+    config: dict[Text, Any]
+    files: dict[Name, File]
+    inputs: dict[Text, Input]
+    facts: dict[Text, Any]
+    provenance: Provenance
+
+
+class Autoencoder(_Facts):
+    class_names: Names
+    latent_shape: Shape
+    image_size: Side
+    images_seen: Count = absent()
+    val_psnr: Number = absent()
+    val_ssim: Number = absent()
+
+
+class _Parts(_Facts):
+    train: list[Name]
+    val: list[Name]
+
+
+class _PartSizes(_Facts):
+    train: Count
+    val: Count
+
+
+class Latents(_Facts):
+    class_names: Names
+    class_counts: list[Count]
+    latent_shape: Shape
+    image_size: Side
+    shards: _Parts
+    samples: _PartSizes
+
+
+class Denoiser(_Facts):
+    class_names: Names
+    latent_shape: Shape
+    image_size: Side
+    diffusion: dict[Text, Any]
+    label_dropout: Annotated[float, Field(ge=0, lt=1)]
+    images_seen: Count = absent()
+    validation_loss: Number = absent()
+
+
+class Classifier(_Facts):
+    class_names: Names
+    accuracy: Number
+    images_seen: Count = absent()
+
+
+class NoisyClassifier(_Facts):
+    class_names: Names
+    latent_shape: Shape
+    diffusion: dict[Text, Any]
+    accuracy: dict[Text, Number]
+    images_seen: Count = absent()
+
+
+class Sampling(_Facts):
+    """How images were drawn."""
+
+    sampler: Text
+    steps: Count
+    cfg: Number
+
+
+class _Image(_Facts):
+    file: Name
+    label: Count
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class Samples(_Facts):
+    class_names: Names
+    images: Annotated[list[_Image], Field(min_length=1)]
+    image_size: Side
+    sampling: Sampling
+
+    @model_validator(mode="after")
+    def _labels_have_names(self) -> "Samples":
+        if any(image.label >= len(self.class_names) for image in self.images):
+            raise ValueError("an image has a label without a name")
+        return self
+
+
+class Judgement(_Facts):
+    numbers: dict[Text, Number]
+
+
+KINDS: dict[str, type[_Facts]] = {
+    "vqvae": Autoencoder,
+    "latents": Latents,
+    "dit": Denoiser,
+    "classifier": Classifier,
+    "noisy-classifier": NoisyClassifier,
+    "samples": Samples,
+    "eval": Judgement,
+}
+
+
+# Facts that name files of the stage, which are all in its table, and how they do.
+_NAMED: dict[str, tuple[str, Callable[[Any], Iterable[str]]]] = {
+    "samples": ("images", lambda images: (image["file"] for image in images)),
+    "latents": ("shards", lambda shards: [*shards["train"], *shards["val"]]),
+}
+
+
+def looked_at(facts: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return of a manifest's facts those that `wrong_with` looks at: whatever else stands there may be anything."""
+    known = KINDS[kind].model_fields if kind in KINDS else {}
+    return {name: value for name, value in facts.items() if name in known}
+
+
+def wrong_with(manifest: Mapping[str, Any], kind: str) -> str | None:
+    """Say what of a manifest is not as it should be, in a few words: where, and why; None for nothing."""
+    wrong = first_wrong(Manifest, manifest, "")
+    if wrong is None and kind in KINDS:
+        wrong = first_wrong(KINDS[kind], manifest["facts"], "facts.")
+    if wrong is None and kind in _NAMED:
+        fact, named = _NAMED[kind]
+        strange = next((name for name in named(manifest["facts"][fact]) if name not in manifest["files"]), None)
+        wrong = None if strange is None else f"facts.{fact}: {strange[:80]!r} is none of its files"
+    return wrong
+
+
+def first_wrong(form: type[BaseModel], value: object, prefix: str = "") -> str | None:
+    """Say what of a value is first not of a form: `facts.image_size: Input should be …`; None for nothing."""
+    try:
+        form.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = prefix + ".".join(str(part)[:80] for part in first["loc"] if part != "[key]")
+        return f"{where}: {first['msg']}" if where else str(first["msg"])
+    return None

@@ -1,0 +1,141 @@
+"""Networks on disk: weights files, published or our own, and our folders of a network.
+
+Such a folder holds `model.safetensors`, and `config.json` with its format, the network's kind and configuration, the
+sha256 of the weights, and what else its family keeps there. Whatever is missing, damaged or of another kind is a
+DataError naming the file.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..distributed import processes
+from ..distributed.gathering import scattered
+from ..distributed.tensor_file import saying_damaged
+from ..errors import ConfigError, DataError
+from ..files import read_json, sha256_file, write_atomically, write_json
+
+FORMAT = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+Form = TypeVar("Form")
+
+
+def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[str, Any], **beside: Any) -> list[str]:
+    """Write a network's folder, each file whole or not at all, the configuration last. Returns the files' names.
+
+    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON. Of a network that lies
+    in rows over several processes all have to call it; the first one writes.
+    """
+    tensors = scattered(network.state_dict())
+    if not processes.world().leads:
+        tensors.attend()
+        return [CONFIG, WEIGHTS]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, tensors.write)
+    finally:
+        tensors.attend()  # The others know nothing of what went wrong before the next exchange.
+    digest = sha256_file(folder / WEIGHTS)
+    described = {"format": FORMAT, "kind": kind, "config": dict(config), "weights_sha256": digest}
+    write_json(folder / CONFIG, described | beside)
+    return [CONFIG, WEIGHTS]
+
+
+def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[str, Any]:
+    """Read the `config.json` of a network of one of these kinds; its `config` is a JSON object."""
+    path = folder / CONFIG
+    described = read_json(path, remedy)
+    if described.get("format", FORMAT) != FORMAT:
+        raise DataError(f"{path} has format {described['format']!r}; this ldm reads {FORMAT}", "take a newer ldm")
+    kind, config = described.get("kind"), described.get("config")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise DataError(f"{path} describes a network of kind {kind!r}, not {' or '.join(kinds)}", remedy)
+    if not isinstance(config, dict):
+        raise DataError(f"{path} is damaged: its config is {config!r}", remedy)
+    return described
+
+
+def read_weights(folder: Path, described: Mapping[str, Any], remedy: str) -> dict[str, Tensor]:
+    """Read the tensors of a network's folder, and compare their file with the sha256 in its description."""
+    tensors = read_safetensors(folder / WEIGHTS, remedy)
+    recorded = described.get("weights_sha256")  # Folders of before it was written lack it.
+    if recorded is not None and recorded != sha256_file(folder / WEIGHTS):
+        raise DataError(f"{folder / WEIGHTS} is damaged: its sha256 differs from {folder / CONFIG}", remedy)
+    return tensors
+
+
+def read_safetensors(path: Path, remedy: str | None) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file, on the CPU."""
+    require_file(path, remedy)
+    with saying_damaged(f"{path} is not a readable safetensors file", remedy):
+        return load_file(path)
+
+
+def read_known_pth(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
+    """Read the state dict of one published `.pth` file: its sha256 is compared before any of it is unpickled.
+
+    Only tensors are unpickled (`weights_only`).
+    """
+    require_sha256(path, sha256, remedy)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def require_file(path: Path, remedy: str | None) -> None:
+    """Raise DataError naming `path` unless it is a file."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file", remedy)
+
+
+def require_sha256(path: Path, sha256: str, remedy: str) -> None:
+    """Raise DataError naming `path` and both hashes unless it is the file with that sha256 (hex)."""
+    require_file(path, remedy)
+    seen = sha256_file(path)
+    if seen != sha256:
+        raise DataError(f"{path} is damaged or another file: its sha256 is {seen}, not {sha256}", remedy)
+
+
+def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, remedy: str) -> None:
+    """Raise DataError naming `path` and the first tensor unless names and shapes are exactly the network's."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    seen = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    differing = sorted(name for name in expected.keys() | seen.keys() if expected.get(name) != seen.get(name))
+    if differing:
+        name = differing[0]
+        raise DataError(
+            f"{path} does not fit the network: {name} has shape {seen.get(name)}, expected {expected.get(name)}"
+            f" ({len(differing)} differ)",
+            remedy,
+        )
+
+
+def config_of(form: type[Form], values: Mapping[str, Any]) -> Form:
+    """Build a network's config, a dataclass, of JSON. Raises ConfigError naming the key that is unknown or wrong."""
+    known = {field.name for field in fields(form)}  # type: ignore[arg-type]
+    if not values.keys() <= known:
+        raise ConfigError(
+            f"the config has unknown keys {sorted(values.keys() - known)}", "take a newer ldm, or make it again"
+        )
+    try:
+        return TypeAdapter(form).validate_json(json.dumps(dict(values)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        raise ConfigError(f"{where}: {first['msg']}") from None
+
+
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, remedy: str, assign: bool = False) -> None:
+    """Load tensors, as float32, into a network that they must fit exactly.
+
+    assign: put them in the place of its own, which then need no memory (`meta`), rather than copy them.
+    """
+    require_fit(network, tensors, path, remedy)
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=assign)

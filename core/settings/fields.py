@@ -1,0 +1,158 @@
+"""What every stage's configuration is made of: options with flags, sections shared by stages, counts like `1M`.
+
+A configuration is a frozen pydantic model. Each field made by `option` carries its help text, the flag that sets it
+(if it has one) and whether it is part of a run's identity: settings that only say how the work is carried out
+(device, worker count) may differ when a run goes on.
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+)
+from pydantic_core import CoreSchema, core_schema
+
+_SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+
+
+def parse_count(value: object) -> object:
+    """Read `1M`, `2.5k`, `60_000` or `1e6` as a whole number; leave anything else for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d[\d_]*\.?\d*(?:e\d{1,2})?)\s*([kmg]?)\s*", value.lower(), re.ASCII)
+    if match is None:
+        return value
+    number = Decimal(match[1].replace("_", "")) * _SUFFIX[match[2]]
+    return int(number) if number == int(number) else value
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+Location = Annotated[Path, PlainSerializer(lambda path: path.as_posix(), return_type=str)]
+
+
+def _stay_inside(name: str) -> str:
+    parts = PurePath(name).parts
+    if not parts or ".." in parts or PurePath(name).is_absolute():
+        raise ValueError("must be a name, without .. or a leading /")
+    return name
+
+
+def _single(name: str) -> str:
+    if len(PurePath(_stay_inside(name)).parts) > 1:
+        raise ValueError("must be one name, without /")
+    if name in JUDGED_APART:
+        raise ValueError(f"must not be {name}, which is what `ldm eval` calls its judgement of those")
+    return name
+
+
+JUDGED_APART = ("reconstructions", "likelihood")
+Name = Annotated[str, AfterValidator(_stay_inside)]
+"""What a folder is called, or a path below the one that holds it."""
+Label = Annotated[str, AfterValidator(_single)]
+"""What samples, and their judgement, are called."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """What makes of a text one of some names, in any case; it stays as it was typed."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(kind))
+
+    def _known(self, name: str) -> str:
+        if name.lower() not in self.names:
+            raise ValueError(f"must be one of {', '.join(self.names)}")
+        return name
+
+
+def option(default: Any, help: str, flag: str | None = None, identity: bool = True, **limits: Any) -> Any:
+    """Declare a setting.
+
+    flag: its command-line name (`--x`, several split by `/` for a switch and its opposite; a word without dashes is
+    an argument told by its place), None for settings that only `section.key=value` and recipes reach. identity:
+    whether a run made with another value is another run.
+    """
+    return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
+
+
+def section(kind: type["Section"], inherited: bool = False) -> Any:
+    """Declare a group of settings. It is built when it is first needed, so that help pages need not wait for it.
+
+    inherited: whether the stage takes what is left unsaid from the stage before it, and not from the defaults.
+    """
+    return Field(default_factory=kind, json_schema_extra={"inherited": inherited})
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, without unknown keys; numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
+
+
+class Run(Section):
+    """Which run a command works in."""
+
+    name: Name = option("default", "Run to work in: the folder RUNS_DIR/NAME.", "--name", identity=False)
+    runs_dir: Location = option(Path("runs"), "Folder that holds the runs.", "--runs-dir", identity=False)
+
+    @property
+    def root(self) -> Path:
+        """The run's folder."""
+        return self.runs_dir / self.name
+
+
+class Stage(Run):
+    """Where a stage works, and with which seed: the settings that all stages have.
+
+    command: what `ldm` is called with. kind: of the directory that it writes, and that directory's name in a run.
+    """
+
+    command: ClassVar[str]
+    kind: ClassVar[str]
+
+    seed: int = option(0, "Seed of every random draw.", "--seed", ge=0, lt=2**63)
+    replace: bool = option(
+        False, "Discard what the output folder holds if it was made with other settings or inputs.", "--replace", False
+    )
+
+
+def identity(section: Section) -> dict[str, Any]:
+    """Return the settings that make a run this run, JSON: those that only say how the work is done are left out."""
+    chosen: dict[str, Any] = {}
+    dumped = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            chosen[name] = identity(value)
+        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra["identity"]:
+            chosen[name] = dumped[name]
+    return chosen
+
+
+def incidental(section: Section) -> frozenset[str]:
+    """Return the other settings, dotted: those that only say how the work is done."""
+    names: set[str] = set()
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            names |= {f"{name}.{inner}" for inner in incidental(value)}
+        elif isinstance(field.json_schema_extra, dict) and not field.json_schema_extra["identity"]:
+            names.add(name)
+    return frozenset(names)
+
+
+def dump(section: Section) -> dict[str, Any]:
+    """Return the settings that were given or differ from a preset: those that are not None."""
+    return {name: value for name, value in section.model_dump().items() if value is not None}

@@ -1,0 +1,93 @@
+"""How long and how to train, and what to look at meanwhile: the sections of trained stages. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from ..settings.fields import Count, Location, Section, option
+
+
+class Train(Section):
+    """How long and how to train. Lengths count images seen, so that curves compare across batch sizes."""
+
+    images: Count = option(1_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    batch_size: int = option(64, "Images per optimizer step.", "--batch-size", ge=1)
+    accumulate: int = option(1, "Split each batch into this many passes to save memory.", identity=False, ge=1)
+    lr: float = option(1e-4, "Peak learning rate.", "--lr", gt=0)
+    warmup: Count = option(10_000, "Images over which the learning rate rises.")
+    decay: Literal["constant", "cosine", "linear"] = option("constant", "Learning rate after warm-up.")
+    weight_decay: float = option(0.0, "AdamW's weight decay.", ge=0)
+    beta1: float = option(0.9, "AdamW's first moment.", ge=0, lt=1)
+    beta2: float = option(0.999, "AdamW's second moment.", ge=0, lt=1)
+    clip: float = option(1.0, "Largest gradient norm; 0 switches clipping off.", ge=0)
+    ema: float = option(0.9999, "Decay of the weights' moving average, per step; 0 switches it off.", ge=0, lt=1)
+    checkpoint_every: Count = option(50_000, "Images between checkpoints.", "--checkpoint-every", identity=False)
+    keep: int = option(2, "Checkpoints kept.", identity=False, ge=2)
+    log_every: Count = option(2_000, "Images between lines of metrics.jsonl.", identity=False)
+    validate_every: Count = option(20_000, "Images between validations.", identity=False)
+    tensorboard: bool = option(False, "Also write TensorBoard events.", identity=False)
+
+    @model_validator(mode="after")
+    def _passes_are_equal(self) -> "Train":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
+        return self
+
+
+class VQVAETrain(Train):
+    images: Count = option(1_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    lr: float = option(4e-4, "Peak learning rate.", "--lr", gt=0)
+    beta2: float = option(0.99, "AdamW's second moment.", ge=0, lt=1)
+    ema: float = option(0.995, "Decay of the weights' moving average, per step; 0 switches it off.", ge=0, lt=1)
+
+
+class DiTTrain(Train):
+    images: Count = option(2_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    shard: bool = option(
+        False,
+        "Under torchrun: let each process hold only its part of weights and optimizer.",
+        "--shard",
+        identity=False,
+    )
+
+
+class ClassifierTrain(Train):
+    images: Count = option(100_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+    lr: float = option(2e-3, "Peak learning rate.", "--lr", gt=0)
+    decay: Literal["constant", "cosine", "linear"] = option("cosine", "Learning rate after warm-up.")
+    weight_decay: float = option(0.01, "AdamW's weight decay.", ge=0)
+    ema: float = option(0.0, "Decay of the weights' moving average, per step; 0 switches it off.", ge=0, lt=1)
+
+
+class Preview(Section):
+    """The grid of samples drawn while training, always from the same seeds."""
+
+    every: Count = option(
+        100_000, "Images between sample grids; 0 switches them off.", "--sample-every", identity=False
+    )
+    per_class: int = option(4, "Images of each class.", identity=False, ge=1)
+    classes: int = option(10, "Classes shown, at most.", identity=False, ge=1)
+    cfg: float = option(3.0, "Guidance scale.", identity=False)
+    steps: int = option(30, "DDIM steps.", identity=False, ge=1)
+
+
+class Metrics(Section):
+    """Numbers of samples while training, always of the same seeds: drawn as `ldm sample` does, judged as `ldm eval`."""
+
+    every: Count = option(
+        0, "Images between measurements of samples; 0 switches them off.", "--metrics-every", identity=False
+    )
+    num: Count = option(500, "Samples drawn, of all classes alike.", identity=False, ge=10)
+    seed: int = option(0, "Seed of the first sample.", identity=False, ge=0, lt=2**62)
+    cfg: float | None = option(None, "Guidance scale; by default that of `ldm sample`.", identity=False, ge=0)
+    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("dpmpp-2m", "Sampler.", identity=False)
+    steps: int | None = option(None, "Steps; by default the sampler's own number.", identity=False, ge=1)
+    reference: str | None = option(None, "Data source to compare with; by default the training images.", identity=False)
+    limit: Count = option(5_000, "Reference images at most; 0 is no limit.", identity=False)
+    features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
+        "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", identity=False
+    )
+    weights: Location | None = option(None, "File or folder with the extractor's weights.", identity=False)
+    best: Literal["frechet", "kernel", "precision", "recall", "class_accuracy", "loss"] = option(
+        "frechet", "Number by which the best state is kept; loss is the validation loss.", identity=False
+    )

@@ -1,0 +1,73 @@
+"""A classifier of images, as the loop trains it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ... import seeds
+from ...features import classifier
+from ...images.decode import as_tensor
+from ...images.loader import ImageLoader
+from ...images.sets import ImageSets
+from ...system.precision import Policy
+from ...system.transfer import sent
+from ...training import loop
+from .settings import ClassifierTraining
+
+
+class ClassifyingTask:
+    """Cross-entropy on shifted (and, where the data allows, mirrored) images, as `core.training.loop` trains it."""
+
+    def __init__(self, config: ClassifierTraining, images: ImageSets, policy: Policy) -> None:
+        self.config, self.images, self.policy = config, images, policy
+        self.num_samples = len(images.train)
+        seeds.seed_everything(config.seed, "classifier weights")
+        network = classifier.Classifier(classifier.config_for(len(images.class_names), config.data.image_size))
+        self.network = network.to(policy.device)
+        self.modules: nn.Module = self.network
+        self.averaged: nn.Module = self.network
+        self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
+
+    def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
+        """Return images, labels and offsets."""
+        seed, reach = self.config.seed, self.config.max_shift
+        images = as_tensor(self.images.train.batch(batch.samples))
+        if self.config.data.flip:
+            mirrored = seeds.uniform(seed, "flip", batch.positions) < 0.5
+            images[mirrored] = images[mirrored].flip(-1)
+        offsets = seeds.integers(seed, "shift", batch.positions, 2 * reach + 1, 2) - reach
+        labels = torch.from_numpy(self.images.train.labels[batch.samples])
+        return images, labels, torch.from_numpy(offsets)
+
+    def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
+        return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
+
+    def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images, labels, offsets = (sent(tensor, self.policy.device) for tensor in data)
+        return classifier.classification_loss(self.network, images, labels, offsets), {}
+
+    def stepped(self, accepted: bool) -> None:
+        """Nothing but the weights changes with a step."""
+
+    def validate(self) -> dict[str, float]:
+        """Return the share of held-out images that are read as their class, and their cross-entropy."""
+        right, total = accuracy_and_loss(self.network, self.images.val, self.policy)
+        return {"val_accuracy": right, "val_loss": total}
+
+    def picture(self, folder: Any, images_seen: int) -> None:
+        """A classifier draws nothing."""
+
+
+@torch.no_grad()
+def accuracy_and_loss(network: nn.Module, images: ImageLoader, policy: Policy) -> tuple[float, float]:
+    """Return top-1 accuracy and mean cross-entropy over all images."""
+    right, total = 0, 0.0
+    for indices, pixels in images.in_turn(256):
+        labels = torch.from_numpy(images.labels[indices]).to(policy.device)
+        with policy.autocast():
+            logits = network(as_tensor(pixels).to(policy.device)).float()
+        right += int((logits.argmax(1) == labels).sum())
+        total += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+    return right / len(images), total / len(images)

@@ -1,0 +1,100 @@
+"""A classifier of noisy latents, as the loop trains it."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ... import seeds
+from ...denoisers import noisy_classifier
+from ...denoisers.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
+from ...diffusion import times
+from ...diffusion.schedules import Schedule, add_noise
+from ...latents.sets import held_out, read_latents, training_latents
+from ...pipeline.loading import forward_process
+from ...pipeline.settings import Diffusion
+from ...runs.artifacts import Artifact
+from ...system.precision import Policy
+from ...system.transfer import sent
+from ...training import loop
+from .settings import ClassifierTraining
+
+VALIDATION_SAMPLES = 1024
+
+
+class NoisyClassifyingTask:
+    """Cross-entropy on noisy latents at times drawn evenly, as `core.training.loop` trains it."""
+
+    def __init__(
+        self,
+        config: ClassifierTraining,
+        network: NoisyClassifierConfig,
+        latents: Artifact,
+        process: dict[str, Any],
+        policy: Policy,
+    ) -> None:
+        self.seed, self.policy = config.seed, policy
+        self.latents = read_latents(latents, device=policy.device)
+        self.num_samples = len(self.latents.train)
+        self.schedule: Schedule = forward_process(Diffusion.model_validate(process))
+        seeds.seed_everything(config.seed, "noisy classifier weights")
+        self.network = NoisyClassifier(network).to(policy.device)
+        self.modules: nn.Module = self.network
+        self.averaged: nn.Module = self.network
+        self.players: dict[str, nn.Module] = {"classifier": self.network}
+        self.heeds_verdicts = False
+
+    def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
+        """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
+        train = self.latents.train
+        x0 = training_latents(train, batch.samples, self.seed, batch.positions)
+        noise = seeds.normal(self.seed, "noise", batch.positions, train.shape)
+        uniform = seeds.uniform(self.seed, "time", batch.positions)
+        return x0, noise, self._times(uniform), torch.from_numpy(train.labels[batch.samples])
+
+    def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
+        return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
+
+    def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x0, noise, t, labels = (sent(tensor, self.policy.device) for tensor in data)
+        return F.cross_entropy(self._logits(x0, noise, t), labels), {}
+
+    def stepped(self, accepted: bool) -> None:
+        """Nothing but the weights changes with a step."""
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return accuracy on held-out latents over all times, and where t is below a quarter; and the cross-entropy.
+
+        Of so few latents that none is below, those with the least noise stand for the quarter.
+        """
+        right, t, total = [], [], 0.0
+        for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
+            t.append(self._times(batch.evenly))
+            labels = batch.labels.to(self.policy.device)
+            parts = (tensor.to(self.policy.device) for tensor in (batch.x0, batch.noise, t[-1]))
+            with self.policy.autocast():
+                logits = self._logits(*parts)
+            right.append((logits.argmax(1) == labels).cpu())
+            total += float(F.cross_entropy(logits, labels, reduction="sum"))
+        hits, times = torch.cat(right).float(), torch.cat(t)
+        least = times <= max(0.25, float(times.min()))
+        return {
+            "val_accuracy": float(hits.mean()),
+            "val_accuracy_least_noise": float(hits[least].mean()),
+            "val_loss": total / len(hits),
+        }
+
+    def picture(self, folder: Any, images_seen: int) -> None:
+        """A classifier draws nothing."""
+
+    def _times(self, uniform: torch.Tensor) -> torch.Tensor:
+        """The schedule's own times, or any on the straight path, which has no table."""
+        if self.schedule.variance_preserving:
+            return times.on_table(uniform, self.schedule.num_steps).float()
+        return times.continuous_times(uniform).float()
+
+    def _logits(self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
+        return noisy_classifier.logits(self.network, self.schedule, add_noise(x0, noise, alpha, sigma), t)

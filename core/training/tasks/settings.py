@@ -1,0 +1,59 @@
+"""The settings of each training as a whole. Imports no torch."""
+
+from typing import Literal
+
+from ...autoencoders.settings import VQVAELoss, VQVAEModel
+from ...denoisers.settings import DiTModel, NoisyClassifierModel
+from ...images.settings import Data
+from ...pipeline.settings import Diffusion
+from ...settings.fields import Location, Stage, option, section
+from ...system.settings import Machine
+from ..settings import ClassifierTrain, DiTTrain, Metrics, Preview, VQVAETrain
+
+
+class AutoencoderTraining(Stage):
+    """How an autoencoder is trained, or a finished one taken."""
+
+    autoencoder: Location | None = option(
+        None,
+        "Take this diffusers autoencoder folder instead of training one; it is measured and stored.",
+        "--autoencoder",
+    )
+    data: Data = section(Data)
+    model: VQVAEModel = section(VQVAEModel)
+    loss: VQVAELoss = section(VQVAELoss)
+    train: VQVAETrain = section(VQVAETrain)
+    machine: Machine = section(Machine)
+    pictures: int = option(8, "Validation images shown beside their reconstruction.", identity=False, ge=1, le=64)
+
+
+class DenoiserTraining(Stage):
+    """How a denoiser is trained."""
+
+    latents: Location | None = option(None, "Latents to train on; by default the run's own.", "--latents")
+    model: DiTModel = section(DiTModel)
+    diffusion: Diffusion = section(Diffusion)
+    label_dropout: float = option(
+        0.1, "Share of labels replaced by the null class; 0 gives up guidance.", "--label-dropout", ge=0, lt=1
+    )
+    reading: Literal["auto", "held", "mapped", "streamed"] = option(
+        "auto",
+        "Latents held on the device, mapped into memory, or streamed from the disk; auto takes what they fit in.",
+        identity=False,
+    )
+    train: DiTTrain = section(DiTTrain)
+    preview: Preview = section(Preview)
+    metrics: Metrics = section(Metrics)
+    machine: Machine = section(Machine)
+
+
+class ClassifierTraining(Stage):
+    """How a classifier is trained. What `data` leaves unsaid is taken from the run's autoencoder."""
+
+    noisy: bool = option(False, "Classify noisy latents, for classifier guidance, instead of images.", "--noisy")
+    latents: Location | None = option(None, "With --noisy: latents to train on; by default the run's own.", "--latents")
+    data: Data = section(Data, inherited=True)
+    noisy_model: NoisyClassifierModel = section(NoisyClassifierModel)
+    max_shift: int = option(2, "Random shift of training images, pixels.", ge=0)
+    train: ClassifierTrain = section(ClassifierTrain)
+    machine: Machine = section(Machine)

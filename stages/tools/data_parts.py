@@ -1,0 +1,99 @@
+"""The images that `ldm data inspect` and `ldm data dedup` look at: every part, as training would take it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+
+from ...core.errors import DataError
+from ...core.images.exclusion import Exclusion, read_exclusion, shared_names
+from ...core.images.reading import read_each
+from ...core.images.sources import ImageSource, held_out_part, open_parts
+from ...core.progress import Progress
+from ..configs.data_tools import LookingAtData
+
+T = TypeVar("T")
+Parts = list[tuple[str, ImageSource]]  # the first one is trained on; "all" where training would split it
+TRAINED = ("all", "train")
+
+
+def looked_at(config: LookingAtData) -> tuple["Catalogue", Exclusion | None]:
+    """Open the parts of the data, what is trained on first, without what is to be left out.
+
+    With images held out elsewhere, those take the place of the data's own parts, as in training.
+    """
+    found = open_parts(config.source)
+    parts = sorted(found.items(), key=lambda item: item[0] not in TRAINED)
+    if config.validation is not None:
+        others = open_parts(config.validation)
+        parts = [parts[0], ("val", others[held_out_part(others, config.validation)])]
+    if config.exclude is None:
+        return Catalogue(parts, shared_names(parts)), None
+    exclude = read_exclusion(config.exclude)
+    left = exclude.leave_out(parts, lambda: [*found.items()])
+    return Catalogue(left, shared_names(parts)), exclude
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All images of all parts under one count, in the order of the parts.
+
+    shared: names that alone do not say which image is meant, among all images there are: also those that were left out
+    already, as training reads a list against all of them.
+    """
+
+    parts: Parts
+    shared: frozenset[str]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The row with which each part begins, and the end, int64 (parts + 1,)."""
+        return np.cumsum([0, *(len(source) for _, source in self.parts)])
+
+    def at(self, row: int) -> tuple[str, ImageSource, int]:
+        """Return the part, source and index of an image."""
+        place = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return *self.parts[place], row - int(self.starts[place])
+
+    def name(self, row: int) -> str:
+        """Return what an image is called on a list of images to leave out."""
+        part, source, index = self.at(row)
+        name = source.names[index]
+        return f"{part}/{name}" if name in self.shared else name
+
+    def class_name(self, row: int) -> str | None:
+        """Return the class of an image; None where images have no labels."""
+        _, source, index = self.at(row)
+        return source.class_names[source.labels[index]] if source.labelled else None
+
+
+def read_all(
+    parts: Parts, work: Callable[[ImageSource, int, "bytes | np.ndarray"], T], progress: Progress, title: str
+) -> Iterator[tuple[str, ImageSource, int, T | DataError]]:
+    """Yield (part, source, index, result) of every image, and tell how far that is. See `reading.read_each`."""
+    progress.start(title, sum(len(source) for _, source in parts), "images")
+    done = 0
+    for part, source in parts:
+        for index, result in enumerate(read_each(source, lambda i, content, of=source: work(of, i, content))):  # type: ignore[misc]
+            yield part, source, index, result
+            done += 1
+            progress.update(done)
+    progress.finish()
+
+
+def shown(name: str, room: int = 60) -> str:
+    """Return a name as one line may show it: bytes that are no text and control characters as escapes, shortened."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return text if len(text) <= room else f"…{text[1 - room :]}"
+
+
+def listed(names: list[str], total: int, limit: int = 3) -> str:
+    """Return the first of some names in words, and how many more there are."""
+    some = ", ".join(shown(name) for name in names[:limit])
+    return f"{some} and {total - limit:,} more" if total > limit else some

@@ -1,0 +1,154 @@
+"""`ldm export`: a run in, a folder that stock diffusers loads out, with a model card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core import files
+from ...core.denoisers.dit import DiT
+from ...core.errors import ConfigError
+from ...core.interchange import autoencoders as exchanged
+from ...core.interchange import scheduler, transformer
+from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
+from ...core.interchange.model_card import GRID, Agreement, Shown, card, look_for
+from ...core.interchange.pipeline import Parts, write_pipeline
+from ...core.pipeline.loading import autoencoder_artifact, load_model, open_denoiser
+from ...core.pipeline.model import Model
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import Artifact, check_producer
+from ...core.runs.inputs import input_path
+from ...core.system.precision import resolve
+from ..configs.exchange import Export
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The stages an export is made of, and what there is to show of them."""
+
+    denoiser: Artifact
+    autoencoder: Artifact
+    shown: Shown
+
+    def identity(self, config: Export) -> dict[str, Any]:
+        """Return what the export's content follows from, JSON."""
+        return {
+            "to": config.to,
+            "denoiser": self.denoiser.fingerprint,
+            "autoencoder": self.autoencoder.fingerprint,
+            "shown": self.shown.fingerprint,
+        }
+
+
+def run(config: Export, progress: Progress) -> Outcome:
+    """Write a run as a pipeline of diffusers. Returns where it lies."""
+    sources = _open(config)
+    made_of = sources.identity(config)
+    if _is_ours(config, made_of):
+        return Outcome(config.directory, already_complete=True)
+    model = load_model(sources.denoiser, config, resolve("cpu", "fp32"))
+    parts = _convert(model)
+    if model.shift != 1 and not scheduler.shifts(model.schedule):
+        progress.warn(f"diffusers does not shift times: the export draws as `ldm sample shift=1`, not {model.shift:g}")
+    agreement = _compare(model, parts)
+    if not agreement.holds:
+        progress.warn(f"on random latents the export differs: {agreement}")
+    with files.new_directory(config.directory) as folder:
+        write_pipeline(folder, parts, sources.denoiser.facts["class_names"])
+        if sources.shown.grid is not None:
+            files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
+        text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
+        files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
+        write_record(folder, made_of, config.directory, config.root, config.denoiser)
+        discarded = _set_aside(config.directory)
+    if discarded is not None:
+        files.discard(discarded)
+    summary = {
+        "classes": f"{model.labels.num_classes:,}",
+        "agreement": str(agreement),
+        "licence": f"none yet: add one to {config.directory / CARD}",
+    }
+    pictures = [config.directory / GRID] if sources.shown.grid is not None else []
+    return Outcome(config.directory, summary=summary, pictures=pictures)
+
+
+def _open(config: Export) -> Sources:
+    """Open the stages. Raises DataError where one is missing, or the autoencoder changed since."""
+    denoiser = open_denoiser(config.denoiser, config)
+    autoencoder = autoencoder_artifact(input_path(denoiser, "autoencoder"), config)
+    check_producer(denoiser, "autoencoder", autoencoder)
+    return Sources(denoiser, autoencoder, look_for(config.root, denoiser))
+
+
+def _convert(model: Model) -> Parts:
+    """Return the model as diffusers' parts. Raises ConfigError naming what cannot be expressed there."""
+    if not isinstance(model.network, DiT):
+        raise ConfigError(f"diffusers' DiTPipeline has no {type(model.network).__name__}", "export a DiT")
+    return Parts(
+        transformer.to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
+        exchanged.to_diffusers(model.autoencoder, model.latent_shape[1]),
+        scheduler.to_diffusers(
+            model.schedule,
+            model.prediction,
+            model.network.config.time_scale,
+            model.shift if scheduler.shifts(model.schedule) else 1.0,
+        ),
+    )
+
+
+@torch.no_grad()
+def _compare(model: Model, parts: Parts) -> Agreement:
+    """Return how far the exported network and autoencoder are from ours, at most, on random latents.
+
+    Differences of images are in [0, 1], before rounding.
+    """
+    network, ahead = model.network, scheduler.ahead_of(model.schedule)
+    assert isinstance(network, DiT), "nothing else is exported"
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, *model.latent_shape, generator=generator)
+    labels = torch.randint(model.labels.num_classes, (len(x),), generator=generator)
+    t = torch.tensor([0.001, 0.25, 0.75, 1.0])
+    theirs = parts.transformer(x, t * network.config.time_scale - ahead, labels).sample
+    vae: Any = parts.autoencoder
+    decoded = vae.decode(x[:2] / vae.config.scaling_factor).sample.clamp(-1, 1)
+    image = (decoded - model.autoencoder.decode(x[:2])).abs().max() / 2
+    return Agreement(float((network(x, t, labels) - theirs).abs().max()), float(image))
+
+
+def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
+    """Say whether the folder holds this very export. Raises ConfigError for one that may not be written.
+
+    Nothing is ever discarded but what an export wrote and nobody changed.
+    """
+    folder = config.directory
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is in the way: a file, not a folder", "give another folder")
+    found = files_in(folder) if folder.is_dir() else []
+    if not found and not (folder.is_dir() and any(folder.iterdir())):
+        return False
+    if not (folder / RECORD).is_file():
+        raise ConfigError(f"{folder} is not empty, and no export of ldm", "give a new folder")
+    record = read_record(folder)
+    foreign, is_missing = record.changed(), bool(record.missing())
+    if not foreign and not is_missing and record.content.get("made_of") == made_of and not config.replace:
+        return True
+    if foreign:
+        raise ConfigError(
+            f"{folder / foreign[0]} was changed or added since the export: it is not discarded",
+            "move it away, or give a new folder",
+        )
+    if not config.replace:
+        state = "that is not whole" if is_missing else "of another state of the run"
+        raise ConfigError(f"{folder} holds an export {state}", "give --replace, or a new folder")
+    return False
+
+
+def _set_aside(folder: Path) -> Path | None:
+    """Make room for the new folder; the old one is kept until that is there."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    aside = folder.with_name(f"{files.TEMPORARY}-old-{folder.name[:50]}")
+    files.discard(aside)
+    folder.rename(aside)
+    return aside

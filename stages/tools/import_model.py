@@ -1,0 +1,198 @@
+"""`ldm import`: a DiT from elsewhere in, a run that `ldm sample` accepts out."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...core.autoencoders import registry
+from ...core.autoencoders.codec import Autoencoder
+from ...core.denoisers import registry as denoisers
+from ...core.denoisers.dit import DiT
+from ...core.diffusion import predictions
+from ...core.diffusion.schedules import schedule
+from ...core.errors import ConfigError, DataError
+from ...core.files import read_json, sha256_file, sha256_json
+from ...core.images.settings import Data
+from ...core.interchange import checkpoint
+from ...core.interchange.autoencoders import CONFIG, use_scaling_factor
+from ...core.interchange.pipeline import open_pipeline
+from ...core.interchange.scheduler import Process
+from ...core.pipeline.loading import autoencoder_artifact
+from ...core.pipeline.settings import Diffusion
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import Artifact
+from ...core.runs.inputs import as_input
+from ...core.runs.lock import occupy
+from ...core.runs.outputs import command_line
+from ...core.runs.workspace import Identity, Workspace, claim
+from ..configs.exchange import Import
+
+# The weights that make the loss of the paper, or of Salimans & Ho, for each prediction: known of none, used by none.
+_WEIGHTINGS = {"eps": "snr", "x0": "uniform", "v": "snr+1", "flow": "flow"}
+_READ = (".json", ".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was found at PATH: the denoiser, how it was trained, names that come with it, and its autoencoder."""
+
+    denoiser: DiT
+    process: Process
+    class_names: dict[int, str]
+    autoencoder: Path
+    fingerprint: str
+
+
+def run(config: Import, progress: Progress) -> Outcome:
+    """Write a run's autoencoder and denoiser from a model made elsewhere. Returns where the denoiser lies."""
+    if not config.path.exists():
+        raise DataError(f"{config.path} does not exist", "give a DiT checkpoint, or a folder of diffusers' DiTPipeline")
+    if config.autoencoder is not None and not config.autoencoder.is_dir():
+        raise ConfigError(f"--autoencoder {config.autoencoder} is no folder", "give one of an autoencoder")
+    first, second = config.root / "vqvae", config.root / "dit"
+    with occupy(first), occupy(second):
+        given = _open(config, progress)
+        autoencoder = _load_autoencoder(given.autoencoder, progress)
+        shared = _facts(config, given.denoiser, autoencoder, _names(config, given))
+        facts = shared | _denoiser_facts(config, given)
+        made = _autoencoder_stage(config, autoencoder, given.autoencoder, shared)
+        work = _claim(config, "dit", second, facts, _denoiser_inputs(config, given, made))
+        complete = work.complete
+        if not complete:
+            denoisers.save(given.denoiser, work.path / "final", facts)
+            work.commit(["final/model.safetensors", "final/config.json"], facts)
+    shape = given.denoiser.config
+    summary = {
+        "denoiser": f"width {shape.width}, depth {shape.depth}, {shape.num_classes:,} classes",
+        "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",
+    }
+    guided = f" --class 0 --cfg {3 if shape.conditioning.has_null else 1}"
+    return Outcome(second, complete, summary, next_commands=[command_line("sample", config) + guided])
+
+
+def _open(config: Import, progress: Progress) -> Given:
+    """Read what lies at PATH. Raises ConfigError for flags that do not go with it, DataError for what it is not."""
+    if config.path.is_dir():
+        for name in ("heads", "num_classes"):
+            if getattr(config, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{flag} belongs to a checkpoint, and {config.path} is a folder", f"leave out {flag}")
+        pipeline = open_pipeline(config.path)
+        if pipeline.clips:
+            progress.warn(f"the scheduler in {config.path} clips every estimate of x0, which `ldm sample` never does")
+        folder = config.autoencoder or pipeline.autoencoder
+        denoiser = pipeline.load_denoiser()
+        return Given(denoiser, pipeline.process, pipeline.class_names, folder, _fingerprint(config.path))
+    denoiser = checkpoint.load_dit(config.path, config.heads, config.num_classes)
+    if config.autoencoder is None:
+        raise ConfigError(
+            f"{config.path} is a denoiser alone",
+            "add --autoencoder FOLDER, the diffusers autoencoder it was trained on",
+        )
+    return Given(denoiser, checkpoint.PROCESS, {}, config.autoencoder, sha256_file(config.path))
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return a sha256 of the files that are read of a pipeline's folder."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ)
+    return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in found})
+
+
+def _load_autoencoder(folder: Path, progress: Progress) -> Autoencoder:
+    """Load a folder of ours with its statistics, or one of diffusers with those its scaling factor stands for."""
+    autoencoder = registry.load(folder)
+    described = read_json(folder / CONFIG)
+    if "_class_name" in described:
+        use_scaling_factor(autoencoder, folder)
+        if described.get("shift_factor"):
+            progress.warn(f"{folder / CONFIG}: shift_factor is left aside, as DiT pipelines do")
+    if any(bool(parameter.isnan().any()) for parameter in autoencoder.parameters()):
+        progress.note(f"{folder} decodes only: an encoder was not exported with it")
+    return autoencoder
+
+
+def _names(config: Import, given: Given) -> list[str]:
+    """Return a name for every class. Raises DataError for a file with another number of them."""
+    num = given.denoiser.config.num_classes
+    if config.class_names is None:
+        return [given.class_names.get(index, f"class {index}") for index in range(num)]
+    try:
+        names = config.class_names.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--class-names {config.class_names} cannot be read: {error}", "give a text file") from None
+    if len(names) != num or not all(names):
+        raise DataError(
+            f"--class-names {config.class_names} has {len(names)} lines, the denoiser {num} classes",
+            "give one name on each line, for the classes 0, 1 … in order",
+        )
+    return names
+
+
+def _facts(config: Import, denoiser: DiT, autoencoder: Autoencoder, class_names: list[str]) -> dict[str, Any]:
+    """Return what both directories say of images and latents. Raises ConfigError where the two do not fit."""
+    shape = denoiser.config
+    if autoencoder.latent_channels != shape.latent_channels:
+        raise ConfigError(
+            f"the denoiser's latents have {shape.latent_channels} channels, the autoencoder's"
+            f" {autoencoder.latent_channels}",
+            "give --autoencoder, the one that the denoiser was trained on",
+        )
+    image_size = shape.size[0] * autoencoder.downsampling
+    return {
+        "class_names": class_names,
+        "latent_shape": list(shape.latent_shape),
+        "image_size": image_size,
+        "imported": config.path.name,
+    }
+
+
+def _autoencoder_stage(config: Import, autoencoder: Autoencoder, source: Path, shared: dict[str, Any]) -> Artifact:
+    """Write the autoencoder as `ldm train-vqvae` would have."""
+    settings = {"data": Data(image_size=shared["image_size"]).model_dump(mode="json"), **shared}
+    inputs = {"autoencoder": {"path": source.as_posix(), "fingerprint": registry.fingerprint(source)}}
+    work = _claim(config, "vqvae", config.root / "vqvae", settings, inputs)
+    if not work.complete:
+        registry.save(autoencoder, work.path / "final")
+        measured = {"latent_mean": autoencoder.latent_mean.tolist(), "latent_std": autoencoder.latent_std.tolist()}
+        names = sorted(f"final/{path.name}" for path in (work.path / "final").iterdir())
+        return work.commit(names, {"trained": False, **shared, **measured})
+    return autoencoder_artifact(work.path, config)
+
+
+def _denoiser_inputs(config: Import, given: Given, autoencoder: Artifact) -> dict[str, Any]:
+    weights = {"path": config.path.as_posix(), "fingerprint": given.fingerprint}
+    return {"weights": weights, "autoencoder": as_input(autoencoder, config.root / "dit")}
+
+
+def _denoiser_facts(config: Import, given: Given) -> dict[str, Any]:
+    """Return what sampling needs to know. Raises DataError where the prediction does not suit the schedule."""
+    process = given.process
+    try:
+        predictions.check(process.prediction, schedule(process.kind, process.num_steps, process.zero_terminal_snr))
+    except ValueError as error:
+        raise DataError(f"{config.path} cannot be sampled: {error}", "give another model") from None
+    diffusion = Diffusion.model_validate(
+        {
+            "schedule": process.kind,
+            "num_steps": process.num_steps,
+            "zero_terminal_snr": process.zero_terminal_snr,
+            "prediction": process.prediction,
+            "weighting": _WEIGHTINGS[process.prediction],
+            "shift": process.shift,
+            "learn_variance": given.denoiser.config.learn_sigma,
+        }
+    )
+    return {
+        "diffusion": diffusion.model_dump(mode="json"),
+        "time_convention": "t = 0 is data, t = 1 is noise",
+        "label_dropout": given.denoiser.config.label_dropout,
+    }
+
+
+def _claim(config: Import, kind: str, folder: Path, settings: dict[str, Any], inputs: dict[str, Any]) -> Workspace:
+    command = shlex.join([*config.words, *shlex.split(command_line("import", config))[2:]])
+    recipe = yaml.safe_dump({"import": config.model_dump(mode="json", exclude={"replace"})}, sort_keys=False)
+    return claim(folder, Identity(kind, command, settings, inputs, recipe), config.replace)

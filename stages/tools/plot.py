@@ -1,0 +1,114 @@
+"""`ldm plot`: pictures of the mathematics, and of what a trained denoiser makes of it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ...core import seeds
+from ...core.diffusion import times
+from ...core.diffusion.schedules import Schedule, schedule
+from ...core.images.decode import to_training
+from ...core.images.order import spread
+from ...core.images.sources import open_source
+from ...core.latents.sets import draw_latents, read_latents
+from ...core.pipeline.generation import Sampling, check
+from ...core.pipeline.loading import diffusion_of, load_model, open_denoiser
+from ...core.pipeline.model import guided
+from ...core.plots.convergence import sampler_panels
+from ...core.plots.curves import schedule_panels, weight_panels
+from ...core.plots.denoising import denoised, denoising_picture
+from ...core.plots.guiding import guidance_panels
+from ...core.plots.noising import noising_picture
+from ...core.plots.panels import draw
+from ...core.plots.picture import claim_picture, write_picture
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import check_producer, open_artifact
+from ...core.runs.inputs import input_path
+from ...core.runs.outputs import command_line, machine_policy
+from ...core.system.precision import maybe_compile
+from ..configs.plot import Plot
+
+LARGEST_SIDE = 128
+
+
+def run(config: Plot, progress: Progress) -> Outcome:
+    """Draw one picture. Returns where it lies."""
+    claim_picture(config.path)
+    picture = PICTURES[config.what](config, progress)
+    write_picture(config.path, picture)
+    return Outcome(config.path.parent, pictures=[config.path])
+
+
+def _schedule(config: Plot, progress: Progress) -> np.ndarray:
+    return draw(schedule_panels(_schedules(config)))
+
+
+def _weights(config: Plot, progress: Progress) -> np.ndarray:
+    (chosen,) = _schedules(config).values()
+    return draw(weight_panels(chosen), width=3.4)
+
+
+def _samplers(config: Plot, progress: Progress) -> np.ndarray:
+    return draw(sampler_panels(_schedules(config)))
+
+
+def _guidance(config: Plot, progress: Progress) -> np.ndarray:
+    (chosen,) = _schedules(config).values()
+    return draw(guidance_panels(chosen), legend_per_panel=True, width=3.9)
+
+
+def _noising(config: Plot, progress: Progress) -> np.ndarray:
+    source = open_source(config.data)
+    chosen = spread(len(source), config.count, config.seed)
+    decoded = [source.image(int(index)) for index in chosen]
+    side = config.image_size or min(*decoded[0].shape[:2], LARGEST_SIDE)
+    images = np.stack([to_training(image, side) for image in decoded])
+    noise = seeds.normal(config.seed, "noise", chosen, (3, side, side))
+    return noising_picture(images, noise, _schedules(config), _times(config))
+
+
+def _denoising(config: Plot, progress: Progress) -> np.ndarray:
+    source = open_denoiser(None, config)
+    diffusion = diffusion_of(source)
+    has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
+    asked = Sampling(steps=config.steps, cfg=config.cfg)
+    check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
+    latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))
+    check_producer(source, "latents", latents)
+    held_out = read_latents(latents, "streamed").val
+    policy = machine_policy(config.machine)
+    model = load_model(source, config, policy)
+    maybe_compile(model.network, bool(config.machine.compile), policy.device)
+    denoise = guided(model, asked, policy).denoise
+
+    chosen = spread(len(held_out), config.count, config.seed)
+    x0 = draw_latents(held_out, chosen, None, config.seed, "posterior", chosen).to(policy.device)
+    eps = seeds.normal(config.seed, "noise", chosen, model.latent_shape).to(policy.device)
+    labels = torch.from_numpy(held_out.labels[chosen]).to(policy.device)
+    grid = times.shift(times.grid(model.schedule.num_steps, config.steps), model.shift)
+    results = []
+    progress.start("denoising", len(config.times_shown), "times")
+    for t in config.times_shown:
+        results.append(denoised(denoise, model.schedule, x0, eps, labels, t, grid))
+        progress.update(len(results))
+    progress.finish()
+    return denoising_picture(results, config.times_shown, config.steps, lambda z: model.decode(z, policy))
+
+
+def _schedules(config: Plot) -> dict[str, Schedule]:
+    return {name: schedule(kind, zero_terminal_snr=zero) for name, (kind, zero) in config.schedules.items()}
+
+
+def _times(config: Plot) -> torch.Tensor:
+    return torch.tensor(config.times_shown, dtype=torch.float64)
+
+
+PICTURES: dict[str, Callable[[Plot, Progress], np.ndarray]] = {
+    "schedule": _schedule,
+    "weights": _weights,
+    "noising": _noising,
+    "denoising": _denoising,
+    "samplers": _samplers,
+    "guidance": _guidance,
+}

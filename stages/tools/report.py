@@ -1,0 +1,230 @@
+"""`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...core import files
+from ...core.denoisers.settings import NOISY
+from ...core.errors import ConfigError, DataError
+from ...core.images.decode import decode_picture, is_picture
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import IDENTITY
+from ...core.runs.outputs import command_line
+from ..configs.report import Report
+from .reporting.cards import TITLES, cards
+from .reporting.charts import against_settings, measurements, training_curves
+from .reporting.gaps import gaps
+from .reporting.page import Chapter, Page, Picture, render
+from .reporting.tables import number_tables
+from .story import Folder, Judged, folders, how, judged_alike, judgements, samples
+
+_SETS = 6  # sets of samples, at most, that are shown without being asked for
+
+
+def run(config: Report, progress: Progress) -> Outcome:
+    """Write the report of a run. Returns where it lies."""
+    root = config.root
+    if not root.is_dir():
+        known = sorted(path.name for path in config.runs_dir.glob("*") if any(path.glob(f"*/{IDENTITY}")))
+        hint = (
+            f"name one of the runs there are: {', '.join(known)}"
+            if known
+            else "train one: ldm train-vqvae --data FOLDER"
+        )
+        raise DataError(f"{root} does not exist", hint)
+    stages = folders(root)
+    if all(stage.state == "missing" for stage in stages.values()):
+        raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
+    drawn, judged = samples(root), judgements(root)
+    chapters = [_safe(chapter, progress) for chapter in _chapters(root, stages, drawn, judged)]
+    page = Page(
+        title=f"Run {config.name}",
+        subtitle=_subtitle(stages),
+        cards=[*cards(stages, drawn, judged)],
+        chapters=[chapter for chapter in chapters if chapter.pictures or chapter.tables],
+        colophon=_colophon(stages),
+        gaps=[*gaps(config, stages, drawn, judged)],
+    )
+    path = config.out or root / "report.html"
+    if path.is_dir():
+        raise ConfigError(f"--out {path} is a folder", "give the name of a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, render(page).encode(errors="replace"))
+    size = path.stat().st_size / 1e6
+    return Outcome(root, summary={"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}, pictures=[])
+
+
+def _safe(chapter: Chapter, progress: Progress) -> Chapter:
+    """Leave out what is no whole picture, whatever its name, and say so: the page may be handed on."""
+    return replace(chapter, pictures=[one for one in chapter.pictures if one.svg or _is_whole(one, progress)])
+
+
+def _is_whole(picture: Picture, progress: Progress) -> bool:
+    assert picture.file is not None
+    try:
+        if not is_picture(picture.file):
+            raise DataError(f"{picture.file} is no picture")
+        decode_picture(picture.file.read_bytes(), str(picture.file))
+    except DataError as error:
+        progress.warn(f"left out of the report: {error.message}")
+        return False
+    return True
+
+
+def _subtitle(stages: dict[str, Folder]) -> str:
+    data = stages["vqvae"].artifact.config.get("data") if stages["vqvae"].artifact else None
+    data = data if isinstance(data, dict) else {}
+    names = stages["vqvae"].facts.get("class_names", [])
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
+
+
+def _chapters(
+    root: Path, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]
+) -> Iterator[Chapter]:
+    """Lay the report out, from the images drawn to how they were learned."""
+    yield Chapter("Samples", "The first seeds of each class; nothing is picked.", pictures=[*_grids(drawn)])
+    yield Chapter(
+        "From noise to image",
+        "Where the sampler is at some of its steps, and what the denoiser takes the image to be there.",
+        pictures=[*_paths(drawn)],
+    )
+    yield Chapter(
+        "Numbers",
+        "Over each table stands what its numbers depend on; beside them are those of real images in the place of the"
+        " samples. Of few images all are inexact, and distances are too large. Only Inception's features give a FID.",
+        tables=[*number_tables(judged)],
+    )
+    yield Chapter(
+        "Against guidance and steps",
+        "Samples of this run that differ in nothing else.",
+        pictures=[*against_settings(judged, drawn), *_sweep_grid(root)],
+    )
+    yield Chapter(
+        "Drawn or remembered",
+        "Some samples, each beside the reference images nearest to it in feature space. A copy stands beside its twin.",
+        pictures=[*_nearest(judged)],
+    )
+    yield Chapter(
+        "Asked for and read", "Which class samples of each class are read as.", pictures=[*_confusions(judged)]
+    )
+    yield Chapter(
+        "Training the denoiser",
+        "The loss of a denoiser levels off early and says little: look at the samples along the way.",
+        pictures=[*_curves(stages["dit"]), *measurements(stages["dit"]), *_along_the_way(stages["dit"])],
+    )
+    yield Chapter(
+        "Training the autoencoder",
+        "",
+        pictures=[*_curves(stages["vqvae"]), *_reconstructions(stages["vqvae"], judged)],
+    )
+    yield Chapter("Training the classifiers", "", pictures=[*_curves(stages["classifier"]), *_curves(stages[NOISY])])
+
+
+def _grids(drawn: Sequence[Folder]) -> Iterator[Picture]:
+    """Show the samples: at several guidance scales where there are such, the others when asked for."""
+    first = _at_several_scales(drawn)
+    first = (first or [*drawn])[:_SETS]
+    for folder in [*first, *(one for one in drawn if one not in first)]:
+        if (folder.path / "grid.png").is_file():
+            told = how(folder.facts["sampling"])
+            yield Picture(told, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
+
+
+def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
+    """Return sets that differ in their guidance alone: of several such groups the one of most scales, then steps."""
+    alike: dict[str, dict[float, Folder]] = {}
+    for folder in drawn:
+        sampling = folder.facts["sampling"]
+        others = {name: value for name, value in sampling.items() if name != "cfg"}
+        images = [(image["label"], image["seed"]) for image in folder.facts["images"]]
+        made_by = {role: entry["fingerprint"] for role, entry in folder.inputs.items()}
+        alike.setdefault(json.dumps([others, images, made_by], sort_keys=True), {})[sampling["cfg"]] = folder
+    most = max(
+        alike.values(),
+        key=lambda group: (len(group), next(iter(group.values())).facts["sampling"]["steps"]),
+        default={},
+    )
+    return [most[scale] for scale in sorted(most)] if len(most) > 1 else []
+
+
+def _paths(drawn: Sequence[Folder]) -> Iterator[Picture]:
+    for folder in drawn:
+        if (folder.path / "progressive.png").is_file():
+            yield Picture(how(folder.facts["sampling"]), folder.path / "progressive.png", command=_typed(folder))
+
+
+def _nearest(judged: Sequence[Judged]) -> Iterator[Picture]:
+    """Show what references are nearest to some samples; of sets judged alike, for the set that is nearest to them."""
+    for several in judged_alike(judged):
+        chosen = min(several, key=lambda one: _number(one[1], "nearest_ratio", math.inf))
+        yield from _picture(chosen, "nearest.png", "nearest to its reference", len(several))
+
+
+def _confusions(judged: Sequence[Judged]) -> Iterator[Picture]:
+    """Show which class was read as which; of sets judged alike, in the one that is read worst."""
+    for several in judged_alike(judged):
+        chosen = min(several, key=lambda one: _number(one[1], "class_accuracy", math.inf))
+        yield from _picture(chosen, "confusion.png", "read worst", len(several))
+
+
+def _picture(judged: Judged, name: str, chosen_for: str, count: int) -> Iterator[Picture]:
+    """Show a picture of a judgement. chosen_for: what it is of the others that there are."""
+    folder, document = judged
+    if (folder.path / name).is_file():
+        seen = document["conditions"]
+        of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
+        which = f", of {count} sets the one {chosen_for}" if count > 1 else ""
+        yield Picture(f"{of}{which}; {seen.get('extractor', 'unknown')} features", folder.path / name)
+
+
+def _number(document: dict[str, Any], name: str, default: float) -> float:
+    found = (value for key, value in document["numbers"].items() if key.partition("[")[0] == name)
+    return next(found, default)
+
+
+def _curves(stage: Folder) -> Iterator[Picture]:
+    return training_curves(stage, TITLES[stage.kind])
+
+
+def _sweep_grid(root: Path) -> Iterator[Picture]:
+    if (path := root / "sweep" / "grid.png").is_file():
+        yield Picture("The same seeds in every row, at each scale and number of steps", path)
+
+
+def _along_the_way(stage: Folder) -> Iterator[Picture]:
+    """Show the first previews, the last, and two between."""
+    grids = sorted(path for path in (stage.path / "samples").glob("*.png") if path.stem.isdecimal())
+    for index in sorted({0, len(grids) // 3, 2 * len(grids) // 3, len(grids) - 1} & set(range(len(grids)))):
+        yield Picture(f"Samples after {int(grids[index].stem):,} images, always of the same seeds", grids[index])
+
+
+def _reconstructions(stage: Folder, judged: Sequence[Judged]) -> Iterator[Picture]:
+    grids = sorted(path for path in (stage.path / "reconstructions").glob("*.png") if path.stem.isdecimal())
+    for path in grids[-1:]:
+        yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
+    for folder, _ in judged:
+        if (folder.path / "reconstructions.png").is_file():
+            yield Picture("The worst, the middling and the best of all held out", folder.path / "reconstructions.png")
+
+
+def _typed(folder: Folder) -> str:
+    """The command as it was typed, without the place of its program."""
+    words = [str(word) for word in folder.provenance.get("argv", [])]
+    return shlex.join(["ldm", *words[1:]]) if words else str(folder.artifact.command if folder.artifact else "")
+
+
+def _colophon(stages: dict[str, Folder]) -> list[str]:
+    """Say what made the run."""
+    made = [stage.provenance for stage in stages.values() if stage.provenance]
+    if not made:
+        return []
+    last = max(made, key=lambda provenance: str(provenance["created"]))
+    packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items() if version)
+    commit = f", commit {last['git'][:12]}" if last.get("git") else ""
+    return [f"ldm {last['ldm']}{commit}; Python {last['python']}; {packages}; {last['platform']}; {last['created']}"]

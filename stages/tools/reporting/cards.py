@@ -1,0 +1,138 @@
+"""The diagram of a run's report: a card for each link of the chain from images to numbers, and for what stands beside.
+
+A card says what its stage was made of, what came out, how long that took and how fast it went.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ....core.denoisers.settings import NOISY
+from ....core.images.sets import EXCLUDE
+from ....core.pipeline.best import kept_best
+from ..story import Folder, Judged, how, plain
+from .page import Card
+
+TITLES = {
+    "vqvae": "Autoencoder",
+    "latents": "Latents",
+    "dit": "Denoiser",
+    "classifier": "Classifier",
+    NOISY: "Classifier of noisy latents",
+}
+BESIDE = {"classifier": "judges samples", NOISY: "guides samples"}
+_LINES = 4
+_NO_SETTINGS = ("samples", "label")  # of several folders of a kind: what each is of, and called
+_OUTSIDE = ("data", "reference", EXCLUDE)  # inputs that are named as they were typed, all others from their own folder
+_FACTS = {
+    "images_seen": "{:,} images seen",
+    "val_psnr": "PSNR {:.2f} dB held out",
+    "val_ssim": "SSIM {:.3f} held out",
+    "validation_loss": "validation loss {:.4f}",
+}
+
+
+def cards(stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]) -> Iterator[Card]:
+    """Yield the links of the chain, those that are missing as well, then what stands beside it."""
+    yield from (_of_stage(stages[kind]) for kind in stages if kind not in BESIDE)
+    yield _of_samples(drawn)
+    yield _of_numbers(judged)
+    yield from (_of_stage(stages[kind]) for kind in BESIDE if stages[kind].state != "missing")
+
+
+def _of_stage(stage: Folder) -> Card:
+    facts = stage.facts
+    lines = [*_inputs([stage]), *(text.format(facts[name]) for name, text in _FACTS.items() if name in facts)]
+    if "latent_shape" in facts:
+        lines.append("latents " + " × ".join(map(str, facts["latent_shape"])))
+    if isinstance(facts.get("accuracy"), float):
+        lines.append(f"accuracy {facts['accuracy']:.1%} held out")
+    if "samples" in facts:
+        lines.append(f"{facts['samples']['train']:,} for training, {facts['samples']['val']:,} held out")
+    best = kept_best(stage.path) if stage.kind == "dit" else None
+    if best is not None:
+        number = f"{plain(best['criterion'])} {best['value']:.4g}"
+        lines.append(f"best after {best['images_seen']:,} images: {number}")
+    lines += _pace(stage.seconds, stage.images_per_second)
+    return Card(TITLES[stage.kind], stage.state, lines, stage.changed, BESIDE.get(stage.kind, ""))
+
+
+def _of_samples(drawn: Sequence[Folder]) -> Card:
+    if not drawn:
+        return Card("Samples", "missing")
+    count = sum(len(one.facts["images"]) for one in drawn)
+    speeds = [
+        (len(one.facts["images"]), one.images_per_second) for one in drawn if one.images_per_second and one.seconds
+    ]
+    took = sum(number / speed for number, speed in speeds)
+    lines = [
+        *_inputs(drawn),
+        f"{count:,} images" + (f" in {len(drawn):,} sets" if len(drawn) > 1 else ""),
+        *_shortened([*dict.fromkeys(how(one.facts["sampling"]) for one in drawn)]),
+        *_pace(_total(drawn), sum(number for number, _ in speeds) / took if took else None),
+    ]
+    return Card("Samples", "complete", lines, _settings_of(drawn))
+
+
+def _of_numbers(judged: Sequence[Judged]) -> Card:
+    if not judged:
+        return Card("Numbers", "missing")
+    made = [folder for folder, _ in judged]
+    told = _shortened([_headline(folder, document) for folder, document in judged])
+    lines = [*_inputs(made), *told, *_pace(_total(made), None)]
+    return Card("Numbers", "complete", lines, _settings_of(made))
+
+
+def _inputs(made: Sequence[Folder]) -> Iterator[str]:
+    """Say what one folder, or several of a kind, were made of: where few, by their places."""
+    places: dict[str, dict[str, None]] = {}
+    for folder in made:
+        for role, entry in folder.inputs.items():
+            path = entry["path"] if role in _OUTSIDE else _from_above(entry["path"])
+            places.setdefault(role, {})[path] = None
+    for role, paths in places.items():
+        yield f"from {role} " + (", ".join(paths) if len(paths) <= 2 else f"of {len(paths)} folders")
+
+
+def _from_above(path: str) -> str:
+    """Leave out the way up: `../../dit` is `dit` for a reader of the whole run."""
+    parts = path.split("/")
+    return "/".join(parts[next((i for i, part in enumerate(parts) if part != ".."), 0) :])
+
+
+def _settings_of(several: Sequence[Folder]) -> dict[str, str]:
+    """Return settings that differ from the defaults in some of the folders, each with all its values."""
+    values: dict[str, dict[str, None]] = {}
+    for folder in several:
+        for key in folder.changed.keys() - {*_NO_SETTINGS}:
+            values.setdefault(key, {})[folder.changed[key]] = None
+    return {key: " | ".join(_shortened([*each])) for key, each in sorted(values.items())}
+
+
+def _headline(folder: Folder, document: dict[str, Any]) -> str:
+    """Say what was judged, and its first number."""
+    seen, numbers = document["conditions"], document["numbers"]
+    of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
+    first = next(iter(numbers.items()), None)
+    return of + (f": {plain(first[0])} {first[1]:.4g}" if first else "")
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    return [*lines[:_LINES], *([f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else [])]
+
+
+def _total(made: Sequence[Folder]) -> float:
+    return sum(one.seconds or 0 for one in made)
+
+
+def _pace(seconds: float | None, speed: float | None) -> list[str]:
+    """Say how long work took and how fast it was: whole numbers where they tell enough."""
+    told = [_duration(seconds)] if seconds else []
+    told += [f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"] if speed else []
+    return [", ".join(told)] if told else []
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 1 else f"{seconds:.1f} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,127 @@
+"""The charts of a run's report: training over images seen, measurements along the way, judgements over a setting."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ....core.files import sha256_json
+from ....core.metrics.judging import Conditions
+from ....core.pipeline.best import kept_best
+from ....core.runs.schemas import first_wrong
+from ....core.training.evaluator import CONDITIONS
+from ..story import Folder, Judged, how, plain, told_conditions
+from .page import Picture
+from .svg import Series, line_chart
+
+MEASURED = ("fid", "frechet_distance", "class_accuracy", "recall", "precision", "kid", "kernel_distance")
+TRAINED = {
+    "loss": ("loss", "val_loss"),
+    "PSNR, dB": ("val_psnr",),
+    "SSIM": ("val_ssim",),
+    "codes in use, share": ("usage", "val_usage"),
+    "perplexity of the codes": ("perplexity", "val_perplexity"),
+    "accuracy": ("val_accuracy",),
+    "gradient norm": ("grad_norm",),
+}
+_SETTINGS = (("cfg", "guidance scale"), ("steps", "steps"))
+
+
+def training_curves(stage: Folder, title: str) -> Iterator[Picture]:
+    """Draw what a stage's metrics.jsonl has of the usual numbers, each kind over images seen."""
+    for label, names in TRAINED.items():
+        series = [Series(plain(name), stage.curve(name)) for name in names if stage.curve(name)]
+        if any(x > 0 for line in series for x, _ in line.points):
+            svg = line_chart(series, "images seen", label, log=label in ("loss", "gradient norm"))
+            yield Picture(f"{title}: {label}", svg=svg)
+
+
+def measured_along_the_way(stage: Folder) -> list[dict[str, Any]]:
+    """Return the lines that measure samples of the network in training, those under the last conditions."""
+    lines = [line for line in stage.lines if first_wrong(Conditions, line.get(CONDITIONS)) is None]
+    return [line for line in lines if line[CONDITIONS] == lines[-1][CONDITIONS]]
+
+
+def measurements(stage: Folder) -> Iterator[Picture]:
+    """Draw what was measured of samples in training, beside the same for real images."""
+    lines = measured_along_the_way(stage)
+    if not lines:
+        return
+    kept, conditions, extractor = kept_best(stage.path) or {}, told_conditions(lines[-1]), _extractor(lines[-1])
+    floor = lines[-1].get("real_against_real")
+    for name in (f"{number}[{extractor}]" for number in MEASURED):
+        points = [(line["images"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
+        if points:
+            series = [Series("samples", points, dots=True), *_of_reals(floor, name, points)]
+            if name == kept.get("criterion"):
+                series.append(Series("kept as the best", [(kept["images_seen"], kept["value"])], dots=True))
+            yield Picture(
+                f"{_capital(plain(name))} of samples along the way: {conditions}",
+                svg=line_chart(series, "images seen", plain(name)),
+            )
+            conditions = "under the same conditions"
+
+
+def against_settings(judged: Sequence[Judged], drawn: Sequence[Folder]) -> Iterator[Picture]:
+    """Draw each number over guidance scale, a line for each number of steps, and over steps, a line for each scale.
+
+    Only samples that differ in nothing else are compared: not in sampler, denoiser, classes, seeds or reference.
+    """
+    known = {one.artifact.fingerprint: _drawn_from(one) for one in drawn if one.artifact is not None}
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for folder, document in judged:
+        if "sampling" in document["conditions"]:
+            others = {k: v for k, v in document["conditions"].items() if k != "n_floor"}
+            others["sampling"] = _but_compared(others["sampling"])
+            samples = folder.inputs.get("samples", {}).get("fingerprint", "")
+            others["of"] = known.get(samples, samples)
+            alike.setdefault(json.dumps(others, sort_keys=True), []).append(document)
+    for group in alike.values():
+        told = told_conditions(group[0], how(_but_compared(group[0]["conditions"]["sampling"])))
+        for (over, label), (apart, _) in (_SETTINGS, _SETTINGS[::-1]):
+            for number in MEASURED:
+                name = f"{number}[{_extractor(group[0])}]"
+                series = [*_lines(group, over, apart, name)]
+                if series:
+                    points = [point for line in series for point in line.points]
+                    series += _of_reals(group[0].get("real_against_real"), name, points)
+                    caption = f"{_capital(plain(name))} over {label}: {told}"
+                    yield Picture(caption, svg=line_chart(series, label, plain(name)))
+                    told = "under the same conditions"
+
+
+def _drawn_from(samples: Folder) -> list[Any]:
+    """Return which denoiser drew which classes from which seeds."""
+    images = [[image["label"], image["seed"]] for image in samples.facts["images"]]
+    return [samples.inputs.get("denoiser", {}).get("fingerprint"), sha256_json(images)]
+
+
+def _lines(group: Sequence[dict[str, Any]], over: str, apart: str, name: str) -> Iterator[Series]:
+    """Draw a number over one setting, a line for each value of the other that has more than one point."""
+    for value in sorted({document["conditions"]["sampling"][apart] for document in group}):
+        line = [document for document in group if document["conditions"]["sampling"][apart] == value]
+        points = {
+            each["conditions"]["sampling"][over]: each["numbers"][name] for each in line if name in each["numbers"]
+        }
+        if len(points) > 1:
+            label = f"cfg {value:g}" if apart == "cfg" else f"{value} steps"
+            yield Series(label, sorted(points.items()), dots=True)
+
+
+def _of_reals(floor: object, name: str, points: Sequence[tuple[float, float]]) -> Iterator[Series]:
+    """Draw what real images measure as a line across the points."""
+    value = floor.get(name) if isinstance(floor, dict) else None
+    if isinstance(value, (int, float)):
+        ends = [x for x, _ in points]
+        yield Series("real images", [(min(ends), value), (max(ends), value)], dashed=True)
+
+
+def _but_compared(sampling: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sampling.items() if name not in ("cfg", "steps")}
+
+
+def _extractor(document: dict[str, Any]) -> str:
+    return str(document[CONDITIONS].get("extractor", ""))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

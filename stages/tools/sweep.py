@@ -1,0 +1,140 @@
+"""`ldm sweep`: judgements of a run's samples at several guidance scales and step counts in, one comparison out."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core import files
+from ...core.images.decode import decode, write_png
+from ...core.images.grid import grid, scale_for
+from ...core.metrics.judging import read_judgement
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import Artifact, open_artifact
+from ...core.runs.inputs import as_input
+from ...core.runs.lock import occupy
+from ...core.runs.outputs import claim, command_line
+from ..configs.sweep import Sweep
+from .story import plain
+
+KIND, TABLE, CURVES, PICTURE = "sweep", "table.csv", "curves.png", "grid.png"
+SHOWN_IMAGES = 10
+SHOWN = ("fid", "frechet_distance", "class_accuracy", "recall", "precision")
+_SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps")}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination: its settings, and the folders of its samples and of their judgement."""
+
+    cfg: float
+    steps: int
+    samples: Path
+    judgement: Path
+
+
+def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outcome:
+    """Write table, curves and a grid of the same seeds across all points. Returns where they lie."""
+    folder = config.root / KIND
+    with occupy(folder):
+        judged = [open_artifact(point.judgement, "eval", command_line("eval", config)) for point in points]
+        drawn = [open_artifact(point.samples, "samples", command_line("sample", config)) for point in points]
+        inputs = {
+            f"{role} at cfg {point.cfg:g}, {point.steps} steps": as_input(artifact, folder)
+            for role, several in (("eval", judged), ("samples", drawn))
+            for point, artifact in zip(points, several, strict=True)
+        }
+        work = claim(folder, config.model_copy(update={"replace": True}), inputs)
+        rows = [_row(point, artifact) for point, artifact in zip(points, judged, strict=True)]
+        floor = read_judgement(judged[0].path).get("real_against_real", {})
+        if not work.complete:
+            files.write_bytes(folder / TABLE, _as_csv(rows).encode())
+            _draw_curves(rows, floor, folder / CURVES)
+            _draw_grid(points, drawn, folder / PICTURE)
+            work.commit([TABLE, CURVES, PICTURE], {"rows": rows})
+    return Outcome(
+        folder,
+        summary={**_told(rows, floor), "table": str(folder / TABLE)},
+        facts={"rows": rows, "real_against_real": floor},
+        pictures=[folder / CURVES, folder / PICTURE],
+        next_commands=[command_line("report", config)],
+    )
+
+
+def _row(point: Point, judgement: Artifact) -> dict[str, Any]:
+    numbers = read_judgement(judgement.path)["numbers"]
+    return {"cfg": point.cfg, "steps": point.steps, **numbers}
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the numbers that are told and drawn, of those that the rows have."""
+    known = dict.fromkeys(name for row in rows for name in row)
+    return [name for shown in SHOWN for name in known if name.partition("[")[0] == shown]
+
+
+def _told(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
+    """Write what the command prints: a line for each row under the names of its numbers, last real images."""
+    names = _shown(rows)
+    lines = {f"cfg {row['cfg']:g}, {row['steps']} steps": row for row in rows}
+    if any(name in floor for name in names):
+        lines["real images"] = floor
+    heads = [plain(name) for name in names]
+    table = {"": "  ".join(heads)}
+    for told, numbers in lines.items():
+        cells = [f"{numbers[name]:.4g}" if name in numbers else "" for name in names]
+        table[told] = "  ".join(cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)).rstrip()
+    return table
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _draw_curves(rows: Sequence[dict[str, Any]], floor: dict[str, float], path: Path) -> None:
+    """Draw each number over the guidance scale, a line for each number of steps, and over steps, one for each scale.
+
+    A setting that has one value only is no axis. Dashed is what real images in the place of the samples measure.
+    """
+    from matplotlib.figure import Figure
+
+    names = _shown(rows)
+    over = [setting for setting in _SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]
+    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.4 * len(over)), layout="constrained")
+    panels = figure.subplots(len(over), max(len(names), 1), squeeze=False)
+    for line, setting in zip(panels, over, strict=True):
+        for axes, name in zip(line, names, strict=False):
+            _draw_panel(axes, rows, setting, name, floor.get(name))
+    files.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
+def _draw_panel(axes: Any, rows: Sequence[dict[str, Any]], over: str, name: str, floor: float | None) -> None:
+    (apart,) = _SETTINGS.keys() - {over}
+    for value in sorted({row[apart] for row in rows}):
+        line = sorted((row[over], row[name]) for row in rows if row[apart] == value and name in row)
+        if line:
+            label = _SETTINGS[apart][1].format(value)
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, linewidth=1.4, label=label)
+    if floor is not None:
+        axes.axhline(floor, color="black", alpha=0.6, linestyle="--", linewidth=1.4, label="real images")
+    axes.set(title=plain(name), xlabel=_SETTINGS[over][0])
+    axes.set_xticks(sorted({row[over] for row in rows}), minor=False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _draw_grid(points: Sequence[Point], drawn: list[Artifact], path: Path) -> None:
+    """Draw a row of the same seeds for each point, spread over the classes."""
+    names = [entry["file"] for entry in drawn[0].facts["images"]]
+    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, SHOWN_IMAGES).round().astype(int))]
+    images = np.stack([decode((a.path / name).read_bytes(), str(a.path / name)) for a in drawn for name in chosen])
+    labels = [f"cfg {point.cfg:g}, {point.steps} steps" for point in points]
+    write_png(path, grid(images, columns=len(chosen), row_labels=labels, scale=scale_for(images)))

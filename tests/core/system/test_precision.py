@@ -1,0 +1,155 @@
+"""The precision policy: what auto chooses, what is refused, and compilation that keeps names."""
+
+import copy
+import importlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.errors import ConfigError
+from ldm.core.system.precision import compiling_pays, maybe_compile, resolve, settle
+
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+
+
+def test_auto_on_a_cpu_is_bf16_exactly_where_there_are_units_for_it() -> None:
+    units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    policy = resolve("cpu", "auto")
+    assert policy.dtype == (torch.bfloat16 if units else torch.float32)
+    assert not policy.needs_scaler
+
+
+def test_auto_takes_bf16_on_a_cpu_that_says_it_has_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert resolve("cpu", "auto").name == "bf16"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert resolve("cpu", "auto").name == "fp32"
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_products_run_in_the_format_asked_for_and_weights_stay_fp32(name: str) -> None:
+    policy, linear = resolve("cpu", name), nn.Linear(4, 4)
+    with policy.autocast():
+        out = linear(torch.randn(2, 4))
+    assert policy.name == name
+    assert out.dtype == policy.dtype
+    assert linear.weight.dtype == torch.float32
+
+
+def test_settled_weights_give_what_autocast_gives() -> None:
+    torch.manual_seed(0)
+    network = DiT(DiTConfig(latent_channels=2, latent_size=4, patch_size=2, width=16, depth=2, heads=2, num_classes=3))
+    nn.init.normal_(network.final.weight)
+    x, t, labels = torch.randn(3, 2, 4, 4), torch.rand(3), torch.tensor([0, 1, 3])
+    for name in ("bf16", "fp32"):
+        policy = resolve("cpu", name)
+        with torch.no_grad(), policy.autocast():
+            before = network.requires_grad_(False).eval()(x, t, labels)
+        settled = settle(copy.deepcopy(network), policy)
+        with torch.no_grad(), policy.autocast():
+            after = settled(x, t, labels)
+        assert settled.blocks[0].mlp.up.weight.dtype == policy.dtype
+        assert torch.equal(before, after)
+
+
+@NO_CUDA
+@NO_MPS
+def test_auto_device_without_an_accelerator_is_the_cpu() -> None:
+    assert resolve().device == torch.device("cpu")
+
+
+@NO_CUDA
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_that_is_not_there_is_refused_with_a_remedy(device: str) -> None:
+    with pytest.raises(ConfigError, match=device) as caught:
+        resolve(device)
+    assert caught.value.remedy is not None
+    assert "--device cpu" in caught.value.remedy
+
+
+@NO_MPS
+def test_mps_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mps"):
+        resolve("mps")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:1", "cuda:x", "cuda:-1", "mps:0"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match="--device"):
+        resolve(device)
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fp16"):
+        resolve("cpu", "fp16")
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fp8"):
+        resolve("cpu", "fp8")
+
+
+def test_compile_that_is_not_wanted_leaves_the_network_alone() -> None:
+    module = nn.Linear(2, 2)
+    maybe_compile(module, False, torch.device("cpu"))
+    assert module._compiled_call_impl is None
+
+
+@pytest.fixture
+def any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that passes for a compiler, which torch must not take down as its own when it is first imported."""
+    importlib.import_module("torch._inductor.config")
+    monkeypatch.setenv("CXX", sys.executable)
+
+
+@pytest.mark.usefixtures("any_compiler")
+def test_compile_keeps_parameter_names() -> None:
+    module = nn.Linear(2, 2)
+    maybe_compile(module, True, torch.device("cpu"))
+    assert module._compiled_call_impl is not None
+    assert list(module.state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.usefixtures("any_compiler")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_network_is_compiled_by_blocks_to_train_and_as_a_whole_to_sample(whole: bool) -> None:
+    network = nn.Module()
+    network.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+    if whole:
+        settle(network, resolve("cpu", "fp32"))
+    maybe_compile(network, True, torch.device("cpu"))
+    assert (network._compiled_call_impl is not None) == whole
+    assert [block._compiled_call_impl is not None for block in network.blocks] == [not whole] * 2
+
+
+def test_only_a_long_training_is_worth_compiling_for() -> None:
+    cpu = torch.device("cpu")
+    assert compiling_pays(1e16, cpu)
+    assert not compiling_pays(1e12, cpu)
+
+
+def test_without_a_compiler_nothing_is_worth_compiling_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not compiling_pays(1e16, torch.device("cpu"))
+
+
+def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="compiler"):
+        maybe_compile(nn.Linear(2, 2), True, torch.device("cpu"))
+
+
+def test_importing_the_policy_changes_no_setting_of_torch() -> None:
+    code = (
+        "import torch; before = (torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision());"
+        "import ldm.core.system.precision, ldm.core.denoisers;"
+        "assert before == (torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision());"
+        "assert not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,63 @@
+"""Signals set a flag and nothing else; a second Ctrl-C ends the process at once. Real signals, real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ldm.core.system.signals import stop_flag
+
+WAITS_IN_THE_BLOCK = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from ldm.core.system.signals import stop_flag
+with stop_flag() as stop:
+    print("ready", flush=True)
+    while not stop:
+        time.sleep(0.01)
+    print(stop.received.name, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_sets_the_flag_and_the_old_handlers_come_back(name: str) -> None:
+    number = signal.Signals[name]
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    with stop_flag() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop and stop.received == number
+        error = stop.stopped("after 128 images")
+    assert error.exit_code == 75
+    assert str(error) == f"stopped by {name} after 128 images (run the same command again to go on)"
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
+
+
+def test_the_old_handlers_come_back_after_an_error_too() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError), stop_flag():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.promise("R6")
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_after_a_first_signal_ends_the_process_at_once_with_130(first: signal.Signals) -> None:
+    arguments = [sys.executable, "-c", WAITS_IN_THE_BLOCK, str(Path(__file__).parents[3])]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            process.send_signal(first)
+            assert process.stdout.readline() == f"{first.name}\n"
+            if first == signal.SIGTERM:
+                process.send_signal(signal.SIGTERM)  # A scheduler repeats itself; that is no Ctrl-C.
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(2) == 130
+        finally:
+            process.kill()

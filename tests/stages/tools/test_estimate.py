@@ -1,0 +1,307 @@
+"""An estimate counts what the stages themselves would do, says what it had to assume, and needs no data."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldm.cli.estimate import run
+from ldm.cli.main import run as ldm
+from ldm.core.diffusion import samplers, times
+from ldm.core.diffusion.denoisers import denoiser
+from ldm.core.diffusion.guidance import classifier_free
+from ldm.core.diffusion.schedules import schedule
+from ldm.core.errors import ConfigError
+from ldm.core.estimation.kernels import LAUNCH
+from ldm.core.images.settings import Data
+from ldm.core.pipeline.generation import Sampling
+from ldm.core.progress import Outcome, Silent
+from ldm.core.system.precision import Policy
+from ldm.core.training import loop
+from ldm.core.training.task import Batch, Plan
+from ldm.stages import train_vqvae
+from ldm.stages.configs import TrainVQVAE
+from ldm.stages.configs.estimate import Estimate, parse_rate
+from ldm.stages.tools import dummy, estimate_basis, estimate_inference
+from ldm.stages.tools.costs import StageCost, amount, duration, table
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pipeline_run import MACHINE, Pipeline
+
+RECIPE = """
+data: {source: SOURCE, image_size: 16}
+machine: {device: cpu, precision: fp32}
+train-vqvae:
+  model: {preset: vqvae-xs, channels: 8, codebook_size: 16}
+  loss: {adversarial_weight: 0.1, adversarial_start: 0}
+  train: {images: 1k, batch_size: 8}
+train-dit:
+  model: {preset: dit-xs, width: 32, depth: 2, heads: 2}
+  train: {images: 2k, batch_size: 8}
+  preview: {every: 1k, per_class: 1, steps: 2}
+train-classifier: {train: {images: 1k, batch_size: 8}}
+sample: {num: 3, steps: 5}
+"""
+
+
+class Noted(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def estimated(tmp_path: Path, source: Path | str = "nowhere", **how: Any) -> tuple[dict[str, Any], Outcome, str]:
+    """Estimate the small recipe. Returns its stages by name, the outcome, and the notes."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("SOURCE", str(source)))
+    progress = Noted()
+    outcome = run(Estimate(recipe=str(recipe), **how), progress)
+    return {each["stage"]: each for each in outcome.facts["stages"]}, outcome, "\n".join(progress.notes)
+
+
+def test_every_stage_of_a_recipe_is_estimated_on_the_data_at_hand(tmp_path: Path, images: Path) -> None:
+    stages, outcome, notes = estimated(tmp_path, images, flops=1e9)
+    assert list(stages) == ["train-vqvae", "encode", "train-dit", "sample", "train-classifier"]
+    assert outcome.facts["latent_shape"] == [4, 4, 4] and outcome.facts["classes"] == 3
+    assert stages["encode"]["images"] == 120 and stages["sample"]["images"] == 9
+    for name, stage in stages.items():
+        filled = 64 / 9 if name == "sample" else 1  # The network takes 64 such latents at once, however few are wanted.
+        assert stage["seconds"] == pytest.approx(filled * stage["in_all"] / 0.35e9), name
+    assert "not in the times" in notes and "unknown" not in notes
+    assert "takes about" in str(outcome.verdict) and "350 MFLOP/s" in str(outcome.verdict)
+    total = sum(stage["seconds"] for stage in stages.values())
+    assert f"takes about {duration(total)} on" in str(outcome.verdict)
+
+
+def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16), dtype=np.uint8)
+    parts = {"train_images": pixels[:40], "train_labels": np.arange(40) % 2}
+    np.savez(tmp_path / "own.npz", val_images=pixels[40:], val_labels=np.arange(10) % 2, **parts)
+    np.savez(tmp_path / "all.npz", images=pixels[:40], labels=np.arange(40) % 2)
+    (tmp_path / "list.txt").write_text("train/000001\nval/000002\nval/000003\n")
+    (tmp_path / "one.txt").write_text("".join(f"{number:06d}\n" for number in range(20)))
+
+    def counted(**data: Any) -> tuple[int | None, int | None]:
+        notes: list[str] = []
+        images = estimate_basis._images(Estimate(), Data(**data), notes)
+        assert images.class_names == ("0", "1") and not notes
+        return images.train, images.val
+
+    own, everything = str(tmp_path / "own.npz"), str(tmp_path / "all.npz")
+    assert counted(source=own) == (40, 10)
+    assert counted(source=own, exclude=tmp_path / "list.txt") == (39, 8)
+    assert counted(source=everything, validation=own) == (40, 10)
+    assert counted(source=everything, val_fraction=0.1) == (36, 4)
+    assert counted(source=everything, val_fraction=0.1, exclude=tmp_path / "one.txt") == (18, 2)
+
+
+def test_without_the_data_what_depends_on_them_is_left_out_and_said(tmp_path: Path) -> None:
+    stages, outcome, notes = estimated(tmp_path, flops=1e9)
+    assert "nowhere does not exist" in notes and "--dataset N says it" in notes and "10 assumed" in notes
+    assert stages["encode"]["images"] is stages["encode"]["seconds"] is stages["encode"]["disk"] is None
+    assert stages["train-dit"]["operations"] > 0 and "where that is known" in str(outcome.verdict)
+    told, _, notes = estimated(tmp_path, flops=1e9, dataset=1000, classes=5)
+    assert told["encode"]["images"] == 1050 and told["sample"]["images"] == 15 and "assumed" not in notes
+
+
+def test_time_is_measured_where_no_machine_is_named(tmp_path: Path, images: Path) -> None:
+    stages, outcome, notes = estimated(tmp_path, images, seconds=0.05)
+    assert outcome.facts["measured"] and "as measured" in str(outcome.verdict) and "0.05 s of real steps" in notes
+    for name, stage in stages.items():
+        assert stage["rate"] > 0 and stage["seconds"] > 0, name
+        assert stage["seconds"] >= stage["images"] / stage["rate"] * 0.99, name
+
+
+def test_the_autoencoders_operations_are_those_of_its_own_training(tmp_path: Path) -> None:
+    stages, _, _ = estimated(tmp_path, flops=1e9)
+    config = TrainVQVAE.model_validate(
+        {
+            "data": {"image_size": 16},
+            "model": {"preset": "vqvae-xs", "channels": 8, "codebook_size": 16},
+            "loss": {"adversarial_weight": 0.1, "adversarial_start": 0},
+        }
+    )
+    policy = Policy(torch.device("cpu"), torch.float32)
+    task = train_vqvae.AutoencodingTask(config, dummy.images(config.data, 3), policy)
+    data = task.load(Batch(np.arange(8), np.arange(8), 0))
+    with FlopCounterMode(display=False) as counted:
+        for player in task.players:
+            task.loss(player, data)[0].backward()
+    assert stages["train-vqvae"]["operations"] == pytest.approx(counted.get_total_flops() / 8, rel=0.02)
+    parameters = sum(p.numel() for p in task.modules.parameters())
+    assert stages["train-vqvae"]["parameters"] == parameters
+
+
+def test_latents_weigh_what_they_weigh_on_the_disk(trained: Pipeline) -> None:
+    shards = [*(trained.folder / "latents").glob("*.tar")]
+    facts = json.loads((trained.folder / "latents" / "manifest.json").read_text())["facts"]
+    each = estimate_inference.bytes_of_a_latent(tuple(facts["latent_shape"]), ["npy", "flip.npy"])
+    count = sum(facts["samples"].values())
+    ends = 10_240 * len(shards)  # tars are filled up to that
+    assert 0 <= sum(path.stat().st_size for path in shards) - each * count <= ends
+
+
+@pytest.mark.parametrize("sampler", [*samplers.SAMPLERS])
+@pytest.mark.parametrize("how", [{"cfg": 1.0}, {"cfg": 3.0}, {"cfg": 3.0, "cfg_interval": (0.25, 0.8)}])
+def test_passes_are_as_many_as_the_sampler_asks_for(sampler: str, how: dict[str, Any]) -> None:
+    looked = 0
+
+    def network(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        nonlocal looked
+        looked += len(x)
+        return x
+
+    sampling = Sampling(sampler=sampler, steps=9, **how)
+    noise_schedule = schedule("cosine", 100)
+    denoise = denoiser(network, noise_schedule, "v")
+    if sampling.cfg != 1:
+        denoise = classifier_free(denoise, sampling.cfg, torch.zeros_like, sampling.cfg_interval)
+    grid = times.grid(100, 9, "trailing")
+    x = torch.zeros(1, 1, 2, 2)
+    samplers.SAMPLERS[sampler](denoise, x, noise_schedule, grid, torch.zeros(1), noise=lambda step: x)
+    assert estimate_inference._passes(sampling, 100) == looked
+
+
+def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -> None:
+    alone, _, _ = estimated(tmp_path, where="a100")
+    four, _, _ = estimated(tmp_path, where="a100", gpus=4)
+    sharded, outcome, notes = estimated(tmp_path, where="a100", gpus=4, shard=True)
+    one, two, three = (found["train-dit"] for found in (alone, four, sharded))
+    assert two["rate"] == pytest.approx(one["rate"]), "launching takes as long for a quarter of the batch"
+    assert two["memory"]["weights"] == one["memory"]["weights"]
+    assert two["memory"]["activations"] < one["memory"]["activations"] / 2
+    assert three["memory"]["moments"] == one["memory"]["moments"] // 4 and three["parameters"] == one["parameters"]
+    assert "4 x a100 at 54.6 TFLOP/s" in str(outcome.verdict), "0.35 of TF32"
+    assert "say to each other" in notes and outcome.facts["precision"] == "fp32", "as the recipe says"
+
+
+def test_gpus_that_are_kept_at_work_share_it() -> None:
+    how = {"preset": "dit-b/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
+    one, four = (run(Estimate(**how, gpus=gpus), Noted()).facts["stages"][0] for gpus in (1, 4))
+    assert four["rate"] == pytest.approx(4 * one["rate"]) and four["limit"] == "arithmetic"
+    assert one["rate"] == pytest.approx(312e12 * 0.35 / one["operations"])
+
+
+def test_small_networks_are_limited_by_the_launching_of_kernels(tmp_path: Path, images: Path) -> None:
+    stages, outcome, notes = estimated(tmp_path, images, where="b200")
+    assert {each["limit"] for each in stages.values()} == {"launches"} and "takes at least" in str(outcome.verdict)
+    assert "5 us for each kernel" in notes and "that the CPU decodes" in notes and "limited by" in outcome.summary
+    slower, _, _ = estimated(tmp_path, images, where="rtx3090")
+    for name, each in stages.items():
+        assert each["rate"] == slower[name]["rate"] < 3e6, f"{name}: launches are those of the host"
+    training = stages["train-vqvae"]
+    steps = training["images"] / training["batch"]
+    assert 100 * LAUNCH < training["seconds"] / steps < 2000 * LAUNCH, "a step has hundreds of kernels"
+    known, _, notes = estimated(tmp_path, images, flops=1e15)
+    assert known["train-vqvae"]["limit"] is None and "reach less of it" in notes
+
+
+def test_a_compiled_network_launches_less(tmp_path: Path) -> None:
+    eager, _, _ = estimated(tmp_path, where="a100", machine={"compile": False})
+    compiled, _, _ = estimated(tmp_path, where="a100", machine={"compile": True})
+    for name in ("train-dit", "sample"):
+        assert 2 * eager[name]["rate"] < compiled[name]["rate"] < 4 * eager[name]["rate"]
+
+
+def test_larger_denoisers_and_other_latents_can_be_asked_for_without_a_recipe() -> None:
+    how = Estimate(preset="dit-ti/8", latent=(4, 32, 32), classes=1000, where="h200", batch_size=16)
+    outcome = run(how, Noted())
+    (training, drawing) = outcome.facts["stages"]
+    assert training["stage"] == "train-dit" and drawing["stage"] == "sample" and training["batch"] == 16
+    assert training["parameters"] > 5e6 and outcome.facts["precision"] == "bf16"
+    assert training["memory"]["recomputing"] < training["memory"]["together"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"gpus": 3}, "a batch of 8 does not divide among 3 GPUs"),
+        ({"utilisation": 0.5}, "--utilisation says nothing"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(tmp_path: Path, how: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        estimated(tmp_path, **how)
+
+
+def test_a_format_that_a_gpu_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--precision bf16 does not serve v100"):
+        estimated(tmp_path, where="v100", machine={"precision": "bf16"})
+
+
+def test_the_command_prints_a_table_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(RECIPE.replace("SOURCE", "nowhere"))
+    monkeypatch.chdir(tmp_path)
+    words = ["estimate", "mine.yaml", "--flops", "2T", "--dataset", "1k", "--classes", "3"]
+    assert ldm(words) == 0
+    out = capsys.readouterr().out
+    assert "train-vqvae" in out and "FLOP an image" in out and "700 GFLOP/s" in out
+    assert ldm([*words, "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (
+        next(event for event in events if event["event"] == "outcome")["facts"]["stages"][0]["stage"] == "train-vqvae"
+    )
+
+
+def test_rehearsed_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    config = TrainVQVAE.model_validate({"data": {"image_size": 16}, "model": {"preset": "vqvae-xs", "channels": 8}})
+    policy = Policy(torch.device("cpu"), torch.float32)
+    task = train_vqvae.AutoencodingTask(config, dummy.images(config.data, 3), policy)
+    plan = replace(Plan(**config.train.model_dump(), seed=0), batch_size=8)
+    seconds, count = loop.rehearse(task, plan, policy, 0.1)
+    assert seconds > 0 and count >= 1 and not list(tmp_path.iterdir())
+    assert isinstance(task.modules, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"), [("250G", 250e9), ("1.9T", 1.9e12), ("2e12", 2e12), ("5", 5.0), ("fast", "fast")]
+)
+def test_rates_are_read_with_their_letters(typed: str, read: object) -> None:
+    assert parse_rate(typed) == read
+
+
+def test_numbers_are_written_short() -> None:
+    assert [amount(x) for x in (0, 7, 999, 1234, 712e9, 999.7e9, 1.46e18)] == [
+        "0",
+        "7",
+        "999",
+        "1.23 k",
+        "712 G",
+        "1 T",
+        "1.46 E",
+    ]
+    assert [duration(x) for x in (0.04, 8.24, 42, 90, 4000, 20000, 400000)] == [
+        "0.04 s",
+        "8.2 s",
+        "42 s",
+        "1.5 min",
+        "67 min",
+        "5.6 h",
+        "4.6 days",
+    ]
+
+
+def test_a_table_has_the_rows_that_any_stage_fills() -> None:
+    rows = table([StageCost("one", images=1500, rate=2.5), StageCost("another", seconds=90)])
+    assert rows == {
+        "stage": "  one  another",
+        "images": "1,500         ",
+        "images/s": "  2.5         ",
+        "time": "       1.5 min",
+    }
+
+
+def test_runs_of_the_tests_are_not_estimated_in_another_format() -> None:
+    assert MACHINE["precision"] == "fp32"

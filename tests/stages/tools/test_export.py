@@ -1,0 +1,209 @@
+"""`ldm export`: what stock diffusers draws from it, the model card, and what it never overwrites."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from exchanged import drawn, feed_of, levels_apart, output_of, run_export
+from ldm.cli.main import run as ldm
+from ldm.core.errors import ConfigError, DataError
+from ldm.core.progress import Silent
+from ldm.core.runs.artifacts import open_artifact
+from ldm.stages.configs.folders import Inspect, Verify
+from ldm.stages.tools import export, inspect, verify
+from pipeline_run import Heard, Pipeline
+from stock_diffusers import draw
+
+
+@pytest.fixture
+def straight(drawing: Pipeline, tmp_path: Path) -> Pipeline:
+    """A rectified flow without a null class on the latents of a random AutoencoderKL, its times shifted."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 4}
+    settings |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    diffusers.AutoencoderKL(**settings).save_pretrained(tmp_path / "kl")
+    pipeline = Pipeline(tmp_path / "runs", drawing.images)
+    pipeline.run("train-vqvae", autoencoder=tmp_path / "kl")
+    pipeline.through("encode")
+    flow = {"schedule": "rectified-flow", "shift": 1.5}
+    pipeline.run("train-dit", diffusion=flow, label_dropout=0.0, preview__cfg=1.0, train__lr=1e-3)
+    pipeline.run("sample", num=2, steps=10, cfg=1.0, label="shown")
+    return pipeline
+
+
+@pytest.mark.promise("R25")
+def test_rectified_flow_comes_along_with_a_kl_autoencoder(straight: Pipeline, tmp_path: Path) -> None:
+    run_export(straight, tmp_path / "out")
+    feed = feed_of(straight, num=2, guidance=1.0, steps=10, ahead=0)
+    made = draw(str(tmp_path / "out"), feed)
+    np.testing.assert_allclose(made["output"], output_of(straight, feed), rtol=0, atol=1e-5)
+    assert levels_apart(made["images"], drawn(straight, "shown")) <= 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "no null class: give `guidance_scale=1`" in card and "guidance_scale=1," in card
+    assert np.isnan(draw(str(tmp_path / "out"), feed | {"guidance": 3.0})["images"]).all()
+
+
+def test_the_folder_names_stock_classes_only_and_holds_no_pickle(drawing: Pipeline, exported: Path) -> None:
+    index = json.loads((exported / "model_index.json").read_text())
+    assert index["_class_name"] == "DiTPipeline"
+    assert [index[part][0] for part in ("transformer", "vae", "scheduler")] == ["diffusers"] * 3
+    files = [path for path in exported.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
+    texts = [path.read_text() for path in files if path.suffix in (".json", ".md")]
+    assert not [text for text in texts if str(drawing.images.parent) in text or str(exported.parent) in text]
+
+
+def test_the_card_tells_data_settings_numbers_and_what_to_know(drawing: Pipeline, exported: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(exported / "README.md", ignore_metadata_errors=True)
+    assert card.data.library_name == "diffusers" and card.data.license is None
+    for said in (
+        *("![samples](grid.png)", '["blue", "green", "red"]', "`squares`, cropped to 16 pixels", "diffusion.schedule"),
+        *("images seen | 640", "guidance_scale=2.5", "| class_accuracy", "n_samples: 12", "Labels 3 to 999"),
+        *("divides 1000", "float32 only", "`encode` gives NaN"),
+    ):
+        assert said in card.text, said
+    grid = drawing.folder / "samples" / "shown" / "grid.png"
+    assert (exported / "grid.png").read_bytes() == grid.read_bytes()
+
+
+def test_again_is_complete_and_new_samples_need_replace(drawing: Pipeline, exported: Path, tmp_path: Path) -> None:
+    run = Pipeline(tmp_path / "runs", drawing.images)
+    shutil.copytree(drawing.runs_dir, run.runs_dir)
+    copy = tmp_path / "out"
+    shutil.copytree(exported, copy)
+    assert run_export(run, copy).already_complete
+    run.run("sample", num=2, steps=2, classes="red", label="later")
+    with pytest.raises(ConfigError, match="another state of the run"):
+        run_export(run, copy)
+    assert not run_export(run, copy, replace=True).already_complete
+    later = run.folder / "samples" / "later" / "grid.png"
+    assert (copy / "grid.png").read_bytes() == later.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_of_other_files_is_left_alone(
+    replace: bool, drawing: Pipeline, exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    with pytest.raises(ConfigError, match="no export of ldm"):
+        run_export(drawing, tmp_path / "photos", replace=replace)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="not a folder"):
+        run_export(drawing, tmp_path / "file", replace=replace)
+    for number, (name, harm) in enumerate({"README.md": b"licence: mine", "notes.txt": b"mine"}.items()):
+        copy = tmp_path / str(number)
+        shutil.copytree(exported, copy)
+        (copy / name).write_bytes(harm)
+        with pytest.raises(ConfigError, match=f"{name} was changed or added"):
+            run_export(drawing, copy, replace=replace)
+        assert (copy / name).read_bytes() == harm
+
+
+def test_what_cannot_be_expressed_is_refused_before_anything_is_written(
+    drawing: Pipeline, trained: Pipeline, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"model\.channels 8 of the autoencoder"):
+        run_export(trained, tmp_path / "out")
+    other = Pipeline(tmp_path / "runs", drawing.images)
+    other.run("train-dit", latents=drawing.folder / "latents", model__qk_norm=True, train__images=8)
+    with pytest.raises(ConfigError, match="qk_norm True of the denoiser"):
+        run_export(other, tmp_path / "out")
+    with pytest.raises(DataError, match="ldm train-dit"):
+        run_export(Pipeline(tmp_path / "none", drawing.images), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shifted_times_that_diffusers_has_not_are_told(drawing: Pipeline, tmp_path: Path) -> None:
+    shifted, heard = Pipeline(tmp_path / "runs", drawing.images), Heard()
+    shifted.run("train-dit", latents=drawing.folder / "latents", diffusion__shift=2.0, train__images=8)
+    run_export(shifted, tmp_path / "out", heard)
+    assert "shift=1" in heard.warnings[0]
+    assert "`ldm sample shift=1`" in (tmp_path / "out" / export.CARD).read_text()
+
+
+def harmed(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def checked(folder: Path) -> str | None:
+    """Verify a folder. Returns the remedy, None where it is whole."""
+    try:
+        assert verify.run(Verify(path=folder), Silent()).verdict == "is whole"
+    except DataError as error:
+        return str(error.remedy)
+    return None
+
+
+@pytest.fixture
+def own(drawing: Pipeline, tmp_path: Path) -> Path:
+    """An export of a run that lies beside it."""
+    run = Pipeline(tmp_path / "runs", drawing.images)
+    shutil.copytree(drawing.runs_dir, run.runs_dir)
+    run_export(run, tmp_path / "my export")
+    return tmp_path / "my export"
+
+
+def test_each_file_of_an_export_is_verified_and_the_named_command_mends_it(own: Path) -> None:
+    assert checked(own) is None and checked(own.parent) is None
+    weights, config = own / "vae" / "diffusion_pytorch_model.safetensors", own / "transformer" / "config.json"
+    for path, harm in ((weights, harmed), (config, harmed), (weights, Path.unlink), (own / "README.md", Path.unlink)):
+        harm(path)
+        with pytest.raises(DataError, match=f"{path.name} is (damaged|missing)"):
+            verify.run(Verify(path=own), Silent())
+        moved, _, command = str(checked(own)).rpartition("make it again: ")
+        assert moved == (f"move {shlex.quote(str(path))} away; then " if harm is harmed else "")
+        if moved:
+            path.rename(own.parent / "away")
+        assert ldm([*shlex.split(command)[1:], "--quiet"]) == 0
+        assert checked(own) is None
+
+
+def test_a_completed_card_and_added_files_are_no_damage(own: Path) -> None:
+    (own / "README.md").write_text("licence: mine")
+    (own / "notes.txt").touch()
+    assert checked(own) is None
+    (own / "scheduler" / "scheduler_config.json").unlink()
+    remedy = str(checked(own))
+    assert "README.md" in remedy and "notes.txt" in remedy, "what --replace would refuse to discard"
+
+
+def test_a_damaged_record_is_named_and_those_of_before_are_read(own: Path) -> None:
+    content = json.loads((own / export.RECORD).read_text())
+    for change in ({"made_of": {}}, {"files": []}, {"files": {"../x": "0"}, "record_sha256": None}):
+        (own / export.RECORD).write_text(json.dumps(content | change))
+        assert "away; then make it again: ldm export" in str(checked(own))
+        assert inspect.run(Inspect(path=own), Silent()).summary["state"].startswith("damaged: ")
+    (own / export.RECORD).write_text(json.dumps({name: content[name] for name in ("made_of", "files")}))
+    assert checked(own) is None
+    (own / "grid.png").unlink()
+    assert str(checked(own)).endswith("--name RUN --replace")
+
+
+def test_inspect_says_what_an_export_is_and_whether_it_is_complete(own: Path) -> None:
+    outcome = inspect.run(Inspect(path=own), Silent())
+    assert outcome.verdict == "is an export" and outcome.summary["state"] == "complete"
+    dit = json.loads((own.parent / "runs" / "tiny" / "dit" / "manifest.json").read_text())
+    assert (
+        outcome.summary["of denoiser"]
+        == open_artifact(own.parent / "runs" / "tiny" / "dit", "dit", "").fingerprint[:12]
+    )
+    assert outcome.summary["made with"].startswith(f"ldm {dit['provenance']['ldm']}")
+    assert outcome.summary["made at"].endswith("Z") and "runs --name tiny" in outcome.summary["made by"]
+    (own / "grid.png").write_bytes(b"")
+    (own / "notes.txt").touch()
+    summary = inspect.run(Inspect(path=own), Silent()).summary
+    assert "grid.png is damaged: it has 0 bytes" in summary["state"] and "added: notes.txt" in summary["files"]
+    assert "export, damaged" in inspect.run(Inspect(path=own.parent), Silent()).summary["my export"]

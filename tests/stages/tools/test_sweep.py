@@ -1,0 +1,111 @@
+"""`ldm sweep`: every combination is drawn and judged once, and compared from what lies on disk."""
+
+import csv
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from ldm.cli import sweep
+from ldm.cli.main import run as ldm
+from ldm.core.errors import DataError
+from ldm.core.progress import Outcome, Silent
+from ldm.stages.configs.folders import Verify
+from ldm.stages.configs.sweep import Sweep
+from ldm.stages.tools import verify
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pipeline_run import Heard, Pipeline
+
+
+class Console(Silent):
+    def outcome(self, command: str, outcome: Outcome) -> None: ...
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def own(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return trained.copy(tmp_path_factory.mktemp("sweep"))
+
+
+def swept(pipeline: Pipeline, console: Silent | None = None, **settings: object) -> Outcome:
+    where = {"name": pipeline.name, "runs_dir": pipeline.runs_dir, "machine": {"device": "cpu"}, "num": 8}
+    return sweep.run(Sweep.model_validate({**where, **settings}), console or Console())
+
+
+def table(outcome: Outcome) -> list[dict[str, str]]:
+    return list(csv.DictReader((outcome.directory / "table.csv").read_text().splitlines()))
+
+
+def test_every_combination_has_a_row_and_a_row_of_the_same_seeds(own: Pipeline) -> None:
+    outcome = swept(own, cfg=(1, 3), steps=(2, 3))
+    rows = table(outcome)
+    assert [(row["cfg"], row["steps"]) for row in rows] == [("1.0", "2"), ("3.0", "2"), ("1.0", "3"), ("3.0", "3")]
+    assert all(float(row["frechet_distance[classifier]"]) > 0 for row in rows)
+    points = [f"cfg {cfg}, {steps} steps" for steps in (2, 3) for cfg in (1, 3)]
+    assert list(outcome.summary) == ["", *points, "real images", "table"]
+    picture = np.array(Image.open(outcome.directory / "grid.png"))
+    assert picture.shape[0] == 4 * (64 + 2) + 2 and picture.shape[1] > 10 * 64
+    width, height = Image.open(outcome.directory / "curves.png").size
+    assert width > 4 * 400 and height > 2 * 300, "a number is a column, guidance scale and steps are a row each"
+
+
+def test_the_table_has_distance_class_accuracy_and_recall_under_their_names_above_real_images(own: Pipeline) -> None:
+    outcome = swept(own, cfg=(1, 3), steps=(2,))
+    heads = outcome.summary[""]
+    assert heads.split("  ") == ["Fréchet distance", "class accuracy", "recall", "precision"]
+    row = {name.partition("[")[0]: value for name, value in table(outcome)[1].items()}
+    told = outcome.summary["cfg 3, 2 steps"]
+    names = ("frechet_distance", "class_accuracy", "recall", "precision")
+    assert told.split() == [f"{float(row[name]):.4g}" for name in names]
+    assert told[: heads.index("recall") + len("recall")].endswith(" " + told.split()[2])
+    assert outcome.facts["rows"][1]["cfg"] == 3 and len(outcome.summary["real images"].split()) == 3
+
+
+def test_scales_and_steps_that_are_named_twice_are_drawn_once(own: Pipeline) -> None:
+    assert len(table(swept(own, cfg=(1, 3, 1), steps=(2, 2)))) == 2
+
+
+def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_a_judgement_alone(own: Pipeline) -> None:
+    heard = Heard()
+    outcome = swept(own, heard, cfg=(1, 2, 3), steps=(3,), sampler="euler")
+    assert heard.works.count("reference") == 1 and heard.works.count("samples") == 3
+    alone = own.copy(own.runs_dir.parent / "alone")
+    shutil.copytree(own.folder / "samples", alone.folder / "samples")
+    judged = [path.parent for path in own.folder.glob("eval/*euler*/manifest.json")]
+    assert len(judged) == len(table(outcome)) == 3
+    for folder in judged:
+        again = alone.run("eval", samples=folder.name, limit=10_000).directory
+        for name in ("metrics.json", "nearest.png", "features.safetensors"):
+            assert not (folder / name).exists() or (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("settings", [{"cfg": ("x",)}, {"cfg": (-1,)}, {"steps": (1.5,)}, {"steps": (0,)}])
+def test_lists_that_hold_no_numbers_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Sweep.model_validate(settings)
+
+
+def test_the_command_that_verify_names_for_a_damaged_comparison_makes_it_again(own: Pipeline) -> None:
+    folder = swept(own, cfg=(1, 3), steps=(2, 3), seed=3, reference=str(own.images)).directory
+    before = (folder / "table.csv").read_bytes()
+    (folder / "table.csv").write_bytes(before[:-9])
+    with pytest.raises(DataError, match=r"table\.csv is damaged") as caught:
+        verify.run(Verify(path=folder), Silent())
+    command = str(caught.value.remedy).removeprefix("make it again: ")
+    assert command.startswith("ldm sweep seed=3 cfg=1.0,3.0 steps=2,3 ")
+    assert ldm([*shlex.split(command)[1:], "--quiet"]) == 0
+    assert (folder / "table.csv").read_bytes() == before
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="is unfinished") as caught:
+        verify.run(Verify(path=folder), Silent())
+    assert ldm([*shlex.split(str(caught.value.remedy).removeprefix("finish it: "))[1:], "--quiet"]) == 0
+    assert verify.run(Verify(path=folder), Silent()).verdict == "is whole"
