@@ -33,7 +33,7 @@ _LISTED = 15  # kernels
 
 
 def products(policy: Policy, side: int) -> dict[str, float]:
-    """Measure operations a second of a square matrix product, by number format."""
+    """Measure operations a second of a square matrix product, by dtype."""
     rates = {}
     for name, dtype in (("fp32", torch.float32), (policy.name, policy.dtype)):
         a, b = (torch.randn(side, side, device=policy.device).to(dtype) for _ in range(2))

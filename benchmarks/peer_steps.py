@@ -109,7 +109,7 @@ def available(folder: Path, size: Size) -> tuple[list[str], dict[str, str]]:
 
 
 def make(name: str, folder: Path, size: Size) -> Work:
-    """Return a peer's step: its loss, AdamW, and the moving average parameter by parameter, as their train.py have."""
+    """Return a peer's step: its loss, AdamW, and the EMA parameter by parameter, as their train.py have."""
     torch.manual_seed(0)
     build, options = PEERS[name]
     network, loss = build(folder, size, **options)

@@ -1,4 +1,4 @@
-"""A training step of a DiT: forward, backward, AdamW and moving average, against other projects' own code.
+"""A training step of a DiT: forward, backward, AdamW and EMA, against other projects' own code.
 
 All networks have the same sizes and see the same batches. Each project's step is its own: ours is the one of
 `ldm train-dit`, with clipping and the finite check besides; the peers' are the lines of their train.py.
@@ -101,14 +101,14 @@ class _Denoising:
     """Noise prediction with the plain loss, as the peers train, for the loop."""
 
     num_samples = 1
-    heeds_verdicts = False
+    synchronous = False
 
     def __init__(self, network: DiT) -> None:
         self.modules = self.averaged = network
-        self.players = {"denoiser": network}
+        self.networks = {"denoiser": network}
         self.objective = Objective(schedule("linear", NUM_STEPS), prediction="eps", weighting="snr")
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x0, noise, t, labels = data
         return self.objective.loss(self.averaged, x0, noise, t, labels).mean(), {}
 
@@ -118,7 +118,7 @@ class _Denoising:
     def split(self, data: Any, parts: int) -> list[Any]:
         return [data]
 
-    def stepped(self, accepted: bool) -> None: ...
+    def after_step(self, accepted: bool) -> None: ...
 
     def validate(self) -> dict[str, float]:
         return {}

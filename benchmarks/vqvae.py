@@ -2,7 +2,7 @@
 
 All levels are of one width, since only then are both networks the same, layer by layer: diffusers changes widths in
 residual blocks, ours in resamplers. Both are trained on the L1 and the codebook's loss, with clipping, AdamW and a
-moving average: ours in the loop of `ldm train-vqvae`, which counts codes and checks for finite numbers besides;
+EMA: ours in the loop of `ldm train-vqvae`, which counts codes and checks for finite numbers besides;
 diffusers' as its own example trains it, without perceptual loss and discriminator. Patches are folded by hand for it.
 """
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, TextIO
 
 from ..core.progress import Outcome, Progress
-from .company import is_follower
+from .distributed import is_follower
 from .failures import Failure
 from .pace import Pace, duration, memory
 from .printable import listed, one_line
@@ -151,7 +151,7 @@ def show_failure(failure: Failure, json: bool) -> None:
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if _is_coloured(sys.stderr) else ("", "", "")
     sys.stderr.write(f"{red}{bold}error:{plain} {listed(failure.message)}\n")
     if failure.remedy:
-        sys.stderr.write(f"{bold}   do:{plain} {listed(failure.remedy)}\n")
+        sys.stderr.write(f"{bold} hint:{plain} {listed(failure.remedy)}\n")
     sys.stderr.flush()
 
 

@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 from .. import __version__
 from ..core.errors import EndedElsewhere
 from . import examples
-from .company import is_told_here, refuse_company
 from .console import open_console, show_failure
+from .distributed import is_reported_here, refuse_several
 from .failures import MENDABLE, explain
 from .menu import Entry, Menu
 
@@ -31,7 +31,7 @@ def run_stage(command: str, given: "Given") -> int:
     from ..stages.commands import module_of
     from .layers import merged_config
 
-    refuse_company(command)
+    refuse_several(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
         # These run stages, or parts of them, which know nothing of each other: they are at home here, not among them.
@@ -152,7 +152,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         if os.environ.get("LDM_DEBUG") == "1":
             traceback.print_exception(error)
-        if is_told_here(error):
+        if is_reported_here(error):
             show_failure(failure, json="--json" in arguments)
         return failure.exit_code
     return result if isinstance(result, int) else 0

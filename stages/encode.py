@@ -148,7 +148,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
                         break
             for pending in writing.values():
                 pending.result()
-            if processes.heed(stop):
+            if processes.stop_requested(stop):
                 raise stop.stopped(f"after {done:,} {split} images")
             for number in turn[world.rank : world.rank + 1]:
                 writing[number] = writer.submit(_write, paths[number], int(rows[number][0]), samples)

@@ -142,7 +142,7 @@ def _draw(
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(_write, [folder / names[row] for row in rows], images)
-            stopping = processes.heed(stop)
+            stopping = processes.stop_requested(stop)
             done = before + start + len(turn)
             progress.update(done)
             if stopping and done < len(names):

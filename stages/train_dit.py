@@ -13,7 +13,7 @@ from ..core.runs.inputs import as_input
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.system.precision import uncompiled
 from ..core.training import loop
-from ..core.training.sample_evaluator import SampleGauge, open_judge
+from ..core.training.sample_evaluator import SampleEvaluator, open_judge
 from ..core.training.tasks.denoising import DenoisingTask, network_config
 from .configs import TrainDiT
 
@@ -38,11 +38,11 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         sets = read_latents(latents, config.reading, policy.device)
         task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
         state = BestState(work, task.network, _description(config, latents))
-        gauge = None
+        evaluator = None
         if judge is not None:
             real = judge.look_at_reference(folder, progress)
-            gauge = SampleGauge(judge, task.model(), real, task.validate, state, progress)
-        facts = loop.train(task, _plan(config), policy, folder, progress, gauge)
+            evaluator = SampleEvaluator(judge, task.model(), real, task.validate, state, progress)
+        facts = loop.train(task, _plan(config), policy, folder, progress, evaluator)
         if not (processes.world().leads or config.train.shard):
             return Outcome(folder)
         with uncompiled():

@@ -2,7 +2,7 @@
 
     loss = ||sg[z] - e||^2 + beta ||z - sg[e]||^2
 
-beta is on the encoder's term. With an EMA codebook the first term is left out: codes are moving averages of the
+beta is on the encoder's term. With an EMA codebook the first term is left out: codes are EMAs of the
 vectors assigned to them. The codebook changes only in `initialise` and `update`, which the trainer calls: once a
 step was found finite, and with its own generator, so that nothing here draws from a global stream.
 

@@ -25,7 +25,7 @@ class VQVAEModel(Section):
     cosine: bool | None = option(None, "Choose codes by cosine similarity.")
     attention: bool | None = option(None, "Self-attention at the lowest resolution.")
     commitment: float | None = option(None, "Weight of the commitment term, on the encoder.", ge=0)
-    ema_decay: float | None = option(None, "Decay of the codebook's moving average.", ge=0, lt=1)
+    ema_decay: float | None = option(None, "Decay of the codebook's EMA.", ge=0, lt=1)
 
 
 class VQVAELoss(Section):

@@ -55,7 +55,7 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
     folded = [_folded(name) for name in names]
     near = difflib.get_close_matches(_folded(part), folded, n=1)
     hint = f"did you mean {names[folded.index(near[0])]!r}?" if near else f"name one of the classes: {_listing(names)}"
-    raise ConfigError(f"--class {part!r} is no class of this model", hint)
+    raise ConfigError(f"--class {part!r} is an unknown class", hint)
 
 
 def _folded(name: str) -> str:

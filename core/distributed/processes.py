@@ -170,7 +170,7 @@ def exchange(first: int = 0, second: int = 0) -> list[tuple[int, int]]:
     return [(a, b) for _, a, b in heard]
 
 
-def heed(stop: StopFlag) -> bool:
+def stop_requested(stop: StopFlag) -> bool:
     """Return whether a signal asked any process for a stop; the flag of each then says so."""
     if _ties is not None:
         received = max(number for number, _ in exchange(stop.received or 0))

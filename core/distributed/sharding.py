@@ -1,7 +1,7 @@
-"""A network in rows over the processes: parameters, gradients, moments and moving average, each holding its part.
+"""A network in rows over the processes: parameters, gradients, moments and EMA, each holding its part.
 
 torch's `fully_shard` (the scheme of Rajbhandari et al. 2020, ZeRO, stage 3) gathers a block's weights when its turn
-comes and lets go of them after; gradients come back as the sum of each process's rows. What optimizer, moving average
+comes and lets go of them after; gradients come back as the sum of each process's rows. What optimizer, EMA
 and checkpoints see is a module of the same names whose tensors are this process's rows of the float32 weights: plain
 tensors, so that they know nothing of it. The network's own code does not either.
 """
@@ -25,7 +25,7 @@ from .gathering import Scattered, own_rows
 
 
 class Sharded:
-    """A network cut over the processes. rows: the module of what this process holds, to be stepped and averaged.
+    """A network cut over the processes. rows: the module of what this process holds, to be after_step and averaged.
 
     The network may be on the CPU: each part moves to the device as it is cut, which therefore never holds all of it.
     Weights are those that each process has drawn: the same everywhere. Raises ConfigError for fp16, whose scale each
@@ -71,7 +71,7 @@ class Sharded:
 
     @contextmanager
     def averaged(self, ema: EMA) -> Iterator[None]:
-        """Let the network compute with the moving average inside the block."""
+        """Let the network compute with the EMA inside the block."""
         self.forget()
         with ema.applied():
             yield

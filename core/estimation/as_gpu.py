@@ -1,4 +1,4 @@
-"""A GPU's number formats and kernels for tensors that have no values: what is kept for the backward pass, and how wide.
+"""A GPU's dtypes and kernels for tensors that have no values: what is kept for the backward pass, and how wide.
 
 On the `meta` device torch knows neither autocast nor fused attention. Both decide what memory a training takes.
 """

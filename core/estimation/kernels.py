@@ -16,7 +16,7 @@ from .as_gpu import AsGPU
 
 LAUNCH = 5e-6  # seconds that Python and the driver take to ask for one, at the least: torch's own order of magnitude
 COMPILED = 0.3  # share of them that is left where the network is compiled: what lies between products is one kernel
-_PASSES = 4  # over all weights in a step: norm of the gradients, clipping, AdamW, moving average
+_PASSES = 4  # over all weights in a step: norm of the gradients, clipping, AdamW, EMA
 _TENSORS = 64  # that a kernel of these takes at once
 _NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach"}
 
@@ -63,7 +63,7 @@ def denoiser_kernels(config: DiTConfig, dtype: torch.dtype) -> Kernels:
 
 
 def optimizer_kernels(weights: Iterable[Tensor]) -> int:
-    """Return how many kernels clipping, AdamW and the moving average launch for these weights."""
+    """Return how many kernels clipping, AdamW and the EMA launch for these weights."""
     return _PASSES * math.ceil(len(list(weights)) / _TENSORS)
 
 

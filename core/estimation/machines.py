@@ -7,7 +7,7 @@ TERA, GIGA = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Machine:
-    """A GPU. rates: operations a second by number format, of dense products; fp32 is TF32 where there is that.
+    """A GPU. rates: operations a second by dtype, of dense products; fp32 is TF32 where there is that.
     memory: bytes."""
 
     rates: dict[str, float]

@@ -102,7 +102,7 @@ def open_artifact(path: Path, kind: str, made_by: str) -> Artifact:
     manifest = files.read_json(path / MANIFEST, again)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
-            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "take a newer ldm"
+            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
         )
     if manifest.get("kind") != kind:
         raise DataError(f"{path} holds {manifest.get('kind')!r}, not {kind!r}", f"make one: {made_by}")

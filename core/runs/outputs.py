@@ -75,7 +75,7 @@ def occupied(folder: Path, machine: Machine, train: Train | None = None) -> Iter
 
 
 def machine_policy(machine: Machine) -> Policy:
-    """Set up the device, the number format, the threads and, for tensors on the CPU, its memory."""
+    """Set up the device, the dtype, the threads and, for tensors on the CPU, its memory."""
     if machine.threads:
         torch.set_num_threads(machine.threads)
     policy = resolve(processes.own_device(machine.device), machine.precision)

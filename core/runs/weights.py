@@ -54,7 +54,7 @@ def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[
     path = folder / CONFIG
     described = read_json(path, remedy)
     if described.get("format", FORMAT) != FORMAT:
-        raise DataError(f"{path} has format {described['format']!r}; this ldm reads {FORMAT}", "take a newer ldm")
+        raise DataError(f"{path} has format {described['format']!r}; this ldm reads {FORMAT}", "upgrade ldm")
     kind, config = described.get("kind"), described.get("config")
     if not isinstance(kind, str) or kind not in kinds:
         raise DataError(f"{path} describes a network of kind {kind!r}, not {' or '.join(kinds)}", remedy)
@@ -122,7 +122,7 @@ def config_of(form: type[Form], values: Mapping[str, Any]) -> Form:
     known = {field.name for field in fields(form)}  # type: ignore[arg-type]
     if not values.keys() <= known:
         raise ConfigError(
-            f"the config has unknown keys {sorted(values.keys() - known)}", "take a newer ldm, or make it again"
+            f"the config has unknown keys {sorted(values.keys() - known)}", "upgrade ldm, or make it again"
         )
     try:
         return TypeAdapter(form).validate_json(json.dumps(dict(values)), strict=True)

@@ -18,7 +18,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Policy:
-    """Where networks run, and the number format of their matrix products; weights and reductions stay in fp32."""
+    """Where networks run, and the dtype of their matrix products; weights and reductions stay in fp32."""
 
     device: torch.device
     dtype: torch.dtype

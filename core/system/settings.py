@@ -6,11 +6,11 @@ from ..settings.fields import Section, option
 
 
 class Machine(Section):
-    """On what, and in which number format, a stage computes."""
+    """On what, and in which dtype, a stage computes."""
 
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", "--device", identity=False)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "Number format of the networks; auto takes what the hardware is fast at.", "--precision"
+        "auto", "Dtype of the networks; auto takes what the hardware is fast at.", "--precision"
     )
     compile: bool | None = option(
         None,

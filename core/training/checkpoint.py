@@ -99,7 +99,7 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
     manifest = files.read_json(path / MANIFEST)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
-            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "take a newer ldm"
+            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
         )
     table = manifest.get("files")
     if not isinstance(table, dict) or manifest.get("sha256") != files.sha256_json(table):

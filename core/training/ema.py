@@ -1,4 +1,4 @@
-"""The moving average of a network's weights, which is what gets sampled."""
+"""The EMA of a network's weights, which is what gets sampled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +69,7 @@ class EMA:
         for name in sorted(averages.keys() | self._averages.keys()):
             found, own = averages.get(name), self._averages.get(name)
             if found is None or own is None or found.shape != own.shape:
-                raise DataError(f"the checkpoint's moving average does not fit this network at {name}")
+                raise DataError(f"the checkpoint's EMA does not fit this network at {name}")
         for name, average in self._averages.items():
             average.copy_(averages[name])
         self.num_updates = num_updates

@@ -1,7 +1,8 @@
-"""What is measured of the moving average while it trains, and which of its states was the best so far.
+"""What is measured of the EMA while it trains, and which of its states was the best so far.
 
-A measurement is a line of `metrics.jsonl` with its conditions in it. It changes nothing of the training: a gauge draws
-by seeds of its own. One that a stop cuts short is owed by the checkpoint, and made when training goes on from there.
+A measurement is a line of `metrics.jsonl` with its conditions in it. It changes nothing of the training: an evaluator
+draws by seeds of its own. One that a stop cuts short is noted in the checkpoint, and made when training goes on from
+there.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,11 +10,11 @@ from typing import Any, Protocol
 
 from .record import CONDITIONS
 
-__all__ = ["CONDITIONS", "Best", "Gauge"]
+__all__ = ["CONDITIONS", "Best", "Evaluator"]
 
 
-class Gauge(Protocol):
-    """Measures what the moving average does, every so many images and at the end of the training.
+class Evaluator(Protocol):
+    """Measures what the EMA does, every so many images and at the end of the training.
 
     conditions: JSON, on what the numbers depend: only those of equal conditions are compared. criterion: the number by
     which the best state is chosen. larger: whether more of it is better.
@@ -39,12 +40,12 @@ class Gauge(Protocol):
 
 
 class Best:
-    """The best value of a gauge's criterion so far: of the lines that a record holds, then of those it is shown."""
+    """The best value of an evaluator's criterion so far: of the lines of a record, then of those it is shown."""
 
-    def __init__(self, gauge: Gauge, lines: Iterable[Mapping[str, Any]]) -> None:
-        self._gauge = gauge
+    def __init__(self, evaluator: Evaluator, lines: Iterable[Mapping[str, Any]]) -> None:
+        self._gauge = evaluator
         self.value: float | None = None
-        if gauge.keeps_one():
+        if evaluator.keeps_one():
             for line in lines:
                 self.improves(line)
 

@@ -1,6 +1,6 @@
 """The training loop that all trained stages share. Its clock is images seen.
 
-A task brings the networks, the batches and the losses; the loop brings order, optimizers, moving average, the finite
+A task brings the networks, the batches and the losses; the loop brings order, optimizers, EMA, the finite
 check, records, checkpoints and stopping. What happens at stream position k is a function of the seed and k alone, so
 a resumed run is the uninterrupted run. Several processes share every batch, each taking the positions of its rank:
 gradients and numbers are the means over all, so that each holds the same weights, and the first one alone writes.
@@ -27,7 +27,7 @@ from ..system.precision import Policy, uncompiled
 from ..system.signals import StopFlag, stop_flag
 from ..system.transfer import pinned
 from . import checkpoint, record
-from .evaluator import CONDITIONS, Best, Gauge
+from .evaluator import CONDITIONS, Best, Evaluator
 from .state import require_whole
 from .step import Stepper
 from .task import Batch, Plan, Task
@@ -43,17 +43,17 @@ def train(
     policy: Policy,
     folder: Path,
     progress: Progress,
-    gauge: Gauge | None = None,
+    evaluator: Evaluator | None = None,
     ahead: bool | None = None,
 ) -> dict[str, Any]:
     """Train until `plan.images` images were seen, from the newest checkpoint in `folder` if there is one.
 
-    Leaves `averaged` holding the moving average. Returns facts for the manifest. Raises Diverged, and Stopped after
+    Leaves `averaged` holding the EMA. Returns facts for the manifest. Raises Diverged, and Stopped after
     a checkpoint when a signal asks for it. Raises ConfigError for a batch that does not split into equal shares.
     ahead: see `Stepper`.
     """
     processes.require_shares(plan.batch_size, plan.accumulate, processes.world().size)
-    session = _Session(task, plan, policy, folder, progress, gauge, ahead)
+    session = _Session(task, plan, policy, folder, progress, evaluator, ahead)
     progress.start("training", plan.images, "images", done=session.images)
     with stop_flag() as stop:
         if session.images == 0:
@@ -68,7 +68,7 @@ def train(
                 session.step(data)
                 session.after_step(stop)
         session.finish()
-        if processes.heed(stop):
+        if processes.stop_requested(stop):
             raise session.stopped(stop)
     progress.finish()
     return {"images_seen": session.images, "steps": session.steps, "skipped_steps": session.stepper.guard.skipped}
@@ -91,11 +91,11 @@ class _Session:
         policy: Policy,
         folder: Path,
         progress: Progress,
-        gauge: Gauge | None = None,
+        evaluator: Evaluator | None = None,
         ahead: bool | None = None,
     ) -> None:
         self.task, self.plan, self.policy, self.folder, self.progress = task, plan, policy, folder, progress
-        self.gauge, self.owes = gauge, False
+        self.evaluator, self.owes = evaluator, False
         self.world = processes.world()
         self.stepper = Stepper(task, plan, policy, ahead)
         self.images = self.steps = 0
@@ -103,7 +103,7 @@ class _Session:
         if self.world.leads:
             mirror = record.tensorboard_mirror(folder, self.images) if plan.tensorboard else None
             self.record = record.Record(folder, self.images or -1, mirror, without=CONDITIONS if self.owes else None)
-            self.best = Best(gauge, record.read(self.record.path)) if gauge else None
+            self.best = Best(evaluator, record.read(self.record.path)) if evaluator else None
         self.told, self.told_at = time.monotonic(), self.images  # when, and at which image, the last line was logged
 
     def batches(self) -> Generator[Any, None, None]:
@@ -137,7 +137,10 @@ class _Session:
         self.progress.update(self.images)
         logging, saving, picture = map(self.due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
         evaluating = picture or self._passed(plan.validate_every)
-        measuring, stopping = self.gauge is not None and self.due(self.gauge.every), processes.heed(stop)
+        measuring, stopping = (
+            self.evaluator is not None and self.due(self.evaluator.every),
+            processes.stop_requested(stop),
+        )
         if logging or evaluating or measuring or saving or stopping:
             self.stepper.settle()
         if logging:
@@ -162,7 +165,7 @@ class _Session:
         return every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
 
     def evaluate(self, picture: bool) -> None:
-        """Validate, and draw, with the moving average in place of the weights; all together where those lie in rows."""
+        """Validate, and draw, with the EMA in place of the weights; all together where those lie in rows."""
         if not (self.world.leads or self.stepper.sharded):
             return
         self.task.modules.eval()
@@ -178,25 +181,25 @@ class _Session:
         self.progress.update(self.images, **numbers)
 
     def measure(self, stop: StopFlag) -> bool:
-        """Let the gauge measure the moving average, and keep the best. Say whether it came to that before a stop."""
-        assert self.gauge is not None
+        """Let the evaluator measure the EMA, and keep the best. Say whether it came to that before a stop."""
+        assert self.evaluator is not None
         self.task.modules.eval()
         with self.stepper.averaged(), torch.no_grad(), uncompiled():
-            numbers = self.gauge.measure(lambda: processes.heed(stop))
+            numbers = self.evaluator.measure(lambda: processes.stop_requested(stop))
             self.owes = numbers is None
             if numbers is None:
                 return False
             improved = self.world.leads and self._record_measurement(numbers)
             if processes.exchange(int(improved))[0][0]:
-                self.gauge.keep(self.images, numbers)
+                self.evaluator.keep(self.images, numbers)
         return True
 
     def _record_measurement(self, numbers: dict[str, Any]) -> bool:
         """Record and show a measurement, as the first process; say whether it is the best so far."""
-        assert self.gauge is not None and self.best is not None
-        line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.gauge.conditions}
+        assert self.evaluator is not None and self.best is not None
+        line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.evaluator.conditions}
         self.record.add(line)
-        shown = self.gauge.criterion
+        shown = self.evaluator.criterion
         self.progress.update(self.images, **{shown.partition("[")[0]: numbers[shown]})
         return self.best.improves(line)
 
@@ -205,7 +208,7 @@ class _Session:
         return stop.stopped(f"after {self.images:,} images; a checkpoint is in {self.folder / checkpoint.FOLDER}")
 
     def finish(self) -> None:
-        """Put the moving average in place for good."""
+        """Put the EMA in place for good."""
         self.stepper.finish()
 
     def _log(self) -> None:
@@ -245,7 +248,7 @@ class _Session:
         require_whole(found, remedy)
         self.stepper.load(found, remedy)
         self.images, self.steps = found.state["images"], found.state["steps"]
-        self.owes = self.gauge is not None and bool(found.state.get("owes"))
+        self.owes = self.evaluator is not None and bool(found.state.get("owes"))
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")
 
     def _newest(self) -> checkpoint.Checkpoint | None:

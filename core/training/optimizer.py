@@ -74,7 +74,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Ten
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """Return AdamW's state by parameter name: NAME.exp_avg, NAME.exp_avg_sq, NAME.step.
 
-    A parameter that has not been stepped yet is there with zeros, which is the state it starts from.
+    A parameter that has not been after_step yet is there with zeros, which is the state it starts from.
     """
     tensors = {}
     for name, parameter in _named(optimizer, module).items():

@@ -130,7 +130,7 @@ def open_judge(
     return Judge(config, policy, sampling, labels, extractor, columns, settings, data, judgement, images, reference)
 
 
-class SampleGauge:
+class SampleEvaluator:
     """Draws samples of the network in training and measures them, as `core.training.evaluator` has it."""
 
     def __init__(
@@ -215,13 +215,13 @@ class SampleGauge:
     def _draw(self, rows: np.ndarray, stopping: Callable[[], bool] | None) -> Tensor:
         """Return features and logits, side by side, of some samples; between steps, see whether to stop."""
 
-        def heed(step: int, time: float, x: Tensor, x0: Tensor) -> None:
+        def stop_when_asked(step: int, time: float, x: Tensor, x0: Tensor) -> None:
             if stopping is not None and stopping():
                 raise _StopAskedFor
 
         judge = self.judge
         indices = judge.config.metrics.seed + rows
-        images = generate(self.model, judge.labels[rows], indices, judge.sampling, judge.policy, heed)
+        images = generate(self.model, judge.labels[rows], indices, judge.sampling, judge.policy, stop_when_asked)
         return torch.cat(judge.extractor.both(as_tensor(images)), dim=1)
 
 

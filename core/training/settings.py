@@ -20,7 +20,7 @@ class Train(Section):
     beta1: float = option(0.9, "AdamW's first moment.", ge=0, lt=1)
     beta2: float = option(0.999, "AdamW's second moment.", ge=0, lt=1)
     clip: float = option(1.0, "Largest gradient norm; 0 switches clipping off.", ge=0)
-    ema: float = option(0.9999, "Decay of the weights' moving average, per step; 0 switches it off.", ge=0, lt=1)
+    ema: float = option(0.9999, "Decay of the EMA of the weights, per step; 0 switches it off.", ge=0, lt=1)
     checkpoint_every: Count = option(50_000, "Images between checkpoints.", "--checkpoint-every", identity=False)
     keep: int = option(2, "Checkpoints kept.", identity=False, ge=2)
     log_every: Count = option(2_000, "Images between lines of metrics.jsonl.", identity=False)
@@ -38,7 +38,7 @@ class VQVAETrain(Train):
     images: Count = option(1_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
     lr: float = option(4e-4, "Peak learning rate.", "--lr", gt=0)
     beta2: float = option(0.99, "AdamW's second moment.", ge=0, lt=1)
-    ema: float = option(0.995, "Decay of the weights' moving average, per step; 0 switches it off.", ge=0, lt=1)
+    ema: float = option(0.995, "Decay of the EMA of the weights, per step; 0 switches it off.", ge=0, lt=1)
 
 
 class DiTTrain(Train):
@@ -56,7 +56,7 @@ class ClassifierTrain(Train):
     lr: float = option(2e-3, "Peak learning rate.", "--lr", gt=0)
     decay: Literal["constant", "cosine", "linear"] = option("cosine", "Learning rate after warm-up.")
     weight_decay: float = option(0.01, "AdamW's weight decay.", ge=0)
-    ema: float = option(0.0, "Decay of the weights' moving average, per step; 0 switches it off.", ge=0, lt=1)
+    ema: float = option(0.0, "Decay of the EMA of the weights, per step; 0 switches it off.", ge=0, lt=1)
 
 
 class Preview(Section):

@@ -1,4 +1,4 @@
-"""One optimizer step: passes, the mean over processes, clipping, the finite check, AdamW, the moving average.
+"""One optimizer step: passes, the mean over processes, clipping, the finite check, AdamW, the EMA.
 
 A step whose loss or gradient is not finite touches neither weights nor average. On the CPU that is settled on the
 spot. A GPU works behind the program that fills its queue, and asking it for a number stops both; there the optimizer
@@ -36,7 +36,7 @@ _VERDICT = slice(0, 2)  # loss and gradient norm: the readings that must be fini
 
 @dataclass
 class _Readings:
-    """Numbers of one player's passes: values (2 + n,) on the device, loss and gradient norm, then those named."""
+    """Numbers of one role's passes: values (2 + n,) on the device, loss and gradient norm, then those named."""
 
     names: list[str]
     values: Tensor
@@ -79,16 +79,16 @@ class Stepper:
         self.sharded = self._shard() if plan.shard and processes.world().size > 1 else None
         if self.sharded is None:
             processes.follow_leader(task.modules.state_dict().values())
-            self.modules, self.players = task.modules, task.players
+            self.modules, self.networks = task.modules, task.networks
             averaged: nn.Module = task.averaged
             self.means: dict[str, GradientMean | Sharded] = {
-                name: GradientMean(module) for name, module in self.players.items()
+                name: GradientMean(module) for name, module in self.networks.items()
             }
         else:
             self.modules = averaged = self.sharded.rows
-            self.players = dict.fromkeys(task.players, averaged)
-            self.means = dict.fromkeys(task.players, self.sharded)
-        self.optimizers = {name: build_adamw(module, self.optim) for name, module in self.players.items()}
+            self.networks = dict.fromkeys(task.networks, averaged)
+            self.means = dict.fromkeys(task.networks, self.sharded)
+        self.optimizers = {name: build_adamw(module, self.optim) for name, module in self.networks.items()}
         self.ema = EMA(averaged, plan.ema)
         self.guard, self.meter = FiniteGuard(), record.Meter()
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_scaler)
@@ -99,7 +99,7 @@ class Stepper:
     def step(self, data: Any, number: int, images: int) -> None:
         """Take the optimizer step of that number, counted from 0, with the learning rate after `images` images.
 
-        Every player takes its own, up to the first that is not finite: the step ends there. Raises Diverged.
+        Every role takes its own, up to the first that is not finite: the step ends there. Raises Diverged.
         """
         rate = learning_rate(self.optim, images, self.plan.images)
         parts = self.task.split(data, self.plan.accumulate) if self.plan.accumulate > 1 else [data]
@@ -108,8 +108,8 @@ class Stepper:
             self._step_ahead(parts, number, rate)
             return
         numbers = {"lr": rate}
-        finite = all(self._turn(player, parts, number, numbers) for player in self.optimizers)
-        self.task.stepped(finite)
+        finite = all(self._turn(role, parts, number, numbers) for role in self.optimizers)
+        self.task.after_step(finite)
         if finite:
             self.ema.update()
             self.meter.add(numbers)
@@ -121,13 +121,13 @@ class Stepper:
         step, self._unsettled = self._unsettled, None
         values = step.wait()
         finite = self.guard.admit(step.number, values[_VERDICT])
-        self.task.stepped(finite)
+        self.task.after_step(finite)
         if finite:
             self.ema.update()
             self.meter.add({"lr": step.rate, **_named(step.names, values, "")})
 
     def finish(self) -> None:
-        """Put the moving average in place for good."""
+        """Put the EMA in place for good."""
         if self.sharded is None:
             self.ema.copy_to(self.task.averaged)
         else:
@@ -136,15 +136,15 @@ class Stepper:
         self.task.modules.eval()
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Let the networks hold the moving average inside a block."""
+        """Let the networks hold the EMA inside a block."""
         return self.ema.applied() if self.sharded is None else self.sharded.averaged(self.ema)
 
     def groups(self) -> dict[str, Scattered]:
         """Return every tensor that a checkpoint keeps, by group and name."""
         optimizers = {
-            f"{player}.{name}": tensor
-            for player, optimizer in self.optimizers.items()
-            for name, tensor in optimizer_state(optimizer, self.players[player]).items()
+            f"{role}.{name}": tensor
+            for role, optimizer in self.optimizers.items()
+            for name, tensor in optimizer_state(optimizer, self.networks[role]).items()
         }
         held = {"model": self.modules.state_dict(), "ema": self.ema.state(), "optimizer": optimizers}
         scatter = scattered if self.sharded is None else self.sharded.scattered
@@ -168,22 +168,22 @@ class Stepper:
         require_fit(self.modules, found.groups["model"], found.path, remedy)
         self.modules.load_state_dict(found.groups["model"])
         self.ema.load(found.groups["ema"], found.state["ema_updates"])
-        for player, optimizer in self.optimizers.items():
+        for role, optimizer in self.optimizers.items():
             own = {
-                key.removeprefix(f"{player}."): tensor
+                key.removeprefix(f"{role}."): tensor
                 for key, tensor in found.groups["optimizer"].items()
-                if key.startswith(f"{player}.")
+                if key.startswith(f"{role}.")
             }
-            load_optimizer_state(optimizer, self.players[player], own)
+            load_optimizer_state(optimizer, self.networks[role], own)
         self.guard.load(found.state["guard"])
         self.meter.load(found.state["meter"])
         if found.state["scaler"]:  # It is empty where the run began on a device that needs none.
             self.scaler.load_state_dict(found.state["scaler"])
 
-    def _turn(self, player: str, parts: list[Any], number: int, numbers: dict[str, float]) -> bool:
-        """Take one player's optimizer step unless it is not finite; say whether, and add to the numbers to log."""
-        optimizer = self.optimizers[player]
-        readings = self._passes(player, parts)
+    def _turn(self, role: str, parts: list[Any], number: int, numbers: dict[str, float]) -> bool:
+        """Take one role's optimizer step unless it is not finite; say whether, and add to the numbers to log."""
+        optimizer = self.optimizers[role]
+        readings = self._passes(role, parts)
         if readings is None:
             return True
         values = readings.values.cpu()
@@ -195,15 +195,15 @@ class Stepper:
         if finite:
             _set_rate(optimizer, numbers["lr"])
             self.scaler.step(optimizer)
-            numbers |= _named(readings.names, values, "" if player == next(iter(self.optimizers)) else f"{player}_")
+            numbers |= _named(readings.names, values, "" if role == next(iter(self.optimizers)) else f"{role}_")
         self.scaler.update()
         return finite
 
     def _step_ahead(self, parts: list[Any], number: int, rate: float) -> None:
         """Put a step into the device's queue, and settle the one before while the device is at it."""
-        ((player, optimizer),) = self.optimizers.items()
-        readings = self._passes(player, parts)
-        assert readings is not None, "a single player always has a gradient"
+        ((role, optimizer),) = self.optimizers.items()
+        readings = self._passes(role, parts)
+        assert readings is not None, "a single role always has a gradient"
         self.settle()  # Its average is of weights that this step has not moved yet.
         _set_rate(optimizer, rate)
         # The fused kernels leave weights, moments and their count alone where this is 1, as under a GradScaler.
@@ -212,15 +212,15 @@ class Stepper:
         optimizer.step()
         self._unsettled = _sent(number, rate, readings)
 
-    def _passes(self, player: str, parts: list[Any]) -> _Readings | None:
-        """Run a player's passes up to its clipped gradients; None where it sits out. Never waits for the device."""
-        optimizer, gradients = self.optimizers[player], self.means[player]
+    def _passes(self, role: str, parts: list[Any]) -> _Readings | None:
+        """Run a role's passes up to its clipped gradients; None where it sits out. Never waits for the device."""
+        optimizer, gradients = self.optimizers[role], self.means[role]
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.policy.device)
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             with self.policy.autocast():
-                loss, details = self.task.loss(player, part)
+                loss, details = self.task.loss(role, part)
             if not loss.requires_grad:
                 return None
             if number == len(parts):
@@ -243,17 +243,17 @@ class Stepper:
     def _shard(self) -> "Sharded":
         from ..distributed.sharding import Sharded  # torch takes a second to load what it needs
 
-        (network,) = self.task.players.values()
+        (network,) = self.task.networks.values()
         assert network is self.task.modules and network is self.task.averaged, "one network, and nothing beside it"
         return Sharded(network, self.policy)
 
     def _may_run_ahead(self) -> bool:
         alone = len(self.optimizers) == 1 and not self.scaler.is_enabled()
-        return self.policy.device.type == "cuda" and alone and not self.task.heeds_verdicts
+        return self.policy.device.type == "cuda" and alone and not self.task.synchronous
 
 
 def _named(names: list[str], values: Tensor, prefix: str) -> dict[str, float]:
-    """Return the numbers to log of one player."""
+    """Return the numbers to log of one role."""
     loss, norm, *others = values.tolist()
     return {**dict(zip(names, others, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm}
 

@@ -49,23 +49,23 @@ class Task(Protocol):
     modules: nn.Module
     averaged: nn.Module
     num_samples: int
-    players: dict[str, nn.Module]  # one optimizer each, stepped in this order
-    heeds_verdicts: bool  # whether `stepped` changes what the next step computes, which then has to wait for it
+    networks: dict[str, nn.Module]  # one optimizer each, after_step in this order
+    synchronous: bool  # whether `after_step` changes what the next step computes, which then has to wait for it
 
     def load(self, batch: Batch) -> Any:
         """Return the batch's tensors; called ahead of time in a thread."""
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return a player's mean loss over the data, and numbers to log; without gradient, the player sits out."""
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return a role's mean loss over the data, and numbers to log; without gradient, the role sits out."""
 
     def split(self, data: Any, parts: int) -> list[Any]:
         """Split a batch's tensors into equal parts, for accumulation."""
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         """Called after every step; `accepted` unless its losses or gradients were not finite and it was skipped."""
 
     def validate(self) -> dict[str, float]:
-        """Return numbers on held-out samples; `averaged` holds the moving average meanwhile."""
+        """Return numbers on held-out samples; `averaged` holds the EMA meanwhile."""
 
     def picture(self, folder: Path, images_seen: int) -> None:
-        """Write a picture of the present state; `averaged` holds the moving average meanwhile."""
+        """Write a picture of the present state; `averaged` holds the EMA meanwhile."""

@@ -62,7 +62,7 @@ _ROWS: list[tuple[str, Callable[[StageCost], Any], Callable[[Any], str]]] = [
     ("weights", lambda c: c.memory.get("weights"), _bytes),
     ("gradients", lambda c: c.memory.get("gradients"), _bytes),
     ("optimizer", lambda c: c.memory.get("moments"), _bytes),
-    ("moving average", lambda c: c.memory.get("average"), _bytes),
+    ("EMA", lambda c: c.memory.get("average"), _bytes),
     ("activations", lambda c: c.memory.get("activations"), _bytes),
     ("memory at most", lambda c: c.memory.get("together"), _bytes),
     ("… checkpointing", lambda c: c.memory.get("recomputing"), _bytes),

@@ -42,7 +42,7 @@ class Finding:
     remedy: str | None = None
 
     def __str__(self) -> str:
-        remedy = f"; do: {self.remedy}" if self.remedy else ""
+        remedy = f"; hint: {self.remedy}" if self.remedy else ""
         return f"{self.state:<6}  {self.value}{remedy}"
 
 
@@ -127,7 +127,7 @@ def _torch() -> Finding:
 
 
 def _computing(config: Doctor) -> Iterator[Finding]:
-    """Look at device, number format, threads, and what --compile needs there."""
+    """Look at device, dtype, threads, and what --compile needs there."""
     import torch
 
     from ...core.runs.outputs import machine_policy

@@ -49,7 +49,7 @@ class Images:
 class Basis:
     """All that the counts of the stages have in common.
 
-    policy: device and number format of the machine that is estimated. rate: its operations a second, None for this
+    policy: device and dtype of the machine that is estimated. rate: its operations a second, None for this
     machine, which is measured. network: of the denoiser. notes: what had to be assumed, in sentences.
     """
 

@@ -112,8 +112,8 @@ def _by_stepping(basis: Basis, stage: str, settings: Train) -> tuple[Operations,
     def loss(count: int) -> Tensor:
         data = task.load(Batch(np.arange(count), np.arange(count), _LATE))
         with policy.autocast():
-            found = [task.loss(player, data)[0] for player in task.players]
-        task.stepped(False)
+            found = [task.loss(role, data)[0] for role in task.networks]
+        task.after_step(False)
         return torch.stack([each for each in found if each.requires_grad]).sum()
 
     at_once = basis.share(settings.batch_size, settings.accumulate)

@@ -97,5 +97,5 @@ def test_what_cannot_be_done_is_told_with_what_to_do(
     before = sorted(Path().rglob("*"))
     assert run(["data", *arguments]) == code
     captured = capsys.readouterr()
-    assert says in captured.err and "   do: " in captured.err and captured.out == ""
+    assert says in captured.err and " hint: " in captured.err and captured.out == ""
     assert sorted(Path().rglob("*")) == before

@@ -86,7 +86,7 @@ def test_every_user_error_is_one_line_a_remedy_and_its_exit_code(
     stage("sample", raising(kind("the file x is torn", "mend it")))
     assert run(["sample"]) == kind.exit_code
     captured = capsys.readouterr()
-    assert captured.err == "error: the file x is torn\n   do: mend it\n" and captured.out == ""
+    assert captured.err == "error: the file x is torn\n hint: mend it\n" and captured.out == ""
 
 
 def test_exit_codes_are_those_that_are_documented() -> None:
@@ -188,7 +188,7 @@ def test_debug_adds_the_traceback(
 def test_wrong_usage_is_told_and_exits_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
     captured = capsys.readouterr()
-    assert says in captured.err and "   do: " in captured.err and captured.out == ""
+    assert says in captured.err and " hint: " in captured.err and captured.out == ""
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_name_that_there_is_not_is_answered_with_an_instruction(
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mnist.yaml").write_text("name: x\n")
     assert run(arguments) in (2, 3)
-    assert f"   do: {remedy}" in capsys.readouterr().err
+    assert f" hint: {remedy}" in capsys.readouterr().err
 
 
 def test_errors_are_an_event_where_events_are_asked_for(stage: Install, capsys: pytest.CaptureFixture[str]) -> None:

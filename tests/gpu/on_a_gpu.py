@@ -117,11 +117,11 @@ class Interrupted(DenoisingTask):
 
     stop_at, steps = 0, 0
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.steps += 1
         if self.steps == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().loss(player, data)
+        return super().loss(role, data)
 
 
 def run(folder: Path, policy: Policy, stop_at: int = 0) -> None:

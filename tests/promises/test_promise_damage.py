@@ -137,7 +137,7 @@ def test_files_of_an_unknown_schema_are_refused_with_what_to_do(trials: Trials, 
         files.write_json(path, {**files.read_json(path), key: 99})
         with pytest.raises(DataError, match=f"has {key} 99; this ldm reads 1") as caught:
             use()
-        assert str(path) in caught.value.message and "take a newer ldm" in str(caught.value.remedy)
+        assert str(path) in caught.value.message and "upgrade ldm" in str(caught.value.remedy)
         path.write_bytes(whole)
 
 

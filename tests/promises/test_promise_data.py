@@ -290,7 +290,7 @@ def test_wrong_labels_are_named_and_exit_3_before_training(
         code = run([command, "--data", str(data), "--image-size", "16", "--runs-dir", str(folder / "runs"), "-q"])
         told = capsys.readouterr().err
         assert code == 3 and said in told and str(data) in told, (name, code, told)
-        assert "   do: " in told
+        assert " hint: " in told
         assert not list((folder / "runs").rglob("checkpoints")) and not list((folder / "runs").rglob("metrics.jsonl"))
 
 
@@ -326,6 +326,6 @@ def test_an_output_that_cannot_be_written_exits_2_in_time_before_any_data_is_rea
             next(cases)
             ended = ldm.run(command, *words, "--runs-dir", place, user=NOBODY if os.getuid() == 0 else None)
             assert ended.code == 2 and ended.busy < 2, ended
-            assert f"error: {place}" in ended.err and "   do: " in ended.err and "nowhere" not in ended.err
+            assert f"error: {place}" in ended.err and " hint: " in ended.err and "nowhere" not in ended.err
     assert next(cases, None) is None
     assert list(closed.iterdir()) == [] and file.read_text() == "in the way"

@@ -100,10 +100,10 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
     for random in trials:
         last, steps_left = int(random.integers(32)), iter(range(32))
 
-        def loss(self: DenoisingTask, player: str, data: Any, last: int = last, left: Any = steps_left) -> Any:
+        def loss(self: DenoisingTask, role: str, data: Any, last: int = last, left: Any = steps_left) -> Any:
             if next(left) == last:
                 raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
-            return whole_loss(self, player, data)
+            return whole_loss(self, role, data)
 
         runs_dir = prepared.fresh()
         with monkeypatch.context() as failing:

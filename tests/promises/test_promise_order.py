@@ -44,9 +44,9 @@ class Watched(Regression):
         shades = torch.from_numpy(self.images.batch(batch.samples)[:, 0, 0].astype(np.float32))
         return shades / LEVEL, shades[:, :2] / 255, batch.images_seen // PLAN.batch_size
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.taken.append(data[0][:, 0].round().int().tolist())
-        return super().loss(player, data)
+        return super().loss(role, data)
 
 
 @pytest.fixture(scope="module")

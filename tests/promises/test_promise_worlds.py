@@ -63,7 +63,7 @@ class Watched:
         """
         config = self.pipeline.config(self.command, **self.settings, train__accumulate=accumulate)
         task = TASKS[self.command]
-        load, stepped = task.load, task.stepped
+        load, after_step = task.load, task.after_step
 
         def work(rank: int) -> None:
             def noting_load(self_: Any, batch: Batch) -> Any:
@@ -73,13 +73,13 @@ class Watched:
                 return load(self_, batch)
 
             def signalled(self_: Any, accepted: bool) -> None:
-                stepped(self_, accepted)
+                after_step(self_, accepted)
                 ends.append(accepted)
                 if stop == (len(ends) - 1, rank):
                     os.kill(os.getpid(), signal.SIGTERM)
 
             ends: list[bool] = []
-            task.load, task.stepped = noting_load, signalled
+            task.load, task.after_step = noting_load, signalled
             RUNS[self.command](config, Silent())
 
         return run_together(size, work, patience)

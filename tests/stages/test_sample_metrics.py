@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.pipeline.best import open_best
 from ldm.core.progress import Silent
-from ldm.core.training.sample_evaluator import SampleGauge
+from ldm.core.training.sample_evaluator import SampleEvaluator
 from ldm.stages.configs.folders import Inspect, Verify
 from ldm.stages.tools import inspect, verify
 
@@ -154,15 +154,15 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
     config = pair.config("train-dit", **MEASURED, train__shard=True)
     size = (watched.folder / "dit" / "best" / "final" / "model.safetensors").stat().st_size
 
-    keep = SampleGauge.keep
+    keep = SampleEvaluator.keep
 
-    def limited(gauge: SampleGauge, *told: Any) -> None:
+    def limited(evaluator: SampleEvaluator, *told: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        keep(gauge, *told)
+        keep(evaluator, *told)
 
     def work(rank: int) -> None:
         if rank == 0:  # In a process of its own, which ends with it.
-            SampleGauge.keep = limited  # type: ignore[method-assign]
+            SampleEvaluator.keep = limited  # type: ignore[method-assign]
         RUNS["train-dit"](config, Silent())
 
     assert run_together(2, work) == [2, 2]

@@ -46,11 +46,11 @@ class AutoencodingTask:
         self.autoencoder.latent_shape(size)
         self.lpips = LPIPS(config.loss.lpips).to(policy.device) if config.loss.lpips else None
         self.averaged: nn.Module = self.vqvae
-        self.players: dict[str, nn.Module] = {"autoencoder": self.vqvae}
-        self.heeds_verdicts = True  # The codebook moves with them.
+        self.networks: dict[str, nn.Module] = {"autoencoder": self.vqvae}
+        self.synchronous = True  # The codebook moves with them.
         if config.loss.adversarial_weight:
-            self.players["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
-        self.modules: nn.Module = nn.ModuleDict(self.players)
+            self.networks["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
+        self.modules: nn.Module = nn.ModuleDict(self.networks)
         for part in (self.vqvae.encoder, self.vqvae.decoder):
             maybe_compile(part, bool(config.machine.compile), policy.device)
         self.assignments: list[Assignment] = []
@@ -71,11 +71,11 @@ class AutoencodingTask:
     def split(self, data: tuple[torch.Tensor, int], parts: int) -> list[Any]:
         return [(images, data[1]) for images in data[0].chunk(parts)]
 
-    def loss(self, player: str, data: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images, self.clock = sent(data[0], self.policy.device), data[1]
-        return self._reconstruction_loss(images) if player == "autoencoder" else self._discriminator_loss(images)
+        return self._reconstruction_loss(images) if role == "autoencoder" else self._discriminator_loss(images)
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         """Move the codebook after a step that counts, by the vectors of all processes."""
         if accepted:
             generator = seeds.torch_generator(self.config.seed, "dead codes", self.clock)
@@ -118,7 +118,7 @@ class AutoencodingTask:
         loss = reconstruction + out.quantised.loss
         if self._adversarial:
             self.decoded.append(out.images.detach())
-            opinion = losses.generator_loss(self.players["discriminator"](out.images))
+            opinion = losses.generator_loss(self.networks["discriminator"](out.images))
             weight = losses.adaptive_weight(reconstruction, opinion, self.vqvae.last_layer)
             loss = loss + settings.adversarial_weight * weight * opinion
         return loss, numbers
@@ -127,12 +127,12 @@ class AutoencodingTask:
         """Tell this pass's images from their reconstructions; a loss without gradient before it counts."""
         if not self._adversarial:
             return torch.zeros((), device=self.policy.device), {}
-        discriminator = self.players["discriminator"]
+        discriminator = self.networks["discriminator"]
         return losses.hinge_discriminator_loss(discriminator(images), discriminator(self.decoded.pop(0))), {}
 
     @property
     def _adversarial(self) -> bool:
-        return "discriminator" in self.players and self.clock >= self.config.loss.adversarial_start
+        return "discriminator" in self.networks and self.clock >= self.config.loss.adversarial_start
 
 
 @torch.no_grad()

@@ -27,8 +27,8 @@ class ClassifyingTask:
         self.network = network.to(policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
-        self.players: dict[str, nn.Module] = {"classifier": self.network}
-        self.heeds_verdicts = False
+        self.networks: dict[str, nn.Module] = {"classifier": self.network}
+        self.synchronous = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return images, labels and offsets."""
@@ -44,11 +44,11 @@ class ClassifyingTask:
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
 
-    def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images, labels, offsets = (sent(tensor, self.policy.device) for tensor in data)
         return classifier.classification_loss(self.network, images, labels, offsets), {}
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         """Nothing but the weights changes with a step."""
 
     def validate(self) -> dict[str, float]:

@@ -65,8 +65,8 @@ class DenoisingTask:
         maybe_compile(self.network, self._is_compiled(), policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
-        self.players: dict[str, nn.Module] = {"denoiser": self.network}
-        self.heeds_verdicts = False
+        self.networks: dict[str, nn.Module] = {"denoiser": self.network}
+        self.synchronous = False
 
     def _is_compiled(self) -> bool:
         """Whether to compile: what was asked for, else where the training as a whole is long enough for it.
@@ -91,10 +91,10 @@ class DenoisingTask:
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
 
-    def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self._errors(data).mean(), {}
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         """Nothing but the weights changes with a step."""
 
     def validate(self) -> dict[str, float]:

@@ -42,8 +42,8 @@ class NoisyClassifyingTask:
         self.network = NoisyClassifier(network).to(policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
-        self.players: dict[str, nn.Module] = {"classifier": self.network}
-        self.heeds_verdicts = False
+        self.networks: dict[str, nn.Module] = {"classifier": self.network}
+        self.synchronous = False
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
@@ -56,11 +56,11 @@ class NoisyClassifyingTask:
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
 
-    def loss(self, player: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x0, noise, t, labels = (sent(tensor, self.policy.device) for tensor in data)
         return F.cross_entropy(self._logits(x0, noise, t), labels), {}
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         """Nothing but the weights changes with a step."""
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The codebook: nearest codes, the loss's gradients, moving averages, restarts."""
+"""The codebook: nearest codes, the loss's gradients, EMAs, restarts."""
 
 import math
 

@@ -65,17 +65,17 @@ def test_names_that_differ_in_case_only_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "remedy"),
     [
-        ("goldfisch", "--class 'goldfisch' is no class", "did you mean 'goldfish'?"),
-        ("zebra", "--class 'zebra' is no class", "0 tench, 1 goldfish"),
+        ("goldfisch", "--class 'goldfisch' is an unknown class", "did you mean 'goldfish'?"),
+        ("zebra", "--class 'zebra' is an unknown class", "0 tench, 1 goldfish"),
         ("6", "--class 6 is outside 0 … 5", "0 tench, 1 goldfish"),
         ("2-6", "--class 2-6 is outside 0 … 5", "5 ray"),
         ("3-1", "--class 3-1 runs backwards", "write 1-3"),
-        ("-1", "--class '-1' is no class", ""),
-        ("", "--class '' is no class", "0 tench"),
-        ("tench,", "--class '' is no class", "0 tench"),
-        ("1.5", "--class '1.5' is no class", ""),
-        ("9" * 5000, "is no class", "0 tench"),
-        ("1-" + "9" * 5000, "is no class", "0 tench"),
+        ("-1", "--class '-1' is an unknown class", ""),
+        ("", "--class '' is an unknown class", "0 tench"),
+        ("tench,", "--class '' is an unknown class", "0 tench"),
+        ("1.5", "--class '1.5' is an unknown class", ""),
+        ("9" * 5000, "is an unknown class", "0 tench"),
+        ("1-" + "9" * 5000, "is an unknown class", "0 tench"),
     ],
 )
 def test_what_is_no_class_is_refused_with_the_nearest_name_or_the_list(text: str, message: str, remedy: str) -> None:

@@ -31,8 +31,8 @@ def test_times_of_a_table_are_its_own_each_as_often() -> None:
 def test_times_on_the_straight_path_are_continuous_unless_the_bound_needs_steps() -> None:
     path = schedule("rectified-flow", 10)
     assert len(set(Objective(path, "flow", "flow").draw_times(evenly(100)).tolist())) == 100
-    stepped = Objective(path, "flow", "flow", vlb_weight=0.001).draw_times(evenly(100))
-    assert len(set(stepped.tolist())) == 10
+    after_step = Objective(path, "flow", "flow", vlb_weight=0.001).draw_times(evenly(100))
+    assert len(set(after_step.tolist())) == 10
 
 
 @pytest.mark.parametrize("times", ["uniform", "logit-normal"])

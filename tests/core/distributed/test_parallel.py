@@ -63,7 +63,7 @@ class Fit:
         self.network = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2))
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
-        self.players: dict[str, nn.Module] = {"fit": self.network}
+        self.networks: dict[str, nn.Module] = {"fit": self.network}
         self.points = seeds.normal(0, "points", range(self.num_samples), (3,))
         self.in_load: dict[int, Callable[[], Any]] = {}
         self.in_loss: dict[int, Callable[[], Any]] = {}
@@ -81,12 +81,12 @@ class Fit:
     def split(self, data: Any, parts: int) -> list[Any]:
         return [(x, y, data[2]) for x, y in zip(data[0].chunk(parts), data[1].chunk(parts), strict=True)]
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, y, self.step = data
         factor = self.in_loss.get(self.step, lambda: 1.0)()
         return factor * (self.network(x) - y).square().mean(), {"largest": x.abs().mean()}
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         self.after.get(self.step, int)()
 
     def validate(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ CONFIG = DiTConfig(
 class Denoising:
     """A tiny denoiser of random latents; what happens in a step's loss can be set."""
 
-    num_samples, heeds_verdicts = 30, False
+    num_samples, synchronous = 30, False
 
     def __init__(self, checkpointing: bool = False, policy: Policy = FP32) -> None:
         self.policy = policy
@@ -76,7 +76,7 @@ class Denoising:
         self.network.checkpointing = checkpointing
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
-        self.players: dict[str, nn.Module] = {"denoiser": self.network}
+        self.networks: dict[str, nn.Module] = {"denoiser": self.network}
         self.objective = Objective(schedule("cosine"))
         self.in_loss: dict[int, Callable[[], Any]] = {}
 
@@ -89,11 +89,11 @@ class Denoising:
     def split(self, data: Any, parts: int) -> list[Any]:
         return [(*each, data[-1]) for each in zip(*(tensor.chunk(parts) for tensor in data[:-1]), strict=True)]
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         factor = self.in_loss.get(data[-1], lambda: 1.0)()
         return factor * self.objective.loss(self.network, *data[:-1]).mean(), {}
 
-    def stepped(self, accepted: bool) -> None: ...
+    def after_step(self, accepted: bool) -> None: ...
 
     def validate(self) -> dict[str, float]:
         with torch.no_grad(), self.policy.autocast():

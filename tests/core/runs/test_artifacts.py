@@ -136,7 +136,7 @@ def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> Non
     assert str(tmp_path) in caught.value.message
     manifest = files.read_json(tmp_path / "manifest.json")
     files.write_json(tmp_path / "manifest.json", {**manifest, "schema": 99})
-    with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(take a newer ldm\)"):
+    with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(upgrade ldm\)"):
         open_artifact(tmp_path, "anything", "ldm encode")
 
 

@@ -49,7 +49,7 @@ class Regression:
             self.network.register_buffer("ballast", torch.zeros(extra_weights))
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
-        self.players: dict[str, nn.Module] = {"regressor": self.network}
+        self.networks: dict[str, nn.Module] = {"regressor": self.network}
         self.points = seeds.normal(0, "points", range(self.num_samples), (3,))
         self.step = 0
         self.nan_loss: set[int] = set()
@@ -65,7 +65,7 @@ class Regression:
     def split(self, data: Any, parts: int) -> list[Any]:
         return [(x, y, data[2]) for x, y in zip(data[0].chunk(parts), data[1].chunk(parts), strict=True)]
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, y, self.step = data
         loss = (self.network(x).float() - y).square().mean()
         details = {"largest": x.abs().mean()}
@@ -75,7 +75,7 @@ class Regression:
             loss = loss + (0 * self.network[0].weight.sum()).abs().sqrt()
         return loss, details
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         self.stepped_with.append(accepted)
         if self.step == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)

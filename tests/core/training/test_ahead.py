@@ -45,14 +45,14 @@ class Meta(Policy):
 class Task(Regression):
     """The regression; a signal comes while a step's passes run, wherever the verdict on it is read."""
 
-    heeds_verdicts = False
+    synchronous = False
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if data[2] == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().loss(player, data)
+        return super().loss(role, data)
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         self.stepped_with.append(accepted)
 
 
@@ -133,7 +133,7 @@ def test_a_step_reads_no_number_from_the_device() -> None:
         stepper = Stepper(task, LONG, FP32, ahead=True)
         x = torch.empty(4, 3)
         stepper.step((x, torch.empty(4, 2), 0), 0, 0)
-        assert len(stepper.optimizers["regressor"].state) == 4, "the optimizer has stepped"
+        assert len(stepper.optimizers["regressor"].state) == 4, "the optimizer has after_step"
         with pytest.raises(Exception, match="_local_scalar_dense"):
             stepper.settle()
 
@@ -142,17 +142,17 @@ def test_the_passes_of_a_denoiser_read_no_number_from_the_device() -> None:
     config = DiTConfig(latent_channels=4, latent_size=8, patch_size=2, width=32, depth=2, heads=2, num_classes=3)
 
     class Denoising:
-        heeds_verdicts, num_samples = False, 4
+        synchronous, num_samples = False, 4
 
         def __init__(self, objective: Objective) -> None:
             with torch.device("meta"), registry._NoNormalDraws():
                 self.network = registry.build(config).to("meta")
             self.modules: nn.Module = self.network
             self.averaged: nn.Module = self.network
-            self.players: dict[str, nn.Module] = {"denoiser": self.network}
+            self.networks: dict[str, nn.Module] = {"denoiser": self.network}
             self.objective = objective
 
-        def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             return self.objective.loss(self.network, *data).mean(), {}
 
     x, t = torch.empty(4, 4, 8, 8, device="meta"), torch.empty(4, device="meta")

@@ -1,4 +1,4 @@
-"""The moving average against its closed form."""
+"""The EMA against its closed form."""
 
 import pytest
 import torch

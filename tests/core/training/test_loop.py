@@ -75,10 +75,10 @@ def newest(folder: Path) -> checkpoint.Checkpoint:
 class SlowAtFirst(Regression):
     """Takes its time in the first step, as a compiled network does."""
 
-    def stepped(self, accepted: bool) -> None:
+    def after_step(self, accepted: bool) -> None:
         if not self.stepped_with:
             time.sleep(0.5)
-        super().stepped(accepted)
+        super().after_step(accepted)
 
 
 def test_a_speed_is_that_since_the_line_before_so_that_they_sum_up_to_the_time_taken(tmp_path: Path) -> None:
@@ -259,18 +259,18 @@ def test_accumulating_equals_one_pass(tmp_path: Path, uninterrupted: Path, parts
 
 
 class Game(Regression):
-    """Two players: the second learns to tell the first one's output from the truth."""
+    """Two networks: the second learns to tell the first one's output from the truth."""
 
     def __init__(self) -> None:
         super().__init__()
         self.critic = nn.Linear(2, 1)
-        self.players = {"regressor": self.network, "critic": self.critic}
-        self.modules = nn.ModuleDict(self.players)
+        self.networks = {"regressor": self.network, "critic": self.critic}
+        self.modules = nn.ModuleDict(self.networks)
         self.nan_critic: set[int] = set()
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if player == "regressor":
-            loss, details = super().loss(player, data)
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if role == "regressor":
+            loss, details = super().loss(role, data)
             return loss - 0.01 * self.critic(self.network(data[0])).mean(), details
         loss = self.critic(self.network(data[0]).detach()).sigmoid().mean()
         return loss * (float("nan") if data[2] in self.nan_critic else 1.0), {}
@@ -297,8 +297,8 @@ def test_a_step_in_which_both_players_fail_counts_once(tmp_path: Path) -> None:
 class Steep(Regression):
     """Gradients of about 8 on the scale of fp16, so that a scale of 65536 is too large at first."""
 
-    def loss(self, player: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        loss, details = super().loss(player, data)
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, details = super().loss(role, data)
         return 20 * loss, details
 
 

@@ -134,8 +134,8 @@ def test_the_autoencoders_operations_are_those_of_its_own_training(tmp_path: Pat
     task = train_vqvae.AutoencodingTask(config, dummy.images(config.data, 3), policy)
     data = task.load(Batch(np.arange(8), np.arange(8), 0))
     with FlopCounterMode(display=False) as counted:
-        for player in task.players:
-            task.loss(player, data)[0].backward()
+        for role in task.networks:
+            task.loss(role, data)[0].backward()
     assert stages["train-vqvae"]["operations"] == pytest.approx(counted.get_total_flops() / 8, rel=0.02)
     parameters = sum(p.numel() for p in task.modules.parameters())
     assert stages["train-vqvae"]["parameters"] == parameters

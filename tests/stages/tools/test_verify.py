@@ -248,6 +248,6 @@ def test_the_exit_code_and_the_lines_say_what_is_wrong(copied: Pipeline, capsys:
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("warning: ") and "shard-000000.tar is damaged" in told[0]
     assert told[1].startswith("error: ") and "is not whole" in told[1]
-    assert told[2].startswith("   do: make it again: ldm encode")
+    assert told[2].startswith(" hint: make it again: ldm encode")
     assert run(["verify"]) == 2
     assert "ldm verify needs PATH" in capsys.readouterr().err

@@ -10,7 +10,7 @@ def is_follower() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
-def refuse_company(command: str) -> None:
+def refuse_several(command: str) -> None:
     """Raise ConfigError for a command that is not shared, where torchrun started several processes."""
     from ..stages.commands import SHARED
 
@@ -19,7 +19,7 @@ def refuse_company(command: str) -> None:
         raise ConfigError(f"WORLD_SIZE is {size}, but {command} is the work of one process", "run it without torchrun")
 
 
-def is_told_here(error: BaseException) -> bool:
+def is_reported_here(error: BaseException) -> bool:
     """Return whether this process tells of an error: the one in which it happened does, where others end by it.
 
     An error before the processes have joined is that of all, and told once on each machine. That another is gone is

@@ -25,7 +25,7 @@ STEPS_OF_A_MEASUREMENT = 3
 
 
 class Ruler:
-    """Measures how far the moving average has come, which grows all the time; asks three times whether to stop.
+    """Measures how far the EMA has come, which grows all the time; asks three times whether to stop.
 
     What happens in which measurement, by its images: `signal_at` and `kill_at` (in its middle, counted from the last
     step of this process), `kill_before_keeping`, `kill_after_keeping`.
