@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoisers.attention import attend
+from ..system.attention import attend
 from .norms import GroupNorm
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..system.attention import attend
 from ..system.precision import bf16_units
-from .attention import attend
 
 EPS = 1e-6
 _ONE_KERNEL = bf16_units(torch.device("cpu")) is not None and hasattr(torch.ops.mkldnn, "_linear_pointwise")

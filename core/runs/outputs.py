@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -15,7 +15,6 @@ from ..settings.fields import Run, Stage, identity, incidental
 from ..system.allocator import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
-from ..training.settings import Train
 from . import artifacts, workspace
 from .lock import occupy
 from .workspace import Identity, Workspace
@@ -60,8 +59,15 @@ def _defaults(config: Stage) -> dict[str, Any]:
     return json.loads(json.dumps(identity(type(config)())))
 
 
+class BatchSettings(Protocol):
+    """How a training splits its batches."""
+
+    batch_size: int
+    accumulate: int
+
+
 @contextmanager
-def occupied(folder: Path, machine: Machine, train: Train | None = None) -> Iterator[Policy]:
+def occupied(folder: Path, machine: Machine, train: BatchSettings | None = None) -> Iterator[Policy]:
     """Set up the machine, join the other processes under torchrun, and hold a stage's folder for the block.
 
     Only the process that leads may write there; see `lock.occupy` and `processes.joined`. train: how a stage

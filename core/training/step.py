@@ -29,7 +29,7 @@ from .optimizer import OptimConfig, build_adamw, clip_gradients, learning_rate, 
 from .task import Plan, Task
 
 if TYPE_CHECKING:
-    from ..distributed.sharding import Sharded
+    from .sharding import Sharded
 
 _VERDICT = slice(0, 2)  # loss and gradient norm: the readings that must be finite
 
@@ -241,7 +241,7 @@ class Stepper:
         return _Readings([*sums], torch.cat([numbers[:1], norm.to(numbers).reshape(1), numbers[1:]]))
 
     def _shard(self) -> "Sharded":
-        from ..distributed.sharding import Sharded  # torch takes a second to load what it needs
+        from .sharding import Sharded  # torch takes a second to load what it needs
 
         (network,) = self.task.networks.values()
         assert network is self.task.modules and network is self.task.averaged, "one network, and nothing beside it"

@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from on_a_gpu import BATCH, FP32, PLAN, losses, task_of
 
 from ldm.core.distributed import processes
-from ldm.core.distributed.sharding import Sharded
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training.loop import train
+from ldm.core.training.sharding import Sharded
 from ldm.core.training.task import Batch
 
 

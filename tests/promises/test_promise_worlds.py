@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 
 from interrupted import ENCODE, SAMPLE, Stage
 from launcher import Command, Ended
-from ldm.core.distributed import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import IDENTITY, MANIFEST
-from ldm.core.training import checkpoint
+from ldm.core.training import (
+    checkpoint,
+    sharding,  # noqa: F401 - loaded here once, not in every process
+)
 from ldm.core.training.loop import Batch
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.classifying import ClassifyingTask

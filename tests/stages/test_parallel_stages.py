@@ -17,11 +17,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ldm.core.distributed import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.core.errors import Stopped
 from ldm.core.files import TEMPORARY
 from ldm.core.images.decode import write_png
 from ldm.core.progress import Silent
+from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.stages import sample
 from ldm.stages.configs import OUTPUTS
 

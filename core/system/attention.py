@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..system.parts import in_parts
-from ..system.precision import bf16_units
+from .parts import in_parts
+from .precision import bf16_units
 
 _MOST_WEIGHTS = 1 << 28  # 512 MB in bf16
 _CACHED_WEIGHTS = 1 << 21  # what a CPU's cache holds while they become probabilities

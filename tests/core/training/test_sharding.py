@@ -20,10 +20,7 @@ from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit import DiTConfig
 from ldm.core.diffusion.objective import Objective
 from ldm.core.diffusion.schedules import schedule
-from ldm.core.distributed import (
-    processes,
-    sharding,  # noqa: F401 - loaded here once, not in every process
-)
+from ldm.core.distributed import processes
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy

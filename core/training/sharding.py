@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ..distributed import processes, tensor_file
+from ..distributed.gathering import Scattered, own_rows
 from ..errors import ConfigError
 from ..system.precision import Policy
-from ..training.ema import EMA
-from ..training.optimizer import OptimConfig
-from . import processes, tensor_file
-from .gathering import Scattered, own_rows
+from .ema import EMA
+from .optimizer import OptimConfig
 
 
 class Sharded:

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.core.denoisers import attention
-from ldm.core.denoisers.attention import attend
+from ldm.core.system import attention
+from ldm.core.system.attention import attend
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:
