@@ -15,7 +15,7 @@ from ldm.core.images.decode import as_tensor
 from ldm.core.images.sets import image_sources
 from ldm.core.progress import Silent
 from ldm.core.system.precision import resolve
-from ldm.stages import encode, train_vqvae
+from ldm.stages import encode, train_autoencoder
 from ldm.stages.configs import Encode, TrainVQVAE
 
 from .interleaved import compare
@@ -62,7 +62,7 @@ def _compare(folder: Path, images: Path, size: int, preset: str, rounds: int) ->
             "pictures": 1,
         }
     )
-    train_vqvae.run(training, Silent())
+    train_autoencoder.run(training, Silent())
     encoding = Encode.model_validate({**run, "batch_size": BATCH})
     policy = resolve()
     network = registry.load(encoding.root / "vqvae" / "final").to(policy.device).requires_grad_(False)

@@ -13,7 +13,7 @@ from ..stages.configs.sweep import Sweep
 if TYPE_CHECKING:
     from .console import Console
 
-_MODULES = ("sample", "eval", "tools.sweep")
+_MODULES = ("sample", "eval.samples", "tools.sweep")
 _SHARED = ("name", "runs_dir", "seed", "replace", "machine")
 
 
@@ -33,6 +33,6 @@ def run(config: Sweep, console: "Console") -> Any:
         }
         drawn = sample.run(Sample(**shared, **how), console).directory
         judge: dict[str, Any] = {name: getattr(config, name) for name in ("reference", "features", "weights", "limit")}
-        judged = evaluate.judge_samples(Eval(**shared, **judge, samples=drawn.name), console, seen).directory
+        judged = evaluate.run(Eval(**shared, **judge, samples=drawn.name), console, seen).directory
         points.append(sweep.Point(cfg, steps, drawn, judged))
     return sweep.compare(config, points, console)

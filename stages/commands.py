@@ -31,4 +31,5 @@ SHARED = ("train-vqvae", "encode", "train-dit", "train-classifier", "sample")  #
 def module_of(command: str) -> str:
     """Return the module in `stages` whose `run` does a command's work. `import` is no name a module can have."""
     name = "import_model" if command == "import" else command.replace("-", "_").replace(" ", "_")
+    name = {"train_vqvae": "train_autoencoder", "train_dit": "train_denoiser"}.get(name, name)
     return f"tools.{name}" if command in TOOLS else name

@@ -18,7 +18,8 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("cli", "stages", "core")
-STAGE_MODULES = {f"ldm.stages.{command.replace('-', '_')}" for command in STAGES}
+APART = ("__init__", "commands", "configs", "table", "tools")  # of what lies in stages, what is no stage
+STAGE_MODULES = {f"ldm.stages.{path.stem}" for path in (ROOT / "stages").iterdir() if path.stem not in APART}
 
 # torchrun's parser takes what abbreviates its own options, even after the script's name. `--num` abbreviates
 # `--numa-binding`; sampling is not something one gives to torchrun often, and its full alias always works.
@@ -62,7 +63,7 @@ def breaks_the_law(name: str, imported: str) -> str | None:
     if within("ldm.stages", name) and within("ldm.cli", imported):
         return "stages do not import cli"
     for stage in STAGE_MODULES:
-        if within("ldm.stages", name) and within(stage, imported) and name != stage:
+        if within("ldm.stages", name) and within(stage, imported) and not within(stage, name):
             return "stages do not import each other"
     return None
 
@@ -84,8 +85,8 @@ def test_imports_point_down(path: Path) -> None:
         ("ldm.core.images.order", "from ...stages import configs", True),
         ("ldm.core.images.order", "def f():\n    from ldm.cli import main", True),
         ("ldm.core.images.order", "from .. import seeds", False),
-        ("ldm.stages.sample", "from .train_dit import run", True),
-        ("ldm.stages.sample", "from . import train_dit", True),
+        ("ldm.stages.sample", "from .train_denoiser import run", True),
+        ("ldm.stages.sample", "from . import train_denoiser", True),
         ("ldm.stages.tools.export", "from ..encode import run", True),
         ("ldm.stages.sample", "from ..cli import console", True),
         ("ldm.stages.sample", "from .configs import Sample\nfrom ..core import seeds", False),

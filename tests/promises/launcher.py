@@ -26,7 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = (
     *("ldm.cli.main", "ldm.cli.layers", "ldm.cli.options", "ldm.cli.show", "ldm.cli.events", "ldm.cli.live"),
-    *(f"ldm.stages.{name}" for name in ("train_vqvae", "encode", "train_dit", "train_classifier", "sample", "eval")),
+    *(
+        f"ldm.stages.{name}"
+        for name in ("train_autoencoder", "encode", "train_denoiser", "train_classifier", "sample", "eval")
+    ),
     *("ldm.stages.tools.verify", "ldm.stages.tools.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
     "fuzzing",

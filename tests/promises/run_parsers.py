@@ -28,8 +28,9 @@ from ldm.core.runs.artifacts import IDENTITY, MANIFEST, open_artifact
 from ldm.core.runs.outputs import occupied
 from ldm.core.runs.workspace import Identity
 from ldm.core.training import loop
-from ldm.stages import encode, eval, sample, train_dit
+from ldm.stages import encode, sample, train_denoiser
 from ldm.stages.commands import COMMANDS
+from ldm.stages.eval import samples
 from ldm.stages.tools import export, inspect, report, story, sweep, verify
 from ldm.stages.tools.reporting import cards, gaps, tables
 from mutations import Mutate, mutate_json, mutate_lines
@@ -155,9 +156,11 @@ def prepare_training(folder: Path, harmed: str) -> None:
     latents, source = open_latents(None, settings)
     with occupied(folder / RUN / "other", settings.machine) as policy:
         latents.verify()
-        network = train_dit.network_config(settings, latents.facts["latent_shape"], len(latents.facts["class_names"]))
-        autoencoder = train_dit.load_autoencoder(source, policy).network
-        task = train_dit.DenoisingTask(settings, network, read_latents(latents), autoencoder, policy)
+        network = train_denoiser.network_config(
+            settings, latents.facts["latent_shape"], len(latents.facts["class_names"])
+        )
+        autoencoder = train_denoiser.load_autoencoder(source, policy).network
+        task = train_denoiser.DenoisingTask(settings, network, read_latents(latents), autoencoder, policy)
         task.load(loop.Batch(np.arange(4), np.arange(4), 0))
         task.validate()
 
@@ -173,14 +176,14 @@ def prepare_encoding(folder: Path, harmed: str) -> None:
 def prepare_judging(folder: Path, harmed: str) -> None:
     """All that a judgement is handed but the reference."""
     settings = config("eval", folder, samples="some")
-    made = eval._made_by_us(eval._samples_folder(settings), settings)
+    made = samples._made_by_us(samples._samples_folder(settings), settings)
     assert made is not None
-    eval._run_data(settings, made)
-    source = eval._labelled(made)
+    samples._run_data(settings, made)
+    source = samples._labelled(made)
     source.image(0)
     assert int(source.labels.max()) < len(source.class_names)
-    eval.feature_extractor(settings, FP32, "some")
-    eval._conditions(made, made.path)
+    samples.feature_extractor(settings, FP32, "some")
+    samples._conditions(made, made.path)
 
 
 def tell(folder: Path, harmed: str) -> None:

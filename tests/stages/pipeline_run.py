@@ -11,13 +11,13 @@ from PIL import Image
 
 from ldm.core.progress import Outcome, Progress, Silent
 from ldm.core.runs.artifacts import MANIFEST
-from ldm.stages import configs, encode, eval, sample, train_classifier, train_dit, train_vqvae
+from ldm.stages import configs, encode, eval, sample, train_autoencoder, train_classifier, train_denoiser
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 RUNS = {
-    "train-vqvae": train_vqvae.run,
+    "train-vqvae": train_autoencoder.run,
     "encode": encode.run,
-    "train-dit": train_dit.run,
+    "train-dit": train_denoiser.run,
     "train-classifier": train_classifier.run,
     "sample": sample.run,
     "eval": eval.run,

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.runs.artifacts import MANIFEST
 from ldm.core.settings.fields import JUDGED_APART
-from ldm.stages import likelihood, reconstructions
-from ldm.stages.reconstructions import shown_ranks
+from ldm.stages.eval import likelihood, reconstructions
+from ldm.stages.eval.reconstructions import shown_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Heard, Pipeline, pngs

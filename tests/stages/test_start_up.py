@@ -24,7 +24,7 @@ def loaded_after(code: str) -> list[str]:
 
 
 def test_stages_are_imported_without_the_compiler_and_without_what_few_runs_use() -> None:
-    stages = ("train_vqvae", "encode", "train_dit", "sample")
+    stages = ("train_autoencoder", "encode", "train_denoiser", "sample")
     assert loaded_after(f"from ldm.stages import {', '.join(stages)}") == []
 
 

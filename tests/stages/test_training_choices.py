@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Silent
-from ldm.stages import train_dit
+from ldm.stages import train_denoiser
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pipeline_run import Pipeline, write_squares
@@ -29,7 +29,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return Pipeline(tmp_path_factory.mktemp("runs"), images).through("train-vqvae", "encode")
 
 
-def task_of(pipeline: Pipeline, **changes: object) -> train_dit.DenoisingTask:
+def task_of(pipeline: Pipeline, **changes: object) -> train_denoiser.DenoisingTask:
     from ldm.core.latents.sets import read_latents
     from ldm.core.pipeline.loading import autoencoder_artifact, load_autoencoder
     from ldm.core.runs.artifacts import open_artifact
@@ -39,11 +39,11 @@ def task_of(pipeline: Pipeline, **changes: object) -> train_dit.DenoisingTask:
     policy = machine_policy(config.machine)
     autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy).network
     latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
-    network = train_dit.network_config(config, latents.facts["latent_shape"], len(latents.facts["class_names"]))
-    return train_dit.DenoisingTask(config, network, read_latents(latents), autoencoder, policy)
+    network = train_denoiser.network_config(config, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+    return train_denoiser.DenoisingTask(config, network, read_latents(latents), autoencoder, policy)
 
 
-def first_batch(task: train_dit.DenoisingTask) -> object:
+def first_batch(task: train_denoiser.DenoisingTask) -> object:
     import numpy as np
 
     from ldm.core.training.loop import Batch

@@ -26,7 +26,7 @@ from ldm.core.progress import Outcome, Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training import loop
 from ldm.core.training.task import Batch, Plan
-from ldm.stages import train_vqvae
+from ldm.stages import train_autoencoder
 from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.tools import dummy, estimate_basis, estimate_inference
@@ -131,7 +131,7 @@ def test_the_autoencoders_operations_are_those_of_its_own_training(tmp_path: Pat
         }
     )
     policy = Policy(torch.device("cpu"), torch.float32)
-    task = train_vqvae.AutoencodingTask(config, dummy.images(config.data, 3), policy)
+    task = train_autoencoder.AutoencodingTask(config, dummy.images(config.data, 3), policy)
     data = task.load(Batch(np.arange(8), np.arange(8), 0))
     with FlopCounterMode(display=False) as counted:
         for role in task.networks:
@@ -258,7 +258,7 @@ def test_rehearsed_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     config = TrainVQVAE.model_validate({"data": {"image_size": 16}, "model": {"preset": "vqvae-xs", "channels": 8}})
     policy = Policy(torch.device("cpu"), torch.float32)
-    task = train_vqvae.AutoencodingTask(config, dummy.images(config.data, 3), policy)
+    task = train_autoencoder.AutoencodingTask(config, dummy.images(config.data, 3), policy)
     plan = replace(Plan(**config.train.model_dump(), seed=0), batch_size=8)
     seconds, count = loop.rehearse(task, plan, policy, 0.1)
     assert seconds > 0 and count >= 1 and not list(tmp_path.iterdir())

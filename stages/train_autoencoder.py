@@ -1,4 +1,4 @@
-"""`ldm train-vqvae`: images in, an autoencoder with measured latents out."""
+"""`ldm train-autoencoder`: images in, an autoencoder with measured latents out."""
 
 from collections.abc import Callable
 from typing import Any

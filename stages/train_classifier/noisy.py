@@ -1,25 +1,25 @@
-"""The half of `ldm train-classifier` that is about noisy latents: a classifier to guide samples by."""
+"""`ldm train-classifier --noisy`: noisy latents in, a classifier to guide samples by out."""
 
 from typing import Any
 
-from ..core.denoisers import noisy_classifier
-from ..core.denoisers.noisy_classifier import NoisyClassifierConfig
-from ..core.denoisers.settings import NOISY, NoisyClassifierModel
-from ..core.distributed import processes
-from ..core.errors import DataError
-from ..core.latents.sets import open_latents
-from ..core.pipeline.loading import diffusion_of, open_denoiser
-from ..core.pipeline.settings import Diffusion
-from ..core.progress import Outcome, Progress
-from ..core.runs.artifacts import MANIFEST, Artifact
-from ..core.runs.inputs import as_input
-from ..core.runs.outputs import claim, command_line, occupied
-from ..core.training import loop
-from ..core.training.tasks.noisy_classifying import NoisyClassifyingTask
-from .configs import TrainClassifier
+from ...core.denoisers import noisy_classifier
+from ...core.denoisers.noisy_classifier import NoisyClassifierConfig
+from ...core.denoisers.settings import NOISY, NoisyClassifierModel
+from ...core.distributed import processes
+from ...core.errors import DataError
+from ...core.latents.sets import open_latents
+from ...core.pipeline.loading import diffusion_of, open_denoiser
+from ...core.pipeline.settings import Diffusion
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import MANIFEST, Artifact
+from ...core.runs.inputs import as_input
+from ...core.runs.outputs import claim, command_line, occupied
+from ...core.training import loop
+from ...core.training.tasks.noisy_classifying import NoisyClassifyingTask
+from ..configs import TrainClassifier
 
 
-def train_noisy_classifier(config: TrainClassifier, progress: Progress) -> Outcome:
+def run(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier of a run's noisy latents. Returns where it lies."""
     folder = config.root / NOISY
     with occupied(folder, config.machine, config.train) as policy:

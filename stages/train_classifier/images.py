@@ -1,23 +1,20 @@
-"""`ldm train-classifier`: labelled images in, a small classifier out, whose features judge samples."""
+"""`ldm train-classifier` on images: a small classifier out, in whose features samples are measured."""
 
-from ..core.distributed import processes
-from ..core.errors import DataError
-from ..core.features import classifier
-from ..core.images.sets import image_sources, inherit_data
-from ..core.pipeline.loading import autoencoder_artifact
-from ..core.progress import Outcome, Progress
-from ..core.runs.artifacts import MANIFEST
-from ..core.runs.outputs import claim, command_line, occupied, output_folder
-from ..core.training import loop
-from ..core.training.tasks.classifying import ClassifyingTask
-from .configs import TrainClassifier
-from .noisy_classifier import train_noisy_classifier
+from ...core.distributed import processes
+from ...core.errors import DataError
+from ...core.features import classifier
+from ...core.images.sets import image_sources, inherit_data
+from ...core.pipeline.loading import autoencoder_artifact
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import MANIFEST
+from ...core.runs.outputs import claim, command_line, occupied, output_folder
+from ...core.training import loop
+from ...core.training.tasks.classifying import ClassifyingTask
+from ..configs import TrainClassifier
 
 
 def run(config: TrainClassifier, progress: Progress) -> Outcome:
-    """Train a classifier on a run's images or others, or on its noisy latents. Returns where it lies."""
-    if config.noisy:
-        return train_noisy_classifier(config, progress)
+    """Train a classifier on a run's images or others. Returns where it lies."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
         if (config.root / "vqvae" / MANIFEST).exists():

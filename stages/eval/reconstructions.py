@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.autoencoders.codec import Autoencoder
-from ..core.errors import ConfigError
-from ..core.features.extractor import extract
-from ..core.images.decode import as_tensor, as_uint8, write_png
-from ..core.images.grid import grid, scale_for
-from ..core.images.loader import ImageLoader
-from ..core.images.sets import data_of, image_loader
-from ..core.metrics.evaluate import Report, Settings, evaluate
-from ..core.metrics.image import image_similarity
-from ..core.metrics.judging import (
+from ...core.autoencoders.codec import Autoencoder
+from ...core.errors import ConfigError
+from ...core.features.extractor import extract
+from ...core.images.decode import as_tensor, as_uint8, write_png
+from ...core.images.grid import grid, scale_for
+from ...core.images.loader import ImageLoader
+from ...core.images.sets import data_of, image_loader
+from ...core.metrics.evaluate import Report, Settings, evaluate
+from ...core.metrics.image import image_similarity
+from ...core.metrics.judging import (
     batches,
     conclude,
     concluded,
@@ -25,19 +25,19 @@ from ..core.metrics.judging import (
     reference_images,
     saved_statistics,
 )
-from ..core.pipeline.loading import autoencoder_artifact, load_autoencoder, load_perceptual
-from ..core.progress import Outcome, Progress
-from ..core.runs.inputs import as_input
-from ..core.runs.lock import occupy
-from ..core.runs.outputs import claim, command_line, machine_policy, output_folder
-from ..core.system.precision import Policy
-from .configs import Eval
+from ...core.pipeline.loading import autoencoder_artifact, load_autoencoder, load_perceptual
+from ...core.progress import Outcome, Progress
+from ...core.runs.inputs import as_input
+from ...core.runs.lock import occupy
+from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ...core.system.precision import Policy
+from ..configs import Eval
 
 LABEL = "reconstructions"
 PICTURE = "reconstructions.png"
 
 
-def judge_reconstructions(config: Eval, progress: Progress) -> Outcome:
+def run(config: Eval, progress: Progress) -> Outcome:
     """Compare held-out images with their reconstructions, one by one and as sets."""
     folder = output_folder(config, LABEL)
     with occupy(folder):

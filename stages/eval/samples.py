@@ -1,4 +1,4 @@
-"""`ldm eval`: samples or reconstructions and a reference in, numbers with their conditions out."""
+"""`ldm eval` of samples: they and a reference in, numbers with their conditions out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import ConfigError, DataError
-from ..core.features.extractor import Extractor, Features, extract
-from ..core.files import sha256_file, sha256_json
-from ..core.images.decode import write_png
-from ..core.images.grid import grid, scale_for
-from ..core.images.loader import ImageLoader
-from ..core.images.sets import data_of, image_loader
-from ..core.images.settings import Data
-from ..core.images.sources import ImageSource, open_source
-from ..core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
-from ..core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
-from ..core.metrics.judging import (
+from ...core.errors import ConfigError, DataError
+from ...core.features.extractor import Extractor, Features, extract
+from ...core.files import sha256_file, sha256_json
+from ...core.images.decode import write_png
+from ...core.images.grid import grid, scale_for
+from ...core.images.loader import ImageLoader
+from ...core.images.sets import data_of, image_loader
+from ...core.images.settings import Data
+from ...core.images.sources import ImageSource, open_source
+from ...core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
+from ...core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
+from ...core.metrics.judging import (
     batches,
     conclude,
     concluded,
@@ -27,31 +27,22 @@ from ..core.metrics.judging import (
     reference_images,
     saved_statistics,
 )
-from ..core.metrics.nearest import neighbours
-from ..core.metrics.picture import confusion_picture
-from ..core.pipeline.loading import autoencoder_artifact
-from ..core.progress import Outcome, Progress
-from ..core.runs.artifacts import IDENTITY, MANIFEST, Artifact, check_producer, open_artifact
-from ..core.runs.inputs import as_input, input_path
-from ..core.runs.lock import occupy
-from ..core.runs.outputs import claim, command_line, machine_policy, output_folder
-from ..core.settings.fields import identity
-from .configs import Eval
-from .likelihood import judge_likelihood
-from .reconstructions import judge_reconstructions
+from ...core.metrics.nearest import neighbours
+from ...core.metrics.picture import confusion_picture
+from ...core.pipeline.loading import autoencoder_artifact
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import IDENTITY, MANIFEST, Artifact, check_producer, open_artifact
+from ...core.runs.inputs import as_input, input_path
+from ...core.runs.lock import occupy
+from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ...core.settings.fields import identity
+from ..configs import Eval
 
 CONFUSION, NEAREST = "confusion.png", "nearest.png"
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
 
 
-def run(config: Eval, progress: Progress) -> Outcome:
-    """Judge a run's samples, its autoencoder's reconstructions or its denoiser. Returns where the numbers lie."""
-    if config.bits_per_dim:
-        return judge_likelihood(config, progress)
-    return judge_samples(config, progress) if config.of == "samples" else judge_reconstructions(config, progress)
-
-
-def judge_samples(config: Eval, progress: Progress, seen: dict[str, Features] | None = None) -> Outcome:
+def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = None) -> Outcome:
     """Compare samples with a reference, and where they have classes, see whether they are read as those.
 
     seen: what references look like to an extractor, kept here by one who judges several samples one after another.

@@ -1,4 +1,4 @@
-"""`ldm train-dit`: latent shards in, a denoiser out."""
+"""`ldm train-denoiser`: latent shards in, a denoiser out."""
 
 from typing import Any
 

@@ -7,26 +7,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import files
-from ..core.diffusion import predictions
-from ..core.images.order import spread
-from ..core.latents.sets import VALIDATION_SEED, draw_latents, read_latents
-from ..core.metrics.judging import NUMBERS, read_judgement
-from ..core.metrics.likelihood import Estimate, bits_per_dim
-from ..core.pipeline.loading import load_model, open_denoiser
-from ..core.pipeline.model import Model
-from ..core.progress import Outcome, Progress
-from ..core.runs.artifacts import check_producer, open_artifact
-from ..core.runs.inputs import as_input, input_path
-from ..core.runs.lock import occupy
-from ..core.runs.outputs import claim, command_line, machine_policy, output_folder
-from ..core.system.precision import Policy
-from .configs import Eval
+from ...core import files
+from ...core.diffusion import predictions
+from ...core.images.order import spread
+from ...core.latents.sets import VALIDATION_SEED, draw_latents, read_latents
+from ...core.metrics.judging import NUMBERS, read_judgement
+from ...core.metrics.likelihood import Estimate, bits_per_dim
+from ...core.pipeline.loading import load_model, open_denoiser
+from ...core.pipeline.model import Model
+from ...core.progress import Outcome, Progress
+from ...core.runs.artifacts import check_producer, open_artifact
+from ...core.runs.inputs import as_input, input_path
+from ...core.runs.lock import occupy
+from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ...core.system.precision import Policy
+from ..configs import Eval
 
 LABEL = "likelihood"
 
 
-def judge_likelihood(config: Eval, progress: Progress) -> Outcome:
+def run(config: Eval, progress: Progress) -> Outcome:
     """Bound the likelihood of the run's held-out latents under its denoiser. Returns where the numbers lie."""
     folder = output_folder(config, LABEL)
     with occupy(folder):
