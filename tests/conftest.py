@@ -1,23 +1,13 @@
 """Shared by every test: one thread, no network, the ledger of promises, a trained run, and real data where there is."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-TESTS = Path(__file__).resolve().parent
-ROOT, NO_NETWORK = TESTS.parent, TESTS / "no_network"
-# Folders whose modules other tests use.
-SHARED = ("promises", "stages", "core/training", "core/interchange", "core/images")
-for folder in (NO_NETWORK, *(TESTS / name for name in SHARED), ROOT):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-from blocked import block  # noqa: E402
-from exchanged import run_export  # noqa: E402
-from ledger import (  # noqa: E402, F401
+from tests.support.exchanged import run_export
+from tests.support.ledger import (  # noqa: F401
     pytest_addoption,
     pytest_collection_modifyitems,
     pytest_configure,
@@ -26,7 +16,11 @@ from ledger import (  # noqa: E402, F401
     pytest_terminal_summary,
     trials,
 )
-from pipeline_run import Pipeline, write_squares  # noqa: E402
+from tests.support.no_network.blocked import block
+from tests.support.pipeline_run import Pipeline, write_squares
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_NETWORK = ROOT / "tests" / "support" / "no_network"
 
 torch.set_num_threads(1)
 block()

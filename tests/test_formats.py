@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from ldm.core.runs import artifacts
 from ldm.core.training import checkpoint
-from pipeline_run import Pipeline, manifest
+from tests.support.pipeline_run import Pipeline, manifest
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.gpu import data_sheet
 from benchmarks.gpu_sizes import FULL, TINY
 

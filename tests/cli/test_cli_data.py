@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ldm.cli.main import run
-from pictured import jpeg, landscape, png
+from tests.support.pictured import jpeg, landscape, png
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,8 @@ from PIL import Image
 from ldm.cli.main import run
 from ldm.core.images.sources import open_source
 from ldm.core.training.record import METRICS
-from pipeline_run import write_squares
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "interchange"))
-from authors_dit import training_checkpoint
+from tests.support.authors_dit import training_checkpoint
+from tests.support.pipeline_run import write_squares
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["--images", "64", "--batch-size", "8", "--device", "cpu", "train.warmup=8"]

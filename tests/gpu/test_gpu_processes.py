@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from on_a_gpu import FP32, ON_GPU, SLOW_ON_A_CPU, STEPS, run
+from tests.support.on_a_gpu import FP32, ON_GPU, SLOW_ON_A_CPU, STEPS, run
+from tests.support.several import environment, ranked
 
-from several import environment, ranked
+ROOT = Path(__file__).parents[2]
 
 
 def together(size: int, folder: Path, *words: str) -> None:
     """Run so many processes of `one_of_several.py`, each a fresh one: a GPU does not outlive a fork."""
     surroundings = environment(size)
-    program = [sys.executable, str(Path(__file__).with_name("one_of_several.py")), str(folder), *words]
+    program = [sys.executable, "-m", "tests.support.one_of_several", str(folder), *words]
     started = [
-        subprocess.Popen(program, env={**os.environ, **ranked(surroundings, rank)}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            program, cwd=ROOT, env={**os.environ, **ranked(surroundings, rank)}, stderr=subprocess.PIPE, text=True
+        )
         for rank in range(size)
     ]
     told = [process.communicate(timeout=300)[1] for process in started]

@@ -1,8 +1,5 @@
 """Sampling on a GPU: an image is the same in any company, and a sampler does not wait."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import nn
@@ -15,9 +12,7 @@ from ldm.core.system.precision import settle
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.stages.configs import TrainVQVAE
 from ldm.stages.tools import dummy
-
-sys.path.insert(0, str(Path(__file__).parent))
-from on_a_gpu import BF16, DEVICE, FP32, NEEDS_GPU, SIDE, refusing_to_wait, task_of
+from tests.support.on_a_gpu import BF16, DEVICE, FP32, NEEDS_GPU, SIDE, refusing_to_wait, task_of
 
 
 def test_an_image_is_the_same_alone_and_in_a_batch() -> None:

@@ -1,6 +1,5 @@
 """Training on a GPU: it does not wait, computes the same bits where it is told to, and agrees with itself."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,7 @@ from ldm.core.estimation import cost
 from ldm.core.system.precision import Policy
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from on_a_gpu import (
+from tests.support.on_a_gpu import (
     BATCH,
     BF16,
     CONFIG,

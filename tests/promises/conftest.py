@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from interrupted import Stage
-from launcher import Launcher
-from pipeline_run import Pipeline
-from small_runs import write_recipe
+from tests.support.interrupted import Stage
+from tests.support.launcher import Launcher
+from tests.support.pipeline_run import Pipeline
+from tests.support.small_runs import write_recipe
 
 
 @pytest.fixture(scope="session")

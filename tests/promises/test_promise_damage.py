@@ -18,8 +18,8 @@ from ldm.core.training import checkpoint
 from ldm.stages.commands import Verify
 from ldm.stages.configs import OUTPUTS
 from ldm.stages.tools import verify
-from ledger import Trials
-from pipeline_run import Pipeline, write_squares
+from tests.support.ledger import Trials
+from tests.support.pipeline_run import Pipeline, write_squares
 
 OLD_FILES = Path(__file__).with_name("old_files")
 BLOCK = 4096

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_kinds import kinds, raw_png
-from launcher import Launcher
 from ldm.cli.main import run
 from ldm.core.errors import DataError
 from ldm.core.images.loader import ImageLoader, Preparation
 from ldm.core.images.sources import open_source
-from ledger import Trials
-from pipeline_run import Heard, Pipeline, manifest
+from tests.support.image_kinds import kinds, raw_png
+from tests.support.launcher import Launcher
+from tests.support.ledger import Trials
+from tests.support.pipeline_run import Heard, Pipeline, manifest
 
 KINDS = kinds()
 NOBODY = 65534

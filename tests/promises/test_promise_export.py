@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from exchanged import drawn, feed_of, levels_apart, output_of, run_export
-from ledger import Trials
-from pipeline_run import Pipeline
+from tests.support.exchanged import drawn, feed_of, levels_apart, output_of, run_export
+from tests.support.ledger import Trials
+from tests.support.pipeline_run import Pipeline
 
-STOCK = Path(__file__).parents[1] / "stages" / "stock_diffusers.py"
+STOCK = Path(__file__).parents[1] / "support" / "stock_diffusers.py"
 SCHEDULES = ("linear", "scaled-linear", "cosine", "quadratic", "sigmoid", "rectified-flow")
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from attacks import ATTACKS, Attack, training_on
-from forgery import RUN, add_judgement, change_manifest, copy_run, write_manifest
-from launcher import ROOT, Launcher
 from ldm.cli.live import Live
 from ldm.core import files
 from ldm.core.interchange import model_card
 from ldm.core.progress import Outcome
-from payloads import png
+from tests.support.attacks import ATTACKS, Attack, training_on
+from tests.support.forgery import RUN, add_judgement, change_manifest, copy_run, write_manifest
+from tests.support.launcher import ROOT, Launcher
+from tests.support.payloads import png
 
 
 @pytest.mark.promise("R17")

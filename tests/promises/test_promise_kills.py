@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interrupted import ENCODE, SAMPLE, Stage
-from launcher import Ended
 from ldm.cli.main import run
 from ldm.core.training import checkpoint
 from ldm.core.training.tasks.denoising import DenoisingTask
-from ledger import Trials
-from small_runs import STEP, checkpoints, metrics, settled, temporaries, training
+from tests.support.interrupted import ENCODE, SAMPLE, Stage
+from tests.support.launcher import Ended
+from tests.support.ledger import Trials
+from tests.support.small_runs import STEP, checkpoints, metrics, settled, temporaries, training
 
 EVERY = 8  # steps between checkpoints
 GROUPS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")

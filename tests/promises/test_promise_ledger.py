@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import PROMISES, Row, _write, write_page
+from tests.support.ledger import PROMISES, Row, _write, write_page
 
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = TESTS.parent / "docs" / "reliability.md"
@@ -40,9 +39,7 @@ def shown() -> list[Shown]:
     found = []
     for path in sorted(TESTS.rglob("test_*.py")):
         if "mark.promise(" in path.read_text() and path != Path(__file__):
-            if str(path.parent) not in sys.path:
-                sys.path.insert(0, str(path.parent))
-            module = importlib.import_module(path.stem)
+            module = importlib.import_module(".".join(path.relative_to(TESTS.parent).with_suffix("").parts))
             tests = [value for name, value in vars(module).items() if name.startswith("test_")]
             found += [one for test in tests if (one := _read(f"{path.stem}.{test.__name__}", test))]
     return found

@@ -10,13 +10,13 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from fidelity import reference
 from ldm.core.metrics.evaluate import Settings, compare, score
 from ldm.core.metrics.frechet import frechet_distance, statistics_of
 from ldm.core.metrics.inception_score import inception_score
 from ldm.core.metrics.precision_recall import precision_recall
 from ldm.core.seeds import generator
-from ledger import Trials
+from tests.support.fidelity import reference
+from tests.support.ledger import Trials
 
 SUBSETS, SPLITS = 3, 7
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from launcher import Launcher
 from ldm.core.errors import Diverged, Stopped
 from ldm.core.images import loader
 from ldm.core.images.loader import ImageLoader, Preparation
@@ -20,10 +19,11 @@ from ldm.core.images.sources import open_source
 from ldm.core.progress import Silent
 from ldm.core.training import checkpoint
 from ldm.core.training.loop import Batch, train
-from ledger import Trials
-from pipeline_run import Pipeline, pngs
-from regression import FP32, PLAN, Regression
-from small_runs import settled
+from tests.support.launcher import Launcher
+from tests.support.ledger import Trials
+from tests.support.pipeline_run import Pipeline, pngs
+from tests.support.regression import FP32, PLAN, Regression
+from tests.support.small_runs import settled
 
 NUM_SAMPLES, LEVEL = 40, 6
 STEPS = NUM_SAMPLES // PLAN.batch_size  # of an epoch

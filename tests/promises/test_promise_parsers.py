@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fuzzing import ALL
-from launcher import Launcher
-from ledger import Trials
+from tests.support.fuzzing import ALL
+from tests.support.launcher import Launcher
+from tests.support.ledger import Trials
 
 CORPUS = Path(__file__).with_name("corpus")
 INDEX = json.loads((CORPUS / "index.json").read_bytes())
@@ -26,7 +26,7 @@ def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
 ) -> None:
     form = "full" if trials.full else "quick"
     words = (parser, tmp_path / "work", form, trials.seed, trials.test, trials.count, tmp_path / "report")
-    ended = ldm.start(*words, function="fuzzing:fuzz").wait(LONG)
+    ended = ldm.start(*words, function="tests.support.fuzzing:fuzz").wait(LONG)
     found = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
     for number in range(trials.count):
         with trials.trial():
@@ -41,7 +41,9 @@ def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
 def test_what_once_ended_in_a_traceback_no_longer_does(parser: str, ldm: Launcher, tmp_path: Path) -> None:
     kept = [(entry["file"], CORPUS / entry["kept"]) for entry in INDEX if entry["parser"] == parser]
     words = [word for pair in kept for word in pair]
-    ended = ldm.start(parser, tmp_path / "work", tmp_path / "report", *words, function="fuzzing:replay").wait(LONG)
+    ended = ldm.start(
+        parser, tmp_path / "work", tmp_path / "report", *words, function="tests.support.fuzzing:replay"
+    ).wait(LONG)
     found = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
     assert ended.code == 0 and {path for path, _ in found} == {str(path) for _, path in kept}, ended
     assert [(path, wrong) for path, wrong in found if wrong is not None] == []

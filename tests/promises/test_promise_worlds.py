@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from interrupted import ENCODE, SAMPLE, Stage
 from launcher import Command, Ended
+from ledger import Trials
+from pipeline_run import RUNS, Pipeline
+from safetensors.torch import load_file
+from several import environment, ranked, run_together
+from small_runs import metrics, start_from
+
 from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import IDENTITY, MANIFEST
 from ldm.core.training import (
@@ -27,10 +31,6 @@ from ldm.core.training.loop import Batch
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.classifying import ClassifyingTask
 from ldm.core.training.tasks.denoising import DenoisingTask
-from ledger import Trials
-from pipeline_run import RUNS, Pipeline
-from several import environment, ranked, run_together
-from small_runs import metrics, start_from
 
 BATCH, STEPS = 24, 5
 TASKS: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import MANIFEST
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import inspect
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Pipeline, manifest
+from tests.support.pipeline_run import Pipeline, manifest
 
 LEFT_OUT = ["blue/003.png", "green/010.png", "red/039.png"]
 

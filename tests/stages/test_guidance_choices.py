@@ -1,6 +1,5 @@
 """Every way to guide and to step, through whole runs of `sample`: what it changes, what it equals, what is refused."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,7 @@ from ldm.core.progress import Silent
 from ldm.core.training.tasks import noisy_classifying
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Pipeline, manifest, pngs
+from tests.support.pipeline_run import Pipeline, manifest, pngs
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,7 @@ from ldm.core.images.order import stream
 from ldm.core.latents.sets import read_latents, training_latents
 from ldm.core.latents.shards import INDEX, load_shard
 from ldm.core.runs.artifacts import MANIFEST, open_artifact
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Pipeline, manifest
+from tests.support.pipeline_run import Pipeline, manifest
 
 READINGS = ("held", "mapped", "streamed")
 

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from PIL import Image
 from ldm.cli.main import run
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.runs.artifacts import MANIFEST
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Heard, Pipeline, manifest
+from tests.support.pipeline_run import Heard, Pipeline, manifest
 
 
 @pytest.fixture

@@ -24,11 +24,8 @@ from ldm.core.progress import Silent
 from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.stages import sample
 from ldm.stages.configs import OUTPUTS
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import RUNS, Heard, Pipeline, pngs
-from several import environment, ranked, run_together
+from tests.support.pipeline_run import RUNS, Heard, Pipeline, pngs
+from tests.support.several import environment, ranked, run_together
 
 ROOT = Path(__file__).parents[2]
 _ROOM = 600  # bytes a file: enough for what a process says, and less than an image

@@ -1,7 +1,6 @@
 """The stages, one after the other, on real files at the smallest sizes."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,7 @@ from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import MANIFEST, open_artifact
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import COLOURS, Heard, Pipeline, manifest, pngs
+from tests.support.pipeline_run import COLOURS, Heard, Pipeline, manifest, pngs
 
 
 def test_class_names_travel_from_the_folder_to_the_samples(trained: Pipeline) -> None:

@@ -3,7 +3,6 @@
 import json
 import resource
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,8 @@ from ldm.core.progress import Silent
 from ldm.core.training.sample_evaluator import SampleEvaluator
 from ldm.stages.configs.folders import Inspect, Verify
 from ldm.stages.tools import inspect, verify
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import RUNS, Heard, Pipeline, pngs
-from several import run_together
+from tests.support.pipeline_run import RUNS, Heard, Pipeline, pngs
+from tests.support.several import run_together
 
 MEASURED: dict[str, Any] = {
     "metrics__every": 24,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline_run import Pipeline
+from tests.support.pipeline_run import Pipeline
 
 SLOW = ("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.fsdp", "diffusers", "matplotlib", "webdataset")
 SELDOM = ("scipy", "pandas", "torch.utils.tensorboard")

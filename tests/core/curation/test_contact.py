@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_grid import places_of
 
 from ldm.core.curation.contact_sheet import Strip, class_strips, packed, require_new, write_sheet
 from ldm.core.errors import ConfigError
 from ldm.core.images.dataset import image_source
-from pictured import png
+from tests.core.images.test_grid import places_of
+from tests.support.pictured import png
 
 SHADES = np.arange(0, 240, 20, dtype=np.uint8)
 

@@ -7,7 +7,7 @@ from ldm.core.curation import duplicates, fingerprints
 from ldm.core.curation.duplicates import SEARCHED, Links, components, grouped, merged, near_links
 from ldm.core.curation.fingerprints import Print, Prints
 from ldm.core.errors import DataError
-from pictured import landscape
+from tests.support.pictured import landscape
 
 
 def links(*pairs: tuple[int, int], kind: str = "hash", distances: list[float] | None = None) -> Links:

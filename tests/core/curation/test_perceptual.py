@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ldm.core.curation import perceptual
-from pictured import EDITS, bright, landscape, scaled
+from tests.support.pictured import EDITS, bright, landscape, scaled
 
 PICTURES = [landscape(number) for number in range(40)]
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_kinds import kinds
 from ldm.core.curation.survey import Survey, look
 from ldm.core.errors import DataError
 from ldm.core.images.dataset import image_source
 from ldm.core.images.reading import read_each
 from ldm.core.images.sources import open_parts
+from tests.support.image_kinds import kinds
 
 KINDS = kinds()
 TRAITS = {

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from ideal_denoisers import gaussian, gaussian_flow, mixture, starts
 
 from ldm.core.diffusion import times
 from ldm.core.diffusion.exact import Mixture
 from ldm.core.diffusion.schedules import schedule
+from tests.support.ideal_denoisers import gaussian, gaussian_flow, mixture, starts
 
 PATHS = pytest.mark.parametrize("kind", ["linear", "cosine", "rectified-flow"])
 THREE = Mixture(

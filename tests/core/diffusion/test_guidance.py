@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from ideal_denoisers import gaussian
 
 from ldm.core.diffusion import guidance, predictions, times
 from ldm.core.diffusion.denoisers import clipped, denoiser
 from ldm.core.diffusion.schedules import schedule
+from tests.support.ideal_denoisers import gaussian
 
 NULL = 3
 PATH = schedule("linear")

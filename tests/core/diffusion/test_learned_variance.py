@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from ideal_denoisers import gaussian
 
 from ldm.core.diffusion import guidance, samplers, times, variance
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import add_noise, schedule
+from tests.support.ideal_denoisers import gaussian
 
 
 def test_step_variances_are_the_betas_of_the_table():

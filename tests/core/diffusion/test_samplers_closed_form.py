@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from ideal_denoisers import draws, gaussian, gaussian_flow, mixture, starts
 
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import schedule
+from tests.support.ideal_denoisers import draws, gaussian, gaussian_flow, mixture, starts
 
 PATHS = [("linear", False), ("scaled-linear", False), ("cosine", True), ("rectified-flow", True)]
 EVERY_PATH = pytest.mark.parametrize(("kind", "zero"), PATHS)

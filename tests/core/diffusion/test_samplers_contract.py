@@ -1,10 +1,10 @@
 import pytest
 import torch
-from ideal_denoisers import draws, gaussian, mixture, starts
 
 from ldm.core.diffusion import guidance, samplers, times
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import schedule
+from tests.support.ideal_denoisers import draws, gaussian, mixture, starts
 
 PATHS = [("linear", False), ("scaled-linear", False), ("cosine", True), ("rectified-flow", True)]
 EVERY_PATH = pytest.mark.parametrize(("kind", "zero"), PATHS)

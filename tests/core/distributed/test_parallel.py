@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,9 +24,7 @@ from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training.loop import Batch, Plan, train
 from ldm.core.training.step import Stepper
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from several import run_together
+from tests.support.several import run_together
 
 CPU = torch.device("cpu")
 STEPS = 20

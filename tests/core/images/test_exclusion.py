@@ -1,7 +1,6 @@
 """A list of names leaves out the images it names, those alone, and is refused where it does not fit."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 from ldm.core.errors import DataError
 from ldm.core.images.exclusion import Exclusion, read_exclusion, write_exclusion
 from ldm.core.images.sources import open_parts, open_splits
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_sources import CLASSES, LABELS, PIXELS, class_folders, png, tarred, webdataset, zipped
+from tests.core.images.test_sources import CLASSES, LABELS, PIXELS, class_folders, png, tarred, webdataset, zipped
 
 STRANGE = ["plain.png", "new\nline", "\udcff not utf-8", '"quoted"', "# no comment", "[list]", " spaced ", "dots.", ""]
 

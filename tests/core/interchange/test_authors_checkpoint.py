@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from authors_dit import forward, random_checkpoint, training_checkpoint
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.interchange.checkpoint import load_dit
+from tests.support.authors_dit import forward, random_checkpoint, training_checkpoint
 
 STEPS = torch.tensor([0, 1, 17, 250, 500, 700, 998, 999])
 

@@ -1,7 +1,6 @@
 """Latents are the same to the bit however they are read, and what is damaged is named."""
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,7 @@ from ldm.core.errors import DataError
 from ldm.core.latents import readers
 from ldm.core.latents.latent_set import LatentSet, Reading, best_reading, read_table
 from ldm.core.latents.shards import INDEX, load_shard, write_index, write_shard
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_shards import NAMES, SHAPE, expected, make_samples, write_all
+from tests.support.small_shards import NAMES, SHAPE, expected, make_samples, write_all
 
 READINGS: Sequence[Reading] = get_args(Reading)
 

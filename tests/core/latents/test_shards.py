@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -34,9 +33,7 @@ from ldm.core.latents.shards import (
 from ldm.core.runs.artifacts import Artifact, open_artifact
 from ldm.core.runs.lock import occupy
 from ldm.core.runs.workspace import Identity, claim
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_shards import NAMES, SHAPE, make_samples, write_all
+from tests.support.small_shards import NAMES, SHAPE, make_samples, write_all
 
 
 def read_and_index(folder: Path, names: list[str]) -> None:

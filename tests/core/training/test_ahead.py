@@ -4,7 +4,6 @@ waits. Here the CPU is told to do as a GPU does."""
 import json
 import os
 import signal
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +25,8 @@ from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training.loop import Plan, train
 from ldm.core.training.step import Stepper
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from regression import FP32, PLAN, Regression
-from several import run_together
+from tests.support.regression import FP32, PLAN, Regression
+from tests.support.several import run_together
 
 LONG = replace(PLAN, images=80, checkpoint_every=20, log_every=12, keep=9, validate_every=0, picture_every=0)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,7 @@ from ldm.core.errors import Stopped
 from ldm.core.progress import Silent
 from ldm.core.training.evaluator import Best
 from ldm.core.training.loop import Plan, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-from regression import FP32, LAST, PLAN, Killed, Regression
+from tests.support.regression import FP32, LAST, PLAN, Killed, Regression
 
 BARE = replace(PLAN, validate_every=0, picture_every=0)
 STEPS_OF_A_MEASUREMENT = 3

@@ -3,7 +3,6 @@
 import itertools
 import json
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +21,7 @@ from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training import checkpoint
 from ldm.core.training.loop import Batch, Plan, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-from regression import FP16, FP32, LAST, PLAN, Killed, Regression
+from tests.support.regression import FP16, FP32, LAST, PLAN, Killed, Regression
 
 
 class Noted(Silent):

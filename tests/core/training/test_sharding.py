@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +25,7 @@ from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training.loop import Batch, Plan, train
 from ldm.core.training.step import Stepper
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from several import run_together
+from tests.support.several import run_together
 
 CPU = torch.device("cpu")
 FP32, BF16 = Policy(CPU, torch.float32), Policy(CPU, torch.bfloat16)

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ from ldm.core.images.sources import open_splits
 from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.data_tools import DataDedup
 from ldm.stages.tools import data_dedup
-from pictured import EDITS, jpeg, landscape, png
-from pipeline_run import Heard, Pipeline
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "images"))
-from test_sources import idx, tarred, zipped
+from tests.core.images.test_sources import idx, tarred, zipped
+from tests.support.pictured import EDITS, jpeg, landscape, png
+from tests.support.pipeline_run import Heard, Pipeline
 
 CLASSES = {"cat": range(12), "dog": range(12, 24)}
 

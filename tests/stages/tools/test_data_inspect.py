@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ from ldm.core.images.sources import open_splits
 from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.data_tools import DataInspect
 from ldm.stages.tools import data_inspect
-from pictured import landscape, png
-from pipeline_run import Heard
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "images"))
-from test_sources import WAYS, class_folders, idx, webdataset
-from test_sources import png as plain_png
+from tests.core.images.test_sources import WAYS, class_folders, idx, webdataset
+from tests.core.images.test_sources import png as plain_png
+from tests.support.pictured import landscape, png
+from tests.support.pipeline_run import Heard
 
 
 def inspected(source: Path | str, progress: Any = None, **settings: Any) -> Outcome:

@@ -1,7 +1,6 @@
 """An estimate counts what the stages themselves would do, says what it had to assume, and needs no data."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,7 @@ from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.tools import dummy, estimate_basis, estimate_inference
 from ldm.stages.tools.costs import StageCost, amount, duration, table
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import MACHINE, Pipeline
+from tests.support.pipeline_run import MACHINE, Pipeline
 
 RECIPE = """
 data: {source: SOURCE, image_size: 16}

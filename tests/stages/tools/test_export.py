@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from exchanged import drawn, feed_of, levels_apart, output_of, run_export
 from ldm.cli.main import run as ldm
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import open_artifact
 from ldm.stages.configs.folders import Inspect, Verify
 from ldm.stages.tools import export, inspect, verify
-from pipeline_run import Heard, Pipeline
-from stock_diffusers import draw
+from tests.support.exchanged import drawn, feed_of, levels_apart, output_of, run_export
+from tests.support.pipeline_run import Heard, Pipeline
+from tests.support.stock_diffusers import draw
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,6 @@ import diffusers
 import pytest
 import torch
 
-from exchanged import drawn, levels_apart, run_export, run_import
-from pipeline_run import Heard, Pipeline, manifest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "interchange"))
-from authors_dit import forward, random_checkpoint, training_checkpoint
 from ldm.cli.main import run as ldm
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.pipeline.loading import load_model
@@ -26,6 +20,9 @@ from ldm.core.system.precision import resolve
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
 from ldm.stages.tools.directories import Directory
+from tests.support.authors_dit import forward, random_checkpoint, training_checkpoint
+from tests.support.exchanged import drawn, levels_apart, run_export, run_import
+from tests.support.pipeline_run import Heard, Pipeline, manifest
 
 SCALE = 0.18215
 CPU = resolve("cpu", "fp32")

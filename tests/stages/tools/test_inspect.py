@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,7 @@ from ldm.core.runs.artifacts import MANIFEST
 from ldm.core.runs.lock import LOCK, occupy
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import inspect
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Pipeline
+from tests.support.pipeline_run import Pipeline
 
 
 def inspected(path: Path) -> Outcome:

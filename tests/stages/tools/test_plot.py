@@ -17,9 +17,7 @@ from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.stages.configs.plot import DEFAULT_SCHEDULES, SCHEDULES, USED, Plot
 from ldm.stages.tools import plot
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Pipeline
+from tests.support.pipeline_run import Pipeline
 
 WHAT = get_args(Plot.model_fields["what"].annotation)
 

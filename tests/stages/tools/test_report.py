@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from ldm.core.progress import Silent
 from ldm.stages.configs.report import Report
 from ldm.stages.tools import report, story
 from ldm.stages.tools.reporting import charts
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Heard, Pipeline
+from tests.support.pipeline_run import Heard, Pipeline
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -3,8 +3,6 @@
 import csv
 import shlex
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +16,7 @@ from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import verify
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Heard, Pipeline
+from tests.support.pipeline_run import Heard, Pipeline
 
 
 class Console(Silent):

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -18,9 +17,7 @@ from ldm.core.runs.artifacts import MANIFEST
 from ldm.core.runs.lock import occupy
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Heard, Pipeline
+from tests.support.pipeline_run import Heard, Pipeline
 
 
 def verified(path: Path, progress: Any = None) -> Outcome:

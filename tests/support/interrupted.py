@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from launcher import Command, Ended, Launcher
 from ldm.core.files import TEMPORARY
-from small_runs import settled, start_from, temporaries
+from tests.support.launcher import Command, Ended, Launcher
+from tests.support.small_runs import settled, start_from, temporaries
 
 FOLDERS = {"train-vqvae": "vqvae", "encode": "latents", "train-dit": "dit"}
 NEEDS: dict[str, tuple[str, ...]] = {

@@ -19,7 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
-from forgery import copy_run, seal, seal_checkpoint, seal_network
+from tests.support.forgery import copy_run, seal, seal_checkpoint, seal_network
 
 INDEX, CONFIG = "model_index.json", "config.json"
 MEMBERS = ("pyd", "pickle", "pkl", "pth")  # what webdataset unpickles by default

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from mutations import NUMBERS, SHAPES, TEXTS, Mutate, choose, mutate_bytes, mutate_json
+from tests.support.mutations import NUMBERS, SHAPES, TEXTS, Mutate, choose, mutate_bytes, mutate_json
 
 
 def mutate_yaml(data: bytes, random: np.random.Generator) -> bytes:

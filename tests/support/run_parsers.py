@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
-from format_mutations import mutate_header, mutate_tar, mutate_yaml
 from ldm.core import files
 from ldm.core.autoencoders import registry
 from ldm.core.denoisers import noisy_classifier
@@ -33,9 +31,11 @@ from ldm.stages.commands import COMMANDS
 from ldm.stages.eval import samples
 from ldm.stages.tools import export, inspect, report, story, sweep, verify
 from ldm.stages.tools.reporting import cards, gaps, tables
-from mutations import Mutate, mutate_json, mutate_lines
-from parsers import Parser, Read
-from regression import FP32
+from tests.support.forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
+from tests.support.format_mutations import mutate_header, mutate_tar, mutate_yaml
+from tests.support.mutations import Mutate, mutate_json, mutate_lines
+from tests.support.parsers import Parser, Read
+from tests.support.regression import FP32
 
 STAGES = ("vqvae", "latents", "dit", "classifier", NOISY, "samples/some", "eval/some")
 SMALL = {"width": 8, "depth": 1, "heads": 1}

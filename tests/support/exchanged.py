@@ -13,7 +13,7 @@ from ldm.core.progress import Outcome, Progress, Silent
 from ldm.core.runs.artifacts import open_artifact
 from ldm.stages.configs.exchange import Export, Import
 from ldm.stages.tools import export, import_model
-from pipeline_run import Pipeline, pngs
+from tests.support.pipeline_run import Pipeline, pngs
 
 TIMES = np.array([1, 2, 100, 250, 500, 777, 999, 1000])
 CLASSES = np.array([0, 1, 2, 1000, 0, 1, 2, 1000])

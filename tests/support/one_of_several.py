@@ -1,4 +1,4 @@
-"""One process of a training on GPUs, for the tests: `one_of_several.py FOLDER [--shard]` under torchrun's variables.
+"""One process of a training on GPUs: `python -m tests.support.one_of_several FOLDER [--shard]`, as torchrun starts it.
 
 Alone (WORLD_SIZE 1), it makes a group of one by NCCL, and goes through what several would say to each other.
 """
@@ -12,16 +12,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parent))
-from on_a_gpu import BATCH, FP32, PLAN, losses, task_of
-
 from ldm.core.distributed import processes
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training.loop import train
 from ldm.core.training.sharding import Sharded
 from ldm.core.training.task import Batch
+from tests.support.on_a_gpu import BATCH, FP32, PLAN, losses, task_of
 
 
 def in_a_group_of_one() -> None:

@@ -14,7 +14,7 @@ from ldm.core.runs.artifacts import MANIFEST, RECIPE
 from ldm.core.runs.lock import LOCK
 from ldm.core.training.checkpoint import FOLDER
 from ldm.core.training.record import METRICS
-from pipeline_run import MACHINE, SETTINGS
+from tests.support.pipeline_run import MACHINE, SETTINGS
 
 NAME = "tiny"
 STEP = 8  # images

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from format_mutations import mutate_npz, mutate_tar, mutate_yaml
 from ldm.cli.layers import merged_config
 from ldm.core.errors import UserError
 from ldm.core.images.exclusion import read_exclusion
 from ldm.core.images.sources import open_source, open_splits
 from ldm.core.training import record
-from mutations import Mutate, mutate_bytes, mutate_json, mutate_lines
-from payloads import add, png
+from tests.support.format_mutations import mutate_npz, mutate_tar, mutate_yaml
+from tests.support.mutations import Mutate, mutate_bytes, mutate_json, mutate_lines
+from tests.support.payloads import add, png
 
 Read = Callable[[Path, str], object]
 

@@ -32,9 +32,8 @@ PRELOADED = (
     ),
     *("ldm.stages.tools.verify", "ldm.stages.tools.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
-    "fuzzing",
+    "tests.support.fuzzing",
 )
-TESTS = ("promises", "stages", "core/training", "core/interchange", "core/images")  # whose modules a function may be in
 PATIENCE = 300.0  # seconds after which a command that has not ended is a failure of its test
 
 
@@ -91,7 +90,10 @@ class Launcher:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())], cwd=ROOT, pass_fds=[theirs.fileno()], env=environment
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            cwd=ROOT,
+            pass_fds=[theirs.fileno()],
+            env=environment,
         )
         theirs.close()
         self._socket = ours
@@ -220,8 +222,6 @@ def _address_space() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)  # In place of this file's folder, which comes after it.
-    sys.path += [str(ROOT / "tests" / name) for name in TESTS]
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Write the run that is kept for a schema: `python tests/promises/keep.py`, from the checkout, when a schema is new.
+"""Write the run that is kept for a schema: `python -m tests.support.keep`, from the checkout, when a schema is new.
 
 The smallest of everything, made under relative paths, without pictures and locks. It stays for good: later versions
 must load it, or refuse it with what to do.
@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "stages")]
+from ldm.core.runs import artifacts, workspace
+from tests.support.pipeline_run import Pipeline, write_squares
 
-from ldm.core.runs import artifacts, workspace  # noqa: E402
-from pipeline_run import Pipeline, write_squares  # noqa: E402
-
+OLD_FILES = Path(__file__).resolve().parents[1] / "promises" / "old_files"
 SMALLEST = {
     "train-vqvae": {
         "model": {"channels": 8, "channel_multipliers": (1, 1), "codebook_size": 8},
@@ -39,7 +37,7 @@ def keep() -> Path:
     torch.set_num_threads(1)
     made = workspace.provenance()
     workspace.provenance = lambda: {**made, "platform": "any", "git": None}  # The machine is no part of the format.
-    kept = HERE / "old_files" / f"schema-{artifacts.SCHEMA}"
+    kept = OLD_FILES / f"schema-{artifacts.SCHEMA}"
     assert not kept.exists(), f"{kept} is kept already"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -51,7 +49,7 @@ def keep() -> Path:
             for path in pipeline.folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.copytree(pipeline.folder, kept)
-        os.chdir(HERE)
+        os.chdir(OLD_FILES)
     return kept
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from authors_dit import random_checkpoint
-from format_mutations import mutate_header, mutate_members
 from ldm.core import files
 from ldm.core.autoencoders import registry
 from ldm.core.features import mobilenet, reference
@@ -23,9 +21,11 @@ from ldm.core.training import checkpoint, loop
 from ldm.stages.configs.exchange import Import
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import import_model, inspect
-from mutations import mutate_json
-from parsers import Parser
-from regression import FP32, PLAN, Regression
+from tests.support.authors_dit import random_checkpoint
+from tests.support.format_mutations import mutate_header, mutate_members
+from tests.support.mutations import mutate_json
+from tests.support.parsers import Parser
+from tests.support.regression import FP32, PLAN, Regression
 
 NEWEST = f"{checkpoint.FOLDER}/{PLAN.images:010d}"
 PIPE = ("model_index.json", "scheduler/scheduler_config.json", "transformer/config.json", "vae/config.json")

@@ -11,7 +11,9 @@ from ldm.core.settings.fields import identity
 from ldm.core.training import checkpoint
 from ldm.stages.configs import STAGES
 
-KEPT = Path(__file__).with_name("old_files") / "schema-1"  # the smallest whole run, so that none need be trained
+KEPT = (
+    Path(__file__).parents[1] / "promises" / "old_files" / "schema-1"
+)  # the smallest whole run, so that none need be trained
 RUN = "kept"
 
 

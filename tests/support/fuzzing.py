@@ -15,9 +15,9 @@ import numpy as np
 
 from ldm.core.errors import UserError
 from ldm.core.seeds import generator
-from network_parsers import NETWORK_PARSERS
-from parsers import PARSERS, Parser, Read
-from run_parsers import RUN_PARSERS
+from tests.support.network_parsers import NETWORK_PARSERS
+from tests.support.parsers import PARSERS, Parser, Read
+from tests.support.run_parsers import RUN_PARSERS
 
 ALL = {**PARSERS, **RUN_PARSERS, **NETWORK_PARSERS}
 MEMORY = 1 << 30  # bytes beyond what the process has when it has read whole files once

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import payloads as p
-from forgery import RUN, copy_run
 from ldm.core.autoencoders import taef2
 from ldm.core.features import lenet
+from tests.support import payloads as p
+from tests.support.forgery import RUN, copy_run
 
 
 @dataclass(frozen=True)
