@@ -1,6 +1,8 @@
 """What a user can mend: one class per exit code, each message with its remedy."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -54,6 +56,20 @@ class EndedElsewhere(Exception):  # noqa: N818
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"another process of this run ended with {exit_code}")
         self.exit_code = exit_code
+
+
+@contextmanager
+def as_data_error(message: str, remedy: str | None = None) -> Iterator[None]:
+    """Turn whatever a parser of others' bytes raises into a DataError with its reason.
+
+    For the borders of parsers alone: nobody knows all that those of images, archives and headers raise on damage.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(f"{message}: {str(error) or type(error).__name__}", remedy) from error
 
 
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")

@@ -4,11 +4,10 @@ import io
 import os
 import tarfile
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 from .folder import MAX_FILE_BYTES
 from .listing import Listing, is_hidden, is_image, safe_name
 
@@ -16,7 +15,6 @@ DEFLATE_LIMIT = 1040  # deflate cannot expand by more than 1032; other methods, 
 _ENCRYPTED = 0x1
 _BLOCK = 512
 _LONGEST_HEADER = 1 << 20
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,8 @@ class TarIndex(io.FileIO):
 
 def list_zip(path: Path, location: str) -> Listing:
     """List the files of a zip; DataError naming what is damaged, encrypted, doubled or leads out of it."""
-    try:
+    with as_data_error(f"{location} is not a zip that can be read", "make or copy it again"):
         archive = zipfile.ZipFile(path)
-    except (*_BROKEN_ZIP, LookupError, TypeError, OverflowError) as error:
-        raise DataError(f"{location} is not a zip that can be read: {error}", "make or copy it again") from None
     members: dict[str, zipfile.ZipInfo] = {}
     folders: list[str] = []
     whole = path.stat().st_size
@@ -79,10 +75,8 @@ def list_zip(path: Path, location: str) -> Listing:
         if size > DEFLATE_LIMIT * packed + 1024:
             message = f"{location}: {name} has {size:,} bytes in {packed:,}, like a decompression bomb"
             raise DataError(message, "remove it, or pack it without compression")
-        try:
+        with as_data_error(f"{location}: {name} cannot be unpacked", "make or copy the zip again"):
             return archive.read(members[name])
-        except (*_BROKEN_ZIP, LookupError, TypeError, OverflowError) as error:
-            raise DataError(f"{location}: {name} cannot be unpacked: {error}", "make or copy the zip again") from None
 
     return Listing(location, list(members), sorted(set(folders)), read, archive=True)
 
@@ -96,7 +90,7 @@ def tar_members(path: Path, location: str) -> tuple[dict[str, Member], list[str]
     members: dict[str, Member] = {}
     folders: list[str] = []
     remedy = "make or copy it again; only uncompressed .tar files are read"
-    try:
+    with as_data_error(f"{location} is not a tar that can be read", remedy):
         size = path.stat().st_size
         with TarIndex(path) as file, tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
             for info in archive:
@@ -117,8 +111,6 @@ def tar_members(path: Path, location: str) -> tuple[dict[str, Member], list[str]
                 archive.members = []  # type: ignore[attr-defined]  # or it would keep every header
             end = archive.offset
         _require_zeros(path, end, size, location, remedy)
-    except (tarfile.TarError, ValueError, OverflowError, LookupError, EOFError, OSError) as error:
-        raise DataError(f"{location} is not a tar that can be read: {error}", remedy) from None
     return members, sorted(set(folders))
 
 

@@ -5,29 +5,19 @@ import math
 import re
 import struct
 import zipfile
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 from .archive import DEFLATE_LIMIT
 from .dataset import ImageSource, image_source
 from .listing import PART_NAMES, Parts, one_of_each
 from .npy import read_header
 
-_BROKEN = (
-    OSError,
-    EOFError,
-    zlib.error,
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-)
+_SAVE_AGAIN = "write it again with numpy.savez"
 # Under which names images and labels are found in an .npz, by part: ours and ADM's, MedMNIST's, Keras's.
 _NPZ_NAMES = {
     "all": [("images", "labels"), ("arr_0", "arr_1"), ("data", "labels"), ("x", "y")],
@@ -79,16 +69,14 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises DataError naming the file when it is damaged, longer or shorter than its header says, or of another type.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            zeros, kind, rank = struct.unpack(">HBB", file.read(4))
-            if zeros or kind != 8 or not 1 <= rank <= 4:
-                raise DataError(f"{path} is not an idx file of bytes", "give one that begins with the bytes 0, 0 and 8")
-            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-            count, limit = math.prod(shape), path.stat().st_size * (DEFLATE_LIMIT if path.suffix == ".gz" else 1)
-            data = file.read(count + 1) if count <= limit else b""
-    except _BROKEN as error:
-        raise DataError(f"{path} cannot be read: {error}", "copy it again") from None
+    opened = gzip.open if path.suffix == ".gz" else open
+    with as_data_error(f"{path} cannot be read", "copy it again"), opened(path, "rb") as file:
+        zeros, kind, rank = struct.unpack(">HBB", file.read(4))
+        if zeros or kind != 8 or not 1 <= rank <= 4:
+            raise DataError(f"{path} is not an idx file of bytes", "give one that begins with the bytes 0, 0 and 8")
+        shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+        count, limit = math.prod(shape), path.stat().st_size * (DEFLATE_LIMIT if path.suffix == ".gz" else 1)
+        data = file.read(count + 1) if count <= limit else b""
     if len(data) != count:
         held = "more" if len(data) > count else "less"
         raise DataError(f"{path} holds {held} than the {shape} of its header", "copy it again")
@@ -97,13 +85,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 def parts_of_npz(path: Path, location: str) -> Parts:
     """Open a numpy .npz with images and labels, by the names that are usual for them."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            held = {name.removesuffix(".npy") for name in archive.namelist()}
-    except _BROKEN as error:
-        raise DataError(
-            f"{location} is not an .npz that can be read: {error}", "write it again with numpy.savez"
-        ) from None
+    with as_data_error(f"{location} is not an .npz that can be read", _SAVE_AGAIN), zipfile.ZipFile(path) as archive:
+        held = {name.removesuffix(".npy") for name in archive.namelist()}
     parts: Parts = {}
     for part, choices in _NPZ_NAMES.items():
         for images_name, labels_name in choices:
@@ -130,18 +113,16 @@ def read_npz(path: Path, name: str) -> np.ndarray:
 
     A header that claims more than the file can hold is refused before anything is allocated.
     """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            info = archive.getinfo(f"{name}.npy")
-            header = read_header(file)
-            if header.dtype.hasobject or header.dtype.kind == "V":
-                raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
-            num_bytes = header.num_bytes
-            if num_bytes > info.file_size or info.file_size > info.compress_size * DEFLATE_LIMIT + 1024:
-                raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
-            data = file.read()
-    except (*_BROKEN, LookupError) as error:
-        raise DataError(f"{path}: {name} cannot be read: {error}", "write it again with numpy.savez") from None
+    border = as_data_error(f"{path}: {name} cannot be read", _SAVE_AGAIN)
+    with border, zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        info = archive.getinfo(f"{name}.npy")
+        header = read_header(file)
+        if header.dtype.hasobject or header.dtype.kind == "V":
+            raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
+        num_bytes = header.num_bytes
+        if num_bytes > info.file_size or info.file_size > info.compress_size * DEFLATE_LIMIT + 1024:
+            raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
+        data = file.read()
     if len(data) != num_bytes:
         raise DataError(f"{path}: {name} holds {len(data):,} bytes, its header says {num_bytes:,}", "write it again")
     order: Literal["F", "C"] = "F" if header.fortran_order else "C"

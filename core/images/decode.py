@@ -2,8 +2,6 @@
 
 import io
 import re
-import struct
-import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +10,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 
 from .. import files
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 
 Crop = Literal["adm", "stretch"]
 WHITE = (255, 255, 255)
@@ -27,12 +25,6 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "A
 # A file that swells this much is a bomb, whatever it shows; honest photographs stay below 100 pixels a byte.
 _BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE = 16_000_000, 256
 _BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF....WEBP", ".jpg": b"\xff\xd8\xff"}
-# What Pillow's parsers have been seen to raise on damaged files.
-_BROKEN = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
-    *(AttributeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
-    Image.DecompressionBombWarning,
-)
 # EXIF orientation 2 … 8 (EXIF 2.32, tag 0x0112) and what undoes it.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -65,30 +57,34 @@ def decode_picture(
     """
     if not data:
         raise DataError(f"{name} is empty", "remove the file or replace it")
+    border = as_data_error(f"{name} cannot be decoded", "replace or remove it, or skip broken images")
+    with border, _opened(data, name) as image:
+        _refuse_bomb(image.width * image.height, len(data), name, max_pixels)
+        _refuse_unscaled_key(image, name)
+        white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
+        bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
+        image.load()
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            return Image.fromarray(_grey_16(np.asarray(upright), bits, white_is_zero))
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
+            raise DataError(f"{name} holds {kind} pixels, whose range is unknown", "convert it to 8 or 16 bits")
+        if upright.has_transparency_data or image.mode in ("La", "RGBa"):
+            return Image.fromarray(_composite(upright, background))
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
+    """Open an image of which only the header is read."""
     try:
-        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
-            _refuse_bomb(image.width * image.height, len(data), name, max_pixels)
-            _refuse_unscaled_key(image, name)
-            white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
-            bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
-            image.load()
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                return Image.fromarray(_grey_16(np.asarray(upright), bits, white_is_zero))
-            if image.mode in ("I", "F") or image.mode.startswith("I;"):
-                kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
-                raise DataError(f"{name} holds {kind} pixels, whose range is unknown", "convert it to 8 or 16 bits")
-            if upright.has_transparency_data or image.mode in ("La", "RGBa"):
-                return Image.fromarray(_composite(upright, background))
-            return upright if upright.mode == "RGB" else upright.convert("RGB")
+        return Image.open(io.BytesIO(data), formats=readable_formats())
     except Image.UnidentifiedImageError:
         remedy = "remove it, or convert it to JPEG, PNG or WebP"
         raise DataError(f"{name} is not an image that can be read (it starts with {data[:8]!r})", remedy) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} declares too many pixels: {error}", "shrink or remove it") from None
-    except _BROKEN as error:
-        raise DataError(f"{name} cannot be decoded: {error}", "replace or remove it, or skip broken images") from None
 
 
 def readable_formats() -> tuple[str, ...]:

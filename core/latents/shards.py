@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from .. import files
 from ..distributed.tensor_file import saying_damaged
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 from ..images.npy import read_header
 from .tar_members import BLOCK, Members, ending
 
@@ -104,7 +104,7 @@ def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
     rows, samples = _Rows(), list[LatentSample]()
     arrays: dict[str, np.ndarray] = {}
     for key, field, offset, content in _members(path, data):
-        try:
+        with as_data_error(f"{path} is damaged at {key}.{field}", AGAIN):
             if key != f"{first_key + len(samples):09d}":
                 raise ValueError("the sample is not whole, or not the next one of its split")
             if field in FIELDS:
@@ -116,8 +116,6 @@ def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
                 rows.require_whole(len(samples) + 1)
                 samples.append(LatentSample(arrays, rows.labels[-1], str(json.loads(content)["name"])))
                 arrays = {}
-        except (ValueError, LookupError, TypeError) as error:
-            raise DataError(f"{path} is damaged at {key}.{field}: {error}", AGAIN) from None
     if arrays or len(rows.labels) != len(samples):
         raise DataError(f"{path} is damaged: its last sample is not whole", AGAIN)
     return rows.shard(path.name, hashlib.sha256(data).hexdigest()), samples
@@ -212,22 +210,19 @@ def _index_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, np.ndarray]:
 
 
 def _members(path: Path, data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for member in tar:
-                key, _, field = member.name.partition(".")
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{path} holds {member.name!r}, which is no file", AGAIN)
-                content = data[member.offset_data : member.offset_data + member.size]
-                if len(content) != member.size:
-                    raise DataError(f"{path} is damaged: {member.name!r} is cut short", AGAIN)
-                yield key, field, member.offset_data, content
-            # tarfile takes a header that it cannot read for the end; the end is two blocks of zeros.
-            rest = data[tar.offset :]
-            if len(rest) < 2 * BLOCK or any(rest):
-                raise DataError(f"{path} is damaged at byte {tar.offset}", AGAIN)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, LookupError) as error:
-        raise DataError(f"{path} is damaged: {error}", AGAIN) from None
+    with as_data_error(f"{path} is damaged", AGAIN), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for member in tar:
+            key, _, field = member.name.partition(".")
+            if not member.isreg() or member.issparse():
+                raise DataError(f"{path} holds {member.name!r}, which is no file", AGAIN)
+            content = data[member.offset_data : member.offset_data + member.size]
+            if len(content) != member.size:
+                raise DataError(f"{path} is damaged: {member.name!r} is cut short", AGAIN)
+            yield key, field, member.offset_data, content
+        # tarfile takes a header that it cannot read for the end; the end is two blocks of zeros.
+        rest = data[tar.offset :]
+        if len(rest) < 2 * BLOCK or any(rest):
+            raise DataError(f"{path} is damaged at byte {tar.offset}", AGAIN)
 
 
 @lru_cache

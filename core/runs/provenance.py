@@ -12,7 +12,7 @@ from typing import Any
 def provenance() -> dict[str, Any]:
     """Say what makes an artifact: command line, versions, machine, git commit, and the time now."""
     packages: dict[str, str | None] = {}
-    for package in ("torch", "numpy", "pillow", "safetensors", "diffusers", "webdataset"):
+    for package in ("torch", "numpy", "pillow", "safetensors", "diffusers"):
         try:
             packages[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
