@@ -96,7 +96,7 @@ def write_latents(folder: Path, count: int) -> Artifact:
 
     shards = {"train": split("train", count), "val": split("val", 64)}
     write_index(folder, shards)
-    facts = {
+    metadata = {
         "latent_shape": list(SHAPE),
         "class_names": [str(number) for number in range(1000)],
         "class_counts": [count // 1000] * 1000,
@@ -105,7 +105,7 @@ def write_latents(folder: Path, count: int) -> Artifact:
         "samples": {"train": count, "val": 64},
     }
     hashes = {shard.name: shard.sha256 for parts in shards.values() for shard in parts}
-    return work.commit([*hashes, INDEX], facts, hashes)
+    return work.commit([*hashes, INDEX], metadata, hashes)
 
 
 def _open(latents: Artifact, reading: Reading) -> LatentSet:

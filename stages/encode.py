@@ -56,7 +56,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
         shards.write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
         shape = job.network.latent_shape(config.data.image_size)
-        facts = {
+        metadata = {
             "latent_shape": list(shape),
             "dtype": "float16",
             "before_quantisation": True,
@@ -72,7 +72,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "skipped": images.skipped,
         }
         hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
-        artifact = work.commit([*hashes, shards.INDEX], facts, hashes, speed or None)
+        artifact = work.commit([*hashes, shards.INDEX], metadata, hashes, speed or None)
     size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",

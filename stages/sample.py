@@ -34,12 +34,12 @@ STRIP_IMAGES, STRIP_STEPS = 4, 10
 def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of the chosen classes. Returns where they lie."""
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
-    class_names: list[str] = source.facts["class_names"]
+    class_names: list[str] = source.metadata["class_names"]
     classes = parse_classes(config.classes, class_names)
     label = config.label or _label(config)
     folder = output_folder(config, label)
     diffusion = diffusion_of(source)
-    has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
+    has_null, channels = source.metadata["label_dropout"] > 0, source.metadata["latent_shape"][0]
     sampling = sampling_of(config, has_null).on(diffusion.num_steps)
     check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
@@ -60,16 +60,16 @@ def run(config: Sample, progress: Progress) -> Outcome:
         outputs = [*names, _write_grid(folder, names, labels, class_names)]
         if config.progressive:
             outputs += _write_path(model, labels, seed_indices, sampling, policy, folder)
-        facts = {
+        metadata = {
             "images": [
                 {"file": name, "label": int(label), "class": class_names[label], "seed": int(seed)}
                 for name, label, seed in zip(names, labels, seed_indices, strict=True)
             ],
             "class_names": class_names,
             "sampling": {**asdict(sampling), "steps": sampling.num_steps, "seed": config.seed, **_state(source)},
-            "image_size": source.facts["image_size"],
+            "image_size": source.metadata["image_size"],
         }
-        work.commit(outputs, facts, images_per_second=speed)
+        work.commit(outputs, metadata, images_per_second=speed)
     how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"
     what = f"{len(classes)} classes" if len(classes) > 1 else class_names[classes[0]]
     summary = {"images": f"{len(names):,} of {what}, {how}"}
@@ -97,7 +97,7 @@ def sampling_of(config: Sample, has_null: bool) -> Sampling:
 
 def _state(source: Artifact) -> dict[str, Any]:
     """Say which state of the denoiser is sampled, where that is not its last."""
-    return {"checkpoint": f"best, after {source.facts['images_seen']:,} images"} if "best" in source.facts else {}
+    return {"checkpoint": f"best, after {source.metadata['images_seen']:,} images"} if "best" in source.metadata else {}
 
 
 def _label(config: Sample) -> str:

@@ -35,11 +35,11 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
         next_commands = [command_line("encode", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        facts: dict[str, Any] = {"trained": config.autoencoder is None}
+        metadata: dict[str, Any] = {"trained": config.autoencoder is None}
         images = sources.read(progress)
         if given is None:
             task = AutoencodingTask(config, images, policy)
-            facts |= loop.train(task, _plan(config), policy, folder, progress)
+            metadata |= loop.train(task, _plan(config), policy, folder, progress)
             autoencoder = task.autoencoder
         else:
             autoencoder = given.to(policy.device)
@@ -47,13 +47,13 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
             return Outcome(folder)
         if given is not None:
             write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
-        facts |= _measure(autoencoder, images, policy, progress)
-        facts |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
+        metadata |= _measure(autoencoder, images, policy, progress)
+        metadata |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
         registry.save(autoencoder, folder / "final")
-        work.commit(sorted(f"final/{path.name}" for path in (folder / "final").iterdir()), facts)
+        work.commit(sorted(f"final/{path.name}" for path in (folder / "final").iterdir()), metadata)
     summary = {
-        "reconstruction": f"PSNR {facts['val_psnr']:.2f} dB, SSIM {facts['val_ssim']:.4f} on held-out images",
-        "latents": " × ".join(map(str, facts["latent_shape"])),
+        "reconstruction": f"PSNR {metadata['val_psnr']:.2f} dB, SSIM {metadata['val_ssim']:.4f} on held-out images",
+        "latents": " × ".join(map(str, metadata["latent_shape"])),
     }
     pictures = sorted((folder / "reconstructions").glob("*.png"))[-1:]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)

@@ -28,7 +28,7 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
             "autoencoder": as_input(source, folder),
         }
         # Before anything is discarded.
-        network = network_config(config, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+        network = network_config(config, latents.metadata["latent_shape"], len(latents.metadata["class_names"]))
         to_do = config.replace or not (folder / MANIFEST).exists()
         judge = open_judge(config, latents, source, policy, progress) if config.metrics.every and to_do else None
         work = claim(folder, config, inputs)
@@ -42,24 +42,24 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         if judge is not None:
             real = judge.look_at_reference(folder, progress)
             evaluator = SampleEvaluator(judge, task.model(), real, task.validate, state, progress)
-        facts = loop.train(task, _plan(config), policy, folder, progress, evaluator)
+        metadata = loop.train(task, _plan(config), policy, folder, progress, evaluator)
         if not (processes.world().leads or config.train.shard):
             return Outcome(folder)
         with uncompiled():
-            facts |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
+            metadata |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
         denoisers.save(task.network, folder / "final", _description(config, latents))
         if not processes.world().leads:
             return Outcome(folder)
-        work.commit(["final/model.safetensors", "final/config.json"], facts)
+        work.commit(["final/model.safetensors", "final/config.json"], metadata)
     summary = {
         "denoiser": f"{sum(p.numel() for p in task.network.parameters()) / 1e6:.1f} M parameters",
-        "images seen": f"{facts['images_seen']:,}",
-        "validation loss": f"{facts['validation_loss']:.4f}",
+        "images seen": f"{metadata['images_seen']:,}",
+        "validation loss": f"{metadata['validation_loss']:.4f}",
     }
     if state.is_there():
         best = open_best(folder, work.identity.command)
         summary["best"] = told(best)
-        if best.facts["images_seen"] < facts["images_seen"]:
+        if best.metadata["images_seen"] < metadata["images_seen"]:
             next_commands.append(f"{next_commands[0]} --checkpoint best")
     pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
@@ -75,7 +75,7 @@ def _description(config: TrainDiT, latents: Artifact) -> dict[str, Any]:
         "diffusion": config.diffusion.model_dump(mode="json"),
         "time_convention": "t = 0 is data, t = 1 is noise",
         "label_dropout": config.label_dropout,
-        "class_names": latents.facts["class_names"],
-        "latent_shape": latents.facts["latent_shape"],
-        "image_size": latents.facts["image_size"],
+        "class_names": latents.metadata["class_names"],
+        "latent_shape": latents.metadata["latent_shape"],
+        "image_size": latents.metadata["image_size"],
     }

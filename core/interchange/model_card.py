@@ -70,7 +70,7 @@ def look_for(root: Path, denoiser: Artifact) -> Shown:
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }
     grid = newest.path / GRID if newest is not None and is_picture(newest.path / GRID) else None
-    return Shown(grid, newest.facts["sampling"] if newest is not None else {}, judged)
+    return Shown(grid, newest.metadata["sampling"] if newest is not None else {}, judged)
 
 
 def _finished(folder: Path, kind: str) -> Iterator[Artifact]:
@@ -94,25 +94,26 @@ def card(denoiser: Artifact, autoencoder: Artifact, shown: Shown, model: Model, 
     data = ModelCardData(
         library_name="diffusers", tags=["diffusers", "DiT", "latent-diffusion", "class-conditional", "ldm"]
     )
-    facts = denoiser.facts
+    metadata = denoiser.metadata
     picture = [f"![samples]({GRID})", ""] if shown.grid is not None else []
     body = [
         "# A class-conditional latent diffusion model",
         "",
-        f"Draws images of {facts['image_size']} × {facts['image_size']} pixels of {len(facts['class_names'])} classes."
-        f" {'Exported' if 'imported' in facts else 'Trained and exported'} with `ldm`; a licence is for you to add"
+        f"Draws images of {metadata['image_size']} × {metadata['image_size']} pixels"
+        f" of {len(metadata['class_names'])} classes."
+        f" {'Exported' if 'imported' in metadata else 'Trained and exported'} with `ldm`; a licence is for you to add"
         " to the block above.",
         "",
         *picture,
         "## Use",
         "",
-        *_use(facts, shown),
+        *_use(metadata, shown),
         "",
-        *[f"- {note}" for note in _notes(facts, model)],
+        *[f"- {note}" for note in _notes(metadata, model)],
         "",
         "## Classes",
         "",
-        *_fenced(json.dumps(facts["class_names"], ensure_ascii=False), "json"),
+        *_fenced(json.dumps(metadata["class_names"], ensure_ascii=False), "json"),
         "",
         "## Data",
         "",
@@ -130,8 +131,8 @@ def card(denoiser: Artifact, autoencoder: Artifact, shown: Shown, model: Model, 
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body), ignore_metadata_errors=True))
 
 
-def _use(facts: Mapping[str, Any], shown: Shown) -> list[str]:
-    guidance = shown.sampling.get("cfg", 3.0) if facts["label_dropout"] > 0 else 1.0
+def _use(metadata: Mapping[str, Any], shown: Shown) -> list[str]:
+    guidance = shown.sampling.get("cfg", 3.0) if metadata["label_dropout"] > 0 else 1.0
     return _fenced(
         "import torch\n"
         "from diffusers import DiTPipeline\n"
@@ -142,7 +143,7 @@ def _use(facts: Mapping[str, Any], shown: Shown) -> list[str]:
     )
 
 
-def _notes(facts: Mapping[str, Any], model: Model) -> Iterator[str]:
+def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
     """Yield what differs from `ldm sample`, and from other pipelines."""
     side, codec, steps = model.latent_shape[1], model.autoencoder.codec, model.schedule.num_steps
     if model.schedule.variance_preserving:
@@ -161,8 +162,8 @@ def _notes(facts: Mapping[str, Any], model: Model) -> Iterator[str]:
     yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
     if model.labels.num_classes < NULL_CLASS:
         yield f"Labels {model.labels.num_classes} to 999 are padding, as diffusers has its null class at 1000."
-    labels = labels_in_diffusers(facts["class_names"])
-    if list(labels) != sorted(facts["class_names"]):
+    labels = labels_in_diffusers(metadata["class_names"])
+    if list(labels) != sorted(metadata["class_names"]):
         yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."
     if model.learned_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."
@@ -184,18 +185,18 @@ def _data(autoencoder: Artifact) -> list[str]:
 
 
 def _settings(denoiser: Artifact, model: Model) -> Iterator[tuple[str, str]]:
-    config, facts, network = denoiser.config, denoiser.facts, model.network
+    config, metadata, network = denoiser.config, denoiser.metadata, model.network
     assert isinstance(network, DiT), "nothing else is exported"
     shape = network.config
     yield "denoiser", f"DiT, width {shape.width}, depth {shape.depth}, heads {shape.heads}, patch {shape.patch_size}"
     yield "parameters", f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
     yield "latents", " × ".join(map(str, model.latent_shape))
     yield "autoencoder", f"{model.autoencoder.codec.kind}, {model.autoencoder.downsampling} times smaller"
-    for name, value in facts["diffusion"].items():
+    for name, value in metadata["diffusion"].items():
         yield f"diffusion.{name}", str(value)
-    yield "label dropout", f"{facts['label_dropout']:g}"
-    if "images_seen" in facts:
-        yield "images seen", f"{facts['images_seen']:,}"
+    yield "label dropout", f"{metadata['label_dropout']:g}"
+    if "images_seen" in metadata:
+        yield "images seen", f"{metadata['images_seen']:,}"
     for name in _TRAINING:
         if name in config.get("train", {}):
             yield f"train.{name}", str(config["train"][name])

@@ -59,8 +59,8 @@ def read_latents(
     that would take long, are compared with their checksums latent by latent, as they are read. Raises DataError for
     damage, or for labels that are no class's.
     """
-    facts, device = latents.facts, device or torch.device("cpu")
-    shape, names = tuple(facts["latent_shape"]), {split: facts["shards"][split] for split in ("train", "val")}
+    metadata, device = latents.metadata, device or torch.device("cpu")
+    shape, names = tuple(metadata["latent_shape"]), {split: metadata["shards"][split] for split in ("train", "val")}
     shards = [name for split in names.values() for name in split]
     latents.verify(INDEX)
     latents.verify_sizes(*shards)
@@ -74,12 +74,12 @@ def read_latents(
     # What is read from the disk again and again is checked again and again.
     trusted = whole and reading != "streamed"
     train, val = (LatentSet(latents.path, split, names[split], shape, reading, device, trusted) for split in names)
-    classes = LabelConditioning(len(facts["class_names"]))
+    classes = LabelConditioning(len(metadata["class_names"]))
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
             raise DataError(f"{latents.path} holds no {name} samples", latents.remedy)
         classes.check(torch.from_numpy(split.labels), str(latents.path))
-    return LatentSets(train, val, tuple(facts["class_names"]))
+    return LatentSets(train, val, tuple(metadata["class_names"]))
 
 
 def _verify_together(latents: Artifact, shards: list[str]) -> None:

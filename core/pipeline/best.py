@@ -81,7 +81,7 @@ class _Kept(BaseModel):
 def kept_best(folder: Path) -> dict[str, Any] | None:
     """Return of a denoiser's best state its `images_seen`, `criterion` and `value`; None where none is kept."""
     try:
-        found = open_best(folder, "").facts.get("best")
+        found = open_best(folder, "").metadata.get("best")
     except DataError:
         return None
     return found if first_wrong(_Kept, found) is None else None
@@ -89,7 +89,7 @@ def kept_best(folder: Path) -> dict[str, Any] | None:
 
 def told(best: Artifact) -> str:
     """Say of a best state in a few words when it was and what it measured."""
-    found = best.facts["best"]
+    found = best.metadata["best"]
     floor = found["real_against_real"].get(found["criterion"])
     beside = f" (real against real {floor:.4g})" if floor is not None else ""
     return f"after {found['images_seen']:,} images, {found['criterion']} {found['value']:.4g}{beside}"

@@ -43,15 +43,15 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     source.verify()
     producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
     check_producer(source, "autoencoder", producer)
-    facts = source.facts
-    shape, diffusion = tuple(facts["latent_shape"]), diffusion_of(source)
+    metadata = source.metadata
+    shape, diffusion = tuple(metadata["latent_shape"]), diffusion_of(source)
     return Model(
         network=settle(denoisers.load(source.path / "final", shape), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,
         latent_shape=shape,
-        labels=LabelConditioning(len(facts["class_names"]), has_null=facts["label_dropout"] > 0),
+        labels=LabelConditioning(len(metadata["class_names"]), has_null=metadata["label_dropout"] > 0),
         learned_variance=diffusion.learn_variance,
         shift=diffusion.shift,
     )
@@ -67,7 +67,7 @@ def open_guides(source: Artifact, config: Drawing, guides_from_null: bool) -> di
     if config.autoguide is not None:
         weak = open_denoiser(config.autoguide, config, flag="--autoguide")
         _require_alike(weak, source, "--autoguide")
-        if guides_from_null and not weak.facts["label_dropout"]:
+        if guides_from_null and not weak.metadata["label_dropout"]:
             raise ConfigError(
                 f"--autoguide {weak.path} has no null class, which --cfg other than 1 needs of both models",
                 "use --cfg 1, or one trained with label dropout",
@@ -100,7 +100,7 @@ def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
     """Refuse a guide that was trained on other latents, classes or noise levels than the denoiser."""
     seen = {
         "latents of another autoencoder": [a.manifest["inputs"]["autoencoder"]["fingerprint"] for a in (guide, source)],
-        "other classes": [a.facts["class_names"] for a in (guide, source)],
+        "other classes": [a.metadata["class_names"] for a in (guide, source)],
         "another noise schedule": [_path(a) for a in (guide, source)],
     }
     for what, (its, ours) in seen.items():
@@ -140,7 +140,7 @@ def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:
 
 def diffusion_of(artifact: Artifact) -> Diffusion:
     """Return the forward process of a stage's model, and what that predicts. Raises DataError as `data_of` does."""
-    return section_of(Diffusion, artifact.facts.get("diffusion"), artifact, "facts.diffusion")
+    return section_of(Diffusion, artifact.metadata.get("diffusion"), artifact, "facts.diffusion")
 
 
 def forward_process(diffusion: Diffusion) -> Schedule:

@@ -42,7 +42,7 @@ class Artifact:
         return dict(self.manifest["config"])
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return dict(self.manifest["facts"])
 
     @property

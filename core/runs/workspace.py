@@ -54,7 +54,7 @@ class Workspace:
     def commit(
         self,
         outputs: list[str],
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
         hashes: Mapping[str, str] | None = None,
         images_per_second: float | None = None,
     ) -> Artifact:
@@ -75,7 +75,7 @@ class Workspace:
             "config": self.identity.config,
             "inputs": self.identity.inputs,
             "files": table,
-            "facts": facts,
+            "facts": metadata,
             "provenance": {
                 **provenance(),
                 "seconds": round(time.monotonic() - self.begun, 1),

@@ -98,7 +98,7 @@ def open_judge(
 
     latents: what it is trained on; source: the autoencoder that they came from.
     """
-    wanted, class_names = config.metrics, latents.facts["class_names"]
+    wanted, class_names = config.metrics, latents.metadata["class_names"]
     data = Data.model_validate(source.config["data"])
     shared = ("features", "weights", "reference", "limit")
     judgement = Comparison(
@@ -115,7 +115,7 @@ def open_judge(
             sampler=wanted.sampler,
             steps=wanted.steps or None,
         ).on(diffusion.num_steps)
-        check(sampling, diffusion.num_steps, has_null, latents.facts["latent_shape"][0], diffusion.learn_variance)
+        check(sampling, diffusion.num_steps, has_null, latents.metadata["latent_shape"][0], diffusion.learn_variance)
         extractor, _ = feature_extractor(judgement, policy, config.root)
         columns = _class_columns(class_names, extractor, progress)
         if columns is None and wanted.best == "class_accuracy":

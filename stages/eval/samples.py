@@ -162,10 +162,10 @@ def _labelled(made: Artifact) -> ImageSource:
     made.verify()
     source = open_source(str(made.path))
     row = {name: index for index, name in enumerate(source.names)}
-    entries = made.facts["images"]
+    entries = made.metadata["images"]
     labels = np.array([entry["label"] for entry in entries], dtype=np.int64)
     images = source.subset([row[entry["file"]] for entry in entries])
-    return replace(images, labels=labels, class_names=tuple(made.facts["class_names"]), labelled=True)
+    return replace(images, labels=labels, class_names=tuple(made.metadata["class_names"]), labelled=True)
 
 
 def _class_names(samples: ImageSource, extractor: Extractor, progress: Progress) -> tuple[str, ...] | None:
@@ -184,7 +184,7 @@ def _conditions(made: Artifact | None, where: Path) -> dict[str, Any]:
     """Return how the samples were drawn, where that is known."""
     if made is None:
         return {"samples": str(where)}
-    return {"sampling": made.facts["sampling"], "image_size": made.facts["image_size"]}
+    return {"sampling": made.metadata["sampling"], "image_size": made.metadata["image_size"]}
 
 
 def _nearest(folder: Path, fakes: ImageLoader, fake: Features, reals: ImageLoader, real: Features) -> list[str]:

@@ -55,7 +55,7 @@ def run(config: Export, progress: Progress) -> Outcome:
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")
     with files.new_directory(config.directory) as folder:
-        write_pipeline(folder, parts, sources.denoiser.facts["class_names"])
+        write_pipeline(folder, parts, sources.denoiser.metadata["class_names"])
         if sources.shown.grid is not None:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
         text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)

@@ -56,14 +56,14 @@ def run(config: Import, progress: Progress) -> Outcome:
     with occupy(first), occupy(second):
         given = _open(config, progress)
         autoencoder = _load_autoencoder(given.autoencoder, progress)
-        shared = _facts(config, given.denoiser, autoencoder, _names(config, given))
-        facts = shared | _denoiser_facts(config, given)
+        shared = _metadata(config, given.denoiser, autoencoder, _names(config, given))
+        metadata = shared | _denoiser_metadata(config, given)
         made = _autoencoder_stage(config, autoencoder, given.autoencoder, shared)
-        work = _claim(config, "dit", second, facts, _denoiser_inputs(config, given, made))
+        work = _claim(config, "dit", second, metadata, _denoiser_inputs(config, given, made))
         complete = work.complete
         if not complete:
-            denoisers.save(given.denoiser, work.path / "final", facts)
-            work.commit(["final/model.safetensors", "final/config.json"], facts)
+            denoisers.save(given.denoiser, work.path / "final", metadata)
+            work.commit(["final/model.safetensors", "final/config.json"], metadata)
     shape = given.denoiser.config
     summary = {
         "denoiser": f"width {shape.width}, depth {shape.depth}, {shape.num_classes:,} classes",
@@ -131,7 +131,7 @@ def _names(config: Import, given: Given) -> list[str]:
     return names
 
 
-def _facts(config: Import, denoiser: DiT, autoencoder: Autoencoder, class_names: list[str]) -> dict[str, Any]:
+def _metadata(config: Import, denoiser: DiT, autoencoder: Autoencoder, class_names: list[str]) -> dict[str, Any]:
     """Return what both directories say of images and latents. Raises ConfigError where the two do not fit."""
     shape = denoiser.config
     if autoencoder.latent_channels != shape.latent_channels:
@@ -167,7 +167,7 @@ def _denoiser_inputs(config: Import, given: Given, autoencoder: Artifact) -> dic
     return {"weights": weights, "autoencoder": as_input(autoencoder, config.root / "dit")}
 
 
-def _denoiser_facts(config: Import, given: Given) -> dict[str, Any]:
+def _denoiser_metadata(config: Import, given: Given) -> dict[str, Any]:
     """Return what sampling needs to know. Raises DataError where the prediction does not suit the schedule."""
     process = given.process
     try:

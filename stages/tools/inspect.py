@@ -87,7 +87,7 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
     if artifact is not None:
         inputs = artifact.manifest["inputs"]
         rows |= {f"of {role}": f"{inputs[role].get('path')}: {_sameness(artifact, role, progress)}" for role in inputs}
-        rows |= {name: str(value) for name, value in artifact.facts.items() if isinstance(value, (int, float, str))}
+        rows |= {name: str(value) for name, value in artifact.metadata.items() if isinstance(value, (int, float, str))}
         hashed = artifact.manifest["files"].values()
         rows["files"] = f"{len(hashed):,} by hash, {sum(entry['bytes'] for entry in hashed) / 1e6:,.1f} MB"
     rows["size"] = _size(directory.path)
@@ -99,7 +99,7 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
             rows["best state"] = f"{told(best_state.open())}: {best_state.path}"
         except DataError as error:
             rows["best state"] = f"damaged: {error.message}"
-    if artifact is not None and "best" in artifact.facts:
+    if artifact is not None and "best" in artifact.metadata:
         rows["best"] = told(artifact)
     rows["to check it"] = shlex.join(["ldm", "verify", str(directory.path)])
     return rows

@@ -71,7 +71,7 @@ def _noising(config: Plot, progress: Progress) -> np.ndarray:
 def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     source = open_denoiser(None, config)
     diffusion = diffusion_of(source)
-    has_null, channels = source.facts["label_dropout"] > 0, source.facts["latent_shape"][0]
+    has_null, channels = source.metadata["label_dropout"] > 0, source.metadata["latent_shape"][0]
     asked = Sampling(steps=config.steps, cfg=config.cfg)
     check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))

@@ -79,7 +79,7 @@ def _is_whole(picture: Picture, progress: Progress) -> bool:
 def _subtitle(stages: dict[str, Folder]) -> str:
     data = stages["vqvae"].artifact.config.get("data") if stages["vqvae"].artifact else None
     data = data if isinstance(data, dict) else {}
-    names = stages["vqvae"].facts.get("class_names", [])
+    names = stages["vqvae"].metadata.get("class_names", [])
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
 
@@ -132,7 +132,7 @@ def _grids(drawn: Sequence[Folder]) -> Iterator[Picture]:
     first = (first or [*drawn])[:_SETS]
     for folder in [*first, *(one for one in drawn if one not in first)]:
         if (folder.path / "grid.png").is_file():
-            told = how(folder.facts["sampling"])
+            told = how(folder.metadata["sampling"])
             yield Picture(told, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
 
 
@@ -140,14 +140,14 @@ def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
     """Return sets that differ in their guidance alone: of several such groups the one of most scales, then steps."""
     alike: dict[str, dict[float, Folder]] = {}
     for folder in drawn:
-        sampling = folder.facts["sampling"]
+        sampling = folder.metadata["sampling"]
         others = {name: value for name, value in sampling.items() if name != "cfg"}
-        images = [(image["label"], image["seed"]) for image in folder.facts["images"]]
+        images = [(image["label"], image["seed"]) for image in folder.metadata["images"]]
         made_by = {role: entry["fingerprint"] for role, entry in folder.inputs.items()}
         alike.setdefault(json.dumps([others, images, made_by], sort_keys=True), {})[sampling["cfg"]] = folder
     most = max(
         alike.values(),
-        key=lambda group: (len(group), next(iter(group.values())).facts["sampling"]["steps"]),
+        key=lambda group: (len(group), next(iter(group.values())).metadata["sampling"]["steps"]),
         default={},
     )
     return [most[scale] for scale in sorted(most)] if len(most) > 1 else []
@@ -156,7 +156,7 @@ def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
 def _paths(drawn: Sequence[Folder]) -> Iterator[Picture]:
     for folder in drawn:
         if (folder.path / "progressive.png").is_file():
-            yield Picture(how(folder.facts["sampling"]), folder.path / "progressive.png", command=_typed(folder))
+            yield Picture(how(folder.metadata["sampling"]), folder.path / "progressive.png", command=_typed(folder))
 
 
 def _nearest(judged: Sequence[Judged]) -> Iterator[Picture]:

@@ -37,9 +37,9 @@ class Folder:
     lines: list[dict[str, Any]]
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the manifest says of the stage, as far as that was looked at."""
-        return {} if self.artifact is None else looked_at(self.artifact.facts, self.kind)
+        return {} if self.artifact is None else looked_at(self.artifact.metadata, self.kind)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def folders(root: Path) -> dict[str, Folder]:
 def samples(root: Path) -> list[Folder]:
     """Return the finished sets of samples of a run, by how they were drawn, then by name."""
     found = _several("samples", "sample", root)
-    return sorted(found, key=lambda one: _order(one.facts["sampling"]))
+    return sorted(found, key=lambda one: _order(one.metadata["sampling"]))
 
 
 def judgements(root: Path) -> list[Judged]:

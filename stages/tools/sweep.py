@@ -133,7 +133,7 @@ def _draw_panel(axes: Any, rows: Sequence[dict[str, Any]], over: str, name: str,
 
 def _draw_grid(points: Sequence[Point], drawn: list[Artifact], path: Path) -> None:
     """Draw a row of the same seeds for each point, spread over the classes."""
-    names = [entry["file"] for entry in drawn[0].facts["images"]]
+    names = [entry["file"] for entry in drawn[0].metadata["images"]]
     chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, SHOWN_IMAGES).round().astype(int))]
     images = np.stack([decode((a.path / name).read_bytes(), str(a.path / name)) for a in drawn for name in chosen])
     labels = [f"cfg {point.cfg:g}, {point.steps} steps" for point in points]

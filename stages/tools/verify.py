@@ -247,15 +247,15 @@ def _producer_fits(artifact: Artifact, role: str) -> None:
 
 def _latents_fit(artifact: Artifact) -> None:
     """Check that the shards hold the samples, labels and arrays that index and manifest say."""
-    facts = artifact.facts
-    labels = shards.check_index(artifact.path, facts["shards"])
-    for split, count in facts["samples"].items():
+    metadata = artifact.metadata
+    labels = shards.check_index(artifact.path, metadata["shards"])
+    for split, count in metadata["samples"].items():
         if len(labels[split]) != count:
             message = f"{artifact.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
             raise DataError(message, artifact.remedy)
-        read_table(artifact.path, split, facts["shards"][split], tuple(facts["latent_shape"]))
-    counts = np.bincount(labels["train"], minlength=len(facts["class_names"])).tolist()
-    if counts != facts["class_counts"]:
+        read_table(artifact.path, split, metadata["shards"][split], tuple(metadata["latent_shape"]))
+    counts = np.bincount(labels["train"], minlength=len(metadata["class_names"])).tolist()
+    if counts != metadata["class_counts"]:
         raise DataError(f"{artifact.path} holds other labels than its manifest says", artifact.remedy)
 
 

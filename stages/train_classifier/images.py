@@ -31,12 +31,12 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         images = sources.read(progress)
         task = ClassifyingTask(config, images, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
-        facts = loop.train(task, plan, policy, folder, progress)
+        metadata = loop.train(task, plan, policy, folder, progress)
         if not processes.world().leads:
             return Outcome(folder)
-        facts["accuracy"] = task.validate()["val_accuracy"]
-        facts["class_names"] = list(images.class_names)
-        classifier.save(task.network, folder / "final", images.class_names, {"accuracy": facts["accuracy"]})
-        work.commit(["final/model.safetensors", "final/config.json"], facts)
-    summary = {"validation accuracy": f"{facts['accuracy']:.2%} of {len(images.val):,} images"}
+        metadata["accuracy"] = task.validate()["val_accuracy"]
+        metadata["class_names"] = list(images.class_names)
+        classifier.save(task.network, folder / "final", images.class_names, {"accuracy": metadata["accuracy"]})
+        work.commit(["final/model.safetensors", "final/config.json"], metadata)
+    summary = {"validation accuracy": f"{metadata['accuracy']:.2%} of {len(images.val):,} images"}
     return Outcome(folder, summary=summary, pictures=[folder / "loss.png"], next_commands=next_commands)

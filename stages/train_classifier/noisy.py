@@ -24,7 +24,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
     folder = config.root / NOISY
     with occupied(folder, config.machine, config.train) as policy:
         latents, source = open_latents(config.latents, config)
-        if len(latents.facts["class_names"]) < 2:
+        if len(latents.metadata["class_names"]) < 2:
             raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")
         inputs = {"latents": as_input(latents, folder), "autoencoder": as_input(source, folder)}
         process = noise_of(config)
@@ -35,16 +35,16 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         task = NoisyClassifyingTask(config, network, latents, process, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
-        facts = loop.train(task, plan, policy, folder, progress)
+        metadata = loop.train(task, plan, policy, folder, progress)
         if not processes.world().leads:
             return Outcome(folder)
-        facts |= {"accuracy": task.validate(), "diffusion": process}
-        facts |= {name: latents.facts[name] for name in ("class_names", "latent_shape")}
+        metadata |= {"accuracy": task.validate(), "diffusion": process}
+        metadata |= {name: latents.metadata[name] for name in ("class_names", "latent_shape")}
         names = noisy_classifier.save(task.network, folder / "final")
-        work.commit([f"final/{name}" for name in names], facts)
+        work.commit([f"final/{name}" for name in names], metadata)
     summary = {
-        "validation accuracy": f"{facts['accuracy']['val_accuracy']:.1%} over all noise levels, "
-        f"{facts['accuracy']['val_accuracy_least_noise']:.1%} in the quarter with the least noise"
+        "validation accuracy": f"{metadata['accuracy']['val_accuracy']:.1%} over all noise levels, "
+        f"{metadata['accuracy']['val_accuracy_least_noise']:.1%} in the quarter with the least noise"
     }
     return Outcome(folder, summary=summary, pictures=[folder / "loss.png"], next_commands=next_commands)
 
@@ -65,11 +65,11 @@ def _settled(config: TrainClassifier, process: dict[str, Any]) -> TrainClassifie
 
 def network_config(model: NoisyClassifierModel, latents: Artifact) -> NoisyClassifierConfig:
     """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
-    channels, size, _ = latents.facts["latent_shape"]
+    channels, size, _ = latents.metadata["latent_shape"]
     return NoisyClassifierConfig(
         latent_channels=channels,
         latent_size=size,
-        num_classes=len(latents.facts["class_names"]),
+        num_classes=len(latents.metadata["class_names"]),
         width=model.width,
         depth=model.depth,
         heads=model.heads,

@@ -110,7 +110,7 @@ def test_the_files_of_every_released_schema_load(folder: Path, tmp_path: Path) -
     autoencoders.load(kept / "vqvae" / "final")
     denoisers.load(kept / "dit" / "final")
     latents = open_artifact(kept / "latents", "latents", "ldm encode")
-    facts = latents.facts
+    facts = latents.metadata
     batch = LatentSet(latents.path, "train", facts["shards"]["train"], tuple(facts["latent_shape"])).batch(np.arange(4))
     assert batch.isfinite().all()
     found = checkpoint.newest(kept / "dit", lambda message: pytest.fail(message))

@@ -237,7 +237,7 @@ def test_a_kl_autoencoder_of_diffusers_serves_every_later_stage(tmp_path: Path, 
     pipeline.through("encode", "train-dit")
     latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
     latent_set = LatentSet(
-        latents.path, "train", latents.facts["shards"]["train"], tuple(latents.facts["latent_shape"])
+        latents.path, "train", latents.metadata["shards"]["train"], tuple(latents.metadata["latent_shape"])
     )
     assert latent_set.has_std
     assert float(latent_set.batch(np.arange(4), std=True).min()) > 0

@@ -103,7 +103,7 @@ def test_two_processes_measure_what_one_does(watched: Pipeline, trained: Pipelin
         assert one["conditions"] == other["conditions"]
         assert one[FRECHET] == pytest.approx(other[FRECHET], rel=1e-2)  # Weights differ in their last bits.
     best = open_best(pair.folder / "dit", "")
-    assert best.facts["best"]["value"] == min(line[FRECHET] for line in ours)
+    assert best.metadata["best"]["value"] == min(line[FRECHET] for line in ours)
 
 
 def train_sharded(pair: Pipeline, **changes: Any) -> list[int]:
@@ -123,7 +123,7 @@ def test_two_processes_that_shard_measure_and_keep_the_best_as_one_does(watched:
     for one, other in zip(ours, theirs, strict=True):
         assert one["images"] == other["images"] and one["conditions"] == other["conditions"]
         assert one[FRECHET] == pytest.approx(other[FRECHET], rel=1e-2)  # Weights differ in their last bits.
-    best, other_best = (open_best(run.folder / "dit", "").facts["best"] for run in (pair, watched))
+    best, other_best = (open_best(run.folder / "dit", "").metadata["best"] for run in (pair, watched))
     assert best["value"] == min(line[FRECHET] for line in ours)
     assert best["images_seen"] == other_best["images_seen"]
     kept, expected = (load_file(run.folder / "dit" / "best" / "final" / "model.safetensors") for run in (pair, watched))
@@ -136,7 +136,7 @@ def test_two_processes_that_shard_measure_and_keep_the_best_as_one_does(watched:
 def test_two_processes_that_shard_validate_together_for_the_best_by_loss(watched: Pipeline, tmp_path: Path) -> None:
     pair = fresh(watched, tmp_path)
     assert train_sharded(pair, metrics__best="loss") == [0, 0]
-    best = open_best(pair.folder / "dit", "").facts["best"]
+    best = open_best(pair.folder / "dit", "").metadata["best"]
     losses = [line["val_loss"] for line in measured(pair.folder / "dit")]
     assert best["criterion"] == "val_loss" and best["value"] == min(losses) and len(losses) == 3
     final, kept = (load_file(pair.folder / "dit" / name / "model.safetensors") for name in ("final", "best/final"))
@@ -172,7 +172,7 @@ def test_the_best_state_is_a_denoiser_that_says_when_and_by_what(watched: Pipeli
     recorded = measured(watched.folder / "dit")
     best = open_best(watched.folder / "dit", "")
     least = min(recorded, key=lambda line: line[FRECHET])
-    found = best.facts["best"]
+    found = best.metadata["best"]
     assert (found["images_seen"], found["criterion"], found["value"]) == (least["images"], FRECHET, least[FRECHET])
     assert found["conditions"] == least["conditions"] and found["real_against_real"] == least["real_against_real"]
     assert json.loads((best.path / "final" / "config.json").read_text())["best"] == found
@@ -189,7 +189,7 @@ def test_the_best_by_another_number_is_another_state(trained: Pipeline, tmp_path
     pipeline = fresh(trained, tmp_path)
     outcome = pipeline.run("train-dit", **MEASURED, metrics__best="loss")
     recorded = measured(pipeline.folder / "dit")
-    best = open_best(pipeline.folder / "dit", "").facts["best"]
+    best = open_best(pipeline.folder / "dit", "").metadata["best"]
     assert best["criterion"] == "val_loss" and best["value"] == min(line["val_loss"] for line in recorded)
     final = load_file(pipeline.folder / "dit" / "final" / "model.safetensors")
     kept = load_file(pipeline.folder / "dit" / "best" / "final" / "model.safetensors")
@@ -210,7 +210,7 @@ def test_a_run_that_goes_on_with_another_gauge_begins_its_best_anew(trained: Pip
         (48, 30),
         (64, 30),
     ]
-    best = open_best(dit, "").facts["best"]
+    best = open_best(dit, "").metadata["best"]
     assert best["conditions"]["n_samples"] == 30 and best["images_seen"] in (48, 64)
 
 

@@ -39,7 +39,9 @@ def task_of(pipeline: Pipeline, **changes: object) -> train_denoiser.DenoisingTa
     policy = machine_policy(config.machine)
     autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy).network
     latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
-    network = train_denoiser.network_config(config, latents.facts["latent_shape"], len(latents.facts["class_names"]))
+    network = train_denoiser.network_config(
+        config, latents.metadata["latent_shape"], len(latents.metadata["class_names"])
+    )
     return train_denoiser.DenoisingTask(config, network, read_latents(latents), autoencoder, policy)
 
 

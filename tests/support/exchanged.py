@@ -37,7 +37,7 @@ def drawn(pipeline: Pipeline, label: str) -> np.ndarray:
 
 def feed_of(pipeline: Pipeline, num: int, guidance: float, steps: int, ahead: int = 1) -> dict[str, Any]:
     """What `ldm sample` starts from for `num` images of each of three classes, and random inputs of the network."""
-    shape = tuple(open_artifact(pipeline.folder / "dit", "dit", "").facts["latent_shape"])
+    shape = tuple(open_artifact(pipeline.folder / "dit", "dit", "").metadata["latent_shape"])
     noise = torch.cat([seeds.normal(seed, "initial noise", [0], shape) for seed in range(3 * num)])
     x = torch.randn(len(TIMES), *shape, generator=torch.Generator().manual_seed(0))
     return {

@@ -157,7 +157,7 @@ def prepare_training(folder: Path, harmed: str) -> None:
     with occupied(folder / RUN / "other", settings.machine) as policy:
         latents.verify()
         network = train_denoiser.network_config(
-            settings, latents.facts["latent_shape"], len(latents.facts["class_names"])
+            settings, latents.metadata["latent_shape"], len(latents.metadata["class_names"])
         )
         autoencoder = train_denoiser.load_autoencoder(source, policy).network
         task = train_denoiser.DenoisingTask(settings, network, read_latents(latents), autoencoder, policy)

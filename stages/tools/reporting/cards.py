@@ -40,14 +40,14 @@ def cards(stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[J
 
 
 def _of_stage(stage: Folder) -> Card:
-    facts = stage.facts
-    lines = [*_inputs([stage]), *(text.format(facts[name]) for name, text in _FACTS.items() if name in facts)]
-    if "latent_shape" in facts:
-        lines.append("latents " + " × ".join(map(str, facts["latent_shape"])))
-    if isinstance(facts.get("accuracy"), float):
-        lines.append(f"accuracy {facts['accuracy']:.1%} held out")
-    if "samples" in facts:
-        lines.append(f"{facts['samples']['train']:,} for training, {facts['samples']['val']:,} held out")
+    metadata = stage.metadata
+    lines = [*_inputs([stage]), *(text.format(metadata[name]) for name, text in _FACTS.items() if name in metadata)]
+    if "latent_shape" in metadata:
+        lines.append("latents " + " × ".join(map(str, metadata["latent_shape"])))
+    if isinstance(metadata.get("accuracy"), float):
+        lines.append(f"accuracy {metadata['accuracy']:.1%} held out")
+    if "samples" in metadata:
+        lines.append(f"{metadata['samples']['train']:,} for training, {metadata['samples']['val']:,} held out")
     best = kept_best(stage.path) if stage.kind == "dit" else None
     if best is not None:
         number = f"{plain(best['criterion'])} {best['value']:.4g}"
@@ -59,15 +59,15 @@ def _of_stage(stage: Folder) -> Card:
 def _of_samples(drawn: Sequence[Folder]) -> Card:
     if not drawn:
         return Card("Samples", "missing")
-    count = sum(len(one.facts["images"]) for one in drawn)
+    count = sum(len(one.metadata["images"]) for one in drawn)
     speeds = [
-        (len(one.facts["images"]), one.images_per_second) for one in drawn if one.images_per_second and one.seconds
+        (len(one.metadata["images"]), one.images_per_second) for one in drawn if one.images_per_second and one.seconds
     ]
     took = sum(number / speed for number, speed in speeds)
     lines = [
         *_inputs(drawn),
         f"{count:,} images" + (f" in {len(drawn):,} sets" if len(drawn) > 1 else ""),
-        *_shortened([*dict.fromkeys(how(one.facts["sampling"]) for one in drawn)]),
+        *_shortened([*dict.fromkeys(how(one.metadata["sampling"]) for one in drawn)]),
         *_pace(_total(drawn), sum(number for number, _ in speeds) / took if took else None),
     ]
     return Card("Samples", "complete", lines, _settings_of(drawn))

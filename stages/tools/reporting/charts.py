@@ -91,7 +91,7 @@ def against_settings(judged: Sequence[Judged], drawn: Sequence[Folder]) -> Itera
 
 def _drawn_from(samples: Folder) -> list[Any]:
     """Return which denoiser drew which classes from which seeds."""
-    images = [[image["label"], image["seed"]] for image in samples.facts["images"]]
+    images = [[image["label"], image["seed"]] for image in samples.metadata["images"]]
     return [samples.inputs.get("denoiser", {}).get("fingerprint"), sha256_json(images)]
 
 

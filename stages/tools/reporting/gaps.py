@@ -24,7 +24,7 @@ def gaps(config: Run, stages: dict[str, Folder], drawn: Sequence[Folder], judged
     yield from _of_samples(config, drawn)
     yield from _of_judgements(config, stages, drawn, judged)
     if not measured_along_the_way(stages["dit"]) and stages["latents"].state == "complete":
-        every = max(1, stages["dit"].facts.get("images_seen", 0) // 5)
+        every = max(1, stages["dit"].metadata.get("images_seen", 0) // 5)
         yield Gap(
             "Numbers of samples along the training of the denoiser, which they need done again, in this one's place.",
             f"{command_line('train-dit', config)} {_as_before(stages['dit'])} --metrics-every {every} --replace",
@@ -63,14 +63,14 @@ def _of_judgements(
     judge, sweep = command_line("eval", config), command_line("sweep", config)
     features = ""
     if stages["classifier"].state != "complete":
-        if len(stages["dit"].facts["class_names"]) > 1:
+        if len(stages["dit"].metadata["class_names"]) > 1:
             train = command_line("train-classifier", config)
             if stages["classifier"].state == "unfinished":
                 train = f"{train} {_as_before(stages['classifier'])}"
             yield Gap("A classifier, in whose features images are judged.", train)
         else:
             features = " --features inception --weights FILE"
-    guided = stages["dit"].facts["label_dropout"] > 0
+    guided = stages["dit"].metadata["label_dropout"] > 0
     if not sampled:
         chosen = f" --samples {shlex.quote(drawn[-1].path.name)}" if len(drawn) > 1 else ""
         yield Gap("Numbers of samples, and the training images nearest to them.", judge + chosen + features)

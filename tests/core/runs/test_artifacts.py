@@ -79,7 +79,7 @@ def test_what_was_committed_is_what_is_opened(tmp_path: Path) -> None:
     written = finished(tmp_path / "latents")
     opened = open_artifact(tmp_path / "latents", "anything", "ldm encode")
     assert opened == written
-    assert opened.facts == {"count": 3, "mean": [0.1, 0.2]}
+    assert opened.metadata == {"count": 3, "mean": [0.1, 0.2]}
     assert (opened.kind, opened.config, opened.command) == ("anything", IDENTITY.config, COMMAND)
     opened.verify()
     opened.verify("final/shard.tar")

@@ -183,7 +183,7 @@ def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -
 
 def test_gpus_that_are_kept_at_work_share_it() -> None:
     how = {"preset": "dit-b/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
-    one, four = (run(Estimate(**how, gpus=gpus), Noted()).facts["stages"][0] for gpus in (1, 4))
+    one, four = (run(Estimate(**how, gpus=gpus), Noted()).metadata["stages"][0] for gpus in (1, 4))
     assert four["rate"] == pytest.approx(4 * one["rate"]) and four["limit"] == "arithmetic"
     assert one["rate"] == pytest.approx(312e12 * 0.35 / one["operations"])
 

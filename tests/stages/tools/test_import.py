@@ -101,7 +101,7 @@ def test_a_checkpoint_is_sampled_with_its_learned_variance(checkpoint: Path, kl:
     for label, settings in ways.items():
         fresh.run("sample", num=1, steps=4, cfg=4.0, label=label, **settings)
     assert levels_apart(drawn(fresh, "all"), drawn(fresh, "three")) > 0
-    assert source.facts["class_names"] == ["class 0", "class 1", "class 2"]
+    assert source.metadata["class_names"] == ["class 0", "class 1", "class 2"]
 
 
 def test_the_same_command_again_is_complete_and_another_model_is_refused(
