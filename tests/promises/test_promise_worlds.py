@@ -13,13 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from interrupted import ENCODE, SAMPLE, Stage
-from launcher import Command, Ended
-from ledger import Trials
-from pipeline_run import RUNS, Pipeline
 from safetensors.torch import load_file
-from several import environment, ranked, run_together
-from small_runs import metrics, start_from
 
 from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import IDENTITY, MANIFEST
@@ -31,6 +25,12 @@ from ldm.core.training.loop import Batch
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.classifying import ClassifyingTask
 from ldm.core.training.tasks.denoising import DenoisingTask
+from tests.support.interrupted import ENCODE, SAMPLE, Stage
+from tests.support.launcher import Command, Ended
+from tests.support.ledger import Trials
+from tests.support.pipeline_run import RUNS, Pipeline
+from tests.support.several import environment, ranked, run_together
+from tests.support.small_runs import metrics, start_from
 
 BATCH, STEPS = 24, 5
 TASKS: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ from ldm.core.runs.artifacts import MANIFEST
 from ldm.core.settings.fields import JUDGED_APART
 from ldm.stages.eval import likelihood, reconstructions
 from ldm.stages.eval.reconstructions import shown_ranks
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Heard, Pipeline, pngs
+from tests.support.pipeline_run import Heard, Pipeline, pngs
 
 
 def metrics(folder: Path) -> dict:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -14,9 +13,7 @@ from pydantic import ValidationError
 from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Silent
 from ldm.stages import train_denoiser
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pipeline_run import Pipeline, write_squares
+from tests.support.pipeline_run import Pipeline, write_squares
 
 PREDICTIONS = get_args(Diffusion.model_fields["prediction"].annotation)
 WEIGHTINGS = get_args(Diffusion.model_fields["weighting"].annotation)
