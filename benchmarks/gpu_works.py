@@ -17,7 +17,8 @@ from ldm.core.estimation import cost
 from ldm.core.estimation.timing import seconds_of
 from ldm.core.pipeline.generation import Sampling, chunk_size, generate
 from ldm.core.pipeline.model import Model
-from ldm.core.system.precision import Policy, maybe_compile, settle
+from ldm.core.system.compile import maybe_compile
+from ldm.core.system.precision import Policy, for_inference
 from ldm.core.training import loop
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch, Plan
@@ -84,12 +85,12 @@ def kernels(case: Case, policy: Policy, steps: int = 4) -> dict[str, Any]:
 
     for number in range(3):
         step(number)
-    stepper.settle()
+    stepper.flush()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as watched:
         for number in range(3, 3 + steps):
             step(number)
-        stepper.settle()
+        stepper.flush()
         if on_gpu:
             torch.cuda.synchronize(policy.device)
     spent: dict[str, float] = {}
@@ -126,7 +127,7 @@ def sampling(preset: str, policy: Policy, sizes: Sizes) -> dict[str, Any]:
     found: dict[str, Any] = {"steps": sizes.steps, "cfg": CFG}
     for how in ("eager", "compiled")[: 2 if policy.device.type == "cuda" else 1]:
         forget(policy)
-        network = settle(denoisers.build(config), policy)
+        network = for_inference(denoisers.build(config), policy)
         maybe_compile(network, how == "compiled", policy.device)
         model = Model(
             network=network,

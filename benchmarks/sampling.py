@@ -17,8 +17,9 @@ from ldm.core.denoisers.dit import DiT
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline.generation import Sampling, generate
 from ldm.core.pipeline.model import Model
-from ldm.core.system.allocator import keep_freed_memory
-from ldm.core.system.precision import maybe_compile, resolve, settle
+from ldm.core.system.compile import maybe_compile
+from ldm.core.system.memory import keep_freed_memory
+from ldm.core.system.precision import for_inference, resolve
 
 from . import peers
 from .options import Options
@@ -61,7 +62,7 @@ def make(
     keep_freed_memory()
     policy = resolve("cpu", precision)
     torch.manual_seed(0)
-    network = settle(DiT(network_config(size)), policy)
+    network = for_inference(DiT(network_config(size)), policy)
     maybe_compile(network, compiled, policy.device)
     model = Model(
         network=network,

@@ -13,8 +13,9 @@ import torch
 from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.diffusion.objective import Objective
 from ldm.core.diffusion.schedules import schedule
-from ldm.core.system.allocator import keep_freed_memory
-from ldm.core.system.precision import maybe_compile, resolve
+from ldm.core.system.compile import maybe_compile
+from ldm.core.system.memory import keep_freed_memory
+from ldm.core.system.precision import resolve
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch, Plan
 

@@ -1,12 +1,12 @@
-"""Under torchrun: which commands several processes may share, and which process tells of an error."""
+"""Under torchrun: which commands several processes may share, and which process reports an error."""
 
 import os
 
-from ..core.errors import ConfigError, OutOfTouch
+from ..core.errors import ConfigError, LostProcess
 
 
 def is_follower() -> bool:
-    """Return whether another process of the run leads."""
+    """Return whether another process of the run is the main one."""
     return os.environ.get("RANK", "0") != "0"
 
 
@@ -20,10 +20,10 @@ def refuse_several(command: str) -> None:
 
 
 def is_reported_here(error: BaseException) -> bool:
-    """Return whether this process tells of an error: the one in which it happened does, where others end by it.
+    """Return whether this process reports an error: the one in which it happened does, where others end because of it.
 
-    An error before the processes have joined is that of all, and told once on each machine. That another is gone is
-    told by all: it may be the very one that would tell.
+    An error before the processes have joined is that of all, and reported once on each machine. A lost process is
+    reported by all: it may be the very one that would report.
     """
-    told = getattr(error, "told", False) or isinstance(error, OutOfTouch)
-    return told or os.environ.get("LOCAL_RANK", "0") == "0"
+    reported = getattr(error, "reported", False) or isinstance(error, LostProcess)
+    return reported or os.environ.get("LOCAL_RANK", "0") == "0"

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from .. import __version__
-from ..core.errors import EndedElsewhere
+from ..core.errors import OtherProcessFailed
 from . import examples
 from .console import open_console, show_failure
 from .distributed import is_reported_here, refuse_several
@@ -144,7 +144,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run `ldm ARGUMENTS` and return its exit code; whatever the user can mend is told on stderr."""
     try:
         result = typer.main.get_command(app)(args=list(arguments), prog_name="ldm", standalone_mode=False)
-    except EndedElsewhere as ending:
+    except OtherProcessFailed as ending:
         return ending.exit_code
     except MENDABLE as error:
         failure = explain(error, _command_in(arguments))

@@ -44,14 +44,14 @@ class Stopped(UserError):  # noqa: N818
     exit_code = 75
 
 
-class OutOfTouch(UserError):  # noqa: N818
-    """Another process of the same run is gone without a word: killed, out of memory, or its machine is down."""
+class LostProcess(UserError):  # noqa: N818
+    """Another process of the same run is gone: killed, out of memory, or its machine is down."""
 
     exit_code = 1
 
 
-class EndedElsewhere(Exception):  # noqa: N818
-    """Another process of the same run failed and tells why; this one ends silently with the same exit code."""
+class OtherProcessFailed(Exception):  # noqa: N818
+    """Another process of the same run failed and reports why; this one ends silently with the same exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"another process of this run ended with {exit_code}")

@@ -24,7 +24,7 @@ from ..core.runs.inputs import as_input, chosen
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.system.precision import Policy
 from ..core.system.signals import stop_flag
-from ..core.system.transfer import sent
+from ..core.system.transfer import to_device
 from .configs import Encode
 
 _MEASURED_AT_ONCE = 512
@@ -50,7 +50,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
         val, num_val = _encode(images.val, "val", False, job, progress)  # None looks at mirrored ones there.
         speed = (num_train + num_val) / (time.monotonic() - started)
-        if not processes.world().leads:
+        if not processes.world().is_main:
             return Outcome(folder)
         parts = {"train": list(train), "val": list(val)}
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
@@ -155,7 +155,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
             done += sum(len(rows[number]) for number in turn)
         for pending in writing.values():
             pending.result()
-    processes.exchange()
+    processes.barrier()
     progress.finish()
 
     def parts() -> Iterator[_Part]:
@@ -168,7 +168,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
 def _missing(paths: list[Path]) -> list[int]:
     """List the numbers of the shards that are not there, as the first process sees it: one may be written meanwhile."""
     there = [path.exists() for path in paths]
-    return [number for number, found in enumerate(processes.as_leader_sees(there)) if not found]
+    return [number for number, found in enumerate(processes.broadcast_flags(there)) if not found]
 
 
 def _samples(
@@ -188,7 +188,7 @@ def _samples(
 @torch.no_grad()
 def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tensor]:
     """Encode one batch, and its mirror image where asked: by field, float16 (B, C, h, w) on the device."""
-    batch = sent(as_tensor(pixels), job.policy.device)
+    batch = to_device(as_tensor(pixels), job.policy.device)
     fields: dict[str, torch.Tensor] = {}
     for prefix, view in (("", batch), ("flip.", batch.flip(-1)))[: 2 if flip else 1]:
         with job.policy.autocast():

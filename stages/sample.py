@@ -23,7 +23,8 @@ from ..core.runs.artifacts import Artifact
 from ..core.runs.inputs import as_input
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.settings.fields import identity
-from ..core.system.precision import Policy, maybe_compile
+from ..core.system.compile import maybe_compile
+from ..core.system.precision import Policy
 from ..core.system.signals import stop_flag
 from .configs import Sample
 
@@ -55,7 +56,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
         seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
         names, speed = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
-        if not processes.world().leads:
+        if not processes.world().is_main:
             return Outcome(folder)
         outputs = [*names, _write_grid(folder, names, labels, class_names)]
         if config.progressive:
@@ -126,7 +127,7 @@ def _draw(
     Returns the names of all, and how many a second were drawn; None where there was none left to draw.
     """
     names = [f"{seed:06d}.png" for seed in seed_indices]
-    there = processes.as_leader_sees([(folder / name).exists() for name in names])
+    there = processes.broadcast_flags([(folder / name).exists() for name in names])
     missing = [row for row, found in enumerate(there) if not found]
     world = processes.world()
     done = before = len(names) - len(missing)
@@ -149,7 +150,7 @@ def _draw(
                 break
         if writing is not None:
             writing.result()
-    processes.exchange()  # What the others have drawn is on the disk, too.
+    processes.barrier()  # What the others have drawn is on the disk, too.
     if done < len(names):
         raise stop.stopped(f"after {done:,} images")
     progress.finish()

@@ -43,7 +43,7 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
             autoencoder = task.autoencoder
         else:
             autoencoder = given.to(policy.device)
-        if not processes.world().leads:
+        if not processes.world().is_main:
             return Outcome(folder)
         if given is not None:
             write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)

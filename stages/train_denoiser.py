@@ -11,7 +11,7 @@ from ..core.progress import Outcome, Progress
 from ..core.runs.artifacts import MANIFEST, Artifact
 from ..core.runs.inputs import as_input
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
-from ..core.system.precision import uncompiled
+from ..core.system.compile import eager_mode
 from ..core.training import loop
 from ..core.training.sample_evaluator import SampleEvaluator, open_judge
 from ..core.training.tasks.denoising import DenoisingTask, network_config
@@ -43,12 +43,12 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
             real = judge.look_at_reference(folder, progress)
             evaluator = SampleEvaluator(judge, task.model(), real, task.validate, state, progress)
         metadata = loop.train(task, _plan(config), policy, folder, progress, evaluator)
-        if not (processes.world().leads or config.train.shard):
+        if not (processes.world().is_main or config.train.shard):
             return Outcome(folder)
-        with uncompiled():
+        with eager_mode():
             metadata |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
         denoisers.save(task.network, folder / "final", _description(config, latents))
-        if not processes.world().leads:
+        if not processes.world().is_main:
             return Outcome(folder)
         work.commit(["final/model.safetensors", "final/config.json"], metadata)
     summary = {

@@ -36,6 +36,6 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     for loss in (reconstruction_loss, adversarial_loss):
         # Of a mean over many pixels, a gradient may be below what float16 holds on its way.
         (gradient,) = torch.autograd.grad(loss * _SCALE, last_layer, retain_graph=True)
-        gradients.append(processes.mean(gradient.float() / _SCALE).norm())
+        gradients.append(processes.all_reduce_mean(gradient.float() / _SCALE).norm())
     weight = gradients[0] / (gradients[1] + 1e-6)
     return weight.clamp(0, _LARGEST_WEIGHT).detach()

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..system.precision import all_digits
+from ..system.precision import no_tf32
 
 _CACHE_ROWS = 256  # rows whose K scores stay in a CPU's cache
 _DEVICE_ROWS = 16384  # rows that bound an accelerator's memory
@@ -190,7 +190,7 @@ def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     without its ||z||^2, about the codes' mean so that an offset common to all does not cost digits.
     """
     rows = _CACHE_ROWS if vectors.device.type == "cpu" else _DEVICE_ROWS
-    with torch.autocast(vectors.device.type, enabled=False), all_digits():
+    with torch.autocast(vectors.device.type, enabled=False), no_tf32():
         centre = codes.float().mean(dim=0)
         centred = codes.float() - centre
         half_norms, transposed = centred.square().sum(dim=1) / 2, centred.T.contiguous()

@@ -1,84 +1,82 @@
-"""Several processes at one piece of work: who they are, how they agree, and how they end together.
+"""Several processes of torchrun at one stage: rank and world size, collectives, and errors that end all of them.
 
-torchrun starts them and says in the environment who is who. Numbers that all must know (whether to stop, whether one
-has failed) go over a channel of their own, on the CPU, and there alone the processes wait for one that has more to do;
-tensors go from GPU to GPU by NCCL, elsewhere by gloo. With one process all of this is nothing, to the bit.
-
-The first process leads: only it writes. What every process does is the same, or a share cut by its rank.
+Single integers (stop requests, errors, flags) travel by gloo on the CPU, and only there does a process wait for one
+that has more to do; tensors travel by NCCL between GPUs, elsewhere by gloo. With one process every collective returns
+its input. Every process does the same work, or a share of it by its rank; only the main process (rank 0) writes.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import ConfigError, EndedElsewhere, OutOfTouch, UserError
+from ..errors import ConfigError, LostProcess, OtherProcessFailed, UserError
 from ..system.signals import StopFlag
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_LONGEST_WAIT = timedelta(days=2)  # for a leader that measures or writes; a process that ends is noticed at once
-_LONGEST_TRANSFER = timedelta(minutes=20)
+_TORCHRUN_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_INTEGER_TIMEOUT = timedelta(days=2)  # the main process may evaluate or write; one that dies is noticed at once
+_TENSOR_TIMEOUT = timedelta(minutes=20)
 
 
 @dataclass(frozen=True)
 class World:
-    """How many processes there are, which one this is among all and on its machine, counted from 0."""
+    """Number of processes, and this one's rank among all and among those on its machine."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Return which of `count` things in a row are this process's; the shares in order of rank are the row."""
+        """Return this process's part of `count` items; the parts in order of rank are all items."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
 
 @dataclass
-class _Ties:
-    """What joins this process to the others: numbers go over `group`, tensors over `tensors`."""
+class _Group:
+    """The process groups that were joined: the default one for integers, `tensors` for tensors."""
 
     world: World
     tensors: dist.ProcessGroup
 
 
-_ties: _Ties | None = None
+_group: _Group | None = None
 
 
 def world() -> World:
-    """Return the world that this process has joined; alone in it where it joined none."""
-    return _ties.world if _ties else World()
+    """Return this process's world; of size 1 outside `process_group`."""
+    return _group.world if _group else World()
 
 
-def announced() -> World:
-    """Return the world that torchrun's variables announce. Raises ConfigError where they do not make sense."""
-    size = _number("WORLD_SIZE", "1")
+def world_from_env() -> World:
+    """Return the world in torchrun's environment variables. Raises ConfigError where they are incomplete."""
+    size = _env_int("WORLD_SIZE", "1")
     if size == 1:
         return World()
-    missing = [name for name in _VARIABLES if name not in os.environ]
+    missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
     if missing:
         remedy = "start with torchrun, or unset WORLD_SIZE"
         raise ConfigError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set", remedy)
-    return World(_number("RANK", "0"), size, _number("LOCAL_RANK", "0"))
+    return World(_env_int("RANK", "0"), size, _env_int("LOCAL_RANK", "0"))
 
 
-def require_shares(batch_size: int, accumulate: int, num_processes: int) -> None:
-    """Raise ConfigError for a batch that does not split into equal shares: to be called before anything is written."""
+def require_equal_shares(batch_size: int, accumulate: int, num_processes: int) -> None:
+    """Raise ConfigError for a batch that does not split into equal shares."""
     if batch_size % (num_processes * accumulate):
         raise ConfigError(
             f"train.batch_size is {batch_size}, which {num_processes} processes in {accumulate} passes cannot share",
@@ -86,225 +84,205 @@ def require_shares(batch_size: int, accumulate: int, num_processes: int) -> None
         )
 
 
-def own_device(wanted: str) -> str:
-    """Return the device of this process where `wanted` (as --device) is for all: the GPU of its place on its machine.
+def local_device(wanted: str) -> str:
+    """Return this process's device, where `wanted` is --device: under torchrun, the GPU of its local rank.
 
     Raises ConfigError for one GPU among several processes, more processes than GPUs, and mps.
     """
-    announcement = announced()
-    if announcement.size == 1 or wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return "cpu" if announcement.size > 1 else wanted
+    world = world_from_env()
+    if world.size == 1 or wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return "cpu" if world.size > 1 else wanted
     if wanted not in ("auto", "cuda"):
-        raise ConfigError(f"--device is {wanted}, but there are {announcement.size} processes", "give cuda or cpu")
-    there = torch.cuda.device_count()
-    if torch.cuda.is_available() and announcement.local_rank >= there:
+        raise ConfigError(f"--device is {wanted}, but there are {world.size} processes", "give cuda or cpu")
+    num_gpus = torch.cuda.device_count()
+    if torch.cuda.is_available() and world.local_rank >= num_gpus:
         raise ConfigError(
-            f"a process has the number {announcement.local_rank} on its machine, which has {there} GPUs",
-            f"start with --nproc-per-node {there}",
+            f"a process has the number {world.local_rank} on its machine, which has {num_gpus} GPUs",
+            f"start with --nproc-per-node {num_gpus}",
         )
-    return f"cuda:{announcement.local_rank}"
+    return f"cuda:{world.local_rank}"
 
 
-class joined:  # noqa: N801
-    """Be one of the processes for a block: all get through it, or all end with the exit code of the first that failed.
+@contextmanager
+def process_group(device: torch.device) -> Iterator[World]:
+    """Join torchrun's other processes for a block: all complete it, or all end with the first failure's exit code.
 
-    That one raises its error as it is; the others raise EndedElsewhere as soon as they come to an `exchange`.
+    The process that failed raises its own error, the others raise OtherProcessFailed at their next `barrier` or
+    `all_gather_int`.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self.world, self.device = announced(), device
-
-    def __enter__(self) -> World:
-        global _ties
-        assert _ties is None, "this process has joined already"
-        if self.world.size > 1:
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)
-            with _noticing_loss():
-                store, rank, size = next(iter(dist.rendezvous("env://", timeout=_LONGEST_TRANSFER)))
-                dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
-                backend = "nccl" if self.device.type == "cuda" else "gloo"
-                _ties = _Ties(self.world, dist.new_group(backend=backend, timeout=_LONGEST_TRANSFER))
-        return self.world
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.world.size == 1:
-            return
-        try:
-            if error is None:
-                exchange()
-            else:
-                self._fail(error)
-        finally:
-            _leave(orderly=error is None or isinstance(error, EndedElsewhere) or _can_be_told(error))
-
-    def _fail(self, error: BaseException) -> None:
-        """Let the others know. Raises EndedElsewhere where another has failed too and will tell why."""
-        _end_unhurried()
-        if isinstance(error, EndedElsewhere):
-            return
-        error.told = True  # type: ignore[attr-defined]
-        if not _can_be_told(error):
-            return  # The others may be waiting for tensors and deaf to numbers: that this process ends wakes them.
-        assert isinstance(error, UserError)
-        codes = [code for code, _, _ in _gather(error.exit_code, 0, 0)]
-        first = next(rank for rank, code in enumerate(codes) if code)
-        if first != self.world.rank:
-            raise EndedElsewhere(codes[first]) from error
+    global _group
+    assert _group is None, "this process has joined already"
+    world = world_from_env()
+    if world.size == 1:
+        yield world
+        return
+    _group = _join(world, device)
+    orderly = True
+    try:
+        yield world
+        barrier()
+    except BaseException as error:
+        _ignore_sigterm()
+        if isinstance(error, UserError) and not isinstance(error, LostProcess):
+            # The others learn of it at their next barrier. If several fail at once, the lowest rank reports.
+            error.reported = True  # type: ignore[attr-defined]
+            codes = [code for code, _ in _all_gather(error.exit_code, 0)]
+            first = next(rank for rank, code in enumerate(codes) if code)
+            if first != world.rank:
+                raise OtherProcessFailed(codes[first]) from error
+        elif not isinstance(error, OtherProcessFailed):
+            # A defect may strike where the others wait for tensors: the end of this process is what wakes them.
+            error.reported = True  # type: ignore[attr-defined]
+            orderly = False
+        raise
+    finally:
+        _group = None
+        if orderly:  # Otherwise this might wait for processes that wait for this one.
+            dist.destroy_process_group()
 
 
-def exchange(first: int = 0, second: int = 0) -> list[tuple[int, int]]:
-    """Give two whole numbers to all processes and return everybody's, by rank, once all have come here.
+def barrier() -> None:
+    """Wait for all processes. Raises OtherProcessFailed where one has failed, LostProcess where one is gone."""
+    all_gather_int()
 
-    Raises EndedElsewhere where another has failed instead, and OutOfTouch where one is gone without a word.
-    """
-    if _ties is None:
-        return [(first, second)]
-    heard = _gather(0, first, second)
-    failed = [code for code, _, _ in heard if code]
+
+def all_gather_int(value: int = 0) -> list[int]:
+    """Return every process's value, by rank. A `barrier`, and raises as one."""
+    if _group is None:
+        return [value]
+    gathered = _all_gather(0, value)
+    failed = [code for code, _ in gathered if code]
     if failed:
-        _end_unhurried()
-        raise EndedElsewhere(failed[0])
-    return [(a, b) for _, a, b in heard]
+        _ignore_sigterm()
+        raise OtherProcessFailed(failed[0])
+    return [each for _, each in gathered]
+
+
+def broadcast_int(value: int) -> int:
+    """Return the main process's value. A `barrier`, and raises as one."""
+    return all_gather_int(value)[0]
 
 
 def stop_requested(stop: StopFlag) -> bool:
-    """Return whether a signal asked any process for a stop; the flag of each then says so."""
-    if _ties is not None:
-        received = max(number for number, _ in exchange(stop.received or 0))
-        if received:
-            stop.received = signal.Signals(received)
+    """Return whether a signal asked any process to stop; the flag of each then says so. A `barrier`."""
+    received = max(all_gather_int(stop.received or 0))
+    if received:
+        stop.received = signal.Signals(received)
     return bool(stop)
 
 
-def as_leader_sees(facts: list[bool]) -> list[bool]:
-    """Return the first process's own view of facts that each process looks up, which may change meanwhile."""
-    if _ties is None:
-        return facts
-    exchange()
-    seen = torch.tensor(facts, dtype=torch.uint8)
-    with _noticing_loss():
-        dist.broadcast(seen, src=0)
-    return [bool(fact) for fact in seen]
+def broadcast_flags(flags: list[bool]) -> list[bool]:
+    """Return the main process's flags: what each process looked up, as on a disk, may differ. A `barrier`."""
+    if _group is None:
+        return flags
+    barrier()
+    buffer = torch.tensor(flags, dtype=torch.uint8)
+    with _detect_lost_process():
+        dist.broadcast(buffer, src=0)
+    return [bool(flag) for flag in buffer]
 
 
-def mean(tensor: Tensor) -> Tensor:
-    """Return the mean over the processes of a tensor that each has of the same shape."""
-    if _ties is None:
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """Return the mean over the processes of a tensor of the same shape in each."""
+    if _group is None:
         return tensor
     total = tensor.detach().contiguous().clone()
-    start_sum(total).wait()
-    return total / _ties.world.size
+    start_all_reduce(total)()
+    return total / _group.world.size
 
 
-class Transfer:
-    """A sum that is under way."""
+def start_all_reduce(tensor: Tensor) -> Callable[[], object]:
+    """Start replacing a contiguous tensor by its sum over the processes; returns a function that waits for it.
 
-    def __init__(self, work: dist.Work | None) -> None:
-        self._work = work
-
-    def wait(self) -> None:
-        """Return once the sum is there (on a GPU: is ordered before what comes next)."""
-        if self._work is not None:
-            with _noticing_loss():
-                self._work.wait()
-
-
-def start_sum(tensor: Tensor) -> Transfer:
-    """Begin to replace a contiguous tensor by its sum over the processes."""
-    if _ties is None:
-        return Transfer(None)
-    with _noticing_loss():
-        return Transfer(dist.all_reduce(tensor, group=_ties.tensors, async_op=True))
+    On a GPU waiting only orders later work behind the sum.
+    """
+    assert _group is not None, "no other process to sum with"
+    with _detect_lost_process():
+        work = dist.all_reduce(tensor, group=_group.tensors, async_op=True)
+    assert work is not None
+    return _detect_lost_process()(work.wait)
 
 
-def gather_rows(tensor: Tensor) -> Tensor:
+def all_gather_rows(tensor: Tensor) -> Tensor:
     """Return the rows of all processes, in order of rank; each has as many of the same shape."""
-    if _ties is None:
+    if _group is None:
         return tensor
-    own = tensor.contiguous()
-    pieces = [torch.empty_like(own) for _ in range(_ties.world.size)]
-    with _noticing_loss():
-        dist.all_gather(pieces, own, group=_ties.tensors)
+    local = tensor.contiguous()
+    pieces = [torch.empty_like(local) for _ in range(_group.world.size)]
+    with _detect_lost_process():
+        dist.all_gather(pieces, local, group=_group.tensors)
     return torch.cat(pieces)
 
 
-def gather_to_leader(tensor: Tensor) -> Tensor | None:
-    """Return the rows of all processes, in order of rank and as many of each, to the first one; None to the others."""
-    if _ties is None:
+def gather_to_main(tensor: Tensor) -> Tensor | None:
+    """As `all_gather_rows`, but for the main process alone; None to the others."""
+    if _group is None:
         return tensor
-    own = tensor.contiguous()
-    rows = own.new_empty(_ties.world.size, *own.shape) if _ties.world.leads else None
-    with _noticing_loss():
-        dist.gather(own, list(rows) if rows is not None else None, dst=0, group=_ties.tensors)
+    local = tensor.contiguous()
+    rows = local.new_empty(_group.world.size, *local.shape) if _group.world.is_main else None
+    with _detect_lost_process():
+        dist.gather(local, list(rows) if rows is not None else None, dst=0, group=_group.tensors)
     return rows.flatten(0, 1) if rows is not None else None
 
 
-def mesh(device: torch.device) -> "DeviceMesh":
-    """Return the processes as torch's sharding knows them."""
-    from torch.distributed.device_mesh import DeviceMesh
-
-    assert _ties is not None, "a process alone has no others to share with"
-    return DeviceMesh.from_group(_ties.tensors, device.type)
-
-
 @torch.no_grad()
-def follow_leader(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by those of the first process: what was computed alike may differ in its last bits."""
-    if _ties is None:
+def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors in place by the main process's: the same computation may differ in its last bits."""
+    if _group is None:
         return
     for tensor in tensors:
         buffer = tensor.detach().contiguous()
-        with _noticing_loss():
-            dist.broadcast(buffer, src=0, group=_ties.tensors)
+        with _detect_lost_process():
+            dist.broadcast(buffer, src=0, group=_group.tensors)
         tensor.copy_(buffer)
 
 
-def _gather(*numbers: int) -> list[list[int]]:
-    assert _ties is not None
-    own = torch.tensor(numbers, dtype=torch.int64)
-    pieces = [torch.empty_like(own) for _ in range(_ties.world.size)]
-    with _noticing_loss():
-        dist.all_gather(pieces, own)
+def device_mesh(device: torch.device) -> "DeviceMesh":
+    """Return the processes as `fully_shard` takes them."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    assert _group is not None, "no other process to shard over"
+    return DeviceMesh.from_group(_group.tensors, device.type)
+
+
+@contextmanager
+def _detect_lost_process() -> Iterator[None]:
+    """Turn the transport's error for a process that is gone into LostProcess."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcess(
+            f"another process of this run is gone: {str(error).strip().splitlines()[0]}",
+            "see what it said last, then run the same command again",
+        ) from error
+
+
+@_detect_lost_process()
+def _join(world: World, device: torch.device) -> _Group:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TENSOR_TIMEOUT)))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_INTEGER_TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    return _Group(world, dist.new_group(backend=backend, timeout=_TENSOR_TIMEOUT))
+
+
+@_detect_lost_process()
+def _all_gather(exit_code: int, value: int) -> list[list[int]]:
+    assert _group is not None
+    local = torch.tensor([exit_code, value], dtype=torch.int64)
+    pieces = [torch.empty_like(local) for _ in range(_group.world.size)]
+    dist.all_gather(pieces, local)
     return [piece.tolist() for piece in pieces]
 
 
-class _noticing_loss:  # noqa: N801
-    """Turn the transport's word for a process that is gone into OutOfTouch."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, RuntimeError):
-            raise OutOfTouch(
-                f"another process of this run is gone: {str(error).strip().splitlines()[0]}",
-                "see what it said last, then run the same command again",
-            ) from error
-
-
-def _end_unhurried() -> None:
-    """Ignore torchrun, which signals the others as soon as one has ended: they are about to, each with its code."""
+def _ignore_sigterm() -> None:
+    """Ignore torchrun's signal to the others once one has ended: they are about to end with their own exit codes."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _can_be_told(error: BaseException) -> bool:
-    """Whether the others will hear of an error: what a user can mend happens where they listen, a defect anywhere."""
-    return isinstance(error, UserError) and not isinstance(error, OutOfTouch)
-
-
-def _leave(orderly: bool) -> None:
-    global _ties
-    _ties = None
-    if orderly:  # Otherwise it might wait for those that wait for this process.
-        dist.destroy_process_group()
-
-
-def _number(name: str, default: str) -> int:
+def _env_int(name: str, default: str) -> int:
     text = os.environ.get(name, default)
     if not text.isdecimal() or (name == "WORLD_SIZE" and text == "0"):
         raise ConfigError(f"the variable {name} is {text!r}, no number of processes", "start with torchrun or unset it")

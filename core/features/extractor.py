@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..files import sha256_file
-from ..system.precision import all_digits
+from ..system.precision import no_tf32
 from . import classifier, inception, lenet, mobilenet
 
 
@@ -46,7 +46,7 @@ class Extractor:
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, dim) and logits (B, K) from one pass."""
         assert images.ndim == 4 and images.shape[1] == 3, f"images (B, 3, H, W), not {tuple(images.shape)}"
-        with torch.no_grad(), all_digits():
+        with torch.no_grad(), no_tf32():
             features, logits = self.run(images.to(self.device, torch.float32))
         assert features.shape[1] == self.dim
         return features.float(), logits.float()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..system.transfer import sent
+from ..system.transfer import to_device
 from .shards import AGAIN
 
 _MOST_OPEN = 512  # files; systems allow 1,024 by default
@@ -92,7 +92,7 @@ class Held:
 
     def take(self, field: np.ndarray, sample: np.ndarray) -> torch.Tensor:
         rows = torch.from_numpy(field * self._num_samples + sample)
-        return self._arrays.index_select(0, sent(rows, self._arrays.device))
+        return self._arrays.index_select(0, to_device(rows, self._arrays.device))
 
 
 class Streamed:

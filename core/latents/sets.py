@@ -19,7 +19,7 @@ from ..runs.artifacts import Artifact, check_producer, open_artifact
 from ..runs.inputs import chosen, input_path
 from ..runs.outputs import command_line
 from ..settings.fields import Run
-from ..system.transfer import sent
+from ..system.transfer import to_device
 from .latent_set import LatentSet, Reading, best_reading, read_table
 from .shards import INDEX
 
@@ -88,7 +88,7 @@ def _verify_together(latents: Artifact, shards: list[str]) -> None:
     share = shards[world.rank :: world.size]
     if share:
         latents.verify(*share)
-    processes.exchange()
+    processes.barrier()
 
 
 def training_latents(source: LatentSet, samples: np.ndarray, seed: int, positions: np.ndarray) -> Tensor:
@@ -104,7 +104,7 @@ def draw_latents(
     mean = source.batch(samples, flip)
     if not source.has_std:
         return mean
-    noise = sent(seeds.normal(seed, purpose, draws, source.shape), mean.device)
+    noise = to_device(seeds.normal(seed, purpose, draws, source.shape), mean.device)
     return mean + source.batch(samples, flip, std=True) * noise
 
 

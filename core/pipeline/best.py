@@ -39,23 +39,22 @@ class BestState:
         """Say whether one is kept."""
         return (self.path / MANIFEST).is_file()
 
-    def attend(self) -> None:
-        """Take part in `save`, as a process that is not the first: the network may lie over all of them."""
-        processes.exchange()
-        denoisers.save(self.network, self.path / "final")
-
     def save(self, images_seen: int, measured: Mapping[str, Any]) -> None:
-        """Keep the network as it is now in the place of the one before, as the first process.
+        """Save the network as it is now in the place of the one before.
 
-        measured: JSON, for its provenance.
+        measured: JSON, for its provenance. All processes call it, as the network may be sharded; the main one writes.
         """
+        if not processes.world().is_main:
+            processes.barrier()
+            denoisers.save(self.network, self.path / "final")
+            return
         found = {"images_seen": images_seen, **measured}
         inputs = {
             role: {**entry, "path": Path("..", entry["path"]).as_posix()}
             for role, entry in self.work.identity.inputs.items()
         }
         with files.new_directory(self.path, replace=True) as folder:
-            processes.exchange()  # The others wait where they would hear that it has come to nothing.
+            processes.barrier()  # The others wait where an error of this process so far would reach them.
             denoisers.save(self.network, folder / "final", {**self.description, "best": found})
             inside = replace(self.work, path=folder, identity=replace(self.work.identity, inputs=inputs))
             outputs = ["final/model.safetensors", "final/config.json"]

@@ -10,7 +10,7 @@ from .. import seeds
 from ..diffusion import samplers, times
 from ..errors import ConfigError
 from ..system.precision import Policy
-from ..system.transfer import sent
+from ..system.transfer import to_device
 from .model import Guidance, Model, guided
 
 
@@ -125,7 +125,7 @@ def _chunk(
 
     def noise(purpose: str, step: int) -> torch.Tensor:
         draws = [seeds.normal(int(seed), purpose, [step], model.latent_shape) for seed in seed_indices]
-        return sent(torch.cat(draws), policy.device)
+        return to_device(torch.cat(draws), policy.device)
 
     def wanted(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
         assert on_step is not None, "only then called"
@@ -146,7 +146,7 @@ def _chunk(
         noise("initial noise", 0),
         model.schedule,
         times.shift(grid, model.shift if sampling.shift is None else sampling.shift),
-        sent(torch.from_numpy(labels), policy.device),
+        to_device(torch.from_numpy(labels), policy.device),
         noise=lambda step: noise("sampler noise", step),
         **options,
     )

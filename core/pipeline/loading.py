@@ -23,7 +23,7 @@ from ..runs.artifacts import Artifact, check_producer, open_artifact
 from ..runs.inputs import chosen, input_path, section_of
 from ..runs.outputs import command_line
 from ..settings.fields import Run
-from ..system.precision import Policy, settle
+from ..system.precision import Policy, for_inference
 from .best import open_best
 from .model import Model
 from .settings import Diffusion, Drawing
@@ -46,7 +46,7 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     metadata = source.metadata
     shape, diffusion = tuple(metadata["latent_shape"]), diffusion_of(source)
     return Model(
-        network=settle(denoisers.load(source.path / "final", shape), policy),
+        network=for_inference(denoisers.load(source.path / "final", shape), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,

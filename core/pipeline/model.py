@@ -15,7 +15,7 @@ from ..diffusion.denoisers import Cond, Denoiser, denoiser
 from ..diffusion.schedules import Schedule
 from ..diffusion.variance import SplitOutput
 from ..images.decode import as_uint8
-from ..system.parts import in_parts
+from ..system.memory import equal_chunks
 from ..system.precision import Policy
 
 _PIXELS_DECODED = 1 << 20  # of images, at once: 16 of 256 x 256, whose maps in a decoder for them take 1 GB each
@@ -48,7 +48,7 @@ class Model:
         A few at a time: a decoder's widest maps take more memory than all of the denoiser.
         """
         pixels = latents.shape[-2] * latents.shape[-1] * self.autoencoder.downsampling**2
-        parts = in_parts(latents, _PIXELS_DECODED // pixels)
+        parts = equal_chunks(latents, _PIXELS_DECODED // pixels)
         with policy.autocast():
             return np.concatenate([as_uint8(self.autoencoder.decode(part).float().cpu()) for part in parts])
 

@@ -12,7 +12,7 @@ import yaml
 
 from ..distributed import processes
 from ..settings.fields import Run, Stage, identity, incidental
-from ..system.allocator import keep_freed_memory
+from ..system.memory import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
 from . import artifacts, workspace
@@ -47,10 +47,10 @@ def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: 
     kind = kind or config.kind
     recipe = yaml.safe_dump({config.command: settings}, sort_keys=False, allow_unicode=True)
     wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
-    if not processes.world().leads:
-        return Workspace(folder, wanted, complete=bool(processes.exchange()[0][0]))
+    if not processes.world().is_main:
+        return Workspace(folder, wanted, complete=bool(processes.broadcast_int(0)))
     work = workspace.claim(folder, wanted, config.replace)
-    processes.exchange(int(work.complete))
+    processes.broadcast_int(int(work.complete))
     return work
 
 
@@ -70,13 +70,13 @@ class BatchSettings(Protocol):
 def occupied(folder: Path, machine: Machine, train: BatchSettings | None = None) -> Iterator[Policy]:
     """Set up the machine, join the other processes under torchrun, and hold a stage's folder for the block.
 
-    Only the process that leads may write there; see `lock.occupy` and `processes.joined`. train: how a stage
+    Only the main process may write there; see `lock.occupy` and `processes.process_group`. train: how a stage
     trains, refused with a ConfigError, before there is a folder, where the processes cannot share its batches.
     """
     policy = machine_policy(machine)
     if train is not None:
-        processes.require_shares(train.batch_size, train.accumulate, processes.announced().size)
-    with processes.joined(policy.device) as world, occupy(folder) if world.leads else nullcontext():
+        processes.require_equal_shares(train.batch_size, train.accumulate, processes.world_from_env().size)
+    with processes.process_group(policy.device) as world, occupy(folder) if world.is_main else nullcontext():
         yield policy
 
 
@@ -84,7 +84,7 @@ def machine_policy(machine: Machine) -> Policy:
     """Set up the device, the dtype, the threads and, for tensors on the CPU, its memory."""
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    policy = resolve(processes.own_device(machine.device), machine.precision)
+    policy = resolve(processes.local_device(machine.device), machine.precision)
     if policy.device.type == "cpu":
         keep_freed_memory()
     if machine.deterministic:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..distributed import processes
-from ..distributed.gathering import scattered
+from ..distributed.sharded_tensors import gathered_by_main, sharded_tensors
 from ..distributed.tensor_file import saying_damaged
 from ..errors import ConfigError, DataError
 from ..files import read_json, sha256_file, write_atomically, write_json
@@ -31,21 +31,18 @@ Form = TypeVar("Form")
 def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[str, Any], **beside: Any) -> list[str]:
     """Write a network's folder, each file whole or not at all, the configuration last. Returns the files' names.
 
-    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON. Of a network that lies
-    in rows over several processes all have to call it; the first one writes.
+    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON. Of a network that is
+    sharded over several processes all have to call it; the main one writes.
     """
-    tensors = scattered(network.state_dict())
-    if not processes.world().leads:
-        tensors.attend()
-        return [CONFIG, WEIGHTS]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, tensors.write)
-    finally:
-        tensors.attend()  # The others know nothing of what went wrong before the next exchange.
-    digest = sha256_file(folder / WEIGHTS)
-    described = {"format": FORMAT, "kind": kind, "config": dict(config), "weights_sha256": digest}
-    write_json(folder / CONFIG, described | beside)
+    tensors, is_main = sharded_tensors(network.state_dict()), processes.world().is_main
+    with gathered_by_main([tensors]):
+        if is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / WEIGHTS, tensors.write)
+    if is_main:
+        digest = sha256_file(folder / WEIGHTS)
+        described = {"format": FORMAT, "kind": kind, "config": dict(config), "weights_sha256": digest}
+        write_json(folder / CONFIG, described | beside)
     return [CONFIG, WEIGHTS]
 
 

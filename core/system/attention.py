@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parts import in_parts
+from .memory import equal_chunks
 from .precision import bf16_units
 
 _MOST_WEIGHTS = 1 << 28  # 512 MB in bf16
@@ -28,7 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     at_once = max(1, _CACHED_WEIGHTS // (q.shape[1] * q.shape[2] * k.shape[2]))
     if torch.compiler.is_compiling() or at_once >= len(q):
         return _written_out(q, k, v)
-    parts = zip(*(in_parts(each, at_once) for each in (q, k, v)), strict=True)
+    parts = zip(*(equal_chunks(each, at_once) for each in (q, k, v)), strict=True)
     return torch.cat([_written_out(*part) for part in parts])
 
 

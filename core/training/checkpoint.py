@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from .. import files
 from ..distributed import tensor_file
-from ..distributed.gathering import Scattered, scattered
+from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..errors import DataError, Diverged
 
 FOLDER = "checkpoints"
@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, images: int, groups: Mapping[str, Tensors | Scattered], state: Mapping[str, Any], keep: int
+    folder: Path, images: int, groups: Mapping[str, Tensors | ShardedTensors], state: Mapping[str, Any], keep: int
 ) -> Path:
     """Write a checkpoint after `images` images and keep the `keep` newest up to it. Returns its directory.
 
@@ -50,7 +50,7 @@ def save(
     final = path_of(folder, images)
     with files.new_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
-            group = tensors if isinstance(tensors, Scattered) else scattered(tensors)
+            group = tensors if isinstance(tensors, ShardedTensors) else sharded_tensors(tensors)
             tensor_file.write(temporary / f"{name}.safetensors", group.specs, _finite(name, group))
         files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
@@ -119,7 +119,7 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
     return Checkpoint(path, groups, files.read_json(path / STATE))
 
 
-def _finite(group: str, tensors: Scattered) -> Callable[[str], torch.Tensor]:
+def _finite(group: str, tensors: ShardedTensors) -> Callable[[str], torch.Tensor]:
     """Return how a group's tensors are read, with Diverged for one that is not finite."""
 
     def read(name: str) -> torch.Tensor:

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from ..distributed import processes
-from ..distributed.gathering import Scattered
+from ..distributed.sharded_tensors import gathered_by_main
 from ..errors import Stopped
 from ..images.order import stream
 from ..progress import Progress, Silent
-from ..system.precision import Policy, uncompiled
+from ..system.compile import eager_mode
+from ..system.precision import Policy
 from ..system.signals import StopFlag, stop_flag
-from ..system.transfer import pinned
+from ..system.transfer import pin_memory
 from . import checkpoint, record
 from .evaluator import CONDITIONS, Best, Evaluator
 from .state import require_whole
@@ -52,7 +53,7 @@ def train(
     a checkpoint when a signal asks for it. Raises ConfigError for a batch that does not split into equal shares.
     ahead: see `Stepper`.
     """
-    processes.require_shares(plan.batch_size, plan.accumulate, processes.world().size)
+    processes.require_equal_shares(plan.batch_size, plan.accumulate, processes.world().size)
     session = _Session(task, plan, policy, folder, progress, evaluator, ahead)
     progress.start("training", plan.images, "images", done=session.images)
     with stop_flag() as stop:
@@ -100,7 +101,7 @@ class _Session:
         self.stepper = Stepper(task, plan, policy, ahead)
         self.images = self.steps = 0
         self._resume()
-        if self.world.leads:
+        if self.world.is_main:
             mirror = record.tensorboard_mirror(folder, self.images) if plan.tensorboard else None
             self.record = record.Record(folder, self.images or -1, mirror, without=CONDITIONS if self.owes else None)
             self.best = Best(evaluator, record.read(self.record.path)) if evaluator else None
@@ -114,7 +115,7 @@ class _Session:
             positions = np.arange(start, start + self.plan.batch_size)[share]
             samples = stream(self.plan.seed, start, start + self.plan.batch_size, self.task.num_samples)[share]
             data = self.task.load(Batch(samples, positions, start))
-            return pinned(data) if self.policy.device.type == "cuda" else data
+            return pin_memory(data) if self.policy.device.type == "cuda" else data
 
         starts = range(self.images, self.plan.images, self.plan.batch_size)
         with ThreadPoolExecutor(1, thread_name_prefix="next-batch") as pool:
@@ -123,7 +124,7 @@ class _Session:
                 data = pending.result() if pending is not None else load(start)
                 following = start + self.plan.batch_size
                 pending = pool.submit(load, following) if following < self.plan.images else None
-                processes.exchange()  # Nobody begins a step that another could not load.
+                processes.barrier()  # Nobody begins a step that another could not load.
                 yield data
 
     def step(self, data: Any) -> None:
@@ -142,7 +143,7 @@ class _Session:
             processes.stop_requested(stop),
         )
         if logging or evaluating or measuring or saving or stopping:
-            self.stepper.settle()
+            self.stepper.flush()
         if logging:
             self._log()
         if evaluating:
@@ -166,14 +167,14 @@ class _Session:
 
     def evaluate(self, picture: bool) -> None:
         """Validate, and draw, with the EMA in place of the weights; all together where those lie in rows."""
-        if not (self.world.leads or self.stepper.sharded):
+        if not (self.world.is_main or self.stepper.sharded):
             return
         self.task.modules.eval()
-        with self.stepper.averaged(), torch.no_grad(), uncompiled():
+        with self.stepper.averaged(), torch.no_grad(), eager_mode():
             numbers = self.task.validate()
             if picture and self.plan.picture_every:
                 self.task.picture(self.folder, self.images)
-        if not self.world.leads:
+        if not self.world.is_main:
             return
         self.record.add({"images": self.images, "step": self.steps, **numbers})
         if picture and self.steps:  # Before the first step there is no curve yet.
@@ -184,13 +185,13 @@ class _Session:
         """Let the evaluator measure the EMA, and keep the best. Say whether it came to that before a stop."""
         assert self.evaluator is not None
         self.task.modules.eval()
-        with self.stepper.averaged(), torch.no_grad(), uncompiled():
+        with self.stepper.averaged(), torch.no_grad(), eager_mode():
             numbers = self.evaluator.measure(lambda: processes.stop_requested(stop))
             self.owes = numbers is None
             if numbers is None:
                 return False
-            improved = self.world.leads and self._record_measurement(numbers)
-            if processes.exchange(int(improved))[0][0]:
+            improved = self.world.is_main and self._record_measurement(numbers)
+            if processes.broadcast_int(int(improved)):
                 self.evaluator.keep(self.images, numbers)
         return True
 
@@ -216,7 +217,7 @@ class _Session:
         speed = (self.images - self.told_at) / max(now - self.told, 1e-9)
         self.told, self.told_at = now, self.images
         means = self.stepper.meter.flush()
-        if not self.world.leads:
+        if not self.world.is_main:
             return
         line = {"images": self.images, "step": self.steps, **means, "skipped": self.stepper.guard.skipped}
         self.record.add({**line, "images_per_second": round(speed, 1)})
@@ -225,20 +226,10 @@ class _Session:
     def save(self) -> None:
         """Write a checkpoint."""
         groups = self.stepper.groups()
-        if self.world.leads:
-            state = {"images": self.images, "steps": self.steps, "owes": self.owes, **self.stepper.state()}
-            try:
+        with gathered_by_main(groups.values()):
+            if self.world.is_main:
+                state = {"images": self.images, "steps": self.steps, "owes": self.owes, **self.stepper.state()}
                 checkpoint.save(self.folder, self.images, groups, state, self.plan.keep)
-            finally:
-                self._attend(groups)  # The others know nothing of what went wrong before the next exchange.
-        else:
-            self._attend(groups)
-
-    def _attend(self, groups: dict[str, Scattered]) -> None:
-        """Take part in saving what lies in rows over the processes."""
-        if self.stepper.sharded is not None:
-            for group in groups.values():
-                group.attend()
 
     def _resume(self) -> None:
         found = self._newest()
@@ -254,10 +245,10 @@ class _Session:
     def _newest(self) -> checkpoint.Checkpoint | None:
         """Find the checkpoint to go on from; the first process chooses it."""
         found = None
-        if self.world.leads:
+        if self.world.is_main:
             found = checkpoint.newest(self.folder, self.progress.warn, self.stepper.read)
-        there, images = processes.exchange(int(found is not None), int(found.path.name) if found else 0)[0]
-        if there and found is None:
+        images = processes.broadcast_int(int(found.path.name) if found else -1)
+        if images >= 0 and found is None:
             found = checkpoint.load(checkpoint.path_of(self.folder, images), self.stepper.read)
         return found
 
@@ -285,6 +276,6 @@ def rehearse(task: Task, plan: Plan, policy: Policy, seconds: float) -> tuple[fl
 
 def _settled(stepper: Stepper, policy: Policy) -> None:
     """Wait until the device has done all that it was given."""
-    stepper.settle()
+    stepper.flush()
     if policy.device.type == "cuda":
         torch.cuda.synchronize(policy.device)

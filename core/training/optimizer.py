@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed import processes
 from ..errors import DataError
 
 _FUSED = ("cpu", "cuda")
@@ -62,10 +63,15 @@ def build_adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Tensor:
-    """Scale the gradients down to norm `config.clip` where they exceed it. Returns the norm before, over all."""
+def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimConfig, sharded: bool = False) -> Tensor:
+    """Scale all gradients down to norm `config.clip` where they exceed it. Returns the norm before.
+
+    sharded: the gradients are this process's rows; the norm is that of all rows.
+    """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if sharded:
+        norm = torch.linalg.vector_norm(processes.all_gather_rows(norm.reshape(1)))
     if config.clip > 0:
         torch._foreach_mul_(gradients, torch.clamp(config.clip / (norm + 1e-6), max=1.0))
     return norm
@@ -74,7 +80,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Ten
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """Return AdamW's state by parameter name: NAME.exp_avg, NAME.exp_avg_sq, NAME.step.
 
-    A parameter that has not been after_step yet is there with zeros, which is the state it starts from.
+    A parameter without a step so far is there with zeros, which is the state it starts from.
     """
     tensors = {}
     for name, parameter in _named(optimizer, module).items():

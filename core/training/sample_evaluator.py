@@ -79,7 +79,7 @@ class Judge:
                 seen = self._look(progress)
                 keep_features(seen, of, folder / REFERENCE)
         with stop_flag():
-            processes.exchange()
+            processes.barrier()
         return seen
 
     def _look(self, progress: Progress) -> Features:
@@ -123,7 +123,7 @@ def open_judge(
                 f"metrics.best is class_accuracy, but the {extractor.name} extractor does not know the classes",
                 "take another number, or metrics.features=classifier",
             )
-        images, reference = reference_images(judgement, data) if processes.world().leads else (None, {})
+        images, reference = reference_images(judgement, data) if processes.world().is_main else (None, {})
         if images is not None:
             evaluate.require_enough(len(limited(images, judgement)), wanted.num, settings)
     labels = np.arange(wanted.num, dtype=np.int64) * len(class_names) // wanted.num
@@ -176,10 +176,7 @@ class SampleEvaluator:
         return {**numbers, **loss, "real_against_real": self.floor}
 
     def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Save the network as it is as the best; others than the first process add their part of it."""
-        if not processes.world().leads:
-            self.state.attend()
-            return
+        """Save the network as it is as the best."""
         measured = {name: value for name, value in numbers.items() if name != "real_against_real"}
         found = {"criterion": self.criterion, "value": numbers[self.criterion], "numbers": measured}
         self.state.save(images_seen, {**found, "real_against_real": self.floor, "conditions": self.conditions})
@@ -203,7 +200,7 @@ class SampleEvaluator:
                 seen = self._draw(own, stopping if world.size == 1 else None)
             except _StopAskedFor:
                 break
-            pieces.append(processes.gather_rows(seen)[: len(turn)].cpu())
+            pieces.append(processes.all_gather_rows(seen)[: len(turn)].cpu())
             self.progress.update(int(turn[-1]) + 1)
         self.progress.finish()
         seen = torch.cat(pieces) if pieces else torch.empty(0, 0)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..distributed import processes
 from ..distributed.averaging import GradientMean
-from ..distributed.gathering import Scattered, scattered
+from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..runs.weights import require_fit
 from ..system.precision import Policy
 from . import record
@@ -63,7 +63,7 @@ class Stepper:
     """What a task's networks are moved by, and all of its state over time.
 
     ahead: whether a step is settled during the next one; by default where the device runs behind the program and
-    nothing that the next step needs hangs on the verdict. `settle` before looking at anything.
+    nothing that the next step needs hangs on the verdict. `flush` before looking at anything.
     """
 
     def __init__(self, task: Task, plan: Plan, policy: Policy, ahead: bool | None = None) -> None:
@@ -78,14 +78,14 @@ class Stepper:
         )
         self.sharded = self._shard() if plan.shard and processes.world().size > 1 else None
         if self.sharded is None:
-            processes.follow_leader(task.modules.state_dict().values())
+            processes.broadcast_from_main(task.modules.state_dict().values())
             self.modules, self.networks = task.modules, task.networks
             averaged: nn.Module = task.averaged
             self.means: dict[str, GradientMean | Sharded] = {
                 name: GradientMean(module) for name, module in self.networks.items()
             }
         else:
-            self.modules = averaged = self.sharded.rows
+            self.modules = averaged = self.sharded.local
             self.networks = dict.fromkeys(task.networks, averaged)
             self.means = dict.fromkeys(task.networks, self.sharded)
         self.optimizers = {name: build_adamw(module, self.optim) for name, module in self.networks.items()}
@@ -114,7 +114,7 @@ class Stepper:
             self.ema.update()
             self.meter.add(numbers)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait for the last step, if it has not been settled: count it, and take it into average and means."""
         if self._unsettled is None:
             return
@@ -131,15 +131,15 @@ class Stepper:
         if self.sharded is None:
             self.ema.copy_to(self.task.averaged)
         else:
-            self.ema.copy_to(self.sharded.rows)
-            self.sharded.forget()
+            self.ema.copy_to(self.sharded.local)
+            self.sharded.reshard()
         self.task.modules.eval()
 
     def averaged(self) -> AbstractContextManager[None]:
         """Let the networks hold the EMA inside a block."""
-        return self.ema.applied() if self.sharded is None else self.sharded.averaged(self.ema)
+        return self.ema.applied() if self.sharded is None else self.sharded.ema_weights(self.ema)
 
-    def groups(self) -> dict[str, Scattered]:
+    def groups(self) -> dict[str, ShardedTensors]:
         """Return every tensor that a checkpoint keeps, by group and name."""
         optimizers = {
             f"{role}.{name}": tensor
@@ -147,7 +147,7 @@ class Stepper:
             for name, tensor in optimizer_state(optimizer, self.networks[role]).items()
         }
         held = {"model": self.modules.state_dict(), "ema": self.ema.state(), "optimizer": optimizers}
-        scatter = scattered if self.sharded is None else self.sharded.scattered
+        scatter = sharded_tensors if self.sharded is None else self.sharded.tensors
         return {name: scatter(tensors) for name, tensors in held.items()}
 
     def read(self, path: Path) -> dict[str, Tensor]:
@@ -204,7 +204,7 @@ class Stepper:
         ((role, optimizer),) = self.optimizers.items()
         readings = self._passes(role, parts)
         assert readings is not None, "a single role always has a gradient"
-        self.settle()  # Its average is of weights that this step has not moved yet.
+        self.flush()  # Its average is of weights that this step has not moved yet.
         _set_rate(optimizer, rate)
         # The fused kernels leave weights, moments and their count alone where this is 1, as under a GradScaler.
         skipped = ~torch.isfinite(readings.values[_VERDICT]).all()
@@ -224,20 +224,19 @@ class Stepper:
             if not loss.requires_grad:
                 return None
             if number == len(parts):
-                gradients.expect()
+                gradients.sync_next_backward()
             self.scaler.scale(loss / len(parts)).backward()
             total += loss.detach() / len(parts)
             for name, value in details.items():
                 share = value.detach().to(total.device, _widest(total.device)) / len(parts)
                 sums[name] = sums[name] + share if name in sums else share
-        gradients.finish()
+        gradients.wait()
         numbers = torch.stack([total.to(_widest(total.device)), *sums.values()])
         if processes.world().size > 1:
-            numbers = processes.mean(numbers)
+            numbers = processes.all_reduce_mean(numbers)
             numbers[0] = numbers[0].float()
         self.scaler.unscale_(optimizer)
-        clip = clip_gradients if self.sharded is None else self.sharded.clip
-        norm = clip(optimizer, self.optim)
+        norm = clip_gradients(optimizer, self.optim, sharded=self.sharded is not None)
         return _Readings([*sums], torch.cat([numbers[:1], norm.to(numbers).reshape(1), numbers[1:]]))
 
     def _shard(self) -> "Sharded":

@@ -131,7 +131,7 @@ def _computing(config: Doctor) -> Iterator[Finding]:
     import torch
 
     from ...core.runs.outputs import machine_policy
-    from ...core.system import precision
+    from ...core.system import compile, precision
 
     try:
         policy = machine_policy(config.machine)
@@ -145,7 +145,7 @@ def _computing(config: Doctor) -> Iterator[Finding]:
     threads, cores = torch.get_num_threads(), machine.num_cores()
     too_many = "lower OMP_NUM_THREADS or machine.threads to the number of cores" if threads > cores else None
     yield Finding("threads", "hint" if too_many else "ok", f"{threads} on {cores} cores", too_many)
-    yield _compiling(policy.device.type, lambda: precision.require_compiler(policy.device))
+    yield _compiling(policy.device.type, lambda: compile.require_compiler(policy.device))
 
 
 def _device(kind: str) -> Finding:

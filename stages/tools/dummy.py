@@ -10,7 +10,7 @@ from ...core.images.loader import ImageLoader, Preparation
 from ...core.images.sets import ImageSets
 from ...core.images.settings import Data
 from ...core.latents.sets import LatentSets
-from ...core.system.transfer import sent
+from ...core.system.transfer import to_device
 
 COUNT = 64  # of either kind: enough for batches that differ, small enough for any size
 
@@ -58,4 +58,4 @@ class _Latents:
         """Gather latents as float32 (len(indices), C, h, w)."""
         mirrored = np.zeros(len(indices), dtype=np.int64) if flip is None else flip.astype(np.int64)
         rows = torch.from_numpy(mirrored * COUNT + np.asarray(indices))
-        return self._values.flatten(0, 1).index_select(0, sent(rows, self._values.device)).float()
+        return self._values.flatten(0, 1).index_select(0, to_device(rows, self._values.device)).float()

@@ -13,7 +13,8 @@ from ...core.denoisers import registry as denoisers
 from ...core.estimation import cost
 from ...core.estimation.cost import Memory, Operations
 from ...core.estimation.kernels import Kernels, denoiser_kernels, task_kernels
-from ...core.system.precision import Policy, compiling_pays
+from ...core.system.compile import compiling_pays
+from ...core.system.precision import Policy
 from ...core.training import loop
 from ...core.training.settings import Train
 from ...core.training.task import Batch, Plan, Task

@@ -26,7 +26,7 @@ from ...core.progress import Outcome, Progress
 from ...core.runs.artifacts import check_producer, open_artifact
 from ...core.runs.inputs import input_path
 from ...core.runs.outputs import command_line, machine_policy
-from ...core.system.precision import maybe_compile
+from ...core.system.compile import maybe_compile
 from ..configs.plot import Plot
 
 LARGEST_SIDE = 128

@@ -32,7 +32,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         task = ClassifyingTask(config, images, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         metadata = loop.train(task, plan, policy, folder, progress)
-        if not processes.world().leads:
+        if not processes.world().is_main:
             return Outcome(folder)
         metadata["accuracy"] = task.validate()["val_accuracy"]
         metadata["class_names"] = list(images.class_names)

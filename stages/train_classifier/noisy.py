@@ -36,7 +36,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         task = NoisyClassifyingTask(config, network, latents, process, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         metadata = loop.train(task, plan, policy, folder, progress)
-        if not processes.world().leads:
+        if not processes.world().is_main:
             return Outcome(folder)
         metadata |= {"accuracy": task.validate(), "diffusion": process}
         metadata |= {name: latents.metadata[name] for name in ("class_names", "latent_shape")}

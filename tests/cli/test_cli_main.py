@@ -91,7 +91,7 @@ def test_every_user_error_is_one_line_a_remedy_and_its_exit_code(
 
 def test_exit_codes_are_those_that_are_documented() -> None:
     codes = {kind.__name__: kind.exit_code for kind in user_errors()}
-    assert codes == {"UserError": 2, "ConfigError": 2, "DataError": 3, "Diverged": 4, "Stopped": 75, "OutOfTouch": 1}
+    assert codes == {"UserError": 2, "ConfigError": 2, "DataError": 3, "Diverged": 4, "Stopped": 75, "LostProcess": 1}
 
 
 class OutOfMemoryError(RuntimeError):

@@ -8,7 +8,7 @@ from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline.generation import Sampling, generate
 from ldm.core.pipeline.model import Guidance, guided
-from ldm.core.system.precision import settle
+from ldm.core.system.precision import for_inference
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.stages.configs import TrainVQVAE
 from ldm.stages.tools import dummy
@@ -23,7 +23,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch() -> None:
         FP32,
     )
     task.autoencoder = vqvae.autoencoder.eval()
-    settle(task.network, BF16)
+    for_inference(task.network, BF16)
     sampling = Sampling(cfg=3.0, steps=6)
     together = generate(task.model(), np.arange(10), np.arange(10), sampling, BF16)
     alone = generate(task.model(), np.array([7]), np.array([7]), sampling, BF16)
@@ -34,7 +34,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch() -> None:
 def test_a_sampler_waits_for_nothing_between_its_steps() -> None:
     task = task_of(BF16)
     task.autoencoder = nn.Identity()  # type: ignore[assignment]  # nothing is decoded
-    settle(task.network, BF16)
+    for_inference(task.network, BF16)
     steered = guided(task.model(), Guidance(cfg=3.0), BF16)
     x, labels = torch.randn(8, 4, SIDE, SIDE, device=DEVICE), torch.arange(8, device=DEVICE)
     path, grid = schedule("cosine"), times.grid(1000, 6)

@@ -52,7 +52,7 @@ def test_a_gpu_settles_late_and_its_steps_wait_for_nothing() -> None:
     with refusing_to_wait():
         for number, each in enumerate(data[3:], 3):
             stepper.step(each, number, 0)
-    stepper.settle()
+    stepper.flush()
     assert stepper.ema.num_updates == 6
 
 
@@ -62,19 +62,19 @@ def test_a_step_that_is_not_finite_moves_neither_weights_nor_average(ahead: bool
     stepper = Stepper(task, PLAN, FP32, ahead=ahead)
     data = task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0))
     stepper.step(data, 0, 0)
-    stepper.settle()
+    stepper.flush()
     held = {
         **{name: tensor.clone() for name, tensor in task.network.state_dict().items()},
         **{f"ema {name}": tensor.clone() for name, tensor in stepper.ema.state().items()},
     }
     broken = (data[0] * float("nan"), *data[1:])
     stepper.step(broken, 1, 0)
-    stepper.settle()
+    stepper.flush()
     now = {**task.network.state_dict(), **{f"ema {name}": tensor for name, tensor in stepper.ema.state().items()}}
     assert all(torch.equal(now[name], tensor) for name, tensor in held.items())
     assert stepper.guard.skipped == 1 and stepper.ema.num_updates == 1
     stepper.step(data, 2, 0)
-    stepper.settle()
+    stepper.flush()
     assert stepper.guard.skipped == 1 and all(bool(p.isfinite().all()) for p in task.network.parameters())
 
 

@@ -143,7 +143,7 @@ def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, tra
 
 def test_a_refusal_of_the_leader_ends_both(copied: Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
     assert together(copied, "train-dit", train__lr=2e-3) == [2, 2]
-    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
     assert len(told) == 1 and "train.lr: 0.0001 → 0.002" in told[0]
 
 

@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
 
     assert run_together(2, work) == [2, 2]
     assert len(measured(pair.folder / "dit")) == 1, "the first measurement is the best so far"
-    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
     assert len(told) == 1 and "disk: cannot write" in told[0] and "best" in told[0]
 
 

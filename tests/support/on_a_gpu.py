@@ -83,7 +83,7 @@ def losses(policy: Policy, compiled: bool = False, steps: int = STEPS) -> list[f
     for number in range(steps):
         positions = np.arange(number * BATCH, (number + 1) * BATCH)
         stepper.step(stepper.task.load(Batch(positions % 64, positions, 0)), number, 0)
-        stepper.settle()
+        stepper.flush()
         found.append(stepper.meter.flush()["loss"])
     return found
 

@@ -25,21 +25,21 @@ def in_a_group_of_one() -> None:
     """Say everything to oneself."""
     dist.init_process_group("nccl" if FP32.device.type == "cuda" else "gloo", rank=0, world_size=1)
     assert dist.group.WORLD is not None
-    processes._ties = processes._Ties(processes.World(), dist.group.WORLD)
+    processes._group = processes._Group(processes.World(), dist.group.WORLD)
     ones = torch.ones(3, 2, device=FP32.device)
-    assert torch.equal(processes.mean(ones), ones) and torch.equal(processes.gather_rows(ones), ones)
-    gathered = processes.gather_to_leader(ones)
+    assert torch.equal(processes.all_reduce_mean(ones), ones) and torch.equal(processes.all_gather_rows(ones), ones)
+    gathered = processes.gather_to_main(ones)
     assert gathered is not None and torch.equal(gathered, ones)
-    processes.follow_leader([ones])
+    processes.broadcast_from_main([ones])
     expected = losses(FP32, steps=1)[0]
     task = task_of(FP32)
     data = [tensor.to(FP32.device) for tensor in task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0))]
     sharded = Sharded(task.network.cpu(), FP32)
     loss, _ = task.loss("denoiser", data)
     loss.backward()
-    sharded.finish()
+    sharded.wait()
     assert abs(float(loss) - expected) < 1e-3 * expected, f"{float(loss)} {expected}"
-    for parameter in sharded.rows.parameters():
+    for parameter in sharded.local.parameters():
         assert parameter.device.type == FP32.device.type and parameter.grad is not None
     dist.destroy_process_group()
 
@@ -47,7 +47,7 @@ def in_a_group_of_one() -> None:
 def among_several(folder: Path, shard: bool) -> None:
     """Train together with the others."""
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if FP32.device.type == "cuda" else FP32.device
-    with processes.joined(own):
+    with processes.process_group(own):
         policy = Policy(own, torch.float32)
         train(task_of(policy), replace(PLAN, shard=shard), policy, folder, Silent())
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import matplotlib.figure  # noqa: F401 - loaded here once, not in every process that draws a curve
 
-from ldm.core.errors import EndedElsewhere, UserError
+from ldm.core.errors import OtherProcessFailed, UserError
 
 
 def run_together(size: int, work: Callable[[int], None], patience: float = 90) -> list[int]:
@@ -52,8 +52,8 @@ def _be_one(rank: int, surroundings: dict[str, str], work: Callable[[int], None]
     try:
         work(rank)
     except UserError as error:
-        told = "told" if getattr(error, "told", False) else "silent"
-        print(f"process {rank}: {told}: {error}", file=sys.stderr, flush=True)
+        reported = "reported" if getattr(error, "reported", False) else "silent"
+        print(f"process {rank}: {reported}: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
-    except EndedElsewhere as ending:
+    except OtherProcessFailed as ending:
         sys.exit(ending.exit_code)

@@ -23,8 +23,9 @@ from ...images.order import spread, stream
 from ...images.sets import ImageSets
 from ...metrics.image import psnr, ssim
 from ...settings.fields import dump
-from ...system.precision import Policy, maybe_compile
-from ...system.transfer import sent
+from ...system.compile import maybe_compile
+from ...system.precision import Policy
+from ...system.transfer import to_device
 from ...training import loop
 from .settings import AutoencoderTraining
 
@@ -72,7 +73,7 @@ class AutoencodingTask:
         return [(images, data[1]) for images in data[0].chunk(parts)]
 
     def loss(self, role: str, data: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, self.clock = sent(data[0], self.policy.device), data[1]
+        images, self.clock = to_device(data[0], self.policy.device), data[1]
         return self._reconstruction_loss(images) if role == "autoencoder" else self._discriminator_loss(images)
 
     def after_step(self, accepted: bool) -> None:
@@ -80,11 +81,11 @@ class AutoencodingTask:
         if accepted:
             generator = seeds.torch_generator(self.config.seed, "dead codes", self.clock)
             everyones = [
-                Assignment(processes.gather_rows(each.vectors), processes.gather_rows(each.indices))
+                Assignment(processes.all_gather_rows(each.vectors), processes.all_gather_rows(each.indices))
                 for each in self.assignments
             ]
             self.vqvae.quantizer.update(everyones, generator)
-            processes.follow_leader(self.vqvae.quantizer.state_dict().values())
+            processes.broadcast_from_main(self.vqvae.quantizer.state_dict().values())
         self.assignments.clear()
         self.decoded.clear()
 

@@ -11,7 +11,7 @@ from ...images.decode import as_tensor
 from ...images.loader import ImageLoader
 from ...images.sets import ImageSets
 from ...system.precision import Policy
-from ...system.transfer import sent
+from ...system.transfer import to_device
 from ...training import loop
 from .settings import ClassifierTraining
 
@@ -45,7 +45,7 @@ class ClassifyingTask:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
 
     def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, labels, offsets = (sent(tensor, self.policy.device) for tensor in data)
+        images, labels, offsets = (to_device(tensor, self.policy.device) for tensor in data)
         return classifier.classification_loss(self.network, images, labels, offsets), {}
 
     def after_step(self, accepted: bool) -> None:

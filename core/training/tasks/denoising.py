@@ -21,8 +21,9 @@ from ...pipeline.generation import Sampling, generate
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Model
 from ...settings.fields import dump
-from ...system.precision import Policy, compiling_pays, maybe_compile
-from ...system.transfer import sent
+from ...system.compile import compiling_pays, maybe_compile
+from ...system.precision import Policy
+from ...system.transfer import to_device
 from ...training import loop
 from ...training.settings import Preview
 from .settings import DenoiserTraining
@@ -110,7 +111,7 @@ class DenoisingTask:
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write the grid of previews: one row per class, always the same seeds."""
         images, names = draw_preview(self.model(), list(self.latents.class_names), self.config.preview, self.policy)
-        if not processes.world().leads:  # It was there for its part of the network.
+        if not processes.world().is_main:  # It was there for its part of the network.
             return
         (folder / "samples").mkdir(exist_ok=True)
         picture = grid(images, columns=self.config.preview.per_class, row_labels=names, scale=scale_for(images))
@@ -132,7 +133,7 @@ class DenoisingTask:
 
     def _errors(self, data: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return each sample's weighted squared error, float32 (B,)."""
-        x0, noise, t, labels = (sent(tensor, self.policy.device) for tensor in data)
+        x0, noise, t, labels = (to_device(tensor, self.policy.device) for tensor in data)
         return self.objective.loss(self.network, x0, noise, t, labels)
 
 

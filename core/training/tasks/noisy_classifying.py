@@ -16,7 +16,7 @@ from ...pipeline.loading import forward_process
 from ...pipeline.settings import Diffusion
 from ...runs.artifacts import Artifact
 from ...system.precision import Policy
-from ...system.transfer import sent
+from ...system.transfer import to_device
 from ...training import loop
 from .settings import ClassifierTraining
 
@@ -57,7 +57,7 @@ class NoisyClassifyingTask:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
 
     def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x0, noise, t, labels = (sent(tensor, self.policy.device) for tensor in data)
+        x0, noise, t, labels = (to_device(tensor, self.policy.device) for tensor in data)
         return F.cross_entropy(self._logits(x0, noise, t), labels), {}
 
     def after_step(self, accepted: bool) -> None:

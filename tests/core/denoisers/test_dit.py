@@ -10,7 +10,8 @@ from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.denoisers.registry import PRESETS, build, preset
 from ldm.core.errors import ConfigError
 from ldm.core.interchange.transformer import NULL_CLASS, to_diffusers
-from ldm.core.system.precision import maybe_compile, resolve, settle
+from ldm.core.system.compile import maybe_compile
+from ldm.core.system.precision import for_inference, resolve
 
 SMALL = DiTConfig(latent_channels=4, latent_size=8, patch_size=2, width=32, depth=2, heads=2, num_classes=5)
 OPTIONS = ["qk_norm", "rope", "swiglu", "rmsnorm", "learn_sigma"]
@@ -224,7 +225,7 @@ def test_numbers_that_do_not_go_together_are_refused(fields: dict[str, object], 
 @pytest.mark.slow
 def test_a_network_compiled_to_sample_gives_the_same_output_with_and_without_guidance() -> None:
     cpu = resolve("cpu", "fp32")
-    plain, compiled = awake(SMALL), settle(awake(SMALL), cpu)
+    plain, compiled = awake(SMALL), for_inference(awake(SMALL), cpu)
     maybe_compile(compiled, True, cpu.device)
     whole = inputs()
     for given in (whole, tuple(each[:1] for each in whole), whole):

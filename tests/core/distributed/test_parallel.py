@@ -97,7 +97,7 @@ def fit(folder: Path, size: int, plan: Plan = PLAN, prepare: Callable[[Fit, int]
     folder.mkdir(exist_ok=True)
 
     def work(rank: int) -> None:
-        with processes.joined(CPU):
+        with processes.process_group(CPU):
             task = Fit(folder, rank)
             if prepare is not None:
                 prepare(task, rank)
@@ -162,7 +162,7 @@ def test_gradients_travel_once_in_a_step_however_many_passes_it_has(tmp_path: Pa
     plan = replace(PLAN, accumulate=accumulate)
 
     def count(rank: int) -> None:
-        with processes.joined(CPU):
+        with processes.process_group(CPU):
             stepper = Stepper(Fit(tmp_path, rank), plan, Policy(CPU, torch.float32))
             whole = np.arange(PLAN.batch_size)[rank::2]
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
@@ -233,20 +233,20 @@ def test_what_ends_one_process_ends_all_and_is_told_once(
     begin = time.monotonic()
     assert fit(tmp_path, 2, prepare=harm) == expected
     assert time.monotonic() - begin < 60
-    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
     if what is broken_image:
-        assert told == [f"process {culprit}: told: photo 3 is broken"]
+        assert told == [f"process {culprit}: reported: photo 3 is broken"]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert fit(tmp_path, 2, replace(PLAN, batch_size=10, accumulate=2)) == [2, 2]
-    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
     assert len(told) == 1 and "train.batch_size is 10" in told[0] and "give a multiple of 4" in told[0]
 
 
 def test_gradients_are_averaged_in_buckets_of_any_size_and_only_in_the_last_pass(tmp_path: Path) -> None:
     def work(rank: int) -> None:
-        with processes.joined(CPU):
+        with processes.process_group(CPU):
             for size in (1, 30, 1 << 20):
                 torch.manual_seed(0)
                 network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2))
@@ -254,9 +254,9 @@ def test_gradients_are_averaged_in_buckets_of_any_size_and_only_in_the_last_pass
                 x = torch.arange(24.0).view(2, 4, 3)[rank]  # 2 passes of 2 samples
                 for number, part in enumerate(x.chunk(2)):
                     if number == 1:
-                        mean.expect()
+                        mean.sync_next_backward()
                     (network[1](network[0](part)).square().mean() / 2).backward()
-                mean.finish()
+                mean.wait()
                 found = [parameter.grad.clone() for parameter in network[:2].parameters()]
                 assert all(parameter.grad is None for parameter in network[2].parameters())
                 network.zero_grad()
@@ -269,22 +269,22 @@ def test_gradients_are_averaged_in_buckets_of_any_size_and_only_in_the_last_pass
 
 def test_rows_are_gathered_in_order_and_facts_are_the_leaders(tmp_path: Path) -> None:
     def work(rank: int) -> None:
-        with processes.joined(CPU) as world:
+        with processes.process_group(CPU) as world:
             own = torch.arange(6.0).view(6, 1)[world.share(6)]
-            assert torch.equal(processes.gather_rows(own), torch.arange(6.0).view(6, 1))
-            assert processes.as_leader_sees([rank == 0, rank == 1]) == [True, False]
-            assert processes.exchange(rank, 7) == [(0, 7), (1, 7), (2, 7)]
-            assert float(processes.mean(torch.tensor([float(rank)]))) == 1.0
+            assert torch.equal(processes.all_gather_rows(own), torch.arange(6.0).view(6, 1))
+            assert processes.broadcast_flags([rank == 0, rank == 1]) == [True, False]
+            assert processes.all_gather_int(rank + 7) == [7, 8, 9]
+            assert float(processes.all_reduce_mean(torch.tensor([float(rank)]))) == 1.0
 
     assert run_together(3, work) == [0, 0, 0]
 
 
 def test_one_process_alone_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with processes.joined(CPU) as world:
+    with processes.process_group(CPU) as world:
         assert world == processes.World() and not torch.distributed.is_initialized()
         tensor = torch.ones(2)
-        assert processes.mean(tensor) is tensor and processes.gather_rows(tensor) is tensor
+        assert processes.all_reduce_mean(tensor) is tensor and processes.all_gather_rows(tensor) is tensor
 
 
 def test_half_an_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,10 +292,10 @@ def test_half_an_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2, but RANK, LOCAL_RANK, .*start with torchrun"):
-        processes.announced()
+        processes.world_from_env()
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'two'"):
-        processes.announced()
+        processes.world_from_env()
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 12])

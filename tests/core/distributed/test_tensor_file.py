@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ldm.core.distributed import processes, tensor_file
-from ldm.core.distributed.gathering import own_rows, scattered
+from ldm.core.distributed.sharded_tensors import local_rows, sharded_tensors
 
 DTYPES = list(tensor_file._NAMES)
 
@@ -66,7 +66,7 @@ def test_rows_of_all_processes_are_the_file(tmp_path: Path, size: int) -> None:
         pieces.append(
             tensor_file.read_rows(
                 tmp_path / "file",
-                lambda name, shape, world=world: own_rows(shape[0], world) if shape and name != "whole" else None,
+                lambda name, shape, world=world: local_rows(shape[0], world) if shape and name != "whole" else None,
             )
         )
     for name, tensor in tensors.items():
@@ -83,9 +83,9 @@ def test_a_file_that_is_none_is_the_packages_error(tmp_path: Path) -> None:
 
 
 def test_tensors_are_read_once_and_in_the_order_of_the_file(tmp_path: Path) -> None:
-    held = scattered({"b": torch.ones(2), "a": torch.zeros(3), "long": torch.tensor([1])})
+    held = sharded_tensors({"b": torch.ones(2), "a": torch.zeros(3), "long": torch.tensor([1])})
     with pytest.raises(AssertionError, match="b is read before long"):
         held.read("b")
     held.write(tmp_path / "file")
-    held.attend()
+    held.send_rest()
     assert list(load_file(tmp_path / "file")) == ["long", "a", "b"]

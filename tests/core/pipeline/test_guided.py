@@ -16,7 +16,7 @@ from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline import model as guided_module
 from ldm.core.pipeline.model import Guidance, Model, guided
-from ldm.core.system.precision import Policy, resolve, settle
+from ldm.core.system.precision import Policy, for_inference, resolve
 
 POLICY = resolve("cpu", "fp32")
 T = torch.tensor(0.4, dtype=torch.float64)
@@ -162,7 +162,7 @@ def test_no_sampler_asks_the_device_for_a_number(sampler: str, how: Guidance) ->
     is_ddpm = sampler == "ddpm"
     policy = Valueless(torch.device("meta"), torch.float32)
     config = DiTConfig(latent_channels=4, latent_size=4, patch_size=2, width=16, depth=1, heads=2, num_classes=3)
-    network = settle(DiT(replace(config, learn_sigma=is_ddpm)), policy)
+    network = for_inference(DiT(replace(config, learn_sigma=is_ddpm)), policy)
     drawn = model(network=network, labels=LabelConditioning(3), latent_shape=(4, 4, 4), learned_variance=is_ddpm)
     steered = guided(replace(drawn, weak=drawn), how, policy, is_ddpm, is_ddpm)
     x, labels = torch.empty(2, 4, 4, 4, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")

@@ -1,7 +1,6 @@
-"""The precision policy: what auto chooses, what is refused, and compilation that keeps names."""
+"""The precision policy: what auto chooses and what is refused."""
 
 import copy
-import importlib
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from ldm.core.denoisers.dit import DiT, DiTConfig
 from ldm.core.errors import ConfigError
-from ldm.core.system.precision import compiling_pays, maybe_compile, resolve, settle
+from ldm.core.system.precision import for_inference, resolve
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
@@ -51,7 +50,7 @@ def test_settled_weights_give_what_autocast_gives() -> None:
         policy = resolve("cpu", name)
         with torch.no_grad(), policy.autocast():
             before = network.requires_grad_(False).eval()(x, t, labels)
-        settled = settle(copy.deepcopy(network), policy)
+        settled = for_inference(copy.deepcopy(network), policy)
         with torch.no_grad(), policy.autocast():
             after = settled(x, t, labels)
         assert settled.blocks[0].mlp.up.weight.dtype == policy.dtype
@@ -93,56 +92,6 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="fp8"):
         resolve("cpu", "fp8")
-
-
-def test_compile_that_is_not_wanted_leaves_the_network_alone() -> None:
-    module = nn.Linear(2, 2)
-    maybe_compile(module, False, torch.device("cpu"))
-    assert module._compiled_call_impl is None
-
-
-@pytest.fixture
-def any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something that passes for a compiler, which torch must not take down as its own when it is first imported."""
-    importlib.import_module("torch._inductor.config")
-    monkeypatch.setenv("CXX", sys.executable)
-
-
-@pytest.mark.usefixtures("any_compiler")
-def test_compile_keeps_parameter_names() -> None:
-    module = nn.Linear(2, 2)
-    maybe_compile(module, True, torch.device("cpu"))
-    assert module._compiled_call_impl is not None
-    assert list(module.state_dict()) == ["weight", "bias"]
-
-
-@pytest.mark.usefixtures("any_compiler")
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_network_is_compiled_by_blocks_to_train_and_as_a_whole_to_sample(whole: bool) -> None:
-    network = nn.Module()
-    network.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
-    if whole:
-        settle(network, resolve("cpu", "fp32"))
-    maybe_compile(network, True, torch.device("cpu"))
-    assert (network._compiled_call_impl is not None) == whole
-    assert [block._compiled_call_impl is not None for block in network.blocks] == [not whole] * 2
-
-
-def test_only_a_long_training_is_worth_compiling_for() -> None:
-    cpu = torch.device("cpu")
-    assert compiling_pays(1e16, cpu)
-    assert not compiling_pays(1e12, cpu)
-
-
-def test_without_a_compiler_nothing_is_worth_compiling_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not compiling_pays(1e16, torch.device("cpu"))
-
-
-def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match="compiler"):
-        maybe_compile(nn.Linear(2, 2), True, torch.device("cpu"))
 
 
 def test_importing_the_policy_changes_no_setting_of_torch() -> None:

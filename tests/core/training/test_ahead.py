@@ -109,7 +109,7 @@ def test_twenty_skipped_steps_end_a_run_that_settles_late(tmp_path: Path) -> Non
 
 def test_two_processes_that_settle_late_end_as_two_that_do_not(tmp_path: Path) -> None:
     def train_both(rank: int) -> None:
-        with processes.joined(torch.device("cpu")):
+        with processes.process_group(torch.device("cpu")):
             for ahead in (False, True):
                 task = Task()
                 task.nan_gradient = {3} if rank == 1 else set()
@@ -131,7 +131,7 @@ def test_a_step_reads_no_number_from_the_device() -> None:
         stepper.step((x, torch.empty(4, 2), 0), 0, 0)
         assert len(stepper.optimizers["regressor"].state) == 4, "the optimizer has after_step"
         with pytest.raises(Exception, match="_local_scalar_dense"):
-            stepper.settle()
+            stepper.flush()
 
 
 def test_the_passes_of_a_denoiser_read_no_number_from_the_device() -> None:

@@ -114,7 +114,7 @@ def fit(
     folder.mkdir(exist_ok=True)
 
     def work(rank: int) -> None:
-        with processes.joined(CPU):
+        with processes.process_group(CPU):
             task = Denoising(checkpointing, policy)
             if compiled:
                 for block in task.network.blocks:
@@ -220,13 +220,13 @@ def test_bf16_computes_with_rounded_weights_and_steps_whole_ones(tmp_path: Path)
 
 def test_each_process_holds_its_part_of_every_tensor(tmp_path: Path) -> None:
     def look(rank: int) -> None:
-        with processes.joined(CPU):
+        with processes.process_group(CPU):
             task = Denoising()
             total = sum(parameter.numel() for parameter in task.network.parameters())
             stepper = Stepper(task, PLAN, FP32)
             batch = Batch(*(torch.arange(6).numpy(),) * 2, images_seen=0)
             stepper.step(task.load(batch), 0, 100)
-            held = [tensor for group in stepper.groups().values() for tensor in group._own.values()]
+            held = [tensor for group in stepper.groups().values() for tensor in group.local.values()]
             assert sum(tensor.numel() for tensor in held) == pytest.approx(4 * total / 3, rel=0.05)
             assert sum(p.to_local().numel() for p in task.network.parameters()) == pytest.approx(total / 3, rel=0.05)
             assert all(parameter.grad is None for parameter in task.network.parameters())
@@ -236,7 +236,10 @@ def test_each_process_holds_its_part_of_every_tensor(tmp_path: Path) -> None:
 
 def test_half_precision_with_a_scaler_is_refused() -> None:
     def work(rank: int) -> None:
-        with processes.joined(CPU), pytest.raises(ConfigError, match="--shard does not go with --precision fp16"):
+        with (
+            processes.process_group(CPU),
+            pytest.raises(ConfigError, match="--shard does not go with --precision fp16"),
+        ):
             Stepper(Denoising(), PLAN, Policy(CPU, torch.float16))
 
     assert run_together(2, work) == [0, 0]
@@ -249,7 +252,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, capfd: pytes
         task.network.label.table = nn.Embedding(6, 24)
 
     assert fit(tmp_path, 2, prepare=widen) == [DataError.exit_code] * 2
-    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
     assert len(told) == 1 and "label.table.weight" in told[0] and "remove" in told[0]
 
 
@@ -260,7 +263,7 @@ def test_a_full_disk_at_the_leader_ends_all(tmp_path: Path, capfd: pytest.Captur
             resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
 
     assert fit(tmp_path, 2, prepare=limit) == [2, 2]
-    told = [line for line in capfd.readouterr().err.splitlines() if ": told: " in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
     assert len(told) == 1 and "disk: cannot write" in told[0]
 
 

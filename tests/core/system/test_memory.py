@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from ldm.core.system.allocator import keep_freed_memory
+from ldm.core.system.memory import keep_freed_memory
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only of the GNU C library")
 FAULTS = """
 import resource, sys, torch
-from ldm.core.system.allocator import keep_freed_memory
+from ldm.core.system.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def work():
