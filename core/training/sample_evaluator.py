@@ -176,9 +176,9 @@ class SampleEvaluator:
         return {**numbers, **loss, "real_against_real": self.floor}
 
     def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Save the network as it is as the best."""
+        """Save the network as it is as the best; only the main process has the numbers."""
         measured = {name: value for name, value in numbers.items() if name != "real_against_real"}
-        found = {"criterion": self.criterion, "value": numbers[self.criterion], "numbers": measured}
+        found = {"criterion": self.criterion, "value": numbers.get(self.criterion), "numbers": measured}
         self.state.save(images_seen, {**found, "real_against_real": self.floor, "conditions": self.conditions})
 
     def keeps_one(self) -> bool:
