@@ -100,12 +100,12 @@ def encoding(setup: Setup, precision: str) -> Work:
     """Return the encoding of a batch to the indices of its codes."""
     config = _config(setup, precision)
     task = _task(config)
-    codec, batches = task.vqvae.eval(), _batches(config)
+    codec, batches = task.codec.eval(), _batches(config)
 
     @torch.no_grad()
     def encode() -> Tensor:
         with task.policy.autocast():
-            latents = codec.to_latent(next(batches))
+            latents = codec.encode(next(batches)).mean
         return nearest_code(latents.movedim(1, -1).flatten(0, -2), codec.quantizer.codes)
 
     return encode

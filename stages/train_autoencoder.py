@@ -89,7 +89,7 @@ def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progre
         for indices, pixels in images.train.in_turn(64):
             batch = as_tensor(pixels).to(policy.device)
             with policy.autocast():
-                measured.add(autoencoder.codec.to_latent(batch))
+                measured.add(autoencoder.codec.encode(batch).mean)
             progress.update(int(indices[-1]) + 1)
     progress.finish()
     autoencoder.normalise_by(measured)

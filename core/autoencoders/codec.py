@@ -1,44 +1,54 @@
-"""An autoencoder as the rest of the project sees it: it owns its latent space.
+"""A codec between images and latents, what trains one, and the autoencoder that owns its latent space.
 
-A codec (the VQ-VAE, or a pretrained network) maps images to raw latents and back. `Autoencoder` wraps one and adds
-the measured mean and deviation of each latent channel, so that outside of it latents have zero mean and unit
-deviation, and nobody else multiplies by a scale.
+A codec maps images to raw latents and back; each family is a file of its own, known to `registry` alone. `Autoencoder`
+wraps one and adds the measured mean and deviation of each latent channel, so that outside of it latents have zero mean
+and unit deviation, and nobody else multiplies by a scale.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import seeds
 from ..errors import ConfigError, DataError
 from ..latents.statistics import LatentStatistics, evening_rotation
 
 
+class Posterior(NamedTuple):
+    """The latents of images: mean (B, C, h, w), and their deviation, None where they are not random."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+
 class Codec(Protocol):
-    """A network between images (B, 3, H, W) in [-1, 1] and raw latents (B, C, H / downsampling, W / downsampling)."""
+    """A network between images (B, 3, H, W) in [-1, 1] and raw latents (B, C, H / downsampling, W / downsampling).
+
+    kind: the name under which `registry` saves and loads it. latent_sides: the sides of latents that it takes, None
+    for any.
+    """
 
     @property
-    def kind(self) -> str:
-        """The name under which `registry` saves and loads it."""
-
+    def kind(self) -> str: ...
     @property
     def latent_channels(self) -> int: ...
-
     @property
     def downsampling(self) -> int: ...
+    @property
+    def latent_sides(self) -> Sequence[int] | None: ...
 
-    def to_latent(self, images: Tensor) -> Tensor:
-        """Return raw latents; of a KL autoencoder, the posterior's mean."""
+    def encode(self, images: Tensor) -> Posterior:
+        """Return the posterior over raw latents; no draw is made."""
 
-    def from_latent(self, latents: Tensor) -> Tensor:
-        """Return images from raw latents."""
-
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean and deviation of the posterior over raw latents; None where latents are not random."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images, not clamped, from raw latents."""
 
     def rotate(self, rotation: Tensor) -> bool:
-        """Turn the raw latent space: z becomes R z, codes with it, and what is decoded stays the same.
+        """Rotate the raw latent space: z becomes R z, codes with it, and what is decoded stays the same.
 
         rotation: orthogonal, float64 (C, C). Returns False, and does nothing, where there is no codebook.
         """
@@ -47,6 +57,112 @@ class Codec(Protocol):
         """Return the configuration from which `registry` rebuilds it, JSON."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class TokenCodec(Codec, Protocol):
+    """A codec whose latents can be written as maps of whole numbers, coarse to fine: one, or a pyramid."""
+
+    @property
+    def num_tokens(self) -> int:
+        """How many values a token has."""
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """Return the maps, each int64 (B, h_k, w_k)."""
+
+    def from_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Return the raw latents (B, C, h, w) of the first maps, which `decode` takes; of all maps, the whole."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one training step: functions of the seed, a purpose, and the place in the stream.
+
+    images_seen: before the step. positions: of the batch's images in the stream, int64 (B,).
+    """
+
+    seed: int
+    images_seen: int
+    positions: np.ndarray
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Return a generator, on the CPU, of draws that concern the batch as a whole."""
+        return seeds.torch_generator(self.seed, purpose, self.images_seen)
+
+    def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """Draw standard normal noise for each image, float32 (B, *shape), on the CPU."""
+        return seeds.normal(self.seed, purpose, self.positions, shape)
+
+    def uniform(self, purpose: str) -> Tensor:
+        """Draw a number in [0, 1) for each image, float64 (B,), on the CPU."""
+        return seeds.uniform(self.seed, purpose, self.positions)
+
+    def split(self, parts: int) -> list["Draws"]:
+        """Return the draws of equal parts of the batch."""
+        return [Draws(self.seed, self.images_seen, some) for some in np.split(self.positions, parts)]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a trainable codec makes of a batch.
+
+    images: (B, 3, H, W), not clamped. loss: the codec's own term, scalar: codebook, commitment, divergence. numbers: to
+    log, scalars. observed: without gradient, what `after_step` and `summarise` look at.
+    """
+
+    images: Tensor
+    loss: Tensor
+    numbers: dict[str, Tensor]
+    observed: Any = None
+
+
+@runtime_checkable
+class TrainableCodec(Codec, Protocol):
+    """A codec that `core.training.tasks.autoencoding` trains; pixels, perception and a discriminator are the task's.
+
+    BatchNorm may be used: the EMA copies its statistics, and those of a part that is not trained stay as they are.
+    """
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether `after_step` changes something: a step then has to be finished before the next one."""
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's last weight, by whose gradients the adversarial loss is scaled."""
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[nn.Module]]:
+        """What a phase of the training may be about: `all`, `middle` (around the latents) and `head` (the output)."""
+
+    @property
+    def compile_units(self) -> Sequence[nn.Module]:
+        """The modules that are compiled, each by itself."""
+
+    def __call__(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
+        """Encode and decode images (B, 3, H, W) in [-1, 1]; draws: of the training step, None in validation."""
+
+    def initialise(self, images: Tensor, draws: Draws) -> None:
+        """Prepare for training on images such as these, before the first step."""
+
+    def after_step(self, observed: Sequence[Any], draws: Draws) -> None:
+        """Follow a step that was accepted. observed: of each of its passes, in this process."""
+
+    def summarise(self, observed: Sequence[Any]) -> dict[str, float]:
+        """Return numbers on a whole validation, from what was observed of each of its batches."""
+
+
+def train_only(codec: TrainableCodec, part: str) -> list[nn.Module]:
+    """Let gradients reach one of the codec's `parts` only.
+
+    Returns the other modules that keep statistics, which have to be in evaluation mode while the part is trained.
+    """
+    assert isinstance(codec, nn.Module)
+    inside = {id(module) for each in codec.parts[part] for module in each.modules()}
+    codec.requires_grad_(False)
+    for each in codec.parts[part]:
+        each.requires_grad_(True)
+    return [module for module in codec.modules() if id(module) not in inside and not list(module.children())]
 
 
 class Autoencoder(nn.Module):
@@ -70,32 +186,32 @@ class Autoencoder(nn.Module):
         return self.codec.downsampling
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """Return (C, h, w) of the latents of square images. Raises ConfigError if the size does not divide."""
+        """Return (C, h, w) of the latents of square images. Raises ConfigError for a size that it does not take."""
         if image_size % self.downsampling:
             below = image_size // self.downsampling * self.downsampling
             raise ConfigError(
                 f"--image-size {image_size} is not a multiple of {self.downsampling}, the autoencoder's downsampling",
                 f"use {below or self.downsampling} or {below + self.downsampling}",
             )
-        side = image_size // self.downsampling
+        side, sides = image_size // self.downsampling, self.codec.latent_sides
+        if sides is not None and side not in sides:
+            taken = " or ".join(str(each * self.downsampling) for each in sides)
+            raise ConfigError(f"--image-size {image_size} does not fit the autoencoder", f"use {taken}")
         return self.latent_channels, side, side
 
     def encode(self, images: Tensor) -> Tensor:
         """Return normalised latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], float32; no draw is made."""
-        return self._normalise(self.codec.to_latent(images))
+        return self._normalise(self.codec.encode(images).mean)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (B, 3, H, W), float32 clamped to [-1, 1], from normalised latents (B, C, h, w)."""
         raw = latents.float() * _per_channel(self.latent_std) + _per_channel(self.latent_mean)
-        return self.codec.from_latent(raw).float().clamp(-1, 1)
+        return self.codec.decode(raw).float().clamp(-1, 1)
 
-    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def posterior(self, images: Tensor) -> Posterior:
         """Return mean and deviation of the normalised latents, float32; the deviation is None where there is none."""
-        moments = self.codec.moments(images)
-        if moments is None:
-            return self.encode(images), None
-        mean, std = moments
-        return self._normalise(mean), std.float() / _per_channel(self.latent_std)
+        mean, std = self.codec.encode(images)
+        return Posterior(self._normalise(mean), None if std is None else std.float() / _per_channel(self.latent_std))
 
     def normalise_by(self, measured: LatentStatistics) -> None:
         """Normalise raw latents by what was measured of them; see `set_statistics` for errors.

@@ -19,6 +19,8 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight.requires_grad and not x.requires_grad and torch.is_grad_enabled():
+            x = x.detach().requires_grad_()  # The backward pass of torch 2.13 crashes where only the weight wants one.
         narrow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and self.num_channels < _VECTOR * self.num_groups
         if not narrow or torch.compiler.is_compiling():
             return super().forward(x)

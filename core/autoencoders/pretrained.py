@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, is_out_of_memory
 from ..files import read_json
+from .codec import Posterior
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -31,22 +32,29 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True)
 class Family:
-    """How one class of the library names things. widths: the key whose length says how often the side is halved."""
+    """How one class of the library names things. widths: the key whose length says how often the side is halved.
+
+    posterior: takes what the class's `encode` returns.
+    """
 
     widths: str
-    latents: Callable[[Any, Tensor], Tensor]
+    posterior: Callable[[Any], Posterior]
 
 
 FAMILIES = {
-    "AutoencoderKL": Family("block_out_channels", lambda model, images: model.encode(images).latent_dist.mean),
-    "AutoencoderTiny": Family("encoder_block_out_channels", lambda model, images: model.encode(images).latents),
-    "AutoencoderDC": Family("encoder_block_out_channels", lambda model, images: model.encode(images).latent),
-    "VQModel": Family("block_out_channels", lambda model, images: model.encode(images).latents),
+    "AutoencoderKL": Family(
+        "block_out_channels", lambda encoded: Posterior(encoded.latent_dist.mean, encoded.latent_dist.std)
+    ),
+    "AutoencoderTiny": Family("encoder_block_out_channels", lambda encoded: Posterior(encoded.latents)),
+    "AutoencoderDC": Family("encoder_block_out_channels", lambda encoded: Posterior(encoded.latent)),
+    "VQModel": Family("block_out_channels", lambda encoded: Posterior(encoded.latents)),
 }
 
 
 class DiffusersCodec(nn.Module):
     """A network of the diffusers library as a `Codec`; a VQModel's latents are those before quantisation."""
+
+    latent_sides = None
 
     def __init__(self, model: nn.Module, kind: str) -> None:
         super().__init__()
@@ -63,23 +71,16 @@ class DiffusersCodec(nn.Module):
         config: Any = self.model.config
         return 2 ** (len(config[FAMILIES[self.kind].widths]) - 1)
 
-    def to_latent(self, images: Tensor) -> Tensor:
-        """Return raw latents (B, C, h, w); of AutoencoderKL, the posterior's mean."""
-        return FAMILIES[self.kind].latents(self.model, images)
+    def encode(self, images: Tensor) -> Posterior:
+        """Return raw latents (B, C, h, w); of AutoencoderKL, mean and deviation of the posterior."""
+        model: Any = self.model
+        return FAMILIES[self.kind].posterior(model.encode(images))
 
-    def from_latent(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Return images (B, 3, H, W), not clamped."""
         model: Any = self.model
         images: Tensor = model.decode(latents).sample
         return images
-
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean and deviation of an AutoencoderKL's posterior; None for the others."""
-        if self.kind != "AutoencoderKL":
-            return None
-        model: Any = self.model
-        posterior = model.encode(images).latent_dist
-        return posterior.mean, posterior.std
 
     @torch.no_grad()
     def rotate(self, rotation: Tensor) -> bool:
@@ -187,9 +188,9 @@ def _why_not_runnable(kind: str, config: str) -> str | None:
             codec = build_diffusers(kind, json.loads(config)).eval()
         side = _TRIED_LATENT * codec.downsampling
         images = torch.zeros(1, 3, side, side, device="meta")
-        latents = codec.to_latent(images)
+        latents = codec.encode(images).mean
         wanted = (1, codec.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
-        for found, shape in ((latents, wanted), (codec.from_latent(latents), tuple(images.shape))):
+        for found, shape in ((latents, wanted), (codec.decode(latents), tuple(images.shape))):
             if found.shape != shape:
                 return f"it gives {tuple(found.shape)} where {shape} is wanted"
     except UNBUILDABLE as error:

@@ -65,14 +65,6 @@ class Quantised:
     counts: Tensor
     assignment: Assignment
 
-    @property
-    def usage(self) -> Tensor:
-        return usage(self.counts)
-
-    @property
-    def perplexity(self) -> Tensor:
-        return perplexity(self.counts)
-
 
 class Quantizer(nn.Module):
     """A codebook: `codes` (K, D), and the moving `shares` (K,) and `sums` (K, D) of the vectors that took them."""
@@ -121,6 +113,10 @@ class Quantizer(nn.Module):
         vectors = self.project(latents).movedim(1, -1)
         _, chosen = self._choose(vectors.flatten(0, -2))
         return chosen.view(vectors.shape).movedim(-1, 1)
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """Return the codes (B, D, h, w) of their numbers (B, h, w), float32."""
+        return F.embedding(indices, self.project(self.codes)).movedim(-1, 1)
 
     @torch.no_grad()
     def initialise(self, vectors: Tensor, generator: torch.Generator) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runs.weights import load_into, read_known_pth
+from .codec import Posterior
 
 ENCODER = "taef2_encoder.pth"
 DECODER = "taef2_decoder.pth"
@@ -31,21 +32,19 @@ class TAEF2(nn.Module):
     kind = "taef2"
     latent_channels = _LATENT_CHANNELS
     downsampling = 2**_LEVELS
+    latent_sides = None
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.decoder = _encoder(), _decoder()
 
-    def to_latent(self, images: Tensor) -> Tensor:
-        """Return raw latents (B, 32, h, w)."""
-        return self.encoder((images + 1) / 2)
+    def encode(self, images: Tensor) -> Posterior:
+        """Return raw latents (B, 32, h, w), which are not random."""
+        return Posterior(self.encoder((images + 1) / 2))
 
-    def from_latent(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Return images (B, 3, H, W), not clamped."""
         return self.decoder(latents) * 2 - 1
-
-    def moments(self, images: Tensor) -> None:
-        """Return None: the latents are not random."""
 
     def rotate(self, rotation: Tensor) -> bool:
         """Return False: there is no codebook."""

@@ -4,16 +4,18 @@ The latents that are diffused are those before quantisation, as in Rombach et al
 quantises first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..distributed import processes
 from ..errors import ConfigError
 from .blocks import Decoder, Encoder, Levels, channels_last
-from .quantizers import Quantised, Quantizer, QuantizerConfig
+from .codec import Draws, Posterior, Reconstruction
+from .quantizers import Assignment, Quantizer, QuantizerConfig, perplexity, usage
 
 _MOST_BLOCKS = 64
 _MOST_LEVELS = 5
@@ -102,18 +104,12 @@ class VQVAEConfig:
         )
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """images: (B, 3, H, W), not clamped. quantised: codes, their loss and their use."""
-
-    images: Tensor
-    quantised: Quantised
-
-
 class VQVAE(nn.Module):
-    """Encoder, quantiser, decoder; a `Codec`."""
+    """Encoder, quantiser, decoder; a `TrainableCodec` and a `TokenCodec` of one map."""
 
     kind = "vqvae"
+    latent_sides = None
+    synchronous = True  # The codebook moves.
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
@@ -132,31 +128,66 @@ class VQVAE(nn.Module):
         return self.config.downsampling
 
     @property
-    def last_layer(self) -> Tensor:
-        """The weight by whose gradients the adversarial loss is scaled."""
-        return self.decoder.conv_out.weight
+    def num_tokens(self) -> int:
+        return self.config.codebook_size
 
-    def forward(self, images: Tensor) -> Reconstruction:
-        """Reconstruct images (B, 3, H, W) in [-1, 1], for training; the codebook does not change."""
-        quantised = self.quantizer(self.to_latent(images))
-        return Reconstruction(self.decoder(quantised.latents), quantised)
+    def encode(self, images: Tensor) -> Posterior:
+        """Return the latents before quantisation, float32 (B, C, h, w), which are not random."""
+        return Posterior(self.quantizer.project(self.encoder(images)))
 
-    @torch.no_grad()
-    def initialise_codebook(self, images: Tensor, generator: torch.Generator) -> None:
-        """Place the codes among the latents of images (B, 3, H, W), before the first step."""
-        latents = self.to_latent(images)
-        self.quantizer.initialise(latents.movedim(1, -1).flatten(0, -2), generator)
-
-    def to_latent(self, images: Tensor) -> Tensor:
-        """Return the latents before quantisation, float32 (B, C, h, w)."""
-        return self.quantizer.project(self.encoder(images))
-
-    def from_latent(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Quantise latents (B, C, h, w) and decode them."""
         return self.decoder(self.quantizer.lookup(latents))
 
-    def moments(self, images: Tensor) -> None:
-        """Return None: the latents are not random."""
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """Return one map of the codes' numbers, int64 (B, h, w)."""
+        return [self.quantizer(self.encode(images).mean).indices]
+
+    def from_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Return the codes (B, C, h, w) of a map."""
+        return self.quantizer.embed(tokens[0])
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.decoder.conv_out.weight
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[nn.Module]]:
+        """All; what is next to the latents; the layers that give the images."""
+        encoder, decoder = self.encoder, self.decoder
+        middle = [encoder.middle, encoder.norm_out, encoder.conv_out, decoder.conv_in, decoder.middle]
+        return {"all": [self], "middle": middle, "head": [decoder.norm_out, decoder.conv_out]}
+
+    @property
+    def compile_units(self) -> Sequence[nn.Module]:
+        return self.encoder, self.decoder
+
+    def forward(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
+        """Reconstruct images (B, 3, H, W) in [-1, 1]; the codebook does not change, and no draw is made."""
+        quantised = self.quantizer(self.encode(images).mean)
+        numbers = {"perplexity": perplexity(quantised.counts), "usage": usage(quantised.counts)}
+        return Reconstruction(self.decoder(quantised.latents), quantised.loss, numbers, quantised.assignment)
+
+    @torch.no_grad()
+    def initialise(self, images: Tensor, draws: Draws) -> None:
+        """Place the codes among the latents of images (B, 3, H, W)."""
+        latents = self.encode(images).mean
+        self.quantizer.initialise(latents.movedim(1, -1).flatten(0, -2), draws.generator("codebook"))
+
+    def after_step(self, observed: Sequence[Assignment], draws: Draws) -> None:
+        """Move the codebook by the vectors of all processes, unless the encoder is kept as it is."""
+        if not self.encoder.conv_out.weight.requires_grad:
+            return
+        gather = processes.all_gather_rows
+        everyones = [Assignment(gather(each.vectors), gather(each.indices)) for each in observed]
+        self.quantizer.update(everyones, draws.generator("dead codes"))
+        processes.broadcast_from_main(self.quantizer.state_dict().values())
+
+    def summarise(self, observed: Sequence[Assignment]) -> dict[str, float]:
+        """Return the codebook's use over all batches."""
+        indices = torch.cat([each.indices for each in observed]).cpu()
+        counts = torch.bincount(indices, minlength=self.config.codebook_size)
+        return {"usage": float(usage(counts)), "perplexity": float(perplexity(counts))}
 
     @torch.no_grad()
     def rotate(self, rotation: Tensor) -> bool:

@@ -42,7 +42,7 @@ def encode(basis: Basis, autoencoder: Autoencoder) -> StageCost:
     else:
         rate = basis.how.gpus / views / _seconds_to_encode(basis, autoencoder, stage.batch_size, side)
     fields = ["npy", "flip.npy"][:views]
-    if autoencoder.codec.moments(torch.zeros(1, 3, side, side)) is not None:
+    if autoencoder.posterior(torch.zeros(1, 3, side, side)).std is not None:
         fields += [field.replace("npy", "std.npy") for field in fields]
     return StageCost(
         "encode",

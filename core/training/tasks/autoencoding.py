@@ -1,4 +1,4 @@
-"""An autoencoder with a codebook, as the loop trains it."""
+"""An autoencoder of any trainable family, as the loop trains it: pixels, perception, and a discriminator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,9 @@ from torch import nn
 
 from ... import seeds
 from ...autoencoders import losses, registry
-from ...autoencoders.codec import Autoencoder
+from ...autoencoders.codec import Autoencoder, Draws, TrainableCodec, train_only
 from ...autoencoders.discriminator import Discriminator, layers_for
 from ...autoencoders.lpips import LPIPS
-from ...autoencoders.quantizers import Assignment, perplexity, usage
-from ...autoencoders.vq import VQVAE
-from ...distributed import processes
 from ...images.decode import as_tensor, as_uint8, write_png
 from ...images.grid import grid, scale_for
 from ...images.loader import ImageLoader
@@ -30,102 +27,109 @@ from ...training import loop
 from .settings import AutoencoderTraining
 
 VALIDATION_IMAGES = 512
-CODEBOOK_IMAGES = 256
+FIRST_IMAGES = 256  # which the codec looks at before the first step
+
+
+Data = tuple[torch.Tensor, Draws]
 
 
 class AutoencodingTask:
-    """Reconstruction through a codebook, optionally against a discriminator, as `core.training.loop` trains it."""
+    """Reconstruction by a codec, optionally against a discriminator, as `core.training.loop` trains it.
 
-    def __init__(self, config: AutoencoderTraining, images: ImageSets, policy: Policy) -> None:
+    part: which of the codec's `parts` is trained; the others do not change.
+    """
+
+    def __init__(self, config: AutoencoderTraining, images: ImageSets, policy: Policy, part: str = "all") -> None:
         self.config, self.images, self.policy = config, images, policy
         self.num_samples = len(images.train)
         seeds.seed_everything(config.seed, "autoencoder weights")
         settings = dump(config.model)
         size = config.data.image_size
-        self.vqvae = VQVAE(registry.preset(settings.pop("preset"), settings)).to(policy.device)
-        self.autoencoder = Autoencoder(self.vqvae).to(policy.device)
+        self.autoencoder = registry.build(registry.preset(settings.pop("preset"), settings)).to(policy.device)
         self.autoencoder.latent_shape(size)
+        codec = self.autoencoder.codec
+        assert isinstance(codec, TrainableCodec) and isinstance(codec, nn.Module), f"{codec.kind} is not trained"
+        self.codec: TrainableCodec = codec
         self.lpips = LPIPS(config.loss.lpips).to(policy.device) if config.loss.lpips else None
-        self.averaged: nn.Module = self.vqvae
-        self.networks: dict[str, nn.Module] = {"autoencoder": self.vqvae}
-        self.synchronous = True  # The codebook moves with them.
+        self.averaged: nn.Module = codec
+        self.networks: dict[str, nn.Module] = {"autoencoder": codec}
+        self.synchronous = codec.synchronous
         if config.loss.adversarial_weight:
             self.networks["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
         self.modules: nn.Module = nn.ModuleDict(self.networks)
-        for part in (self.vqvae.encoder, self.vqvae.decoder):
-            maybe_compile(part, bool(config.machine.compile), policy.device)
-        self.assignments: list[Assignment] = []
+        self.frozen = train_only(codec, part)
+        for unit in codec.compile_units:
+            maybe_compile(unit, bool(config.machine.compile), policy.device)
+        self.observed: list[Any] = []
         self.decoded: list[torch.Tensor] = []
-        self.clock = 0
-        first = stream(config.seed, 0, min(CODEBOOK_IMAGES, self.num_samples), self.num_samples)
-        generator = seeds.torch_generator(config.seed, "codebook")
-        self.vqvae.initialise_codebook(as_tensor(images.train.batch(first)).to(policy.device), generator)
+        self.images_seen = 0
+        first = stream(config.seed, 0, min(FIRST_IMAGES, self.num_samples), self.num_samples)
+        first_images = as_tensor(images.train.batch(first)).to(policy.device)
+        codec.initialise(first_images, Draws(config.seed, 0, np.arange(len(first))))
 
-    def load(self, batch: loop.Batch) -> tuple[torch.Tensor, int]:
-        """Return images, some of them mirrored, and the clock."""
+    def load(self, batch: loop.Batch) -> Data:
+        """Return images, some of them mirrored, and the step's draws."""
         images = as_tensor(self.images.train.batch(batch.samples))
         if self.config.data.flip:
             mirrored = seeds.uniform(self.config.seed, "flip", batch.positions) < 0.5
             images[mirrored] = images[mirrored].flip(-1)
-        return images, batch.images_seen
+        return images, Draws(self.config.seed, batch.images_seen, batch.positions)
 
-    def split(self, data: tuple[torch.Tensor, int], parts: int) -> list[Any]:
-        return [(images, data[1]) for images in data[0].chunk(parts)]
+    def split(self, data: Data, parts: int) -> list[Any]:
+        return list(zip(data[0].chunk(parts), data[1].split(parts), strict=True))
 
-    def loss(self, role: str, data: tuple[torch.Tensor, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, self.clock = to_device(data[0], self.policy.device), data[1]
-        return self._reconstruction_loss(images) if role == "autoencoder" else self._discriminator_loss(images)
+    def loss(self, role: str, data: Data) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images, draws = to_device(data[0], self.policy.device), data[1]
+        self.images_seen = draws.images_seen
+        for module in self.frozen:
+            module.eval()
+        return self._reconstruction_loss(images, draws) if role == "autoencoder" else self._discriminator_loss(images)
 
     def after_step(self, accepted: bool) -> None:
-        """Move the codebook after a step that counts, by the vectors of all processes."""
-        if accepted:
-            generator = seeds.torch_generator(self.config.seed, "dead codes", self.clock)
-            everyones = [
-                Assignment(processes.all_gather_rows(each.vectors), processes.all_gather_rows(each.indices))
-                for each in self.assignments
-            ]
-            self.vqvae.quantizer.update(everyones, generator)
-            processes.broadcast_from_main(self.vqvae.quantizer.state_dict().values())
-        self.assignments.clear()
+        """Let the codec follow a step that was accepted."""
+        if accepted and self.synchronous:
+            self.codec.after_step(self.observed, Draws(self.config.seed, self.images_seen, np.empty(0, np.int64)))
+        self.observed.clear()
         self.decoded.clear()
 
     def validate(self) -> dict[str, float]:
-        """Return PSNR, SSIM and the use of the codebook on held-out images."""
-        counts = torch.zeros(self.vqvae.config.codebook_size, dtype=torch.int64)
+        """Return PSNR and SSIM on held-out images, and what the codec says of itself."""
+        observed: list[Any] = []
 
         def reconstruct(images: torch.Tensor) -> torch.Tensor:
-            out = self.vqvae(images)
-            counts.add_(out.quantised.counts.cpu())
+            out = self.codec(images)
+            observed.append(out.observed)
             return out.images
 
         quality = reconstruction_quality(reconstruct, self.images.val, self.policy)
-        return quality | {"val_usage": float(usage(counts)), "val_perplexity": float(perplexity(counts))}
+        return quality | {f"val_{name}": number for name, number in self.codec.summarise(observed).items()}
 
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write the fixed held-out images above their reconstructions."""
         write_reconstructions(self.autoencoder, self.images.val, self.config.pictures, self.policy, folder, images_seen)
 
-    def _reconstruction_loss(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Pixels, perception and codebook; and the discriminator's opinion once that counts."""
+    def _reconstruction_loss(self, images: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Pixels, perception, the codec's own term, and the adversarial loss once it counts."""
         settings = self.config.loss
-        out = self.vqvae(images)
-        self.assignments.append(out.quantised.assignment)
+        out = self.codec(images, draws)
+        if self.synchronous:
+            self.observed.append(out.observed)
         pixel = losses.RECONSTRUCTION[settings.reconstruction](out.images.float(), images)
-        numbers = {"pixel_loss": pixel, "perplexity": out.quantised.perplexity, "usage": out.quantised.usage}
+        numbers = {"pixel_loss": pixel, **out.numbers}
         reconstruction = pixel
         if self.lpips is not None:
             numbers["lpips"] = self.lpips(out.images, images).mean()
             reconstruction = reconstruction + settings.lpips_weight * numbers["lpips"]
-        loss = reconstruction + out.quantised.loss
+        loss = reconstruction + out.loss
         if self._adversarial:
             self.decoded.append(out.images.detach())
-            opinion = losses.generator_loss(self.networks["discriminator"](out.images))
-            weight = losses.adaptive_weight(reconstruction, opinion, self.vqvae.last_layer)
-            loss = loss + settings.adversarial_weight * weight * opinion
+            adversarial = losses.generator_loss(self.networks["discriminator"](out.images))
+            weight = losses.adaptive_weight(reconstruction, adversarial, self.codec.last_layer)
+            loss = loss + settings.adversarial_weight * weight * adversarial
         return loss, numbers
 
     def _discriminator_loss(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Tell this pass's images from their reconstructions; a loss without gradient before it counts."""
+        """Separate this pass's images from their reconstructions; a loss without gradient before it counts."""
         if not self._adversarial:
             return torch.zeros((), device=self.policy.device), {}
         discriminator = self.networks["discriminator"]
@@ -133,7 +137,7 @@ class AutoencodingTask:
 
     @property
     def _adversarial(self) -> bool:
-        return "discriminator" in self.networks and self.clock >= self.config.loss.adversarial_start
+        return "discriminator" in self.networks and self.images_seen >= self.config.loss.adversarial_start
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.core.autoencoders.codec import Autoencoder
+from ldm.core.autoencoders.codec import Autoencoder, Draws
 from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.latents.statistics import LatentStatistics, evening_rotation
@@ -20,7 +20,7 @@ def autoencoder() -> Autoencoder:
 def _measured(autoencoder: Autoencoder, images: torch.Tensor) -> LatentStatistics:
     statistics = LatentStatistics(autoencoder.latent_channels)
     for batch in images.split(3):
-        statistics.add(autoencoder.codec.to_latent(batch))
+        statistics.add(autoencoder.codec.encode(batch).mean)
     return statistics
 
 
@@ -80,7 +80,7 @@ def test_normalising_a_codebooks_space_changes_no_reconstruction_and_divides_by_
     codec.encoder.conv_out.weight *= torch.tensor([0.2, 1.0, 5.0, 0.5])[:, None, None, None]
     autoencoder = Autoencoder(codec)
     images = torch.rand(10, 3, 8, 8) * 2 - 1
-    codec.initialise_codebook(images, torch.Generator().manual_seed(1))
+    codec.initialise(images, Draws(1, 0, np.arange(10)))
     before = autoencoder.decode(autoencoder.encode(images))
     autoencoder.normalise_by(_measured(autoencoder, images))
     assert len(set(autoencoder.latent_std.tolist())) == 1

@@ -163,7 +163,7 @@ def test_a_step_that_is_taken_is_counted_per_image_and_carried_on_to_the_batch()
 
     def loss(count: int) -> Tensor:
         out = network(torch.ones(count, 3, 16, 16))
-        return out.images.square().mean() + out.quantised.loss
+        return out.images.square().mean() + out.loss
 
     operations, memory = cost.task_cost(loss, network, network, [], 6)
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
