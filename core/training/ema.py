@@ -13,8 +13,9 @@ class EMA:
     """Average ← d · average + (1 − d) · weight for everything in a module's state_dict, in fp32.
 
     With d = min(decay, (1 + n) / (10 + n)) at the n-th update (n from 0), so that short runs forget their first
-    weights; decay 0 follows the weights exactly. Buffers that are whole numbers are copied. The module's tensors are
-    held, not looked up anew: move it to its device before, and load weights into it in place.
+    weights; decay 0 follows the weights exactly. Whole numbers and the statistics of BatchNorm, which average already,
+    are copied. The module's tensors are held, not looked up anew: move it to its device before, and load weights into
+    it in place.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -24,8 +25,10 @@ class EMA:
         self._averages = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         floating = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
         assert all(self._live[name].dtype == torch.float32 for name in floating), "weights to average are fp32"
-        self._blended = [self._averages[name] for name in floating], [self._live[name] for name in floating]
-        self._copied = [(self._averages[name], self._live[name]) for name in self._live if name not in set(floating)]
+        copied = _batch_norm_statistics(module)
+        blended = [name for name in floating if name not in copied]
+        self._blended = [self._averages[name] for name in blended], [self._live[name] for name in blended]
+        self._copied = [(self._averages[name], self._live[name]) for name in self._live if name not in set(blended)]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -73,3 +76,9 @@ class EMA:
         for name, average in self._averages.items():
             average.copy_(averages[name])
         self.num_updates = num_updates
+
+
+def _batch_norm_statistics(module: nn.Module) -> set[str]:
+    """Return the names of the running means and variances."""
+    norms = [name for name, each in module.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    return {f"{name}.{kind}".lstrip(".") for name in norms for kind in ("running_mean", "running_var")}

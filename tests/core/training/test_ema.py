@@ -49,6 +49,16 @@ def test_the_first_update_takes_nine_tenths_of_the_weights() -> None:
     torch.testing.assert_close(ema.state()["weight"], torch.full((3,), 0.9))
 
 
+def test_statistics_of_batch_norm_are_copied() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    ema = EMA(module, 0.9999)
+    for _ in range(3):
+        module(torch.randn(8, 3, 4, 4) + 5)
+        ema.update()
+    assert torch.equal(ema.state()["1.running_mean"], module[1].running_mean) and module[1].running_mean.abs().max() > 0
+    assert torch.equal(ema.state()["1.running_var"], module[1].running_var)
+
+
 def test_decay_zero_follows_the_weights_exactly() -> None:
     module = Counter()
     ema = EMA(module, 0.0)
