@@ -7,15 +7,14 @@ aside: our own statistics, measured per channel, take their place.
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import DataError, is_out_of_memory
@@ -25,30 +24,8 @@ from .codec import Posterior
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _MOST_LAYERS, _LARGEST_SIZE, _TRIED_LATENT = 64, 1 << 20, 4
-# What the library's classes have been seen to raise on configurations that are none.
-UNBUILDABLE = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
+CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "VQModel")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one class of the library names things. widths: the key whose length says how often the side is halved.
-
-    posterior: takes what the class's `encode` returns.
-    """
-
-    widths: str
-    posterior: Callable[[Any], Posterior]
-
-
-FAMILIES = {
-    "AutoencoderKL": Family(
-        "block_out_channels", lambda encoded: Posterior(encoded.latent_dist.mean, encoded.latent_dist.std)
-    ),
-    "AutoencoderTiny": Family("encoder_block_out_channels", lambda encoded: Posterior(encoded.latents)),
-    "AutoencoderDC": Family("encoder_block_out_channels", lambda encoded: Posterior(encoded.latent)),
-    "VQModel": Family("block_out_channels", lambda encoded: Posterior(encoded.latents)),
-}
 
 
 class DiffusersCodec(nn.Module):
@@ -69,12 +46,16 @@ class DiffusersCodec(nn.Module):
     @property
     def downsampling(self) -> int:
         config: Any = self.model.config
-        return 2 ** (len(config[FAMILIES[self.kind].widths]) - 1)
+        widths = config.get("encoder_block_out_channels") or config["block_out_channels"]
+        return 2 ** (len(widths) - 1)
 
     def encode(self, images: Tensor) -> Posterior:
         """Return raw latents (B, C, h, w); of AutoencoderKL, mean and deviation of the posterior."""
         model: Any = self.model
-        return FAMILIES[self.kind].posterior(model.encode(images))
+        encoded = model.encode(images)
+        if "latent_dist" in encoded:
+            return Posterior(encoded.latent_dist.mean, encoded.latent_dist.std)
+        return Posterior(encoded[0])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (B, 3, H, W), not clamped."""
@@ -107,9 +88,9 @@ class DiffusersCodec(nn.Module):
 
 
 def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
-    """Build a network of one of the `FAMILIES` without its weights.
+    """Build a network of one of the `CLASSES` without its weights.
 
-    Raises ValueError for sizes that no autoencoder has, and any of `UNBUILDABLE` for what else cannot be built.
+    Raises ValueError for sizes that no autoencoder has, and whatever the library does for what else cannot be built.
     """
     for key, value in config.items():
         sizes = value if isinstance(value, (list, tuple)) else [value]
@@ -124,28 +105,23 @@ def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
 def load_diffusers(folder: Path) -> DiffusersCodec:
     """Load a folder as `save_pretrained` writes it.
 
-    Raises DataError naming the file: a class that is none of the `FAMILIES`, weights that are not safetensors, are
+    Raises DataError naming the file: a class that is none of the `CLASSES`, weights that are not safetensors, are
     missing, damaged or do not fit, images of other than three channels.
     """
     config = read_json(folder / CONFIG)
     kind = config.get("_class_name")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(FAMILIES)}")
+    if not isinstance(kind, str) or kind not in CLASSES:
+        raise DataError(f"{folder / CONFIG} describes a {kind}", f"give one of {', '.join(CLASSES)}")
     _require_safetensors(folder)
     _require_described(folder, kind, config)
-    try:
-        with _quiet():
-            model, report = _class(kind).from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )
-    except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        if is_out_of_memory(error):
-            raise
-        raise _not_loaded(folder, kind, _first_line(error)) from error
+    with _loading(folder, kind), _quiet():
+        model, report = _class(kind).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             name = problem.replace("_keys", "")
@@ -153,22 +129,19 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
                 f"{folder / WEIGHTS} does not fit {CONFIG}: {len(report[problem])} {name}, first {report[problem][0]}",
                 "download or save it again",
             )
-    why = _why_not_runnable(kind, json.dumps(config))
-    if why is not None:
-        raise _not_loaded(folder, kind, why)
+    with _loading(folder, kind):
+        _require_runnable(kind, json.dumps(config))
     return DiffusersCodec(model.float(), kind)
 
 
 def _require_described(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
     """Refuse a config of no network, of other than RGB images, or of a network much larger than its weights, before
     memory is taken for it."""
-    try:
+    with _loading(folder, kind):
         with safe_open(folder / WEIGHTS, "pt") as tensors:
             held = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
         with torch.device("meta"):
-            codec = build_diffusers(kind, config).eval()
-    except (OSError, SafetensorError, *UNBUILDABLE) as error:
-        raise _not_loaded(folder, kind, _first_line(error)) from None
+            codec = build_diffusers(kind, config)
     described: Any = codec.model.config
     for key in ("in_channels", "out_channels"):
         if described.get(key, 3) != 3:
@@ -181,21 +154,29 @@ def _require_described(folder: Path, kind: str, config: Mapping[str, Any]) -> No
 
 @lru_cache(maxsize=8)
 @torch.no_grad()
-def _why_not_runnable(kind: str, config: str) -> str | None:
-    """Try a network that can be built, of a config as JSON, without numbers: why it cannot run, or None if it can."""
+def _require_runnable(kind: str, config: str) -> None:
+    """Try a network of a config, JSON, without numbers. Raises ValueError, or whatever the library does."""
+    with torch.device("meta"):
+        codec = build_diffusers(kind, json.loads(config)).eval()
+    side = _TRIED_LATENT * codec.downsampling
+    images = torch.zeros(1, 3, side, side, device="meta")
+    latents = codec.encode(images).mean
+    wanted = (1, codec.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
+    for found, shape in ((latents, wanted), (codec.decode(latents), tuple(images.shape))):
+        if found.shape != shape:
+            raise ValueError(f"it gives {tuple(found.shape)} where {shape} is wanted")
+
+
+@contextmanager
+def _loading(folder: Path, kind: str) -> Iterator[None]:
+    """Turn whatever the library raises on a folder that it cannot load into DataError."""
     try:
-        with torch.device("meta"):
-            codec = build_diffusers(kind, json.loads(config)).eval()
-        side = _TRIED_LATENT * codec.downsampling
-        images = torch.zeros(1, 3, side, side, device="meta")
-        latents = codec.encode(images).mean
-        wanted = (1, codec.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
-        for found, shape in ((latents, wanted), (codec.decode(latents), tuple(images.shape))):
-            if found.shape != shape:
-                return f"it gives {tuple(found.shape)} where {shape} is wanted"
-    except UNBUILDABLE as error:
-        return _first_line(error)
-    return None
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{folder} cannot be loaded as {kind}: {first_line}", "download or save it again") from error
 
 
 @contextmanager
@@ -209,14 +190,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _not_loaded(folder: Path, kind: str, why: str) -> DataError:
-    return DataError(f"{folder} cannot be loaded as {kind}: {why}", "download or save it again")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _require_safetensors(folder: Path) -> None:

@@ -50,7 +50,7 @@ def _diffusers_builder(kind: str) -> Callable[[Mapping[str, Any]], Codec]:
 KINDS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
     "vqvae": _build_vqvae,
     "taef2": _build_taef2,
-    **{kind: _diffusers_builder(kind) for kind in pretrained.FAMILIES},
+    **{kind: _diffusers_builder(kind) for kind in pretrained.CLASSES},
 }
 
 
@@ -125,7 +125,7 @@ def _load_own(folder: Path) -> Autoencoder:
     with torch.device("meta"):
         try:
             codec = KINDS[kind](described["config"])
-        except (ConfigError, *pretrained.UNBUILDABLE) as error:
+        except Exception as error:
             raise DataError(f"{path} does not describe a {kind}: {error}", _REMEDY) from error
     assert isinstance(codec, nn.Module)
     tensors = read_weights(folder, described, _REMEDY)
