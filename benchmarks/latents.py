@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ldm.core.images.order import stream
-from ldm.core.latents.latent_set import LatentSet, Reading
 from ldm.core.latents.sets import read_latents
+from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import INDEX, LatentSample, Shard, shard_name, write_index, write_shard
 from ldm.core.runs.artifacts import Artifact, open_artifact
 from ldm.core.runs.workspace import Identity, claim
@@ -108,14 +108,16 @@ def write_latents(folder: Path, count: int) -> Artifact:
     return work.commit([*hashes, INDEX], metadata, hashes)
 
 
-def _open(latents: Artifact, reading: Reading) -> LatentSet:
-    return read_latents(latents, reading).train
+def _open(latents: Artifact, reading: Reading) -> ShardedLatents:
+    train = read_latents(latents, reading).train
+    assert isinstance(train, ShardedLatents)
+    return train
 
 
-def _epoch(source: LatentSet) -> None:
+def _epoch(source: ShardedLatents) -> None:
     for start in range(0, COMPARED, BATCH):
         chosen = stream(0, start, start + BATCH, len(source))
-        assert len(source.batch(chosen)) == len(torch.from_numpy(source.labels[chosen]))
+        assert len(source.array("npy", chosen).float()) == len(source.cond(chosen, chosen)["labels"])
 
 
 def _start(folder: Path, reading: Reading, cached: bool) -> str:
@@ -128,11 +130,11 @@ def _start(folder: Path, reading: Reading, cached: bool) -> str:
     before = _memory()
     started = time.perf_counter()
     source = _open(open_artifact(folder, "latents", "ldm encode"), reading)
-    source.batch(stream(0, 0, BATCH, len(source)))
+    source.array("npy", stream(0, 0, BATCH, len(source)))
     first = time.perf_counter() - started
     started = time.perf_counter()
     for start in range(BATCH, 301 * BATCH, BATCH):
-        source.batch(stream(0, start, start + BATCH, len(source)))
+        source.array("npy", stream(0, start, start + BATCH, len(source)))
     rate = 300 * BATCH / (time.perf_counter() - started)
     after = _memory()
     own, mapped = ((after[key] - before[key]) / 1e6 for key in ("own", "mapped"))

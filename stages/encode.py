@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
 from ..core.images.sets import data_of, image_sources, inherit_data
 from ..core.latents import shards
+from ..core.latents.fields import FLIP, LABEL, LATENT, STD
 from ..core.latents.statistics import LatentStatistics
 from ..core.pipeline.loading import autoencoder_artifact, load_autoencoder
 from ..core.progress import Outcome, Progress
@@ -54,12 +55,17 @@ def run(config: Encode, progress: Progress) -> Outcome:
             return Outcome(folder)
         parts = {"train": list(train), "val": list(val)}
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
-        shards.write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
+        fields = shards.write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
+        made_by = {LABEL: sources.as_input["fingerprint"]}
         shape = job.network.latent_shape(config.data.image_size)
         metadata = {
             "latent_shape": list(shape),
             "dtype": "float16",
             "before_quantisation": True,
+            "fields": {
+                name: replace(form, made_by=made_by.get(name, source.fingerprint)).describe()
+                for name, form in fields.items()
+            },
             "flips": config.data.flip,
             "class_names": list(images.class_names),
             "class_counts": np.bincount(images.train.labels, minlength=len(images.class_names)).tolist(),
@@ -190,12 +196,12 @@ def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tenso
     """Encode one batch, and its mirror image where asked: by field, float16 (B, C, h, w) on the device."""
     batch = to_device(as_tensor(pixels), job.policy.device)
     fields: dict[str, torch.Tensor] = {}
-    for prefix, view in (("", batch), ("flip.", batch.flip(-1)))[: 2 if flip else 1]:
+    for prefix, view in (("", batch), (FLIP, batch.flip(-1)))[: 2 if flip else 1]:
         with job.policy.autocast():
             mean, std = job.network.posterior(view)
-        fields[f"{prefix}npy"] = mean.half()
+        fields[prefix + LATENT] = mean.half()
         if std is not None:
-            fields[f"{prefix}std.npy"] = std.half()
+            fields[prefix + STD] = std.half()
     return fields
 
 
@@ -228,9 +234,9 @@ def _read(path: Path, first_key: int) -> _Part:
 
 def _measured(samples: list[shards.LatentSample]) -> LatentStatistics:
     """Measure one shard's latents, in pieces that begin with it: the same whether it was just written or read."""
-    statistics = LatentStatistics(len(samples[0].arrays["npy"]))
+    statistics = LatentStatistics(len(samples[0].arrays[LATENT]))
     for start in range(0, len(samples), _MEASURED_AT_ONCE):
-        some = [sample.arrays["npy"] for sample in samples[start : start + _MEASURED_AT_ONCE]]
+        some = [sample.arrays[LATENT] for sample in samples[start : start + _MEASURED_AT_ONCE]]
         # In one order of memory, that of a shard: sums are rounded in the order in which they walk it.
         statistics.add(torch.from_numpy(np.ascontiguousarray(np.stack(some))))
     return statistics

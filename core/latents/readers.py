@@ -1,4 +1,4 @@
-"""Three ways to read arrays at random out of shards, and what they have in common: where the arrays lie."""
+"""Three ways to read fields at random out of shards, and what they have in common: where each sample's bytes lie."""
 
 import os
 import threading
@@ -13,149 +13,161 @@ import torch
 
 from ..errors import DataError
 from ..system.transfer import to_device
+from .fields import TEXT, Field
 from .shards import AGAIN
 
 _MOST_OPEN = 512  # files; systems allow 1,024 by default
+Content = bytes | memoryview
 
 
 @dataclass(frozen=True)
-class ArrayTable:
-    """Where the F float16 arrays of each of N samples lie, all of `num_bytes`.
+class FieldTable:
+    """Where one field of each of N samples lies: once, or twice where mirrored images were encoded as well.
 
-    paths: of the shards. shard: which of them, rising, int64 (N,). offsets: int64 (F, N). checksums: CRC-32, uint32
-    (F, N), by which what is read is checked; None where it need not or cannot be.
+    paths: of the shards. shard: which of them, rising, int64 (N,). offsets: int64 (1 or 2, N), the second row of
+    mirrored images. sizes: bytes of every sample, or int64 (1 or 2, N) where they differ. checksums: CRC-32, uint32
+    (1 or 2, N), by which what is read is checked; None where it need not or cannot be.
     """
 
+    form: Field
     paths: list[Path]
-    fields: tuple[str, ...]
     shard: np.ndarray
     offsets: np.ndarray
+    sizes: int | np.ndarray
     checksums: np.ndarray | None
-    num_bytes: int
-
-    def __len__(self) -> int:
-        return len(self.shard)
 
     @property
-    def num_array_bytes(self) -> int:
-        """The size of all arrays together."""
-        return self.offsets.size * self.num_bytes
+    def total_bytes(self) -> int:
+        """The size of all samples together."""
+        return int(np.sum(self.sizes)) if isinstance(self.sizes, np.ndarray) else self.offsets.size * self.sizes
 
-    def check(self, found: Iterable[bytes | memoryview], field: np.ndarray, sample: np.ndarray) -> None:
+    @property
+    def dtype(self) -> torch.dtype:
+        kind: torch.dtype = torch.uint8 if self.form.dtype == TEXT else getattr(torch, self.form.dtype)
+        return kind
+
+    def places(self, row: np.ndarray, sample: np.ndarray) -> list[tuple[int, int, int]]:
+        """Return shard, offset and size of fields by row (0, or 1 for mirrored) and sample, each int64 (B,)."""
+        sizes = self.sizes[row, sample].tolist() if isinstance(self.sizes, np.ndarray) else [self.sizes] * len(sample)
+        return list(zip(self.shard[sample].tolist(), self.offsets[row, sample].tolist(), sizes, strict=True))
+
+    def check(self, found: Iterable[Content], row: np.ndarray, sample: np.ndarray) -> None:
         """Compare what was read with its checksums, if there are any. Raises DataError naming the shard."""
         if self.checksums is None:
             return
-        sums = self.checksums[field, sample].tolist()
-        for row, (content, checksum) in enumerate(zip(found, sums, strict=True)):
+        sums = self.checksums[row, sample].tolist()
+        for place, (content, checksum) in enumerate(zip(found, sums, strict=True)):
             if zlib.crc32(content) != checksum:
-                path, place = self.paths[self.shard[sample[row]]], self.offsets[field[row], sample[row]]
-                message = f"{path} is damaged at byte {place}: the latent there is not what was written"
+                path, offset = self.paths[self.shard[sample[place]]], self.offsets[row[place], sample[place]]
+                message = f"{path} is damaged at byte {offset}: the latent there is not what was written"
                 raise DataError(message, AGAIN)
 
 
-class Reader(Protocol):
-    """Reads arrays by field and sample."""
+class Files(Protocol):
+    """The shards of a split, read at places (shard, offset, size)."""
 
-    def take(self, field: np.ndarray, sample: np.ndarray) -> torch.Tensor:
-        """Return the arrays of fields and samples, each int64 (B,), as float16 (B, num_bytes / 2)."""
-
-
-class Mapped:
-    """Reads from memory maps; the system keeps and drops their pages as it sees fit."""
-
-    def __init__(self, table: ArrayTable) -> None:
-        self._table = table
-        self._maps = [_map(path).data for path in table.paths]
-
-    def take(self, field: np.ndarray, sample: np.ndarray) -> torch.Tensor:
-        table, maps, size = self._table, self._maps, self._table.num_bytes
-        shards, offsets = table.shard[sample].tolist(), table.offsets[field, sample].tolist()
-        found = [maps[shard][start : start + size] for shard, start in zip(shards, offsets, strict=True)]
-        table.check(found, field, sample)
-        return _tensor(found, size)
+    def read(self, places: Sequence[tuple[int, int, int]]) -> Sequence[Content]: ...
 
 
-class Held:
-    """Reads from one tensor on the device, filled here once."""
+class MappedFiles:
+    """Memory maps; the system keeps and drops their pages as it sees fit."""
 
-    def __init__(self, table: ArrayTable, device: torch.device) -> None:
-        arrays = torch.empty((len(table.fields), len(table), table.num_bytes // 2), dtype=torch.float16, device=device)
-        bounds = np.searchsorted(table.shard, np.arange(len(table.paths) + 1))
-        for path, start, stop in zip(table.paths, bounds[:-1], bounds[1:], strict=True):
-            content, samples = _map(path), np.arange(start, stop)
-            for number, offsets in enumerate(table.offsets[:, start:stop]):
-                rows = _rows(content, offsets, table.num_bytes)
-                table.check((row.data for row in rows), np.full(len(rows), number), samples)
-                arrays[number, start:stop] = torch.from_numpy(rows).view(torch.float16).to(device)
-        self._arrays = arrays.flatten(0, 1)
-        self._num_samples = len(table)
+    def __init__(self, paths: list[Path]) -> None:
+        self._maps = [_map(path).data for path in paths]
 
-    def take(self, field: np.ndarray, sample: np.ndarray) -> torch.Tensor:
-        rows = torch.from_numpy(field * self._num_samples + sample)
-        return self._arrays.index_select(0, to_device(rows, self._arrays.device))
+    def read(self, places: Sequence[tuple[int, int, int]]) -> Sequence[Content]:
+        maps = self._maps
+        return [maps[shard][start : start + size] for shard, start, size in places]
 
 
-class Streamed:
-    """Reads from the disk what is asked for and nothing else."""
-
-    def __init__(self, table: ArrayTable) -> None:
-        self._table = table
-        self._files = _OpenFiles(table.paths)
-
-    def take(self, field: np.ndarray, sample: np.ndarray) -> torch.Tensor:
-        table, size = self._table, self._table.num_bytes
-        shards, offsets = table.shard[sample].tolist(), table.offsets[field, sample].tolist()
-        places = list(zip(shards, offsets, strict=True))
-        for shard, start in places:  # The disk serves them all at once.
-            self._files.announce(shard, size, start)
-        found = [self._files.read(shard, size, start) for shard, start in places]
-        for content, (shard, _) in zip(found, places, strict=True):
-            if len(content) < size:
-                raise DataError(f"{table.paths[shard]} is damaged: it is shorter than it was", AGAIN)
-        table.check(found, field, sample)
-        return _tensor(found, size)
-
-
-class _OpenFiles:
-    """Reads files at offsets; keeps them open, but not more than a system bears."""
+class StreamedFiles:
+    """Reads from the disk what is asked for and nothing else; keeps files open, but not more than a system bears."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def announce(self, number: int, size: int, offset: int) -> None:
-        """Let the system fetch what will be read from a file that is open, without waiting, where it knows how."""
-        handle = self._open.get(number)
-        if handle is not None and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
+    def read(self, places: Sequence[tuple[int, int, int]]) -> Sequence[Content]:
+        if hasattr(os, "posix_fadvise"):
+            for shard, start, size in places:  # The disk serves them all at once.
+                if shard in self._open:
+                    os.posix_fadvise(self._open[shard], start, size, os.POSIX_FADV_WILLNEED)
+        found = [self._read_one(*place) for place in places]
+        for content, (shard, _, size) in zip(found, places, strict=True):
+            if len(content) < size:
+                raise DataError(f"{self._paths[shard]} is damaged: it is shorter than it was", AGAIN)
+        return found
 
-    def read(self, number: int, size: int, offset: int) -> bytes:
-        """Return the bytes there; fewer where the file ends."""
-        handle = self._open.get(number)
+    def _read_one(self, shard: int, start: int, size: int) -> bytes:
+        handle = self._open.get(shard)
         if handle is not None:
-            return self._read(handle, size, offset)
-        handle = os.open(self._paths[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            return self._read_at(handle, start, size)
+        handle = os.open(self._paths[shard], os.O_RDONLY | getattr(os, "O_BINARY", 0))
         with self._lock:
-            keep = number not in self._open and len(self._open) < _MOST_OPEN
+            keep = shard not in self._open and len(self._open) < _MOST_OPEN
             if keep:
-                self._open[number] = handle
+                self._open[shard] = handle
         try:
-            return self._read(handle, size, offset)
+            return self._read_at(handle, start, size)
         finally:
             if not keep:
                 os.close(handle)
 
-    def _read(self, handle: int, size: int, offset: int) -> bytes:
+    def _read_at(self, handle: int, start: int, size: int) -> bytes:
         if hasattr(os, "pread"):
-            return os.pread(handle, size, offset)
+            return os.pread(handle, size, start)
         with self._lock:  # Windows reads only where a file's one position is.
-            os.lseek(handle, offset, os.SEEK_SET)
+            os.lseek(handle, start, os.SEEK_SET)
             return os.read(handle, size)
 
     def __del__(self) -> None:
         for handle in self._open.values():
             os.close(handle)
+
+
+class Reader:
+    """Reads one field out of files."""
+
+    def __init__(self, table: FieldTable, files: Files) -> None:
+        self.table, self._files = table, files
+
+    def pieces(self, row: np.ndarray, sample: np.ndarray) -> Sequence[Content]:
+        """Return the bytes of samples, by row (0, or 1 for mirrored) and sample, each int64 (B,)."""
+        found = self._files.read(self.table.places(row, sample))
+        self.table.check(found, row, sample)
+        return found
+
+    def take(self, row: np.ndarray, sample: np.ndarray) -> torch.Tensor:
+        """Return the arrays of samples, all of one size, as a tensor (B, numbers of one)."""
+        found = self.pieces(row, sample)
+        if not found:
+            return torch.empty((0, self.table.sizes // self.table.dtype.itemsize), dtype=self.table.dtype)  # type: ignore
+        return torch.frombuffer(bytearray().join(found), dtype=self.table.dtype).view(len(found), -1)
+
+
+class Held:
+    """Reads a field of one size from one tensor on the device, filled here once."""
+
+    def __init__(self, table: FieldTable, device: torch.device) -> None:
+        self.table = table
+        size = table.sizes
+        assert isinstance(size, int), "fields whose sizes differ are read from files"
+        self._num_samples = len(table.shard)
+        shape = (len(table.offsets), self._num_samples, size // table.dtype.itemsize)
+        arrays = torch.empty(shape, dtype=table.dtype, device=device)
+        bounds = np.searchsorted(table.shard, np.arange(len(table.paths) + 1))
+        for path, start, stop in zip(table.paths, bounds[:-1], bounds[1:], strict=True):
+            content, samples = _map(path), np.arange(start, stop)
+            for number, offsets in enumerate(table.offsets[:, start:stop]):
+                rows = _rows(content, offsets, size)
+                table.check((row.data for row in rows), np.full(len(rows), number), samples)
+                arrays[number, start:stop] = torch.from_numpy(rows).view(table.dtype).to(device)
+        self._arrays = arrays.flatten(0, 1)
+
+    def take(self, row: np.ndarray, sample: np.ndarray) -> torch.Tensor:
+        rows = torch.from_numpy(row * self._num_samples + sample)
+        return self._arrays.index_select(0, to_device(rows, self._arrays.device))
 
 
 def _map(path: Path) -> np.ndarray:
@@ -176,9 +188,3 @@ def _rows(content: np.ndarray, offsets: np.ndarray, num_bytes: int) -> np.ndarra
         return np.array(view)
     rows = [content[start : start + num_bytes] for start in offsets]
     return np.stack(rows) if rows else np.empty((0, num_bytes), dtype=np.uint8)
-
-
-def _tensor(pieces: Sequence[bytes | memoryview], num_bytes: int) -> torch.Tensor:
-    if not pieces:
-        return torch.empty((0, num_bytes // 2), dtype=torch.float16)
-    return torch.frombuffer(bytearray().join(pieces), dtype=torch.float16).view(-1, num_bytes // 2)

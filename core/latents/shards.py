@@ -1,18 +1,20 @@
 """Latent shards: plain WebDataset tars that anyone can open, and the index that makes them fast to read.
 
-A sample is `KEY.npy` (its latent, float16), `KEY.flip.npy` (that of the mirrored image, where both were encoded),
-`KEY.cls` (its label) and `KEY.json` (where it came from); a variational autoencoder adds `KEY.std.npy` and
-`KEY.flip.std.npy`, the posterior's standard deviation. Keys are zero-padded sample numbers. Every header has mtime 0,
-so that equal samples give equal bytes. `index.safetensors` holds the byte offset and the CRC-32 of every array.
+A sample is `KEY.npy` (its latent, float16), `KEY.flip.npy` (that of the mirrored image, where both were encoded), any
+other arrays (`KEY.NAME.npy`) and texts (`KEY.NAME`) that it has, `KEY.cls` (its label, where it has one) and `KEY.json`
+(where it came from). A variational autoencoder adds `KEY.std.npy` and `KEY.flip.std.npy`, the posterior's standard
+deviation. Keys are zero-padded sample numbers. Every header has mtime 0, so that equal samples give equal bytes.
+`index.safetensors` holds the byte offset and the CRC-32 of every field, and its size in bytes where sizes differ.
 """
 
 import hashlib
 import io
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,43 +25,57 @@ from .. import files
 from ..distributed.tensor_file import saying_damaged
 from ..errors import DataError, as_data_error
 from ..images.npy import read_header
+from .fields import ARRAYS, LABEL, LATENT, Field, form_of, merge
 from .tar_members import BLOCK, Members, ending
 
 INDEX = "index.safetensors"
-FIELDS = ("npy", "flip.npy", "std.npy", "flip.std.npy")
 AGAIN = "remove it, then encode again with --replace"
-_CHECKSUM = "crc32"
+_CHECKSUM, _SIZE = "crc32", "size"
+_ARRAY_NAME, _TEXT_NAME = re.compile(r"([a-z0-9_]+\.)*npy"), re.compile(r"([a-z0-9_]+\.)*(txt|json)")
+_NOT_WHOLE = "the sample is not whole, or not the next one of its split"
+_DTYPES = ("float16", "float32", "uint8", "uint16", "int32", "int64")
 
 
 @dataclass(frozen=True)
 class LatentSample:
-    """One sample of a shard. arrays: field of FIELDS → float16 (C, h, w)."""
+    """One sample of a shard. arrays: field → array, `npy` the latent, float16 (C, h, w). texts: field → text, UTF-8.
+
+    name: of the image in its source. label: None where the data has none.
+    """
 
     arrays: dict[str, np.ndarray]
-    label: int
+    label: int | None
     name: str
+    texts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert "npy" in self.arrays and set(self.arrays) <= set(FIELDS), f"fields {list(self.arrays)}"
-        assert all(array.dtype == np.float16 for array in self.arrays.values()), "latents are float16"
+        assert LATENT in self.arrays and all(map(_ARRAY_NAME.fullmatch, self.arrays)), f"arrays {list(self.arrays)}"
+        assert all(map(_TEXT_NAME.fullmatch, self.texts)) and "json" not in self.texts, f"texts {list(self.texts)}"
+        latents = [self.arrays[name] for name in ARRAYS if name in self.arrays]
+        assert all(each.dtype == np.float16 and each.shape == latents[0].shape for each in latents), "not float16"
+        assert latents[0].ndim == 3, f"a latent of shape {latents[0].shape}"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a shard holds, for the index and the manifest; of n samples.
+    """What a shard holds, for the index and the manifest; of `count` samples.
 
-    labels: int64 (n,). offsets: field → where each sample's array begins, int64 (n,). checksums: field → CRC-32 of
-    the array's bytes, uint32 (n,). sha256: of the file, hex.
+    labels: int64 (count,), or None. forms: field → its form. offsets: field → where the numbers or letters of each
+    sample begin, int64 (count,). sizes: in bytes, int64 (count,). checksums: their CRC-32, uint32 (count,). sha256: of
+    the file, hex.
     """
 
     name: str
-    labels: np.ndarray
+    count: int
+    labels: np.ndarray | None
+    forms: dict[str, Field]
     offsets: dict[str, np.ndarray]
+    sizes: dict[str, np.ndarray]
     checksums: dict[str, np.ndarray]
     sha256: str
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.count
 
 
 def shard_name(split: str, number: int) -> str:
@@ -81,14 +97,20 @@ def write_shard(path: Path, first_key: int, samples: Iterable[LatentSample]) -> 
                 position += file.write(data)
 
             for key, sample in enumerate(samples, first_key):
-                for field, array in sample.arrays.items():
-                    header, content = _npy_header(array.shape), np.ascontiguousarray(array).tobytes()
-                    rows.add(field, position + BLOCK + len(header), content)
-                    put(members.member(key, field, header + content))
-                source = json.dumps({"name": sample.name, "label": sample.label}, ensure_ascii=True)
-                put(members.member(key, "cls", str(sample.label).encode()))
-                put(members.member(key, "json", source.encode()))
-                rows.labels.append(sample.label)
+                source: dict[str, str | int] = {"name": sample.name}
+                for name, array in sample.arrays.items():
+                    header, content = _npy_header(array.dtype.str, array.shape), np.ascontiguousarray(array).tobytes()
+                    rows.add(name, position + BLOCK + len(header), content, form_of(array))
+                    put(members.member(key, name, header + content))
+                for name, text in sample.texts.items():
+                    rows.add(name, position + BLOCK, text.encode(), form_of(text))
+                    put(members.member(key, name, text.encode()))
+                if sample.label is not None:
+                    rows.labels.append(sample.label)
+                    source["label"] = sample.label
+                    put(members.member(key, LABEL, str(sample.label).encode()))
+                put(members.member(key, "json", json.dumps(source, ensure_ascii=True).encode()))
+                rows.count += 1
             put(ending(position))
 
     files.write_atomically(path, write)
@@ -103,20 +125,26 @@ def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
     data = path.read_bytes()
     rows, samples = _Rows(), list[LatentSample]()
     arrays: dict[str, np.ndarray] = {}
-    for key, field, offset, content in _members(path, data):
-        with as_data_error(f"{path} is damaged at {key}.{field}", AGAIN):
+    texts: dict[str, str] = {}
+    for key, name, offset, content in _members(path, data):
+        with as_data_error(f"{path} is damaged at {key}.{name}", AGAIN):
             if key != f"{first_key + len(samples):09d}":
-                raise ValueError("the sample is not whole, or not the next one of its split")
-            if field in FIELDS:
-                arrays[field] = _array(content)
-                rows.add(field, offset + len(content) - arrays[field].nbytes, content[-arrays[field].nbytes :])
-            elif field == "cls":
+                raise ValueError(_NOT_WHOLE)
+            if _ARRAY_NAME.fullmatch(name):
+                arrays[name], start = _array(content)
+                rows.add(name, offset + start, content[start:], form_of(arrays[name]))
+            elif name == LABEL:
                 rows.labels.append(int(content))
-            elif field == "json":
-                rows.require_whole(len(samples) + 1)
-                samples.append(LatentSample(arrays, rows.labels[-1], str(json.loads(content)["name"])))
-                arrays = {}
-    if arrays or len(rows.labels) != len(samples):
+            elif name == "json":
+                rows.count += 1
+                rows.require_whole()
+                label = rows.labels[-1] if rows.labels else None
+                samples.append(LatentSample(arrays, label, str(json.loads(content)["name"]), texts))
+                arrays, texts = {}, {}
+            else:
+                texts[name] = content.decode()
+                rows.add(name, offset, content, form_of(texts[name]))
+    if arrays or texts or len(rows.labels) not in (0, len(samples)):
         raise DataError(f"{path} is damaged: its last sample is not whole", AGAIN)
     return rows.shard(path.name, hashlib.sha256(data).hexdigest()), samples
 
@@ -129,17 +157,24 @@ def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
     return _members(path, path.read_bytes())
 
 
-def write_index(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> None:
-    """Write the index over shards: split → what they hold, in order. Arrays: SPLIT.shard, SPLIT.label, and of each
-    field SPLIT.FIELD, the offsets, and SPLIT.FIELD.crc32."""
+def write_index(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> dict[str, Field]:
+    """Write the index over shards: split → what they hold, in order. Returns the fields of all, for the manifest.
+
+    Its arrays: SPLIT.shard, SPLIT.label, and of each field SPLIT.FIELD, the offsets, SPLIT.FIELD.crc32, and
+    SPLIT.FIELD.size where sizes differ.
+    """
     tensors = _index_of(shards)
     files.write_atomically(folder / INDEX, lambda temporary: save_file(tensors, temporary))
+    return _fields_of(shards)
 
 
-def check_index(folder: Path, names: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """Return each split's labels, int64, after reading all shards and finding in them what the index says.
+def check_index(
+    folder: Path, names: Mapping[str, Sequence[str]], fields: Mapping[str, Field] | None = None
+) -> dict[str, np.ndarray]:
+    """Return each split's labels, int64 (−1 where there are none), after finding in all shards what the index says.
 
-    Raises DataError naming the shard as `load_shard` does, or the index that differs.
+    fields: as the manifest lists them, if it does. Raises DataError naming the shard as `load_shard` does, the index
+    that differs, or the folder whose fields are of other forms.
     """
     index, shards = read_index(folder), dict[str, list[Shard]]()
     for split, listed in names.items():
@@ -151,7 +186,12 @@ def check_index(folder: Path, names: Mapping[str, Sequence[str]]) -> dict[str, n
         found = {key: values for key, values in found.items() if not key.endswith(_CHECKSUM)}
     if index.keys() != found.keys() or any(not np.array_equal(index[key], found[key]) for key in found):
         raise DataError(f"{folder / INDEX} is not the index of the shards beside it", AGAIN)
-    return {split: found[f"{split}.label"] for split in names}
+    if fields is not None:
+        forms = _fields_of(shards)
+        if {name: replace(form, made_by=None) for name, form in fields.items()} != forms:
+            raise DataError(f"{folder} holds other fields than its manifest says", AGAIN)
+    unlabelled = {split: np.full(sum(map(len, shards[split])), -1) for split in names}
+    return {split: found.get(f"{split}.label", unlabelled[split]) for split in names}
 
 
 def read_index(folder: Path) -> dict[str, np.ndarray]:
@@ -164,48 +204,69 @@ def read_index(folder: Path) -> dict[str, np.ndarray]:
     return index
 
 
-def checksums_of(index: Mapping[str, np.ndarray], split: str, field: str) -> np.ndarray | None:
-    """Return the CRC-32 of every sample's array, uint32 (N,); None in an index written before there were any."""
-    return index.get(f"{split}.{field}.{_CHECKSUM}")
-
-
 class _Rows:
     """What a shard holds, sample by sample."""
 
     def __init__(self) -> None:
         self.labels: list[int] = []
-        self._offsets: dict[str, list[int]] = {"npy": []}
-        self._checksums: dict[str, list[int]] = {"npy": []}
+        self.count = 0
+        self._forms: dict[str, Field] = {}
+        self._rows: dict[str, list[tuple[int, int, int]]] = {LATENT: []}  # offset, size, checksum
 
-    def add(self, field: str, offset: int, content: bytes) -> None:
-        self._offsets.setdefault(field, []).append(offset)
-        self._checksums.setdefault(field, []).append(zlib.crc32(content))
+    def add(self, name: str, offset: int, content: bytes, form: Field) -> None:
+        """Take in one field of the sample that is being gone through. Raises ValueError for a form of its own."""
+        known = self._forms.get(name, form)
+        self._forms[name] = known if known == form else known.merged(form)
+        self._rows.setdefault(name, []).append((offset, len(content), zlib.crc32(content)))
 
-    def require_whole(self, count: int) -> None:
-        if any(len(row) != count for row in (self.labels, *self._offsets.values())):
-            raise ValueError("the sample is not whole, or not the next one of its split")
+    def require_whole(self) -> None:
+        """Raise ValueError where the last sample lacks what the others have, or has more."""
+        if any(len(row) != self.count for row in self._rows.values()) or len(self.labels) not in (0, self.count):
+            raise ValueError(_NOT_WHOLE)
 
     def shard(self, name: str, sha256: str) -> Shard:
-        offsets = {field: np.asarray(row, dtype=np.int64) for field, row in self._offsets.items()}
-        checksums = {field: np.asarray(row, dtype=np.uint32) for field, row in self._checksums.items()}
-        return Shard(name, np.asarray(self.labels, dtype=np.int64), offsets, checksums, sha256)
+        columns = {each: np.array(row, dtype=np.int64).reshape(-1, 3).T for each, row in self._rows.items()}
+        return Shard(
+            name,
+            self.count,
+            np.array(self.labels, dtype=np.int64) if self.labels or not self.count else None,
+            self._forms,
+            offsets={each: column[0] for each, column in columns.items()},
+            sizes={each: column[1] for each, column in columns.items()},
+            checksums={each: column[2].astype(np.uint32) for each, column in columns.items()},
+            sha256=sha256,
+        )
+
+
+def _fields_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, Field]:
+    """Return the forms of all fields, the label's included."""
+    parts = [part for each in shards.values() for part in each if len(part)]
+    with as_data_error("the shards hold fields that do not go together", AGAIN):
+        forms = merge(part.forms for part in parts)
+    labelled = bool(parts) and all(part.labels is not None for part in parts)
+    return {**forms, LABEL: Field("int64")} if labelled else forms
 
 
 def _index_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
+    fields = _fields_of(shards)
     for split, parts in shards.items():
-        fields = list(parts[0].offsets) if parts else ["npy"]
+        names = list(parts[0].offsets) if parts else [LATENT]
         for part in parts:
-            if list(part.offsets) != fields:
-                raise DataError(f"{part.name} holds other arrays than {parts[0].name}", AGAIN)
-        none = np.empty(0, dtype=np.int64)
-        numbers = [np.full(len(part), number, dtype=np.int64) for number, part in enumerate(parts)]
-        tensors[f"{split}.shard"] = np.concatenate([none, *numbers])
-        tensors[f"{split}.label"] = np.concatenate([none, *(part.labels for part in parts)])
-        for field in fields:
-            tensors[f"{split}.{field}"] = np.concatenate([none, *(part.offsets[field] for part in parts)])
-            sums = [part.checksums[field] for part in parts]
-            tensors[f"{split}.{field}.{_CHECKSUM}"] = np.concatenate([np.empty(0, dtype=np.uint32), *sums])
+            if list(part.offsets) != names or (part.labels is None) != (parts[0].labels is None):
+                raise DataError(f"{part.name} holds other fields than {parts[0].name}", AGAIN)
+
+        def joined(arrays: Iterable[np.ndarray | None], dtype: type = np.int64) -> np.ndarray:
+            return np.concatenate([np.empty(0, dtype), *(each for each in arrays if each is not None)])
+
+        tensors[f"{split}.shard"] = joined(np.full(len(part), number) for number, part in enumerate(parts))
+        if not parts or parts[0].labels is not None:
+            tensors[f"{split}.label"] = joined(part.labels for part in parts)
+        for name in names:
+            tensors[f"{split}.{name}"] = joined(part.offsets[name] for part in parts)
+            tensors[f"{split}.{name}.{_CHECKSUM}"] = joined((part.checksums[name] for part in parts), np.uint32)
+            if name in fields and fields[name].num_bytes is None:
+                tensors[f"{split}.{name}.{_SIZE}"] = joined(part.sizes[name] for part in parts)
     return tensors
 
 
@@ -226,18 +287,18 @@ def _members(path: Path, data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
 
 
 @lru_cache
-def _npy_header(shape: tuple[int, ...]) -> bytes:
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     buffer = io.BytesIO()
-    described = {"descr": "<f2", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, described)
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
     return buffer.getvalue()
 
 
-def _array(content: bytes) -> np.ndarray:
+def _array(content: bytes) -> tuple[np.ndarray, int]:
+    """Return the array of a member, and where its numbers begin."""
     buffer = io.BytesIO(content)
     header = read_header(buffer)
-    if header.dtype != np.dtype("<f2") or header.fortran_order or len(header.shape) != 3:
-        raise ValueError(f"{header.dtype} of shape {header.shape}, not float16 of three axes")
+    if header.dtype.name not in _DTYPES or header.dtype.byteorder == ">" or header.fortran_order:
+        raise ValueError(f"{header.dtype} of shape {header.shape} is no field of a shard")
     if len(content) - buffer.tell() != header.num_bytes:
         raise ValueError(f"{len(content):,} bytes, too many or too few for shape {header.shape}")
-    return np.frombuffer(content, np.float16, offset=buffer.tell()).reshape(header.shape)
+    return np.frombuffer(content, header.dtype, offset=buffer.tell()).reshape(header.shape), buffer.tell()

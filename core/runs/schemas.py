@@ -5,7 +5,7 @@ what is not listed here may be absent.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
@@ -97,6 +97,20 @@ class _PartSizes(_Facts):
     val: Count
 
 
+class _Field(_Facts):
+    """One field of a shard's samples; null as the first side where lengths differ."""
+
+    dtype: Literal["float16", "float32", "uint8", "uint16", "int32", "int64", "text"]
+    shape: Annotated[list[Side | None], Field(max_length=3)]
+    made_by: Text = absent()
+
+    @model_validator(mode="after")
+    def _only_the_first_side_is_open(self) -> "_Field":
+        if None in self.shape[1:]:
+            raise ValueError("only the first side may be open")
+        return self
+
+
 class Latents(_Facts):
     class_names: Names
     class_counts: list[Count]
@@ -104,6 +118,14 @@ class Latents(_Facts):
     image_size: Side
     shards: _Parts
     samples: _PartSizes
+    fields: dict[Text, _Field] = absent()
+
+    @model_validator(mode="after")
+    def _the_latent_is_a_field(self) -> "Latents":
+        latent = self.fields["npy"] if self.fields is not None and "npy" in self.fields else None
+        if self.fields is not None and (latent is None or latent.shape != self.latent_shape):
+            raise ValueError("fields should have the latent, npy, of latent_shape")
+        return self
 
 
 class Denoiser(_Facts):

@@ -10,7 +10,8 @@ from torch import Tensor
 from ...core import files
 from ...core.diffusion import predictions
 from ...core.images.order import spread
-from ...core.latents.sets import VALIDATION_SEED, draw_latents, read_latents
+from ...core.latents.dataset import held_out_latents
+from ...core.latents.sets import read_latents
 from ...core.metrics.judging import NUMBERS, read_judgement
 from ...core.metrics.likelihood import Estimate, bits_per_dim
 from ...core.pipeline.loading import load_model, open_denoiser
@@ -48,8 +49,8 @@ def run(config: Eval, progress: Progress) -> Outcome:
         def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             for start in range(0, len(chosen), config.batch_size):
                 some = chosen[start : start + config.batch_size]
-                x0 = draw_latents(held_out, some, None, VALIDATION_SEED, "validation posterior", some)
-                yield x0, torch.from_numpy(held_out.labels[some]), torch.from_numpy(some.astype(np.int64))
+                labels = held_out.cond(some, some)["labels"]
+                yield held_out_latents(held_out, some), labels, torch.from_numpy(some.astype(np.int64))
                 progress.update(start + len(some))
 
         estimate = estimate_by(model, policy)

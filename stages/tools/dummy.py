@@ -1,6 +1,6 @@
-"""Images and latents of no meaning, held in memory, for steps that are taken to be measured."""
+"""Dummy images and latents, held in memory, for steps that are taken to be measured."""
 
-from typing import Any, cast
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ from ...core.images.dataset import ImageSource
 from ...core.images.loader import ImageLoader, Preparation
 from ...core.images.sets import ImageSets
 from ...core.images.settings import Data
-from ...core.latents.sets import LatentSets
+from ...core.latents.dataset import Cond, LatentSets, mirrored
+from ...core.latents.fields import FLIP, LABEL, LATENT, Field
 from ...core.system.transfer import to_device
 
 COUNT = 64  # of either kind: enough for batches that differ, small enough for any size
@@ -20,8 +21,8 @@ def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
     side = data.image_size
     noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     source = ImageSource(
-        location="made up",
-        class_names=tuple(f"class {number}" for number in range(num_classes)),
+        location="dummy",
+        class_names=_class_names(num_classes),
         names=[f"{number:04d}" for number in range(count)],
         labels=np.arange(count, dtype=np.int64) % num_classes,
         fetch=lambda row: noise[row],
@@ -36,26 +37,35 @@ def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, device: 
 
     flips: whether mirrored images were encoded as well.
     """
-    held = cast(Any, _Latents(shape, num_classes, flips, device))
-    return LatentSets(held, held, tuple(f"class {number}" for number in range(num_classes)))
+    values = torch.randn(2, COUNT, *shape, generator=torch.Generator().manual_seed(0)).half().to(device)
+    names = (LATENT, FLIP + LATENT) if flips else (LATENT,)
+    fields = {name: Field("float16", shape) for name in names} | {LABEL: Field("int64")}
+    held = _Latents(shape, _class_names(num_classes), fields, values.flatten(0, 1))
+    return LatentSets(held, held)
 
 
+@dataclass(frozen=True)
 class _Latents:
-    """What a training reads of a set of latents."""
+    """A `LatentDataset` of noise. values: float16 (2 COUNT, C, h, w), the second half of mirrored images."""
 
-    has_std = False
-
-    def __init__(self, shape: tuple[int, int, int], num_classes: int, flips: bool, device: torch.device) -> None:
-        self.shape, self.has_flip = shape, flips
-        self.labels = np.arange(COUNT, dtype=np.int64) % num_classes
-        values = torch.randn(2, COUNT, *shape, generator=torch.Generator().manual_seed(0))
-        self._values = values.half().to(device)
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    fields: dict[str, Field]
+    values: torch.Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return COUNT
 
-    def batch(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
-        """Gather latents as float32 (len(indices), C, h, w)."""
-        mirrored = np.zeros(len(indices), dtype=np.int64) if flip is None else flip.astype(np.int64)
-        rows = torch.from_numpy(mirrored * COUNT + np.asarray(indices))
-        return self._values.flatten(0, 1).index_select(0, to_device(rows, self._values.device)).float()
+    def batch(
+        self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True, purpose: str = "posterior"
+    ) -> torch.Tensor:
+        flip = mirrored(positions, seed) if flips and FLIP + LATENT in self.fields else np.zeros(len(samples), bool)
+        rows = torch.from_numpy(flip * COUNT + np.asarray(samples))
+        return self.values.index_select(0, to_device(rows, self.values.device)).float()
+
+    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
+        return {"labels": torch.from_numpy(np.asarray(samples, dtype=np.int64) % len(self.class_names))}
+
+
+def _class_names(count: int) -> tuple[str, ...]:
+    return tuple(f"class {number}" for number in range(count))

@@ -11,7 +11,7 @@ from ...core.diffusion.schedules import Schedule, schedule
 from ...core.images.decode import to_training
 from ...core.images.order import spread
 from ...core.images.sources import open_source
-from ...core.latents.sets import draw_latents, read_latents
+from ...core.latents.sets import read_latents
 from ...core.pipeline.generation import Sampling, check
 from ...core.pipeline.loading import diffusion_of, load_model, open_denoiser
 from ...core.pipeline.model import guided
@@ -83,9 +83,9 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     denoise = guided(model, asked, policy).denoise
 
     chosen = spread(len(held_out), config.count, config.seed)
-    x0 = draw_latents(held_out, chosen, None, config.seed, "posterior", chosen).to(policy.device)
+    x0 = held_out.batch(chosen, chosen, config.seed, flips=False).to(policy.device)
     eps = seeds.normal(config.seed, "noise", chosen, model.latent_shape).to(policy.device)
-    labels = torch.from_numpy(held_out.labels[chosen]).to(policy.device)
+    labels = held_out.cond(chosen, chosen)["labels"].to(policy.device)
     grid = times.shift(times.grid(model.schedule.num_steps, config.steps), model.shift)
     results = []
     progress.start("denoising", len(config.times_shown), "times")

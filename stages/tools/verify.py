@@ -18,7 +18,8 @@ from ...core.features import classifier
 from ...core.images.decode import decode
 from ...core.interchange.export_record import read_record
 from ...core.latents import shards
-from ...core.latents.latent_set import read_table
+from ...core.latents.fields import fields_of
+from ...core.latents.sharded import read_tables
 from ...core.progress import Outcome, Progress
 from ...core.runs.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer
 from ...core.runs.inputs import input_path
@@ -246,15 +247,17 @@ def _producer_fits(artifact: Artifact, role: str) -> None:
 
 
 def _latents_fit(artifact: Artifact) -> None:
-    """Check that the shards hold the samples, labels and arrays that index and manifest say."""
+    """Check that the shards hold the samples, labels and fields that index and manifest say."""
     metadata = artifact.metadata
-    labels = shards.check_index(artifact.path, metadata["shards"])
+    fields = fields_of(metadata)
+    labels = shards.check_index(artifact.path, metadata["shards"], fields)
     for split, count in metadata["samples"].items():
         if len(labels[split]) != count:
             message = f"{artifact.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
             raise DataError(message, artifact.remedy)
-        read_table(artifact.path, split, metadata["shards"][split], tuple(metadata["latent_shape"]))
-    counts = np.bincount(labels["train"], minlength=len(metadata["class_names"])).tolist()
+        read_tables(artifact.path, split, metadata["shards"][split], tuple(metadata["latent_shape"]), fields)
+    known = labels["train"][labels["train"] >= 0]
+    counts = np.bincount(known, minlength=len(metadata["class_names"])).tolist()
     if counts != metadata["class_counts"]:
         raise DataError(f"{artifact.path} holds other labels than its manifest says", artifact.remedy)
 

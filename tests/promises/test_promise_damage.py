@@ -11,7 +11,7 @@ import pytest
 
 from ldm.core import files
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.latents.latent_set import LatentSet
+from ldm.core.latents.sharded import ShardedLatents
 from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import MANIFEST, SCHEMA, open_artifact
 from ldm.core.training import checkpoint
@@ -111,8 +111,8 @@ def test_the_files_of_every_released_schema_load(folder: Path, tmp_path: Path) -
     denoisers.load(kept / "dit" / "final")
     latents = open_artifact(kept / "latents", "latents", "ldm encode")
     facts = latents.metadata
-    batch = LatentSet(latents.path, "train", facts["shards"]["train"], tuple(facts["latent_shape"])).batch(np.arange(4))
-    assert batch.isfinite().all()
+    train = ShardedLatents(latents.path, "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
+    assert train.array("npy", np.arange(4)).isfinite().all()
     found = checkpoint.newest(kept / "dit", lambda message: pytest.fail(message))
     assert found is not None and found.groups.keys() == {"model", "ema", "optimizer"}
 

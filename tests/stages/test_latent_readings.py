@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from ldm.core import files
 from ldm.core.errors import DataError
 from ldm.core.images.order import stream
-from ldm.core.latents.sets import read_latents, training_latents
+from ldm.core.latents.sets import read_latents
 from ldm.core.latents.shards import INDEX, load_shard
 from ldm.core.runs.artifacts import MANIFEST, open_artifact
 from tests.support.pipeline_run import Pipeline, manifest
@@ -28,7 +28,7 @@ def test_the_order_of_training_and_its_latents_are_the_same_however_they_are_rea
     for start in range(0, 2 * len(sets[0]), 8):
         positions = np.arange(start, start + 8)
         samples = stream(3, start, start + 8, len(sets[0]))
-        batches = [training_latents(each, samples, 3, positions) for each in sets]
+        batches = [each.batch(samples, positions, 3) for each in sets]
         assert all(torch.equal(batch, batches[0]) for batch in batches[1:])
 
 
@@ -78,7 +78,7 @@ def test_latents_without_checksums_are_compared_with_the_manifest_before_they_ar
     del document["manifest_sha256"]
     files.write_json(folder / MANIFEST, {**document, "manifest_sha256": files.sha256_json(document)})
     latents = open_artifact(folder, "latents", "ldm encode")
-    assert read_latents(latents, "streamed").train.batch(np.arange(4)).isfinite().all()
+    assert read_latents(latents, "streamed").train.array("npy", np.arange(4)).isfinite().all()
     path = folder / "shard-000002.tar"
     whole = path.read_bytes()
     path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])

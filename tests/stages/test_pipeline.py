@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from ldm.core import files
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.latents.latent_set import LatentSet
+from ldm.core.latents.sharded import ShardedLatents
 from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import MANIFEST, open_artifact
 from ldm.stages.configs.folders import Verify
@@ -50,12 +50,12 @@ def test_latents_are_normalised_on_the_training_images(trained: Pipeline) -> Non
 
 def test_shards_open_with_plain_webdataset_as_the_readme_shows(trained: Pipeline) -> None:
     facts = manifest(trained.folder / "latents")["facts"]
-    ours = LatentSet(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
+    ours = ShardedLatents(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
     shard = str(trained.folder / "latents" / "shard-000000.tar")
     dataset = webdataset.WebDataset(shard, shardshuffle=False).decode().to_tuple("npy", "cls", "json")
     for index, (latent, label, source) in enumerate(dataset):
         assert latent.dtype == np.float16
-        assert torch.equal(torch.from_numpy(latent).float(), ours.batch(np.array([index]))[0])
+        assert torch.equal(torch.from_numpy(latent).float(), ours.array("npy", np.array([index]))[0].float())
         assert label == ours.labels[index] == source["label"]
         assert source["name"].startswith(list(COLOURS)[label])
     assert index == 15
@@ -65,7 +65,9 @@ def test_the_flipped_latent_is_that_of_the_flipped_image(trained: Pipeline) -> N
     from ldm.core.autoencoders import registry
 
     facts = manifest(trained.folder / "latents")["facts"]
-    latents = LatentSet(trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
+    latents = ShardedLatents(
+        trained.folder / "latents", "train", facts["shards"]["train"], tuple(facts["latent_shape"])
+    )
     config = trained.config("train-vqvae")
     from ldm.core.images.decode import as_tensor
     from ldm.core.images.sets import image_sources
@@ -73,7 +75,7 @@ def test_the_flipped_latent_is_that_of_the_flipped_image(trained: Pipeline) -> N
     pixels = as_tensor(image_sources(config.data).read(Silent()).train.batch(np.arange(8))).flip(-1)
     with torch.no_grad():
         expected = registry.load(trained.folder / "vqvae" / "final").encode(pixels)
-    found = latents.batch(np.arange(8), flip=np.ones(8, dtype=bool))
+    found = latents.array("npy", np.arange(8), np.ones(8, dtype=bool)).float()
     assert torch.allclose(found, expected, atol=5e-3)
 
 
@@ -236,11 +238,10 @@ def test_a_kl_autoencoder_of_diffusers_serves_every_later_stage(tmp_path: Path, 
     pipeline.run("train-vqvae", autoencoder=tmp_path / "vae")
     pipeline.through("encode", "train-dit")
     latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
-    latent_set = LatentSet(
+    latent_set = ShardedLatents(
         latents.path, "train", latents.metadata["shards"]["train"], tuple(latents.metadata["latent_shape"])
     )
-    assert latent_set.has_std
-    assert float(latent_set.batch(np.arange(4), std=True).min()) > 0
+    assert float(latent_set.array("std.npy", np.arange(4)).min()) > 0
     assert len(pngs(pipeline.run("sample", num=1).directory)) == 3
 
     assert pipeline.run("train-vqvae", autoencoder=tmp_path / "vae").already_complete

@@ -17,8 +17,8 @@ from ldm.core.denoisers.settings import NOISY
 from ldm.core.features import classifier
 from ldm.core.features.extractor import open_extractor
 from ldm.core.interchange.model_card import look_for
-from ldm.core.latents.latent_set import LatentSet, Reading
 from ldm.core.latents.sets import open_latents, read_latents
+from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import INDEX, check_index, read_shard
 from ldm.core.progress import Silent
 from ldm.core.runs import workspace
@@ -252,9 +252,10 @@ def stream_latents(folder: Path, harmed: str) -> None:
 
 def _read_latents(folder: Path, reading: Reading) -> None:
     for split, names in SHARDS.items():
-        found = LatentSet(folder / RUN / "latents", split, names, LATENTS, reading)
+        found = ShardedLatents(folder / RUN / "latents", split, names, LATENTS, reading)
         for row in range(min(len(found), 9)):
-            found.batch(np.array([row]), np.array([row % 2 == 0]) if found.has_flip else None)
+            flip = np.array([row % 2 == 0]) if "flip.npy" in found.fields else None
+            found.array("npy", np.array([row]), flip)
 
 
 def check_latents(folder: Path, harmed: str) -> None:
@@ -268,7 +269,8 @@ def take_latents(folder: Path, harmed: str) -> None:
     latents, _ = open_latents(None, config("train-dit", folder))
     latents.verify()
     sets = read_latents(latents)
-    sets.train.batch(np.arange(len(sets.train)))
+    everything = np.arange(len(sets.train))
+    sets.train.batch(everything, everything, 0)
 
 
 def load_autoencoder(folder: Path, harmed: str) -> None:

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ldm.core.latents.shards import FIELDS, LatentSample, write_index, write_shard
+from ldm.core.latents.fields import ARRAYS
+from ldm.core.latents.shards import LatentSample, write_index, write_shard
 
 SHAPE = (3, 4, 5)
 NAMES = {"train": ["shard-000000.tar", "shard-000001.tar"], "val": ["val-000000.tar"]}
 
 
-def make_samples(first: int, count: int, fields: tuple[str, ...] = FIELDS) -> list[LatentSample]:
+def make_samples(first: int, count: int, fields: tuple[str, ...] = ARRAYS) -> list[LatentSample]:
     draws = np.random.Generator(np.random.Philox(first))
 
     def sample(key: int) -> LatentSample:
@@ -21,7 +22,7 @@ def make_samples(first: int, count: int, fields: tuple[str, ...] = FIELDS) -> li
     return [sample(key) for key in range(first, first + count)]
 
 
-def write_all(folder: Path, fields: tuple[str, ...] = FIELDS) -> dict[str, list[LatentSample]]:
+def write_all(folder: Path, fields: tuple[str, ...] = ARRAYS) -> dict[str, list[LatentSample]]:
     """Write two shards for training and one for validation, and their index."""
     samples = {"train": make_samples(0, 8, fields), "val": make_samples(100, 3, fields)}
     first = write_shard(folder / "shard-000000.tar", 0, samples["train"][:5])

@@ -16,7 +16,7 @@ from ...denoisers.dit import DiTConfig
 from ...distributed import processes
 from ...images.decode import write_png
 from ...images.grid import grid, scale_for
-from ...latents.sets import LatentSets, held_out, training_latents
+from ...latents.dataset import LatentSets, held_out
 from ...pipeline.generation import Sampling, generate
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Model
@@ -81,10 +81,10 @@ class DenoisingTask:
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
         seed, positions, train = self.config.seed, batch.positions, self.latents.train
-        x0 = training_latents(train, batch.samples, seed, positions)
+        x0 = train.batch(batch.samples, positions, seed)
         noise = seeds.normal(seed, "noise", positions, train.shape)
         t = self.objective.draw_times(seeds.uniform(seed, "time", positions))
-        labels = torch.from_numpy(train.labels[batch.samples])
+        labels = train.cond(batch.samples, positions)["labels"]
         dropped = seeds.uniform(seed, "label dropout", positions)
         labels = self.labels.drop(labels, dropped, self.config.label_dropout)
         return x0, noise, t, labels
@@ -104,7 +104,7 @@ class DenoisingTask:
         for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
             t = self.objective.draw_times(batch.evenly)
             with torch.no_grad(), self.policy.autocast():
-                total += float(self._errors((batch.x0, batch.noise, t, batch.labels)).sum())
+                total += float(self._errors((batch.x0, batch.noise, t, batch.cond["labels"])).sum())
             count += len(t)
         return {"val_loss": total / count}
 

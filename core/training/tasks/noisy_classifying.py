@@ -11,7 +11,8 @@ from ...denoisers import noisy_classifier
 from ...denoisers.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
 from ...diffusion import times
 from ...diffusion.schedules import Schedule, add_noise
-from ...latents.sets import held_out, read_latents, training_latents
+from ...latents.dataset import held_out
+from ...latents.sets import read_latents
 from ...pipeline.loading import forward_process
 from ...pipeline.settings import Diffusion
 from ...runs.artifacts import Artifact
@@ -48,10 +49,10 @@ class NoisyClassifyingTask:
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
         train = self.latents.train
-        x0 = training_latents(train, batch.samples, self.seed, batch.positions)
+        x0 = train.batch(batch.samples, batch.positions, self.seed)
         noise = seeds.normal(self.seed, "noise", batch.positions, train.shape)
         uniform = seeds.uniform(self.seed, "time", batch.positions)
-        return x0, noise, self._times(uniform), torch.from_numpy(train.labels[batch.samples])
+        return x0, noise, self._times(uniform), train.cond(batch.samples, batch.positions)["labels"]
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
@@ -72,7 +73,7 @@ class NoisyClassifyingTask:
         right, t, total = [], [], 0.0
         for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
             t.append(self._times(batch.evenly))
-            labels = batch.labels.to(self.policy.device)
+            labels = batch.cond["labels"].to(self.policy.device)
             parts = (tensor.to(self.policy.device) for tensor in (batch.x0, batch.noise, t[-1]))
             with self.policy.autocast():
                 logits = self._logits(*parts)

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from ldm.core.errors import DataError
 from ldm.core.latents import readers
-from ldm.core.latents.latent_set import LatentSet, Reading, best_reading, read_table
+from ldm.core.latents.fields import ARRAYS
+from ldm.core.latents.sharded import Reading, ShardedLatents, best_reading, read_tables
 from ldm.core.latents.shards import INDEX, load_shard, write_index, write_shard
 from tests.support.small_shards import NAMES, SHAPE, expected, make_samples, write_all
 
@@ -23,47 +24,45 @@ READINGS: Sequence[Reading] = get_args(Reading)
 @pytest.mark.parametrize("reading", READINGS)
 def test_a_batch_holds_what_was_written_mirrored_and_deviations_included(tmp_path: Path, reading: Reading) -> None:
     written = write_all(tmp_path)
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE, reading)
-    assert len(latents) == 8 and latents.has_flip and latents.has_std
+    latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, reading)
+    assert len(latents) == 8 and set(latents.fields) == {*ARRAYS, "cls"}
     assert latents.labels.tolist() == [sample.label for sample in written["train"]]
     everything = np.arange(8)
     for flip, std, field in ((0, 0, "npy"), (1, 0, "flip.npy"), (0, 1, "std.npy"), (1, 1, "flip.std.npy")):
-        batch = latents.batch(everything, np.full(8, bool(flip)), bool(std))
-        assert batch.dtype == torch.float32
-        assert torch.equal(batch, expected(written["train"], field))
-    held_out = LatentSet(tmp_path, "val", NAMES["val"], SHAPE)
-    assert torch.equal(held_out.batch(np.arange(3)), expected(written["val"], "npy"))
+        batch = latents.array("std.npy" if std else "npy", everything, np.full(8, bool(flip)))
+        assert batch.dtype == torch.float16
+        assert torch.equal(batch.float(), expected(written["train"], field))
+    held_out = ShardedLatents(tmp_path, "val", NAMES["val"], SHAPE)
+    assert torch.equal(held_out.array("npy", np.arange(3)).float(), expected(written["val"], "npy"))
 
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_a_batch_follows_its_indices_and_flips_in_any_order(tmp_path: Path, reading: Reading) -> None:
     written = write_all(tmp_path)["train"]
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE, reading)
+    latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, reading)
     indices, flip = np.array([7, 0, 5, 5, 4]), np.array([True, False, True, False, False])
     fields = ["flip.npy" if mirrored else "npy" for mirrored in flip.tolist()]
     rows = [torch.from_numpy(written[i].arrays[field]) for i, field in zip(indices, fields, strict=True)]
-    assert torch.equal(latents.batch(indices, flip), torch.stack(rows).float())
-    assert latents.batch(np.empty(0, np.int64)).shape == (0, *SHAPE)
+    assert torch.equal(latents.array("npy", indices, flip), torch.stack(rows))
+    assert latents.array("npy", np.empty(0, np.int64)).shape == (0, *SHAPE)
 
 
 def test_latents_without_mirror_images_and_deviations_say_so(tmp_path: Path) -> None:
     write_all(tmp_path, ("npy",))
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
-    assert not latents.has_flip and not latents.has_std
-    assert latents.batch(np.arange(8)).shape == (8, *SHAPE)
+    latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE)
+    assert set(latents.fields) == {"npy", "cls"}
+    assert latents.batch(np.arange(8), np.arange(8), 0).shape == (8, *SHAPE)
     with pytest.raises(AssertionError):
-        latents.batch(np.arange(8), std=True)
-    with pytest.raises(AssertionError):
-        latents.batch(np.arange(8), np.zeros(8, dtype=bool))
+        latents.array("npy", np.arange(8), np.zeros(8, dtype=bool))
 
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_a_split_may_be_empty(tmp_path: Path, reading: Reading) -> None:
     shard = write_shard(tmp_path / "shard-000000.tar", 0, make_samples(0, 2))
     write_index(tmp_path, {"train": [shard], "val": []})
-    empty = LatentSet(tmp_path, "val", [], SHAPE, reading)
-    assert len(empty) == 0 and empty.batch(np.empty(0, np.int64)).shape == (0, *SHAPE)
-    assert len(LatentSet(tmp_path, "train", ["shard-000000.tar"], SHAPE, reading)) == 2
+    empty = ShardedLatents(tmp_path, "val", [], SHAPE, reading)
+    assert len(empty) == 0 and empty.array("npy", np.empty(0, np.int64)).shape == (0, *SHAPE)
+    assert len(ShardedLatents(tmp_path, "train", ["shard-000000.tar"], SHAPE, reading)) == 2
 
 
 def test_batches_are_the_same_to_the_bit_however_they_are_read(tmp_path: Path) -> None:
@@ -72,16 +71,16 @@ def test_batches_are_the_same_to_the_bit_however_they_are_read(tmp_path: Path) -
     shards = [write_shard(tmp_path / f"{start}.tar", start, samples[start : start + 7]) for start in range(0, 50, 7)]
     write_index(tmp_path, {"train": shards})
     names = [shard.name for shard in shards]
-    sets = [LatentSet(tmp_path, "train", names, SHAPE, reading) for reading in READINGS]
+    sets = [ShardedLatents(tmp_path, "train", names, SHAPE, reading) for reading in READINGS]
     draws = np.random.Generator(np.random.Philox(0))
     for size in (1, 3, 64, 200):
         indices, flip = draws.integers(0, 50, size), draws.random(size) < 0.5
         for std in (False, True):
-            batches = [latents.batch(indices, flip, std) for latents in sets]
+            batches = [latents.array("std.npy" if std else "npy", indices, flip) for latents in sets]
             assert all(torch.equal(batch, batches[0]) for batch in batches[1:])
             fields = [f"{'flip.' * mirrored}{'std.' * std}npy" for mirrored in flip.tolist()]
             rows = [torch.from_numpy(samples[i].arrays[f]) for i, f in zip(indices, fields, strict=True)]
-            assert torch.equal(batches[0], torch.stack(rows).float())
+            assert torch.equal(batches[0], torch.stack(rows))
 
 
 def test_a_streamed_latent_that_is_not_what_was_written_is_named_when_it_is_read(tmp_path: Path) -> None:
@@ -93,17 +92,17 @@ def test_a_streamed_latent_that_is_not_what_was_written_is_named_when_it_is_read
     for row, bit in ((0, 0), (1, 8 * size - 1), (2, 77)):
         place = int(shard.offsets["flip.npy"][row]) + bit // 8
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit % 8]) + whole[place + 1 :])
-        latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE, "streamed")
-        assert torch.equal(latents.batch(np.arange(5, 8)), expected(samples, "npy")), "these are whole"
+        latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, "streamed")
+        assert torch.equal(latents.array("npy", np.arange(5, 8)).float(), expected(samples, "npy")), "these are whole"
         with pytest.raises(
             DataError, match=r"shard-000001\.tar is damaged at byte \d+: the latent there is not"
         ) as told:
-            latents.batch(np.array([0, 5 + row]), np.array([True, True]))
+            latents.array("npy", np.array([0, 5 + row]), np.array([True, True]))
         assert "encode again" in str(told.value.remedy)
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE, "streamed")
+    latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, "streamed")
     path.write_bytes(whole[: int(shard.offsets["npy"][2]) + 3])
     with pytest.raises(DataError, match=r"shard-000001\.tar is damaged"):
-        latents.batch(np.array([7]))
+        latents.array("npy", np.array([7]))
 
 
 def test_streaming_keeps_no_more_files_open_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,13 +110,13 @@ def test_streaming_keeps_no_more_files_open_than_it_may(tmp_path: Path, monkeypa
     samples = make_samples(0, 12)
     shards = [write_shard(tmp_path / f"{key}.tar", key, [sample]) for key, sample in enumerate(samples)]
     write_index(tmp_path, {"train": shards})
-    latents = LatentSet(tmp_path, "train", [shard.name for shard in shards], SHAPE, "streamed")
+    latents = ShardedLatents(tmp_path, "train", [shard.name for shard in shards], SHAPE, "streamed")
 
     def num_open() -> int:
         return sum(path.resolve().is_relative_to(tmp_path) for path in Path("/proc/self/fd").iterdir())
 
     for _ in range(3):
-        assert torch.equal(latents.batch(np.arange(12)), expected(samples, "npy"))
+        assert torch.equal(latents.array("npy", np.arange(12)).float(), expected(samples, "npy"))
         if Path("/proc/self/fd").exists():
             assert num_open() == 3
 
@@ -126,7 +125,7 @@ def test_mapping_keeps_no_file_open(tmp_path: Path) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("this system does not list open files")
     write_all(tmp_path)
-    latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE, "mapped")
+    latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, "mapped")
     assert not any(path.resolve().is_relative_to(tmp_path) for path in Path("/proc/self/fd").iterdir())
     assert len(latents) == 8
 
@@ -137,18 +136,18 @@ def test_a_folder_of_any_name_is_read(tmp_path: Path) -> None:
         folder.mkdir()
         written = write_all(folder)["train"]
         for reading in READINGS:
-            latents = LatentSet(folder, "train", NAMES["train"], SHAPE, reading)
-            assert torch.equal(latents.batch(np.arange(8)), expected(written, "npy"))
+            latents = ShardedLatents(folder, "train", NAMES["train"], SHAPE, reading)
+            assert torch.equal(latents.array("npy", np.arange(8)).float(), expected(written, "npy"))
 
 
 def test_an_index_without_checksums_is_read_without_them(tmp_path: Path) -> None:
     written = write_all(tmp_path)["train"]
     index = load_file(tmp_path / INDEX)
     save_file({key: values for key, values in index.items() if "crc32" not in key}, tmp_path / INDEX)
-    assert read_table(tmp_path, "train", NAMES["train"], SHAPE)[1].checksums is None
+    assert read_tables(tmp_path, "train", NAMES["train"], SHAPE)[1]["npy"].checksums is None
     for reading in READINGS:
-        latents = LatentSet(tmp_path, "train", NAMES["train"], SHAPE, reading)
-        assert torch.equal(latents.batch(np.arange(8)), expected(written, "npy"))
+        latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, reading)
+        assert torch.equal(latents.array("npy", np.arange(8)).float(), expected(written, "npy"))
 
 
 def test_sets_are_mapped_where_they_fit_and_streamed_where_they_do_not() -> None:
@@ -164,23 +163,23 @@ def test_an_index_that_points_out_of_its_shards_is_refused(tmp_path: Path, key: 
     index[f"train.{key}"][6] = value
     save_file(index, tmp_path / INDEX)
     with pytest.raises(DataError, match=r"index\.safetensors does not fit its shards .*encode again"):
-        LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
+        ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE)
 
 
 def test_an_index_of_another_length_shape_or_split_is_refused(tmp_path: Path) -> None:
     write_all(tmp_path)
     with pytest.raises(DataError, match="lists no 'test' samples"):
-        LatentSet(tmp_path, "test", [], SHAPE)
+        ShardedLatents(tmp_path, "test", [], SHAPE)
     with pytest.raises(DataError, match="does not fit"):
-        LatentSet(tmp_path, "train", NAMES["train"], (3, 400, 500))
+        ShardedLatents(tmp_path, "train", NAMES["train"], (3, 400, 500))
     whole = load_file(tmp_path / INDEX)
     for key in ("train.label", "train.shard", "train.npy", "train.flip.npy"):
         save_file({**whole, key: whole[key][:-1]}, tmp_path / INDEX)
         with pytest.raises(DataError, match="does not fit"):
-            LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
+            ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE)
     (tmp_path / INDEX).write_bytes(b"\x00" * 40)
     with pytest.raises(DataError, match=r"index\.safetensors cannot be read"):
-        LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
+        ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE)
     (tmp_path / INDEX).unlink()
     with pytest.raises(DataError, match=r"index\.safetensors cannot be read"):
-        LatentSet(tmp_path, "train", NAMES["train"], SHAPE)
+        ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE)

@@ -18,8 +18,8 @@ import webdataset
 from safetensors.numpy import load_file, save_file
 
 from ldm.core.errors import DataError
+from ldm.core.latents.fields import ARRAYS
 from ldm.core.latents.shards import (
-    FIELDS,
     INDEX,
     LatentSample,
     Shard,
@@ -69,7 +69,7 @@ def test_webdataset_opens_the_shards_and_finds_the_same_arrays_and_labels(tmp_pa
     for sample, original in zip(opened, written, strict=True):
         assert sample["cls"] == original.label
         assert sample["json"] == {"name": original.name, "label": original.label}
-        for field in FIELDS:
+        for field in ARRAYS:
             assert sample[field].dtype == np.float16
             assert np.array_equal(sample[field], original.arrays[field])
 
@@ -109,7 +109,7 @@ def test_a_shard_read_is_the_shard_written_and_both_know_the_files_hash(tmp_path
     assert (read.name, read.sha256, len(read)) == (written.name, written.sha256, 6)
     assert read.sha256 == hashlib.sha256((tmp_path / "shard-000000.tar").read_bytes()).hexdigest()
     assert np.array_equal(read.labels, written.labels)
-    for field in FIELDS:
+    for field in ARRAYS:
         assert np.array_equal(read.offsets[field], written.offsets[field])
         assert np.array_equal(read.checksums[field], written.checksums[field])
         assert [zlib.crc32(sample.arrays[field].tobytes()) for sample in samples] == read.checksums[field].tolist()
@@ -137,7 +137,10 @@ def test_samples_of_another_format_are_refused_before_they_are_written() -> None
     with pytest.raises(AssertionError):
         LatentSample({"flip.npy": np.zeros(SHAPE, np.float16)}, 0, "a")
     with pytest.raises(AssertionError):
-        LatentSample({"npy": np.zeros(SHAPE, np.float16), "latent.npy": np.zeros(SHAPE, np.float16)}, 0, "a")
+        LatentSample({"npy": np.zeros(SHAPE, np.float16), "std.npy": np.zeros((1, 2, 2), np.float16)}, 0, "a")
+    for name in ("latent", "a/b.npy", "../npy", "A.npy"):
+        with pytest.raises(AssertionError):
+            LatentSample({"npy": np.zeros(SHAPE, np.float16), name: np.zeros(SHAPE, np.float16)}, 0, "a")
 
 
 def test_names_of_any_bytes_travel(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Latents by position: what a training reads, whatever they come from.
+
+Every draw is a function of (seed, purpose, position): which samples are mirrored, and what is drawn from a posterior.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import seeds
+from ..images.order import spread
+from ..system.transfer import to_device
+from .fields import Field
+
+Cond = dict[str, Tensor]
+VALIDATION_SEED = 0
+_AT_ONCE = 64
+
+
+class LatentDataset(Protocol):
+    """N samples of latents, with the fields that codec and data offered."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of a latent."""
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """What each sample has."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What labels mean, in their order."""
+
+    def __len__(self) -> int: ...
+
+    def batch(
+        self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True, purpose: str = "posterior"
+    ) -> Tensor:
+        """Return latents of samples (B,) as positions (B,) of the stream draw them, float32 (B, C, h, w).
+
+        flips: half of the samples are mirrored, where mirrored images were encoded. purpose: of the draws from the
+        posterior, where there is one.
+        """
+
+    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
+        """Return what samples (B,) are conditioned on, batch first: `labels`, int64 (B,), where they are labelled."""
+
+
+def mirrored(positions: np.ndarray, seed: int) -> np.ndarray:
+    """Say which of the positions (B,) of a stream see the mirrored image: half of them, bool (B,)."""
+    return seeds.uniform(seed, "flip", positions).numpy() < 0.5
+
+
+def draw(mean: Tensor, std: Tensor | None, positions: np.ndarray, seed: int, purpose: str) -> Tensor:
+    """Draw latents from posteriors of mean and std (B, C, h, w); return the mean where there is no std."""
+    if std is None:
+        return mean
+    noise = seeds.normal(seed, purpose, positions, tuple(mean.shape[1:]))
+    return mean + std * to_device(noise, mean.device)
+
+
+@dataclass(frozen=True)
+class LatentSets:
+    """Training and validation latents."""
+
+    train: LatentDataset
+    val: LatentDataset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.train.class_names
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Some validation latents: x0 and noise (B, C, h, w), their condition, and numbers in (0, 1) for times (B,)."""
+
+    x0: Tensor
+    noise: Tensor
+    cond: Cond
+    evenly: Tensor
+
+
+def held_out_latents(source: LatentDataset, samples: np.ndarray) -> Tensor:
+    """Return validation latents of samples (B,): never mirrored, and the same whatever the run's seed."""
+    return source.batch(samples, samples, VALIDATION_SEED, flips=False, purpose="validation posterior")
+
+
+def held_out(source: LatentDataset, limit: int) -> Iterator[HeldOut]:
+    """Yield at most `limit` validation samples in batches, the numbers for their times evenly spread over all of them.
+
+    Samples, numbers and noise are the same whatever the run's seed, so that runs of one loss can be compared. The
+    samples come in a random order: by name, each class would have times of its own.
+    """
+    chosen = spread(len(source), limit)
+    evenly = torch.from_numpy((np.arange(len(chosen)) + 0.5) / len(chosen))
+    for start in range(0, len(chosen), _AT_ONCE):
+        some = chosen[start : start + _AT_ONCE]
+        yield HeldOut(
+            x0=held_out_latents(source, some),
+            noise=seeds.normal(VALIDATION_SEED, "validation noise", some, source.shape),
+            cond=source.cond(some, some),
+            evenly=evenly[start : start + len(some)],
+        )

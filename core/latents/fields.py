@@ -1,0 +1,72 @@
+"""The named fields of a sample of latents: which there are, and of what form.
+
+A field is named by the ending of its member in a shard: `npy`, the latent, is KEY.npy. Beside it may stand its
+posterior's deviation, a label, captions or their tokens and embeddings, token maps, features: whatever the codec and
+the data offer. `flip.NAME` is field NAME of the mirrored image.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+LATENT, STD, LABEL, FLIP = "npy", "std.npy", "cls", "flip."
+TEXT = "text"
+# Arrays of what every folder holds that was written before manifests listed fields.
+ARRAYS = (LATENT, FLIP + LATENT, STD, FLIP + STD)
+
+
+@dataclass(frozen=True)
+class Field:
+    """The form of one field, the same for all samples.
+
+    dtype: numpy's name of its numbers, or "text" for UTF-8. shape: of one sample; None as the first axis where lengths
+    differ. made_by: fingerprint of the input that it comes from, where that is known.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+    made_by: str | None = None
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The size of one sample; None where sizes differ."""
+        if self.dtype == TEXT or None in self.shape:
+            return None
+        return prod(self.shape) * np.dtype(self.dtype).itemsize  # type: ignore[arg-type]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        form: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape)}
+        return form if self.made_by is None else {**form, "made_by": self.made_by}
+
+    def merged(self, other: "Field") -> "Field":
+        """Return the form that covers both: the length is open where theirs differ. Raises ValueError if none does."""
+        same = self.dtype == other.dtype and len(self.shape) == len(other.shape) and self.shape[1:] == other.shape[1:]
+        if not same:
+            raise ValueError(f"{other.dtype} of shape {other.shape} beside {self.dtype} of shape {self.shape}")
+        return self if self.shape == other.shape else Field(self.dtype, (None, *self.shape[1:]), self.made_by)
+
+
+def form_of(content: np.ndarray | str) -> Field:
+    """Return the form of one sample's array or text."""
+    return Field(TEXT) if isinstance(content, str) else Field(content.dtype.name, content.shape)
+
+
+def merge(forms: Iterable[Mapping[str, Field]]) -> dict[str, Field]:
+    """Return all fields of several sets of samples, each in the form that covers theirs. Raises ValueError for none."""
+    covering: dict[str, Field] = {}
+    for each in forms:
+        for name, form in each.items():
+            covering[name] = covering[name].merged(form) if name in covering else form
+    return covering
+
+
+def fields_of(facts: Mapping[str, Any]) -> dict[str, Field] | None:
+    """Return the fields that a manifest lists; None of one that lists none, because ldm did not do so yet."""
+    if "fields" not in facts:
+        return None
+    listed = facts["fields"].items()
+    return {name: Field(form["dtype"], tuple(form["shape"]), form.get("made_by")) for name, form in listed}

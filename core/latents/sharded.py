@@ -1,0 +1,200 @@
+"""Latents at random out of shards: held on the device, mapped into memory, or streamed from the disk.
+
+Whichever it is, a batch is the same to the bit: only its samples and positions decide what is in it.
+
+"held": one tensor for each field on the device, filled once. "mapped": the shards are mapped, their pages shared with
+other processes and given back by the system when it needs memory. "streamed": nothing stays but a bounded number of
+open files; each array is read when it is asked for, so that sets may be larger than the memory.
+
+Shards that were not compared with the manifest's sha256, which means reading all of them, have every array compared
+with its CRC-32 as it is read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..errors import DataError
+from ..system.machine import available_memory
+from .dataset import Cond, draw, mirrored
+from .fields import FLIP, LABEL, LATENT, STD, Field
+from .readers import FieldTable, Files, Held, MappedFiles, Reader, StreamedFiles
+from .shards import AGAIN, INDEX, read_index
+from .tar_members import BLOCK
+
+Reading = Literal["held", "mapped", "streamed"]
+
+
+class ShardedLatents:
+    """One split of a folder of shards, read at random through its index: a `LatentDataset`.
+
+    shape: (C, h, w). fields: as the manifest lists them; None for folders of which it lists none. device: where batches
+    are; that of `reading="held"` only, else the CPU. trusted: the shards are known to be what was written. conditions:
+    fields that are part of the condition, beside the label.
+
+    Raises DataError for an index that does not fit its shards, and for a damaged array when it is read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        names: Sequence[str],
+        shape: tuple[int, int, int],
+        reading: Reading = "mapped",
+        device: torch.device | None = None,
+        trusted: bool = False,
+        fields: Mapping[str, Field] | None = None,
+        class_names: tuple[str, ...] = (),
+        conditions: Sequence[str] = (),
+    ) -> None:
+        self.shape, self.class_names, self._conditions = shape, class_names, conditions
+        self.labels, tables = read_tables(folder, split, names, shape, fields)
+        self._count = len(tables[LATENT].shard)
+        self.fields = {name: table.form for name, table in tables.items()}
+        self.fields |= {FLIP + name: table.form for name, table in tables.items() if len(table.offsets) > 1}
+        if self.labels is not None:
+            self.fields[LABEL] = Field("int64")
+        paths = tables[LATENT].paths
+        files: Files = StreamedFiles(paths) if reading == "streamed" else MappedFiles(paths)
+        self._readers: dict[str, Reader | Held] = {}
+        for name, table in tables.items():
+            known = replace(table, checksums=None) if trusted else table
+            held = reading == "held" and table.form.num_bytes is not None
+            device = device or torch.device("cpu")
+            self._readers[name] = Held(known, device) if held else Reader(known, files)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(
+        self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True, purpose: str = "posterior"
+    ) -> Tensor:
+        """Return latents, float32 (B, C, h, w); see `LatentDataset`."""
+        flip = mirrored(positions, seed) if flips and FLIP + LATENT in self.fields else None
+        mean = self.array(LATENT, samples, flip).float()
+        std = self.array(STD, samples, flip).float() if STD in self.fields else None
+        return draw(mean, std, positions, seed, purpose)
+
+    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
+        """Return the labels, where there are any, and the fields that were asked for; of those whose lengths differ
+        all padded with zeros to the longest, with a mask NAME_mask, bool (B, L)."""
+        cond: Cond = {} if self.labels is None else {"labels": torch.from_numpy(self.labels[samples])}
+        for name in self._conditions:
+            key = name.removesuffix(".npy")
+            if self.fields[name].num_bytes is None:
+                values, lengths = self.ragged(name, samples)
+                cond[f"{key}_mask"] = torch.arange(values.shape[1]) < lengths[:, None]
+            else:
+                values = self.array(name, samples)
+            cond[key] = values.float() if values.is_floating_point() else values.long()
+        return cond
+
+    def array(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
+        """Gather a field of one size, (B, *its shape), in its dtype. flip: bool (B,), which samples are mirrored."""
+        shape: tuple[int, ...] = self.fields[name].shape  # type: ignore[assignment]
+        return self._readers[name].take(self._rows(name, samples, flip), _whole(samples)).view(-1, *shape)
+
+    def ragged(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Gather a field whose lengths differ, (B, longest, …), padded with zeros; and the lengths, int64 (B,)."""
+        dtype, shape = self._readers[name].table.dtype, self.fields[name].shape[1:]
+        pieces = [bytearray(piece) for piece in self._pieces(name, samples, flip)]
+        arrays = [torch.frombuffer(each, dtype=dtype) if each else torch.empty(0, dtype=dtype) for each in pieces]
+        arrays = [array.view(-1, *shape) for array in arrays]  # type: ignore[arg-type]
+        return pad_sequence(arrays, batch_first=True), torch.tensor([len(array) for array in arrays])
+
+    def texts(self, name: str, samples: np.ndarray) -> list[str]:
+        """Gather a field of text."""
+        return [bytes(piece).decode() for piece in self._pieces(name, samples, None)]
+
+    def _pieces(self, name: str, samples: np.ndarray, flip: np.ndarray | None) -> Sequence[bytes | memoryview]:
+        reader = self._readers[name]
+        assert isinstance(reader, Reader), f"all of {name} are of one size"
+        return reader.pieces(self._rows(name, samples, flip), _whole(samples))
+
+    def _rows(self, name: str, samples: np.ndarray, flip: np.ndarray | None) -> np.ndarray:
+        assert flip is None or FLIP + name in self.fields, f"no {name} of mirrored images"
+        return np.zeros(len(samples), dtype=np.int64) if flip is None else flip.astype(np.int64)
+
+
+def best_reading(shard_bytes: int, field_bytes: int, device: torch.device) -> Reading:
+    """Choose how to read sets of so many bytes, of which so many are fields.
+
+    On a GPU they are held if they fit in a third of what is free there, for networks need the rest; else they are
+    mapped if they fit in half of the memory that is available, and streamed if not.
+    """
+    if device.type == "cuda" and field_bytes <= torch.cuda.mem_get_info(device)[0] // 3:
+        return "held"
+    memory = available_memory()
+    return "mapped" if memory is None or shard_bytes <= memory // 2 else "streamed"
+
+
+def read_tables(
+    folder: Path,
+    split: str,
+    names: Sequence[str],
+    shape: tuple[int, int, int],
+    fields: Mapping[str, Field] | None = None,
+) -> tuple[np.ndarray | None, dict[str, FieldTable]]:
+    """Return a split's labels, int64 (N,) or None, and where its fields lie, by the name that is not a mirrored one's.
+
+    fields: as the manifest lists them; by default those of latents that the index has. Raises DataError for an index
+    that is damaged, lacks the split, or points out of its shards, whatever it says.
+    """
+    index = read_index(folder)
+    if not {f"{split}.shard", f"{split}.{LATENT}"} <= index.keys():
+        raise DataError(f"{folder / INDEX} lists no {split!r} samples", AGAIN)
+    shard, labels = index[f"{split}.shard"], index.get(f"{split}.label")
+    paths = [folder / name for name in names]
+    sizes_of_files = np.asarray([_size(path) for path in paths], dtype=np.int64)
+    listed = {LATENT: Field("float16", shape), STD: Field("float16", shape)} if fields is None else fields
+    tables: dict[str, FieldTable] = {}
+    whole = bool(np.all((shard >= 0) & (shard < len(paths)))) and bool(np.all(np.diff(shard) >= 0))
+    whole = whole and (labels is not None or (fields is not None and LABEL not in fields))
+    whole = whole and (labels is None or labels.shape == shard.shape)
+    for name in (name for name in listed if name != LABEL and not name.startswith(FLIP)):
+        spelled = [each for each in (name, FLIP + name) if f"{split}.{each}" in index]
+        whole = whole and (fields is None or name in spelled)
+        if not whole or not spelled:
+            continue
+        form = listed[name]
+        offsets = [index[f"{split}.{each}"] for each in spelled]
+        sums = [index[key] for key in (f"{split}.{each}.crc32" for each in spelled) if key in index]
+        sizes = [index[key] for key in (f"{split}.{each}.size" for each in spelled) if key in index]
+        whole = all(each.shape == shard.shape for each in (*offsets, *sums, *sizes))
+        whole = whole and len(sizes) == (len(spelled) if form.num_bytes is None else 0)
+        if whole:
+            bytes_each: int | np.ndarray = np.stack(sizes) if form.num_bytes is None else form.num_bytes
+            checksums = np.stack(sums) if len(sums) == len(offsets) else None
+            tables[name] = FieldTable(form, paths, shard, np.stack(offsets), bytes_each, checksums)
+            whole = _lies_inside(tables[name], sizes_of_files)
+    if not whole or (STD in tables and len(tables[STD].offsets) != len(tables[LATENT].offsets)):
+        raise DataError(f"{folder / INDEX} does not fit its shards", AGAIN)
+    return labels, tables
+
+
+def _lies_inside(table: FieldTable, sizes_of_files: np.ndarray) -> bool:
+    """Tell whether every sample lies inside of its shard, and is a whole number of rows long where lengths differ."""
+    ends = sizes_of_files[table.shard] - table.sizes
+    whole = bool(np.all((table.offsets >= BLOCK) & (table.offsets <= ends)))
+    if isinstance(table.sizes, np.ndarray):
+        row = int(np.prod(table.form.shape[1:], dtype=np.int64)) * table.dtype.itemsize  # type: ignore[arg-type]
+        whole = whole and bool(np.all((table.sizes >= 0) & (table.sizes % row == 0)))
+    return whole
+
+
+def _whole(samples: np.ndarray) -> np.ndarray:
+    return np.asarray(samples, dtype=np.int64)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", AGAIN) from None
