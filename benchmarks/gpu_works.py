@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from ldm.core.autoencoders.codec import Autoencoder
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers import registry as denoisers
-from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.estimation import cost
 from ldm.core.estimation.timing import seconds_of
@@ -123,7 +123,7 @@ def _task(case: Case, policy: Policy) -> tuple[DenoisingTask, Plan]:
 def sampling(preset: str, policy: Policy, sizes: Sizes) -> dict[str, Any]:
     """Measure the drawing of one full batch of images with guidance, and the share that decoding has of it."""
     shape = (4, sizes.side, sizes.side)
-    config = DiTConfig(latent_channels=4, latent_size=sizes.side, num_classes=CLASSES, **denoisers.preset(preset))
+    config = DiTConfig(latent_channels=4, latent_size=sizes.side, num_classes=CLASSES, **PRESETS[preset.lower()])
     found: dict[str, Any] = {"steps": sizes.steps, "cfg": CFG}
     for how in ("eager", "compiled")[: 2 if policy.device.type == "cuda" else 1]:
         forget(policy)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.denoisers.dit import DiT
+from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.diffusion.objective import Objective
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.system.compile import maybe_compile

@@ -1,5 +1,6 @@
 """What can be set: every key of a stage's configuration with its flags, kind, default and help."""
 
+import dataclasses
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ..core.settings.families import FamilySection, section_of
 from ..core.settings.fields import OneOf, Section, parse_count
 
 # `X | None` is a Union before Python 3.14 reads it as one everywhere.
@@ -23,6 +25,7 @@ class Setting:
     argument: its name in help if it is told by its place among what is typed, without a flag.
     off_flags: what switches it off. kind: what a value looks like, for help. choices: all values, where there are few.
     names: all values of a text that has to be one of them, in any case.
+    families: those whose networks have it, where others lack it. field: as it was declared.
     inherited: whether the stage takes it from the stage before it where it is not given, and not the default.
     """
 
@@ -33,9 +36,11 @@ class Setting:
     choices: tuple[str, ...]
     default: Any
     help: str
+    field: FieldInfo = dataclasses.field(compare=False, repr=False)
     inherited: bool = False
     argument: str | None = None
     names: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
 
     @property
     def required(self) -> bool:
@@ -71,6 +76,8 @@ class Setting:
 @cache
 def settings_of(model: type[Section]) -> tuple[Setting, ...]:
     """List every setting of a configuration, sections in the order of their declaration, the stage's own first."""
+    if issubclass(model, FamilySection) and not model.family:
+        return _of_all_families(model)
     own: list[Setting] = []
     nested: list[Setting] = []
     sections = sections_of(model)
@@ -83,6 +90,21 @@ def settings_of(model: type[Section]) -> tuple[Setting, ...]:
         else:
             own.append(_setting(name, field))
     return (*own, *nested)
+
+
+def _of_all_families(section: type[FamilySection]) -> tuple[Setting, ...]:
+    """Return the settings that all families share, then those of each, each once."""
+    found: dict[str, Setting] = {}
+    for name in section.families:
+        for setting in settings_of(section_of(section, name)):
+            known = found.setdefault(setting.key, setting)
+            if setting.key not in section.model_fields:
+                found[setting.key] = replace(known, families=(*known.families, name))
+            elif setting.key == "preset":
+                found[setting.key] = _setting("preset", section.model_fields["preset"])
+    # What all have is of no family in particular.
+    common = tuple(section.families)
+    return tuple(replace(s, families=()) if s.families == common else s for s in found.values())
 
 
 def sections_of(model: type[Section]) -> dict[str, type[Section]]:
@@ -118,6 +140,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         choices=tuple(map(str, get_args(bare(field.annotation)))) if _is_literal(field.annotation) else (),
         default=field.default,
         help=field.description or "",
+        field=field,
         argument=declared if is_argument else None,
         names=_names(field),
     )

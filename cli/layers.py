@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from ..core.errors import ConfigError
 from ..core.settings.fields import Section
 from ..core.settings.recipe_file import leaves
+from ..core.settings.words import did_you_mean
 from ..stages.commands import COMMANDS
 from .keys import Setting, find, sections_of, settings_of
 from .recipe import merge, read_recipe, stage_layer
 from .refusals import refusal
-from .words import did_you_mean
 
 
 @dataclass(frozen=True)

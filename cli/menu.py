@@ -8,9 +8,9 @@ import typer
 from typer.core import TyperGroup
 
 from ..core.errors import ConfigError
+from ..core.settings.words import did_you_mean
 from . import examples, help
 from .failures import UsageError
-from .words import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typer.core import TyperCommand
 
 from ..core.errors import ConfigError
 from ..core.settings.fields import Stage
+from ..core.settings.words import did_you_mean
 from ..stages.commands import COMMANDS, TOOLS
 from . import examples, help
 from .completion import complete_recipes, complete_settings, completion_of
 from .failures import UsageError
 from .keys import Setting, settings_of
-from .words import did_you_mean
 
 _SWITCHES = {
     "recipe": ("--config", "-c"),

@@ -18,10 +18,10 @@ from ..core.errors import ConfigError
 from ..core.files import read_json
 from ..core.runs.artifacts import MANIFEST, open_artifact
 from ..core.runs.workspace import brought_up
-from ..core.settings.fields import identity, incidental
+from ..core.settings.fields import defaults, identity, incidental
 from ..core.settings.recipe_file import read_settings
+from ..core.settings.words import did_you_mean
 from ..stages.configs import MADE_BY, STAGES
-from .words import did_you_mean
 
 SHARED = ("name", "seed", "data", "machine")
 _FOLDER = "recipes"
@@ -118,7 +118,7 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
     maker = shlex.split(artifact.command)[1]
     if maker != command:
         raise ConfigError(f"{path} was made by ldm {maker}, with no settings of ldm {command}", "give a recipe")
-    default = STAGES[command]()
+    default = defaults(STAGES[command], artifact.config)
     return {command: brought_up(artifact.config, identity(default), incidental(default))}
 
 

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from ..core.errors import ConfigError
 from ..core.settings.fields import Section
+from ..core.settings.words import did_you_mean
 from .keys import Setting, find, sections_of, settings_of
-from .words import did_you_mean
 
 _WORDS = {
     "INTEGER": "must be a whole number",
@@ -60,6 +60,8 @@ def _section_line(key: str, detail: Any, origins: Mapping[str, str]) -> str:
 
 def _allowed(detail: Any, setting: Setting) -> str:
     kind = detail["type"]
+    if kind == "other_family":
+        return str(detail["msg"])
     if kind == "literal_error":
         return f"must be one of {', '.join(setting.choices)}{did_you_mean(str(detail['input']), setting.choices)}"
     if kind in _LIMITS:

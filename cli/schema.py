@@ -15,11 +15,11 @@ from pydantic.fields import FieldInfo
 
 from ..core.errors import ConfigError
 from ..core.settings.fields import Section
+from ..core.settings.words import did_you_mean
 from ..stages.configs import STAGES
 from . import examples
-from .keys import Setting, bare, find, sections_of
+from .keys import Setting, bare, sections_of, settings_of
 from .recipe import SHARED
-from .words import did_you_mean
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors know best
 _INTEGER = r"[+-]?[0-9]+(_[0-9]+)*(\.0+)?"
@@ -60,7 +60,8 @@ def recipe_schema(stages: list[str]) -> dict[str, Any]:
     shared = {}
     for key in SHARED:
         model = next(model for model in STAGES.values() if key in model.model_fields)
-        shared[key] = _section(sections_of(model)[key]) if key in sections_of(model) else _setting(model, key)
+        section = sections_of(model).get(key)
+        shared[key] = _section(section) if section else _section(model)["properties"][key]
     sections = {stage: {**_section(STAGES[stage]), "description": examples.STAGES[stage]} for stage in stages}
     return {
         "$schema": _DRAFT,
@@ -73,40 +74,34 @@ def recipe_schema(stages: list[str]) -> dict[str, Any]:
 
 
 def _section(model: type[Section], inherited: bool = False) -> dict[str, Any]:
-    properties = {}
-    for name, field in model.model_fields.items():
-        if name in sections_of(model):
-            extra = field.json_schema_extra
-            properties[name] = _section(
-                sections_of(model)[name], isinstance(extra, dict) and bool(extra.get("inherited"))
-            )
-        else:
-            properties[name] = _setting(model, name, inherited)
+    sections = sections_of(model)
+    properties = {setting.key: _setting(setting, inherited) for setting in settings_of(model) if not setting.section}
+    for name, section in sections.items():
+        extra = model.model_fields[name].json_schema_extra
+        properties[name] = _section(section, isinstance(extra, dict) and bool(extra.get("inherited")))
     return {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
 
 
-def _setting(model: type[Section], name: str, inherited: bool = False) -> dict[str, Any]:
+def _setting(setting: Setting, inherited: bool = False) -> dict[str, Any]:
     """Return the schema of one setting's value."""
-    setting, field = find(model, name), model.model_fields[name]
-    assert setting is not None
-    schema = _values(setting, field)
-    if type(None) in get_args(field.annotation):
+    schema = _values(setting)
+    if type(None) in get_args(setting.field.annotation):
         schema |= {"enum": [*schema["enum"], None]} if setting.choices else {"type": [*schema["type"], "null"]}
     described = {"description": setting.help, **schema}
     return described if setting.default is None or inherited else {**described, "default": _plain(setting.default)}
 
 
-def _values(setting: Setting, field: FieldInfo) -> dict[str, Any]:
+def _values(setting: Setting) -> dict[str, Any]:
     if setting.choices:
         return {"enum": list(dict.fromkeys(value for c in setting.choices for value in (c, yaml.safe_load(c))))}
     if setting.is_list:
-        return _list(setting, field)
-    return _limited(_KINDS[setting.kind], field)
+        return _list(setting)
+    return _limited(_KINDS[setting.kind], setting.field)
 
 
-def _list(setting: Setting, field: FieldInfo) -> dict[str, Any]:
+def _list(setting: Setting) -> dict[str, Any]:
     """Return the schema of a list, which may also be written as one text: `1,2,4`."""
-    first, *_ = members = get_args(bare(field.annotation))
+    first, *_ = members = get_args(bare(setting.field.annotation))
     kind = "INTEGER" if bare(first) is int else "NUMBER"
     item, pattern = _KINDS[kind], _INTEGER if kind == "INTEGER" else _NUMBER
     ends = {} if Ellipsis in members else {"minItems": len(members), "maxItems": len(members)}

@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import chain
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from ..core.settings.families import FamilySection, NetworkConfig
 from ..core.settings.fields import Section, Stage
 from ..stages.commands import COMMANDS
 from ..stages.configs import STAGES
@@ -86,21 +86,31 @@ def _of_command(command: str, shared: Mapping[str, Sequence[str]]) -> Iterator[s
 def _table(model: type[Section], prefix: str, but: frozenset[str] = frozenset()) -> list[str]:
     """Return a table of a model's own settings, or nothing."""
     own = [s for s in settings_of(model) if not s.section and s.key not in but]
-    rows = [_row(setting, model.model_fields[setting.key], prefix) for setting in own]
+    rows = [_row(setting, prefix) for setting in own]
     return ["| setting | takes | default | what it is |", "|---|---|---|---|", *rows] if rows else []
 
 
-def _row(setting: Setting, field: FieldInfo, prefix: str) -> str:
+def _row(setting: Setting, prefix: str) -> str:
     typed = [setting.argument] if setting.argument else [*setting.flags, *setting.off_flags]
     flags = "".join(f"<br>`{flag}`" for flag in typed)
-    may_change = "" if _mark(field, "identity") else " †"
+    may_change = "" if _mark(setting.field, "identity") else " †"
     default = ""
     if setting.required:
         default = "must be given"
     elif setting.default is not None:
         default = f"`{setting.shown(setting.default)}`"
-    cells = (f"`{prefix}{setting.key}`{may_change}{flags}", _taken(setting, field), default, escaped(setting.help))
+    cells = (
+        f"`{prefix}{setting.key}`{_of_families(setting)}{may_change}{flags}",
+        _taken(setting),
+        default,
+        escaped(setting.help),
+    )
     return _line(cells)
+
+
+def _of_families(setting: Setting) -> str:
+    """Name the families that have a setting of a network, where not all of them do."""
+    return f" ({', '.join(setting.families)})" if setting.families else ""
 
 
 def _mark(field: FieldInfo, name: str) -> bool:
@@ -109,15 +119,15 @@ def _mark(field: FieldInfo, name: str) -> bool:
     return isinstance(extra, dict) and bool(extra[name])
 
 
-def _taken(setting: Setting, field: FieldInfo) -> str:
+def _taken(setting: Setting) -> str:
     """Say what a setting takes."""
     if setting.choices:
         return codes(setting.choices)
     if setting.is_switch:
         return "yes or no"
-    limits = _limits(field, setting)
+    limits = _limits(setting.field, setting)
     if setting.is_list:
-        first, *_ = members = get_args(bare(field.annotation))
+        first, *_ = members = get_args(bare(setting.field.annotation))
         kind = "whole numbers" if bare(first) is int else "numbers"
         limits += _limits(first, setting)
         kind = f"{kind}, with commas" if Ellipsis in members else f"{len(members)} {kind}, with a comma"
@@ -141,28 +151,29 @@ def _limits(declared: Any, setting: Setting) -> list[str]:
 
 
 def _presets() -> Iterator[str]:
-    """Yield tables of the networks that have a name; only now is torch loaded."""
-    from ..core.autoencoders import registry
-    from ..core.denoisers import registry as denoisers
-
+    """Yield tables of the networks that have a name."""
     yield from (
         "## Named networks",
         "",
         "What `model.preset` stands for; a setting of section `model` changes one of it.",
     )
-    autoencoders = {name: asdict(config) for name, config in registry.PRESETS.items()}
-    for command, presets in (("train-vqvae", autoencoders), ("train-dit", denoisers.PRESETS)):
-        shown = {
-            key: [_number(values.get(key)) for values in presets.values()]
-            for key in sections_of(COMMANDS[command])["model"].model_fields
-            if any(key in values for values in presets.values())
-        }
-        same = {key: column.pop() for key, values in shown.items() if len(column := set(values)) == 1}
-        columns = {"preset": [f"`{name}`" for name in presets]} | {k: v for k, v in shown.items() if k not in same}
-        yield from ("", f"### Presets of {command}", "", _line(columns), "|---" * len(columns) + "|")
-        yield from map(_line, zip(*columns.values(), strict=True))
-        if same:
-            yield from ("", f"All of them: {', '.join(f'`{key}` {value}' for key, value in same.items())}.")
+    for command in STAGES:
+        section = sections_of(COMMANDS[command]).get("model")
+        if section is not None and issubclass(section, FamilySection):
+            for family in section.families.values():
+                yield from ("", f"### Presets of {command}", "", *_presets_table(family.config))
+
+
+def _presets_table(config: type[NetworkConfig]) -> Iterator[str]:
+    usual = {name: field.default for name, field in config.settings().items()}
+    presets = {name: {**usual, **given} for name, given in config.presets.items()}
+    shown = {key: [_number(values[key]) for values in presets.values()] for key in usual}
+    same = {key: column.pop() for key, values in shown.items() if len(column := set(values)) == 1}
+    columns = {"preset": [f"`{name}`" for name in presets]} | {k: v for k, v in shown.items() if k not in same}
+    yield from (_line(columns), "|---" * len(columns) + "|")
+    yield from map(_line, zip(*columns.values(), strict=True))
+    if same:
+        yield from ("", f"All of them: {', '.join(f'`{key}` {value}' for key, value in same.items())}.")
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -14,7 +14,6 @@ from ..core.images.sets import ImageSets, image_sources
 from ..core.latents.statistics import LatentStatistics
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
-from ..core.settings.fields import dump
 from ..core.system.precision import Policy
 from ..core.training import loop
 from ..core.training.tasks.autoencoding import AutoencodingTask, reconstruction_quality, write_reconstructions
@@ -70,9 +69,8 @@ def _given(config: TrainVQVAE) -> Autoencoder | None:
         given = registry.load(config.autoencoder)
         given.latent_shape(config.data.image_size)
         return given
-    settings = dump(config.model)
     with torch.device("meta"):
-        registry.build(registry.preset(settings.pop("preset"), settings)).latent_shape(config.data.image_size)
+        registry.build(config.model.network_config()).latent_shape(config.data.image_size)
     return None
 
 

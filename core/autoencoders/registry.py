@@ -4,9 +4,7 @@ A folder of ours is as `core.runs.weights` says, its `config.json` with the late
 the two files of TAEF2 are read as they are.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +23,16 @@ from ..runs.weights import (
     require_fit,
     save_network,
 )
-from ..settings import presets
+from ..settings.families import Family, NetworkConfig, kind_of
 from . import pretrained, taef2
 from .codec import Autoencoder, Codec
-from .vq import VQVAE, VQVAEConfig
+from .families import FAMILIES
 
 _REMEDY = "make it again with ldm train-vqvae, or give another folder"
 
-PRESETS = {name: VQVAEConfig(**settings) for name, settings in presets.AUTOENCODERS.items()}
 
-
-def _build_vqvae(config: Mapping[str, Any]) -> Codec:
-    return VQVAE(config_of(VQVAEConfig, config))
+def _family_builder(family: Family) -> Callable[[Mapping[str, Any]], Codec]:
+    return lambda config: family.load_network()(config_of(family.config, config))
 
 
 def _build_taef2(config: Mapping[str, Any]) -> Codec:
@@ -48,27 +44,15 @@ def _diffusers_builder(kind: str) -> Callable[[Mapping[str, Any]], Codec]:
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
-    "vqvae": _build_vqvae,
+    **{name: _family_builder(family) for name, family in FAMILIES.items()},
     "taef2": _build_taef2,
     **{kind: _diffusers_builder(kind) for kind in pretrained.CLASSES},
 }
 
 
-def preset(name: str, changes: Mapping[str, Any] | None = None) -> VQVAEConfig:
-    """Return a preset with some fields changed. Raises ConfigError naming the nearest preset or field."""
-    known = asdict(VQVAEConfig(**presets.settings_of(name, presets.AUTOENCODERS, "autoencoder")))
-    for key in changes or {}:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, 1)
-            raise ConfigError(
-                f"model.{key} is no setting of a VQ-VAE", f"did you mean {nearest[0]}?" if nearest else None
-            )
-    return VQVAEConfig(**{**known, **(changes or {})})
-
-
-def build(config: VQVAEConfig) -> Autoencoder:
-    """Build an untrained VQ-VAE; its weights are drawn from torch's global generator."""
-    return Autoencoder(VQVAE(config))
+def build(config: NetworkConfig) -> Autoencoder:
+    """Build an untrained autoencoder; its weights are drawn from torch's global generator."""
+    return Autoencoder(FAMILIES[kind_of(config, FAMILIES)].load_network()(config))
 
 
 def save(autoencoder: Autoencoder, folder: Path, extra: Mapping[str, Any] | None = None) -> list[str]:

@@ -1,31 +1,23 @@
 """The autoencoder's network and loss: sections of `ldm train-vqvae`. Imports no torch."""
 
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
+from ..settings.families import Families, FamilySection, preset_names
 from ..settings.fields import Count, Location, OneOf, Section, option
-from ..settings.presets import AUTOENCODERS
+from .families import FAMILIES
+
+_USUAL = next(iter(FAMILIES.values())).config
 
 
-class VQVAEModel(Section):
+class AutoencoderModel(FamilySection):
     """The autoencoder's network: a preset, and what differs from it."""
 
-    preset: Annotated[str, OneOf((*AUTOENCODERS,))] = option(
-        "vqvae-s", "Named network size: vqvae-xs, vqvae-s or vqvae-m (4x smaller), vqvae-f8, vqvae-f16.", "--preset"
+    families: ClassVar[Families] = FAMILIES
+
+    preset: Annotated[str, OneOf(partial(preset_names, FAMILIES))] = option(
+        _USUAL.default_preset, f"Named network size: {_USUAL.sizes}.", "--preset"
     )
-    channels: int | None = option(None, "Width of the finest level.", ge=1)
-    channel_multipliers: tuple[int, ...] | None = option(
-        None, "Width of each of n levels; they shrink images patch x 2^(n-1) times."
-    )
-    patch: int | None = option(None, "Pixels per side that the first layer folds into channels.", ge=1)
-    num_res_blocks: int | None = option(None, "Residual blocks per level.", ge=1)
-    num_decoder_blocks: int | None = option(None, "Residual blocks per level of the decoder.", ge=1)
-    middle_blocks: bool | None = option(None, "Residual blocks at the lowest resolution.")
-    latent_channels: int | None = option(None, "Channels of the latent.", "--latent-channels", ge=1)
-    codebook_size: int | None = option(None, "Codes that a latent pixel can be.", "--codebook-size", ge=2)
-    cosine: bool | None = option(None, "Choose codes by cosine similarity.")
-    attention: bool | None = option(None, "Self-attention at the lowest resolution.")
-    commitment: float | None = option(None, "Weight of the commitment term, on the encoder.", ge=0)
-    ema_decay: float | None = option(None, "Decay of the codebook's EMA.", ge=0, lt=1)
 
 
 class VQVAELoss(Section):

@@ -5,103 +5,42 @@ quantises first.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed import processes
-from ..errors import ConfigError
 from .blocks import Decoder, Encoder, Levels, channels_last
 from .codec import Draws, Posterior, Reconstruction
 from .quantizers import Assignment, Quantizer, QuantizerConfig, perplexity, usage
-
-_MOST_BLOCKS = 64
-_MOST_LEVELS = 5
+from .vq_config import VQVAEConfig
 
 
-@dataclass(frozen=True)
-class VQVAEConfig:
-    """Size and quantiser of a VQ-VAE; n multipliers shrink the side patch × 2^(n-1) times, 2 to 16.
+def levels_of(config: VQVAEConfig) -> Levels:
+    """Return the levels of encoder and decoder."""
+    return Levels(
+        widths=tuple(config.channels * multiplier for multiplier in config.channel_multipliers),
+        patch=config.patch,
+        encoder_blocks=config.num_res_blocks,
+        decoder_blocks=config.num_res_blocks if config.num_decoder_blocks is None else config.num_decoder_blocks,
+        middle_blocks=config.middle_blocks,
+        attention=config.attention,
+        norm_groups=config.norm_groups,
+    )
 
-    channels × channel_multipliers: width of each level from the finest down. num_decoder_blocks: per level, as many
-    as the encoder's `num_res_blocks` if None. The other fields are explained in `blocks.Levels` and
-    `quantizers.QuantizerConfig`. Raises ConfigError for what cannot be built.
-    """
 
-    in_channels: int = 3
-    channels: int = 32
-    channel_multipliers: tuple[int, ...] = (1, 2, 4)
-    patch: int = 1
-    num_res_blocks: int = 2
-    num_decoder_blocks: int | None = None
-    middle_blocks: bool = False
-    attention: bool = False
-    norm_groups: int = 8
-    latent_channels: int = 4
-    codebook_size: int = 1024
-    codebook: Literal["ema", "gradient"] = "ema"
-    cosine: bool = False
-    ema_decay: float = 0.99
-    commitment: float = 0.25
-    dead_code_threshold: float = 0.1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
-        smallest = 2 if self.cosine else 1  # on a sphere of one dimension nothing but a sign is left
-        self._require("channel_multipliers", all(m >= 1 for m in self.channel_multipliers), "give positive numbers")
-        self._require("patch", self.patch in (1, 2, 4), "give 1, 2 or 4")
-        for name in ("in_channels", "channels", "norm_groups"):
-            self._require(name, getattr(self, name) >= 1, "give 1 or more")
-        self._require("num_res_blocks", 1 <= self.num_res_blocks <= _MOST_BLOCKS, f"give 1 to {_MOST_BLOCKS}")
-        self._require(
-            "num_decoder_blocks", 1 <= self.levels.decoder_blocks <= _MOST_BLOCKS, f"give 1 to {_MOST_BLOCKS}"
-        )
-        self._require("latent_channels", self.latent_channels >= smallest, f"give {smallest} or more")
-        self._require("codebook_size", self.codebook_size >= 2, "give 2 or more")
-        self._require("codebook", self.codebook in ("ema", "gradient"), "use ema or gradient")
-        self._require("ema_decay", 0 <= self.ema_decay < 1, "give a number in [0, 1)")
-        self._require("commitment", self.commitment >= 0, "give 0 or more")
-        self._require("dead_code_threshold", 0 <= self.dead_code_threshold < 1, "give a number in [0, 1)")
-        if not (1 <= len(self.channel_multipliers) <= _MOST_LEVELS and 2 <= self.downsampling <= 16):
-            raise ConfigError(
-                f"model.channel_multipliers {list(self.channel_multipliers)} with model.patch {self.patch} do not"
-                " shrink images 2, 4, 8 or 16 times",
-                "give another number of levels: n of them shrink patch × 2^(n-1) times",
-            )
-
-    def _require(self, name: str, holds: bool, remedy: str) -> None:
-        if not holds:
-            raise ConfigError(f"model.{name} is {getattr(self, name)!r}", remedy)
-
-    @property
-    def downsampling(self) -> int:
-        return self.patch * 2 ** max(len(self.channel_multipliers) - 1, 0)
-
-    @property
-    def levels(self) -> Levels:
-        return Levels(
-            widths=tuple(self.channels * multiplier for multiplier in self.channel_multipliers),
-            patch=self.patch,
-            encoder_blocks=self.num_res_blocks,
-            decoder_blocks=self.num_res_blocks if self.num_decoder_blocks is None else self.num_decoder_blocks,
-            middle_blocks=self.middle_blocks,
-            attention=self.attention,
-            norm_groups=self.norm_groups,
-        )
-
-    @property
-    def quantizer(self) -> QuantizerConfig:
-        return QuantizerConfig(
-            num_codes=self.codebook_size,
-            dim=self.latent_channels,
-            codebook=self.codebook,
-            cosine=self.cosine,
-            decay=self.ema_decay,
-            commitment=self.commitment,
-            dead_code_threshold=self.dead_code_threshold,
-        )
+def quantizer_of(config: VQVAEConfig) -> QuantizerConfig:
+    """Return the codebook's size and how it learns."""
+    return QuantizerConfig(
+        num_codes=config.codebook_size,
+        dim=config.latent_channels,
+        codebook=config.codebook,
+        cosine=config.cosine,
+        decay=config.ema_decay,
+        commitment=config.commitment,
+        dead_code_threshold=config.dead_code_threshold,
+    )
 
 
 class VQVAE(nn.Module):
@@ -114,9 +53,10 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.levels, config.in_channels, config.latent_channels)
-        self.quantizer = Quantizer(config.quantizer)
-        self.decoder = Decoder(config.levels, config.latent_channels, config.in_channels)
+        levels = levels_of(config)
+        self.encoder = Encoder(levels, config.in_channels, config.latent_channels)
+        self.quantizer = Quantizer(quantizer_of(config))
+        self.decoder = Decoder(levels, config.latent_channels, config.in_channels)
         channels_last(self)
 
     @property
@@ -202,4 +142,4 @@ class VQVAE(nn.Module):
 
     def describe(self) -> Mapping[str, Any]:
         """Return the configuration, JSON."""
-        return asdict(self.config) | {"channel_multipliers": list(self.config.channel_multipliers)}
+        return self.config.model_dump(mode="json")

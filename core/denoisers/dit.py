@@ -1,7 +1,5 @@
 """The diffusion transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable diffusion models with transformers")."""
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..conditioning.labels import LabelConditioning, LabelEmbedding
-from ..errors import ConfigError, DataError
+from ..errors import DataError
+from .dit_config import DiTConfig
 from .layers import (
     Attention,
     Linear,
@@ -24,97 +23,6 @@ from .layers import (
 )
 
 
-@dataclass(frozen=True)
-class DiTConfig:
-    """Shape of a DiT. Raises ConfigError where the numbers do not go together.
-
-    latent_size: side, or (height, width), of the latents. label_dropout: only whether it is above 0 matters here:
-    then there is a null class. frequency_shift: see TimestepEmbedding; 1 exports to diffusers, 0 is the DiT authors'.
-    """
-
-    latent_channels: int
-    latent_size: int | tuple[int, int]
-    patch_size: int
-    width: int
-    depth: int
-    heads: int
-    num_classes: int
-    label_dropout: float = 0.1
-    mlp_ratio: float = 4.0
-    qk_norm: bool = False
-    rope: bool = False
-    swiglu: bool = False
-    rmsnorm: bool = False
-    learn_sigma: bool = False
-    frequencies: int = 256
-    time_scale: float = 1000.0
-    frequency_shift: int = 1
-
-    def __post_init__(self) -> None:
-        height, width = self.size
-        for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if not 1 <= value <= limit:
-                raise ConfigError(f"{name} is {value}", f"give 1 to {limit}")
-        if min(height, width) < 1 or height % self.patch_size or width % self.patch_size:
-            raise ConfigError(
-                f"latents of {height} x {width} do not divide into patches of {self.patch_size}",
-                "choose another patch_size, or an image size and downsampling that make it divide",
-            )
-        if self.num_tokens > _MAX_TOKENS or self.num_tokens * self.width > _MAX_POSITIONS:
-            most = min(_MAX_TOKENS, _MAX_POSITIONS // self.width)
-            raise ConfigError(f"{self.num_tokens:,} tokens are too many", f"stay below {most:,} at this width")
-        if self.width % self.heads or self.width % 4:
-            raise ConfigError(
-                f"model.width {self.width} does not divide by 4 and by model.heads {self.heads}", "choose others"
-            )
-        if self.rope and (self.width // self.heads) % 4:
-            raise ConfigError(
-                f"rope on heads of width {self.width // self.heads}", "choose a width that gives them a multiple of 4"
-            )
-        if not 0 <= self.label_dropout < 1:
-            raise ConfigError(f"label_dropout is {self.label_dropout}", "give 0 or more, below 1")
-        if not (0 < self.mlp_ratio <= 64 and math.isfinite(self.time_scale)):
-            raise ConfigError(
-                f"mlp_ratio is {self.mlp_ratio}, time_scale {self.time_scale}", "take 4 and 1000, as is usual"
-            )
-        if self.frequencies % 2 or self.frequencies < 4 or self.frequency_shift not in (0, 1):
-            raise ConfigError(
-                f"frequencies is {self.frequencies}, frequency_shift {self.frequency_shift}",
-                "give an even number from 4, and 0 or 1",
-            )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the latents."""
-        return (self.latent_size, self.latent_size) if isinstance(self.latent_size, int) else self.latent_size
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents."""
-        return self.latent_channels, *self.size
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        return self.size[0] // self.patch_size, self.size[1] // self.patch_size
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens per latent."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output: those of the latent, twice with a learned variance."""
-        return self.latent_channels * (2 if self.learn_sigma else 1)
-
-    @property
-    def conditioning(self) -> LabelConditioning:
-        """The classes, and whether there is a null class."""
-        return LabelConditioning(self.num_classes, has_null=self.label_dropout > 0)
-
-
 def check_latents(config: DiTConfig, latent_shape: tuple[int, ...] | None, path: Path, remedy: str) -> None:
     """Refuse a config, read from a path, that is of latents of another shape than (C, H, W), where one is given.
 
@@ -123,19 +31,6 @@ def check_latents(config: DiTConfig, latent_shape: tuple[int, ...] | None, path:
     if latent_shape not in (None, config.latent_shape):
         own, wanted = (" × ".join(map(str, shape)) for shape in (config.latent_shape, latent_shape))
         raise DataError(f"{path} is of latents of {own}, where those of {wanted} are wanted", remedy)
-
-
-_LIMITS = {
-    "latent_channels": 4096,
-    "patch_size": 1024,
-    "width": 65_536,
-    "depth": 1024,
-    "heads": 4096,
-    "num_classes": 10_000_000,
-    "frequencies": 65_536,
-}
-_MAX_TOKENS = 1 << 20
-_MAX_POSITIONS = 1 << 25  # numbers in the table of positions, which is made whatever the weights are
 
 
 class Block(nn.Module):
@@ -168,7 +63,7 @@ class DiT(nn.Module):
         width, patch = config.width, config.patch_size
         self.patch = Linear(config.latent_channels * patch**2, width)
         self.time = TimestepEmbedding(width, config.frequencies, config.time_scale, config.frequency_shift)
-        self.label = LabelEmbedding(config.conditioning, width)
+        self.label = LabelEmbedding(LabelConditioning(config.num_classes, config.has_null), width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         outputs = [6 * width] * config.depth + [2 * width]  # of each block, and of the final layer
         self.modulation = nn.ModuleList(Linear(width, num) for num in outputs)

@@ -3,7 +3,6 @@
 The blocks are those of the denoising transformer, modulated by the time alone; the tokens' mean is read out.
 """
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,32 +12,12 @@ from torch import Tensor, nn
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
 from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
-from .dit import Block, DiTConfig, check_latents
+from .dit import Block, check_latents
 from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
+from .noisy_config import NoisyClassifierConfig
 
 KIND = "noisy-classifier"
 REMEDY = "train it again with `ldm train-classifier --noisy`"
-
-
-@dataclass(frozen=True)
-class NoisyClassifierConfig:
-    """Shape of the network; the fields mean what those of `DiTConfig` do. Raises ConfigError as it does."""
-
-    latent_channels: int
-    latent_size: int
-    num_classes: int
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    patch_size: int = 2
-
-    def __post_init__(self) -> None:
-        assert self.body.num_tokens > 0
-
-    @property
-    def body(self) -> DiTConfig:
-        """The transformer whose blocks it has."""
-        return DiTConfig(**asdict(self))
 
 
 class NoisyClassifier(nn.Module):
@@ -91,7 +70,7 @@ def logits(network: nn.Module, schedule: Schedule, x_t: Tensor, t: Tensor) -> Te
 
 def save(network: NoisyClassifier, folder: Path) -> list[str]:
     """Write the network's folder, as `core.runs.weights` says. Returns the names of its files."""
-    return save_network(network, folder, KIND, asdict(network.config))
+    return save_network(network, folder, KIND, network.config.model_dump(mode="json"))
 
 
 def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> NoisyClassifier:

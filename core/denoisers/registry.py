@@ -1,6 +1,5 @@
 """The denoisers by kind and by preset, and their directory: `config.json` beside `model.safetensors`."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,29 +10,18 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import ConfigError, DataError
 from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
-from ..settings import presets
-from .dit import DiT, DiTConfig, check_latents
+from ..settings.families import kind_of
+from .dit import DiT, check_latents
+from .dit_config import DiTConfig
+from .families import FAMILIES
 
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
-
-KINDS: dict[str, tuple[type[DiTConfig], type[DiT]]] = {"dit": (DiTConfig, DiT)}
-PRESETS = presets.DENOISERS
-
-
-def preset(name: str) -> dict[str, Any]:
-    """Return the settings of a named size, in any case: dit-xs, dit-ti/2, DiT-S/2 … DiT-XL/8.
-
-    Raises ConfigError naming the nearest for a name there is not.
-    """
-    return presets.settings_of(name, PRESETS, "denoiser")
 
 
 def build(config: DiTConfig) -> DiT:
     """Build the network that a config describes, with fresh weights from torch's global generator."""
-    for config_type, network in KINDS.values():
-        if isinstance(config, config_type):
-            return network(config)
-    raise AssertionError(f"no kind of denoiser has a {type(config).__name__}")
+    network: DiT = FAMILIES[kind_of(config, FAMILIES)].load_network()(config)
+    return network
 
 
 def outline(config: DiTConfig, device: str = "meta") -> DiT:
@@ -44,8 +32,7 @@ def outline(config: DiTConfig, device: str = "meta") -> DiT:
 
 def save(model: DiT, folder: Path, extra: dict[str, Any] | None = None) -> None:
     """Write a network's weights and config into a folder; `extra` stands in config.json beside them."""
-    kind = next(name for name, (_, network) in KINDS.items() if isinstance(model, network))
-    save_network(model, folder, kind, dataclasses.asdict(model.config), **(extra or {}))
+    save_network(model, folder, kind_of(model.config, FAMILIES), model.config.model_dump(mode="json"), **(extra or {}))
 
 
 def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DiT:
@@ -54,7 +41,7 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DiT:
     latent_shape: (C, H, W), where it is known from elsewhere. Raises DataError naming the file that is missing,
     damaged, of another kind, of other latents, or at odds with the other file.
     """
-    described = read_description(folder, KINDS, REMEDY)
+    described = read_description(folder, FAMILIES, REMEDY)
     config = _config(described, folder / CONFIG)
     check_latents(config, latent_shape, folder / CONFIG, REMEDY)
     tensors = read_weights(folder, described, REMEDY)
@@ -66,15 +53,16 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DiT:
 
 def read_config(folder: Path) -> DiTConfig:
     """Read the network's config from a folder's config.json; DataError where it is not one of ours."""
-    return _config(read_description(folder, KINDS, REMEDY), folder / CONFIG)
+    return _config(read_description(folder, FAMILIES, REMEDY), folder / CONFIG)
 
 
 def _config(described: dict[str, Any], path: Path) -> DiTConfig:
-    config_type, _ = KINDS[described["kind"]]
     try:
-        return config_of(config_type, described["config"])
+        config = config_of(FAMILIES[described["kind"]].config, described["config"])
     except ConfigError as error:
         raise DataError(f"{path}: {error.message}", error.remedy or REMEDY) from None
+    assert isinstance(config, DiTConfig)
+    return config
 
 
 def _check_count(config: DiTConfig, tensors: dict[str, torch.Tensor], folder: Path) -> None:

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..denoisers import registry
-from ..denoisers.dit import DiT, DiTConfig
+from ..denoisers.dit import DiT
+from ..denoisers.dit_config import DiTConfig
 from ..system.precision import Policy
 from .as_gpu import AsGPU
 from .live import LiveMemory, tensors_of

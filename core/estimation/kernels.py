@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..denoisers import registry
-from ..denoisers.dit import DiTConfig
+from ..denoisers.dit_config import DiTConfig
 from .as_gpu import AsGPU
 
 LAUNCH = 5e-6  # seconds that Python and the driver take to ask for one, at the least: torch's own order of magnitude

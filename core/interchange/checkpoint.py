@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..denoisers.dit import DiT, DiTConfig
+from ..denoisers.dit import DiT
+from ..denoisers.dit_config import DiTConfig
 from ..denoisers.layers import sincos_positions
 from ..errors import ConfigError, DataError
 from .scheduler import Process

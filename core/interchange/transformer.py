@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..denoisers.dit import DiT, DiTConfig
+from ..denoisers.dit import DiT
+from ..denoisers.dit_config import DiTConfig
 from ..denoisers.registry import build
 from ..errors import ConfigError, DataError
 from ..runs.weights import load_into
@@ -120,7 +121,7 @@ def _their_tensors(model: DiT, ahead: int) -> dict[str, Tensor]:
 
 
 def _padded_table(table: Tensor, config: DiTConfig) -> Tensor:
-    null = table[-1] if config.conditioning.has_null else torch.full_like(table[0], torch.nan)
+    null = table[-1] if config.has_null else torch.full_like(table[0], torch.nan)
     classes = table[: config.num_classes]
     return torch.cat([classes, null.expand(NULL_CLASS + 1 - len(classes), -1)])
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from ..distributed import processes
-from ..settings.fields import Run, Stage, identity, incidental
+from ..settings.fields import Run, Stage, defaults, identity, incidental
 from ..system.memory import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
@@ -56,7 +56,7 @@ def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: 
 
 def _defaults(config: Stage) -> dict[str, Any]:
     """What each setting is where nothing is said, JSON."""
-    return json.loads(json.dumps(identity(type(config)())))
+    return json.loads(json.dumps(identity(defaults(type(config), config.model_dump()))))
 
 
 class BatchSettings(Protocol):

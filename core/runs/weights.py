@@ -21,6 +21,7 @@ from ..distributed.sharded_tensors import gathered_by_main, sharded_tensors
 from ..distributed.tensor_file import saying_damaged
 from ..errors import ConfigError, DataError
 from ..files import read_json, sha256_file, write_atomically, write_json
+from ..settings.families import NetworkConfig
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -115,7 +116,9 @@ def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, r
 
 
 def config_of(form: type[Form], values: Mapping[str, Any]) -> Form:
-    """Build a network's config, a dataclass, of JSON. Raises ConfigError naming the key that is unknown or wrong."""
+    """Build a network's config of JSON. Raises ConfigError naming the key that is unknown or wrong."""
+    if issubclass(form, NetworkConfig):
+        return form.from_json(values)
     known = {field.name for field in fields(form)}  # type: ignore[arg-type]
     if not values.keys() <= known:
         raise ConfigError(

@@ -6,8 +6,10 @@ A configuration is a frozen pydantic model. Each field made by `option` carries 
 """
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar
 
@@ -20,6 +22,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainSerializer,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 _SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
@@ -64,14 +67,19 @@ Label = Annotated[str, AfterValidator(_single)]
 
 @dataclass(frozen=True)
 class OneOf:
-    """What makes of a text one of some names, in any case; it stays as it was typed."""
+    """Restricts a text to some names, in any case; it stays as it was typed. known: returns the names there are."""
 
-    names: tuple[str, ...]
+    known: Callable[[], Iterable[str]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names there are now: families may be added."""
+        return tuple(self.known())
 
     def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._known, handler(kind))
+        return core_schema.no_info_after_validator_function(self._check, handler(kind))
 
-    def _known(self, name: str) -> str:
+    def _check(self, name: str) -> str:
         if name.lower() not in self.names:
             raise ValueError(f"must be one of {', '.join(self.names)}")
         return name
@@ -87,12 +95,17 @@ def option(default: Any, help: str, flag: str | None = None, identity: bool = Tr
     return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
 
 
+def is_option(field: FieldInfo) -> bool:
+    """Return whether a field was declared by `option`."""
+    return isinstance(field.json_schema_extra, dict) and "flag" in field.json_schema_extra
+
+
 def section(kind: type["Section"], inherited: bool = False) -> Any:
     """Declare a group of settings. It is built when it is first needed, so that help pages need not wait for it.
 
     inherited: whether the stage takes what is left unsaid from the stage before it, and not from the defaults.
     """
-    return Field(default_factory=kind, json_schema_extra={"inherited": inherited})
+    return Field(default_factory=partial(kind.model_validate, {}), json_schema_extra={"inherited": inherited})
 
 
 class Section(BaseModel):
@@ -153,6 +166,11 @@ def incidental(section: Section) -> frozenset[str]:
     return frozenset(names)
 
 
-def dump(section: Section) -> dict[str, Any]:
-    """Return the settings that were given or differ from a preset: those that are not None."""
-    return {name: value for name, value in section.model_dump().items() if value is not None}
+def defaults(model: type[Section], recorded: Mapping[str, Any]) -> Section:
+    """Return a configuration as it is by default, but for the presets that were recorded: these name families."""
+    presets = {
+        name: {"preset": value["preset"]}
+        for name, value in recorded.items()
+        if isinstance(value, Mapping) and isinstance(value.get("preset"), str) and name in model.model_fields
+    }
+    return model.model_validate(presets)

@@ -15,7 +15,7 @@ from ...core.pipeline.best import BEST
 from ...core.runs.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.runs.workspace import brought_up
-from ...core.settings.fields import Section, identity, incidental
+from ...core.settings.fields import Section, defaults, identity, incidental
 from ...core.settings.recipe_file import leaves, read_settings
 from ...core.training import checkpoint
 from ..configs import MADE_BY, OUTPUTS, STAGES
@@ -151,7 +151,7 @@ def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded settings of a kind of directory as this version would record them."""
     if kind not in MADE_BY:
         return dict(config)
-    default = STAGES[MADE_BY[kind]]()
+    default = defaults(STAGES[MADE_BY[kind]], config)
     return brought_up(config, identity(default), incidental(default))
 
 

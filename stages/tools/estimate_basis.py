@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ...core.autoencoders import registry
-from ...core.denoisers.dit import DiTConfig
+from ...core.denoisers.dit_config import DiTConfig
 from ...core.errors import ConfigError, DataError
 from ...core.estimation.kernels import LAUNCH
 from ...core.estimation.machines import MACHINES, UTILISATION
@@ -14,7 +14,6 @@ from ...core.images.sets import exclusion_of
 from ...core.images.settings import Data
 from ...core.images.sources import open_parts, open_source, open_splits, own_held_out
 from ...core.runs.outputs import machine_policy
-from ...core.settings.fields import dump
 from ...core.system.precision import Policy
 from ...core.training.task import Task
 from ..configs import Encode, Sample, TrainClassifier, TrainDiT, TrainVQVAE
@@ -179,9 +178,8 @@ def _latent_shape(stage: TrainVQVAE) -> tuple[int, int, int]:
                 f"the autoencoder {stage.autoencoder} is not at hand", "give the latents' shape: --latent 4,32,32"
             )
         return registry.load(stage.autoencoder).latent_shape(size)
-    settings = dump(stage.model)
     with torch.device("meta"):
-        return registry.build(registry.preset(settings.pop("preset"), settings)).latent_shape(size)
+        return registry.build(stage.model.network_config()).latent_shape(size)
 
 
 def counting_policy(policy: Policy) -> Policy:

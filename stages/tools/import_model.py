@@ -69,7 +69,7 @@ def run(config: Import, progress: Progress) -> Outcome:
         "denoiser": f"width {shape.width}, depth {shape.depth}, {shape.num_classes:,} classes",
         "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",
     }
-    guided = f" --class 0 --cfg {3 if shape.conditioning.has_null else 1}"
+    guided = f" --class 0 --cfg {3 if shape.has_null else 1}"
     return Outcome(second, complete, summary, next_commands=[command_line("sample", config) + guided])
 
 

@@ -186,7 +186,7 @@ def _network_is_whole(path: Path) -> None:
 
 def _network_loads(path: Path) -> None:
     kind = files.read_json(path / CONFIG, denoisers.REMEDY).get("kind")
-    if kind in denoisers.KINDS:
+    if kind in denoisers.FAMILIES:
         denoisers.load(path)
     elif kind == classifier.KIND:
         classifier.load(path)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...core.denoisers import noisy_classifier
-from ...core.denoisers.noisy_classifier import NoisyClassifierConfig
+from ...core.denoisers.noisy_config import NoisyClassifierConfig
 from ...core.denoisers.settings import NOISY, NoisyClassifierModel
 from ...core.distributed import processes
 from ...core.errors import DataError

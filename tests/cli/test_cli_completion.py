@@ -13,8 +13,9 @@ from ldm.cli import examples
 from ldm.cli.keys import settings_of
 from ldm.cli.main import app
 from ldm.cli.recipe import recipe_names
+from ldm.core.autoencoders.vq_config import PRESETS as AUTOENCODERS
 from ldm.core.conditioning.class_names import parse_classes
-from ldm.core.settings.presets import AUTOENCODERS, DENOISERS
+from ldm.core.denoisers.dit_config import PRESETS as DENOISERS
 from ldm.stages.commands import COMMANDS
 from ldm.stages.configs import STAGES
 

@@ -11,8 +11,8 @@ from ldm.cli import examples
 from ldm.cli.keys import find, settings_of, short_count
 from ldm.cli.main import app, run
 from ldm.cli.options import Given, stage_command
-from ldm.cli.words import nearest
 from ldm.core.settings.fields import parse_count
+from ldm.core.settings.words import nearest
 from ldm.stages.commands import COMMANDS, TOOLS
 from ldm.stages.configs import STAGES
 
@@ -79,7 +79,7 @@ def test_help_shows_defaults_as_they_are_typed() -> None:
 
 
 def test_help_names_every_size_of_autoencoder() -> None:
-    from ldm.core.autoencoders.registry import PRESETS
+    from ldm.core.autoencoders.vq_config import PRESETS
 
     setting = find(STAGES["train-vqvae"], "model.preset")
     assert setting is not None and all(name in setting.help for name in PRESETS)

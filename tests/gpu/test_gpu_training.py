@@ -1,6 +1,5 @@
 """Training on a GPU: it does not wait, computes the same bits where it is told to, and agrees with itself."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,7 @@ def test_with_deterministic_kernels_a_resumed_run_is_the_uninterrupted_one_to_th
 @pytest.mark.parametrize("policy", [FP32, BF16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_estimated_memory_is_what_a_step_takes(policy: Policy, checkpointing: bool) -> None:
-    config = replace(CONFIG, latent_size=32, width=384, depth=12, heads=6)
+    config = CONFIG.replace(latent_size=32, width=384, depth=12, heads=6)
     batch = 64
     estimated = cost.denoiser_memory(config, batch, policy, checkpointing)
     network = DiT(config).to(DEVICE)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.errors import Stopped
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy, fuse_attention, make_deterministic

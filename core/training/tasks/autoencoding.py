@@ -19,7 +19,6 @@ from ...images.loader import ImageLoader
 from ...images.order import spread, stream
 from ...images.sets import ImageSets
 from ...metrics.image import psnr, ssim
-from ...settings.fields import dump
 from ...system.compile import maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import to_device
@@ -43,9 +42,8 @@ class AutoencodingTask:
         self.config, self.images, self.policy = config, images, policy
         self.num_samples = len(images.train)
         seeds.seed_everything(config.seed, "autoencoder weights")
-        settings = dump(config.model)
         size = config.data.image_size
-        self.autoencoder = registry.build(registry.preset(settings.pop("preset"), settings)).to(policy.device)
+        self.autoencoder = registry.build(config.model.network_config()).to(policy.device)
         self.autoencoder.latent_shape(size)
         codec = self.autoencoder.codec
         assert isinstance(codec, TrainableCodec) and isinstance(codec, nn.Module), f"{codec.kind} is not trained"

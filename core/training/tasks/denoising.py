@@ -12,7 +12,7 @@ from ... import seeds
 from ...autoencoders.codec import Autoencoder
 from ...conditioning.labels import LabelConditioning
 from ...denoisers import registry as denoisers
-from ...denoisers.dit import DiTConfig
+from ...denoisers.dit_config import DiTConfig
 from ...distributed import processes
 from ...images.decode import write_png
 from ...images.grid import grid, scale_for
@@ -20,7 +20,6 @@ from ...latents.dataset import LatentSets, held_out
 from ...pipeline.generation import Sampling, generate
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Model
-from ...settings.fields import dump
 from ...system.compile import compiling_pays, maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import to_device
@@ -34,11 +33,15 @@ VALIDATION_SAMPLES = 1024
 def network_config(config: DenoiserTraining, latent_shape: Sequence[int], num_classes: int) -> DiTConfig:
     """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
     channels, *size = latent_shape
-    settings = {**dump(config.model), "latent_channels": channels, "latent_size": tuple(size)}
-    settings |= {"num_classes": num_classes, "label_dropout": config.label_dropout}
-    settings |= {"learn_sigma": config.diffusion.learn_variance}
-    del settings["checkpointing"]
-    return DiTConfig(**{**denoisers.preset(settings.pop("preset")), **settings})
+    network = config.model.network_config(
+        latent_channels=channels,
+        latent_size=tuple(size),
+        num_classes=num_classes,
+        label_dropout=config.label_dropout,
+        learn_sigma=config.diffusion.learn_variance,
+    )
+    assert isinstance(network, DiTConfig)
+    return network
 
 
 class DenoisingTask:

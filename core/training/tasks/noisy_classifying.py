@@ -8,7 +8,8 @@ from torch import nn
 
 from ... import seeds
 from ...denoisers import noisy_classifier
-from ...denoisers.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
+from ...denoisers.noisy_classifier import NoisyClassifier
+from ...denoisers.noisy_config import NoisyClassifierConfig
 from ...diffusion import times
 from ...diffusion.schedules import Schedule, add_noise
 from ...latents.dataset import held_out

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-from ...autoencoders.settings import VQVAELoss, VQVAEModel
-from ...denoisers.settings import DiTModel, NoisyClassifierModel
+from pydantic import SerializeAsAny
+
+from ...autoencoders.settings import AutoencoderModel, VQVAELoss
+from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
 from ...images.settings import Data
 from ...pipeline.settings import Diffusion
 from ...settings.fields import Location, Stage, option, section
@@ -20,7 +22,7 @@ class AutoencoderTraining(Stage):
         "--autoencoder",
     )
     data: Data = section(Data)
-    model: VQVAEModel = section(VQVAEModel)
+    model: SerializeAsAny[AutoencoderModel] = section(AutoencoderModel)
     loss: VQVAELoss = section(VQVAELoss)
     train: VQVAETrain = section(VQVAETrain)
     machine: Machine = section(Machine)
@@ -31,7 +33,7 @@ class DenoiserTraining(Stage):
     """How a denoiser is trained."""
 
     latents: Location | None = option(None, "Latents to train on; by default the run's own.", "--latents")
-    model: DiTModel = section(DiTModel)
+    model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null class; 0 gives up guidance.", "--label-dropout", ge=0, lt=1

@@ -8,8 +8,11 @@ import torch
 
 from ldm.core.autoencoders import registry
 from ldm.core.autoencoders.codec import Autoencoder
-from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
+from ldm.core.autoencoders.families import FAMILIES
+from ldm.core.autoencoders.vq import VQVAE
+from ldm.core.autoencoders.vq_config import PRESETS, VQVAEConfig
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.settings.families import config_of_preset
 
 TINY = VQVAEConfig(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, latent_channels=3, codebook_size=16)
 
@@ -52,9 +55,9 @@ def test_saving_twice_writes_the_same_bytes(saved: tuple[Autoencoder, Path], tmp
     assert all((folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("name", list(registry.PRESETS))
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_shrink_as_their_names_say(name: str) -> None:
-    config = registry.PRESETS[name]
+    config = VQVAEConfig(**PRESETS[name])
     with torch.device("meta"):
         vqvae = VQVAE(config)
         latents = vqvae.encoder(torch.empty(1, 3, 64, 64))
@@ -65,11 +68,12 @@ def test_presets_shrink_as_their_names_say(name: str) -> None:
 
 
 def test_a_preset_can_be_changed_and_an_unknown_name_is_corrected() -> None:
-    assert registry.preset("vqvae-s", {"codebook_size": 64}).codebook_size == 64
+    changed = VQVAEConfig(**PRESETS["vqvae-s"]).replace(codebook_size=64)
+    assert config_of_preset("vqvae-s", FAMILIES, codebook_size=64) == changed
     with pytest.raises(ConfigError, match="did you mean vqvae-xs"):
-        registry.preset("vqvae-xxs")
+        config_of_preset("vqvae-xxs", FAMILIES)
     with pytest.raises(ConfigError, match="did you mean codebook_size"):
-        registry.preset("vqvae-s", {"codebok_size": 64})
+        config_of_preset("vqvae-s", FAMILIES, codebok_size=64)
 
 
 def test_weights_of_another_size_are_refused_by_name(saved: tuple[Autoencoder, Path]) -> None:

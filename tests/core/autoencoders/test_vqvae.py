@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ldm.core.autoencoders.codec import Autoencoder, Draws, TokenCodec, train_only
-from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
+from ldm.core.autoencoders.vq import VQVAE
+from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.errors import ConfigError
 from ldm.core.interchange.vqmodel import to_vqmodel
 

@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.core.denoisers.dit import DiTConfig
-from ldm.core.denoisers.registry import KINDS, build, load, read_config, save
+from ldm.core.denoisers.dit_config import DiTConfig
+from ldm.core.denoisers.registry import FAMILIES, build, load, read_config, save
 from ldm.core.errors import DataError
 
-CONFIG = DiTConfig(4, (8, 4), patch_size=2, width=16, depth=2, heads=2, num_classes=3, rope=True, label_dropout=0.0)
+CONFIG = DiTConfig(
+    latent_channels=4,
+    latent_size=(8, 4),
+    patch_size=2,
+    width=16,
+    depth=2,
+    heads=2,
+    num_classes=3,
+    rope=True,
+    label_dropout=0.0,
+)
 
 
 @pytest.fixture
@@ -51,7 +61,7 @@ def test_loading_draws_no_random_numbers(folder: Path) -> None:
 def test_config_json_says_format_kind_and_extras(folder: Path) -> None:
     described = json.loads((folder / "config.json").read_text())
     assert described["format"] == 1
-    assert described["kind"] in KINDS
+    assert described["kind"] in FAMILIES
     assert described["prediction"] == "v"
     assert read_config(folder) == CONFIG
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]

@@ -1,15 +1,17 @@
 """The DiT against the paper's parameter counts, its own invariants, and diffusers' implementation."""
 
-import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
-from ldm.core.denoisers.dit import DiT, DiTConfig
-from ldm.core.denoisers.registry import PRESETS, build, preset
+from ldm.core.denoisers.dit import DiT
+from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
+from ldm.core.denoisers.families import FAMILIES
+from ldm.core.denoisers.registry import build
 from ldm.core.errors import ConfigError
 from ldm.core.interchange.transformer import NULL_CLASS, to_diffusers
+from ldm.core.settings.families import config_of_preset, family_of
 from ldm.core.system.compile import maybe_compile
 from ldm.core.system.precision import for_inference, resolve
 
@@ -35,7 +37,7 @@ def inputs(batch: int = 3, config: DiTConfig = SMALL, seed: int = 1) -> tuple[to
 
 @pytest.mark.parametrize("rope", [False, True])
 def test_what_blocks_add_to_is_float32_also_under_autocast(rope: bool) -> None:
-    model, seen = awake(dataclasses.replace(SMALL, rope=rope)), list[torch.dtype]()
+    model, seen = awake(SMALL.replace(rope=rope)), list[torch.dtype]()
     for block in model.blocks:
         block.register_forward_hook(lambda block, inputs, out: seen.extend((inputs[0].dtype, out.dtype)))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
@@ -52,7 +54,7 @@ def count(model: torch.nn.Module) -> int:
     [("DiT-S/2", 33), ("DiT-B/2", 130), ("DiT-L/2", 458), ("DiT-XL/2", 675), ("dit-s/8", 33), ("DIT-B/4", 130)],
 )
 def test_presets_have_the_papers_parameter_counts(name: str, millions: int) -> None:
-    config = DiTConfig(4, 32, num_classes=1000, learn_sigma=True, **preset(name))
+    config = config_of_preset(name, FAMILIES, latent_channels=4, latent_size=32, num_classes=1000, learn_sigma=True)
     with torch.device("meta"):
         model = build(config)
     d, p, n = config.width, config.patch_size, config.depth
@@ -66,19 +68,19 @@ def test_presets_have_the_papers_parameter_counts(name: str, millions: int) -> N
 
 
 def test_the_presets_of_a_size_differ_by_patch_only() -> None:
-    small = {p: {k: v for k, v in preset(f"dit-s/{p}").items() if k != "patch_size"} for p in (1, 2, 4, 8)}
+    small = {p: {k: v for k, v in PRESETS[f"dit-s/{p}"].items() if k != "patch_size"} for p in (1, 2, 4, 8)}
     assert len({str(v) for v in small.values()}) == 1
     assert all(name == name.lower() for name in PRESETS)
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="dit-xl/2"):
-        preset("DiT-XXL/2")
+        family_of("DiT-XXL/2", FAMILIES)
 
 
 @pytest.mark.parametrize("option", [None, *OPTIONS])
 def test_a_new_network_outputs_exactly_zero(option: str | None) -> None:
-    config = dataclasses.replace(SMALL, **({option: True} if option else {}))
+    config = SMALL.replace(**({option: True} if option else {}))
     model = build(config)
     x, t, labels = inputs()
     out = model(x, t, labels)
@@ -95,7 +97,7 @@ def test_every_block_of_a_new_network_is_the_identity() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"learn_sigma": True, "patch_size": 4, "latent_channels": 3}])
 def test_output_is_the_papers_network_as_diffusers_has_it(changes: dict[str, Any]) -> None:
-    config = dataclasses.replace(SMALL, **changes)
+    config = SMALL.replace(**changes)
     model = awake(config)
     x, _, labels = inputs(8, config)
     steps = torch.tensor([0, 1, 17, 250, 500, 700, 998, 999])
@@ -125,7 +127,7 @@ def test_modulations_made_beforehand_give_the_same_output() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS[:4])
 def test_each_option_changes_the_output(option: str) -> None:
-    plain, other = awake(SMALL), awake(dataclasses.replace(SMALL, **{option: True}))
+    plain, other = awake(SMALL), awake(SMALL.replace(**{option: True}))
     shared = {k: v for k, v in plain.state_dict().items() if v.shape == other.state_dict().get(k, v[:0]).shape}
     other.load_state_dict(shared, strict=False)
     x, t, labels = inputs()
@@ -136,7 +138,7 @@ def test_each_option_changes_the_output(option: str) -> None:
 @pytest.mark.parametrize("option", [None, *OPTIONS])
 def test_training_lowers_the_loss_and_reaches_every_weight(option: str | None) -> None:
     torch.manual_seed(0)
-    model = build(dataclasses.replace(SMALL, **({option: True} if option else {})))
+    model = build(SMALL.replace(**({option: True} if option else {})))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     x, t, _ = inputs(12)
     labels = torch.arange(12) % 6
@@ -155,8 +157,8 @@ def test_training_lowers_the_loss_and_reaches_every_weight(option: str | None) -
 
 
 def test_swiglu_has_as_many_parameters_as_the_mlp_it_replaces() -> None:
-    wide = dataclasses.replace(SMALL, width=192, heads=3)
-    mlp, gated = count(build(wide).blocks[0].mlp), count(build(dataclasses.replace(wide, swiglu=True)).blocks[0].mlp)
+    wide = SMALL.replace(width=192, heads=3)
+    mlp, gated = count(build(wide).blocks[0].mlp), count(build(wide.replace(swiglu=True)).blocks[0].mlp)
     assert gated == pytest.approx(mlp, rel=0.01)
 
 
@@ -183,7 +185,7 @@ def test_checkpointing_keeps_fewer_activations() -> None:
 
 
 def test_latents_need_not_be_square() -> None:
-    config = dataclasses.replace(SMALL, latent_size=(4, 12))
+    config = SMALL.replace(latent_size=(4, 12))
     model = awake(config)
     x, t, labels = inputs(2, config)
     with torch.no_grad():
@@ -219,7 +221,7 @@ def test_bf16_compute_stays_close_and_returns_the_input_format() -> None:
 )
 def test_numbers_that_do_not_go_together_are_refused(fields: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
-        dataclasses.replace(SMALL, **fields)
+        SMALL.replace(**fields)
 
 
 @pytest.mark.slow

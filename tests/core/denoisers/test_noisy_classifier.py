@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.core.denoisers.noisy_classifier import NoisyClassifier, NoisyClassifierConfig, load, logits, save
+from ldm.core.denoisers.noisy_classifier import NoisyClassifier, load, logits, save
+from ldm.core.denoisers.noisy_config import NoisyClassifierConfig
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError, DataError
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 from ldm.core.autoencoders import registry as autoencoders
-from ldm.core.autoencoders.vq import VQVAEConfig
+from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.denoisers import registry
-from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.estimation import cost
 from ldm.core.estimation.as_gpu import AsGPU
 from ldm.core.estimation.live import LiveMemory, tensors_of
@@ -47,7 +47,7 @@ def formula(config: DiTConfig) -> tuple[int, int]:
         SMALL,
         replace(SMALL, patch_size=4, learn_sigma=True, mlp_ratio=3.0),
         replace(SMALL, qk_norm=True, rope=True, latent_size=(8, 16)),
-        DiTConfig(latent_channels=4, latent_size=32, num_classes=1000, **registry.preset("DiT-S/2")),
+        DiTConfig(latent_channels=4, latent_size=32, num_classes=1000, **PRESETS["dit-s/2"]),
     ],
     ids=["small", "variance", "rope", "S/2"],
 )
@@ -60,7 +60,7 @@ def test_the_published_sizes_have_the_published_operations() -> None:
     """Peebles & Xie 2023, table 4, at 32 x 32 x 4: Gflops, which there are multiplications with their additions."""
     for name, published in {"DiT-S/2": 6.06, "DiT-B/4": 5.56, "DiT-XL/2": 118.64}.items():
         config = DiTConfig(
-            latent_channels=4, latent_size=32, num_classes=1000, learn_sigma=True, **registry.preset(name)
+            latent_channels=4, latent_size=32, num_classes=1000, learn_sigma=True, **PRESETS[name.lower()]
         )
         assert formula(config)[0] / 2e9 == pytest.approx(published, rel=0.01), name
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ldm.core.denoisers import registry
-from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.estimation import kernels
 from ldm.core.estimation.kernels import LAUNCH, Kernels
 
@@ -44,7 +43,7 @@ def test_every_block_of_a_denoiser_adds_the_same_and_the_way_back_more_than_the_
 
 
 def test_the_page_says_how_many_the_smallest_size_launches() -> None:
-    config = DiTConfig(latent_channels=4, latent_size=32, num_classes=1000, **registry.preset("DiT-S/2"))
+    config = DiTConfig(latent_channels=4, latent_size=32, num_classes=1000, **PRESETS["dit-s/2"])
     launched = kernels.denoiser_kernels(config, torch.bfloat16).in_step(1)
     (count, floor) = re.search(r"DiT-S/2 has ([\d,]+) of them, so that it takes at least ([\d.]+) ms", PAGE).groups()
     assert int(count.replace(",", "")) == launched and float(floor) == round(launched * LAUNCH * 1e3, 1)

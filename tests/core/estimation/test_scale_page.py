@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.core.denoisers import registry
-from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.estimation import cost
 from ldm.core.estimation.machines import MACHINES, UTILISATION
 from ldm.core.system.precision import Policy
@@ -23,7 +22,7 @@ def rows(size: str) -> list[list[float]]:
 
 
 def config(size: str) -> DiTConfig:
-    return DiTConfig(latent_channels=4, latent_size=32, num_classes=1000, **registry.preset(size))
+    return DiTConfig(latent_channels=4, latent_size=32, num_classes=1000, **PRESETS[size.lower()])
 
 
 def test_operations_and_memory_of_the_smallest_size_are_counted_as_printed() -> None:

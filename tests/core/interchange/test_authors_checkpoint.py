@@ -53,8 +53,8 @@ def test_the_published_sizes_need_no_heads_and_others_do(tmp_path: Path) -> None
 def test_the_last_row_of_the_table_is_the_null_class_unless_said_otherwise(tmp_path: Path) -> None:
     path = saved(random_checkpoint(classes=5), tmp_path)
     default, without = load_dit(path, heads=2), load_dit(path, heads=2, num_classes=6)
-    assert (default.config.num_classes, default.config.conditioning.has_null) == (5, True)
-    assert (without.config.num_classes, without.config.conditioning.has_null) == (6, False)
+    assert (default.config.num_classes, default.config.has_null) == (5, True)
+    assert (without.config.num_classes, without.config.has_null) == (6, False)
     with pytest.raises(ConfigError, match="--num-classes 4"):
         load_dit(path, heads=2, num_classes=4)
 

@@ -1,6 +1,5 @@
 """Autoencoders as diffusers': images decoded from normalised latents are the same, and so is what is encoded."""
 
-import dataclasses
 from typing import Any
 
 import diffusers
@@ -10,13 +9,14 @@ import torch
 from ldm.core.autoencoders.codec import Autoencoder, Codec
 from ldm.core.autoencoders.pretrained import DiffusersCodec
 from ldm.core.autoencoders.taef2 import TAEF2
-from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
+from ldm.core.autoencoders.vq import VQVAE
+from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.errors import ConfigError
 from ldm.core.interchange.autoencoders import encodes, to_diffusers
 from ldm.core.interchange.vqmodel import Plan
 
 TINY = VQVAEConfig(channels=16, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=32)
-PATCHED = dataclasses.replace(TINY, patch=2, channel_multipliers=(2, 3))
+PATCHED = TINY.replace(patch=2, channel_multipliers=(2, 3))
 COMMON: dict[str, Any] = {
     "block_out_channels": (8, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -77,7 +77,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_vqvae_decodes_in_stock_layers(name: str) -> None:
-    ours, theirs = decoded(vqvae(dataclasses.replace(TINY, **CONFIGS[name])), 6)
+    ours, theirs = decoded(vqvae(TINY.replace(**CONFIGS[name])), 6)
     assert ours.std() > 0.2
     torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-4)
 
@@ -117,7 +117,7 @@ def test_a_vqvae_does_not_encode_there_and_says_so() -> None:
 )
 def test_a_decoder_that_does_not_fit_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        Plan(dataclasses.replace(TINY, **changes), 6)
+        Plan(TINY.replace(**changes), 6)
 
 
 def test_uneven_deviations_of_a_codebook_are_refused() -> None:

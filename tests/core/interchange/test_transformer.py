@@ -1,13 +1,13 @@
 """Our DiT as diffusers': the same output, the padded table, and the way back."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.denoisers.dit import DiT
+from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.denoisers.registry import build
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.interchange.transformer import NULL_CLASS, from_diffusers, to_diffusers, turned
@@ -54,7 +54,7 @@ def outputs(model: DiT, theirs: Any, ahead: int = 1) -> tuple[torch.Tensor, torc
     ],
 )
 def test_the_output_is_the_same_step_by_step_and_class_by_class(changes: dict[str, Any]) -> None:
-    model = awake(dataclasses.replace(SMALL, **changes))
+    model = awake(SMALL.replace(**changes))
     ours, theirs = outputs(model, to_diffusers(model))
     assert ours.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -87,7 +87,7 @@ def test_the_null_class_is_1000_and_stands_for_all_unused_ones() -> None:
 
 
 def test_without_a_null_class_guidance_gives_nan_and_classes_do_not() -> None:
-    model = awake(dataclasses.replace(SMALL, label_dropout=0.0))
+    model = awake(SMALL.replace(label_dropout=0.0))
     network, (x, labels) = to_diffusers(model), inputs(model.config)
     with torch.no_grad():
         assert network(x, STEPS, torch.full_like(labels, NULL_CLASS)).sample.isnan().all()
@@ -96,17 +96,17 @@ def test_without_a_null_class_guidance_gives_nan_and_classes_do_not() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"learn_sigma": True}, {"label_dropout": 0.0}, {"num_classes": 1000}])
 def test_there_and_back_is_the_same_network(changes: dict[str, Any]) -> None:
-    model = awake(dataclasses.replace(SMALL, **changes))
+    model = awake(SMALL.replace(**changes))
     theirs = to_diffusers(model)
     back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE)  # type: ignore[arg-type]
-    assert dataclasses.replace(back.config, latent_size=8) == model.config
+    assert back.config.replace(latent_size=8) == model.config
     assert back.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(back.state_dict()[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
 
 
 def test_the_steps_that_a_network_was_told_are_counted_as_it_was_told_them() -> None:
-    model = awake(dataclasses.replace(SMALL, time_scale=500.0))
+    model = awake(SMALL.replace(time_scale=500.0))
     theirs: Any = to_diffusers(model)
     back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE, time_scale=500.0)
     (x, labels), t = inputs(), (STEPS + 1) / 500
@@ -117,7 +117,7 @@ def test_the_steps_that_a_network_was_told_are_counted_as_it_was_told_them() -> 
 def test_a_class_that_only_has_a_name_counts() -> None:
     theirs = to_diffusers(awake())
     back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE, num_named=7)  # type: ignore[arg-type]
-    assert back.config.num_classes == 7 and back.config.conditioning.has_null
+    assert back.config.num_classes == 7 and back.config.has_null
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_class_that_only_has_a_name_counts() -> None:
 )
 def test_what_it_cannot_express_is_refused_by_name(changes: dict[str, Any]) -> None:
     with torch.device("meta"):
-        model = build(dataclasses.replace(SMALL, **changes))
+        model = build(SMALL.replace(**changes))
     with pytest.raises(ConfigError, match=next(iter(changes))):
         to_diffusers(model)
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ldm.core.autoencoders.codec import Autoencoder
-from ldm.core.autoencoders.vq import VQVAE, VQVAEConfig
+from ldm.core.autoencoders.vq import VQVAE
+from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.conditioning.labels import LabelConditioning
-from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.denoisers.dit import DiT
+from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline import model as guided_module
@@ -162,7 +164,7 @@ def test_no_sampler_asks_the_device_for_a_number(sampler: str, how: Guidance) ->
     is_ddpm = sampler == "ddpm"
     policy = Valueless(torch.device("meta"), torch.float32)
     config = DiTConfig(latent_channels=4, latent_size=4, patch_size=2, width=16, depth=1, heads=2, num_classes=3)
-    network = for_inference(DiT(replace(config, learn_sigma=is_ddpm)), policy)
+    network = for_inference(DiT(config.replace(learn_sigma=is_ddpm)), policy)
     drawn = model(network=network, labels=LabelConditioning(3), latent_shape=(4, 4, 4), learned_variance=is_ddpm)
     steered = guided(replace(drawn, weak=drawn), how, policy, is_ddpm, is_ddpm)
     x, labels = torch.empty(2, 4, 4, 4, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")

@@ -3,34 +3,34 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ldm.core.autoencoders import registry as autoencoders
-from ldm.core.denoisers import registry as denoisers
-from ldm.core.settings import presets
+from ldm.core.autoencoders.families import FAMILIES as AUTOENCODERS
+from ldm.core.denoisers.families import FAMILIES as DENOISERS
+from ldm.core.settings.families import Families, config_of_preset, preset_names
 
 ROOT = Path(__file__).resolve().parents[3]
+LATENTS: dict[str, Any] = {"latent_channels": 4, "latent_size": 16, "num_classes": 3}
 
 
-def test_names_are_lower_case_as_any_other_is_read_so() -> None:
-    for names in (presets.AUTOENCODERS, presets.DENOISERS):
-        assert all(name == name.lower() for name in names)
-    assert denoisers.preset("DIT-XL/2") == denoisers.preset("dit-xl/2")
-    assert autoencoders.preset("VQVAE-F8") == autoencoders.preset("vqvae-f8")
+@pytest.mark.parametrize(("families", "given"), [(AUTOENCODERS, {}), (DENOISERS, LATENTS)])
+def test_a_name_in_any_case_stands_for_its_settings(families: Families, given: dict[str, Any]) -> None:
+    for name in preset_names(families):
+        assert name == name.lower()
+        built = config_of_preset(name.upper(), families, **given)
+        assert all(getattr(built, key) == value for key, value in built.presets[name].items())
 
 
-@pytest.mark.parametrize("name", presets.AUTOENCODERS)
-def test_a_named_autoencoder_has_the_settings_of_its_name(name: str) -> None:
-    built = autoencoders.preset(name)
-    assert {key: getattr(built, key) for key in presets.AUTOENCODERS[name]} == presets.AUTOENCODERS[name]
+def test_other_fields_change_a_config_and_not_the_preset() -> None:
+    wide = config_of_preset("dit-xs", DENOISERS, **LATENTS, width=384)
+    assert wide == config_of_preset("dit-xs", DENOISERS, **LATENTS).replace(width=384)
+    assert config_of_preset("dit-xs", DENOISERS, **LATENTS) != wide
 
 
-def test_a_preset_that_is_changed_leaves_the_table_as_it_was() -> None:
-    denoisers.preset("dit-xs")["width"] = 1
-    assert denoisers.preset("dit-xs")["width"] == presets.DENOISERS["dit-xs"]["width"] != 1
-
-
-def test_the_names_are_known_without_torch() -> None:
-    program = "import sys, ldm.core.settings.presets; assert not {'torch', 'numpy'} & set(sys.modules)"
+def test_names_and_settings_are_known_without_torch() -> None:
+    program = """if True:
+        import sys, ldm.core.denoisers.settings, ldm.core.autoencoders.settings
+        assert not {"torch", "numpy"} & set(sys.modules)"""
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

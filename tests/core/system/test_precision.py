@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.core.denoisers.dit import DiT, DiTConfig
+from ldm.core.denoisers.dit import DiT
+from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.errors import ConfigError
 from ldm.core.system.precision import for_inference, resolve
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.core.denoisers import registry
-from ldm.core.denoisers.dit import DiTConfig
+from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.diffusion.objective import Objective
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.distributed import processes
