@@ -6,10 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import DataError
 from .dataset import ImageSource, num_workers
-from .decode import WHITE, Crop, to_training
+from .decode import WHITE, Crop, as_tensor, to_training
+from .order import mirrored
 
 MAX_SKIPPED = 0.01
 _BLOCK = 64  # images handed to the pool at once, and between two words of progress
@@ -144,3 +146,15 @@ class ImageLoader:
         message = f"{self.source.location}: already {len(self.skipped)} of {total} images cannot be decoded: {listed}"
         most = f"{self.prepare.max_skipped:.0%} are skipped (data.max_skipped)"
         raise DataError(message, f"mend or remove them; at most {most}")
+
+
+def training_images(images: ImageLoader, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool) -> Tensor:
+    """Return images of samples (B,), float32 (B, 3, size, size) in [-1, 1], as positions (B,) of the stream draw them.
+
+    flips: half of them are mirrored.
+    """
+    pixels = as_tensor(images.batch(samples))
+    if flips:
+        chosen = mirrored(positions, seed)
+        pixels[chosen] = pixels[chosen].flip(-1)
+    return pixels

@@ -1,4 +1,4 @@
-"""In which order samples are seen: a permutation per epoch, a function of the seed and the epoch alone.
+"""In which order samples are seen, a permutation per epoch, and which of them mirrored: functions of the seed alone.
 
 Training reads one endless stream: position k is sample `order(seed, k // n)[k % n]`. Batches are slices of the
 stream, so that neither batch size, nor workers, nor interruptions change which sample comes when.
@@ -38,3 +38,8 @@ def stream(seed: int, start: int, stop: int, num_samples: int) -> np.ndarray:
         pieces.append(epoch_order(seed, epoch, num_samples)[offset : offset + take])
         start += take
     return np.concatenate(pieces)
+
+
+def mirrored(positions: np.ndarray, seed: int) -> np.ndarray:
+    """Say which of the positions (B,) of a stream see the mirrored image: half of them, bool (B,)."""
+    return seeds.uniform(seed, "flip", positions).numpy() < 0.5

@@ -51,11 +51,6 @@ class LatentDataset(Protocol):
         """Return what samples (B,) are conditioned on, batch first: `labels`, int64 (B,), where they are labelled."""
 
 
-def mirrored(positions: np.ndarray, seed: int) -> np.ndarray:
-    """Say which of the positions (B,) of a stream see the mirrored image: half of them, bool (B,)."""
-    return seeds.uniform(seed, "flip", positions).numpy() < 0.5
-
-
 def draw(mean: Tensor, std: Tensor | None, positions: np.ndarray, seed: int, purpose: str) -> Tensor:
     """Draw latents from posteriors of mean and std (B, C, h, w); return the mean where there is no std."""
     if std is None:

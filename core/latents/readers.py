@@ -3,8 +3,9 @@
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -46,10 +47,10 @@ class FieldTable:
         kind: torch.dtype = torch.uint8 if self.form.dtype == TEXT else getattr(torch, self.form.dtype)
         return kind
 
-    def places(self, row: np.ndarray, sample: np.ndarray) -> list[tuple[int, int, int]]:
-        """Return shard, offset and size of fields by row (0, or 1 for mirrored) and sample, each int64 (B,)."""
-        sizes = self.sizes[row, sample].tolist() if isinstance(self.sizes, np.ndarray) else [self.sizes] * len(sample)
-        return list(zip(self.shard[sample].tolist(), self.offsets[row, sample].tolist(), sizes, strict=True))
+    def places(self, row: np.ndarray, sample: np.ndarray) -> Iterator[tuple[int, int, int]]:
+        """Yield shard, offset and size of fields by row (0, or 1 for mirrored) and sample, each int64 (B,)."""
+        sizes = self.sizes[row, sample].tolist() if isinstance(self.sizes, np.ndarray) else repeat(self.sizes)
+        return zip(self.shard[sample].tolist(), self.offsets[row, sample].tolist(), sizes, strict=False)
 
     def check(self, found: Iterable[Content], row: np.ndarray, sample: np.ndarray) -> None:
         """Compare what was read with its checksums, if there are any. Raises DataError naming the shard."""
@@ -66,7 +67,7 @@ class FieldTable:
 class Files(Protocol):
     """The shards of a split, read at places (shard, offset, size)."""
 
-    def read(self, places: Sequence[tuple[int, int, int]]) -> Sequence[Content]: ...
+    def read(self, places: Iterable[tuple[int, int, int]]) -> Sequence[Content]: ...
 
 
 class MappedFiles:
@@ -75,7 +76,7 @@ class MappedFiles:
     def __init__(self, paths: list[Path]) -> None:
         self._maps = [_map(path).data for path in paths]
 
-    def read(self, places: Sequence[tuple[int, int, int]]) -> Sequence[Content]:
+    def read(self, places: Iterable[tuple[int, int, int]]) -> Sequence[Content]:
         maps = self._maps
         return [maps[shard][start : start + size] for shard, start, size in places]
 
@@ -88,7 +89,8 @@ class StreamedFiles:
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def read(self, places: Sequence[tuple[int, int, int]]) -> Sequence[Content]:
+    def read(self, places: Iterable[tuple[int, int, int]]) -> Sequence[Content]:
+        places = list(places)
         if hasattr(os, "posix_fadvise"):
             for shard, start, size in places:  # The disk serves them all at once.
                 if shard in self._open:

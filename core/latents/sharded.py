@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import DataError
+from ..images.order import mirrored
 from ..system.machine import available_memory
-from .dataset import Cond, draw, mirrored
+from .dataset import Cond, draw
 from .fields import FLIP, LABEL, LATENT, STD, Field
 from .readers import FieldTable, Files, Held, MappedFiles, Reader, StreamedFiles
 from .shards import AGAIN, INDEX, read_index

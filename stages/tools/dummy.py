@@ -7,9 +7,10 @@ import torch
 
 from ...core.images.dataset import ImageSource
 from ...core.images.loader import ImageLoader, Preparation
+from ...core.images.order import mirrored
 from ...core.images.sets import ImageSets
 from ...core.images.settings import Data
-from ...core.latents.dataset import Cond, LatentSets, mirrored
+from ...core.latents.dataset import Cond, LatentSets
 from ...core.latents.fields import FLIP, LABEL, LATENT, Field
 from ...core.system.transfer import to_device
 

@@ -12,11 +12,17 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from ldm.core import files
+from ldm.core.autoencoders import registry
 from ldm.core.errors import DataError
 from ldm.core.images.order import stream
+from ldm.core.images.sets import image_sources
+from ldm.core.latents.dataset import held_out
+from ldm.core.latents.from_images import latents_of_images
 from ldm.core.latents.sets import read_latents
 from ldm.core.latents.shards import INDEX, load_shard
+from ldm.core.progress import Silent
 from ldm.core.runs.artifacts import MANIFEST, open_artifact
+from ldm.core.system.precision import resolve
 from tests.support.pipeline_run import Pipeline, manifest
 
 READINGS = ("held", "mapped", "streamed")
@@ -30,6 +36,25 @@ def test_the_order_of_training_and_its_latents_are_the_same_however_they_are_rea
         samples = stream(3, start, start + 8, len(sets[0]))
         batches = [each.batch(samples, positions, 3) for each in sets]
         assert all(torch.equal(batch, batches[0]) for batch in batches[1:])
+
+
+def test_images_that_are_encoded_when_asked_for_are_the_latents_of_the_shards(trained: Pipeline) -> None:
+    written = read_latents(open_artifact(trained.folder / "latents", "latents", "ldm encode"))
+    policy = resolve("cpu", "fp32")
+    images = image_sources(trained.config("train-vqvae").data).read(Silent())
+    sets = latents_of_images(images, registry.load(trained.folder / "vqvae" / "final"), True, policy)
+    assert sets.class_names == written.class_names and sets.train.shape == written.train.shape
+    for ours, theirs in ((sets.train, written.train), (sets.val, written.val)):
+        assert len(ours) == len(theirs) and ours.fields.keys() == theirs.fields.keys()
+        for start in range(0, 2 * len(ours), 8):
+            positions = np.arange(start, start + 8)
+            samples = stream(3, start, start + 8, len(ours))
+            batches = [each.batch(samples, positions, 3) for each in (ours, theirs)]
+            assert torch.allclose(*batches, atol=5e-3)
+            assert torch.equal(*(each.cond(samples, positions)["labels"] for each in (ours, theirs)))
+        ours_held, theirs_held = (list(held_out(each, 6)) for each in (ours, theirs))
+        assert torch.equal(ours_held[0].noise, theirs_held[0].noise)
+        assert torch.allclose(ours_held[0].x0, theirs_held[0].x0, atol=5e-3)
 
 
 def test_training_ends_in_the_same_weights_however_latents_are_read(trained: Pipeline, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ...autoencoders.discriminator import Discriminator, layers_for
 from ...autoencoders.lpips import LPIPS
 from ...images.decode import as_tensor, as_uint8, write_png
 from ...images.grid import grid, scale_for
-from ...images.loader import ImageLoader
+from ...images.loader import ImageLoader, training_images
 from ...images.order import spread, stream
 from ...images.sets import ImageSets
 from ...metrics.image import psnr, ssim
@@ -67,10 +67,8 @@ class AutoencodingTask:
 
     def load(self, batch: loop.Batch) -> Data:
         """Return images, some of them mirrored, and the step's draws."""
-        images = as_tensor(self.images.train.batch(batch.samples))
-        if self.config.data.flip:
-            mirrored = seeds.uniform(self.config.seed, "flip", batch.positions) < 0.5
-            images[mirrored] = images[mirrored].flip(-1)
+        seed, flips = self.config.seed, self.config.data.flip
+        images = training_images(self.images.train, batch.samples, batch.positions, seed, flips)
         return images, Draws(self.config.seed, batch.images_seen, batch.positions)
 
     def split(self, data: Data, parts: int) -> list[Any]:

@@ -8,7 +8,7 @@ from torch import nn
 from ... import seeds
 from ...features import classifier
 from ...images.decode import as_tensor
-from ...images.loader import ImageLoader
+from ...images.loader import ImageLoader, training_images
 from ...images.sets import ImageSets
 from ...system.precision import Policy
 from ...system.transfer import to_device
@@ -33,10 +33,7 @@ class ClassifyingTask:
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return images, labels and offsets."""
         seed, reach = self.config.seed, self.config.max_shift
-        images = as_tensor(self.images.train.batch(batch.samples))
-        if self.config.data.flip:
-            mirrored = seeds.uniform(seed, "flip", batch.positions) < 0.5
-            images[mirrored] = images[mirrored].flip(-1)
+        images = training_images(self.images.train, batch.samples, batch.positions, seed, self.config.data.flip)
         offsets = seeds.integers(seed, "shift", batch.positions, 2 * reach + 1, 2) - reach
         labels = torch.from_numpy(self.images.train.labels[batch.samples])
         return images, labels, torch.from_numpy(offsets)

@@ -1,0 +1,66 @@
+"""Latents of images that are encoded when they are asked for: pixels themselves, which are not worth writing down."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..autoencoders.codec import Autoencoder
+from ..images.loader import ImageLoader, training_images
+from ..images.sets import ImageSets
+from ..system.precision import Policy
+from ..system.transfer import to_device
+from .dataset import Cond, LatentSets, draw
+from .fields import FLIP, LABEL, LATENT, Field
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """A `LatentDataset` of images, encoded anew each time, on the policy's device.
+
+    Samples, flips and draws are those of shards of the same images: order, resuming and conditions do not differ, and
+    latents by no more than the rounding of shards to float16. flips: whether training may mirror images.
+    """
+
+    images: ImageLoader
+    autoencoder: Autoencoder
+    flips: bool
+    policy: Policy
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.autoencoder.latent_shape(self.images.prepare.image_size)
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        latent = Field("float32", self.shape)
+        names = (LATENT, FLIP + LATENT) if self.flips else (LATENT,)
+        return {**dict.fromkeys(names, latent), LABEL: Field("int64")}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.images.source.class_names
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @torch.no_grad()
+    def batch(
+        self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True, purpose: str = "posterior"
+    ) -> Tensor:
+        """Return latents, float32 (B, C, h, w); see `LatentDataset`."""
+        pixels = training_images(self.images, samples, positions, seed, flips and self.flips)
+        with self.policy.autocast():
+            mean, std = self.autoencoder.posterior(to_device(pixels, self.policy.device))
+        return draw(mean, std, positions, seed, purpose)
+
+    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
+        """Return the labels; those of images without folders are all of the one class that `encode` gives them."""
+        return {"labels": torch.from_numpy(self.images.labels[samples])}
+
+
+def latents_of_images(images: ImageSets, autoencoder: Autoencoder, flips: bool, policy: Policy) -> LatentSets:
+    """Return the latents of training and validation images, which are mirrored in training only, if at all."""
+    train = EncodedImages(images.train, autoencoder, flips, policy)
+    return LatentSets(train, EncodedImages(images.val, autoencoder, False, policy))
