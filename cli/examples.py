@@ -116,7 +116,7 @@ EXAMPLES = {
     "data dedup": (
         "ldm data dedup photos/ --sheet twins.png",
         "ldm data dedup photos/ --mirrored --out twins.jsonl --exclude-out twins.txt",
-        "ldm data dedup photos/ --features mobilenet-v2 --weights path/to/mobilenet-v2",
+        "ldm data dedup photos/ --features mobilenet-v2 --weights mobilenet_v2-b0353104.pth",
     ),
     "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import files
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..runs.weights import (
     CONFIG,
     WEIGHTS,

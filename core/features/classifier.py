@@ -1,4 +1,4 @@
-"""A small convolutional classifier, trained on the reference images: what judges samples where no network is at hand.
+"""A small convolutional classifier, trained on the reference images: the extractor of a run that has no other.
 
 Legend of shapes: B images, C channels, H W pixels, K classes, D features.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, DataError
 from ..files import sha256_file
 from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+from .extractor import Extractor, resize
 
 KIND = "classifier"
 _MOST_HALVINGS = 16
@@ -115,7 +116,7 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """A classifier read from its folder, ready to judge."""
+    """A classifier read from its folder, frozen."""
 
     network: Classifier
     class_names: tuple[str, ...]
@@ -155,6 +156,21 @@ def load(folder: Path) -> SavedClassifier:
     load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)
     network.eval().requires_grad_(False)
     return SavedClassifier(network, tuple(names), sha256_file(folder / WEIGHTS), described.get("extra", {}))
+
+
+def open_classifier(folder: Path, device: torch.device) -> Extractor:
+    """Open a saved classifier as a feature extractor. Raises DataError as `load` does, and for one of latents."""
+    saved = load(folder)
+    network, size = saved.network.to(device), saved.network.config.image_size
+    if network.config.in_channels != 3:
+        raise DataError(f"{folder} classifies {network.config.in_channels}-channel input, not images", REMEDY)
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        features = network.features(resize(images, size))
+        return features, network.head(features)
+
+    described = f"bilinear antialias {size}"
+    return Extractor(KIND, network.dim, saved.weights_sha256, described, saved.class_names, device, run)
 
 
 def _config(values: Mapping[str, Any]) -> ClassifierConfig:

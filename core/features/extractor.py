@@ -6,16 +6,15 @@ with every number.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import ConfigError, DataError
-from ..files import sha256_file
+from ..errors import DataError
 from ..system.precision import no_tf32
-from . import classifier, inception, lenet, mobilenet
+
+INCEPTION = "inception"  # the one in whose features the Fréchet distance is the FID
 
 
 @dataclass(frozen=True)
@@ -83,85 +82,3 @@ def resize(images: Tensor, size: int) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def open_extractor(
-    kind: str, weights: Path | None = None, device: torch.device | str = "cpu", download: bool = False
-) -> Extractor:
-    """Open an extractor: classifier (our own, from its folder), mobilenet-v2 (folder), lenet (file), inception (file).
-
-    download: fetch the weights of `inception` when they are not there. Raises ConfigError for an unknown kind, missing
-    packages or no path; DataError naming the file for weights that are missing, damaged or other.
-    """
-    if kind not in KINDS:
-        raise ConfigError(f"unknown feature extractor {kind!r}", f"choose one of {', '.join(KINDS)}")
-    device = torch.device(device)
-    if kind == "inception":
-        return _open_inception(weights, device, download)
-    if download:
-        raise ConfigError(f"the weights of {kind} cannot be downloaded", "give a local path")
-    if weights is None:
-        raise ConfigError(f"the {kind} extractor needs its weights", REMEDIES[kind])
-    return KINDS[kind](weights, device)
-
-
-def _open_classifier(folder: Path, device: torch.device) -> Extractor:
-    saved = classifier.load(folder)
-    network, size = saved.network.to(device), saved.network.config.image_size
-    if network.config.in_channels != 3:
-        raise DataError(f"{folder} judges {network.config.in_channels}-channel input, not images", classifier.REMEDY)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features = network.features(resize(images, size))
-        return features, network.head(features)
-
-    described = f"bilinear antialias {size}"
-    return Extractor("classifier", network.dim, saved.weights_sha256, described, saved.class_names, device, run)
-
-
-def _open_mobilenet(folder: Path, device: torch.device) -> Extractor:
-    network, names = mobilenet.load_mobilenet(folder)
-    network.to(device)
-    sha256 = sha256_file(folder / mobilenet.WEIGHTS)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = network(resize(images, mobilenet.SIZE))
-        return features, logits
-
-    described = f"bilinear antialias {mobilenet.SIZE}"
-    return Extractor("mobilenet-v2", mobilenet.DIM, sha256, described, names, device, run)
-
-
-def _open_lenet(path: Path, device: torch.device) -> Extractor:
-    network, _ = lenet.load_lenet(path)
-    network.to(device)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        grey = (images.mean(1, keepdim=True) + 1) / 2
-        features, logits = network(resize(grey, lenet.SIZE))
-        return features, logits
-
-    described = f"mean of RGB, bilinear antialias {lenet.SIZE}"
-    return Extractor("lenet", lenet.DIM, lenet.SHA256, described, lenet.CLASS_NAMES, device, run)
-
-
-def _open_inception(path: Path | None, device: torch.device, download: bool = False) -> Extractor:
-    loaded, _ = inception.load_inception(path, download)
-    network: nn.Module = loaded.to(device)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = network(images)
-        return features, logits
-
-    described = "8-bit, bilinear as TensorFlow 1 without antialias 299"
-    return Extractor(INCEPTION, inception.DIM, inception.SHA256, described, None, device, run)
-
-
-INCEPTION = "inception"
-KINDS: dict[str, Callable[[Path, torch.device], Extractor]] = {
-    "classifier": _open_classifier,
-    "mobilenet-v2": _open_mobilenet,
-    "lenet": _open_lenet,
-    INCEPTION: _open_inception,
-}
-REMEDIES = {"classifier": classifier.REMEDY, "mobilenet-v2": mobilenet.REMEDY, "lenet": lenet.REMEDY}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, DataError
 from ..files import saying_disk_full
 from ..runs.weights import require_sha256
+from .extractor import INCEPTION, Extractor
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
@@ -20,35 +21,25 @@ DIM = 2048
 REMEDY = f"give the file {WEIGHTS} (95 MB) from {URL}, or ask for the download"
 
 
-class Inception(nn.Module):
-    """Images (B, 3, H, W) in [-1, 1] → features (B, 2048), unbiased logits (B, 1008); resized to 299 inside."""
+def open_inception(file: Path, device: torch.device) -> Extractor:
+    """Open the network of the FID. Its sha256 is compared before the file is unpickled.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        # The network was measured on 8-bit pixels, so it is given 8-bit pixels.
-        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        features, logits = self.network(pixels)
-        return features, logits
-
-
-def load_inception(path: Path | None, download: bool = False) -> tuple[Inception, Path]:
-    """Open the network of the FID from a local file, or after an explicit download; also return the file.
-
-    The file's sha256 is compared before it is unpickled. Raises ConfigError when torch-fidelity or the torchvision it
-    needs is not installed, or no file was given; DataError when the file is missing or another.
+    Raises ConfigError when torch-fidelity or the torchvision it needs is not installed; DataError when the file is
+    missing or another.
     """
     build = _torch_fidelity()
-    if path is None and not download:
-        raise ConfigError("the inception extractor needs a weights file", REMEDY)
-    file = path or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    if download and not file.exists():
-        _download(file)
     require_sha256(file, SHA256, REMEDY)
-    network = build("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file))
-    return Inception(network).eval().requires_grad_(False), file
+    built = build("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file))
+    network: nn.Module = built.eval().requires_grad_(False).to(device)
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        # The network was measured on 8-bit pixels, so it is given 8-bit pixels; it resizes them to 299 itself.
+        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        features, logits = network(pixels)
+        return features, logits
+
+    resize = "8-bit, bilinear as TensorFlow 1 without antialias 299"
+    return Extractor(INCEPTION, DIM, SHA256, resize, None, device, run)
 
 
 def _torch_fidelity() -> Callable[..., Any]:
@@ -67,10 +58,15 @@ def _torch_fidelity() -> Callable[..., Any]:
     return build
 
 
-def _download(file: Path) -> None:
+def downloaded(file: Path | None) -> Path:
+    """Fetch the weights, to where torch keeps such or to `file`, unless they are there. Raises DataError."""
+    file = file or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    if file.exists():
+        return file
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with saying_disk_full(file):
             torch.hub.download_url_to_file(URL, str(file), hash_prefix=SHA256, progress=False)
     except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
         raise DataError(f"cannot download {URL}: {error}", f"fetch it elsewhere and give the file {WEIGHTS}") from None
+    return file

@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runs.weights import load_into, read_known_pth
+from .extractor import Extractor, resize
 
 WEIGHTS = "lenet_epoch=12_test_acc=0.991.pth"
 SHA256 = "7b3591ba5a63752a7e728d7f7e511266556a2ec66844810da9f475e07019b85e"
 SIZE = 32
 DIM = 84
 CLASS_NAMES = tuple("0123456789")
-REMEDY = f"give the file {WEIGHTS} of github.com/csinva/gan-vae-pretrained-pytorch, or its folder"
+REMEDY = f"give the file {WEIGHTS} of github.com/csinva/gan-vae-pretrained-pytorch (mnist_classifier/weights)"
 
 
 class LeNet5(nn.Module):
@@ -31,12 +33,19 @@ class LeNet5(nn.Module):
         return features, self.fc["f7"](features)
 
 
-def load_lenet(path: Path) -> tuple[LeNet5, Path]:
-    """Read the network from the published file or the folder that holds it; also return the file.
+def open_lenet(path: Path, device: torch.device) -> Extractor:
+    """Open the network with the published file or the folder that holds it.
 
     Raises DataError naming the file when it is missing or its sha256 is another.
     """
     file = path / WEIGHTS if path.is_dir() else path
     network = LeNet5()
     load_into(network, read_known_pth(file, SHA256, REMEDY), file, REMEDY)
-    return network.eval().requires_grad_(False), file
+    network.eval().requires_grad_(False).to(device)
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        grey = (images.mean(1, keepdim=True) + 1) / 2
+        features, logits = network(resize(grey, SIZE))
+        return features, logits
+
+    return Extractor("lenet", DIM, SHA256, f"mean of RGB, bilinear antialias {SIZE}", CLASS_NAMES, device, run)

@@ -5,13 +5,8 @@ stores beside them. Their diffusion has 1000 linear steps k = 0 … 999, where t
 the noise; the null class is the last of the label table.
 """
 
-import argparse
-import pickle
-import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,55 +15,13 @@ from ..denoisers.dit import DiT
 from ..denoisers.dit_config import DiTConfig
 from ..denoisers.layers import sincos_positions
 from ..errors import ConfigError, DataError
+from ..runs.weights import read_state_dict
 from .scheduler import Process
 from .transformer import assembled
 
 PROCESS = Process("linear", 1000, False, "eps", 1000.0, ahead=1)
 _HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}  # by width and depth: DiT-S, B, L, XL
-_AVERAGED = "ema"
-_STATES = (_AVERAGED, "model", "state_dict")
 _REMEDY = "give a checkpoint of facebookresearch/DiT: its class-conditional DiT-S, B, L or XL"
-# What torch's readers have been seen to raise on files that are no checkpoints.
-_BROKEN = (
-    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError),
-    *(AssertionError, zipfile.BadZipFile, OverflowError, OSError, struct.error),
-)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.pt`, `.pth` or `.bin` file: a state dict, or the averaged one in a training checkpoint.
-
-    Raises DataError naming the file for one that holds anything that would have to be run, or no state dict.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file", _REMEDY)
-    torch.serialization.add_safe_globals([argparse.Namespace])
-    try:
-        if zipped := zipfile.is_zipfile(path):
-            _check_sizes(path)
-        # Mapped, so that the optimizer's state beside the weights is never read.
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except _BROKEN as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} is no file of weights alone, and nothing else is read: {first}", _REMEDY) from None
-    for name in _STATES:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise DataError(f"{path} holds no state dict", _REMEDY)
-    return {str(name): tensor for name, tensor in content.items()}
-
-
-def _check_sizes(path: Path) -> None:
-    """Refuse an archive with a member that announces more than the file holds: torch would allocate all of it.
-
-    torch stores members as they are, so that none can. Raises BadZipFile.
-    """
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.file_size > path.stat().st_size:
-                raise zipfile.BadZipFile(f"{member.filename} would have {member.file_size:,} bytes")
 
 
 def load_dit(path: Path, heads: int | None = None, num_classes: int | None = None) -> DiT:
@@ -77,7 +30,7 @@ def load_dit(path: Path, heads: int | None = None, num_classes: int | None = Non
     num_classes: if it is the number of rows in the label table, there is no null class; by default one less. Raises
     DataError naming the file and tensor that do not fit, ConfigError where the heads must be given.
     """
-    tensors = {name: tensor.detach().float() for name, tensor in read_tensors(path).items()}
+    tensors = {name: tensor.detach().float() for name, tensor in read_state_dict(path, _REMEDY).items()}
     config = _config(tensors, path, heads, num_classes)
     positions = _tensor(tensors, "pos_embed", path)[0]
     if not torch.allclose(positions, sincos_positions(config.width, config.grid), atol=1e-4):

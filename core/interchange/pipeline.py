@@ -11,9 +11,8 @@ from ..autoencoders.pretrained import CLASSES
 from ..denoisers.dit import DiT
 from ..errors import DataError
 from ..files import read_json
-from ..runs.weights import read_safetensors
+from ..runs.weights import read_safetensors, read_state_dict
 from . import scheduler, transformer
-from .checkpoint import read_tensors
 from .scheduler import Process
 
 INDEX = "model_index.json"
@@ -121,5 +120,5 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
         return tensors, parts
     pickled = folder / f"{_WEIGHTS}.bin"
     if pickled.is_file() and not whole.is_file():
-        return read_tensors(pickled), pickled
+        return read_state_dict(pickled, _REMEDY), pickled
     return read_safetensors(whole, _REMEDY), whole

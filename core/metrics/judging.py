@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from .. import files
 from ..errors import ConfigError, DataError
-from ..features.extractor import INCEPTION, Extractor, open_extractor
+from ..features.extractor import Extractor
+from ..features.registry import open_extractor
 from ..images.decode import as_tensor
 from ..images.loader import ImageLoader
 from ..images.order import spread
@@ -70,8 +71,6 @@ def feature_extractor(config: Comparison, policy: Policy, folder: Path) -> tuple
         made = open_artifact(config.root / "classifier", "classifier", command_line("train-classifier", config))
         made.verify()
         return open_extractor(kind, made.path / "final", policy.device), as_input(made, folder)
-    if config.download and kind != INCEPTION:
-        raise ConfigError(f"--download is for Inception's weights, not for {kind}", "add --features inception")
     extractor = open_extractor(kind, config.weights, policy.device, config.download)
     return extractor, {"path": str(config.weights or kind), "fingerprint": extractor.weights_sha256}
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from ..features.settings import EXTRACTOR_HELP, ExtractorName
 from ..settings.fields import Count, Location, Stage, option
 
 
@@ -13,9 +14,7 @@ class Comparison(Stage):
         "Data source, folder or saved statistics; by default the training images, for reconstructions the others.",
         "--reference",
     )
-    features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
-        "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", "--features"
-    )
+    features: Literal["auto", ExtractorName] = option("auto", EXTRACTOR_HELP, "--features")
     weights: Location | None = option(None, "File or folder with the extractor's weights.", "--weights")
     download: bool = option(False, "Allow the download of Inception's weights.", "--download")
     limit: Count = option(0, "Images at most on either side, or latents; 0 is no limit.", "--limit")

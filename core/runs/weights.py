@@ -5,7 +5,9 @@ sha256 of the weights, and what else its family keeps there. Whatever is missing
 DataError naming the file.
 """
 
+import argparse
 import json
+import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +28,7 @@ from ..settings.families import NetworkConfig
 FORMAT = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_STATES = ("ema", "model", "state_dict")  # of training checkpoints, by their authors' names
 Form = TypeVar("Form")
 
 
@@ -75,6 +78,45 @@ def read_safetensors(path: Path, remedy: str | None) -> dict[str, Tensor]:
     require_file(path, remedy)
     with saying_damaged(f"{path} is not a readable safetensors file", remedy):
         return load_file(path)
+
+
+def read_state_dict(path: Path, remedy: str) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, or of a `.pt`, `.pth` or `.bin` file: a state dict, or a training
+    checkpoint with one, the averaged one first.
+
+    Nothing in the file is run: tensors, numbers, text and plain namespaces are read. Raises DataError naming the file
+    for one that holds anything else, or no state dict.
+    """
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, remedy)
+    require_file(path, remedy)
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    try:
+        if zipped := zipfile.is_zipfile(path):
+            _check_sizes(path)
+        # Mapped, so that an optimizer's state beside the weights is never read.
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path} holds something other than weights, or is damaged: {first}", remedy) from error
+    for name in _STATES:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise DataError(f"{path} holds no state dict", remedy)
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive with a member that announces more than the file holds: torch would allocate all of it.
+
+    torch stores members as they are, so that none can. Raises BadZipFile.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > path.stat().st_size:
+                raise zipfile.BadZipFile(f"{member.filename} would have {member.file_size:,} bytes")
 
 
 def read_known_pth(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:

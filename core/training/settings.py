@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from ..features.settings import EXTRACTOR_HELP, ExtractorName
 from ..settings.fields import Count, Location, Section, option
 
 
@@ -84,9 +85,7 @@ class Metrics(Section):
     steps: int | None = option(None, "Steps; by default the sampler's own number.", identity=False, ge=1)
     reference: str | None = option(None, "Data source to compare with; by default the training images.", identity=False)
     limit: Count = option(5_000, "Reference images at most; 0 is no limit.", identity=False)
-    features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
-        "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", identity=False
-    )
+    features: Literal["auto", ExtractorName] = option("auto", EXTRACTOR_HELP, identity=False)
     weights: Location | None = option(None, "File or folder with the extractor's weights.", identity=False)
     best: Literal["frechet", "kernel", "precision", "recall", "class_accuracy", "loss"] = option(
         "frechet", "Number by which the best state is kept; loss is the validation loss.", identity=False

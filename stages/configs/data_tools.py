@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
+from ...core.features.settings import ExtractorName
 from ...core.settings.fields import Location, Section, option
 
 
@@ -47,7 +48,7 @@ class DataDedup(LookingAtData):
     drop_conflicts: bool = option(
         False, "In --exclude-out, keep none of a group that has several labels.", "--drop-conflicts"
     )
-    features: Literal["none", "mobilenet-v2", "classifier", "inception"] = option(
+    features: Literal["none", ExtractorName] = option(
         "none", "Also compare images by the features of this network.", "--features"
     )
     weights: Location | None = option(None, "File or folder with the network's weights.", "--weights")

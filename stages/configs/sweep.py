@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from ...core.features.settings import EXTRACTOR_HELP, ExtractorName
 from ...core.settings.fields import Count, Location, Stage, option, section
 from ...core.system.settings import Machine
 
@@ -22,9 +23,7 @@ class Sweep(Stage):
     reference: str | None = option(
         None, "Data source, folder or saved statistics; by default the training images.", "--reference"
     )
-    features: Literal["auto", "classifier", "mobilenet-v2", "inception", "lenet"] = option(
-        "auto", "Feature extractor; auto takes the run's classifier. Only inception gives a FID.", "--features"
-    )
+    features: Literal["auto", ExtractorName] = option("auto", EXTRACTOR_HELP, "--features")
     weights: Location | None = option(None, "File or folder with the extractor's weights.", "--weights")
     limit: Count = option(10_000, "Reference images at most; 0 is no limit.", "--limit")
     machine: Machine = section(Machine)

@@ -11,7 +11,7 @@ from ...core.curation.duplicates import Group, feature_links, grouped, merged, n
 from ...core.curation.fingerprints import Print, Prints, print_of, scratch
 from ...core.curation.near import cosine_pairs
 from ...core.errors import DataError
-from ...core.features.extractor import open_extractor
+from ...core.features.registry import open_extractor
 from ...core.images.decode import as_tensor
 from ...core.images.exclusion import write_exclusion
 from ...core.images.loader import ImageLoader, Preparation
@@ -98,7 +98,7 @@ def _groups(config: DataDedup, images: Catalogue, prints: Prints, progress: Prog
     progress.note(f"comparing the hashes of {len(rows):,} images that differ in their pixels")
     links = near_links(prints, rows, config.bits, config.likeness, config.mirrored)
     if config.features == "none":
-        progress.note("features are not compared: that takes --features mobilenet-v2 --weights FOLDER")
+        progress.note("features are not compared: that takes --features mobilenet-v2 --weights FILE")
     else:
         device = machine_policy(Machine(device=config.device)).device
         features = _features(config, images, rows, device, progress)

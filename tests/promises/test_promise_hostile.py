@@ -161,7 +161,7 @@ def test_a_command_in_a_manifest_is_not_handed_on_as_advice(ldm: Launcher, tmp_p
         write_manifest(run / "vqvae", {**manifest, "command": command})
         ended = ldm.run("sample", "--runs-dir", tmp_path / "runs", "--name", RUN)
         assert ended.code == 3 and "is no command of ldm" in ended.err
-        assert command not in ended.err.split("do:")[1]
+        assert command not in ended.err.split("hint:")[1]
 
 
 @pytest.mark.promise("R17")

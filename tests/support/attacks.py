@@ -79,10 +79,17 @@ _OUT = {"name": "out", "linkname": "{parent}", **_LINK}
 _THROUGH = {"name": "out/{name}", "data": b"written"}
 
 ATTACKS = [
-    Attack("pt", p.checkpoint_alone, p.unpickle, importing, 3, "dit.pt is no file of weights alone"),
-    Attack("pt-beside-weights", p.checkpoint_beside_weights, p.unpickle, importing, 3, "is no file of weights alone"),
-    Attack("pth-of-old", p.checkpoint_of_old, p.unpickle, importing, 3, "dit.pth is no file of weights alone"),
-    Attack("bin-of-transformer", p.pickled_transformer, p.unpickle, importing_folder, 3, "is no file of weights alone"),
+    Attack("pt", p.checkpoint_alone, p.unpickle, importing, 3, "dit.pt holds something other than weights"),
+    Attack("pt-beside-weights", p.checkpoint_beside_weights, p.unpickle, importing, 3, "holds something other"),
+    Attack("pth-of-old", p.checkpoint_of_old, p.unpickle, importing, 3, "dit.pth holds something other than weights"),
+    Attack(
+        "bin-of-transformer",
+        p.pickled_transformer,
+        p.unpickle,
+        importing_folder,
+        3,
+        "holds something other than weights",
+    ),
     Attack("bin-of-autoencoder", p.pickled_autoencoder, p.unpickle, given_autoencoder, 3, "model.bin is a pickle"),
     Attack("pth-of-taef2", p.pickle_as(taef2.ENCODER), p.unpickle, given_autoencoder, 3, "its sha256 is"),
     Attack(

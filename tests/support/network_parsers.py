@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from ldm.core import files
 from ldm.core.autoencoders import registry
-from ldm.core.features import mobilenet, reference
+from ldm.core.features import reference
 from ldm.core.features.extractor import Extractor, Features
 from ldm.core.features.reference import keep_features, kept_features
 from ldm.core.interchange.checkpoint import load_dit
@@ -140,31 +139,6 @@ def seal_features(folder: Path, harmed: str) -> None:
             (folder / reference.DESCRIPTION).write_text(json.dumps(described))
 
 
-def make_mobilenet(folder: Path) -> None:
-    """A graph of the same form, of seven operations."""
-    ops = [
-        {"op": "conv_2d", "in": [0], "out": 1, "stride": [32, 32], "activation": "relu6", "params": "a"},
-        {"op": "depthwise_conv_2d", "in": [1], "out": 2, "params": "b"},
-        {"op": "add", "in": [1, 2], "out": 3},
-        {"op": "average_pool_2d", "in": [3], "out": 4},
-        {"op": "conv_2d", "in": [4], "out": 5, "params": "c"},
-        {"op": "reshape", "in": [5], "out": 6},
-        {"op": "softmax", "in": [6], "out": 7},
-    ]
-    (folder / mobilenet.GRAPH).write_text(json.dumps({"ops": ops}))
-    width, classes = mobilenet.DIM, mobilenet.NUM_CLASSES
-    shapes = {"a": (width, 3, 1, 1), "b": (width, 1, 3, 3), "c": (classes, width, 1, 1)}
-    tensors = {f"{name}.weight": torch.zeros(shape).half() for name, shape in shapes.items()}
-    tensors |= {f"{name}.bias": torch.zeros(shape[0]).half() for name, shape in shapes.items()}
-    save_file(tensors, folder / mobilenet.WEIGHTS)
-    (folder / mobilenet.LABELS).write_text("\n".join(f"class {n}" for n in range(mobilenet.NUM_CLASSES)))
-
-
-def run_mobilenet(folder: Path, harmed: str) -> None:
-    network, _ = mobilenet.load_mobilenet(folder)
-    network(torch.zeros(1, 3, mobilenet.SIZE, mobilenet.SIZE))
-
-
 NETWORK_PARSERS = {
     "checkpoint": Parser(
         make_training,
@@ -195,5 +169,4 @@ NETWORK_PARSERS = {
         (take_features,),
         seal_features,
     ),
-    "mobilenet": Parser(make_mobilenet, {mobilenet.GRAPH: mutate_json}, (run_mobilenet,)),
 }

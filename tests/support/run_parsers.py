@@ -15,7 +15,7 @@ from ldm.core.denoisers import noisy_classifier
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.denoisers.settings import NOISY
 from ldm.core.features import classifier
-from ldm.core.features.extractor import open_extractor
+from ldm.core.features.registry import open_extractor
 from ldm.core.interchange.model_card import look_for
 from ldm.core.latents.sets import open_latents, read_latents
 from ldm.core.latents.sharded import Reading, ShardedLatents

@@ -1,12 +1,12 @@
-"""Feature extractors: padding, resizing, refusals, and the published networks on real pictures where at hand."""
+"""Feature extractors: resizing, refusals, and the published networks on real pictures where at hand."""
 
 import io
 import itertools
 import json
-import shutil
 import sys
 import tarfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.features import classifier, mobilenet
-from ldm.core.features.extractor import Extractor, extract, open_extractor, resize
-from ldm.core.features.mobilenet import pad_same
+from ldm.core.features.extractor import Extractor, extract, resize
+from ldm.core.features.registry import EXTRACTORS, open_extractor
+from ldm.core.features.settings import ExtractorName
+from tests.support.imagenet_weights import write_mobilenet
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -38,15 +40,6 @@ def read_members(tar: Path, wanted: str, stride: int, count: int) -> list[tuple[
 
 def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def test_same_padding_puts_the_odd_pixel_at_the_bottom_and_right() -> None:
-    x = torch.ones(1, 1, 4, 5)
-    assert pad_same(x, (3, 3), (2, 2)).shape == (1, 1, 5, 7)
-    assert pad_same(x, (3, 3), (2, 2))[0, 0, :, 0].tolist() == [0] * 5
-    assert pad_same(x, (3, 3), (2, 2))[0, 0, 0].tolist() == [0, 1, 1, 1, 1, 1, 0]
-    assert pad_same(x, (3, 3), (1, 1)).shape == (1, 1, 6, 7)
-    assert pad_same(x, (1, 1), (1, 1)) is x
 
 
 def test_resizing_keeps_constants_and_averages_when_it_shrinks() -> None:
@@ -74,7 +67,7 @@ def test_our_classifier_is_an_extractor_named_by_its_hash(tmp_path: Path) -> Non
     assert extractor.features(draw(1, 3, 40, 40)).shape == (1, 16)
 
 
-def test_a_classifier_of_latents_does_not_judge_images(tmp_path: Path) -> None:
+def test_a_classifier_of_latents_is_no_extractor_of_images(tmp_path: Path) -> None:
     config = classifier.ClassifierConfig(2, 16, in_channels=4, channels=(8, 16))
     classifier.save(classifier.Classifier(config), tmp_path, ["a", "b"])
     with pytest.raises(DataError, match="4-channel"):
@@ -92,7 +85,7 @@ def test_no_images_and_images_with_nan_are_refused() -> None:
 
 
 def test_unknown_kinds_and_missing_weights_are_refused_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'vgg'.*classifier, mobilenet-v2, lenet, inception"):
+    with pytest.raises(ConfigError, match=r"'vgg'.*classifier, mobilenet-v2, inception, lenet"):
         open_extractor("vgg", tmp_path)
     with pytest.raises(ConfigError, match="needs its weights"):
         open_extractor("classifier")
@@ -100,7 +93,7 @@ def test_unknown_kinds_and_missing_weights_are_refused_with_a_remedy(tmp_path: P
         open_extractor("lenet", tmp_path, download=True)
     with pytest.raises(DataError, match=r"lenet.*\.pth does not exist.*csinva"):
         open_extractor("lenet", tmp_path)
-    with pytest.raises(DataError, match=r"mobilenet_v2_graph\.json does not exist"):
+    with pytest.raises(DataError, match=r"mobilenet_v2-b0353104\.pth does not exist.*download\.pytorch\.org"):
         open_extractor("mobilenet-v2", tmp_path)
 
 
@@ -120,7 +113,7 @@ def test_inception_says_what_to_install_or_which_file_to_give(tmp_path: Path) ->
         with pytest.raises(ConfigError, match="pip install torch-fidelity"):
             open_extractor("inception", tmp_path / "weights.pth")
     else:
-        with pytest.raises(ConfigError, match="needs a weights file"):
+        with pytest.raises(ConfigError, match="needs its weights"):
             open_extractor("inception")
         with pytest.raises(DataError, match=r"weights\.pth does not exist"):
             open_extractor("inception", tmp_path / "weights.pth")
@@ -146,32 +139,47 @@ def test_lenet_reads_mnist_test_digits(shared: Path) -> None:
     assert (seen.logits.argmax(1) == labels).double().mean() >= 0.985
 
 
-def test_mobilenet_reads_imagenette_photos(shared: Path) -> None:
+def test_mobilenet_reads_imagenette_photos(shared: Path, tmp_path: Path) -> None:
     photos = read_members(shared / "data" / "imagenette-224.tar", "/val/", stride=60, count=20)
-    extractor = open_extractor("mobilenet-v2", shared / "weights" / "mobilenet-v2-imagenet")
+    extractor = open_extractor("mobilenet-v2", write_mobilenet(shared, tmp_path / "turned.safetensors"))
     with tarfile.open(shared / "data" / "imagenette-224.tar") as archive:
         file = archive.extractfile("imagenette2-224/classes.json")
         assert file is not None
         classes = json.load(file)
     images = torch.stack([to_tensor(image.resize((224, 224))) for _, image in photos])
-    labels = torch.tensor([classes[folder][0] + 1 for folder, _ in photos])
-    features, logits = extractor.both(images)
+    labels = torch.tensor([classes[folder][0] for folder, _ in photos])
+    features, logits = extractor.both(images.flip(2, 3))
     assert features.shape == (20, extractor.dim)
     assert (logits.argmax(1) == labels).double().mean() >= 0.6
-    ten = torch.tensor([index + 1 for index, _ in classes.values()])
+    ten = torch.tensor([index for index, _ in classes.values()])
     assert (ten[logits[:, ten].argmax(1)] == labels).double().mean() >= 0.95
     assert extractor.class_names is not None
-    assert all(name in extractor.class_names[index + 1] for index, name in classes.values())
+    assert all(name in extractor.class_names[index] for index, name in classes.values())
 
 
-def test_a_mobilenet_folder_that_was_tampered_with_is_named(shared: Path, tmp_path: Path) -> None:
-    for name in (mobilenet.WEIGHTS, mobilenet.GRAPH, mobilenet.LABELS):
-        shutil.copyfile(shared / "weights" / "mobilenet-v2-imagenet" / name, tmp_path / name)
-    graph = json.loads((tmp_path / mobilenet.GRAPH).read_text())
-    graph["ops"][3]["op"] = "max_pool_2d"
-    (tmp_path / mobilenet.GRAPH).write_text(json.dumps(graph))
-    with pytest.raises(DataError, match=r"mobilenet_v2_graph\.json is not the graph.*max_pool_2d"):
-        open_extractor("mobilenet-v2", tmp_path)
-    (tmp_path / mobilenet.WEIGHTS).write_bytes(b"short")
-    with pytest.raises(DataError, match=r"mobilenet_v2_fp16\.safetensors is not a readable"):
-        open_extractor("mobilenet-v2", tmp_path)
+def test_mobilenet_has_the_tensors_of_torchvision_s_file_and_needs_no_counts_of_batches(tmp_path: Path) -> None:
+    """The names and sizes that torchvision documents: 3,504,872 parameters, and what the norms remember."""
+    network = mobilenet.MobileNetV2()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 3_504_872
+    state = network.state_dict()
+    assert {"features.0.0.weight", "features.1.conv.1.weight", "features.2.conv.1.0.weight"} <= state.keys()
+    assert {"features.17.conv.3.running_var", "features.18.1.bias", "classifier.1.weight"} <= state.keys()
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(weights, tmp_path / mobilenet.WEIGHTS)
+    extractor = open_extractor("mobilenet-v2", tmp_path)
+    assert extractor.class_names is not None and len(extractor.class_names) == 1000
+    assert extractor.features(draw(2, 3, 64, 64)).shape == (2, 1280)
+
+
+def test_mobilenet_weights_that_do_not_fit_or_are_damaged_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"features.0.0.weight": torch.zeros(32, 3, 3, 3)}, path)
+    with pytest.raises(DataError, match=r"other\.pth does not fit the network"):
+        open_extractor("mobilenet-v2", path)
+    path.write_bytes(b"short")
+    with pytest.raises(DataError, match=r"other\.pth holds something other than weights"):
+        open_extractor("mobilenet-v2", path)
+
+
+def test_every_extractor_that_a_setting_may_name_is_in_the_table() -> None:
+    assert tuple(EXTRACTORS) == get_args(ExtractorName)
