@@ -4,20 +4,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..core.autoencoders.codec import Autoencoder
+from ..core.autoencoders.codec import Autoencoder, TokenCodec
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
 from ..core.images.sets import data_of, image_sources, inherit_data
 from ..core.latents import shards
-from ..core.latents.fields import FLIP, LABEL, LATENT, STD
+from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.statistics import LatentStatistics
 from ..core.pipeline.loading import autoencoder_artifact, load_autoencoder
 from ..core.progress import Outcome, Progress
@@ -45,7 +45,9 @@ def run(config: Encode, progress: Progress) -> Outcome:
         next_commands = [command_line("train-dit", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        job = _Job(config, load_autoencoder(source, policy).network, policy, folder)
+        network = load_autoencoder(source, policy).network
+        maps = token_maps(network, config.data.image_size, policy)
+        job = _Job(config, network, policy, folder, tokens=bool(maps))
         images = sources.read(progress, keep=False)
         started = time.monotonic()
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
@@ -62,10 +64,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "latent_shape": list(shape),
             "dtype": "float16",
             "before_quantisation": True,
-            "fields": {
-                name: replace(form, made_by=made_by.get(name, source.fingerprint)).describe()
-                for name, form in fields.items()
-            },
+            "fields": {name: form.describe(made_by.get(name, source.fingerprint)) for name, form in fields.items()},
+            **({"token_maps": maps} if maps else {}),
             "flips": config.data.flip,
             "class_names": list(images.class_names),
             "class_counts": np.bincount(images.train.labels, minlength=len(images.class_names)).tolist(),
@@ -106,6 +106,7 @@ class _Job:
     network: Autoencoder
     policy: Policy
     folder: Path
+    tokens: bool
 
 
 @dataclass(frozen=True)
@@ -191,23 +192,49 @@ def _samples(
         yield _fetched(images, *previous)
 
 
-@torch.no_grad()
 def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tensor]:
-    """Encode one batch, and its mirror image where asked: by field, float16 (B, C, h, w) on the device."""
+    """Encode one batch, and its mirror image where asked: by field, on the device."""
     batch = to_device(as_tensor(pixels), job.policy.device)
     fields: dict[str, torch.Tensor] = {}
     for prefix, view in (("", batch), (FLIP, batch.flip(-1)))[: 2 if flip else 1]:
         with job.policy.autocast():
-            mean, std = job.network.posterior(view)
-        fields[prefix + LATENT] = mean.half()
-        if std is not None:
-            fields[prefix + STD] = std.half()
+            fields |= {prefix + name: values for name, values in codec_fields(job.network, view, job.tokens).items()}
     return fields
 
 
+@torch.no_grad()
+def codec_fields(network: Autoencoder, images: torch.Tensor, tokens: bool) -> dict[str, torch.Tensor]:
+    """Return what a codec offers of images (B, 3, H, W): latents and deviations, float16, and tokens, int32 (B, L).
+
+    tokens: also those of all its maps, one after the other, row by row.
+    """
+    mean, std = network.posterior(images)
+    fields = {LATENT: mean.half()}
+    if std is not None:
+        fields[STD] = std.half()
+    if tokens:
+        assert isinstance(network.codec, TokenCodec)
+        fields[TOKENS] = torch.cat([each.flatten(1) for each in network.codec.tokens(images)], dim=1).int()
+    return fields
+
+
+@torch.no_grad()
+def token_maps(network: Autoencoder, image_size: int, policy: Policy) -> list[list[int]]:
+    """Return the shapes of a codec's maps of tokens where they are worth writing: where there are several.
+
+    A single map says nothing that the latents beside it do not say.
+    """
+    if not isinstance(network.codec, TokenCodec):
+        return []
+    with policy.autocast():
+        maps = network.codec.tokens(torch.zeros(1, 3, image_size, image_size, device=policy.device))
+    return [list(each.shape[1:]) for each in maps] if len(maps) > 1 else []
+
+
 def _fetched(images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.Tensor]) -> list[shards.LatentSample]:
-    """Bring a batch's latents here. Raises DataError where they are not finite."""
-    arrays = {field: latents.cpu().numpy() for field, latents in fields.items()}
+    """Bring a batch's fields here. Raises DataError where they are not finite."""
+    arrays = {name: values.cpu().numpy() for name, values in fields.items()}
+    arrays |= {name: array.astype(np.uint16) for name, array in arrays.items() if name.endswith(TOKENS)}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise DataError(
             "the autoencoder encodes to latents that are not finite in float16",
@@ -215,7 +242,7 @@ def _fetched(images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.T
         )
     return [
         shards.LatentSample(
-            {field: array[row] for field, array in arrays.items()},
+            {name: array[row] for name, array in arrays.items()},
             int(images.labels[index]),
             images.source.names[index],
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-LATENT, STD, LABEL, FLIP = "npy", "std.npy", "cls", "flip."
+LATENT, STD, TOKENS, LABEL, FLIP = "npy", "std.npy", "tokens.npy", "cls", "flip."
 TEXT = "text"
 # Arrays of what every folder holds that was written before manifests listed fields.
 ARRAYS = (LATENT, FLIP + LATENT, STD, FLIP + STD)
@@ -23,12 +23,11 @@ class Field:
     """The form of one field, the same for all samples.
 
     dtype: numpy's name of its numbers, or "text" for UTF-8. shape: of one sample; None as the first axis where lengths
-    differ. made_by: fingerprint of the input that it comes from, where that is known.
+    differ.
     """
 
     dtype: str
     shape: tuple[int | None, ...] = ()
-    made_by: str | None = None
 
     @property
     def num_bytes(self) -> int | None:
@@ -37,17 +36,16 @@ class Field:
             return None
         return prod(self.shape) * np.dtype(self.dtype).itemsize  # type: ignore[arg-type]
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a manifest says of it."""
-        form: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape)}
-        return form if self.made_by is None else {**form, "made_by": self.made_by}
+    def describe(self, made_by: str) -> dict[str, Any]:
+        """Return what a manifest says of it. made_by: the fingerprint of the input that it comes from."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "made_by": made_by}
 
     def merged(self, other: "Field") -> "Field":
         """Return the form that covers both: the length is open where theirs differ. Raises ValueError if none does."""
         same = self.dtype == other.dtype and len(self.shape) == len(other.shape) and self.shape[1:] == other.shape[1:]
         if not same:
             raise ValueError(f"{other.dtype} of shape {other.shape} beside {self.dtype} of shape {self.shape}")
-        return self if self.shape == other.shape else Field(self.dtype, (None, *self.shape[1:]), self.made_by)
+        return self if self.shape == other.shape else Field(self.dtype, (None, *self.shape[1:]))
 
 
 def form_of(content: np.ndarray | str) -> Field:
@@ -68,5 +66,4 @@ def fields_of(facts: Mapping[str, Any]) -> dict[str, Field] | None:
     """Return the fields that a manifest lists; None of one that lists none, because ldm did not do so yet."""
     if "fields" not in facts:
         return None
-    listed = facts["fields"].items()
-    return {name: Field(form["dtype"], tuple(form["shape"]), form.get("made_by")) for name, form in listed}
+    return {name: Field(form["dtype"], tuple(form["shape"])) for name, form in facts["fields"].items()}

@@ -14,7 +14,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -186,10 +186,8 @@ def check_index(
         found = {key: values for key, values in found.items() if not key.endswith(_CHECKSUM)}
     if index.keys() != found.keys() or any(not np.array_equal(index[key], found[key]) for key in found):
         raise DataError(f"{folder / INDEX} is not the index of the shards beside it", AGAIN)
-    if fields is not None:
-        forms = _fields_of(shards)
-        if {name: replace(form, made_by=None) for name, form in fields.items()} != forms:
-            raise DataError(f"{folder} holds other fields than its manifest says", AGAIN)
+    if fields is not None and dict(fields) != _fields_of(shards):
+        raise DataError(f"{folder} holds other fields than its manifest says", AGAIN)
     unlabelled = {split: np.full(sum(map(len, shards[split])), -1) for split in names}
     return {split: found.get(f"{split}.label", unlabelled[split]) for split in names}
 

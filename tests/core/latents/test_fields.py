@@ -10,12 +10,18 @@ import pytest
 import torch
 import webdataset
 from safetensors.numpy import load_file
+from torch.nn.functional import adaptive_avg_pool2d
 
+from ldm.core.autoencoders.codec import Autoencoder, Posterior
+from ldm.core.autoencoders.vq import VQVAE
+from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.errors import DataError
 from ldm.core.latents.fields import Field, fields_of
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import INDEX, LatentSample, check_index, load_shard, write_index, write_shard
 from ldm.core.runs import schemas
+from ldm.core.system.precision import resolve
+from ldm.stages.encode import codec_fields, token_maps
 
 READINGS: Sequence[Reading] = get_args(Reading)
 SHAPE = (4, 2, 2)
@@ -166,10 +172,8 @@ def test_samples_whose_fields_do_not_go_together_are_refused(tmp_path: Path) -> 
 
 
 def test_a_manifest_lists_fields_as_they_are_read_and_nothing_else() -> None:
-    listed = {name: form.describe() for name, form in FORMS.items()}
+    listed = {name: form.describe("ab12") for name, form in FORMS.items()}
     assert fields_of({"fields": listed}) == FORMS and fields_of({}) is None
-    named = {"npy": Field("float16", SHAPE, made_by="ab12")}
-    assert fields_of({"fields": {"npy": named["npy"].describe()}}) == named
     latents = {
         "class_names": ["a"],
         "class_counts": [1],
@@ -189,3 +193,37 @@ def test_a_manifest_lists_fields_as_they_are_read_and_nothing_else() -> None:
         None,
     ):
         assert schemas.first_wrong(schemas.Latents, {**latents, "fields": wrong}) is not None
+
+
+class Pyramid:
+    """A codec of two maps of tokens: the mean of each image, and of its quarters."""
+
+    kind, latent_channels, downsampling, latent_sides, num_tokens = "pyramid", 3, 4, None, 256
+
+    def encode(self, images: torch.Tensor) -> Posterior:
+        mean = adaptive_avg_pool2d(images, images.shape[-1] // 4)
+        return Posterior(mean, torch.full_like(mean, 0.5))
+
+    def tokens(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [((adaptive_avg_pool2d(images, side).mean(1) + 1) * 127).long() for side in (1, 2)]
+
+    def from_tokens(self, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+        raise NotImplementedError
+
+    decode = rotate = describe = state_dict = from_tokens
+
+
+def test_encode_writes_what_the_codec_offers() -> None:
+    network, images = Autoencoder(Pyramid()), torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
+    policy = resolve("cpu", "fp32")
+    assert token_maps(network, 8, policy) == [[1, 1], [2, 2]]
+    fields = codec_fields(network, images, tokens=True)
+    assert {name: (values.dtype, values.shape[1:]) for name, values in fields.items()} == {
+        "npy": (torch.float16, (3, 2, 2)),
+        "std.npy": (torch.float16, (3, 2, 2)),
+        "tokens.npy": (torch.int32, (5,)),
+    }
+    first, second = network.codec.tokens(images)
+    assert fields["tokens.npy"][1].tolist() == [first[1].item(), *second[1].flatten().tolist()]
+    vqvae = Autoencoder(VQVAE(VQVAEConfig(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=8)))
+    assert token_maps(vqvae, 32, policy) == [], "one map says no more than the latents"
