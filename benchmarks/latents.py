@@ -17,8 +17,9 @@ from ldm.core.images.order import stream
 from ldm.core.latents.sets import read_latents
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import INDEX, LatentSample, Shard, shard_name, write_index, write_shard
-from ldm.core.runs.artifacts import Artifact, open_artifact
-from ldm.core.runs.workspace import Identity, claim
+from ldm.core.runs.claim import claim
+from ldm.core.runs.roles import LATENTS
+from ldm.core.runs.run import Identity, StageRun, open_run
 
 from .interleaved import compare
 from .options import Options
@@ -77,7 +78,7 @@ def at_start() -> dict[str, Any]:
     return told
 
 
-def write_latents(folder: Path, count: int) -> Artifact:
+def write_latents(folder: Path, count: int) -> StageRun:
     """Write a finished latents stage of so many random samples, as `encode` does."""
     work = claim(folder, Identity("latents", "ldm encode", {}, {}, ""))
     noise = np.random.default_rng(0).standard_normal((SHARD, *SHAPE)).astype(np.float16)
@@ -108,7 +109,7 @@ def write_latents(folder: Path, count: int) -> Artifact:
     return work.commit([*hashes, INDEX], metadata, hashes)
 
 
-def _open(latents: Artifact, reading: Reading) -> ShardedLatents:
+def _open(latents: StageRun, reading: Reading) -> ShardedLatents:
     train = read_latents(latents, reading).train
     assert isinstance(train, ShardedLatents)
     return train
@@ -129,7 +130,7 @@ def _start(folder: Path, reading: Reading, cached: bool) -> str:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = _memory()
     started = time.perf_counter()
-    source = _open(open_artifact(folder, "latents", "ldm encode"), reading)
+    source = _open(open_run(folder, LATENTS, "ldm encode"), reading)
     source.array("npy", stream(0, 0, BATCH, len(source)))
     first = time.perf_counter() - started
     started = time.perf_counter()

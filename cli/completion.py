@@ -81,7 +81,7 @@ def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:
 def _class_names(ctx: typer.Context) -> Sequence[str]:
     """Read the class names in the manifest of the run's denoiser; none where there is no such run yet."""
     from ..core.files import read_json
-    from ..core.runs.artifacts import MANIFEST
+    from ..core.runs.run import MANIFEST
 
     run = Path(str(_given(ctx, "runs_dir")), str(_given(ctx, "name")))
     denoiser = _given(ctx, "denoiser")

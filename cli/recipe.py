@@ -16,8 +16,9 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.files import read_json
-from ..core.runs.artifacts import MANIFEST, open_artifact
-from ..core.runs.workspace import brought_up
+from ..core.runs.claim import brought_up
+from ..core.runs.roles import role_of
+from ..core.runs.run import MANIFEST, open_run
 from ..core.settings.fields import defaults, identity, incidental
 from ..core.settings.recipe_file import read_settings
 from ..core.settings.words import did_you_mean
@@ -114,7 +115,7 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
     command = MADE_BY.get(kind) if isinstance(kind, str) else None
     if command is None:
         raise ConfigError(f"{path} is no manifest of a stage", "give a recipe")
-    artifact = open_artifact(path.parent, str(kind), f"ldm {command}")
+    artifact = open_run(path.parent, role_of(str(kind)), f"ldm {command}")
     maker = shlex.split(artifact.command)[1]
     if maker != command:
         raise ConfigError(f"{path} was made by ldm {maker}, with no settings of ldm {command}", "give a recipe")

@@ -19,10 +19,11 @@ from ..core.images.sets import data_of, image_sources, inherit_data
 from ..core.latents import shards
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.statistics import LatentStatistics
-from ..core.pipeline.loading import autoencoder_artifact, load_autoencoder
+from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
-from ..core.runs.inputs import as_input, chosen
+from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.runs.roles import AUTOENCODER
 from ..core.system.precision import Policy
 from ..core.system.signals import stop_flag
 from ..core.system.transfer import to_device
@@ -35,8 +36,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns where the shards lie."""
     folder = output_folder(config)
     with occupied(folder, config.machine) as policy:
-        own = config.root / "vqvae"
-        source = autoencoder_artifact(chosen(config.autoencoder, "--autoencoder", own, "vqvae"), config)
+        source = open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder")
         config = inherit_data(config, source)
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)

@@ -19,9 +19,9 @@ from ..core.pipeline.generation import DEFAULT_CFG, Sampling, check, chunk_size,
 from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
 from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
-from ..core.runs.artifacts import Artifact
 from ..core.runs.inputs import as_input
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.runs.run import StageRun
 from ..core.settings.fields import identity
 from ..core.system.compile import maybe_compile
 from ..core.system.precision import Policy
@@ -96,7 +96,7 @@ def sampling_of(config: Sample, has_null: bool) -> Sampling:
     )
 
 
-def _state(source: Artifact) -> dict[str, Any]:
+def _state(source: StageRun) -> dict[str, Any]:
     """Say which state of the denoiser is sampled, where that is not its last."""
     return {"checkpoint": f"best, after {source.metadata['images_seen']:,} images"} if "best" in source.metadata else {}
 

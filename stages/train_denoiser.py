@@ -8,12 +8,12 @@ from ..core.latents.sets import open_latents, read_latents
 from ..core.pipeline.best import BestState, open_best, told
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
-from ..core.runs.artifacts import MANIFEST, Artifact
 from ..core.runs.inputs import as_input
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.runs.run import MANIFEST, StageRun
 from ..core.system.compile import eager_mode
 from ..core.training import loop
-from ..core.training.sample_evaluator import SampleEvaluator, prepare_evaluation
+from ..core.training.sample_evaluator import SampleEvaluator, open_judge
 from ..core.training.tasks.denoising import DenoisingTask, network_config
 from .configs import TrainDiT
 
@@ -27,11 +27,10 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
             "latents": as_input(latents, folder),
             "autoencoder": as_input(source, folder),
         }
-        # What can be refused is refused before anything is discarded.
+        # Before anything is discarded.
         network = network_config(config, latents.metadata["latent_shape"], len(latents.metadata["class_names"]))
-        setup = None
-        if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
-            setup = prepare_evaluation(config, latents, source, policy, progress)
+        to_do = config.replace or not (folder / MANIFEST).exists()
+        judge = open_judge(config, latents, source, policy, progress) if config.metrics.every and to_do else None
         work = claim(folder, config, inputs)
         next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
@@ -40,9 +39,9 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
         state = BestState(work, task.network, _description(config, latents))
         evaluator = None
-        if setup is not None:
-            real = setup.reference_features(folder, progress)
-            evaluator = SampleEvaluator(setup, task.model(), real, task.validate, state, progress)
+        if judge is not None:
+            real = judge.look_at_reference(folder, progress)
+            evaluator = SampleEvaluator(judge, task.model(), real, task.validate, state, progress)
         metadata = loop.train(task, _plan(config), policy, folder, progress, evaluator)
         if not (processes.world().is_main or config.train.shard):
             return Outcome(folder)
@@ -58,7 +57,7 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         "validation loss": f"{metadata['validation_loss']:.4f}",
     }
     if state.is_there():
-        best = open_best(folder, work.identity.command)
+        best = open_best(folder, work.command)
         summary["best"] = told(best)
         if best.metadata["images_seen"] < metadata["images_seen"]:
             next_commands.append(f"{next_commands[0]} --checkpoint best")
@@ -70,7 +69,7 @@ def _plan(config: TrainDiT) -> loop.Plan:
     return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=config.preview.every)
 
 
-def _description(config: TrainDiT, latents: Artifact) -> dict[str, Any]:
+def _description(config: TrainDiT, latents: StageRun) -> dict[str, Any]:
     """What sampling needs to know beside the weights."""
     return {
         "diffusion": config.diffusion.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from ldm.core.runs import artifacts
+from ldm.core.runs import run
 from ldm.core.training import checkpoint
 from tests.support.pipeline_run import Pipeline, manifest
 
@@ -122,5 +122,5 @@ def test_an_export_has_the_files_on_the_page(exported: Path) -> None:
 
 
 def test_the_versions_on_the_page_are_those_that_are_written() -> None:
-    assert f"| `schema` | version of the format, {artifacts.SCHEMA} |" in section("The manifest")
+    assert f"| `schema` | version of the format, {run.SCHEMA} |" in section("The manifest")
     assert f"`schema` {checkpoint.SCHEMA}, " in section("Checkpoints")

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from ..errors import ConfigError
 from ..files import sha256_json
 from ..progress import Progress
-from ..runs.artifacts import Artifact
 from ..runs.inputs import section_of
+from ..runs.run import StageRun
 from ..settings.fields import Section
 from .exclusion import Exclusion, read_exclusion
 from .loader import ImageLoader, Preparation
@@ -127,12 +127,12 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def data_of(artifact: Artifact) -> Data:
+def data_of(artifact: StageRun) -> Data:
     """Return how a stage was given its images. Raises DataError where its manifest says that in no known words."""
     return section_of(Data, artifact.config.get("data"), artifact, "config.data")
 
 
-def inherit_data(config: Config, producer: Artifact | None) -> Config:
+def inherit_data(config: Config, producer: StageRun | None) -> Config:
     """Complete a stage's `data` by what the stage before it was given, so that it need not be said twice."""
     if producer is None:
         return config

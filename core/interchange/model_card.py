@@ -14,7 +14,8 @@ from ..images.decode import is_picture
 from ..images.sets import data_of
 from ..metrics.judging import read_judgement
 from ..pipeline.model import Model
-from ..runs.artifacts import MANIFEST, Artifact, open_artifact
+from ..runs.roles import EVALUATION, SAMPLES, Role
+from ..runs.run import MANIFEST, StageRun, open_run
 from .autoencoders import encodes
 from .pipeline import labels_in_diffusers
 from .scheduler import FLOW, shifts
@@ -57,37 +58,37 @@ class Shown:
         return files.sha256_json([grid, self.sampling, self.numbers])
 
 
-def look_for(root: Path, denoiser: Artifact) -> Shown:
+def look_for(root: Path, denoiser: StageRun) -> Shown:
     """Find a run's samples and judgements that were made with this denoiser, or with its autoencoder."""
-    samples = [made for made in _finished(root / "samples", "samples") if _made_with(made, "denoiser", denoiser)]
+    samples = [made for made in _finished(root / "samples", SAMPLES) if _made_with(made, "denoiser", denoiser)]
     samples.sort(key=lambda made: (made.path / MANIFEST).stat().st_mtime)
     newest = samples[-1] if samples else None
     known = {made.fingerprint for made in samples}
     known.add(denoiser.manifest["inputs"]["autoencoder"]["fingerprint"])
     judged = {
         made.path.name: read_judgement(made.path)
-        for made in _finished(root / "eval", "eval")
+        for made in _finished(root / "eval", EVALUATION)
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }
     grid = newest.path / GRID if newest is not None and is_picture(newest.path / GRID) else None
     return Shown(grid, newest.metadata["sampling"] if newest is not None else {}, judged)
 
 
-def _finished(folder: Path, kind: str) -> Iterator[Artifact]:
+def _finished(folder: Path, role: Role) -> Iterator[StageRun]:
     for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
         try:
-            made = open_artifact(manifest.parent, kind, f"ldm {kind}")
+            made = open_run(manifest.parent, role, f"ldm {role.name}")
             made.verify()
         except DataError:  # What is damaged is not shown; it is not what was asked for.
             continue
         yield made
 
 
-def _made_with(made: Artifact, role: str, producer: Artifact) -> bool:
+def _made_with(made: StageRun, role: str, producer: StageRun) -> bool:
     return bool(made.manifest["inputs"].get(role, {}).get("fingerprint") == producer.fingerprint)
 
 
-def card(denoiser: Artifact, autoencoder: Artifact, shown: Shown, model: Model, agreement: Agreement) -> str:
+def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, agreement: Agreement) -> str:
     """Return the card, Markdown under a block of metadata, without a licence: that is for its owner to choose."""
     from huggingface_hub import ModelCard, ModelCardData  # here, since it takes a second to import
 
@@ -176,7 +177,7 @@ def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
         )
 
 
-def _data(autoencoder: Artifact) -> list[str]:
+def _data(autoencoder: StageRun) -> list[str]:
     data = data_of(autoencoder)
     if data.source is None:
         return ["Not known: the model was imported."]
@@ -184,7 +185,7 @@ def _data(autoencoder: Artifact) -> list[str]:
     return [f"`{_inline(Path(data.source).name)}`, {how}."]
 
 
-def _settings(denoiser: Artifact, model: Model) -> Iterator[tuple[str, str]]:
+def _settings(denoiser: StageRun, model: Model) -> Iterator[tuple[str, str]]:
     config, metadata, network = denoiser.config, denoiser.metadata, model.network
     assert isinstance(network, DiT), "nothing else is exported"
     shape = network.config

@@ -9,10 +9,9 @@ import torch
 from ..conditioning.labels import LabelConditioning
 from ..distributed import processes
 from ..errors import DataError
-from ..pipeline.loading import autoencoder_artifact
-from ..runs.artifacts import Artifact, check_producer, open_artifact
-from ..runs.inputs import chosen, input_path
-from ..runs.outputs import command_line
+from ..runs.inputs import open_own, open_producer
+from ..runs.roles import AUTOENCODER, LATENTS
+from ..runs.run import StageRun
 from ..settings.fields import Run
 from .dataset import LatentSets
 from .fields import fields_of
@@ -22,20 +21,17 @@ from .shards import INDEX
 _HASHED_FIRST = 1 << 30  # bytes of shards, a second or two
 
 
-def open_latents(folder: Path | None, config: Run) -> tuple[Artifact, Artifact]:
+def open_latents(folder: Path | None, config: Run) -> tuple[StageRun, StageRun]:
     """Open latents, by default the run's own, and the autoencoder that they came from.
 
     Raises DataError with the command that mends it where one is missing, or the autoencoder changed since.
     """
-    folder = chosen(folder, "--latents", config.root / "latents", "latents")
-    latents = open_artifact(folder, "latents", command_line("encode", config))
-    producer = autoencoder_artifact(input_path(latents, "autoencoder"), config)
-    check_producer(latents, "autoencoder", producer)
-    return latents, producer
+    latents = open_own(LATENTS, config, folder, "--latents")
+    return latents, open_producer(latents, "autoencoder", AUTOENCODER, config)
 
 
 def read_latents(
-    latents: Artifact,
+    latents: StageRun,
     reading: Reading | Literal["auto"] = "auto",
     device: torch.device | None = None,
     conditions: Sequence[str] = (),
@@ -78,7 +74,7 @@ def read_latents(
     return LatentSets(train, val)
 
 
-def _verify_together(latents: Artifact, shards: list[str]) -> None:
+def _verify_together(latents: StageRun, shards: list[str]) -> None:
     """Compare shards with the manifest, each process a share of them."""
     world = processes.world()
     share = shards[world.rank :: world.size]

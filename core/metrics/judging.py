@@ -19,11 +19,10 @@ from ..images.sets import exclusion_of
 from ..images.settings import Data
 from ..images.sources import ImageSource, open_source, open_splits
 from ..progress import Outcome, Progress
-from ..runs.artifacts import open_artifact
-from ..runs.inputs import as_input
-from ..runs.outputs import command_line
+from ..runs.inputs import as_input, open_own
+from ..runs.roles import CLASSIFIER
+from ..runs.run import StageRun
 from ..runs.schemas import Count, Number, Sampling, Text, absent, first_wrong
-from ..runs.workspace import Workspace
 from ..system.precision import Policy
 from .evaluate import Report
 from .frechet import DESCRIPTION
@@ -68,7 +67,7 @@ def feature_extractor(config: Comparison, policy: Policy, folder: Path) -> tuple
     """Open the feature extractor, and describe it as an input of the judgement in a folder."""
     kind = "classifier" if config.features == "auto" else config.features
     if kind == "classifier" and config.weights is None:
-        made = open_artifact(config.root / "classifier", "classifier", command_line("train-classifier", config))
+        made = open_own(CLASSIFIER, config)
         made.verify()
         return open_extractor(kind, made.path / "final", policy.device), as_input(made, folder)
     extractor = open_extractor(kind, config.weights, policy.device, config.download)
@@ -115,7 +114,7 @@ def batches(images: ImageLoader, config: Comparison, progress: Progress, title: 
 
 
 def conclude(
-    work: Workspace,
+    work: StageRun,
     of: str,
     report: Report,
     conditions: dict[str, Any],
@@ -136,7 +135,7 @@ def conclude(
     return Outcome(work.path, summary=_shown(document), pictures=shown, next_commands=next_commands)
 
 
-def concluded(work: Workspace, next_commands: list[str]) -> Outcome:
+def concluded(work: StageRun, next_commands: list[str]) -> Outcome:
     """Return the outcome of a judgement that was finished before."""
     shown = _shown(read_judgement(work.path))
     return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)

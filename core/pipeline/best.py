@@ -16,9 +16,9 @@ from ..denoisers import registry as denoisers
 from ..denoisers.dit import DiT
 from ..distributed import processes
 from ..errors import DataError
-from ..runs.artifacts import MANIFEST, Artifact, open_artifact
+from ..runs.roles import DENOISER
+from ..runs.run import MANIFEST, StageRun, open_run
 from ..runs.schemas import Count, Number, Text, first_wrong
-from ..runs.workspace import Workspace
 
 BEST = "best"  # in a denoiser's folder: its state that measured best, a folder of the same kind
 
@@ -27,7 +27,7 @@ BEST = "best"  # in a denoiser's folder: its state that measured best, a folder 
 class BestState:
     """Where the best state of a network in training is kept. description: what sampling needs beside the weights."""
 
-    work: Workspace
+    work: StageRun
     network: DiT
     description: Mapping[str, Any]
 
@@ -48,26 +48,26 @@ class BestState:
             processes.barrier()
             denoisers.save(self.network, self.path / "final")
             return
-        found = {"images_seen": images_seen, **measured}
+        found, identity = {"images_seen": images_seen, **measured}, self.work.identity
+        assert identity is not None, "the training has claimed its directory"
         inputs = {
-            role: {**entry, "path": Path("..", entry["path"]).as_posix()}
-            for role, entry in self.work.identity.inputs.items()
+            name: {**entry, "path": Path("..", entry["path"]).as_posix()} for name, entry in identity.inputs.items()
         }
         with files.new_directory(self.path, replace=True) as folder:
             processes.barrier()  # The others wait where an error of this process so far would reach them.
             denoisers.save(self.network, folder / "final", {**self.description, "best": found})
-            inside = replace(self.work, path=folder, identity=replace(self.work.identity, inputs=inputs))
+            inside = replace(self.work, path=folder, identity=replace(identity, inputs=inputs))
             outputs = ["final/model.safetensors", "final/config.json"]
             inside.commit(outputs, {**self.description, "images_seen": images_seen, "best": found})
 
 
-def open_best(folder: Path, made_by: str) -> Artifact:
+def open_best(folder: Path, made_by: str) -> StageRun:
     """Open the best state in a denoiser's folder. Raises DataError, also where the training kept none."""
     if not (folder / BEST / MANIFEST).is_file():
-        open_artifact(folder, "dit", made_by)
+        open_run(folder, DENOISER, made_by)
         remedy = "take its last state, or train with metrics.every=100k and --replace"
         raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
-    return open_artifact(folder / BEST, "dit", made_by)
+    return open_run(folder / BEST, DENOISER, made_by)
 
 
 class _Kept(BaseModel):
@@ -86,7 +86,7 @@ def kept_best(folder: Path) -> dict[str, Any] | None:
     return found if first_wrong(_Kept, found) is None else None
 
 
-def told(best: Artifact) -> str:
+def told(best: StageRun) -> str:
     """Say of a best state in a few words when it was and what it measured."""
     found = best.metadata["best"]
     floor = found["real_against_real"].get(found["criterion"])

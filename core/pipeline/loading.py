@@ -14,14 +14,12 @@ from ..autoencoders.lpips import LPIPS
 from ..conditioning.labels import LabelConditioning
 from ..denoisers import noisy_classifier
 from ..denoisers import registry as denoisers
-from ..denoisers.settings import NOISY
 from ..diffusion.objective import Objective
 from ..diffusion.schedules import Schedule, schedule
 from ..errors import ConfigError
-from ..runs import artifacts
-from ..runs.artifacts import Artifact, check_producer, open_artifact
-from ..runs.inputs import chosen, input_path, section_of
-from ..runs.outputs import command_line
+from ..runs.inputs import chosen, made_by, open_own, open_producer, section_of
+from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER
+from ..runs.run import StageRun
 from ..settings.fields import Run
 from ..system.precision import Policy, for_inference
 from .best import open_best
@@ -29,20 +27,21 @@ from .model import Model
 from .settings import Diffusion, Drawing
 
 
-def open_denoiser(folder: Path | None, config: Run, best: bool = False, flag: str = "--denoiser") -> Artifact:
+def open_denoiser(folder: Path | None, config: Run, best: bool = False, flag: str = "--denoiser") -> StageRun:
     """Open a denoiser stage, named by a flag or the run's own, or the best state that its training kept.
 
     Raises DataError with the command that would make it, and ConfigError for a flag that names none.
     """
-    folder, made_by = chosen(folder, flag, config.root / "dit", "dit"), command_line("train-dit", config)
-    return open_best(folder, made_by) if best else open_artifact(folder, "dit", made_by)
+    if not best:
+        return open_own(DENOISER, config, folder, flag)
+    folder = chosen(DENOISER, config, folder, flag)
+    return open_best(folder, made_by(DENOISER, config, folder))
 
 
-def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
+def load_model(source: StageRun, config: Run, policy: Policy) -> Model:
     """Load a denoiser stage with the autoencoder that its latents came from. Raises DataError if that changed."""
     source.verify()
-    producer = autoencoder_artifact(input_path(source, "autoencoder"), config)
-    check_producer(source, "autoencoder", producer)
+    producer = open_producer(source, "autoencoder", AUTOENCODER, config)
     metadata = source.metadata
     shape, diffusion = tuple(metadata["latent_shape"]), diffusion_of(source)
     return Model(
@@ -57,7 +56,7 @@ def load_model(source: Artifact, config: Run, policy: Policy) -> Model:
     )
 
 
-def open_guides(source: Artifact, config: Drawing, guides_from_null: bool) -> dict[str, Artifact]:
+def open_guides(source: StageRun, config: Drawing, guides_from_null: bool) -> dict[str, StageRun]:
     """Open what guides a denoiser, by its role: a weaker denoiser, a classifier of noisy latents.
 
     guides_from_null: whether classifier-free guidance is asked for as well. Raises DataError for a missing one, and
@@ -74,16 +73,15 @@ def open_guides(source: Artifact, config: Drawing, guides_from_null: bool) -> di
             )
         guides["weak"] = weak
     if config.classifier_scale:
-        folder = chosen(config.classifier, "--classifier", config.root / NOISY, NOISY)
-        judge = open_artifact(folder, NOISY, f"{command_line('train-classifier', config)} --noisy")
-        _require_alike(judge, source, "--classifier")
-        guides["classifier"] = judge
+        classifier = open_own(NOISY_CLASSIFIER, config, config.classifier, "--classifier")
+        _require_alike(classifier, source, "--classifier")
+        guides["classifier"] = classifier
     elif config.classifier is not None:
         raise ConfigError(f"--classifier {config.classifier} does nothing at scale 0", "add --classifier-scale 1")
     return guides
 
 
-def with_guides(model: Model, guides: dict[str, Artifact], config: Run, policy: Policy) -> Model:
+def with_guides(model: Model, guides: dict[str, StageRun], config: Run, policy: Policy) -> Model:
     """Return the model with its guides loaded."""
     loaded: dict[str, Any] = {}
     if "weak" in guides:
@@ -96,7 +94,7 @@ def with_guides(model: Model, guides: dict[str, Artifact], config: Run, policy: 
     return replace(model, **loaded)
 
 
-def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
+def _require_alike(guide: StageRun, source: StageRun, flag: str) -> None:
     """Refuse a guide that was trained on other latents, classes or noise levels than the denoiser."""
     seen = {
         "latents of another autoencoder": [a.manifest["inputs"]["autoencoder"]["fingerprint"] for a in (guide, source)],
@@ -110,7 +108,7 @@ def _require_alike(guide: Artifact, source: Artifact, flag: str) -> None:
             )
 
 
-def _path(artifact: Artifact) -> tuple[Any, ...]:
+def _path(artifact: StageRun) -> tuple[Any, ...]:
     process = diffusion_of(artifact)
     return process.schedule, process.num_steps, process.zero_terminal_snr
 
@@ -119,26 +117,18 @@ def _path(artifact: Artifact) -> tuple[Any, ...]:
 class TrainedAutoencoder:
     """A finished autoencoder stage and its network in evaluation mode."""
 
-    artifact: Artifact
+    artifact: StageRun
     network: Autoencoder
 
 
-def autoencoder_artifact(folder: Path, config: Run) -> Artifact:
-    """Open the autoencoder stage in `folder`. Raises DataError with the command that would make it."""
-    made_by = command_line("train-vqvae", config)
-    if not (folder / artifacts.RECIPE).exists():
-        made_by += " --data FOLDER"
-    return artifacts.open_artifact(folder, "vqvae", made_by)
-
-
-def load_autoencoder(artifact: Artifact, policy: Policy) -> TrainedAutoencoder:
+def load_autoencoder(artifact: StageRun, policy: Policy) -> TrainedAutoencoder:
     """Load an autoencoder stage's network after checking its files against the manifest."""
     artifact.verify()
     network = autoencoders.load(artifact.path / "final").eval().requires_grad_(False)
     return TrainedAutoencoder(artifact, network.to(policy.device))
 
 
-def diffusion_of(artifact: Artifact) -> Diffusion:
+def diffusion_of(artifact: StageRun) -> Diffusion:
     """Return the forward process of a stage's model, and what that predicts. Raises DataError as `data_of` does."""
     return section_of(Diffusion, artifact.metadata.get("diffusion"), artifact, "facts.diffusion")
 

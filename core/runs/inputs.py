@@ -1,4 +1,4 @@
-"""What a stage is handed: the folders of the stages before it, found, described and followed."""
+"""What a stage is given: the directories of the stages before it, found, opened, described and followed."""
 
 import os
 from pathlib import Path
@@ -6,49 +6,87 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError, DataError
 from ..files import is_inside
-from ..settings.fields import Section
-from . import artifacts
-from .artifacts import Artifact
+from ..settings.fields import Run, Section
+from .outputs import command_line
+from .roles import Role
+from .run import IDENTITY, MANIFEST, RECIPE, StageRun, check_producer, kind_of, open_run
 from .schemas import first_wrong
 
 Group = TypeVar("Group", bound=Section)
 
 
-def chosen(folder: Path | None, flag: str, default: Path, kind: str) -> Path:
-    """Return the folder of a stage that a flag names, or the default where it names none.
+def open_own(role: Role, config: Run, folder: Path | None = None, flag: str = "") -> StageRun:
+    """Open a complete directory of one role: in the folder that a flag names, or the run's own.
 
-    Raises ConfigError, naming the flag, where it is no folder of that kind of stage.
+    Raises ConfigError as `chosen` does, and DataError with the command that would make it.
     """
+    folder = chosen(role, config, folder, flag)
+    return open_run(folder, role, made_by(role, config, folder))
+
+
+def open_producer(run: StageRun, name: str, role: Role, config: Run) -> StageRun:
+    """Open what a run names as its input. Raises DataError where that is missing, or changed since."""
+    folder = input_path(run, name)
+    producer = open_run(folder, role, made_by(role, config, folder))
+    check_producer(run, name, producer)
+    return producer
+
+
+def own_folders(role: Role, root: Path) -> list[Path]:
+    """List the folders of one role that a run has: one, unless several commands made such directories in it."""
+    return [root / kind for kind in role.makers if has_begun(root / kind)]
+
+
+def chosen(role: Role, config: Run, folder: Path | None, flag: str) -> Path:
+    """Return the folder that a flag names, else the run's own, there or not.
+
+    Raises ConfigError, naming the flag, for a folder of another role, and where the run has several.
+    """
+    usual = next(iter(role.makers))
     if folder is None:
-        return default
-    remedy = f"give the folder of such a stage, as runs/NAME/{kind}"
+        own = own_folders(role, config.root)
+        if len(own) > 1:
+            raise ConfigError(f"the run has {' and '.join(map(str, own))}", f"choose one: {flag} {own[0]}")
+        return own[0] if own else config.root / usual
+    remedy = f"give the folder of such a stage, as runs/NAME/{usual}"
     if not folder.is_dir():
         raise ConfigError(f"{flag} {folder} {'is a file' if folder.exists() else 'does not exist'}", remedy)
-    found = artifacts.kind_of(folder)
-    if found not in (None, kind):
-        raise ConfigError(f"{flag} {folder} holds {found!r}, not {kind!r}", remedy)
-    if not any((folder / name).is_file() for name in (artifacts.MANIFEST, artifacts.IDENTITY)):
-        raise ConfigError(f"{flag} {folder} was made by no stage", remedy)
+    found = kind_of(folder)
+    if found is not None and found not in role.makers:
+        raise ConfigError(f"{flag} {folder} holds {found!r}, not {' or '.join(map(repr, role.makers))}", remedy)
+    if not has_begun(folder):
+        raise ConfigError(f"{flag} {folder} was not written by ldm", remedy)
     return folder
 
 
-def as_input(artifact: Artifact, folder: Path) -> dict[str, Any]:
-    """Describe an artifact as an input of the stage in `folder`: where it lies from there, and what it holds."""
-    return {"path": Path(os.path.relpath(artifact.path, folder)).as_posix(), "fingerprint": artifact.fingerprint}
+def has_begun(folder: Path) -> bool:
+    """Say whether a stage wrote the folder, to its end or not."""
+    return any((folder / name).is_file() for name in (MANIFEST, IDENTITY))
 
 
-def input_path(artifact: Artifact, role: str) -> Path:
-    """Return where an artifact's own input lies."""
-    recorded = artifact.manifest["inputs"].get(role)
+def made_by(role: Role, config: Run, folder: Path) -> str:
+    """Return the command line that makes, in this run, what a folder of that role is to hold."""
+    line = command_line(role.command(kind_of(folder) or folder.name), config)
+    return f"{line} {role.given}".strip() if not (folder / RECIPE).exists() else line
+
+
+def as_input(run: StageRun, folder: Path) -> dict[str, Any]:
+    """Describe an run as an input of the stage in `folder`: where it lies from there, and what it holds."""
+    return {"path": Path(os.path.relpath(run.path, folder)).as_posix(), "fingerprint": run.fingerprint}
+
+
+def input_path(run: StageRun, role: str) -> Path:
+    """Return where an run's own input lies."""
+    recorded = run.inputs.get(role)
     if recorded is None:
-        raise DataError(f"{artifact.path} does not say which {role} it was made with", artifact.remedy)
+        raise DataError(f"{run.path} does not say which {role} it was made with", run.remedy)
     if not all(part in ("", ".", "..") or is_inside(part) for part in recorded["path"].split("/")):
-        raise DataError(f"{artifact.path} was made with {role} {recorded['path'][:80]!r}, no path", artifact.remedy)
-    return Path(os.path.normpath(artifact.path / recorded["path"]))
+        raise DataError(f"{run.path} was made with {role} {recorded['path'][:80]!r}, no path", run.remedy)
+    return Path(os.path.normpath(run.path / recorded["path"]))
 
 
-def section_of(form: type[Group], value: object, artifact: Artifact, where: str) -> Group:
+def section_of(form: type[Group], value: object, run: StageRun, where: str) -> Group:
     wrong = first_wrong(form, value)
     if wrong is not None:
-        raise DataError(f"{artifact.path / artifacts.MANIFEST}: {where}: {wrong}", artifact.remedy)
+        raise DataError(f"{run.path / MANIFEST}: {where}: {wrong}", run.remedy)
     return form.model_validate(value)

@@ -15,9 +15,9 @@ from ..settings.fields import Run, Stage, defaults, identity, incidental
 from ..system.memory import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
-from . import artifacts, workspace
+from . import claim as claims
 from .lock import occupy
-from .workspace import Identity, Workspace
+from .run import RECIPE, Identity, StageRun
 
 
 def output_folder(config: Stage, label: str | None = None) -> Path:
@@ -28,7 +28,7 @@ def output_folder(config: Stage, label: str | None = None) -> Path:
 
 def command_line(command: str, config: Run) -> str:
     """Return the shortest command that makes a stage of this run."""
-    words = ["ldm", command]
+    words = ["ldm", *command.split()]
     if config.runs_dir != Path("runs"):
         words += ["--runs-dir", str(config.runs_dir)]
     if config.name != "default":
@@ -36,20 +36,20 @@ def command_line(command: str, config: Run) -> str:
     return shlex.join(words)
 
 
-def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: str | None = None) -> Workspace:
-    """Claim an occupied folder for this configuration and these inputs; see `workspace.claim`.
+def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: str | None = None) -> StageRun:
+    """Claim an occupied folder for this configuration and these inputs; see `claim.claim`.
 
     Of several processes the first does it, and the others go on once it has. kind: of what the folder will hold, where
     a command makes more than one.
     """
     settings = config.model_dump(mode="json", exclude={"replace"})
-    made_by = shlex.join(["ldm", config.command, "-c", str(folder / artifacts.RECIPE)])
+    made_by = shlex.join(["ldm", config.command, "-c", str(folder / RECIPE)])
     kind = kind or config.kind
     recipe = yaml.safe_dump({config.command: settings}, sort_keys=False, allow_unicode=True)
     wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
     if not processes.world().is_main:
-        return Workspace(folder, wanted, complete=bool(processes.broadcast_int(0)))
-    work = workspace.claim(folder, wanted, config.replace)
+        return StageRun(folder, kind, made_by, bool(processes.broadcast_int(0)), identity=wanted)
+    work = claims.claim(folder, wanted, config.replace)
     processes.broadcast_int(int(work.complete))
     return work
 

@@ -1,10 +1,10 @@
-"""What a manifest says of its stage, as far as others rely on it: which facts each kind has, and of what form.
+"""Manifest schemas: what a manifest records of its stage, as far as others rely on it, and in what form.
 
-A manifest from elsewhere may carry the right hash of the wrong things. Facts that nothing reads are not looked at, and
-what is not listed here may be absent.
+A manifest from elsewhere may carry the right hash of the wrong things. Metadata that nothing reads are not checked,
+and what is not listed here may be absent.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
@@ -31,29 +31,37 @@ Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
 
 
 def absent() -> Any:
-    """Declare a fact that need not be there, and is not null where it is."""
+    """Declare a field that need not be there, and is not null where it is."""
     return Field(default=None)
 
 
-class _Facts(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class File(_Facts):
+class Metadata(_Record):
+    """What a stage records of what it made, for those that read it."""
+
+    def named_files(self) -> Iterable[str]:
+        """Return the files of the stage that the metadata name: all of them stand in its table of files."""
+        return ()
+
+
+class File(_Record):
     """A file in the table of a manifest."""
 
     bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
     sha256: Text
 
 
-class Input(_Facts):
+class Input(_Record):
     """What a stage was made of: where it was, and what it held."""
 
     path: Text
     fingerprint: Text
 
 
-class Provenance(_Facts):
+class Provenance(_Record):
     """What made a stage."""
 
     ldm: Text
@@ -67,7 +75,7 @@ class Provenance(_Facts):
     images_per_second: Number | None = None
 
 
-class Manifest(_Facts):
+class Manifest(_Record):
     """What every manifest has."""
 
     command: Text
@@ -78,7 +86,7 @@ class Manifest(_Facts):
     provenance: Provenance
 
 
-class Autoencoder(_Facts):
+class Autoencoder(Metadata):
     class_names: Names
     latent_shape: Shape
     image_size: Side
@@ -87,17 +95,17 @@ class Autoencoder(_Facts):
     val_ssim: Number = absent()
 
 
-class _Parts(_Facts):
+class _Parts(_Record):
     train: list[Name]
     val: list[Name]
 
 
-class _PartSizes(_Facts):
+class _PartSizes(_Record):
     train: Count
     val: Count
 
 
-class _Field(_Facts):
+class _Field(_Record):
     """One field of a shard's samples; null as the first side where lengths differ."""
 
     dtype: Literal["float16", "float32", "uint8", "uint16", "int32", "int64", "text"]
@@ -111,7 +119,7 @@ class _Field(_Facts):
         return self
 
 
-class Latents(_Facts):
+class Latents(Metadata):
     class_names: Names
     class_counts: list[Count]
     latent_shape: Shape
@@ -127,8 +135,11 @@ class Latents(_Facts):
             raise ValueError("fields should have the latent, npy, of latent_shape")
         return self
 
+    def named_files(self) -> Iterable[str]:
+        return [*self.shards.train, *self.shards.val]
 
-class Denoiser(_Facts):
+
+class Denoiser(Metadata):
     class_names: Names
     latent_shape: Shape
     image_size: Side
@@ -138,13 +149,13 @@ class Denoiser(_Facts):
     validation_loss: Number = absent()
 
 
-class Classifier(_Facts):
+class Classifier(Metadata):
     class_names: Names
     accuracy: Number
     images_seen: Count = absent()
 
 
-class NoisyClassifier(_Facts):
+class NoisyClassifier(Metadata):
     class_names: Names
     latent_shape: Shape
     diffusion: dict[Text, Any]
@@ -152,7 +163,7 @@ class NoisyClassifier(_Facts):
     images_seen: Count = absent()
 
 
-class Sampling(_Facts):
+class Sampling(_Record):
     """How images were drawn."""
 
     sampler: Text
@@ -160,13 +171,13 @@ class Sampling(_Facts):
     cfg: Number
 
 
-class _Image(_Facts):
+class _Image(_Record):
     file: Name
     label: Count
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-class Samples(_Facts):
+class Samples(Metadata):
     class_names: Names
     images: Annotated[list[_Image], Field(min_length=1)]
     image_size: Side
@@ -178,44 +189,22 @@ class Samples(_Facts):
             raise ValueError("an image has a label without a name")
         return self
 
+    def named_files(self) -> Iterable[str]:
+        return (image.file for image in self.images)
 
-class Judgement(_Facts):
+
+class Evaluation(Metadata):
     numbers: dict[Text, Number]
 
 
-KINDS: dict[str, type[_Facts]] = {
-    "vqvae": Autoencoder,
-    "latents": Latents,
-    "dit": Denoiser,
-    "classifier": Classifier,
-    "noisy-classifier": NoisyClassifier,
-    "samples": Samples,
-    "eval": Judgement,
-}
-
-
-# Facts that name files of the stage, which are all in its table, and how they do.
-_NAMED: dict[str, tuple[str, Callable[[Any], Iterable[str]]]] = {
-    "samples": ("images", lambda images: (image["file"] for image in images)),
-    "latents": ("shards", lambda shards: [*shards["train"], *shards["val"]]),
-}
-
-
-def looked_at(facts: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return of a manifest's facts those that `wrong_with` looks at: whatever else stands there may be anything."""
-    known = KINDS[kind].model_fields if kind in KINDS else {}
-    return {name: value for name, value in facts.items() if name in known}
-
-
-def wrong_with(manifest: Mapping[str, Any], kind: str) -> str | None:
+def wrong_with(manifest: Mapping[str, Any], form: type[Metadata] | None) -> str | None:
     """Say what of a manifest is not as it should be, in a few words: where, and why; None for nothing."""
-    wrong = first_wrong(Manifest, manifest, "")
-    if wrong is None and kind in KINDS:
-        wrong = first_wrong(KINDS[kind], manifest["facts"], "facts.")
-    if wrong is None and kind in _NAMED:
-        fact, named = _NAMED[kind]
-        strange = next((name for name in named(manifest["facts"][fact]) if name not in manifest["files"]), None)
-        wrong = None if strange is None else f"facts.{fact}: {strange[:80]!r} is none of its files"
+    wrong = first_wrong(Manifest, manifest)
+    if wrong is None and form is not None:
+        wrong = first_wrong(form, manifest["facts"], "facts.")
+        named = () if wrong else form.model_validate(manifest["facts"]).named_files()
+        strange = next((name for name in named if name not in manifest["files"]), None)
+        wrong = wrong if strange is None else f"facts: {strange[:80]!r} is none of its files"
     return wrong
 
 

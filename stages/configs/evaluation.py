@@ -21,5 +21,11 @@ class Eval(Comparison):
     samples: str | None = option(
         None, "Label or folder of the samples; by default the only ones in the run.", "--samples"
     )
+    autoencoder: Location | None = option(
+        None, "Autoencoder stage whose images are meant; by default the run's own.", "--autoencoder"
+    )
+    denoiser: Location | None = option(
+        None, "With --bits-per-dim: denoiser stage; by default the run's own.", "--denoiser"
+    )
     lpips: Location | None = option(None, "Folder with LPIPS weights, for reconstructions.", "--lpips")
     machine: Machine = section(Machine)

@@ -17,10 +17,10 @@ from ...core.metrics.likelihood import Estimate, bits_per_dim
 from ...core.pipeline.loading import load_model, open_denoiser
 from ...core.pipeline.model import Model
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import check_producer, open_artifact
-from ...core.runs.inputs import as_input, input_path
+from ...core.runs.inputs import as_input, open_producer
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ...core.runs.roles import LATENTS
 from ...core.system.precision import Policy
 from ..configs import Eval
 
@@ -32,9 +32,8 @@ def run(config: Eval, progress: Progress) -> Outcome:
     folder = output_folder(config, LABEL)
     with occupy(folder):
         policy = machine_policy(config.machine)
-        source = open_denoiser(None, config)
-        latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))
-        check_producer(source, "latents", latents)
+        source = open_denoiser(config.denoiser, config)
+        latents = open_producer(source, "latents", LATENTS, config)
         inputs = {"denoiser": as_input(source, folder), "latents": as_input(latents, folder)}
         work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]

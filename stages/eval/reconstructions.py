@@ -25,11 +25,12 @@ from ...core.metrics.judging import (
     reference_images,
     saved_statistics,
 )
-from ...core.pipeline.loading import autoencoder_artifact, load_autoencoder, load_perceptual
+from ...core.pipeline.loading import load_autoencoder, load_perceptual
 from ...core.progress import Outcome, Progress
-from ...core.runs.inputs import as_input
+from ...core.runs.inputs import as_input, open_own
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ...core.runs.roles import AUTOENCODER
 from ...core.system.precision import Policy
 from ..configs import Eval
 
@@ -42,7 +43,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
     folder = output_folder(config, LABEL)
     with occupy(folder):
         policy = machine_policy(config.machine)
-        source = autoencoder_artifact(config.root / "vqvae", config)
+        source = open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder")
         data = data_of(source)
         if saved_statistics(config) is not None:
             raise ConfigError(

@@ -29,12 +29,12 @@ from ...core.metrics.judging import (
 )
 from ...core.metrics.nearest import neighbours
 from ...core.metrics.picture import confusion_picture
-from ...core.pipeline.loading import autoencoder_artifact
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import IDENTITY, MANIFEST, Artifact, check_producer, open_artifact
-from ...core.runs.inputs import as_input, input_path
+from ...core.runs.inputs import as_input, has_begun, input_path, made_by, open_own, open_producer
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
+from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES
+from ...core.runs.run import MANIFEST, StageRun, open_run
 from ...core.settings.fields import identity
 from ..configs import Eval
 
@@ -140,24 +140,21 @@ def _samples_folder(config: Eval) -> Path:
     return root / found[0]
 
 
-def _made_by_us(where: Path, config: Eval) -> Artifact | None:
+def _made_by_us(where: Path, config: Eval) -> StageRun | None:
     """Open samples of `ldm sample`, None for other images. Raises DataError for unfinished ones."""
-    if not (where / MANIFEST).exists() and not (where / IDENTITY).exists():
-        return None
-    return open_artifact(where, "samples", command_line("sample", config))
+    return open_run(where, SAMPLES, made_by(SAMPLES, config, where)) if has_begun(where) else None
 
 
-def _run_data(config: Eval, samples: Artifact | None) -> Data:
+def _run_data(config: Eval, samples: StageRun | None) -> Data:
     """Return how the run's images were read: through the samples' denoiser, or the run's autoencoder."""
-    producer = config.root / "vqvae"
-    if samples is not None:
-        denoiser = open_artifact(input_path(samples, "denoiser"), "dit", command_line("train-dit", config))
-        check_producer(samples, "denoiser", denoiser)
-        producer = input_path(denoiser, "autoencoder")
-    return data_of(autoencoder_artifact(producer, config))
+    if samples is None:
+        return data_of(open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder"))
+    denoiser = open_producer(samples, "denoiser", DENOISER, config)
+    folder = input_path(denoiser, "autoencoder")
+    return data_of(open_run(folder, AUTOENCODER, made_by(AUTOENCODER, config, folder)))
 
 
-def _labelled(made: Artifact) -> ImageSource:
+def _labelled(made: StageRun) -> ImageSource:
     """Open a sample folder's images, in the order of its manifest and with the classes asked for."""
     made.verify()
     source = open_source(str(made.path))
@@ -180,7 +177,7 @@ def _class_names(samples: ImageSource, extractor: Extractor, progress: Progress)
     return samples.class_names
 
 
-def _conditions(made: Artifact | None, where: Path) -> dict[str, Any]:
+def _conditions(made: StageRun | None, where: Path) -> dict[str, Any]:
     """Return how the samples were drawn, where that is known."""
     if made is None:
         return {"samples": str(where)}

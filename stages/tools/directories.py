@@ -12,9 +12,10 @@ from ...core import files
 from ...core.errors import DataError, UserError
 from ...core.interchange.export_record import RECORD
 from ...core.pipeline.best import BEST
-from ...core.runs.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, open_artifact
+from ...core.runs.claim import brought_up
+from ...core.runs.roles import role_of
+from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, open_run
 from ...core.runs.weights import CONFIG, WEIGHTS
-from ...core.runs.workspace import brought_up
 from ...core.settings.fields import Section, defaults, identity, incidental
 from ...core.settings.recipe_file import leaves, read_settings
 from ...core.training import checkpoint
@@ -82,12 +83,12 @@ class Directory:
     def _root(self) -> Path:
         return self.path.parent.parent if self.kind in _LABELLED else self.path.parent
 
-    def open(self) -> Artifact:
-        """Open a stage's directory; DataError, as of `open_artifact`, with commands that fit where it lies now."""
+    def open(self) -> StageRun:
+        """Open a stage's directory; DataError, as of `open_run`, with commands that fit where it lies now."""
         if not self.is_finished:  # Not every command that goes on reads a recipe.
             raise DataError(f"{self.path} is unfinished: it has no {MANIFEST}", f"finish it: {self.command()}")
-        artifact = open_artifact(self.path, self.kind, self.command())
-        return replace(artifact, manifest={**artifact.manifest, "command": self.command()})
+        artifact = open_run(self.path, role_of(self.kind), self.command())
+        return replace(artifact, command=self.command())
 
 
 def find(path: Path) -> list[Directory]:

@@ -14,11 +14,12 @@ from ...core.interchange import scheduler, transformer
 from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
 from ...core.interchange.model_card import GRID, Agreement, Shown, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
-from ...core.pipeline.loading import autoencoder_artifact, load_model, open_denoiser
+from ...core.pipeline.loading import load_model, open_denoiser
 from ...core.pipeline.model import Model
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import Artifact, check_producer
-from ...core.runs.inputs import input_path
+from ...core.runs.inputs import open_producer
+from ...core.runs.roles import AUTOENCODER
+from ...core.runs.run import StageRun
 from ...core.system.precision import resolve
 from ..configs.exchange import Export
 
@@ -27,8 +28,8 @@ from ..configs.exchange import Export
 class Sources:
     """The stages an export is made of, and what there is to show of them."""
 
-    denoiser: Artifact
-    autoencoder: Artifact
+    denoiser: StageRun
+    autoencoder: StageRun
     shown: Shown
 
     def identity(self, config: Export) -> dict[str, Any]:
@@ -76,8 +77,7 @@ def run(config: Export, progress: Progress) -> Outcome:
 def _open(config: Export) -> Sources:
     """Open the stages. Raises DataError where one is missing, or the autoencoder changed since."""
     denoiser = open_denoiser(config.denoiser, config)
-    autoencoder = autoencoder_artifact(input_path(denoiser, "autoencoder"), config)
-    check_producer(denoiser, "autoencoder", autoencoder)
+    autoencoder = open_producer(denoiser, "autoencoder", AUTOENCODER, config)
     return Sources(denoiser, autoencoder, look_for(config.root, denoiser))
 
 

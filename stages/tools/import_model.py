@@ -20,14 +20,14 @@ from ...core.interchange import checkpoint
 from ...core.interchange.autoencoders import CONFIG, use_scaling_factor
 from ...core.interchange.pipeline import open_pipeline
 from ...core.interchange.scheduler import Process
-from ...core.pipeline.loading import autoencoder_artifact
 from ...core.pipeline.settings import Diffusion
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import Artifact
-from ...core.runs.inputs import as_input
+from ...core.runs.claim import claim
+from ...core.runs.inputs import as_input, open_own
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import command_line
-from ...core.runs.workspace import Identity, Workspace, claim
+from ...core.runs.roles import AUTOENCODER
+from ...core.runs.run import Identity, StageRun
 from ..configs.exchange import Import
 
 # The weights that make the loss of the paper, or of Salimans & Ho, for each prediction: known of none, used by none.
@@ -149,7 +149,7 @@ def _metadata(config: Import, denoiser: DiT, autoencoder: Autoencoder, class_nam
     }
 
 
-def _autoencoder_stage(config: Import, autoencoder: Autoencoder, source: Path, shared: dict[str, Any]) -> Artifact:
+def _autoencoder_stage(config: Import, autoencoder: Autoencoder, source: Path, shared: dict[str, Any]) -> StageRun:
     """Write the autoencoder as `ldm train-vqvae` would have."""
     settings = {"data": Data(image_size=shared["image_size"]).model_dump(mode="json"), **shared}
     inputs = {"autoencoder": {"path": source.as_posix(), "fingerprint": registry.fingerprint(source)}}
@@ -159,10 +159,10 @@ def _autoencoder_stage(config: Import, autoencoder: Autoencoder, source: Path, s
         measured = {"latent_mean": autoencoder.latent_mean.tolist(), "latent_std": autoencoder.latent_std.tolist()}
         names = sorted(f"final/{path.name}" for path in (work.path / "final").iterdir())
         return work.commit(names, {"trained": False, **shared, **measured})
-    return autoencoder_artifact(work.path, config)
+    return open_own(AUTOENCODER, config, work.path)
 
 
-def _denoiser_inputs(config: Import, given: Given, autoencoder: Artifact) -> dict[str, Any]:
+def _denoiser_inputs(config: Import, given: Given, autoencoder: StageRun) -> dict[str, Any]:
     weights = {"path": config.path.as_posix(), "fingerprint": given.fingerprint}
     return {"weights": weights, "autoencoder": as_input(autoencoder, config.root / "dit")}
 
@@ -192,7 +192,7 @@ def _denoiser_metadata(config: Import, given: Given) -> dict[str, Any]:
     }
 
 
-def _claim(config: Import, kind: str, folder: Path, settings: dict[str, Any], inputs: dict[str, Any]) -> Workspace:
+def _claim(config: Import, kind: str, folder: Path, settings: dict[str, Any], inputs: dict[str, Any]) -> StageRun:
     command = shlex.join([*config.words, *shlex.split(command_line("import", config))[2:]])
     recipe = yaml.safe_dump({"import": config.model_dump(mode="json", exclude={"replace"})}, sort_keys=False)
     return claim(folder, Identity(kind, command, settings, inputs, recipe), config.replace)

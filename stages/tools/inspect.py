@@ -16,9 +16,9 @@ from ...core.images.sets import EXCLUDE, data_of, image_sources
 from ...core.interchange.export_record import RECORD, files_in, read_record
 from ...core.pipeline.best import told
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import IDENTITY, MANIFEST, Artifact
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
+from ...core.runs.run import IDENTITY, MANIFEST, StageRun
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.fields import identity
 from ...core.settings.recipe_file import leaves
@@ -105,7 +105,7 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
     return rows
 
 
-def _opened(directory: Directory) -> Artifact | None:
+def _opened(directory: Directory) -> StageRun | None:
     try:
         return directory.open()
     except DataError:  # Unfinished or damaged, as its state says.
@@ -151,7 +151,7 @@ def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def _sameness(artifact: Artifact, role: str, progress: Progress) -> str:
+def _sameness(artifact: StageRun, role: str, progress: Progress) -> str:
     """Say whether an input is still there and holds what it held. Images are read and hashed for it."""
     recorded = artifact.manifest["inputs"][role]["fingerprint"]
     if role == "data":

@@ -23,9 +23,9 @@ from ...core.plots.noising import noising_picture
 from ...core.plots.panels import draw
 from ...core.plots.picture import claim_picture, write_picture
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import check_producer, open_artifact
-from ...core.runs.inputs import input_path
-from ...core.runs.outputs import command_line, machine_policy
+from ...core.runs.inputs import open_producer
+from ...core.runs.outputs import machine_policy
+from ...core.runs.roles import LATENTS
 from ...core.system.compile import maybe_compile
 from ..configs.plot import Plot
 
@@ -74,8 +74,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     has_null, channels = source.metadata["label_dropout"] > 0, source.metadata["latent_shape"][0]
     asked = Sampling(steps=config.steps, cfg=config.cfg)
     check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
-    latents = open_artifact(input_path(source, "latents"), "latents", command_line("encode", config))
-    check_producer(source, "latents", latents)
+    latents = open_producer(source, "latents", LATENTS, config)
     held_out = read_latents(latents, "streamed").val
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)

@@ -13,8 +13,8 @@ from ...core.denoisers.settings import NOISY
 from ...core.errors import ConfigError, DataError
 from ...core.images.decode import decode_picture, is_picture
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import IDENTITY
 from ...core.runs.outputs import command_line
+from ...core.runs.run import IDENTITY
 from ..configs.report import Report
 from .reporting.cards import TITLES, cards
 from .reporting.charts import against_settings, measurements, training_curves

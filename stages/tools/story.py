@@ -10,8 +10,8 @@ from ...core.denoisers.settings import NOISY
 from ...core.errors import DataError
 from ...core.files import read_json
 from ...core.metrics.judging import read_judgement
-from ...core.runs.artifacts import IDENTITY, MANIFEST, Artifact, open_artifact
-from ...core.runs.schemas import looked_at
+from ...core.runs.roles import role_of
+from ...core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
 from ...core.settings.fields import identity
 from ...core.settings.recipe_file import leaves
 from ...core.training import record
@@ -33,13 +33,13 @@ class Folder:
     path: Path
     state: str
     changed: dict[str, str]
-    artifact: Artifact | None
+    artifact: StageRun | None
     lines: list[dict[str, Any]]
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the manifest says of the stage, as far as that was looked at."""
-        return {} if self.artifact is None else looked_at(self.artifact.metadata, self.kind)
+        return {} if self.artifact is None else role_of(self.kind).known(self.artifact.metadata)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _folder(kind: str, command: str, folder: Path) -> Folder:
         return Folder(kind, command, folder, "missing", {}, None, [])
     artifact, config = None, {}
     try:
-        artifact = open_artifact(folder, kind, f"ldm {command}")
+        artifact = open_run(folder, role_of(kind), f"ldm {command}")
         config = artifact.config
     except DataError:
         config = _recorded(folder / IDENTITY)

@@ -14,10 +14,11 @@ from ...core.images.decode import decode, write_png
 from ...core.images.grid import grid, scale_for
 from ...core.metrics.judging import read_judgement
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import Artifact, open_artifact
-from ...core.runs.inputs import as_input
+from ...core.runs.inputs import as_input, open_own
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line
+from ...core.runs.roles import EVALUATION, SAMPLES
+from ...core.runs.run import StageRun
 from ..configs.sweep import Sweep
 from .story import plain
 
@@ -41,8 +42,8 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
     """Write table, curves and a grid of the same seeds across all points. Returns where they lie."""
     folder = config.root / KIND
     with occupy(folder):
-        judged = [open_artifact(point.judgement, "eval", command_line("eval", config)) for point in points]
-        drawn = [open_artifact(point.samples, "samples", command_line("sample", config)) for point in points]
+        judged = [open_own(EVALUATION, config, point.judgement) for point in points]
+        drawn = [open_own(SAMPLES, config, point.samples) for point in points]
         inputs = {
             f"{role} at cfg {point.cfg:g}, {point.steps} steps": as_input(artifact, folder)
             for role, several in (("eval", judged), ("samples", drawn))
@@ -65,7 +66,7 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
     )
 
 
-def _row(point: Point, judgement: Artifact) -> dict[str, Any]:
+def _row(point: Point, judgement: StageRun) -> dict[str, Any]:
     numbers = read_judgement(judgement.path)["numbers"]
     return {"cfg": point.cfg, "steps": point.steps, **numbers}
 
@@ -131,7 +132,7 @@ def _draw_panel(axes: Any, rows: Sequence[dict[str, Any]], over: str, name: str,
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _draw_grid(points: Sequence[Point], drawn: list[Artifact], path: Path) -> None:
+def _draw_grid(points: Sequence[Point], drawn: list[StageRun], path: Path) -> None:
     """Draw a row of the same seeds for each point, spread over the classes."""
     names = [entry["file"] for entry in drawn[0].metadata["images"]]
     chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, SHOWN_IMAGES).round().astype(int))]

@@ -21,9 +21,9 @@ from ...core.latents import shards
 from ...core.latents.fields import fields_of
 from ...core.latents.sharded import read_tables
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import IDENTITY, MANIFEST, RECIPE, Artifact, check_producer
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
+from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, check_producer
 from ...core.runs.weights import CONFIG
 from ...core.settings.fields import Section, identity
 from ...core.settings.recipe_file import read_settings
@@ -160,7 +160,7 @@ def _fail(message: str, remedy: str | None) -> None:
     raise DataError(message, remedy)
 
 
-def _file_is_whole(artifact: Artifact, name: str, remedy: str | None) -> None:
+def _file_is_whole(artifact: StageRun, name: str, remedy: str | None) -> None:
     try:
         artifact.verify(name)
     except DataError as error:
@@ -196,7 +196,7 @@ def _network_loads(path: Path) -> None:
         autoencoders.load(path)
 
 
-def _identity_fits(artifact: Artifact) -> None:
+def _identity_fits(artifact: StageRun) -> None:
     """Compare the settings by which a stage knows its directory again with those in the manifest."""
     found = files.read_json(artifact.path / IDENTITY, artifact.remedy)
     inputs = {role: entry["fingerprint"] for role, entry in artifact.manifest["inputs"].items()}
@@ -213,7 +213,7 @@ def _identity_fits(artifact: Artifact) -> None:
         raise DataError(message, artifact.remedy)
 
 
-def _recipe_fits(artifact: Artifact, written_by: str) -> None:
+def _recipe_fits(artifact: StageRun, written_by: str) -> None:
     """Compare the recipe, which remedies name, with the settings in the manifest."""
     path, command = artifact.path / RECIPE, MADE_BY.get(artifact.kind)
     imported = import_of(artifact.path)
@@ -234,7 +234,7 @@ def _recipe_fits(artifact: Artifact, written_by: str) -> None:
         raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)
 
 
-def _producer_fits(artifact: Artifact, role: str) -> None:
+def _producer_fits(artifact: StageRun, role: str) -> None:
     """Check that the stage which an artifact was made of still holds what it held."""
     if artifact.kind == PRODUCERS[role]:  # An autoencoder made of a folder from elsewhere.
         return
@@ -246,7 +246,7 @@ def _producer_fits(artifact: Artifact, role: str) -> None:
         raise DataError(f"{artifact.path} was made with the {role} in {gone}, which is gone", f"bring {gone} back")
 
 
-def _latents_fit(artifact: Artifact) -> None:
+def _latents_fit(artifact: StageRun) -> None:
     """Check that the shards hold the samples, labels and fields that index and manifest say."""
     metadata = artifact.metadata
     fields = fields_of(metadata)

@@ -4,10 +4,11 @@ from ...core.distributed import processes
 from ...core.errors import DataError
 from ...core.features import classifier
 from ...core.images.sets import image_sources, inherit_data
-from ...core.pipeline.loading import autoencoder_artifact
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import MANIFEST
+from ...core.runs.inputs import open_own, own_folders
 from ...core.runs.outputs import claim, command_line, occupied, output_folder
+from ...core.runs.roles import AUTOENCODER
+from ...core.runs.run import MANIFEST
 from ...core.training import loop
 from ...core.training.tasks.classifying import ClassifyingTask
 from ..configs import TrainClassifier
@@ -17,8 +18,8 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier on a run's images or others. Returns where it lies."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
-        if (config.root / "vqvae" / MANIFEST).exists():
-            config = inherit_data(config, autoencoder_artifact(config.root / "vqvae", config))
+        if config.autoencoder or any((path / MANIFEST).exists() for path in own_folders(AUTOENCODER, config.root)):
+            config = inherit_data(config, open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder"))
         sources = image_sources(config.data)
         if len(sources.train.class_names) < 2:
             raise DataError(

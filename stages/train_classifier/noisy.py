@@ -11,9 +11,10 @@ from ...core.latents.sets import open_latents
 from ...core.pipeline.loading import diffusion_of, open_denoiser
 from ...core.pipeline.settings import Diffusion
 from ...core.progress import Outcome, Progress
-from ...core.runs.artifacts import MANIFEST, Artifact
-from ...core.runs.inputs import as_input
+from ...core.runs.inputs import as_input, own_folders
 from ...core.runs.outputs import claim, command_line, occupied
+from ...core.runs.roles import DENOISER
+from ...core.runs.run import MANIFEST, StageRun
 from ...core.training import loop
 from ...core.training.tasks.noisy_classifying import NoisyClassifyingTask
 from ..configs import TrainClassifier
@@ -51,8 +52,8 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
 
 def noise_of(config: TrainClassifier) -> dict[str, Any]:
     """Return the forward process to classify under: what was said, else the run's denoiser's, else the default."""
-    there = (config.root / "dit" / MANIFEST).exists()
-    known = (diffusion_of(open_denoiser(None, config)) if there else Diffusion()).model_dump()
+    there = config.denoiser or any((folder / MANIFEST).exists() for folder in own_folders(DENOISER, config.root))
+    known = (diffusion_of(open_denoiser(config.denoiser, config)) if there else Diffusion()).model_dump()
     said = config.noisy_model.model_dump()
     names = ("schedule", "num_steps", "zero_terminal_snr")
     return {name: known[name] if said[name] is None else said[name] for name in names}
@@ -63,7 +64,7 @@ def _settled(config: TrainClassifier, process: dict[str, Any]) -> TrainClassifie
     return config.model_copy(update={"noisy_model": config.noisy_model.model_copy(update=process)})
 
 
-def network_config(model: NoisyClassifierModel, latents: Artifact) -> NoisyClassifierConfig:
+def network_config(model: NoisyClassifierModel, latents: StageRun) -> NoisyClassifierConfig:
     """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
     channels, size, _ = latents.metadata["latent_shape"]
     return NoisyClassifierConfig(

@@ -13,7 +13,8 @@ from ldm.core import files
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.latents.sharded import ShardedLatents
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import MANIFEST, SCHEMA, open_artifact
+from ldm.core.runs.roles import LATENTS
+from ldm.core.runs.run import MANIFEST, SCHEMA, open_run
 from ldm.core.training import checkpoint
 from ldm.stages.commands import Verify
 from ldm.stages.configs import OUTPUTS
@@ -79,7 +80,7 @@ def test_every_harm_to_a_shard_is_named_before_a_latent_of_it_is_used(
         whole = path.read_bytes()
         path.write_bytes(harm(whole, random))
         with pytest.raises(DataError) as caught:
-            open_artifact(folder, "latents", "ldm encode").verify()
+            open_run(folder, LATENTS, "ldm encode").verify()
         path.write_bytes(whole)
         assert str(path) in caught.value.message and "ldm encode" in str(caught.value.remedy)
 
@@ -109,7 +110,7 @@ def test_the_files_of_every_released_schema_load(folder: Path, tmp_path: Path) -
     assert verify.run(Verify(path=kept), Silent()).verdict == "is whole"
     autoencoders.load(kept / "vqvae" / "final")
     denoisers.load(kept / "dit" / "final")
-    latents = open_artifact(kept / "latents", "latents", "ldm encode")
+    latents = open_run(kept / "latents", LATENTS, "ldm encode")
     facts = latents.metadata
     train = ShardedLatents(latents.path, "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
     assert train.array("npy", np.arange(4)).isfinite().all()

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import IDENTITY, MANIFEST
+from ldm.core.runs.run import IDENTITY, MANIFEST
 from ldm.core.training import (
     checkpoint,
     sharding,  # noqa: F401 - loaded here once, not in every process

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.runs.artifacts import MANIFEST
+from ldm.core.runs.run import MANIFEST
 from ldm.core.settings.fields import JUDGED_APART
 from ldm.stages.eval import likelihood, reconstructions
 from ldm.stages.eval.reconstructions import shown_ranks

@@ -14,7 +14,7 @@ from ldm.core.images.settings import Data
 from ldm.core.images.sources import open_splits
 from ldm.core.metrics import judging
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import MANIFEST
+from ldm.core.runs.run import MANIFEST
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import inspect
 from tests.support.pipeline_run import Pipeline, manifest

@@ -21,7 +21,8 @@ from ldm.core.latents.from_images import latents_of_images
 from ldm.core.latents.sets import read_latents
 from ldm.core.latents.shards import INDEX, load_shard
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import MANIFEST, open_artifact
+from ldm.core.runs.roles import LATENTS
+from ldm.core.runs.run import MANIFEST, open_run
 from ldm.core.system.precision import resolve
 from tests.support.pipeline_run import Pipeline, manifest
 
@@ -29,7 +30,7 @@ READINGS = ("held", "mapped", "streamed")
 
 
 def test_the_order_of_training_and_its_latents_are_the_same_however_they_are_read(trained: Pipeline) -> None:
-    latents = open_artifact(trained.folder / "latents", "latents", "ldm encode")
+    latents = open_run(trained.folder / "latents", LATENTS, "ldm encode")
     sets = [read_latents(latents, reading).train for reading in READINGS]  # type: ignore[arg-type]
     for start in range(0, 2 * len(sets[0]), 8):
         positions = np.arange(start, start + 8)
@@ -39,7 +40,7 @@ def test_the_order_of_training_and_its_latents_are_the_same_however_they_are_rea
 
 
 def test_images_that_are_encoded_when_asked_for_are_the_latents_of_the_shards(trained: Pipeline) -> None:
-    written = read_latents(open_artifact(trained.folder / "latents", "latents", "ldm encode"))
+    written = read_latents(open_run(trained.folder / "latents", LATENTS, "ldm encode"))
     policy = resolve("cpu", "fp32")
     images = image_sources(trained.config("train-vqvae").data).read(Silent())
     sets = latents_of_images(images, registry.load(trained.folder / "vqvae" / "final"), True, policy)
@@ -102,7 +103,7 @@ def test_latents_without_checksums_are_compared_with_the_manifest_before_they_ar
     document["files"][INDEX] = {"bytes": (folder / INDEX).stat().st_size, "sha256": files.sha256_file(folder / INDEX)}
     del document["manifest_sha256"]
     files.write_json(folder / MANIFEST, {**document, "manifest_sha256": files.sha256_json(document)})
-    latents = open_artifact(folder, "latents", "ldm encode")
+    latents = open_run(folder, LATENTS, "ldm encode")
     assert read_latents(latents, "streamed").train.array("npy", np.arange(4)).isfinite().all()
     path = folder / "shard-000002.tar"
     whole = path.read_bytes()

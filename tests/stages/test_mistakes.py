@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.cli.main import run
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.runs.artifacts import MANIFEST
+from ldm.core.runs.run import MANIFEST
 from tests.support.pipeline_run import Heard, Pipeline, manifest
 
 

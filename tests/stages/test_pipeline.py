@@ -15,7 +15,8 @@ from ldm.core import files
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.latents.sharded import ShardedLatents
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import MANIFEST, open_artifact
+from ldm.core.runs.roles import LATENTS
+from ldm.core.runs.run import MANIFEST, open_run
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
 from tests.support.pipeline_run import COLOURS, Heard, Pipeline, manifest, pngs
@@ -237,7 +238,7 @@ def test_a_kl_autoencoder_of_diffusers_serves_every_later_stage(tmp_path: Path, 
     pipeline = Pipeline(tmp_path / "runs", images)
     pipeline.run("train-vqvae", autoencoder=tmp_path / "vae")
     pipeline.through("encode", "train-dit")
-    latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
+    latents = open_run(pipeline.folder / "latents", LATENTS, "ldm encode")
     latent_set = ShardedLatents(
         latents.path, "train", latents.metadata["shards"]["train"], tuple(latents.metadata["latent_shape"])
     )

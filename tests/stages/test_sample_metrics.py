@@ -150,15 +150,15 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
     config = pair.config("train-dit", **MEASURED, train__shard=True)
     size = (watched.folder / "dit" / "best" / "final" / "model.safetensors").stat().st_size
 
-    save_best = SampleEvaluator.save_best
+    keep = SampleEvaluator.keep
 
-    def limited(evaluator: SampleEvaluator, *numbers: Any) -> None:
+    def limited(evaluator: SampleEvaluator, *told: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        save_best(evaluator, *numbers)
+        keep(evaluator, *told)
 
     def work(rank: int) -> None:
         if rank == 0:  # In a process of its own, which ends with it.
-            SampleEvaluator.save_best = limited  # type: ignore[method-assign]
+            SampleEvaluator.keep = limited  # type: ignore[method-assign]
         RUNS["train-dit"](config, Silent())
 
     assert run_together(2, work) == [2, 2]

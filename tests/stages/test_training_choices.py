@@ -28,14 +28,16 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 def task_of(pipeline: Pipeline, **changes: object) -> train_denoiser.DenoisingTask:
     from ldm.core.latents.sets import read_latents
-    from ldm.core.pipeline.loading import autoencoder_artifact, load_autoencoder
-    from ldm.core.runs.artifacts import open_artifact
+    from ldm.core.pipeline.loading import load_autoencoder
+    from ldm.core.runs.inputs import open_own
     from ldm.core.runs.outputs import machine_policy
+    from ldm.core.runs.roles import AUTOENCODER, LATENTS
+    from ldm.core.runs.run import open_run
 
     config = pipeline.config("train-dit", **changes)
     policy = machine_policy(config.machine)
-    autoencoder = load_autoencoder(autoencoder_artifact(pipeline.folder / "vqvae", config), policy).network
-    latents = open_artifact(pipeline.folder / "latents", "latents", "ldm encode")
+    autoencoder = load_autoencoder(open_own(AUTOENCODER, config, pipeline.folder / "vqvae"), policy).network
+    latents = open_run(pipeline.folder / "latents", LATENTS, "ldm encode")
     network = train_denoiser.network_config(
         config, latents.metadata["latent_shape"], len(latents.metadata["class_names"])
     )

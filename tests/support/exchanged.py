@@ -10,7 +10,8 @@ from PIL import Image
 from ldm.core import seeds
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.progress import Outcome, Progress, Silent
-from ldm.core.runs.artifacts import open_artifact
+from ldm.core.runs.roles import DENOISER
+from ldm.core.runs.run import open_run
 from ldm.stages.configs.exchange import Export, Import
 from ldm.stages.tools import export, import_model
 from tests.support.pipeline_run import Pipeline, pngs
@@ -37,7 +38,7 @@ def drawn(pipeline: Pipeline, label: str) -> np.ndarray:
 
 def feed_of(pipeline: Pipeline, num: int, guidance: float, steps: int, ahead: int = 1) -> dict[str, Any]:
     """What `ldm sample` starts from for `num` images of each of three classes, and random inputs of the network."""
-    shape = tuple(open_artifact(pipeline.folder / "dit", "dit", "").metadata["latent_shape"])
+    shape = tuple(open_run(pipeline.folder / "dit", DENOISER, "").metadata["latent_shape"])
     noise = torch.cat([seeds.normal(seed, "initial noise", [0], shape) for seed in range(3 * num)])
     x = torch.randn(len(TIMES), *shape, generator=torch.Generator().manual_seed(0))
     return {

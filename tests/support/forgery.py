@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.core import files
-from ldm.core.runs.artifacts import IDENTITY, MANIFEST, RECIPE, SCHEMA
+from ldm.core.runs.run import IDENTITY, MANIFEST, RECIPE, SCHEMA
 from ldm.core.settings.fields import identity
 from ldm.core.training import checkpoint
 from ldm.stages.configs import STAGES

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ldm.core.runs import artifacts, workspace
+from ldm.core.runs import run
 from tests.support.pipeline_run import Pipeline, write_squares
 
 OLD_FILES = Path(__file__).resolve().parents[1] / "promises" / "old_files"
@@ -35,9 +35,9 @@ LEFT_OUT = ("*/.lock", "samples/*/.lock", "*/loss.png", "*/reconstructions")
 def keep() -> Path:
     """Make the run in a temporary folder and move it beside the others."""
     torch.set_num_threads(1)
-    made = workspace.provenance()
-    workspace.provenance = lambda: {**made, "platform": "any", "git": None}  # The machine is no part of the format.
-    kept = OLD_FILES / f"schema-{artifacts.SCHEMA}"
+    made = run.provenance()
+    run.provenance = lambda: {**made, "platform": "any", "git": None}  # The machine is no part of the format.
+    kept = OLD_FILES / f"schema-{run.SCHEMA}"
     assert not kept.exists(), f"{kept} is kept already"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -15,9 +15,8 @@ from ldm.core.features.reference import keep_features, kept_features
 from ldm.core.interchange.checkpoint import load_dit
 from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_statistics, save_statistics, statistics_of
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import MANIFEST
+from ldm.core.runs.run import MANIFEST
 from ldm.core.training import checkpoint, loop
-from ldm.core.training.step import Stepper
 from ldm.stages.configs.exchange import Import
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import import_model, inspect
@@ -39,10 +38,8 @@ def make_training(folder: Path) -> None:
 
 
 def go_on_training(folder: Path, harmed: str) -> None:
-    """Resume from the newest checkpoint as training does."""
-    run = loop._Run(PLAN, folder, Silent(), None, Stepper(Regression(), PLAN, FP32))
-    run.resume()
-    run.open_log()
+    """Take up the newest checkpoint as training does."""
+    loop._Session(Regression(), PLAN, FP32, folder, Silent())
 
 
 def look_at_checkpoint(folder: Path, harmed: str) -> None:
@@ -83,8 +80,8 @@ def import_pipeline(folder: Path, harmed: str) -> None:
     settings = Import(path=folder / "pipe")
     given = import_model._open(settings, Silent())
     autoencoder = import_model._load_autoencoder(given.autoencoder, Silent())
-    import_model._facts(settings, given.denoiser, autoencoder, import_model._names(settings, given))
-    import_model._denoiser_facts(settings, given)
+    import_model._metadata(settings, given.denoiser, autoencoder, import_model._names(settings, given))
+    import_model._denoiser_metadata(settings, given)
     autoencoder.decode(torch.zeros(1, autoencoder.latent_channels, 4, 4))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.core.progress import Outcome, Progress, Silent
-from ldm.core.runs.artifacts import MANIFEST
+from ldm.core.runs.run import MANIFEST
 from ldm.stages import configs, encode, eval, sample, train_autoencoder, train_classifier, train_denoiser
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}

@@ -21,10 +21,11 @@ from ldm.core.latents.sets import open_latents, read_latents
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import INDEX, check_index, read_shard
 from ldm.core.progress import Silent
-from ldm.core.runs import workspace
-from ldm.core.runs.artifacts import IDENTITY, MANIFEST, open_artifact
+from ldm.core.runs import claim as claims
+from ldm.core.runs.claim import Identity
 from ldm.core.runs.outputs import occupied
-from ldm.core.runs.workspace import Identity
+from ldm.core.runs.roles import EVALUATION, SAMPLES
+from ldm.core.runs.run import IDENTITY, MANIFEST, open_run
 from ldm.core.training import loop
 from ldm.stages import encode, sample, train_denoiser
 from ldm.stages.commands import COMMANDS
@@ -168,7 +169,7 @@ def prepare_training(folder: Path, harmed: str) -> None:
 def prepare_encoding(folder: Path, harmed: str) -> None:
     """All that encoding is handed but the images."""
     settings = config("encode", folder)
-    source = encode.autoencoder_artifact(folder / RUN / "vqvae", settings)
+    source = encode.open_own(encode.AUTOENCODER, settings, folder / RUN / "vqvae")
     encode.inherit_data(settings, source)
     encode.load_autoencoder(source, FP32)
 
@@ -209,15 +210,15 @@ def prepare_export(folder: Path, harmed: str) -> None:
 
 
 def compare(folder: Path, harmed: str) -> None:
-    judged = open_artifact(folder / RUN / "eval" / "some", "eval", "ldm eval")
+    judged = open_run(folder / RUN / "eval" / "some", EVALUATION, "ldm eval")
     row = sweep._row(sweep.Point(3.0, 2, judged.path, judged.path), judged)
     sweep._told([row], row)
     sweep._as_csv([row])
 
 
 def draw_comparison(folder: Path, harmed: str) -> None:
-    judged = open_artifact(folder / RUN / "eval" / "some", "eval", "ldm eval")
-    drawn = open_artifact(folder / RUN / "samples" / "some", "samples", "ldm sample")
+    judged = open_run(folder / RUN / "eval" / "some", EVALUATION, "ldm eval")
+    drawn = open_run(folder / RUN / "samples" / "some", SAMPLES, "ldm sample")
     point = sweep.Point(3.0, 2, drawn.path, judged.path)
     sweep._draw_curves([sweep._row(point, judged)], {}, folder / "curves.png")
     sweep._draw_grid([point], [drawn], folder / "grid.png")
@@ -228,7 +229,7 @@ def claim(folder: Path, harmed: str) -> None:
     for stage in ("dit", "latents"):
         known = json.loads((KEPT / stage / IDENTITY).read_bytes())
         wanted = Identity(known["kind"], "ldm x", known["config"], known["inputs"], "x: 1\n", known["config"])
-        workspace.claim(folder / RUN / stage, wanted)
+        claims.claim(folder / RUN / stage, wanted)
 
 
 def claim_unfinished(folder: Path, harmed: str) -> None:

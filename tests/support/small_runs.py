@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from ldm.core.files import TEMPORARY
-from ldm.core.runs.artifacts import MANIFEST, RECIPE
 from ldm.core.runs.lock import LOCK
+from ldm.core.runs.run import MANIFEST, RECIPE
 from ldm.core.training.checkpoint import FOLDER
 from ldm.core.training.record import METRICS
 from tests.support.pipeline_run import MACHINE, SETTINGS

@@ -54,6 +54,12 @@ class ClassifierTraining(Stage):
 
     noisy: bool = option(False, "Classify noisy latents, for classifier guidance, instead of images.", "--noisy")
     latents: Location | None = option(None, "With --noisy: latents to train on; by default the run's own.", "--latents")
+    denoiser: Location | None = option(
+        None, "With --noisy: denoiser whose noise levels are classified; by default the run's own.", "--denoiser"
+    )
+    autoencoder: Location | None = option(
+        None, "Autoencoder stage whose images are classified; by default the run's own.", "--autoencoder"
+    )
     data: Data = section(Data, inherited=True)
     noisy_model: NoisyClassifierModel = section(NoisyClassifierModel)
     max_shift: int = option(2, "Random shift of training images, pixels.", ge=0)

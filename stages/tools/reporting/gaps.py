@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from ....core.pipeline.loading import diffusion_of
-from ....core.runs.artifacts import RECIPE
 from ....core.runs.outputs import command_line
+from ....core.runs.run import RECIPE
 from ....core.settings.fields import Run
 from ..story import Folder, Judged
 from .cards import TITLES

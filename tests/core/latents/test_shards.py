@@ -30,9 +30,10 @@ from ldm.core.latents.shards import (
     write_index,
     write_shard,
 )
-from ldm.core.runs.artifacts import Artifact, open_artifact
+from ldm.core.runs.claim import claim
 from ldm.core.runs.lock import occupy
-from ldm.core.runs.workspace import Identity, claim
+from ldm.core.runs.roles import LATENTS
+from ldm.core.runs.run import Identity, StageRun, open_run
 from tests.support.small_shards import NAMES, SHAPE, make_samples, write_all
 
 
@@ -153,7 +154,7 @@ def test_names_of_any_bytes_travel(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def latents(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def latents(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     """A finished latents directory."""
     folder = tmp_path_factory.mktemp("latents")
     with occupy(folder):
@@ -183,7 +184,7 @@ def damages(whole: bytes, kind: str) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("kind", ["truncated", "flipped", "zeroed"])
 @pytest.mark.parametrize("name", ["shard-000001.tar", INDEX])
-def test_every_damage_to_a_shard_or_the_index_is_detected_by_name(latents: Artifact, name: str, kind: str) -> None:
+def test_every_damage_to_a_shard_or_the_index_is_detected_by_name(latents: StageRun, name: str, kind: str) -> None:
     path = latents.path / name
     whole = path.read_bytes()
     trials = 0
@@ -191,7 +192,7 @@ def test_every_damage_to_a_shard_or_the_index_is_detected_by_name(latents: Artif
         for damaged in damages(whole, kind):
             path.write_bytes(damaged)
             with pytest.raises(DataError) as caught:
-                open_artifact(latents.path, "latents", "ldm encode").verify()
+                open_run(latents.path, LATENTS, "ldm encode").verify()
             assert str(path) in caught.value.message and "ldm encode --replace" in str(caught.value.remedy)
             trials += 1
     finally:

@@ -14,7 +14,8 @@ import torch
 from ldm.cli.main import run as ldm
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import open_artifact
+from ldm.core.runs.roles import DENOISER
+from ldm.core.runs.run import open_run
 from ldm.stages.configs.folders import Inspect, Verify
 from ldm.stages.tools import export, inspect, verify
 from tests.support.exchanged import drawn, feed_of, levels_apart, output_of, run_export
@@ -197,8 +198,7 @@ def test_inspect_says_what_an_export_is_and_whether_it_is_complete(own: Path) ->
     assert outcome.verdict == "is an export" and outcome.summary["state"] == "complete"
     dit = json.loads((own.parent / "runs" / "tiny" / "dit" / "manifest.json").read_text())
     assert (
-        outcome.summary["of denoiser"]
-        == open_artifact(own.parent / "runs" / "tiny" / "dit", "dit", "").fingerprint[:12]
+        outcome.summary["of denoiser"] == open_run(own.parent / "runs" / "tiny" / "dit", DENOISER, "").fingerprint[:12]
     )
     assert outcome.summary["made with"].startswith(f"ldm {dit['provenance']['ldm']}")
     assert outcome.summary["made at"].endswith("Z") and "runs --name tiny" in outcome.summary["made by"]

@@ -15,7 +15,8 @@ from ldm.cli.main import run as ldm
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.pipeline.loading import load_model
 from ldm.core.progress import Silent
-from ldm.core.runs.artifacts import open_artifact
+from ldm.core.runs.roles import DENOISER
+from ldm.core.runs.run import open_run
 from ldm.core.system.precision import resolve
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
@@ -87,7 +88,7 @@ def test_what_was_imported_is_exported_again(exported: Path, fresh: Pipeline, tm
 
 def test_a_checkpoint_is_sampled_with_its_learned_variance(checkpoint: Path, kl: Path, fresh: Pipeline) -> None:
     run_import(fresh, checkpoint, autoencoder=kl, heads=2)
-    source = open_artifact(fresh.folder / "dit", "dit", "")
+    source = open_run(fresh.folder / "dit", DENOISER, "")
     model = load_model(source, fresh.config("sample"), CPU)
     state = training_checkpoint(classes=3)["ema"]
     x, steps = torch.randn(4, 4, 8, 8), torch.tensor([0, 300, 700, 999])

@@ -9,8 +9,8 @@ import pytest
 from ldm.cli.main import run
 from ldm.core.errors import DataError
 from ldm.core.progress import Outcome, Silent
-from ldm.core.runs.artifacts import MANIFEST
 from ldm.core.runs.lock import LOCK, occupy
+from ldm.core.runs.run import MANIFEST
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import inspect
 from tests.support.pipeline_run import Pipeline

@@ -18,9 +18,10 @@ import pytest
 from ldm.core import files
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.runs import provenance
-from ldm.core.runs.artifacts import Artifact, check_producer, open_artifact
+from ldm.core.runs.claim import claim
 from ldm.core.runs.lock import LOCK, occupy, owner
-from ldm.core.runs.workspace import Identity, Workspace, claim
+from ldm.core.runs.roles import DENOISER, role_of
+from ldm.core.runs.run import Identity, StageRun, check_producer, open_run
 
 ROOT = Path(__file__).parents[3]
 COMMAND = "ldm encode -c runs/a/latents/config.yaml"
@@ -59,7 +60,7 @@ except ConfigError as error:
 """
 
 
-def finished(path: Path, identity: Identity = IDENTITY, content: bytes = b"latents") -> Artifact:
+def finished(path: Path, identity: Identity = IDENTITY, content: bytes = b"latents") -> StageRun:
     with occupy(path):
         work = claim(path, identity)
         (path / "final").mkdir(exist_ok=True)
@@ -77,7 +78,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def test_what_was_committed_is_what_is_opened(tmp_path: Path) -> None:
     written = finished(tmp_path / "latents")
-    opened = open_artifact(tmp_path / "latents", "anything", "ldm encode")
+    opened = open_run(tmp_path / "latents", role_of("anything"), "ldm encode")
     assert opened == written
     assert opened.metadata == {"count": 3, "mean": [0.1, 0.2]}
     assert (opened.kind, opened.config, opened.command) == ("anything", IDENTITY.config, COMMAND)
@@ -107,7 +108,7 @@ def test_the_fingerprint_depends_on_the_outputs_and_not_on_when_they_were_made(
 
 def test_a_missing_directory_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        open_artifact(tmp_path / "latents", "anything", "ldm encode --name a")
+        open_run(tmp_path / "latents", role_of("anything"), "ldm encode --name a")
     assert str(tmp_path / "latents") in caught.value.message
     assert caught.value.remedy == "make it: ldm encode --name a"
 
@@ -116,28 +117,30 @@ def test_a_folder_that_no_stage_made_is_not_said_to_be_missing(tmp_path: Path) -
     (tmp_path / "config.json").touch()
     for path in (tmp_path, tmp_path / "config.json"):
         with pytest.raises(DataError) as caught:
-            open_artifact(path, "anything", "ldm encode")
-        assert caught.value.message == f"{path} was made by no stage: it has no manifest.json"
+            open_run(path, role_of("anything"), "ldm encode")
+        assert caught.value.message == f"{path} was not written by ldm: it has no manifest.json"
 
 
 def test_an_unfinished_directory_is_refused_with_the_command_that_finishes_it(tmp_path: Path) -> None:
     with occupy(tmp_path):
         claim(tmp_path, IDENTITY)
     with pytest.raises(DataError) as caught:
-        open_artifact(tmp_path, "anything", "ldm encode --name a")
+        open_run(tmp_path, role_of("anything"), "ldm encode --name a")
     assert str(tmp_path) in caught.value.message and "unfinished" in caught.value.message
     assert caught.value.remedy == f"finish it: ldm encode --name a -c {tmp_path / 'config.yaml'}"
 
 
 def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
     finished(tmp_path)
-    with pytest.raises(DataError, match=r"holds 'anything', not 'dit' \(make one: ldm train-dit\)") as caught:
-        open_artifact(tmp_path, "dit", "ldm train-dit")
+    with pytest.raises(
+        DataError, match=r"holds 'anything', not 'dit' or 'denoiser' \(make one: ldm train-dit\)"
+    ) as caught:
+        open_run(tmp_path, DENOISER, "ldm train-dit")
     assert str(tmp_path) in caught.value.message
     manifest = files.read_json(tmp_path / "manifest.json")
     files.write_json(tmp_path / "manifest.json", {**manifest, "schema": 99})
     with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(upgrade ldm\)"):
-        open_artifact(tmp_path, "anything", "ldm encode")
+        open_run(tmp_path, role_of("anything"), "ldm encode")
 
 
 def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         with pytest.raises(DataError) as caught:
-            open_artifact(tmp_path, "anything", "ldm encode")
+            open_run(tmp_path, role_of("anything"), "ldm encode")
         assert str(tmp_path) in caught.value.message and caught.value.remedy
 
 
@@ -176,7 +179,7 @@ def test_a_manifest_with_the_right_hash_of_wrong_things_is_refused(tmp_path: Pat
     manifest |= wrong
     files.write_json(tmp_path / "manifest.json", {**manifest, "manifest_sha256": files.sha256_json(manifest)})
     with pytest.raises(DataError, match=r"manifest\.json is damaged: .*\(make it again: ldm encode --replace\)"):
-        open_artifact(tmp_path, manifest["kind"], "ldm encode")
+        open_run(tmp_path, role_of(manifest["kind"]), "ldm encode")
 
 
 @pytest.mark.parametrize("damage", ["missing", "longer", "flipped"])
@@ -226,7 +229,7 @@ def test_a_producer_that_changed_since_is_refused(tmp_path: Path) -> None:
 def test_the_same_settings_go_on_and_find_a_finished_directory_complete(tmp_path: Path) -> None:
     with occupy(tmp_path):
         work = claim(tmp_path, IDENTITY)
-        assert work == Workspace(tmp_path, IDENTITY) and not work.complete
+        assert work == replace(StageRun(tmp_path, "anything", COMMAND), begun=work.begun) and not work.complete
         (tmp_path / "shard-000000.tar").write_bytes(b"done before")
     with occupy(tmp_path):
         moved = {"autoencoder": {"path": "/elsewhere", "fingerprint": "f0"}}

@@ -1,0 +1,65 @@
+"""What a stage's directory is to those that read it: an autoencoder, latents, a denoiser, whichever command made it.
+
+A manifest names each input by a role of its own (`weak` is a denoiser, too); the table of stages says which. Imports
+nothing heavy.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .schemas import Metadata
+
+
+@dataclass(frozen=True)
+class Role:
+    """makers: the kinds of directories that serve, which are the names of their folders in a run, each with the command
+    that makes it, the usual one first. schema: of their metadata, a class in `schemas`. given: what the usual command
+    has to be given. needed: whether what was made with it is of no use without it.
+    """
+
+    name: str
+    makers: Mapping[str, str]
+    schema: str | None = None
+    given: str = ""
+    needed: bool = False
+
+    @property
+    def form(self) -> "type[Metadata] | None":
+        """The schema itself. Loading it takes a tenth of a second, which completion in a shell has not."""
+        schemas = importlib.import_module(".schemas", __package__)
+        return getattr(schemas, self.schema) if self.schema else None
+
+    def known(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return of a run's metadata what the schema checks: whatever else stands there may be anything."""
+        fields = self.form.model_fields if self.form else {}
+        return {name: value for name, value in metadata.items() if name in fields}
+
+    def command(self, kind: str | None) -> str:
+        """Return the command that makes a kind of directory; where it is of no kind yet, the usual one."""
+        return self.makers.get(kind or "", next(iter(self.makers.values())))
+
+
+AUTOENCODER = Role(
+    "autoencoder",
+    {"vqvae": "train-vqvae", "autoencoder": "train-autoencoder"},
+    "Autoencoder",
+    given="--data FOLDER",
+    needed=True,
+)
+LATENTS = Role("latents", {"latents": "encode"}, "Latents")
+DENOISER = Role("denoiser", {"dit": "train-dit", "denoiser": "train-denoiser"}, "Denoiser")
+CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
+NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
+SAMPLES = Role("samples", {"samples": "sample"}, "Samples")
+EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation")
+SWEEP = Role("sweep", {"sweep": "sweep"})
+
+ROLES = (AUTOENCODER, LATENTS, DENOISER, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, EVALUATION, SWEEP)
+
+
+def role_of(kind: str) -> Role:
+    """Return the role of a kind of directory; of one that is not known here, a role without a schema."""
+    return next((role for role in ROLES if kind in role.makers), Role(kind, {kind: kind}))
