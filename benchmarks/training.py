@@ -17,6 +17,7 @@ from ldm.core.diffusion.schedules import schedule
 from ldm.core.system.compile import maybe_compile
 from ldm.core.system.memory import keep_freed_memory
 from ldm.core.system.precision import resolve
+from ldm.core.system.transfer import split_batch
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch, Plan
 
@@ -110,15 +111,15 @@ class _Denoising:
         self.networks = {"denoiser": network}
         self.objective = Objective(schedule("linear", NUM_STEPS), prediction="eps", weighting="snr")
 
+    def split(self, data: Any, parts: int) -> list[Any]:
+        return split_batch(data, parts)
+
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x0, noise, t, labels = data
         return self.objective.loss(self.averaged, x0, noise, t, labels).mean(), {}
 
     def load(self, batch: Batch) -> Any:
         raise NotImplementedError("the benchmark brings its own batches")
-
-    def split(self, data: Any, parts: int) -> list[Any]:
-        return [data]
 
     def after_step(self, accepted: bool) -> None: ...
 

@@ -8,15 +8,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 
 from .. import files
 from ..distributed import tensor_file
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..errors import DataError, Diverged
+from ..runs.schemas import first_wrong
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -26,16 +28,60 @@ TIME_CONVENTION = "t = 0 is data, t = 1 is noise"
 
 Tensors = Mapping[str, torch.Tensor]
 Read = Callable[[Path], dict[str, torch.Tensor]]
-"""Path of a safetensors file → what this process wants of its tensors, on the CPU."""
+"""Path of a safetensors file → its tensors, or this process's rows of them, on the CPU."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training goes on from. groups: file stem → named tensors, on the CPU. state: JSON."""
+    """What training resumes from. groups: file stem → named tensors, on the CPU. state: JSON."""
 
     path: Path
     groups: dict[str, dict[str, torch.Tensor]]
     state: dict[str, Any]
+
+
+class _Numbers(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Guard(_Numbers):
+    skipped: int
+    recent: list[int]
+
+
+class _Meter(_Numbers):
+    sums: dict[str, float]
+    counts: dict[str, Annotated[int, Field(ge=1)]]
+
+
+class _State(_Numbers):
+    """What `state.json` holds for the training loop."""
+
+    images: Annotated[int, Field(ge=0, lt=2**62)]
+    steps: Annotated[int, Field(ge=0, lt=2**62)]
+    guard: _Guard
+    meter: _Meter
+    scaler: dict[str, float]
+    ema_updates: Annotated[int, Field(ge=0, lt=2**62)]
+    evaluation_pending: bool = False
+    owes: bool = False  # what `evaluation_pending` was called before
+
+
+def evaluation_pending(found: Checkpoint) -> bool:
+    """Return whether a stop cut an evaluation short at this checkpoint."""
+    return bool(found.state.get("evaluation_pending", found.state.get("owes", False)))
+
+
+def require_complete(found: Checkpoint, remedy: str) -> None:
+    """Raise DataError for an undamaged checkpoint that does not hold what the training loop needs."""
+    wrong = first_wrong(_State, found.state)
+    if wrong is None and found.state["meter"]["sums"].keys() != found.state["meter"]["counts"].keys():
+        wrong = "meter: its sums and counts are of different numbers"
+    if wrong is not None:
+        raise DataError(f"{found.path / STATE} is damaged: {wrong}", remedy)
+    missing = {"model", "ema", "optimizer"} - found.groups.keys()
+    if missing:
+        raise DataError(f"{found.path} has no {min(missing)}.safetensors", remedy)
 
 
 def save(
@@ -43,8 +89,8 @@ def save(
 ) -> Path:
     """Write a checkpoint after `images` images and keep the `keep` newest up to it. Returns its directory.
 
-    Those of more images than these were passed over as damaged when training went on from an earlier one; they go.
-    Raises Diverged, writing nothing, when a tensor is not finite.
+    Checkpoints of more images are removed: they were damaged, so that training resumed from an earlier one. Raises
+    Diverged, writing nothing, where a tensor is not finite.
     """
     assert keep > 0, f"keep {keep}"
     final = path_of(folder, images)
@@ -64,14 +110,14 @@ def save(
 
 
 def path_of(folder: Path, images: int) -> Path:
-    """Return where the checkpoint after `images` images lies in a training's folder."""
+    """Return the directory of the checkpoint after `images` images."""
     return folder / FOLDER / f"{images:010d}"
 
 
 def newest(folder: Path, warn: Callable[[str], None], read: Read = load_file) -> Checkpoint | None:
     """Load the newest checkpoint that verifies, None where there is none. read: see `load`.
 
-    A damaged one is named through `warn` and passed over. Raises DataError when there are some and all are damaged.
+    A damaged one is skipped, and named through `warn`. Raises DataError when there are some and all are damaged.
     """
     if (folder / FOLDER).is_dir():
         files.remove_temporaries(folder / FOLDER)
@@ -88,14 +134,14 @@ def newest(folder: Path, warn: Callable[[str], None], read: Read = load_file) ->
 
 
 def saved(folder: Path) -> list[Path]:
-    """List the checkpoints of a training's folder, oldest first, whole or not."""
+    """List the checkpoints in a folder, oldest first, damaged ones too."""
     if not (folder / FOLDER).is_dir():
         return []
     return sorted((path for path in (folder / FOLDER).iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
 
 
 def load(path: Path, read: Read = load_file) -> Checkpoint:
-    """Load one checkpoint, of its tensors what `read` reads. Raises DataError naming the file missing or damaged."""
+    """Load one checkpoint, its tensors by `read`. Raises DataError naming the file that is missing or damaged."""
     manifest = files.read_json(path / MANIFEST)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
@@ -120,7 +166,7 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
 
 
 def _finite(group: str, tensors: ShardedTensors) -> Callable[[str], torch.Tensor]:
-    """Return how a group's tensors are read, with Diverged for one that is not finite."""
+    """Return a function that reads a group's tensors, and raises Diverged for one that is not finite."""
 
     def read(name: str) -> torch.Tensor:
         tensor = tensors.read(name)

@@ -10,12 +10,11 @@ from ..errors import DataError
 
 
 class EMA:
-    """Average ← d · average + (1 − d) · weight for everything in a module's state_dict, in fp32.
+    """average ← d · average + (1 − d) · weight for everything in a module's state_dict, in fp32.
 
     With d = min(decay, (1 + n) / (10 + n)) at the n-th update (n from 0), so that short runs forget their first
-    weights; decay 0 follows the weights exactly. Whole numbers and the statistics of BatchNorm, which average already,
-    are copied. The module's tensors are held, not looked up anew: move it to its device before, and load weights into
-    it in place.
+    weights; decay 0 follows the weights exactly. Integers and the statistics of BatchNorm, which average already, are
+    copied. It keeps references to the module's tensors: move it to its device before, and load weights in place.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -32,7 +31,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's present weights into the average."""
+        """Update the averages by the module's current weights."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         averages, weights = self._blended
@@ -50,7 +49,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the module hold the averages inside the block."""
+        """Let the module hold the averages inside a block."""
         self.swap()
         try:
             yield
@@ -59,16 +58,16 @@ class EMA:
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Give a module of the same shape the averages as its weights."""
+        """Copy the averages into a module of the same shape."""
         module.load_state_dict(self._averages)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the averages by name, for a checkpoint; `num_updates` goes with them."""
+        """Return the averages by name, for a checkpoint that also keeps `num_updates`."""
         return dict(self._averages)
 
     @torch.no_grad()
     def load(self, averages: dict[str, Tensor], num_updates: int) -> None:
-        """Take up a checkpoint's averages; DataError where they belong to another network."""
+        """Continue from a checkpoint's averages. Raises DataError where they are another network's."""
         for name in sorted(averages.keys() | self._averages.keys()):
             found, own = averages.get(name), self._averages.get(name)
             if found is None or own is None or found.shape != own.shape:

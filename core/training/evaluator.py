@@ -1,8 +1,7 @@
-"""What is measured of the EMA while it trains, and which of its states was the best so far.
+"""What is measured of the EMA during training, such as the FID of its samples, and which state was the best so far.
 
-A measurement is a line of `metrics.jsonl` with its conditions in it. It changes nothing of the training: an evaluator
-draws by seeds of its own. One that a stop cuts short is noted in the checkpoint, and made when training goes on from
-there.
+An evaluation is a line of `metrics.jsonl` that holds its conditions. It changes nothing of the training: its draws have
+seeds of their own. One that a stop cuts short is noted in the checkpoint, and made when training resumes from there.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,47 +13,46 @@ __all__ = ["CONDITIONS", "Best", "Evaluator"]
 
 
 class Evaluator(Protocol):
-    """Measures what the EMA does, every so many images and at the end of the training.
+    """Evaluates the EMA, every so many images and at the end of the training.
 
-    conditions: JSON, on what the numbers depend: only those of equal conditions are compared. criterion: the number by
-    which the best state is chosen. larger: whether more of it is better.
+    conditions: JSON, what the numbers depend on; only numbers of equal conditions are compared. criterion: the number
+    by which the best state is chosen. higher_is_better: of that number.
     """
 
     every: int
     conditions: dict[str, Any]
     criterion: str
-    larger: bool
+    higher_is_better: bool
 
-    def measure(self, stopping: Callable[[], bool]) -> dict[str, Any] | None:
-        """Return what to record, JSON, or None as soon as `stopping` says so, which all processes ask equally often.
+    def evaluate(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Return what to record, JSON; None as soon as `should_stop` says so, which all processes call equally often.
 
-        The averages are in the network's place, which is in evaluation mode. What others than the first process return
-        only matters for being None or not.
+        The networks hold the EMA, in eval mode. Only the main process's numbers count; the others' may be empty.
         """
 
-    def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Keep the averages as the best state so far. All processes are asked to at once; the first one writes."""
+    def save_best(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
+        """Save the EMA as the best state so far. All processes are asked to at once; the main one writes."""
 
-    def keeps_one(self) -> bool:
-        """Say whether a state kept earlier is still there."""
+    def has_best(self) -> bool:
+        """Return whether a best state that was saved is still there."""
 
 
 class Best:
-    """The best value of an evaluator's criterion so far: of the lines of a record, then of those it is shown."""
+    """The best value of an evaluator's criterion so far: in the lines of `metrics.jsonl`, then in those shown to it."""
 
     def __init__(self, evaluator: Evaluator, lines: Iterable[Mapping[str, Any]]) -> None:
-        self._gauge = evaluator
+        self._evaluator = evaluator
         self.value: float | None = None
-        if evaluator.keeps_one():
+        if evaluator.has_best():
             for line in lines:
                 self.improves(line)
 
     def improves(self, line: Mapping[str, Any]) -> bool:
-        """Take in a line; say whether it is a measurement better than all before. Of equals the first is the best."""
-        value = line.get(self._gauge.criterion)
-        if not isinstance(value, (int, float)) or line.get(CONDITIONS) != self._gauge.conditions:
+        """Take in a line; return whether it is an evaluation better than all before. Of equals the first is best."""
+        value = line.get(self._evaluator.criterion)
+        if not isinstance(value, (int, float)) or line.get(CONDITIONS) != self._evaluator.conditions:
             return False
-        sign = 1 if self._gauge.larger else -1
+        sign = 1 if self._evaluator.higher_is_better else -1
         if self.value is not None and sign * value <= sign * self.value:
             return False
         self.value = value

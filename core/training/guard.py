@@ -1,6 +1,7 @@
-"""The one finite check before an optimizer step: a step with NaN or inf is skipped, too many end the training."""
+"""The finite check before an optimizer step: a step with NaN or inf is skipped; too many of them end the training."""
 
 from collections import deque
+from typing import Any
 
 import torch
 
@@ -13,30 +14,28 @@ class FiniteGuard:
     def __init__(self, limit: int = 20, window: int = 100) -> None:
         self.limit, self.window = limit, window
         self.skipped = 0
-        self._recent: deque[int] = deque()
+        self._recent: deque[int] = deque()  # indices of the steps skipped within the window
 
-    def admit(self, step: int, *values: torch.Tensor) -> bool:
-        """Return whether all values (losses, gradient norms) are finite; count the step as skipped when not."""
-        if all(bool(torch.isfinite(value).all()) for value in values):
+    def check(self, step_index: int, values: torch.Tensor) -> bool:
+        """Return whether all values (loss, gradient norm) are finite; count the step as skipped when not."""
+        if bool(torch.isfinite(values).all()):
             return True
         self.skipped += 1
-        self._recent.append(step)
-        while self._recent[0] <= step - self.window:
+        self._recent.append(step_index)
+        while self._recent[0] <= step_index - self.window:
             self._recent.popleft()
         if len(self._recent) >= self.limit:
+            found = len(self._recent)
             raise Diverged(
-                f"training diverged: of the {self.window} steps up to {step}, {len(self._recent)} were not finite",
+                f"training diverged: of the {self.window} steps up to {step_index}, {found} were not finite",
                 "lower --lr, or use --precision fp32; the last checkpoint is finite",
             )
         return False
 
-    def state(self) -> dict[str, object]:
-        """Return what a checkpoint keeps, JSON."""
+    def state(self) -> dict[str, Any]:
+        """Return its part of a checkpoint, JSON."""
         return {"skipped": self.skipped, "recent": list(self._recent)}
 
-    def load(self, state: dict[str, object]) -> None:
-        """Take up what a checkpoint kept."""
-        recent = state["recent"]
-        assert isinstance(state["skipped"], int) and isinstance(recent, list), f"guard state {state}"
-        self.skipped = state["skipped"]
-        self._recent = deque(int(step) for step in recent)
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from its part of a checkpoint."""
+        self.skipped, self._recent = state["skipped"], deque(state["recent"])

@@ -1,7 +1,6 @@
-"""AdamW: which parameters decay, the learning rate over images seen, and a state that checkpoints can hold."""
+"""AdamW: the learning rate over images seen, which parameters decay, clipping, and its state in checkpoints."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,66 +13,58 @@ _FUSED = ("cpu", "cuda")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """Settings of AdamW (Loshchilov & Hutter 2019). warmup_images: length of the linear rise. clip: largest norm of
-    the gradient, 0 for none. decay: constant, cosine or linear, to 0 at the end of training."""
+def learning_rate(images_seen: int, total_images: int, peak: float, warmup_images: int, decay: str) -> float:
+    """Return the learning rate after `images_seen` images: a linear rise from 0 to the peak, then the decay.
 
-    lr: float
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_images: int = 0
-    decay: str = "constant"
-    clip: float = 0.0
-
-
-def learning_rate(config: OptimConfig, images_seen: int, total_images: int) -> float:
-    """Return the learning rate after `images_seen` of `total_images`: linear warm-up from 0, then the decay."""
-    if images_seen < config.warmup_images:
-        return config.lr * images_seen / config.warmup_images
-    rest = max(total_images - config.warmup_images, 1)
-    progress = min((images_seen - config.warmup_images) / rest, 1.0)
-    if config.decay == "cosine":
-        return config.lr * (1 + math.cos(math.pi * progress)) / 2
-    if config.decay == "linear":
-        return config.lr * (1 - progress)
-    assert config.decay == "constant", f"decay {config.decay!r}"
-    return config.lr
+    decay: constant, cosine or linear, to 0 after `total_images`.
+    """
+    if images_seen < warmup_images:
+        return peak * images_seen / warmup_images
+    progress = min((images_seen - warmup_images) / max(total_images - warmup_images, 1), 1.0)
+    if decay == "cosine":
+        return peak * (1 + math.cos(math.pi * progress)) / 2
+    if decay == "linear":
+        return peak * (1 - progress)
+    assert decay == "constant", f"decay {decay!r}"
+    return peak
 
 
-def build_adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW over a module's trainable parameters, fused where the device has that kernel.
+def build_adamw(
+    module: nn.Module, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov & Hutter 2019) over a module's trainable parameters, fused where the device has that.
 
     Only the weights of linear maps and convolutions decay: not biases, norms and embeddings.
     """
     decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            spare = parameter.ndim < 2 or id(parameter) in embeddings
-            (spared if spare else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+            decays = parameter.ndim >= 2 and id(parameter) not in embeddings
+            (decayed if decays else undecayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=all(parameter.device.type in _FUSED for parameter in decayed + spared),
+        lr=lr,
+        betas=betas,
+        weight_decay=weight_decay,
+        fused=all(parameter.device.type in _FUSED for parameter in decayed + undecayed),
     )
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, config: OptimConfig, sharded: bool = False) -> Tensor:
-    """Scale all gradients down to norm `config.clip` where they exceed it. Returns the norm before.
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float, sharded: bool = False) -> Tensor:
+    """Scale the gradients down where their norm over all parameters exceeds `max_norm` > 0. Returns the norm before.
 
-    sharded: the gradients are this process's rows; the norm is that of all rows.
+    As `torch.nn.utils.clip_grad_norm_`, but that 0 switches clipping off. sharded: the gradients are this process's
+    rows, and the norm is that of all rows.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if sharded:
         norm = torch.linalg.vector_norm(processes.all_gather_rows(norm.reshape(1)))
-    if config.clip > 0:
-        torch._foreach_mul_(gradients, torch.clamp(config.clip / (norm + 1e-6), max=1.0))
+    if max_norm > 0:
+        torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
     return norm
 
 
@@ -92,7 +83,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take up a state that `optimizer_state` gave: training goes on to the bit as if it had not stopped.
+    """Continue from what `optimizer_state` returned: the next steps are those of an uninterrupted run, to the bit.
 
     Raises DataError naming a parameter that is missing, unknown or of another shape.
     """
@@ -104,7 +95,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, te
             raise DataError(f"the checkpoint's optimizer state does not fit this network at {key}")
     names = {parameter: name for name, parameter in named.items()}
     order = [p for group in optimizer.param_groups for p in group["params"]]
-    # The fused kernel reads memory in the parameter's order (channels last, for some), which files do not keep.
+    # The fused kernel needs moments in the parameter's memory format (channels last, for some), which files lack.
     state = {
         i: {
             **{moment: torch.empty_like(p).copy_(tensors[f"{names[p]}.{moment}"]) for moment in _MOMENTS},
@@ -116,7 +107,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, te
 
 
 def _named(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, nn.Parameter]:
-    """The optimizer's parameters by their names in the module."""
+    """Return the optimizer's parameters by their names in the module."""
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
     named = {name: p for name, p in module.named_parameters() if id(p) in own}
     assert len(named) == len(own), "the optimizer steps parameters that are not the module's"

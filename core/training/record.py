@@ -1,4 +1,4 @@
-"""The numbers of a training run: `metrics.jsonl`, one line per interval, each step in it exactly once."""
+"""The numbers of a training run: `metrics.jsonl`, one line per interval, every step in exactly one of them."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from .. import files
 
 METRICS = "metrics.jsonl"
 _LARGEST = 1e150
-CONDITIONS = "conditions"  # of a measurement: a table in its line
+CONDITIONS = "conditions"  # key, in the line of an evaluation, of what its numbers depend on
 
 
 class Meter:
@@ -21,31 +21,31 @@ class Meter:
         self.counts: dict[str, int] = {}
 
     def add(self, numbers: dict[str, float]) -> None:
-        """Take in the numbers of one step; each mean is over the steps that gave a finite number of that name."""
+        """Add the numbers of one step; each mean is over the steps with a finite number of that name."""
         for name, value in numbers.items():
             if math.isfinite(value):
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1
 
     def flush(self) -> dict[str, float]:
-        """Return the means and begin anew."""
+        """Return the means and start over."""
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, JSON."""
+        """Return its part of a checkpoint, JSON."""
         return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Continue from its part of a checkpoint."""
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
-class Record:
-    """Appends lines to `metrics.jsonl`; on resume it first drops those that lie after the checkpoint.
+class MetricsLog:
+    """Appends lines to `metrics.jsonl`, after dropping those of more than `images` images: they will be written again.
 
-    without: a key whose lines at the checkpoint itself go as well: what they tell is told again.
+    drop: drops the lines at exactly `images` that hold this key, too.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Record:
         folder: Path,
         images: int,
         mirror: Callable[[dict[str, Any]], None] | None = None,
-        without: str | None = None,
+        drop: str | None = None,
     ) -> None:
         self.path = folder / METRICS
         self.mirror = mirror
         kept = [
             line
             for line in read(self.path)
-            if line["images"] < images or (line["images"] == images and without not in line)
+            if line["images"] < images or (line["images"] == images and drop not in line)
         ]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_bytes(self.path, text.encode())
@@ -75,7 +75,7 @@ class Record:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Read a `metrics.jsonl`; a last line cut short by a kill is left out, and so is whatever is no finite number."""
+    """Read a `metrics.jsonl`, without a last line cut short by a kill and values that are not finite numbers."""
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
@@ -85,15 +85,15 @@ def read(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
-            measured = isinstance(line.get(CONDITIONS), dict)  # Such lines hold tables, too.
-            line = {k: v for k, v in line.items() if _is_number(v) or (measured and isinstance(v, dict))}
+            is_evaluation = isinstance(line.get(CONDITIONS), dict)  # Such lines hold objects, too.
+            line = {k: v for k, v in line.items() if _is_number(v) or (is_evaluation and isinstance(v, dict))}
             if isinstance(line.get("images"), int):
                 lines.append(line)
     return lines
 
 
 def _is_number(value: object) -> bool:
-    """Tell whether a value is a number that sums, means and axes can take."""
+    """Return whether a value is a number small enough for sums, means and axes."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
@@ -122,7 +122,7 @@ def write_curves(folder: Path) -> Path:
 def tensorboard_mirror(folder: Path, images: int = -1) -> Callable[[dict[str, Any]], None]:
     """Return a function that also writes every line as TensorBoard scalars over images seen.
 
-    images: how many the checkpoint has seen that training goes on from: what was told beyond it no longer counts.
+    images: of the checkpoint that training resumes from; TensorBoard discards events of more.
     """
     from ..errors import ConfigError
 

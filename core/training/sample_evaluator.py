@@ -1,7 +1,7 @@
-"""What `train-dit` measures of its samples while it trains: drawn as `ldm sample` draws, judged as `ldm eval` judges.
+"""Evaluation of a denoiser in training by its samples: drawn as by `ldm sample`, compared as by `ldm eval`.
 
-All that can be refused is settled before any work, the reference is looked at once, and the best state is kept as a
-denoiser's folder of its own, which whatever takes a denoiser takes.
+Everything that can be refused is refused before any work, the reference's features are computed once, and the best
+state is saved as a denoiser's folder of its own, which can be used wherever a denoiser is.
 """
 
 import json
@@ -38,17 +38,17 @@ from ..system.precision import Policy
 from ..system.signals import StopFlag, stop_flag
 from .tasks.settings import DenoiserTraining
 
-REFERENCE = "metrics"  # folder in the denoiser's that holds what was seen in the reference
+REFERENCE = "metrics"  # folder in the denoiser's that holds the reference's features
 MANIFOLD_IMAGES = 2_000  # of each side, for the numbers whose cost grows with the square
 _FLAGS = r"--(?=(cfg|steps|sampler|features|weights|reference|limit)\b)"
 
 
 @dataclass(frozen=True)
-class Judge:
+class EvaluationSetup:
     """How samples are drawn and what they are compared with.
 
-    labels: int64 (N,), of the samples. columns: the extractor's logit of each class, where it knows the classes.
-    images: the reference, in the first process only, and what it is.
+    labels: int64 (N,), of the samples. class_columns: the extractor's logit of each class, where it knows the classes.
+    reference: images to compare with, in the main process only; reference_input: its path and fingerprint.
     """
 
     config: DenoiserTraining
@@ -56,59 +56,59 @@ class Judge:
     sampling: Sampling
     labels: np.ndarray
     extractor: Extractor
-    columns: list[int] | None
+    class_columns: list[int] | None
     settings: evaluate.Settings
     data: Data
-    judgement: Comparison
-    images: ImageSource | None
-    reference: dict[str, Any]
+    comparison: Comparison
+    reference: ImageSource | None
+    reference_input: dict[str, Any]
 
-    def look_at_reference(self, folder: Path, progress: Progress) -> Features | None:
-        """Return what the extractor sees in the reference, once and for all; None but in the first process."""
-        seen = None
-        if self.images is not None:
-            of = {
+    def reference_features(self, folder: Path, progress: Progress) -> Features | None:
+        """Return the reference's features, computed once per training; None but in the main process."""
+        features = None
+        if self.reference is not None:
+            made_from = {
                 **{name: getattr(self.extractor, name) for name in ("name", "weights_sha256", "resize")},
-                "reference": self.reference["fingerprint"],
-                "limit": self.judgement.limit,
+                "reference": self.reference_input["fingerprint"],
+                "limit": self.comparison.limit,
                 "seed": self.config.seed,
                 "data": {name: value for name, value in identity(self.data).items() if name != "source"},
             }
-            seen = kept_features(of, folder / REFERENCE)
-            if seen is None:
-                seen = self._look(progress)
-                keep_features(seen, of, folder / REFERENCE)
+            features = kept_features(made_from, folder / REFERENCE)
+            if features is None:
+                features = self._extract_reference(self.reference, progress)
+                keep_features(features, made_from, folder / REFERENCE)
         with stop_flag():
             processes.barrier()
-        return seen
+        return features
 
-    def _look(self, progress: Progress) -> Features:
-        assert self.images is not None
-        loader = image_loader(limited(self.images, self.judgement), self.data, "reference", progress)
+    def _extract_reference(self, reference: ImageSource, progress: Progress) -> Features:
+        loader = image_loader(limited(reference, self.comparison), self.data, "reference", progress)
         with stop_flag() as stop:
-            seen = extract(self.extractor, _until(stop, batches(loader, self.judgement, progress, "reference")))
+            images = batches(loader, self.comparison, progress, "reference")
+            features = extract(self.extractor, _until_stopped(stop, images))
         loader.close()
-        return seen
+        return features
 
 
-def open_judge(
+def prepare_evaluation(
     config: DenoiserTraining, latents: StageRun, source: StageRun, policy: Policy, progress: Progress
-) -> Judge:
-    """Settle how samples of the denoiser in training are judged. Raises ConfigError and DataError for what cannot be.
+) -> EvaluationSetup:
+    """Decide how samples of the denoiser in training are evaluated. Raises ConfigError and DataError where they cannot.
 
     latents: what it is trained on; source: the autoencoder that they came from.
     """
     wanted, class_names = config.metrics, latents.metadata["class_names"]
     data = Data.model_validate(source.config["data"])
     shared = ("features", "weights", "reference", "limit")
-    judgement = Comparison(
+    comparison = Comparison(
         name=config.name,
         runs_dir=config.runs_dir,
         seed=config.seed,
         **{name: getattr(wanted, name) for name in shared},
     )
     settings = evaluate.Settings(seed=config.seed, manifold_images=MANIFOLD_IMAGES)
-    with _named_as_metrics():
+    with _errors_name_metrics():
         has_null, diffusion = config.label_dropout > 0, config.diffusion
         sampling = Sampling(
             cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
@@ -116,118 +116,137 @@ def open_judge(
             steps=wanted.steps or None,
         ).on(diffusion.num_steps)
         check(sampling, diffusion.num_steps, has_null, latents.metadata["latent_shape"][0], diffusion.learn_variance)
-        extractor, _ = feature_extractor(judgement, policy, config.root)
+        extractor, _ = feature_extractor(comparison, policy, config.root)
         columns = _class_columns(class_names, extractor, progress)
         if columns is None and wanted.best == "class_accuracy":
             raise ConfigError(
                 f"metrics.best is class_accuracy, but the {extractor.name} extractor does not know the classes",
                 "take another number, or metrics.features=classifier",
             )
-        images, reference = reference_images(judgement, data) if processes.world().is_main else (None, {})
-        if images is not None:
-            evaluate.require_enough(len(limited(images, judgement)), wanted.num, settings)
+        reference, reference_input = reference_images(comparison, data) if processes.world().is_main else (None, {})
+        if reference is not None:
+            evaluate.require_enough(len(limited(reference, comparison)), wanted.num, settings)
     labels = np.arange(wanted.num, dtype=np.int64) * len(class_names) // wanted.num
-    return Judge(config, policy, sampling, labels, extractor, columns, settings, data, judgement, images, reference)
+    return EvaluationSetup(
+        config,
+        policy,
+        sampling,
+        labels,
+        extractor,
+        columns,
+        settings,
+        data,
+        comparison,
+        reference,
+        reference_input,
+    )
 
 
 class SampleEvaluator:
-    """Draws samples of the network in training and measures them, as `core.training.evaluator` has it."""
+    """Draws samples of the network in training and compares them with the reference: an `Evaluator`.
+
+    real: the reference's features, in the main process. validate: the task's. best: where the best state is saved.
+    """
 
     def __init__(
         self,
-        judge: Judge,
+        setup: EvaluationSetup,
         model: Model,
         real: Features | None,
         validate: Callable[[], dict[str, float]],
-        state: BestState,
+        best: BestState,
         progress: Progress,
     ) -> None:
-        self.judge, self.model, self.real, self.validate = judge, model, real, validate
-        self.state, self.progress = state, progress
-        wanted, name = judge.config.metrics, judge.extractor.name
+        self.setup, self.model, self.real, self.validate = setup, model, real, validate
+        self.best, self.progress = best, progress
+        wanted, name = setup.config.metrics, setup.extractor.name
         self.every = wanted.every
-        self.larger = wanted.best in ("precision", "recall", "class_accuracy")
+        self.higher_is_better = wanted.best in ("precision", "recall", "class_accuracy")
         self.criterion = _criterion(wanted.best, name)
-        self.floor: dict[str, float] = {}
+        self.floor: dict[str, float] = {}  # what as many real images measure against the reference
         self.conditions: dict[str, Any] = {}
         if real is not None:
-            floor = evaluate.compare_reals(real, wanted.num, name, judge.settings)
+            floor = evaluate.compare_reals(real, wanted.num, name, setup.settings)
             self.floor = {number: value for number, value in floor.items() if math.isfinite(value)}
-            self.conditions = {
-                **evaluate.conditions_of(judge.extractor, len(real), wanted.num, judge.settings),
-                "sampling": {**asdict(judge.sampling), "seed": wanted.seed},
-                "image_size": judge.data.image_size,
-                "reference": judge.reference["path"],
-                "reference_sha256": judge.reference["fingerprint"],
+            conditions = {
+                **evaluate.conditions_of(setup.extractor, len(real), wanted.num, setup.settings),
+                "sampling": {**asdict(setup.sampling), "seed": wanted.seed},
+                "image_size": setup.data.image_size,
+                "reference": setup.reference_input["path"],
+                "reference_sha256": setup.reference_input["fingerprint"],
             }
-            self.conditions = json.loads(json.dumps(self.conditions))  # As a record's lines will have them.
+            self.conditions = json.loads(json.dumps(conditions))  # as lines of metrics.jsonl will hold them
 
-    def measure(self, stopping: Callable[[], bool]) -> dict[str, Any] | None:
-        """Draw the samples, each process its share, and measure them; None as soon as it is to stop."""
-        fake = self._seen(stopping)
-        # By all processes: a network that is sharded takes them all.
-        loss = self.validate() if fake is not None and self.criterion == "val_loss" else {}
-        if fake is None or self.real is None:
-            return None if fake is None else {}
-        judge, name = self.judge, self.judge.extractor.name
-        numbers: dict[str, Any] = evaluate.compare(self.real.features, fake.features, name, judge.settings)
-        if judge.columns is not None:
-            numbers |= evaluate.class_accuracy(fake.logits, torch.from_numpy(judge.labels), judge.columns, name)
+    def evaluate(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Draw the samples, each process its share, and compare them; None as soon as it is to stop."""
+        fake = self._sample_features(should_stop)
+        if fake is None:
+            return None
+        # In all processes, for a network may be sharded over them.
+        loss = self.validate() if self.criterion == "val_loss" else {}
+        if self.real is None:
+            return {}
+        setup, name = self.setup, self.setup.extractor.name
+        numbers: dict[str, Any] = evaluate.compare(self.real.features, fake.features, name, setup.settings)
+        if setup.class_columns is not None:
+            labels = torch.from_numpy(setup.labels)
+            numbers |= evaluate.class_accuracy(fake.logits, labels, setup.class_columns, name)
         return {**numbers, **loss, "real_against_real": self.floor}
 
-    def keep(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
+    def save_best(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
         """Save the network as it is as the best; only the main process has the numbers."""
         measured = {name: value for name, value in numbers.items() if name != "real_against_real"}
         found = {"criterion": self.criterion, "value": numbers.get(self.criterion), "numbers": measured}
-        self.state.save(images_seen, {**found, "real_against_real": self.floor, "conditions": self.conditions})
+        self.best.save(images_seen, {**found, "real_against_real": self.floor, "conditions": self.conditions})
 
-    def keeps_one(self) -> bool:
-        return self.state.is_there()
+    def has_best(self) -> bool:
+        return self.best.is_there()
 
-    def _seen(self, stopping: Callable[[], bool]) -> Features | None:
-        """Draw all samples, and return what the extractor sees in them."""
-        world, count = processes.world(), len(self.judge.labels)
-        at_once = chunk_size(self.model.latent_shape, self.judge.policy) * world.size
+    def _sample_features(self, should_stop: Callable[[], bool]) -> Features | None:
+        """Draw all samples chunk by chunk, each process a share of every chunk, and return their features."""
+        world, count = processes.world(), len(self.setup.labels)
+        chunk = chunk_size(self.model.latent_shape, self.setup.policy) * world.size
         pieces = []
         self.progress.start("drawing samples to measure", count, "images")
-        for start in range(0, count, at_once):
-            if stopping():
+        for start in range(0, count, chunk):
+            if should_stop():
                 break
-            turn = np.arange(start, min(start + at_once, count))
-            share = math.ceil(len(turn) / world.size)
-            own = turn[(world.rank * share + np.arange(share)).clip(max=len(turn) - 1)]
+            # Shares are of one size, as a gather needs it: the last samples may be drawn more than once.
+            rows = np.arange(start, min(start + chunk, count))
+            share = math.ceil(len(rows) / world.size)
+            own = rows[(world.rank * share + np.arange(share)).clip(max=len(rows) - 1)]
             try:
-                seen = self._draw(own, stopping if world.size == 1 else None)
-            except _StopAskedFor:
+                features = self._draw(own, should_stop if world.size == 1 else None)
+            except _SamplingStopped:
                 break
-            pieces.append(processes.all_gather_rows(seen)[: len(turn)].cpu())
-            self.progress.update(int(turn[-1]) + 1)
+            pieces.append(processes.all_gather_rows(features)[: len(rows)].cpu())
+            self.progress.update(int(rows[-1]) + 1)
         self.progress.finish()
         seen = torch.cat(pieces) if pieces else torch.empty(0, 0)
         if len(seen) < count:
             return None
-        dim = self.judge.extractor.dim
+        dim = self.setup.extractor.dim
         return Features(seen[:, :dim], seen[:, dim:])
 
-    def _draw(self, rows: np.ndarray, stopping: Callable[[], bool] | None) -> Tensor:
-        """Return features and logits, side by side, of some samples; between steps, see whether to stop."""
+    def _draw(self, rows: np.ndarray, should_stop: Callable[[], bool] | None) -> Tensor:
+        """Return features and logits, side by side, of some samples. Raises _SamplingStopped between two steps."""
 
-        def stop_when_asked(step: int, time: float, x: Tensor, x0: Tensor) -> None:
-            if stopping is not None and stopping():
-                raise _StopAskedFor
+        def stop_between_steps(step: int, time: float, x: Tensor, x0: Tensor) -> None:
+            if should_stop is not None and should_stop():
+                raise _SamplingStopped
 
-        judge = self.judge
-        indices = judge.config.metrics.seed + rows
-        images = generate(self.model, judge.labels[rows], indices, judge.sampling, judge.policy, stop_when_asked)
-        return torch.cat(judge.extractor.both(as_tensor(images)), dim=1)
+        setup = self.setup
+        indices = setup.config.metrics.seed + rows
+        images = generate(self.model, setup.labels[rows], indices, setup.sampling, setup.policy, stop_between_steps)
+        return torch.cat(setup.extractor.both(as_tensor(images)), dim=1)
 
 
-class _StopAskedFor(Exception):  # noqa: N818
-    """Leaves a sampler half-way."""
+class _SamplingStopped(Exception):  # noqa: N818
+    """Leaves a sampler between two steps."""
 
 
 def _criterion(best: str, extractor_name: str) -> str:
-    """Return the name, in a record, of the number by which the best state is chosen."""
+    """Return the name, in `metrics.jsonl`, of the number by which the best state is chosen."""
     if best == "loss":
         return "val_loss"
     inception = extractor_name == INCEPTION
@@ -236,7 +255,7 @@ def _criterion(best: str, extractor_name: str) -> str:
 
 
 def _class_columns(class_names: list[str], extractor: Extractor, progress: Progress) -> list[int] | None:
-    """Return the extractor's index of each class; None, and say so, where it does not know them."""
+    """Return the extractor's index of each class; None, with a warning, where it does not know them."""
     if extractor.class_names is None:
         return None
     try:
@@ -246,8 +265,8 @@ def _class_columns(class_names: list[str], extractor: Extractor, progress: Progr
         return None
 
 
-def _until(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield batches until a stop is asked for. Raises Stopped."""
+def _until_stopped(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield batches until a signal asks to stop. Raises Stopped."""
     for batch in images:
         if stop:
             raise stop.stopped("before the training, looking at the reference")
@@ -255,12 +274,12 @@ def _until(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _named_as_metrics() -> Iterator[None]:
-    """Name the flags of other commands in errors as the settings that they are here, and the way out."""
+def _errors_name_metrics() -> Iterator[None]:
+    """Let errors name the flags of other commands as the settings that they are here, with a remedy."""
     try:
         yield
     except (ConfigError, DataError) as error:
         message, remedy = (re.sub(_FLAGS, "metrics.", text) for text in (error.message, error.remedy or ""))
-        way_out = "or train without measuring samples: metrics.every=0"
+        without = "or train without measuring samples: metrics.every=0"
         named = message if message.startswith("metrics.") else f"metrics: {message}"
-        raise type(error)(named, ", ".join(filter(None, (remedy, way_out)))) from None
+        raise type(error)(named, ", ".join(filter(None, (remedy, without)))) from None

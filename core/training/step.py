@@ -1,9 +1,10 @@
-"""One optimizer step: passes, the mean over processes, clipping, the finite check, AdamW, the EMA.
+"""One optimizer step: forward, backward, mean over processes, clipping, finite check, AdamW, EMA.
 
-A step whose loss or gradient is not finite touches neither weights nor average. On the CPU that is settled on the
-spot. A GPU works behind the program that fills its queue, and asking it for a number stops both; there the optimizer
-is handed the verdict as a tensor and leaves the weights alone itself, while the program reads the numbers of one step,
-counts it and moves the average once the passes of the next are in the queue. The arithmetic and its order are the same.
+A step whose loss or gradient norm is not finite changes neither weights nor EMA. On a CPU that is checked before the
+optimizer steps. On a GPU, reading the loss would make the program wait and leave the GPU without work; there the check
+is deferred: the optimizer gets it as a tensor and skips the update on the device, and the program reads the numbers of
+step k, counts a skip and updates the EMA after it has queued the forward and backward passes of step k + 1. The
+arithmetic and its order are the same.
 """
 
 import math
@@ -21,113 +22,184 @@ from ..distributed.averaging import GradientMean
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..runs.weights import require_fit
 from ..system.precision import Policy
-from . import record
 from .checkpoint import Checkpoint
 from .ema import EMA
 from .guard import FiniteGuard
-from .optimizer import OptimConfig, build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
+from .optimizer import build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
+from .record import Meter
 from .task import Plan, Task
 
 if TYPE_CHECKING:
     from .sharding import Sharded
 
-_VERDICT = slice(0, 2)  # loss and gradient norm: the readings that must be finite
+_LOSS_AND_NORM = slice(0, 2)  # of a step's numbers: those that have to be finite
 
 
 @dataclass
-class _Readings:
-    """Numbers of one role's passes: values (2 + n,) on the device, loss and gradient norm, then those named."""
+class _Numbers:
+    """What one network's passes gave, on the device: values (2 + n,) are loss, gradient norm, and those in `names`."""
 
     names: list[str]
     values: Tensor
 
 
 @dataclass
-class _Unsettled:
-    """A step that the device may not have done yet: its number, its learning rate, and its readings on their way."""
+class _PendingStep:
+    """A step that the GPU may not have finished, with its numbers on their way to the CPU; `copied` when they are."""
 
-    number: int
-    rate: float
+    index: int
+    lr: float
     names: list[str]
-    host: Tensor
-    arrived: torch.cuda.Event | None
-
-    def wait(self) -> Tensor:
-        """Return the readings once they are there."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.host
+    values: Tensor
+    copied: torch.cuda.Event | None
 
 
 class Stepper:
-    """What a task's networks are moved by, and all of its state over time.
+    """A task's networks with all that training changes: weights, AdamW, EMA, loss scale, skipped steps, mean losses.
 
-    ahead: whether a step is settled during the next one; by default where the device runs behind the program and
-    nothing that the next step needs hangs on the verdict. `flush` before looking at anything.
+    defer_check: whether the finite check of a step is read during the next one; by default on a GPU, where neither a
+    GradScaler nor `task.after_step` needs it at once. Call `flush` before looking at weights, EMA or numbers.
     """
 
-    def __init__(self, task: Task, plan: Plan, policy: Policy, ahead: bool | None = None) -> None:
+    def __init__(self, task: Task, plan: Plan, policy: Policy, defer_check: bool | None = None) -> None:
         self.task, self.plan, self.policy = task, plan, policy
-        self.optim = OptimConfig(
-            lr=plan.lr,
-            weight_decay=plan.weight_decay,
-            betas=(plan.beta1, plan.beta2),
-            warmup_images=plan.warmup,
-            decay=plan.decay,
-            clip=plan.clip,
-        )
+
+        # Every process holds all weights and averages gradients, or `fully_shard` spreads one network over them.
         self.sharded = self._shard() if plan.shard and processes.world().size > 1 else None
         if self.sharded is None:
             processes.broadcast_from_main(task.modules.state_dict().values())
             self.modules, self.networks = task.modules, task.networks
             averaged: nn.Module = task.averaged
-            self.means: dict[str, GradientMean | Sharded] = {
-                name: GradientMean(module) for name, module in self.networks.items()
+            self.gradient_means: dict[str, GradientMean | Sharded] = {
+                role: GradientMean(network) for role, network in self.networks.items()
             }
         else:
             self.modules = averaged = self.sharded.local
             self.networks = dict.fromkeys(task.networks, averaged)
-            self.means = dict.fromkeys(task.networks, self.sharded)
-        self.optimizers = {name: build_adamw(module, self.optim) for name, module in self.networks.items()}
-        self.ema = EMA(averaged, plan.ema)
-        self.guard, self.meter = FiniteGuard(), record.Meter()
+            self.gradient_means = dict.fromkeys(task.networks, self.sharded)
+
+        # One AdamW per network; fp32 master weights, so that only fp16 gradients need a loss scale.
+        self.optimizers = {
+            role: build_adamw(network, plan.lr, plan.weight_decay, (plan.beta1, plan.beta2))
+            for role, network in self.networks.items()
+        }
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_scaler)
-        self.ahead = self._may_run_ahead() if ahead is None else ahead
-        assert not (self.ahead and (self.scaler.is_enabled() or len(self.optimizers) > 1)), "this training must wait"
-        self._unsettled: _Unsettled | None = None
+        self.ema = EMA(averaged, plan.ema)
+        self.guard, self.meter = FiniteGuard(), Meter()
 
-    def step(self, data: Any, number: int, images: int) -> None:
-        """Take the optimizer step of that number, counted from 0, with the learning rate after `images` images.
+        can_defer = len(self.optimizers) == 1 and not self.scaler.is_enabled()
+        on_gpu = policy.device.type == "cuda"
+        self.defer_check = on_gpu and can_defer and not task.synchronous if defer_check is None else defer_check
+        assert can_defer or not self.defer_check, "a scaler, or a second network, needs the finite check at once"
+        self._pending: _PendingStep | None = None
 
-        Every role takes its own, up to the first that is not finite: the step ends there. Raises Diverged.
+    def step(self, batch: Any, step_index: int, images_seen: int) -> None:
+        """Take an optimizer step, counted from 0, with the learning rate after `images_seen` images. Raises Diverged.
+
+        Several networks step one after the other, up to the first whose numbers are not finite.
         """
-        rate = learning_rate(self.optim, images, self.plan.images)
-        parts = self.task.split(data, self.plan.accumulate) if self.plan.accumulate > 1 else [data]
         self.task.modules.train()
-        if self.ahead:
-            self._step_ahead(parts, number, rate)
-            return
-        numbers = {"lr": rate}
-        finite = all(self._turn(role, parts, number, numbers) for role in self.optimizers)
-        self.task.after_step(finite)
-        if finite:
-            self.ema.update()
-            self.meter.add(numbers)
+        lr = learning_rate(images_seen, self.plan.images, self.plan.lr, self.plan.warmup, self.plan.decay)
+        accumulate = self.plan.accumulate
+        passes = self.task.split(batch, accumulate) if accumulate > 1 else [batch]
+        if self.defer_check:
+            self._step_deferred(passes, step_index, lr)
+        else:
+            logged = {"lr": lr}
+            self._finish(all(self._step_network(role, passes, step_index, logged) for role in self.networks), logged)
+
+    def _step_network(self, role: str, passes: list[Any], step_index: int, logged: dict[str, float]) -> bool:
+        """Step one network unless its numbers are not finite; return whether it did, and add what is to be logged."""
+        optimizer = self.optimizers[role]
+        numbers = self._forward_backward(role, passes)
+        if numbers is None:
+            return True
+        values = numbers.values.cpu()
+        loss, norm = values[_LOSS_AND_NORM].tolist()
+
+        # A GradScaler finds its scale by overflowing: inf under a large scale is its own affair, not divergence.
+        searching = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        overflowed = searching and math.isfinite(loss) and not math.isfinite(norm)
+        accepted = not overflowed and self.guard.check(step_index, values[_LOSS_AND_NORM])
+        if accepted:
+            _set_learning_rate(optimizer, logged["lr"])
+            self.scaler.step(optimizer)
+            is_first = role == next(iter(self.networks))
+            logged |= _to_log(numbers.names, values, prefix="" if is_first else f"{role}_")
+        self.scaler.update()
+        return accepted
+
+    def _step_deferred(self, passes: list[Any], step_index: int, lr: float) -> None:
+        """Queue a step on the device, and finish the one before while the device works."""
+        ((role, optimizer),) = self.optimizers.items()
+        numbers = self._forward_backward(role, passes)
+        assert numbers is not None, "a single network always has a gradient"
+
+        # The EMA takes in the weights of the step before, which this step has not changed yet.
+        self.flush()
+
+        # Fused AdamW leaves weights, moments and step count alone where found_inf is 1, as under a GradScaler.
+        _set_learning_rate(optimizer, lr)
+        is_finite = torch.isfinite(numbers.values[_LOSS_AND_NORM]).all()
+        optimizer.grad_scale, optimizer.found_inf = None, (~is_finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        self._pending = _PendingStep(step_index, lr, numbers.names, *_copy_to_cpu(numbers.values))
+
+    def _forward_backward(self, role: str, passes: list[Any]) -> _Numbers | None:
+        """Compute a network's clipped gradients; None where its loss has none. Reads no number from the device."""
+        optimizer, gradient_mean = self.optimizers[role], self.gradient_means[role]
+        optimizer.zero_grad(set_to_none=True)
+        mean_loss = torch.zeros((), device=self.policy.device)
+        sums: dict[str, Tensor] = {}
+
+        # Accumulate gradients over the passes; other processes' are added during the last backward.
+        for number, part in enumerate(passes, 1):
+            with self.policy.autocast():
+                loss, details = self.task.loss(role, part)
+            if not loss.requires_grad:
+                return None
+            if number == len(passes):
+                gradient_mean.sync_next_backward()
+            self.scaler.scale(loss / len(passes)).backward()
+            mean_loss += loss.detach() / len(passes)
+            for name, value in details.items():
+                share = value.detach().to(mean_loss.device, _widest_float(mean_loss.device)) / len(passes)
+                sums[name] = sums[name] + share if name in sums else share
+        gradient_mean.wait()
+
+        # The numbers to log are means over the processes, too; so all agree on whether the step is finite.
+        values = torch.stack([mean_loss.to(_widest_float(mean_loss.device)), *sums.values()])
+        if processes.world().size > 1:
+            values = processes.all_reduce_mean(values)
+            values[0] = values[0].float()
+
+        self.scaler.unscale_(optimizer)
+        norm = clip_gradients(optimizer, self.plan.clip, sharded=self.sharded is not None)
+        return _Numbers([*sums], torch.cat([values[:1], norm.to(values).reshape(1), values[1:]]))
 
     def flush(self) -> None:
-        """Wait for the last step, if it has not been settled: count it, and take it into average and means."""
-        if self._unsettled is None:
+        """Wait for a deferred step, if there is one, and finish it."""
+        if self._pending is None:
             return
-        step, self._unsettled = self._unsettled, None
-        values = step.wait()
-        finite = self.guard.admit(step.number, values[_VERDICT])
-        self.task.after_step(finite)
-        if finite:
-            self.ema.update()
-            self.meter.add({"lr": step.rate, **_named(step.names, values, "")})
+        step, self._pending = self._pending, None
+        if step.copied is not None:
+            step.copied.synchronize()
+        accepted = self.guard.check(step.index, step.values[_LOSS_AND_NORM])
+        self._finish(accepted, {"lr": step.lr, **_to_log(step.names, step.values)})
 
-    def finish(self) -> None:
-        """Put the EMA in place for good."""
+    def _finish(self, accepted: bool, logged: dict[str, float]) -> None:
+        """Do what follows the optimizers: the task's own updates, then the EMA and mean losses of an accepted step."""
+        self.task.after_step(accepted)
+        if accepted:
+            self.ema.update()
+            self.meter.add(logged)
+
+    def ema_weights(self) -> AbstractContextManager[None]:
+        """Let the networks hold the EMA inside a block."""
+        return self.ema.applied() if self.sharded is None else self.sharded.ema_weights(self.ema)
+
+    def keep_ema(self) -> None:
+        """Replace the weights by their EMA, at the end of the training."""
         if self.sharded is None:
             self.ema.copy_to(self.task.averaged)
         else:
@@ -135,27 +207,19 @@ class Stepper:
             self.sharded.reshard()
         self.task.modules.eval()
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Let the networks hold the EMA inside a block."""
-        return self.ema.applied() if self.sharded is None else self.sharded.ema_weights(self.ema)
-
-    def groups(self) -> dict[str, ShardedTensors]:
-        """Return every tensor that a checkpoint keeps, by group and name."""
+    def tensors(self) -> dict[str, ShardedTensors]:
+        """Return the tensors of a checkpoint, by file and name."""
         optimizers = {
             f"{role}.{name}": tensor
             for role, optimizer in self.optimizers.items()
             for name, tensor in optimizer_state(optimizer, self.networks[role]).items()
         }
-        held = {"model": self.modules.state_dict(), "ema": self.ema.state(), "optimizer": optimizers}
-        scatter = sharded_tensors if self.sharded is None else self.sharded.tensors
-        return {name: scatter(tensors) for name, tensors in held.items()}
-
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """Read what this process holds of a checkpoint's file."""
-        return load_file(path) if self.sharded is None else self.sharded.read(path)
+        groups = {"model": self.modules.state_dict(), "ema": self.ema.state(), "optimizer": optimizers}
+        to_write = sharded_tensors if self.sharded is None else self.sharded.tensors
+        return {name: to_write(tensors) for name, tensors in groups.items()}
 
     def state(self) -> dict[str, Any]:
-        """Return what else it keeps, JSON."""
+        """Return the rest of a checkpoint, JSON."""
         return {
             "guard": self.guard.state(),
             "meter": self.meter.state(),
@@ -163,81 +227,23 @@ class Stepper:
             "ema_updates": self.ema.num_updates,
         }
 
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """Read the tensors of a checkpoint's file, of sharded ones this process's rows."""
+        return load_file(path) if self.sharded is None else self.sharded.read(path)
+
     def load(self, found: Checkpoint, remedy: str) -> None:
-        """Take up a checkpoint. Raises DataError with the remedy where it is of another network."""
+        """Continue from a checkpoint. Raises DataError with the remedy where it is of another network."""
         require_fit(self.modules, found.groups["model"], found.path, remedy)
         self.modules.load_state_dict(found.groups["model"])
         self.ema.load(found.groups["ema"], found.state["ema_updates"])
         for role, optimizer in self.optimizers.items():
-            own = {
-                key.removeprefix(f"{role}."): tensor
-                for key, tensor in found.groups["optimizer"].items()
-                if key.startswith(f"{role}.")
-            }
+            prefix, tensors = f"{role}.", found.groups["optimizer"]
+            own = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
             load_optimizer_state(optimizer, self.networks[role], own)
         self.guard.load(found.state["guard"])
         self.meter.load(found.state["meter"])
-        if found.state["scaler"]:  # It is empty where the run began on a device that needs none.
+        if found.state["scaler"]:  # Empty where the run began on a device that needs none.
             self.scaler.load_state_dict(found.state["scaler"])
-
-    def _turn(self, role: str, parts: list[Any], number: int, numbers: dict[str, float]) -> bool:
-        """Take one role's optimizer step unless it is not finite; say whether, and add to the numbers to log."""
-        optimizer = self.optimizers[role]
-        readings = self._passes(role, parts)
-        if readings is None:
-            return True
-        values = readings.values.cpu()
-        loss, norm = values[_VERDICT].tolist()
-        # A scaler finds its scale by overshooting: inf under a large one is its own affair, not divergence.
-        searching = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        overshot = searching and math.isfinite(loss) and not math.isfinite(norm)
-        finite = not overshot and self.guard.admit(number, values[_VERDICT])
-        if finite:
-            _set_rate(optimizer, numbers["lr"])
-            self.scaler.step(optimizer)
-            numbers |= _named(readings.names, values, "" if role == next(iter(self.optimizers)) else f"{role}_")
-        self.scaler.update()
-        return finite
-
-    def _step_ahead(self, parts: list[Any], number: int, rate: float) -> None:
-        """Put a step into the device's queue, and settle the one before while the device is at it."""
-        ((role, optimizer),) = self.optimizers.items()
-        readings = self._passes(role, parts)
-        assert readings is not None, "a single role always has a gradient"
-        self.flush()  # Its average is of weights that this step has not moved yet.
-        _set_rate(optimizer, rate)
-        # The fused kernels leave weights, moments and their count alone where this is 1, as under a GradScaler.
-        skipped = ~torch.isfinite(readings.values[_VERDICT]).all()
-        optimizer.grad_scale, optimizer.found_inf = None, skipped.float()  # type: ignore[attr-defined]
-        optimizer.step()
-        self._unsettled = _sent(number, rate, readings)
-
-    def _passes(self, role: str, parts: list[Any]) -> _Readings | None:
-        """Run a role's passes up to its clipped gradients; None where it sits out. Never waits for the device."""
-        optimizer, gradients = self.optimizers[role], self.means[role]
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.policy.device)
-        sums: dict[str, Tensor] = {}
-        for number, part in enumerate(parts, 1):
-            with self.policy.autocast():
-                loss, details = self.task.loss(role, part)
-            if not loss.requires_grad:
-                return None
-            if number == len(parts):
-                gradients.sync_next_backward()
-            self.scaler.scale(loss / len(parts)).backward()
-            total += loss.detach() / len(parts)
-            for name, value in details.items():
-                share = value.detach().to(total.device, _widest(total.device)) / len(parts)
-                sums[name] = sums[name] + share if name in sums else share
-        gradients.wait()
-        numbers = torch.stack([total.to(_widest(total.device)), *sums.values()])
-        if processes.world().size > 1:
-            numbers = processes.all_reduce_mean(numbers)
-            numbers[0] = numbers[0].float()
-        self.scaler.unscale_(optimizer)
-        norm = clip_gradients(optimizer, self.optim, sharded=self.sharded is not None)
-        return _Readings([*sums], torch.cat([numbers[:1], norm.to(numbers).reshape(1), numbers[1:]]))
 
     def _shard(self) -> "Sharded":
         from .sharding import Sharded  # torch takes a second to load what it needs
@@ -246,34 +252,29 @@ class Stepper:
         assert network is self.task.modules and network is self.task.averaged, "one network, and nothing beside it"
         return Sharded(network, self.policy)
 
-    def _may_run_ahead(self) -> bool:
-        alone = len(self.optimizers) == 1 and not self.scaler.is_enabled()
-        return self.policy.device.type == "cuda" and alone and not self.task.synchronous
+
+def _to_log(names: list[str], values: Tensor, prefix: str = "") -> dict[str, float]:
+    """Return one network's numbers by the names that they have in metrics.jsonl."""
+    loss, norm, *details = values.tolist()
+    return {**dict(zip(names, details, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm}
 
 
-def _named(names: list[str], values: Tensor, prefix: str) -> dict[str, float]:
-    """Return the numbers to log of one role."""
-    loss, norm, *others = values.tolist()
-    return {**dict(zip(names, others, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm}
-
-
-def _sent(number: int, rate: float, readings: _Readings) -> _Unsettled:
-    """Send readings to the CPU without waiting for them."""
-    values = readings.values
+def _copy_to_cpu(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Start copying values to the CPU; from a GPU they are there once the event is done."""
     if values.device.type != "cuda":
-        return _Unsettled(number, rate, readings.names, values.cpu(), None)
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    host.copy_(values, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record(torch.cuda.current_stream(values.device))  # Another GPU may be the current one.
-    return _Unsettled(number, rate, readings.names, host, arrived)
+        return values.cpu(), None
+    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    pinned.copy_(values, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(values.device))  # Another GPU may be the current one.
+    return pinned, copied
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def _set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = lr
 
 
-def _widest(device: torch.device) -> torch.dtype:
+def _widest_float(device: torch.device) -> torch.dtype:
     """Float64 wherever it exists; Apple's GPUs have none."""
     return torch.float32 if device.type == "mps" else torch.float64

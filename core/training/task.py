@@ -36,7 +36,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Which samples a process takes in a step, and their positions in the stream, from which their draws follow."""
+    """A process's samples of a step, and their positions in the stream of images, which all random draws follow from.
+
+    samples, positions: int64 (B,). images_seen: at the start of the step.
+    """
 
     samples: np.ndarray
     positions: np.ndarray
@@ -44,28 +47,28 @@ class Batch:
 
 
 class Task(Protocol):
-    """What is trained. `modules` holds every tensor that a checkpoint keeps; `averaged` is what the EMA follows."""
+    """What is trained."""
 
-    modules: nn.Module
-    averaged: nn.Module
     num_samples: int
-    networks: dict[str, nn.Module]  # one optimizer each, after_step in this order
-    synchronous: bool  # whether `after_step` changes what the next step computes, which then has to wait for it
+    modules: nn.Module  # every tensor that a checkpoint keeps
+    averaged: nn.Module  # what the EMA follows
+    networks: dict[str, nn.Module]  # by role: each has an AdamW of its own, and steps in this order
+    synchronous: bool  # whether `after_step` changes what the next step computes, so that the step cannot be deferred
 
     def load(self, batch: Batch) -> Any:
-        """Return the batch's tensors; called ahead of time in a thread."""
-
-    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return a role's mean loss over the data, and numbers to log; without gradient, the role sits out."""
+        """Return the batch's tensors, in nested tuples, lists or dicts. Called in a thread, during the step before."""
 
     def split(self, data: Any, parts: int) -> list[Any]:
-        """Split a batch's tensors into equal parts, for accumulation."""
+        """Split a batch into equal parts, for accumulation; `split_batch` where it has nothing but tensors to split."""
+
+    def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return a network's mean loss, and numbers to log. A loss without gradient leaves the network as it is."""
 
     def after_step(self, accepted: bool) -> None:
-        """Called after every step; `accepted` unless its losses or gradients were not finite and it was skipped."""
+        """Called after every step; `accepted` unless it was skipped because a loss or gradient was not finite."""
 
     def validate(self) -> dict[str, float]:
         """Return numbers on held-out samples; `averaged` holds the EMA meanwhile."""
 
     def picture(self, folder: Path, images_seen: int) -> None:
-        """Write a picture of the present state; `averaged` holds the EMA meanwhile."""
+        """Write a picture of the current state; `averaged` holds the EMA meanwhile."""

@@ -40,10 +40,10 @@ def test_compiled_blocks_train_as_written_ones_do(policy: Policy) -> None:
 
 
 @NEEDS_GPU
-def test_a_gpu_settles_late_and_its_steps_wait_for_nothing() -> None:
+def test_a_gpu_defers_the_check_and_its_steps_wait_for_nothing() -> None:
     task = task_of(BF16)
     stepper = Stepper(task, PLAN, BF16)
-    assert stepper.ahead
+    assert stepper.defer_check
     data = [task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0)) for _ in range(6)]
     data = [tuple(tensor.to(DEVICE) for tensor in each) for each in data]
     for number, each in enumerate(data[:3]):
@@ -55,10 +55,10 @@ def test_a_gpu_settles_late_and_its_steps_wait_for_nothing() -> None:
     assert stepper.ema.num_updates == 6
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_a_step_that_is_not_finite_moves_neither_weights_nor_average(ahead: bool) -> None:
+@pytest.mark.parametrize("defer_check", [False, True])
+def test_a_step_that_is_not_finite_moves_neither_weights_nor_average(defer_check: bool) -> None:
     task = task_of(FP32)
-    stepper = Stepper(task, PLAN, FP32, ahead=ahead)
+    stepper = Stepper(task, PLAN, FP32, defer_check=defer_check)
     data = task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0))
     stepper.step(data, 0, 0)
     stepper.flush()

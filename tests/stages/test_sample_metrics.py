@@ -150,15 +150,15 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
     config = pair.config("train-dit", **MEASURED, train__shard=True)
     size = (watched.folder / "dit" / "best" / "final" / "model.safetensors").stat().st_size
 
-    keep = SampleEvaluator.keep
+    save_best = SampleEvaluator.save_best
 
-    def limited(evaluator: SampleEvaluator, *told: Any) -> None:
+    def limited(evaluator: SampleEvaluator, *numbers: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        keep(evaluator, *told)
+        save_best(evaluator, *numbers)
 
     def work(rank: int) -> None:
         if rank == 0:  # In a process of its own, which ends with it.
-            SampleEvaluator.keep = limited  # type: ignore[method-assign]
+            SampleEvaluator.save_best = limited  # type: ignore[method-assign]
         RUNS["train-dit"](config, Silent())
 
     assert run_together(2, work) == [2, 2]

@@ -17,6 +17,7 @@ from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_stati
 from ldm.core.progress import Silent
 from ldm.core.runs.run import MANIFEST
 from ldm.core.training import checkpoint, loop
+from ldm.core.training.step import Stepper
 from ldm.stages.configs.exchange import Import
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import import_model, inspect
@@ -38,8 +39,10 @@ def make_training(folder: Path) -> None:
 
 
 def go_on_training(folder: Path, harmed: str) -> None:
-    """Take up the newest checkpoint as training does."""
-    loop._Session(Regression(), PLAN, FP32, folder, Silent())
+    """Resume from the newest checkpoint as training does."""
+    run = loop._Run(PLAN, folder, Silent(), None, Stepper(Regression(), PLAN, FP32))
+    run.resume()
+    run.open_log()
 
 
 def look_at_checkpoint(folder: Path, harmed: str) -> None:

@@ -213,7 +213,7 @@ def make_metrics(folder: Path) -> None:
 
 
 def go_on_recording(folder: Path, harmed: str) -> None:
-    record.Record(folder, 16).add({"images": 24, "loss": 0.5})
+    record.MetricsLog(folder, 16).add({"images": 24, "loss": 0.5})
     assert all(line["images"] <= 24 for line in record.read(folder / record.METRICS))
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ldm.core import seeds
 from ldm.core.system.precision import Policy
+from ldm.core.system.transfer import split_batch
 from ldm.core.training.loop import Batch, Plan
 
 PLAN = Plan(
@@ -63,7 +64,7 @@ class Regression:
         return x, torch.stack([x.sum(1), x.prod(1)], dim=1), batch.images_seen // PLAN.batch_size
 
     def split(self, data: Any, parts: int) -> list[Any]:
-        return [(x, y, data[2]) for x, y in zip(data[0].chunk(parts), data[1].chunk(parts), strict=True)]
+        return split_batch(data, parts)
 
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, y, self.step = data

@@ -11,7 +11,7 @@ from ...images.decode import as_tensor
 from ...images.loader import ImageLoader, training_images
 from ...images.sets import ImageSets
 from ...system.precision import Policy
-from ...system.transfer import to_device
+from ...system.transfer import split_batch, to_device
 from ...training import loop
 from .settings import ClassifierTraining
 
@@ -39,7 +39,7 @@ class ClassifyingTask:
         return images, labels, torch.from_numpy(offsets)
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
-        return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
+        return split_batch(data, parts)
 
     def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images, labels, offsets = (to_device(tensor, self.policy.device) for tensor in data)

@@ -22,7 +22,7 @@ from ...pipeline.loading import training_objective
 from ...pipeline.model import Model
 from ...system.compile import compiling_pays, maybe_compile
 from ...system.precision import Policy
-from ...system.transfer import to_device
+from ...system.transfer import split_batch, to_device
 from ...training import loop
 from ...training.settings import Preview
 from .settings import DenoiserTraining
@@ -93,7 +93,7 @@ class DenoisingTask:
         return x0, noise, t, labels
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
-        return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
+        return split_batch(data, parts)
 
     def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self._errors(data).mean(), {}

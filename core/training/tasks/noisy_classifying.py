@@ -18,7 +18,7 @@ from ...pipeline.loading import forward_process
 from ...pipeline.settings import Diffusion
 from ...runs.run import StageRun
 from ...system.precision import Policy
-from ...system.transfer import to_device
+from ...system.transfer import split_batch, to_device
 from ...training import loop
 from .settings import ClassifierTraining
 
@@ -56,7 +56,7 @@ class NoisyClassifyingTask:
         return x0, noise, self._times(uniform), train.cond(batch.samples, batch.positions)["labels"]
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
-        return list(zip(*(tensor.chunk(parts) for tensor in data), strict=True))
+        return split_batch(data, parts)
 
     def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x0, noise, t, labels = (to_device(tensor, self.policy.device) for tensor in data)

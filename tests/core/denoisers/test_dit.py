@@ -104,7 +104,7 @@ def test_output_is_the_papers_network_as_diffusers_has_it(changes: dict[str, Any
     with torch.no_grad():
         ours = model(x, steps / 1000, labels)
         in_theirs = torch.where(labels == config.num_classes, NULL_CLASS, labels)
-        reference = to_diffusers(model, ahead=0)(x, steps, in_theirs).sample
+        reference = to_diffusers(model, defer_check=0)(x, steps, in_theirs).sample
     assert reference.std() > 0.1
     torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 

@@ -22,6 +22,7 @@ from ldm.core.distributed.averaging import GradientMean
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
+from ldm.core.system.transfer import split_batch
 from ldm.core.training.loop import Batch, Plan, train
 from ldm.core.training.step import Stepper
 from tests.support.several import run_together
@@ -76,7 +77,7 @@ class Fit:
         return x, torch.stack([x.sum(1), x.prod(1)], dim=1), step
 
     def split(self, data: Any, parts: int) -> list[Any]:
-        return [(x, y, data[2]) for x, y in zip(data[0].chunk(parts), data[1].chunk(parts), strict=True)]
+        return split_batch(data, parts)
 
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, y, self.step = data

@@ -19,7 +19,7 @@ from ldm.core.estimation.live import LiveMemory, tensors_of
 from ldm.core.estimation.machines import MACHINES
 from ldm.core.system.precision import Policy
 from ldm.core.training.ema import EMA
-from ldm.core.training.optimizer import OptimConfig, build_adamw, optimizer_state
+from ldm.core.training.optimizer import build_adamw, optimizer_state
 from ldm.stages.configs.estimate import Where
 
 SMALL = DiTConfig(latent_channels=4, latent_size=16, patch_size=2, width=64, depth=3, heads=2, num_classes=10)
@@ -112,7 +112,7 @@ def test_recomputing_activations_keeps_a_fraction_of_them() -> None:
 def test_weights_moments_and_average_are_those_of_a_training() -> None:
     counted = cost.denoiser_memory(SMALL, 1, FP32, False)
     network = registry.build(SMALL)
-    optimizer = build_adamw(network, OptimConfig(lr=1e-3))
+    optimizer = build_adamw(network, lr=1e-3)
     moments = optimizer_state(optimizer, network)
     assert counted.weights == counted.gradients == sum(4 * p.numel() for p in network.parameters())
     assert counted.moments == sum(4 * t.numel() for name, t in moments.items() if not name.endswith(".step"))

@@ -14,10 +14,10 @@ GOOD, NAN = torch.tensor(1.0), torch.tensor(float("nan"))
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_one_value_that_is_not_finite_skips_the_step(value: float) -> None:
     guard = FiniteGuard()
-    assert guard.admit(0, GOOD, GOOD)
-    assert not guard.admit(1, GOOD, torch.tensor(value))
-    assert not guard.admit(2, torch.tensor(value), GOOD)
-    assert not guard.admit(3, torch.tensor([1.0, value]))
+    assert guard.check(0, torch.tensor([1.0, 1.0]))
+    assert not guard.check(1, torch.tensor([1.0, value]))
+    assert not guard.check(2, torch.tensor([value, 1.0]))
+    assert not guard.check(3, torch.tensor(value))
     assert guard.skipped == 3
 
 
@@ -26,7 +26,7 @@ def test_twenty_of_a_hundred_steps_end_the_training() -> None:
     bad = [5 * k for k in range(19)] + [99]
     with pytest.raises(Diverged, match="20 were not finite") as caught:
         for step in range(100):
-            guard.admit(step, NAN if step in bad else GOOD)
+            guard.check(step, NAN if step in bad else GOOD)
     assert step == 99 and guard.skipped == 20
     assert caught.value.exit_code == 4 and caught.value.remedy is not None and "--lr" in caught.value.remedy
 
@@ -34,24 +34,24 @@ def test_twenty_of_a_hundred_steps_end_the_training() -> None:
 def test_nineteen_of_every_hundred_steps_go_on_for_ever() -> None:
     guard = FiniteGuard()
     for step in range(1000):
-        guard.admit(step, NAN if step % 100 < 19 else GOOD)
+        guard.check(step, NAN if step % 100 < 19 else GOOD)
     assert guard.skipped == 190
 
 
 def test_the_hundredth_step_before_no_longer_counts() -> None:
     guard = FiniteGuard()
     for step in range(19):
-        guard.admit(step, NAN)
-    assert not guard.admit(100, NAN), "step 0 has left the window of 100 that ends here"
+        guard.check(step, NAN)
+    assert not guard.check(100, NAN), "step 0 has left the window of 100 that ends here"
     with pytest.raises(Diverged):
-        guard.admit(100, NAN)
+        guard.check(100, NAN)
 
 
 def test_a_resumed_guard_counts_on_where_it_was() -> None:
     guard, resumed = FiniteGuard(), FiniteGuard()
     for step in range(19):
-        guard.admit(step, NAN)
+        guard.check(step, NAN)
     resumed.load(json.loads(json.dumps(guard.state())))
     assert resumed.skipped == 19
     with pytest.raises(Diverged):
-        resumed.admit(50, NAN)
+        resumed.check(50, NAN)

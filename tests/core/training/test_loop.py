@@ -273,7 +273,7 @@ class Game(Regression):
         return loss * (float("nan") if data[2] in self.nan_critic else 1.0), {}
 
 
-def test_a_run_of_two_players_goes_on_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_of_two_networks_goes_on_to_the_bit(tmp_path: Path) -> None:
     for step in (1, 4):
         run(tmp_path / "stopped", Game(), stop_at=step)
     run(tmp_path / "stopped", Game())
@@ -283,7 +283,7 @@ def test_a_run_of_two_players_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert "critic.weight.exp_avg" in load_file(tmp_path / "whole/checkpoints/0000000028/optimizer.safetensors")
 
 
-def test_a_step_in_which_both_players_fail_counts_once(tmp_path: Path) -> None:
+def test_a_step_in_which_both_networks_fail_counts_once(tmp_path: Path) -> None:
     task = Game()
     task.nan_loss, task.nan_critic = {2, 3}, {3, 5}
     assert run(tmp_path, task) == [True, True, False, False, True, False, True]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ldm.core.training.record import METRICS, Meter, Record, read, tensorboard_mirror, write_curves
+from ldm.core.training.record import METRICS, Meter, MetricsLog, read, tensorboard_mirror, write_curves
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -48,21 +48,21 @@ def test_a_meter_that_went_through_json_gives_the_same_line_to_the_bit() -> None
 
 
 def test_a_resumed_record_drops_the_lines_after_the_checkpoint_and_one_that_was_cut_short(tmp_path: Path) -> None:
-    record = Record(tmp_path, -1)
+    record = MetricsLog(tmp_path, -1)
     for images in (0, 64, 64, 128, 192):
         record.add({"images": images, "loss": images / 3})
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"images": 256, "lo')
-    Record(tmp_path, 128).add({"images": 192, "loss": 1.0})
+    MetricsLog(tmp_path, 128).add({"images": 192, "loss": 1.0})
     assert [line["images"] for line in lines(tmp_path)] == [0, 64, 64, 128, 192]
     assert lines(tmp_path)[3]["loss"] == 128 / 3
-    Record(tmp_path, -1)
+    MetricsLog(tmp_path, -1)
     assert (tmp_path / METRICS).read_bytes() == b""
 
 
 def test_numbers_that_are_not_finite_are_left_out_of_a_line(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
-    record = Record(tmp_path, -1, seen.append)
+    record = MetricsLog(tmp_path, -1, seen.append)
     record.add({"images": 64, "loss": math.nan, "val_loss": math.inf, "skipped": 3})
     assert lines(tmp_path) == seen == [{"images": 64, "skipped": 3}]
 
@@ -76,7 +76,7 @@ def test_damaged_lines_are_passed_over_when_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [[], [{"images": 0, "val_loss": 2.0}, {"images": 64, "loss": 1.0}], [{"images": 64}]])
 def test_the_curves_are_a_picture_whatever_the_lines_hold(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    record = Record(tmp_path, -1)
+    record = MetricsLog(tmp_path, -1)
     for row in rows:
         record.add(row)
     with Image.open(write_curves(tmp_path)) as picture:
@@ -88,7 +88,7 @@ def test_every_line_also_goes_to_tensorboard_when_asked(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    Record(tmp_path, -1, tensorboard_mirror(tmp_path)).add({"images": 64, "loss": 0.25})
+    MetricsLog(tmp_path, -1, tensorboard_mirror(tmp_path)).add({"images": 64, "loss": 0.25})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(64, 0.25)]

@@ -23,6 +23,7 @@ from ldm.core.distributed import processes
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
+from ldm.core.system.transfer import split_batch
 from ldm.core.training.loop import Batch, Plan, train
 from ldm.core.training.step import Stepper
 from tests.support.several import run_together
@@ -81,7 +82,7 @@ class Denoising:
         return x0, noise, t, torch.from_numpy(batch.samples % 5), batch.images_seen // BATCH
 
     def split(self, data: Any, parts: int) -> list[Any]:
-        return [(*each, data[-1]) for each in zip(*(tensor.chunk(parts) for tensor in data[:-1]), strict=True)]
+        return split_batch(data, parts)
 
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         factor = self.in_loss.get(data[-1], lambda: 1.0)()
@@ -226,7 +227,7 @@ def test_each_process_holds_its_part_of_every_tensor(tmp_path: Path) -> None:
             stepper = Stepper(task, PLAN, FP32)
             batch = Batch(*(torch.arange(6).numpy(),) * 2, images_seen=0)
             stepper.step(task.load(batch), 0, 100)
-            held = [tensor for group in stepper.groups().values() for tensor in group.local.values()]
+            held = [tensor for group in stepper.tensors().values() for tensor in group.local.values()]
             assert sum(tensor.numel() for tensor in held) == pytest.approx(4 * total / 3, rel=0.05)
             assert sum(p.to_local().numel() for p in task.network.parameters()) == pytest.approx(total / 3, rel=0.05)
             assert all(parameter.grad is None for parameter in task.network.parameters())

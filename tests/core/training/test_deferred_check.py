@@ -1,5 +1,5 @@
-"""Where the device runs behind the program, a step is settled during the next one: nothing else changes, and no step
-waits. Here the CPU is told to do as a GPU does."""
+"""Where the device runs behind the program, a step's finite check is read during the next one: nothing else changes,
+and no step waits. Here the CPU does as a GPU does."""
 
 import json
 import os
@@ -32,14 +32,14 @@ LONG = replace(PLAN, images=80, checkpoint_every=20, log_every=12, keep=9, valid
 
 
 class Meta(Policy):
-    """Tensors without values; autocast has no word for them."""
+    """Tensors without values, which autocast does not support."""
 
     def autocast(self) -> AbstractContextManager[object]:
         return nullcontext()
 
 
 class Task(Regression):
-    """The regression; a signal comes while a step's passes run, wherever the verdict on it is read."""
+    """The regression; a signal comes while a step's passes run, whenever its finite check is read."""
 
     synchronous = False
 
@@ -52,7 +52,7 @@ class Task(Regression):
         self.stepped_with.append(accepted)
 
 
-def run(folder: Path, ahead: bool, plan: Plan = LONG, stop_at: int = 19, **how: Any) -> list[bool]:
+def run(folder: Path, defer_check: bool, plan: Plan = LONG, stop_at: int = 19, **how: Any) -> list[bool]:
     """Train up to and with a step, and say which were accepted."""
     folder.mkdir(exist_ok=True)
     task = Task()
@@ -60,7 +60,7 @@ def run(folder: Path, ahead: bool, plan: Plan = LONG, stop_at: int = 19, **how: 
     for name, value in how.items():
         setattr(task, name, value)
     with pytest.raises(Stopped):
-        train(task, plan, FP32, folder, Silent(), ahead=ahead)
+        train(task, plan, FP32, folder, Silent(), defer_check=defer_check)
     return task.stepped_with
 
 
@@ -76,18 +76,20 @@ def remains(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", ["nan_loss", "nan_gradient"])
-def test_settling_late_changes_no_bit_whichever_steps_are_skipped(tmp_path: Path, kind: str, accumulate: int) -> None:
+def test_deferring_the_check_changes_no_bit_whichever_steps_are_skipped(
+    tmp_path: Path, kind: str, accumulate: int
+) -> None:
     plan, failing = replace(LONG, accumulate=accumulate), {kind: {0, 3, 4, 5, 9, 14}}
     accepted = run(tmp_path / "at once", False, plan, **failing)
-    assert run(tmp_path / "late", True, plan, **failing) == accepted
+    assert run(tmp_path / "deferred", True, plan, **failing) == accepted
     assert accepted == [step not in failing[kind] for step in range(20)]
-    late = remains(tmp_path / "late")
-    assert late == remains(tmp_path / "at once") and len(late) > 20
-    assert [line["skipped"] for line in late["lines"] if "skipped" in line] == [1, 4, 4, 5, 6, 6, 6]
+    deferred = remains(tmp_path / "deferred")
+    assert deferred == remains(tmp_path / "at once") and len(deferred) > 20
+    assert [line["skipped"] for line in deferred["lines"] if "skipped" in line] == [1, 4, 4, 5, 6, 6, 6]
 
 
 @pytest.mark.parametrize("step", [0, 4, 5, 8])
-def test_a_run_that_settles_late_goes_on_to_the_bit_wherever_it_was_stopped(tmp_path: Path, step: int) -> None:
+def test_a_run_with_deferred_checks_goes_on_to_the_bit_wherever_it_was_stopped(tmp_path: Path, step: int) -> None:
     failing = {"nan_gradient": {4, 5}}
     run(tmp_path / "whole", True, **failing)
     run(tmp_path / "stopped", True, stop_at=step, **failing)
@@ -96,26 +98,26 @@ def test_a_run_that_settles_late_goes_on_to_the_bit_wherever_it_was_stopped(tmp_
     assert {name: stopped[name] for name in whole} == whole
 
 
-def test_twenty_skipped_steps_end_a_run_that_settles_late(tmp_path: Path) -> None:
+def test_twenty_skipped_steps_end_a_run_with_deferred_checks(tmp_path: Path) -> None:
     task = Task()
     task.nan_loss = set(range(7, 100))
     with pytest.raises(Diverged, match="20 were not finite") as caught:
-        train(task, replace(LONG, images=400), FP32, tmp_path, Silent(), ahead=True)
+        train(task, replace(LONG, images=400), FP32, tmp_path, Silent(), defer_check=True)
     assert caught.value.exit_code == 4 and task.step in (26, 27), "at the latest during the next step"
     newest = max((tmp_path / "checkpoints").iterdir())
     for path in newest.glob("*.safetensors"):
         assert all(bool(tensor.isfinite().all()) for tensor in load_file(path).values())
 
 
-def test_two_processes_that_settle_late_end_as_two_that_do_not(tmp_path: Path) -> None:
+def test_two_processes_with_deferred_checks_end_as_two_without(tmp_path: Path) -> None:
     def train_both(rank: int) -> None:
         with processes.process_group(torch.device("cpu")):
-            for ahead in (False, True):
+            for defer_check in (False, True):
                 task = Task()
                 task.nan_gradient = {3} if rank == 1 else set()
-                folder = tmp_path / str(ahead)
+                folder = tmp_path / str(defer_check)
                 folder.mkdir(exist_ok=True)
-                train(task, replace(LONG, images=40), FP32, folder, Silent(), ahead=ahead)
+                train(task, replace(LONG, images=40), FP32, folder, Silent(), defer_check=defer_check)
 
     assert run_together(2, train_both) == [0, 0]
     assert remains(tmp_path / "True") == remains(tmp_path / "False")
@@ -126,10 +128,10 @@ def test_a_step_reads_no_number_from_the_device() -> None:
     """Fake tensors have no values: whoever asks for one, as `float` and `if` do, is refused."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         task = Task()
-        stepper = Stepper(task, LONG, FP32, ahead=True)
+        stepper = Stepper(task, LONG, FP32, defer_check=True)
         x = torch.empty(4, 3)
         stepper.step((x, torch.empty(4, 2), 0), 0, 0)
-        assert len(stepper.optimizers["regressor"].state) == 4, "the optimizer has after_step"
+        assert len(stepper.optimizers["regressor"].state) == 4, "the optimizer has stepped"
         with pytest.raises(Exception, match="_local_scalar_dense"):
             stepper.flush()
 
@@ -154,8 +156,8 @@ def test_the_passes_of_a_denoiser_read_no_number_from_the_device() -> None:
     x, t = torch.empty(4, 4, 8, 8, device="meta"), torch.empty(4, device="meta")
     labels = torch.empty(4, dtype=torch.int64, device="meta")
     for objective in (Objective(schedule("cosine")), Objective(schedule("rectified-flow"), "flow", "flow")):
-        stepper = Stepper(Denoising(objective), LONG, Meta(torch.device("meta"), torch.float32), ahead=False)
-        readings = stepper._passes("denoiser", [(x, x, t, labels)])
-        assert readings is not None and readings.values.shape == (2,)
+        stepper = Stepper(Denoising(objective), LONG, Meta(torch.device("meta"), torch.float32), defer_check=False)
+        numbers = stepper._forward_backward("denoiser", [(x, x, t, labels)])
+        assert numbers is not None and numbers.values.shape == (2,)
         with pytest.raises(RuntimeError, match="meta"):
-            readings.values.tolist()
+            numbers.values.tolist()
