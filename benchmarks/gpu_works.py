@@ -135,12 +135,14 @@ def sampling(preset: str, policy: Policy, sizes: Sizes) -> dict[str, Any]:
             schedule=schedule("cosine"),
             prediction="v",
             latent_shape=shape,
-            labels=LabelConditioning(CLASSES),
+            conditioning=LabelConditioning(tuple(map(str, range(CLASSES)))),
         )
         numbers = np.arange(chunk_size(model.latent_shape, policy))
 
         def draw(model: Model = model, numbers: np.ndarray = numbers) -> None:
-            generate(model, numbers, numbers, Sampling(cfg=CFG, steps=sizes.steps), policy)
+            generate(
+                model, {"labels": torch.from_numpy(numbers)}, numbers, Sampling(cfg=CFG, steps=sizes.steps), policy
+            )
 
         latents = torch.zeros(len(numbers), *shape, device=policy.device)
 

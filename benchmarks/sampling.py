@@ -70,11 +70,12 @@ def make(
         schedule=schedule("linear", NUM_STEPS),
         prediction="eps",
         latent_shape=(4, size.side, size.side),
-        labels=LabelConditioning(NUM_CLASSES, has_null=True),
+        conditioning=LabelConditioning(tuple(map(str, range(NUM_CLASSES)))),
     )
     sampling = Sampling(cfg=CFG, steps=steps, cfg_interval=interval)
     numbers = np.arange(size.images)
-    return lambda: generate(model, numbers % NUM_CLASSES, numbers, sampling, policy)
+    cond = {"labels": torch.from_numpy(numbers % NUM_CLASSES)}
+    return lambda: generate(model, cond, numbers, sampling, policy)
 
 
 def dit(folder: Path, size: Size, steps: int, precision: str = "fp32", compiled: bool = False) -> Work:

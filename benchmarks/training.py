@@ -12,7 +12,7 @@ import torch
 
 from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import DiTConfig
-from ldm.core.diffusion.objective import Objective
+from ldm.core.diffusion.objective import Denoising
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.system.compile import maybe_compile
 from ldm.core.system.memory import keep_freed_memory
@@ -109,14 +109,14 @@ class _Denoising:
     def __init__(self, network: DiT) -> None:
         self.modules = self.averaged = network
         self.networks = {"denoiser": network}
-        self.objective = Objective(schedule("linear", NUM_STEPS), prediction="eps", weighting="snr")
+        self.objective = Denoising(schedule("linear", NUM_STEPS), prediction="eps", weighting="snr")
 
     def split(self, data: Any, parts: int) -> list[Any]:
         return split_batch(data, parts)
 
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x0, noise, t, labels = data
-        return self.objective.loss(self.averaged, x0, noise, t, labels).mean(), {}
+        return self.objective.loss(self.averaged, x0, {"noise": noise, "t": t}, {"labels": labels}).mean(), {}
 
     def load(self, batch: Batch) -> Any:
         raise NotImplementedError("the benchmark brings its own batches")

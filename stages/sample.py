@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.conditioning.class_names import parse_classes
+from ..core.conditioning.conditioning import Request
+from ..core.conditioning.registry import conditioning_of
+from ..core.diffusion import conditions
+from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
 from ..core.files import sha256_json
 from ..core.images.decode import decode, write_png
@@ -35,12 +38,12 @@ STRIP_IMAGES, STRIP_STEPS = 4, 10
 def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of the chosen classes. Returns where they lie."""
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
-    class_names: list[str] = source.metadata["class_names"]
-    classes = parse_classes(config.classes, class_names)
+    conditioning = conditioning_of(source.metadata)
+    request = conditioning.request(config.classes)
     label = config.label or _label(config)
     folder = output_folder(config, label)
     diffusion = diffusion_of(source)
-    has_null, channels = source.metadata["label_dropout"] > 0, source.metadata["latent_shape"][0]
+    has_null, channels = conditioning.has_null, source.metadata["latent_shape"][0]
     sampling = sampling_of(config, has_null).on(diffusion.num_steps)
     check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
@@ -53,26 +56,27 @@ def run(config: Sample, progress: Progress) -> Outcome:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
         model = with_guides(load_model(source, config, policy), guides, config, policy)
         maybe_compile(model.network, bool(config.machine.compile), policy.device)
-        labels = np.repeat(np.asarray(classes, dtype=np.int64), config.num)
-        seed_indices = config.seed + np.arange(len(labels), dtype=np.int64)
-        names, speed = _draw(model, labels, seed_indices, sampling, config, policy, folder, progress)
+        rows = np.repeat(np.arange(len(request.titles)), config.num)  # of the request, for each image
+        cond = conditions.index(request.cond, rows)
+        seed_indices = config.seed + np.arange(len(rows), dtype=np.int64)
+        names, speed = _draw(model, cond, seed_indices, sampling, config, policy, folder, progress)
         if not processes.world().is_main:
             return Outcome(folder)
-        outputs = [*names, _write_grid(folder, names, labels, class_names)]
+        outputs = [*names, _write_grid(folder, names, rows, request)]
         if config.progressive:
-            outputs += _write_path(model, labels, seed_indices, sampling, policy, folder)
+            outputs += _write_path(model, cond, seed_indices, sampling, policy, folder)
         metadata = {
             "images": [
-                {"file": name, "label": int(label), "class": class_names[label], "seed": int(seed)}
-                for name, label, seed in zip(names, labels, seed_indices, strict=True)
+                {"file": name, **request.records[row], "seed": int(seed)}
+                for name, row, seed in zip(names, rows, seed_indices, strict=True)
             ],
-            "class_names": class_names,
+            "class_names": source.metadata["class_names"],
             "sampling": {**asdict(sampling), "steps": sampling.num_steps, "seed": config.seed, **_state(source)},
             "image_size": source.metadata["image_size"],
         }
         work.commit(outputs, metadata, images_per_second=speed)
     how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"
-    what = f"{len(classes)} classes" if len(classes) > 1 else class_names[classes[0]]
+    what = f"{len(request.titles)} classes" if len(request.titles) > 1 else request.titles[0]
     summary = {"images": f"{len(names):,} of {what}, {how}"}
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
@@ -113,7 +117,7 @@ def _label(config: Sample) -> str:
 
 def _draw(
     model: Model,
-    labels: np.ndarray,
+    cond: Cond,
     seed_indices: np.ndarray,
     sampling: Sampling,
     config: Sample,
@@ -139,7 +143,7 @@ def _draw(
             turn = missing[start : start + config.batch_size * world.size]
             rows = turn[world.share(len(turn))]
             if rows:
-                images = generate(model, labels[rows], seed_indices[rows], sampling, policy)
+                images = generate(model, conditions.index(cond, rows), seed_indices[rows], sampling, policy)
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(_write, [folder / names[row] for row in rows], images)
@@ -162,17 +166,16 @@ def _write(paths: list[Path], images: np.ndarray) -> None:
         write_png(path, image)
 
 
-def _write_grid(folder: Path, names: list[str], labels: np.ndarray, class_names: list[str]) -> str:
-    """Write `grid.png`: a labelled row for each class, or one class's images in a square."""
-    shown = list(dict.fromkeys(labels.tolist()))[:GRID_CLASSES]
-    if len(shown) == 1:
+def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:
+    """Write `grid.png`: a labelled row for each of what was asked for, or one's images in a square."""
+    titles = request.titles[:GRID_CLASSES]
+    if len(titles) == 1:
         images = np.stack([_read(folder / name) for name in names[:100]])
-        picture = grid(images, labels=None if len(images) > 1 else [class_names[shown[0]]], scale=scale_for(images))
+        picture = grid(images, labels=None if len(images) > 1 else [*titles], scale=scale_for(images))
     else:
-        rows = [np.flatnonzero(labels == label)[:GRID_PER_CLASS] for label in shown]
-        images = np.stack([_read(folder / names[index]) for row in rows for index in row])
-        names_shown = [class_names[label] for label in shown]
-        picture = grid(images, columns=len(rows[0]), row_labels=names_shown, scale=scale_for(images))
+        chosen = [np.flatnonzero(rows == row)[:GRID_PER_CLASS] for row in range(len(titles))]
+        images = np.stack([_read(folder / names[index]) for some in chosen for index in some])
+        picture = grid(images, columns=len(chosen[0]), row_labels=[*titles], scale=scale_for(images))
     write_png(folder / "grid.png", picture)
     return "grid.png"
 
@@ -182,10 +185,10 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _write_path(
-    model: Model, labels: np.ndarray, seed_indices: np.ndarray, sampling: Sampling, policy: Policy, folder: Path
+    model: Model, cond: Cond, seed_indices: np.ndarray, sampling: Sampling, policy: Policy, folder: Path
 ) -> list[str]:
     """Write the path from noise to image of the first few images: `progressive.png`, and animated."""
-    rows = np.arange(min(STRIP_IMAGES, len(labels), chunk_size(model.latent_shape, policy)))
+    rows = np.arange(min(STRIP_IMAGES, len(seed_indices), chunk_size(model.latent_shape, policy)))
     path: list[np.ndarray] = []
     estimates: list[np.ndarray] = []
 
@@ -193,7 +196,7 @@ def _write_path(
         path.append(model.decode(x, policy))
         estimates.append(model.decode(x0, policy))
 
-    generate(model, labels[rows], seed_indices[rows], sampling, policy, on_step=keep)
+    generate(model, conditions.index(cond, rows), seed_indices[rows], sampling, policy, on_step=keep)
     chosen = np.unique(np.linspace(0, len(path) - 1, STRIP_STEPS).round().astype(int))
     shown = [frames[step][row] for row in rows for frames in (path, estimates) for step in chosen]
     picture = grid(

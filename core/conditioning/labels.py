@@ -4,23 +4,32 @@ Labels are int64 (B,), 0 .. num_classes - 1; the null class is `num_classes`, an
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, DataError
+from ..diffusion.conditions import Cond
+from ..errors import DataError
+from .class_names import parse_classes
+from .conditioning import Request, no_null
+
+LABELS = "labels"  # the kind, and the field of a condition
 
 
 @dataclass(frozen=True)
 class LabelConditioning:
     """What labels there are. has_null: whether a null class was trained, that is, label dropout was above 0."""
 
-    num_classes: int
+    class_names: tuple[str, ...]
     has_null: bool = True
+    kind = LABELS
+    fields = (LABELS,)
 
-    def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ConfigError(f"num_classes is {self.num_classes}", "give at least one class")
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, without the null class."""
+        return len(self.class_names)
 
     def check(self, labels: Tensor, source: str) -> Tensor:
         """Return the labels as int64; DataError naming `source` and the first label outside 0 .. num_classes - 1."""
@@ -33,32 +42,29 @@ class LabelConditioning:
             )
         return labels.to(torch.int64)
 
-    def null(self, labels: Tensor) -> Tensor:
-        """Return the null class in the place of every label; ConfigError where none was trained."""
+    def null(self, n: int, device: torch.device) -> Cond:
+        """Return the null class n times; ConfigError where none was trained."""
         if not self.has_null:
-            raise ConfigError(
-                "this model was trained with label dropout 0 and has no null class to guide away from",
-                "use --cfg 1, or train with --label-dropout 0.1",
-            )
-        return torch.full_like(labels, self.num_classes)
+            raise no_null()
+        return {LABELS: torch.full((n,), self.num_classes, device=device)}
 
-    def drop(self, labels: Tensor, uniforms: Tensor, p: float) -> Tensor:
-        """Replace labels by the null class where the sample's own draw, uniforms (B,) in [0, 1), is below p.
+    def request(self, text: str) -> Request:
+        """Return a row per class that `--class` names. Raises ConfigError with the nearest names."""
+        classes = parse_classes(text, self.class_names)
+        titles = tuple(self.class_names[label] for label in classes)
+        records = tuple({"label": label, "class": title} for label, title in zip(classes, titles, strict=True))
+        return Request({LABELS: torch.tensor(classes)}, titles, records)
 
-        Ho & Salimans 2022, "Classifier-free diffusion guidance": p is the probability of unconditional training.
-        """
-        assert uniforms.shape == labels.shape, f"{tuple(uniforms.shape)} draws for {tuple(labels.shape)} labels"
-        if p == 0:
-            return labels
-        return torch.where(uniforms < p, self.null(labels), labels)
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "class_names": list(self.class_names), "has_null": self.has_null}
 
 
 class LabelEmbedding(nn.Module):
     """A vector (B, width) for each label (B,), with a last row for the null class where there is one."""
 
-    def __init__(self, conditioning: LabelConditioning, width: int) -> None:
+    def __init__(self, num_classes: int, has_null: bool, width: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(conditioning.num_classes + conditioning.has_null, width)
+        self.table = nn.Embedding(num_classes + has_null, width)
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, labels: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """The diffusion transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable diffusion models with transformers")."""
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..conditioning.labels import LabelConditioning, LabelEmbedding
+from ..conditioning.labels import LabelEmbedding
+from ..diffusion.conditions import Cond
 from ..errors import DataError
 from .dit_config import DiTConfig
 from .layers import (
@@ -21,6 +23,7 @@ from .layers import (
     rotary_angles,
     sincos_positions,
 )
+from .network import DenoiserNetwork
 
 
 def check_latents(config: DiTConfig, latent_shape: tuple[int, ...] | None, path: Path, remedy: str) -> None:
@@ -49,21 +52,18 @@ class Block(nn.Module):
         return torch.addcmul(x, gate_m, self.mlp(modulate(normalise(x, self.rms), shift_m, scale_m)))
 
 
-class DiT(nn.Module):
-    """Network of (x_t, t, labels); what its output means is the prediction type's affair.
+class DiT(DenoiserNetwork):
+    """The transformer over patches of latents; `num_classes` is the null class. Hidden states are tokens (B, T, D)."""
 
-    checkpointing: recompute each block's activations in the backward pass, which saves memory and costs a quarter
-    of the speed.
-    """
+    fields: ClassVar[tuple[str, ...]] = ("labels",)
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
         width, patch = config.width, config.patch_size
         self.patch = Linear(config.latent_channels * patch**2, width)
         self.time = TimestepEmbedding(width, config.frequencies, config.time_scale, config.frequency_shift)
-        self.label = LabelEmbedding(LabelConditioning(config.num_classes, config.has_null), width)
+        self.label = LabelEmbedding(config.num_classes, config.has_null, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         outputs = [6 * width] * config.depth + [2 * width]  # of each block, and of the final layer
         self.modulation = nn.ModuleList(Linear(width, num) for num in outputs)
@@ -72,41 +72,39 @@ class DiT(nn.Module):
         self._initialise()
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.config.latent_shape
+
+    @property
     def training_flops(self) -> float:
-        """About how many floating point operations a latent costs in a training step: 6 per token and weight."""
+        """6 operations per token and weight."""
         return 6.0 * self.config.num_tokens * sum(p.numel() for p in self.blocks.parameters())
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Return the output (B, C or 2C, H, W) in x's dtype.
+    def prepare(self, cond: Cond) -> Cond:
+        return {"label": self.label(cond["labels"])}
 
-        x: (B, C, H, W) latents. t: (B,) in [0, 1]. labels: int64 (B,), `num_classes` is the null class. A sample's
-        output does not depend on the others in its batch, up to the rounding of matrix products (1e-5 in fp32).
-        """
-        return self.denoise(x, self.modulations(t, labels))
-
-    def modulations(self, t: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return all that depends on time and label: (B, 6 D) per block, and (B, 2 D) for the final layer.
-
-        The same for every x, so that sampling may compute it once for all steps and classes.
-        """
-        condition = F.silu(self.time(t) + self.label(labels))
-        return [linear(condition) for linear in self.modulation]
-
-    def denoise(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
-        """Return the network's output for x (B, C, H, W) under given modulations."""
-        tokens = self.patch(self._patches(x))
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Any:
+        # Time and label modulate every block, and the final layer.
+        label = cond["label"] if "label" in cond else self.label(cond["labels"])
+        condition = F.silu(self.time(t) + label)
+        modulations = [linear(condition) for linear in self.modulation]
+        tokens = self.patch(self._patches(x_t))
         rotary = (self.cosine, self.sine) if self.config.rope else None
         # What blocks add to is float32 or more, also under autocast.
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32)) if rotary else tokens + self.positions
-        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
+        hidden = {}
+        for i, (block, modulation) in enumerate(zip(self.blocks, modulations[:-1], strict=True)):
             if self.checkpointing and torch.is_grad_enabled():
                 # Nothing is drawn in a block: the generators' state need not be kept for it.
                 tokens = checkpoint(block, tokens, modulation, rotary, use_reentrant=False, preserve_rng_state=False)
             else:
                 tokens = block(tokens, modulation, rotary)
+            if i in taps:
+                hidden[i] = tokens
         shift, scale = modulations[-1][:, None].chunk(2, dim=-1)
         out = self.final(modulate(normalise(tokens, self.config.rmsnorm), shift, scale))
-        return self._image(out).to(x.dtype)
+        image = self._image(out).to(x_t.dtype)
+        return (image, hidden) if taps else image
 
     def _patches(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, T, C p p)"""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..diffusion.conditions import Cond
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
 from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
@@ -66,6 +67,11 @@ def logits(network: nn.Module, schedule: Schedule, x_t: Tensor, t: Tensor) -> Te
     alpha, _ = schedule.alpha_sigma(t)
     output: Tensor = network(x_t, t)
     return alpha.view(-1, 1) * output.float()
+
+
+def log_prob(network: nn.Module, schedule: Schedule, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """Return log p(label | x_t), float32 (B,), of a condition with labels."""
+    return logits(network, schedule, x_t, t).log_softmax(1).gather(1, cond["labels"][:, None]).squeeze(1)
 
 
 def save(network: NoisyClassifier, folder: Path) -> list[str]:

@@ -1,16 +1,13 @@
 """A denoiser: the one interface between networks, guidance, editing and samplers."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from . import predictions
+from .conditions import Cond
 from .schedules import Schedule
 from .times import broadcast, per_sample
-
-Cond = Any
-"""What the network is conditioned on, as a rule labels (B,); only guidance looks inside."""
 
 Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]
 """(x_t (B, ...), t, cond) → the estimate of x0, in x_t's shape and dtype.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .denoisers import Cond
 from .schedules import Schedule
 from .times import broadcast
 
@@ -17,8 +16,7 @@ from .times import broadcast
 class Mixture:
     """Numbers drawn from normal distributions, all float64.
 
-    means, stds: (K,). weights: (C, K), a row of shares that add up to 1 for every condition; a cond is labels (B,)
-    that choose rows.
+    means, stds: (K,). weights: (C, K), a row of shares that add up to 1 for every label; labels (B,) choose rows.
     """
 
     means: Tensor
@@ -31,15 +29,15 @@ class Mixture:
         bells = torch.exp(-0.5 * z**2) / (self.stds * (2 * torch.pi) ** 0.5)
         return (self.weights[label] * bells).sum(-1)
 
-    def denoise(self, schedule: Schedule, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Return E[x0 | x_t, cond]; x_t (B, ...), every number a sample of its own.
+    def denoise(self, schedule: Schedule, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Return E[x0 | x_t, label]; x_t (B, ...), every number a sample of its own.
 
         Each part moves its mean by regression on x_t, and counts by how likely it is to have made x_t (Bayes).
         """
         alpha, sigma = (level[..., None] for level in schedule.alpha_sigma(broadcast(t, x_t)))
         variance = alpha**2 * self.stds**2 + sigma**2
         residual = x_t[..., None] - alpha * self.means
-        shares = self.weights[cond].view(len(x_t), *(1,) * (x_t.ndim - 1), -1)
+        shares = self.weights[labels].view(len(x_t), *(1,) * (x_t.ndim - 1), -1)
         parts = (shares.log() - 0.5 * variance.log() - residual**2 / (2 * variance)).softmax(-1)
         return (parts * (self.means + alpha * self.stds**2 / variance * residual)).sum(-1)
 

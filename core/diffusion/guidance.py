@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .denoisers import Cond, Denoiser
+from . import conditions
+from .conditions import Cond
+from .denoisers import Denoiser
 from .schedules import Schedule
 from .times import broadcast, per_sample
 
@@ -23,7 +25,7 @@ Gradient = Callable[[Tensor, Tensor, Cond], Tensor]
 def classifier_free(
     denoise: Denoiser,
     scale: float,
-    null: Callable[[Cond], Tensor],
+    null: Callable[[Cond], Cond],
     interval: Interval | None = None,
     rescale: float = 0.0,
     channels: int | None = None,
@@ -34,7 +36,7 @@ def classifier_free(
     conditional estimate alone and scale 0 the unconditional one, each one pass; other scales are one pass of a
     doubled batch, the conditional half first.
 
-    null: the unconditional cond for a cond, both tensors with the batch first. interval: (low, high) in time, ends
+    null: the unconditional cond for a cond. interval: (low, high) in time, ends
     included; outside it c alone, in one pass (Kynkäänniemi et al. 2024). rescale: φ in [0, 1] of the way to the
     standard deviation of c (Lin et al. 2024, equations 14-16). channels: guide the first ones only, as the DiT
     repository's sampling does with 3 of 4; the others are c. Raises ValueError for an interval or φ out of range.
@@ -44,12 +46,15 @@ def classifier_free(
     if scale == 1:
         return denoise
 
+    null = conditions.once(null)
+    doubled = conditions.once(lambda cond: conditions.cat(cond, null(cond)))
+
     def unconditional(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return denoise(x_t, t, null(cond))
 
     def guided(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         twice_t = t if t.ndim == 0 else torch.cat([t, t])
-        both = denoise(torch.cat([x_t, x_t]), twice_t, torch.cat([cond, null(cond)]))
+        both = denoise(torch.cat([x_t, x_t]), twice_t, doubled(cond))
         c, u = both.chunk(2)
         x0 = u + scale * (c - u)
         if channels is not None:

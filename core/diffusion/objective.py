@@ -1,19 +1,53 @@
-"""What a denoiser is trained to do: the forward process, what its network outputs, and how its error is weighted."""
+"""What a denoiser is trained to do: what is drawn for a batch, and the loss of a network on it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from . import predictions, times, variance, weightings
-from .denoisers import Cond, Network
+from .conditions import Cond
+from .denoisers import Network
 from .schedules import Schedule, add_noise
 
 TIMES: tuple[str, ...] = ("uniform", "logit-normal")
 
+Draw = Callable[[str], Tensor]
+"""purpose → random numbers of a batch's samples, which follow from each one's place in the stream and the purpose."""
+
+
+class Objective(Protocol):
+    """A training objective: any network's loss on a batch. It may hold a teacher, which it asks without gradient.
+
+    schedule, prediction and shift are those of the model that comes out, as sampling needs them.
+    """
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def prediction(self) -> str: ...
+
+    @property
+    def shift(self) -> float: ...
+
+    def draw(self, normal: Draw, uniform: Draw) -> dict[str, Tensor]:
+        """Return what is random in a batch by name, batch first, from draws (B, C, h, w) and (B,) in [0, 1)."""
+
+    def loss(self, network: Network, x0: Tensor, given: dict[str, Tensor], cond: Cond) -> Tensor:
+        """Return each sample's loss, float32 (B,), of x0 (B, C, h, w).
+
+        given: what `draw` returned, and whatever else the data set has of the samples, such as features.
+        """
+
 
 @dataclass(frozen=True)
-class Objective:
-    """A training objective; the fields mean what the options of `ldm train-dit` say.
+class Denoising:
+    """The standard objective: the weighted squared error of the network's prediction, at times that are drawn.
+
+    The fields mean what the settings in `diffusion` say.
 
     vlb_weight: λ of L_simple + λ L_vlb (Nichol & Dhariwal 2021, equation 16), for networks of 2C output channels that
     learn the variance too; None for those of C that do not. Raises ValueError for parts that do not go together.
@@ -50,11 +84,13 @@ class Objective:
         t = times.shift(t, self.shift)
         return (times.on_table(t, self.schedule.num_steps) if self.on_table else t).float()
 
-    def loss(self, network: Network, x0: Tensor, eps: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Return each sample's loss, float32 (B,): the weighted squared error, and of a learned variance the bound.
+    def draw(self, normal: Draw, uniform: Draw) -> dict[str, Tensor]:
+        """Return the noise (B, C, h, w) and the times t (B,)."""
+        return {"noise": normal("noise"), "t": self.draw_times(uniform("time"))}
 
-        x0, eps: (B, C, h, w). t: (B,), as from `draw_times`.
-        """
+    def loss(self, network: Network, x0: Tensor, given: dict[str, Tensor], cond: Cond) -> Tensor:
+        """Return each sample's loss, float32 (B,): the weighted squared error, and of a learned variance the bound."""
+        eps, t = given["noise"], given["t"]
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
         x_t = add_noise(x0, eps, alpha, sigma)
         output = network(x_t, t, cond).float()
@@ -68,3 +104,22 @@ class Objective:
         fraction = (output.chunk(2, dim=1)[1] + 1) / 2
         bound = self.schedule.num_steps * variance.vlb_bits(self.schedule, x0, x_t, t, x0_hat, fraction)
         return loss + self.vlb_weight * bound.float()
+
+
+@dataclass(frozen=True)
+class FixedNoise:
+    """Squared error of x0 at one time only: a denoiser of one step. Of pure noise it makes the mean of the data."""
+
+    schedule: Schedule
+    time: float
+    prediction: ClassVar[str] = "x0"
+    shift: ClassVar[float] = 1.0
+
+    def draw(self, normal: Draw, uniform: Draw) -> dict[str, Tensor]:
+        """Return the noise (B, C, h, w) and the time, B times the same."""
+        noise = normal("noise")
+        return {"noise": noise, "t": torch.full((len(noise),), self.time)}
+
+    def loss(self, network: Network, x0: Tensor, given: dict[str, Tensor], cond: Cond) -> Tensor:
+        """Return each sample's mean squared error, float32 (B,)."""
+        return Denoising(self.schedule, self.prediction, "uniform").loss(network, x0, given, cond)

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from . import variance as variances
-from .denoisers import Cond, Denoiser
+from .conditions import Cond
+from .denoisers import Denoiser
 from .guidance import Gradient
 from .schedules import Schedule
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conditions import Cond
 from .schedules import Schedule, precision
 
-Fraction = Callable[[Tensor, Tensor, Any], Tensor]
+Fraction = Callable[[Tensor, Tensor, Cond], Tensor]
 """(x_t (B, ...), t as a denoiser's, cond) → how far the variance lies from β̃ (0) to β (1) in log space, as x_t."""
 
 NATS_PER_BIT = math.log(2)
@@ -43,15 +44,15 @@ class SplitOutput:
     conditional half's, which comes first, as in the DiT repository.
     """
 
-    def __init__(self, network: Callable[[Tensor, Tensor, Any], Tensor]) -> None:
+    def __init__(self, network: Callable[[Tensor, Tensor, Cond], Tensor]) -> None:
         self.network = network
         self.rest: Tensor | None = None
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         prediction, self.rest = self.network(x_t, t, cond).chunk(2, dim=1)
         return prediction
 
-    def fraction(self, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
+    def fraction(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the fraction of the pass just made, for the len(x_t) samples that came first in it."""
         assert self.rest is not None, "the denoiser runs before its variance is asked"
         return (self.rest[: len(x_t)].to(x_t.dtype) + 1) / 2

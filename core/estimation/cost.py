@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..denoisers import registry
 from ..denoisers.dit import DiT
 from ..denoisers.dit_config import DiTConfig
+from ..diffusion.conditions import Cond
 from ..system.precision import Policy
 from .as_gpu import AsGPU
 from .live import LiveMemory, tensors_of
@@ -72,19 +73,22 @@ def denoiser_memory(config: DiTConfig, batch: int, policy: Policy, checkpointing
         return _of_training(network, data, nullcontext, gpu.backward)
 
 
-def _outlined(config: DiTConfig, batch: int, device: str) -> tuple[DiT, tuple[Tensor, ...]]:
+def _outlined(config: DiTConfig, batch: int, device: str) -> tuple[DiT, tuple[Tensor, Tensor, Cond]]:
     network = registry.outline(config, device)
     if device == "meta":  # Tables of positions are not.
         network.to(device)
     shape = (batch, config.latent_channels, *config.size)
-    labels = torch.empty(batch, dtype=torch.int64, device=device)
-    return network, (torch.empty(shape, device=device), torch.empty(batch, device=device), labels)
+    cond = {"labels": torch.empty(batch, dtype=torch.int64, device=device)}
+    return network, (torch.empty(shape, device=device), torch.empty(batch, device=device), cond)
 
 
 def _of_training(
-    network: nn.Module, data: tuple[Tensor, ...], autocast: Callable[[], Any], backward: Callable[[Tensor], None]
+    network: nn.Module,
+    data: tuple[Tensor, Tensor, Cond],
+    autocast: Callable[[], Any],
+    backward: Callable[[Tensor], None],
 ) -> Memory:
-    with LiveMemory([*tensors_of(network), *data]) as memory:
+    with LiveMemory([*tensors_of(network), *data[:2], *data[2].values()]) as memory:
         with autocast():
             loss = network(*data).float().square().mean()
         activations = memory.live

@@ -54,9 +54,9 @@ def denoiser_kernels(config: DiTConfig, dtype: torch.dtype) -> Kernels:
     """Count what a denoiser launches on a GPU under autocast to `dtype`, whatever the batch."""
     network = registry.outline(config, "meta").to("meta")
     data = (torch.empty(1, config.latent_channels, *config.size, device="meta"), torch.empty(1, device="meta"))
-    labels = torch.empty(1, dtype=torch.int64, device="meta")
+    cond = {"labels": torch.empty(1, dtype=torch.int64, device="meta")}
     with AsGPU(dtype) as gpu, Launches() as launched:
-        loss = network(*data, labels).float().square().mean()
+        loss = network(*data, cond).float().square().mean()
         forward = launched.count
         gpu.backward(loss)
     return Kernels(forward, launched.count, optimizer_kernels(network.parameters()))

@@ -156,13 +156,13 @@ def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
         yield f"Needs a diffusers with `{FLOW}`. Its steps are those of `ldm sample` if their number divides {steps}."
     if model.shift != 1 and not shifts(model.schedule):
         yield f"Times are not shifted by {model.shift:g}: the images are those of `ldm sample shift=1`."
-    if model.labels.has_null:
+    if model.conditioning.has_null:
         yield "`guidance_scale` is s in u + s (c − u), as `ldm sample --cfg`, on all channels; 1 or less is none."
     else:
         yield "There is no null class: give `guidance_scale=1`. With any other, the images are NaN, which show black."
     yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
-    if model.labels.num_classes < NULL_CLASS:
-        yield f"Labels {model.labels.num_classes} to 999 are padding, as diffusers has its null class at 1000."
+    if model.network.config.num_classes < NULL_CLASS:
+        yield f"Labels {model.network.config.num_classes} to 999 are padding, as diffusers has its null class at 1000."
     labels = labels_in_diffusers(metadata["class_names"])
     if list(labels) != sorted(metadata["class_names"]):
         yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from .. import seeds
+from ..diffusion.conditions import Cond
 from ..images.order import spread
 from ..system.transfer import to_device
 from .fields import Field
 
-Cond = dict[str, Tensor]
 VALIDATION_SEED = 0
 _AT_ONCE = 64
 
@@ -79,6 +79,14 @@ class HeldOut:
     noise: Tensor
     cond: Cond
     evenly: Tensor
+
+    def normal(self, purpose: str) -> Tensor:
+        """Return the noise, whatever it is for."""
+        return self.noise
+
+    def uniform(self, purpose: str) -> Tensor:
+        """Return the evenly spread numbers, whatever they are for."""
+        return self.evenly
 
 
 def held_out_latents(source: LatentDataset, samples: np.ndarray) -> Tensor:

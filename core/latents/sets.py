@@ -70,7 +70,7 @@ def read_latents(
         if not len(split):
             raise DataError(f"{latents.path} holds no {name} samples", latents.remedy)
         if split.labels is not None:
-            LabelConditioning(len(class_names)).check(torch.from_numpy(split.labels), str(latents.path))
+            LabelConditioning(class_names).check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val)
 
 

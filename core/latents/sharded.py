@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..diffusion.conditions import Cond
 from ..errors import DataError
 from ..images.order import mirrored
 from ..system.machine import available_memory
-from .dataset import Cond, draw
+from .dataset import draw
 from .fields import FLIP, LABEL, LATENT, STD, Field
 from .readers import FieldTable, Files, Held, MappedFiles, Reader, StreamedFiles
 from .shards import AGAIN, INDEX, read_index

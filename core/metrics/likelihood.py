@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import seeds
-from ..diffusion import variance
-from ..diffusion.denoisers import Cond
+from ..diffusion import conditions, variance
+from ..diffusion.conditions import Cond
 from ..diffusion.schedules import Schedule, add_noise
 
 Estimate = Callable[[Tensor, Tensor, Cond], tuple[Tensor, dict[str, Tensor]]]
@@ -38,14 +38,14 @@ class Bound:
 def bits_per_dim(
     estimate: Estimate,
     schedule: Schedule,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Cond, Tensor]],
     num_times: int,
     seed: int,
     device: torch.device,
 ) -> dict[str, Bound]:
     """Return the bound for each variance that `estimate` names.
 
-    batches: x0 (B, C, h, w), labels (B,) and int64 indices (B,), from which each latent's noise and times follow.
+    batches: x0 (B, C, h, w), their condition and int64 indices (B,), from which each latent's noise and times follow.
     num_times: terms drawn for each latent besides the first step's, one in each equal stretch of the other T − 1 steps;
     T − 1 or more takes them all.
     """
@@ -53,7 +53,8 @@ def bits_per_dim(
     strata = min(num_times, steps - 1)
     found: dict[str, list[Tensor]] = {}
     priors: list[Tensor] = []
-    for x0, labels, indices in batches:
+    for x0, cond, indices in batches:
+        cond = conditions.each(cond, lambda field: field.to(device))
         priors.append(variance.prior_bits(schedule, x0.double()))
         terms: dict[str, list[Tensor]] = {}
         for stratum in range(-1, strata):
@@ -65,7 +66,7 @@ def bits_per_dim(
             t = (step / steps).float()
             alpha, sigma = (part.view(-1, 1, 1, 1) for part in schedule.alpha_sigma(t))
             x_t = add_noise(x0, noise, alpha, sigma)
-            x0_hat, fractions = estimate(x_t.to(device), t.to(device), labels.to(device))
+            x0_hat, fractions = estimate(x_t.to(device), t.to(device), cond)
             for name, fraction in fractions.items():
                 bits = variance.vlb_bits(schedule, x0, x_t, t, x0_hat.cpu(), fraction.cpu())
                 terms.setdefault(name, []).append(bits)

@@ -1,4 +1,4 @@
-"""From labels and seeds to images: the one place where network, schedule, guidance, sampler and decoder meet."""
+"""From conditions and seeds to images: the one place where network, schedule, guidance, sampler and decoder meet."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from .. import seeds
-from ..diffusion import samplers, times
+from ..diffusion import conditions, samplers, times
+from ..diffusion.conditions import Cond
 from ..errors import ConfigError
 from ..system.precision import Policy
 from ..system.transfer import to_device
@@ -77,29 +78,29 @@ def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, lea
 
 def generate(
     model: Model,
-    labels: np.ndarray,
+    cond: Cond,
     seed_indices: np.ndarray,
     sampling: Sampling,
     policy: Policy,
     on_step: samplers.OnStep | None = None,
 ) -> np.ndarray:
-    """Draw one image per label and seed, uint8 (B, H, W, 3).
+    """Draw one image per seed, uint8 (B, H, W, 3).
 
-    labels, seed_indices: int64 (B,); a seed index is the seed of all of its image's draws. on_step: called after each
-    step, as the samplers say, with latents; for more images than `chunk_size`, once per chunk.
+    cond: a row per image, on the CPU. seed_indices: int64 (B,), each the seed of all of its image's draws. on_step:
+    called after each step, as the samplers say, with latents; for more images than `chunk_size`, once per chunk.
 
     Matrix products of different heights round differently, so the network always sees chunks of one size, the last
     one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
     """
-    has_null, channels = model.labels.has_null, model.latent_shape[0]
+    has_null, channels = model.conditioning.has_null, model.latent_shape[0]
     check(sampling, model.schedule.num_steps, has_null, channels, model.learned_variance)
     size = chunk_size(model.latent_shape, policy)
     pieces = []
-    for start in range(0, len(labels), size):
+    for start in range(0, len(seed_indices), size):
         rows = slice(start, start + size)
-        count = len(labels[rows])
+        count = len(seed_indices[rows])
         filled = np.arange(start, start + size).clip(max=start + count - 1)
-        latents = _chunk(model, labels[filled], seed_indices[filled], count, sampling, policy, on_step)
+        latents = _chunk(model, conditions.index(cond, filled), seed_indices[filled], count, sampling, policy, on_step)
         pieces.append(model.decode(latents, policy)[:count])
     return np.concatenate(pieces)
 
@@ -114,7 +115,7 @@ def chunk_size(latent_shape: tuple[int, int, int], policy: Policy) -> int:
 @torch.no_grad()
 def _chunk(
     model: Model,
-    labels: np.ndarray,
+    cond: Cond,
     seed_indices: np.ndarray,
     count: int,
     sampling: Sampling,
@@ -146,7 +147,7 @@ def _chunk(
         noise("initial noise", 0),
         model.schedule,
         times.shift(grid, model.shift if sampling.shift is None else sampling.shift),
-        to_device(torch.from_numpy(labels), policy.device),
+        to_device(cond, policy.device),
         noise=lambda step: noise("sampler noise", step),
         **options,
     )

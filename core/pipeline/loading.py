@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..autoencoders import registry as autoencoders
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.lpips import LPIPS
-from ..conditioning.labels import LabelConditioning
+from ..conditioning.registry import conditioning_of
 from ..denoisers import noisy_classifier
 from ..denoisers import registry as denoisers
-from ..diffusion.objective import Objective
+from ..diffusion.objective import Denoising, Objective
 from ..diffusion.schedules import Schedule, schedule
 from ..errors import ConfigError
 from ..runs.inputs import chosen, made_by, open_own, open_producer, section_of
@@ -50,7 +50,7 @@ def load_model(source: StageRun, config: Run, policy: Policy) -> Model:
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,
         latent_shape=shape,
-        labels=LabelConditioning(len(metadata["class_names"]), has_null=metadata["label_dropout"] > 0),
+        conditioning=conditioning_of(metadata),
         learned_variance=diffusion.learn_variance,
         shift=diffusion.shift,
     )
@@ -90,7 +90,7 @@ def with_guides(model: Model, guides: dict[str, StageRun], config: Run, policy: 
         guides["classifier"].verify()
         network: nn.Module = noisy_classifier.load(guides["classifier"].path / "final", model.latent_shape)
         network = network.to(policy.device).eval().requires_grad_(False)
-        loaded["classifier"] = partial(noisy_classifier.logits, network, model.schedule)
+        loaded["classifier"] = partial(noisy_classifier.log_prob, network, model.schedule)
     return replace(model, **loaded)
 
 
@@ -140,7 +140,7 @@ def forward_process(diffusion: Diffusion) -> Schedule:
 
 def training_objective(diffusion: Diffusion) -> Objective:
     """Return what the settings train a denoiser to do."""
-    return Objective(
+    return Denoising(
         schedule=forward_process(diffusion),
         prediction=diffusion.prediction,
         weighting=diffusion.weighting,

@@ -1,17 +1,20 @@
 """From a trained model and the settings of guidance to the denoiser that a sampler asks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..autoencoders.codec import Autoencoder
-from ..conditioning.labels import LabelConditioning
-from ..diffusion import guidance
-from ..diffusion.denoisers import Cond, Denoiser, denoiser
+from ..conditioning.conditioning import Conditioning, unconditional
+from ..denoisers.network import DenoiserNetwork
+from ..diffusion import conditions, guidance
+from ..diffusion.conditions import Cond
+from ..diffusion.denoisers import Denoiser, denoiser
+from ..diffusion.guidance import LogProb
 from ..diffusion.schedules import Schedule
 from ..diffusion.variance import SplitOutput
 from ..images.decode import as_uint8
@@ -25,21 +28,21 @@ _PIXELS_DECODED = 1 << 20  # of images, at once: 16 of 256 x 256, whose maps in 
 class Model:
     """A trained latent diffusion model, and what may guide it.
 
-    network: x_t (B, C, h, w), t (B,), labels (B,) → its prediction, whatever its family. learned_variance: whether its
-    output has a second half, which says the variance of DDPM's steps. shift: that of the training times. weak: a worse
-    model of the same latents, for autoguidance. classifier: of noisy latents, x_t and t (B,) → logits (B, K).
+    learned_variance: whether the network's output has a second half, the variance of DDPM's steps. shift: that of the
+    training times. weak: a worse model of the same latents, for autoguidance. classifier: of noisy latents, x_t, t (B,)
+    and the condition → its log-probability (B,).
     """
 
-    network: nn.Module
+    network: DenoiserNetwork
     autoencoder: Autoencoder
     schedule: Schedule
     prediction: str
     latent_shape: tuple[int, int, int]
-    labels: LabelConditioning
+    conditioning: Conditioning
     learned_variance: bool = False
     shift: float = 1.0
     weak: "Model | None" = None
-    classifier: Callable[[Tensor, Tensor], Tensor] | None = None
+    classifier: LogProb | None = None
 
     @torch.no_grad()
     def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
@@ -89,9 +92,8 @@ def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, lear
         weak, _ = _bare(model.weak, policy)
         denoise = guidance.autoguidance(denoise, weak, how.autoguide_scale, how.cfg_interval)
     if how.cfg != 1.0:
-        denoise = guidance.classifier_free(
-            denoise, how.cfg, model.labels.null, how.cfg_interval, how.cfg_rescale, how.cfg_channels
-        )
+        null = partial(unconditional, model.conditioning)
+        denoise = guidance.classifier_free(denoise, how.cfg, null, how.cfg_interval, how.cfg_rescale, how.cfg_channels)
     if how.classifier_scale:
         gradient = _gradient(model, how, policy)
         if ddpm:
@@ -103,10 +105,12 @@ def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, lear
 
 def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
     """Return a model's denoiser, and what splits its output where that says the variance as well."""
+    prepare = conditions.once(model.network.prepare)
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with policy.autocast():
-            return model.network(x, t, cond).float()
+            output: Tensor = model.network(x, t, prepare(cond))
+        return output.float()
 
     if not model.learned_variance:
         return denoiser(network, model.schedule, model.prediction), None
@@ -119,10 +123,9 @@ def _gradient(model: Model, how: Guidance, policy: Policy) -> guidance.Gradient:
     classify = model.classifier
     assert classify is not None, "classifier guidance without a classifier"
 
-    def log_prob(x_t: Tensor, t: Tensor, labels: Cond) -> Tensor:
+    def log_prob(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with policy.autocast():
-            logits = classify(x_t, t).float()
-        return how.classifier_scale * logits.log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+            return how.classifier_scale * classify(x_t, t, cond)
 
     everywhere = guidance.gradient_of(log_prob)
-    return guidance.within(everywhere, lambda x_t, t, labels: torch.zeros_like(x_t), how.cfg_interval)
+    return guidance.within(everywhere, lambda x_t, t, cond: torch.zeros_like(x_t), how.cfg_interval)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion import samplers, times
-from ..diffusion.denoisers import Cond
+from ..diffusion.conditions import Cond
 from ..diffusion.exact import Mixture
 from ..diffusion.schedules import Schedule
 from .panels import GREY, Line, Panel
@@ -30,7 +30,7 @@ def sampler_errors(name: str, schedule: Schedule, steps: tuple[int, ...] = STEPS
     distance, over evenly ranked starts, to where the exact flow takes the same start.
     """
     starts = torch.special.ndtri((torch.arange(200, dtype=torch.float64) + 0.5) / 200).view(-1, 1)
-    labels = torch.zeros(len(starts), dtype=torch.int64)
+    cond: Cond = {"labels": torch.zeros(len(starts), dtype=torch.int64)}
     truth = DATA.flow(schedule, starts, 1.0, 0.0, label=0)
     costs, errors = [], []
     for number in steps:
@@ -39,10 +39,10 @@ def sampler_errors(name: str, schedule: Schedule, steps: tuple[int, ...] = STEPS
         def denoise(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
             nonlocal asked
             asked += 1
-            return DATA.denoise(schedule, x_t, t, cond)
+            return DATA.denoise(schedule, x_t, t, cond["labels"])
 
         grid = times.grid(schedule.num_steps, number)
-        reached = samplers.SAMPLERS[name](denoise, starts, schedule, grid, labels)
+        reached = samplers.SAMPLERS[name](denoise, starts, schedule, grid, cond)
         costs.append(asked)
         errors.append(float((reached - truth).square().mean().sqrt()))
     return torch.tensor(costs, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64)

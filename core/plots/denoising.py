@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion import samplers
-from ..diffusion.denoisers import Cond, Denoiser
+from ..diffusion.conditions import Cond
+from ..diffusion.denoisers import Denoiser
 from ..diffusion.schedules import Schedule, add_noise
 from ..images.grid import grid, scale_for
 from .noising import SIDE

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..diffusion import guidance, samplers, times
-from ..diffusion.denoisers import Cond, Denoiser
+from ..diffusion import conditions, guidance, samplers, times
+from ..diffusion.conditions import Cond
+from ..diffusion.denoisers import Denoiser
 from ..diffusion.exact import Mixture
 from ..diffusion.guidance import Interval
 from ..diffusion.schedules import Schedule
@@ -32,18 +33,20 @@ def guided(schedule: Schedule, scale: float, interval: Interval | None = None) -
     """Return the exact denoiser of the data, guided towards a class."""
 
     def denoise(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return DATA.denoise(schedule, x_t, t, cond)
+        return DATA.denoise(schedule, x_t, t, cond["labels"])
 
-    return guidance.classifier_free(denoise, scale, lambda cond: torch.full_like(cond, NULL), interval)
+    return guidance.classifier_free(
+        denoise, scale, lambda cond: conditions.each(cond, lambda labels: torch.full_like(labels, NULL)), interval
+    )
 
 
 def path(denoise: Denoiser, schedule: Schedule, noise: Tensor) -> Tensor:
     """Return where noise (N,) is at each time of the sampler's grid, (steps + 1, N), on its way to class `RIGHT`."""
     reached = [noise]
-    labels = torch.full((len(noise),), RIGHT)
+    cond = {"labels": torch.full((len(noise),), RIGHT)}
     grid = times.grid(schedule.num_steps, _STEPS)
     samplers.dpmpp_2m(
-        denoise, noise[:, None], schedule, grid, labels, on_step=lambda i, t, x, x0: reached.append(x[:, 0])
+        denoise, noise[:, None], schedule, grid, cond, on_step=lambda i, t, x, x0: reached.append(x[:, 0])
     )
     return torch.stack(reached)
 

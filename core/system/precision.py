@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from ..errors import ConfigError
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -84,7 +86,7 @@ def no_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = convolutions
 
 
-def for_inference(network: nn.Module, policy: Policy) -> nn.Module:
+def for_inference(network: AnyModule, policy: Policy) -> AnyModule:
     """Move a network to its device in eval mode, frozen, with linear weights in the compute dtype; return it.
 
     Autocast would convert these weights in every pass; the output is the same to the bit.

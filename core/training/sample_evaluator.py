@@ -17,6 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..conditioning.registry import conditioning_of
+from ..diffusion import conditions
+from ..diffusion.conditions import Cond
 from ..distributed import processes
 from ..errors import ConfigError, DataError
 from ..features.extractor import INCEPTION, Extractor, Features, extract
@@ -47,13 +50,15 @@ _FLAGS = r"--(?=(cfg|steps|sampler|features|weights|reference|limit)\b)"
 class EvaluationSetup:
     """How samples are drawn and what they are compared with.
 
-    labels: int64 (N,), of the samples. class_columns: the extractor's logit of each class, where it knows the classes.
-    reference: images to compare with, in the main process only; reference_input: its path and fingerprint.
+    cond: of the samples. labels: int64 (N,), the class of each. class_columns: the extractor's logit of each class,
+    where it knows the classes. reference: images to compare with, in the main process only; reference_input: its path
+    and fingerprint.
     """
 
     config: DenoiserTraining
     policy: Policy
     sampling: Sampling
+    cond: Cond
     labels: np.ndarray
     extractor: Extractor
     class_columns: list[int] | None
@@ -126,11 +131,13 @@ def prepare_evaluation(
         reference, reference_input = reference_images(comparison, data) if processes.world().is_main else (None, {})
         if reference is not None:
             evaluate.require_enough(len(limited(reference, comparison)), wanted.num, settings)
-    labels = np.arange(wanted.num, dtype=np.int64) * len(class_names) // wanted.num
+    request = conditioning_of(latents.metadata).request("all")
+    labels = np.arange(wanted.num, dtype=np.int64) * len(request.titles) // wanted.num
     return EvaluationSetup(
         config,
         policy,
         sampling,
+        conditions.index(request.cond, labels),
         labels,
         extractor,
         columns,
@@ -237,7 +244,8 @@ class SampleEvaluator:
 
         setup = self.setup
         indices = setup.config.metrics.seed + rows
-        images = generate(self.model, setup.labels[rows], indices, setup.sampling, setup.policy, stop_between_steps)
+        cond = conditions.index(setup.cond, rows)
+        images = generate(self.model, cond, indices, setup.sampling, setup.policy, stop_between_steps)
         return torch.cat(setup.extractor.both(as_tensor(images)), dim=1)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from ..distributed import processes, tensor_file
@@ -42,6 +42,7 @@ class Sharded:
         mesh = processes.device_mesh(policy.device)
         for part in [*_repeated(network), network]:
             fully_shard(part, mesh=mesh, mp_policy=mixed)
+        register_fsdp_forward_method(network, "prepare")
         self._sharded = dict(network.named_parameters())
         for name, parameter in self._sharded.items():
             _set_tensor(self.local, name, nn.Parameter(_to_local(parameter), requires_grad=parameter.requires_grad))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...core import files
 from ...core.diffusion import predictions
+from ...core.diffusion.conditions import Cond
 from ...core.images.order import spread
 from ...core.latents.dataset import held_out_latents
 from ...core.latents.sets import read_latents
@@ -45,11 +46,11 @@ def run(config: Eval, progress: Progress) -> Outcome:
         chosen = spread(len(held_out), config.limit or len(held_out))
         progress.start("bounding the likelihood", len(chosen), "latents")
 
-        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        def batches() -> Iterator[tuple[Tensor, Cond, Tensor]]:
             for start in range(0, len(chosen), config.batch_size):
                 some = chosen[start : start + config.batch_size]
-                labels = held_out.cond(some, some)["labels"]
-                yield held_out_latents(held_out, some), labels, torch.from_numpy(some.astype(np.int64))
+                indices = torch.from_numpy(some.astype(np.int64))
+                yield held_out_latents(held_out, some), held_out.cond(some, some), indices
                 progress.update(start + len(some))
 
         estimate = estimate_by(model, policy)
@@ -85,9 +86,9 @@ def estimate_by(model: Model, policy: Policy) -> Estimate:
     The learned one where there is one, else both of DDPM's.
     """
 
-    def estimate(x_t: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def estimate(x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
         with policy.autocast():
-            output = model.network(x_t, t, labels).float()
+            output = model.network(x_t, t, cond).float()
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in model.schedule.alpha_sigma(t))
         if model.learned_variance:
             output, rest = output.chunk(2, dim=1)

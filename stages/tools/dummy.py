@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...core.diffusion.conditions import Cond
 from ...core.images.dataset import ImageSource
 from ...core.images.loader import ImageLoader, Preparation
 from ...core.images.order import mirrored
 from ...core.images.sets import ImageSets
 from ...core.images.settings import Data
-from ...core.latents.dataset import Cond, LatentSets
+from ...core.latents.dataset import LatentSets
 from ...core.latents.fields import FLIP, LABEL, LATENT, Field
 from ...core.system.transfer import to_device
 

@@ -9,9 +9,9 @@ import torch
 
 from ...core.autoencoders.codec import Autoencoder
 from ...core.conditioning.class_names import parse_classes
-from ...core.conditioning.labels import LabelConditioning
+from ...core.conditioning.registry import conditioning_of
 from ...core.denoisers import registry as denoisers
-from ...core.diffusion import times
+from ...core.diffusion import conditions, times
 from ...core.errors import ConfigError
 from ...core.estimation import cost
 from ...core.estimation.kernels import COMPILED, denoiser_kernels, forward_kernels
@@ -152,23 +152,25 @@ def _passes(sampling: Sampling, num_steps: int) -> int:
 def _seconds_to_draw(basis: Basis, autoencoder: Autoencoder, sampling: Sampling) -> float:
     """Measure what an image takes in few steps, and in one more, as the sampler draws it."""
     stage, policy = basis.stages.train_dit, basis.policy
+    conditioning = conditioning_of({"class_names": basis.images.class_names}, stage.label_dropout)
     model = Model(
         network=denoisers.build(basis.network).to(policy.device).eval().requires_grad_(False),
         autoencoder=autoencoder.to(policy.device),
         schedule=forward_process(stage.diffusion),
         prediction=stage.diffusion.prediction,
         latent_shape=basis.latent_shape,
-        labels=LabelConditioning(len(basis.images.class_names), has_null=stage.label_dropout > 0),
+        conditioning=conditioning,
         learned_variance=stage.diffusion.learn_variance,
     )
     images = basis.stages.sample.num * len(basis.images.class_names)
     count = min(chunk_size(basis.latent_shape, policy), images)
-    labels = np.arange(count) % len(basis.images.class_names)
+    numbers = np.arange(count)
+    cond = conditions.index(conditioning.request("all").cond, numbers % len(basis.images.class_names))
     everywhere = replace(sampling, cfg_interval=None)
 
     def draw(steps: int) -> float:
         how = replace(everywhere, steps=steps)
-        return seconds_of(lambda: generate(model, labels, labels, how, policy), policy.device, basis.how.seconds / 2)
+        return seconds_of(lambda: generate(model, cond, numbers, how, policy), policy.device, basis.how.seconds / 2)
 
     one, several = draw(1), draw(_TRIED_STEPS)
     num_steps = model.schedule.num_steps

@@ -66,7 +66,7 @@ def run(config: Export, progress: Progress) -> Outcome:
     if discarded is not None:
         files.discard(discarded)
     summary = {
-        "classes": f"{model.labels.num_classes:,}",
+        "classes": f"{model.network.config.num_classes:,}",
         "agreement": str(agreement),
         "licence": f"none yet: add one to {config.directory / CARD}",
     }
@@ -107,13 +107,13 @@ def _compare(model: Model, parts: Parts) -> Agreement:
     assert isinstance(network, DiT), "nothing else is exported"
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, *model.latent_shape, generator=generator)
-    labels = torch.randint(model.labels.num_classes, (len(x),), generator=generator)
+    labels = torch.randint(network.config.num_classes, (len(x),), generator=generator)
     t = torch.tensor([0.001, 0.25, 0.75, 1.0])
     theirs = parts.transformer(x, t * network.config.time_scale - ahead, labels).sample
     vae: Any = parts.autoencoder
     decoded = vae.decode(x[:2] / vae.config.scaling_factor).sample.clamp(-1, 1)
     image = (decoded - model.autoencoder.decode(x[:2])).abs().max() / 2
-    return Agreement(float((network(x, t, labels) - theirs).abs().max()), float(image))
+    return Agreement(float((network(x, t, {"labels": labels}) - theirs).abs().max()), float(image))
 
 
 def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:

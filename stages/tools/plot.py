@@ -27,6 +27,7 @@ from ...core.runs.inputs import open_producer
 from ...core.runs.outputs import machine_policy
 from ...core.runs.roles import LATENTS
 from ...core.system.compile import maybe_compile
+from ...core.system.transfer import to_device
 from ..configs.plot import Plot
 
 LARGEST_SIDE = 128
@@ -84,12 +85,12 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     chosen = spread(len(held_out), config.count, config.seed)
     x0 = held_out.batch(chosen, chosen, config.seed, flips=False).to(policy.device)
     eps = seeds.normal(config.seed, "noise", chosen, model.latent_shape).to(policy.device)
-    labels = held_out.cond(chosen, chosen)["labels"].to(policy.device)
+    cond = to_device(held_out.cond(chosen, chosen), policy.device)
     grid = times.shift(times.grid(model.schedule.num_steps, config.steps), model.shift)
     results = []
     progress.start("denoising", len(config.times_shown), "times")
     for t in config.times_shown:
-        results.append(denoised(denoise, model.schedule, x0, eps, labels, t, grid))
+        results.append(denoised(denoise, model.schedule, x0, eps, cond, t, grid))
         progress.update(len(results))
     progress.finish()
     return denoising_picture(results, config.times_shown, config.steps, lambda z: model.decode(z, policy))

@@ -25,8 +25,8 @@ def test_an_image_is_the_same_alone_and_in_a_batch() -> None:
     task.autoencoder = vqvae.autoencoder.eval()
     for_inference(task.network, BF16)
     sampling = Sampling(cfg=3.0, steps=6)
-    together = generate(task.model(), np.arange(10), np.arange(10), sampling, BF16)
-    alone = generate(task.model(), np.array([7]), np.array([7]), sampling, BF16)
+    together = generate(task.model(), {"labels": torch.arange(10)}, np.arange(10), sampling, BF16)
+    alone = generate(task.model(), {"labels": torch.tensor([7])}, np.array([7]), sampling, BF16)
     assert np.array_equal(together[7], alone[0])
 
 
@@ -36,10 +36,10 @@ def test_a_sampler_waits_for_nothing_between_its_steps() -> None:
     task.autoencoder = nn.Identity()  # type: ignore[assignment]  # nothing is decoded
     for_inference(task.network, BF16)
     steered = guided(task.model(), Guidance(cfg=3.0), BF16)
-    x, labels = torch.randn(8, 4, SIDE, SIDE, device=DEVICE), torch.arange(8, device=DEVICE)
+    x, cond = torch.randn(8, 4, SIDE, SIDE, device=DEVICE), {"labels": torch.arange(8, device=DEVICE)}
     path, grid = schedule("cosine"), times.grid(1000, 6)
     for name, sample in samplers.SAMPLERS.items():
-        work = (steered.denoise, x, path, grid, labels)
+        work = (steered.denoise, x, path, grid, cond)
         first = sample(*work, noise=lambda step: x)
         with refusing_to_wait():
             second = sample(*work, noise=lambda step: x)

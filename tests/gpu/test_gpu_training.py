@@ -1,6 +1,7 @@
 """Training on a GPU: it does not wait, computes the same bits where it is told to, and agrees with itself."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,13 +40,17 @@ def test_compiled_blocks_train_as_written_ones_do(policy: Policy) -> None:
     assert losses(policy, compiled=True, steps=6) == pytest.approx(losses(policy, steps=6), rel=tolerance)
 
 
+def _on_device(data: Any) -> Any:
+    return {name: each.to(DEVICE) for name, each in data.items()} if isinstance(data, dict) else data.to(DEVICE)
+
+
 @NEEDS_GPU
 def test_a_gpu_defers_the_check_and_its_steps_wait_for_nothing() -> None:
     task = task_of(BF16)
     stepper = Stepper(task, PLAN, BF16)
     assert stepper.defer_check
     data = [task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0)) for _ in range(6)]
-    data = [tuple(tensor.to(DEVICE) for tensor in each) for each in data]
+    data = [tuple(map(_on_device, each)) for each in data]
     for number, each in enumerate(data[:3]):
         stepper.step(each, number, 0)
     with refusing_to_wait():
@@ -103,13 +108,13 @@ def test_estimated_memory_is_what_a_step_takes(policy: Policy, checkpointing: bo
     network = DiT(config).to(DEVICE)
     network.checkpointing = checkpointing
     x, t = torch.randn(batch, 4, 32, 32, device=DEVICE), torch.rand(batch, device=DEVICE)
-    labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
+    cond = {"labels": torch.zeros(batch, dtype=torch.int64, device=DEVICE)}
     for _ in range(2):
         network.zero_grad(set_to_none=True)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         with policy.autocast():
-            loss = network(x, t, labels).float().square().mean()
+            loss = network(x, t, cond).float().square().mean()
         loss.backward()
     taken = torch.cuda.max_memory_allocated() - before
     counted = estimated.together - estimated.weights - estimated.moments - estimated.average

@@ -71,10 +71,11 @@ def test_every_weighting_gives_a_finite_loss_and_gradient(encoded: Pipeline, pre
 
 def test_v_with_snr_plus_one_is_the_plain_squared_error(encoded: Pipeline) -> None:
     task = task_of(encoded)
-    x0, noise, t, labels = first_batch(task)  # type: ignore[misc]
-    loss, _ = task.loss("denoiser", (x0, noise, t, labels))
+    x0, drawn, cond = first_batch(task)  # type: ignore[misc]
+    loss, _ = task.loss("denoiser", (x0, drawn, cond))
+    noise, t = drawn["noise"], drawn["t"]
     alpha, sigma = (part.view(-1, 1, 1, 1) for part in task.objective.schedule.alpha_sigma(t))
-    output = task.network(alpha * x0 + sigma * noise, t, labels)
+    output = task.network(alpha * x0 + sigma * noise, t, cond)
     assert float(loss.detach()) == pytest.approx(
         float((output - (alpha * noise - sigma * x0)).square().mean()), rel=1e-5
     )
@@ -108,8 +109,8 @@ def test_a_tenth_of_the_labels_is_dropped(encoded: Pipeline) -> None:
 
     task = task_of(encoded)
     positions = np.arange(4000)
-    *_, labels = task.load(Batch(positions % task.num_samples, positions, 0))
-    assert float((labels == 3).float().mean()) == pytest.approx(0.1, abs=0.02)
+    *_, cond = task.load(Batch(positions % task.num_samples, positions, 0))
+    assert float((cond["labels"] == 3).float().mean()) == pytest.approx(0.1, abs=0.02)
 
 
 def test_an_adversary_takes_part_from_its_start_on(encoded: Pipeline, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def output_of(pipeline: Pipeline, feed: dict[str, Any]) -> np.ndarray:
     network = denoisers.load(pipeline.folder / "dit" / "final")
     classes = torch.from_numpy(feed["classes"])
     labels = torch.where(classes == 1000, network.config.num_classes, classes)
-    return network(torch.from_numpy(feed["x"]), torch.from_numpy(TIMES / 1000).float(), labels).numpy()
+    return network(torch.from_numpy(feed["x"]), torch.from_numpy(TIMES / 1000).float(), {"labels": labels}).numpy()
 
 
 def levels_apart(images: np.ndarray, others: np.ndarray) -> int:

@@ -33,7 +33,7 @@ def in_a_group_of_one() -> None:
     processes.broadcast_from_main([ones])
     expected = losses(FP32, steps=1)[0]
     task = task_of(FP32)
-    data = [tensor.to(FP32.device) for tensor in task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0))]
+    data = task.load(Batch(np.arange(BATCH), np.arange(BATCH), 0))
     sharded = Sharded(task.network.cpu(), FP32)
     loss, _ = task.loss("denoiser", data)
     loss.backward()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +9,12 @@ from torch import nn
 
 from ... import seeds
 from ...autoencoders.codec import Autoencoder
-from ...conditioning.labels import LabelConditioning
+from ...conditioning.conditioning import drop
+from ...conditioning.registry import conditioning_of
 from ...denoisers import registry as denoisers
 from ...denoisers.dit_config import DiTConfig
+from ...diffusion import conditions
+from ...diffusion.conditions import Cond
 from ...distributed import processes
 from ...images.decode import write_png
 from ...images.grid import grid, scale_for
@@ -28,6 +30,7 @@ from ...training.settings import Preview
 from .settings import DenoiserTraining
 
 VALIDATION_SAMPLES = 1024
+Data = tuple[torch.Tensor, dict[str, torch.Tensor], Cond]  # x0, what was drawn for it, and conditions
 
 
 def network_config(config: DenoiserTraining, latent_shape: Sequence[int], num_classes: int) -> DiTConfig:
@@ -57,7 +60,7 @@ class DenoisingTask:
     ) -> None:
         self.config, self.policy, self.autoencoder, self.latents = config, policy, autoencoder, latents
         self.num_samples = len(self.latents.train)
-        self.labels = LabelConditioning(len(self.latents.class_names), has_null=config.label_dropout > 0)
+        self.conditioning = conditioning_of({"class_names": latents.class_names}, config.label_dropout)
         self.objective = training_objective(config.diffusion)
 
         seeds.seed_everything(config.seed, "denoiser weights")
@@ -81,21 +84,22 @@ class DenoisingTask:
             return self.config.machine.compile
         return compiling_pays(self.network.training_flops * self.config.train.images, self.policy.device)
 
-    def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
-        """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
+    def load(self, batch: loop.Batch) -> Data:
+        """Return latents, what is drawn for them, and conditions; all follows from the seed and stream positions."""
         seed, positions, train = self.config.seed, batch.positions, self.latents.train
         x0 = train.batch(batch.samples, positions, seed)
-        noise = seeds.normal(seed, "noise", positions, train.shape)
-        t = self.objective.draw_times(seeds.uniform(seed, "time", positions))
-        labels = train.cond(batch.samples, positions)["labels"]
+        given = self.objective.draw(
+            normal=lambda purpose: seeds.normal(seed, purpose, positions, train.shape),
+            uniform=lambda purpose: seeds.uniform(seed, purpose, positions),
+        )
+        cond = train.cond(batch.samples, positions)
         dropped = seeds.uniform(seed, "label dropout", positions)
-        labels = self.labels.drop(labels, dropped, self.config.label_dropout)
-        return x0, noise, t, labels
+        return x0, given, drop(self.conditioning, cond, dropped, self.config.label_dropout)
 
-    def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
+    def split(self, data: Data, parts: int) -> list[Data]:
         return split_batch(data, parts)
 
-    def loss(self, role: str, data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, role: str, data: Data) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self._errors(data).mean(), {}
 
     def after_step(self, accepted: bool) -> None:
@@ -105,15 +109,15 @@ class DenoisingTask:
         """Return the loss on held-out latents, at times that cover the schedule evenly; see `held_out`."""
         total, count = 0.0, 0
         for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
-            t = self.objective.draw_times(batch.evenly)
+            given = self.objective.draw(normal=batch.normal, uniform=batch.uniform)
             with torch.no_grad(), self.policy.autocast():
-                total += float(self._errors((batch.x0, batch.noise, t, batch.cond["labels"])).sum())
-            count += len(t)
+                total += float(self._errors((batch.x0, given, batch.cond)).sum())
+            count += len(batch.x0)
         return {"val_loss": total / count}
 
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write the grid of previews: one row per class, always the same seeds."""
-        images, names = draw_preview(self.model(), list(self.latents.class_names), self.config.preview, self.policy)
+        images, names = draw_preview(self.model(), self.config.preview, self.policy)
         if not processes.world().is_main:  # It was there for its part of the network.
             return
         (folder / "samples").mkdir(exist_ok=True)
@@ -131,22 +135,21 @@ class DenoisingTask:
             learned_variance=self.config.diffusion.learn_variance,
             shift=self.objective.shift,
             latent_shape=self.latents.train.shape,
-            labels=self.labels,
+            conditioning=self.conditioning,
         )
 
-    def _errors(self, data: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return each sample's weighted squared error, float32 (B,)."""
-        x0, noise, t, labels = (to_device(tensor, self.policy.device) for tensor in data)
-        return self.objective.loss(self.network, x0, noise, t, labels)
+    def _errors(self, data: Data) -> torch.Tensor:
+        """Return each sample's loss, float32 (B,)."""
+        x0, given, cond = to_device(data, self.policy.device)
+        return self.objective.loss(self.network, x0, given, cond)
 
 
-def draw_preview(
-    model: Model, class_names: list[str], preview: Preview, policy: Policy
-) -> tuple[np.ndarray, list[str]]:
+def draw_preview(model: Model, preview: Preview, policy: Policy) -> tuple[np.ndarray, list[str]]:
     """Draw `per_class` images of the first classes. Returns uint8 (N, H, W, 3), row by row, and the rows' names."""
-    shown = min(preview.classes, len(class_names))
-    labels = np.repeat(np.arange(shown), preview.per_class)
-    indices = np.tile(np.arange(preview.per_class), shown)
-    cfg = preview.cfg if model.labels.has_null else 1.0
+    request = model.conditioning.request("all")
+    names = list(request.titles[: preview.classes])
+    rows = np.repeat(np.arange(len(names)), preview.per_class)
+    indices = np.tile(np.arange(preview.per_class), len(names))
+    cfg = preview.cfg if model.conditioning.has_null else 1.0
     sampling = Sampling(steps=min(preview.steps, model.schedule.num_steps), cfg=cfg)
-    return generate(model, labels, indices, sampling, policy), class_names[:shown]
+    return generate(model, conditions.index(request.cond, rows), indices, sampling, policy), names

@@ -46,8 +46,8 @@ def test_a_saved_network_loads_as_it_was(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     assert loaded.config == CONFIG
     assert not loaded.training
-    x, t, labels = torch.randn(2, 4, 8, 4), torch.rand(2), torch.tensor([0, 2])
-    assert torch.equal(loaded(x, t, labels), model(x, t, labels))
+    x, t, cond = torch.randn(2, 4, 8, 4), torch.rand(2), {"labels": torch.tensor([0, 2])}
+    assert torch.equal(loaded(x, t, cond), model(x, t, cond))
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in loaded.parameters())
 
 

@@ -9,6 +9,7 @@ from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.denoisers.families import FAMILIES
 from ldm.core.denoisers.registry import build
+from ldm.core.diffusion.conditions import Cond, index
 from ldm.core.errors import ConfigError
 from ldm.core.interchange.transformer import NULL_CLASS, to_diffusers
 from ldm.core.settings.families import config_of_preset, family_of
@@ -29,10 +30,10 @@ def awake(config: DiTConfig, seed: int = 0) -> DiT:
     return model.eval()
 
 
-def inputs(batch: int = 3, config: DiTConfig = SMALL, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(batch: int = 3, config: DiTConfig = SMALL, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, Cond]:
     torch.manual_seed(seed)
     shape = (batch, config.latent_channels, *config.size)
-    return torch.randn(shape), torch.rand(batch), torch.randint(0, config.num_classes + 1, (batch,))
+    return torch.randn(shape), torch.rand(batch), {"labels": torch.randint(0, config.num_classes + 1, (batch,))}
 
 
 @pytest.mark.parametrize("rope", [False, True])
@@ -82,8 +83,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
 def test_a_new_network_outputs_exactly_zero(option: str | None) -> None:
     config = SMALL.replace(**({option: True} if option else {}))
     model = build(config)
-    x, t, labels = inputs()
-    out = model(x, t, labels)
+    out = model(*inputs())
     assert out.shape == (3, config.out_channels, 8, 8)
     assert torch.count_nonzero(out) == 0
 
@@ -91,7 +91,8 @@ def test_a_new_network_outputs_exactly_zero(option: str | None) -> None:
 def test_every_block_of_a_new_network_is_the_identity() -> None:
     model = build(SMALL)
     tokens = torch.randn(2, 16, 32)
-    modulation = model.modulations(torch.rand(2), torch.tensor([0, 5]))[0]
+    condition = model.time(torch.rand(2)) + model.label(torch.tensor([0, 5]))
+    modulation = model.modulation[0](torch.nn.functional.silu(condition))
     assert torch.equal(model.blocks[0](tokens, modulation, None), tokens)
 
 
@@ -99,30 +100,40 @@ def test_every_block_of_a_new_network_is_the_identity() -> None:
 def test_output_is_the_papers_network_as_diffusers_has_it(changes: dict[str, Any]) -> None:
     config = SMALL.replace(**changes)
     model = awake(config)
-    x, _, labels = inputs(8, config)
+    x, _, cond = inputs(8, config)
+    labels = cond["labels"]
     steps = torch.tensor([0, 1, 17, 250, 500, 700, 998, 999])
     with torch.no_grad():
-        ours = model(x, steps / 1000, labels)
+        ours = model(x, steps / 1000, cond)
         in_theirs = torch.where(labels == config.num_classes, NULL_CLASS, labels)
-        reference = to_diffusers(model, defer_check=0)(x, steps, in_theirs).sample
+        reference = to_diffusers(model, ahead=0)(x, steps, in_theirs).sample
     assert reference.std() > 0.1
     torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
 def test_an_image_alone_or_in_a_batch_gives_the_same_output() -> None:
     model = awake(SMALL)
-    x, t, labels = inputs(9)
+    x, t, cond = inputs(9)
     with torch.no_grad():
-        together = model(x, t, labels)
-        alone = torch.cat([model(x[i : i + 1], t[i : i + 1], labels[i : i + 1]) for i in range(9)])
+        together = model(x, t, cond)
+        alone = torch.cat([model(x[i : i + 1], t[i : i + 1], index(cond, slice(i, i + 1))) for i in range(9)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_modulations_made_beforehand_give_the_same_output() -> None:
+def test_a_condition_prepared_beforehand_gives_the_same_output() -> None:
     model = awake(SMALL)
-    x, t, labels = inputs()
+    x, t, cond = inputs()
     with torch.no_grad():
-        assert torch.equal(model.denoise(x, model.modulations(t, labels)), model(x, t, labels))
+        assert torch.equal(model(x, t, model.prepare(cond)), model(x, t, cond))
+
+
+def test_taps_return_the_tokens_after_their_blocks_and_leave_the_output_alone() -> None:
+    model, seen = awake(SMALL), []
+    model.blocks[1].register_forward_hook(lambda block, inputs, out: seen.append(out))
+    with torch.no_grad():
+        plain = model(*inputs())
+        output, hidden = model(*inputs(), taps=(1,))
+    assert torch.equal(output, plain) and list(hidden) == [1] and torch.equal(hidden[1], seen[1])
 
 
 @pytest.mark.parametrize("option", OPTIONS[:4])
@@ -130,9 +141,8 @@ def test_each_option_changes_the_output(option: str) -> None:
     plain, other = awake(SMALL), awake(SMALL.replace(**{option: True}))
     shared = {k: v for k, v in plain.state_dict().items() if v.shape == other.state_dict().get(k, v[:0]).shape}
     other.load_state_dict(shared, strict=False)
-    x, t, labels = inputs()
     with torch.no_grad():
-        assert (plain(x, t, labels) - other(x, t, labels)).abs().max() > 1e-2
+        assert (plain(*inputs()) - other(*inputs())).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("option", [None, *OPTIONS])
@@ -141,11 +151,11 @@ def test_training_lowers_the_loss_and_reaches_every_weight(option: str | None) -
     model = build(SMALL.replace(**({option: True} if option else {})))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     x, t, _ = inputs(12)
-    labels = torch.arange(12) % 6
+    cond = {"labels": torch.arange(12) % 6}
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):
-        out = model(x, t, labels)
+        out = model(x, t, cond)
         loss = (out[:, :4] - x).square().mean() + out[:, 4:].square().sum()
         optimizer.zero_grad()
         loss.backward()
@@ -187,18 +197,17 @@ def test_checkpointing_keeps_fewer_activations() -> None:
 def test_latents_need_not_be_square() -> None:
     config = SMALL.replace(latent_size=(4, 12))
     model = awake(config)
-    x, t, labels = inputs(2, config)
+    x, t, cond = inputs(2, config)
     with torch.no_grad():
-        assert model(x, t, labels).shape == (2, 4, 4, 12)
+        assert model(x, t, cond).shape == (2, 4, 4, 12)
     torch.testing.assert_close(model._image(model._patches(x).unflatten(-1, (4, 4)).transpose(-1, -2).flatten(-2)), x)
 
 
 def test_bf16_compute_stays_close_and_returns_the_input_format() -> None:
     model = awake(SMALL)
-    x, t, labels = inputs()
-    exact = model(x, t, labels)
+    exact = model(*inputs())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = model(x, t, labels)
+        rough = model(*inputs())
     assert rough.dtype == torch.float32
     assert (rough - exact).square().mean() < 1e-3 * exact.square().mean()
     assert not torch.equal(rough, exact)
@@ -229,8 +238,8 @@ def test_a_network_compiled_to_sample_gives_the_same_output_with_and_without_gui
     cpu = resolve("cpu", "fp32")
     plain, compiled = awake(SMALL), for_inference(awake(SMALL), cpu)
     maybe_compile(compiled, True, cpu.device)
-    whole = inputs()
-    for given in (whole, tuple(each[:1] for each in whole), whole):
+    x, t, cond = whole = inputs()
+    for given in (whole, (x[:1], t[:1], index(cond, slice(1))), whole):
         with torch.no_grad():
             torch.testing.assert_close(compiled(*given), plain(*given), rtol=1e-4, atol=1e-5)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ldm.core.diffusion import guidance, predictions, times
+from ldm.core.diffusion import conditions, guidance, predictions, times
 from ldm.core.diffusion.denoisers import clipped, denoiser
 from ldm.core.diffusion.schedules import schedule
 from tests.support.ideal_denoisers import gaussian
@@ -14,7 +14,7 @@ T = torch.tensor(0.5, dtype=torch.float64)
 
 
 def null(cond):
-    return torch.full_like(cond, NULL)
+    return {"labels": torch.full_like(cond["labels"], NULL)}
 
 
 class Classes:
@@ -26,12 +26,12 @@ class Classes:
     def __call__(self, x_t, t, cond):
         self.batches.append(len(x_t))
         table = torch.linspace(-1, 2, 4 * 5 * 3).view(4, 5, 3, 1)
-        return table[cond] * (1 + 0.1 * x_t) + 0.05 * x_t + times.broadcast(t, x_t).to(x_t.dtype)
+        return table[cond["labels"]] * (1 + 0.1 * x_t) + 0.05 * x_t + times.broadcast(t, x_t).to(x_t.dtype)
 
 
 def example(batch=2):
     x = torch.randn(batch, 5, 3, 4, generator=torch.Generator().manual_seed(3))
-    return x, torch.tensor([0, 2])[:batch]
+    return x, {"labels": torch.tensor([0, 2])[:batch]}
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 1.5, 4.0, 7.5])
@@ -76,7 +76,7 @@ def test_times_per_sample_choose_the_interval_per_sample():
     guided = guidance.classifier_free(Classes(), 3.0, null, interval=(0.2, 0.8))
     mixed = guided(x, torch.tensor([0.1, 0.5]), cond)
     for i, t in enumerate([0.1, 0.5]):
-        alone = guided(x[i : i + 1], torch.tensor(t), cond[i : i + 1])
+        alone = guided(x[i : i + 1], torch.tensor(t), conditions.index(cond, slice(i, i + 1)))
         torch.testing.assert_close(mixed[i : i + 1], alone)
 
 

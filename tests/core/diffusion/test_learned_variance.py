@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ldm.core.diffusion import guidance, samplers, times, variance
+from ldm.core.diffusion.conditions import each
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import add_noise, schedule
 from tests.support.ideal_denoisers import gaussian
@@ -44,15 +45,15 @@ def test_split_output_serves_denoiser_and_variance_from_one_pass():
 
     def network(x, t, cond):
         passes.append(len(x))
-        return torch.cat([0.1 * x, torch.tanh(x) * cond.view(-1, 1, 1, 1)], dim=1)
+        return torch.cat([0.1 * x, torch.tanh(x) * cond["sign"].view(-1, 1, 1, 1)], dim=1)
 
     split = variance.SplitOutput(network)
-    guided = guidance.classifier_free(denoiser(split, path, "v"), 3.0, torch.zeros_like)
+    guided = guidance.classifier_free(denoiser(split, path, "v"), 3.0, lambda cond: each(cond, torch.zeros_like))
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    t, cond = torch.tensor(0.5, dtype=torch.float64), torch.tensor([1.0, -1.0])
+    t, cond = torch.tensor(0.5, dtype=torch.float64), {"sign": torch.tensor([1.0, -1.0])}
     assert guided(x, t, cond).shape == x.shape
     fraction = split.fraction(x, t, cond)
-    torch.testing.assert_close(fraction, (torch.tanh(x) * cond.view(-1, 1, 1, 1) + 1) / 2)
+    torch.testing.assert_close(fraction, (torch.tanh(x) * cond["sign"].view(-1, 1, 1, 1) + 1) / 2)
     assert passes == [4]
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ldm.core.diffusion import guidance, samplers, times
+from ldm.core.diffusion import conditions, guidance, samplers, times
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import schedule
 from tests.support.ideal_denoisers import draws, gaussian, mixture, starts
@@ -36,14 +36,15 @@ def test_the_step_to_zero_returns_the_estimate_itself(name, kind, zero, steps):
 )
 def test_the_denoiser_is_asked_once_per_step_and_twice_by_heun(name, evaluations):
     path, seen = schedule("cosine"), []
+    asked_for = {"labels": torch.zeros(5)}
 
     def counting(x, t, cond):
-        assert t.ndim == 0 and t.device.type == "cpu" and t.dtype == torch.float64 and cond == "label"
+        assert t.ndim == 0 and t.device.type == "cpu" and t.dtype == torch.float64 and cond is asked_for
         seen.append(float(t))
         return 0.5 * x
 
     x = starts()
-    samplers.SAMPLERS[name](counting, x, path, times.grid(1000, 9), "label", noise=draws(x.shape))
+    samplers.SAMPLERS[name](counting, x, path, times.grid(1000, 9), asked_for, noise=draws(x.shape))
     assert len(seen) == evaluations and min(seen) > 0 and max(seen) == 1
 
 
@@ -101,14 +102,14 @@ def test_no_step_waits_for_the_device(name):
     """On the meta device tensors have no values: looking at one, as a device synchronisation does, is an error."""
     path = schedule("cosine")
     denoise = guidance.classifier_free(
-        denoiser(lambda x, t, cond: x * t.view(-1, 1) * cond.view(-1, 1), path, "v"),
+        denoiser(lambda x, t, cond: x * t.view(-1, 1) * cond["labels"].view(-1, 1), path, "v"),
         3.0,
-        torch.zeros_like,
+        lambda cond: conditions.each(cond, torch.zeros_like),
         interval=(0.2, 0.8),
         rescale=0.5,
     )
     x = torch.empty(2, 4, device="meta")
-    cond = torch.empty(2, device="meta")
+    cond = {"labels": torch.empty(2, device="meta")}
     grid = times.grid(1000, 6)
     end = samplers.SAMPLERS[name](denoise, x, path, grid, cond, noise=lambda i: torch.empty_like(x))
     assert end.device.type == "meta" and end.shape == x.shape

@@ -72,11 +72,11 @@ def step_of(
     network = registry.build(config)
     network.checkpointing = checkpointing
     x, t = torch.randn(batch, config.latent_channels, *config.size), torch.rand(batch)
-    labels = torch.zeros(batch, dtype=torch.int64)
+    cond = {"labels": torch.zeros(batch, dtype=torch.int64)}
 
     def loss() -> Tensor:
         with policy.autocast():
-            return network(x, t, labels).float().square().mean()
+            return network(x, t, cond).float().square().mean()
 
     return network, loss
 

@@ -31,7 +31,7 @@ def test_the_output_is_the_papers_network_at_every_step(shape: dict[str, Any], t
     x = torch.randn(8, shape.get("channels", 4), 8, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(8) % 6
     with torch.no_grad():
-        ours, theirs = model(x, (STEPS + 1) / 1000, labels), forward(state, 4, x, STEPS, labels)
+        ours, theirs = model(x, (STEPS + 1) / 1000, {"labels": labels}), forward(state, 4, x, STEPS, labels)
     assert theirs.std() > 0.1
     assert model.config.learn_sigma == shape.get("sigma", True)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -40,7 +40,7 @@ def theirs_of(labels: torch.Tensor, config: DiTConfig = SMALL) -> torch.Tensor:
 @torch.no_grad()
 def outputs(model: DiT, theirs: Any, ahead: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     x, labels = inputs(model.config)
-    ours = model(x, (STEPS + ahead) / model.config.time_scale, labels)
+    ours = model(x, (STEPS + ahead) / model.config.time_scale, {"labels": labels})
     return ours, theirs(x, STEPS, theirs_of(labels, model.config)).sample
 
 
@@ -110,8 +110,9 @@ def test_the_steps_that_a_network_was_told_are_counted_as_it_was_told_them() -> 
     theirs: Any = to_diffusers(model)
     back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE, time_scale=500.0)
     (x, labels), t = inputs(), (STEPS + 1) / 500
+    cond = {"labels": labels}
     with torch.no_grad():
-        torch.testing.assert_close(back(x, t, labels), model(x, t, labels), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(back(x, t, cond), model(x, t, cond), rtol=1e-5, atol=1e-5)
 
 
 def test_a_class_that_only_has_a_name_counts() -> None:

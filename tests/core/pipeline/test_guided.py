@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.core.autoencoders.codec import Autoencoder
 from ldm.core.autoencoders.vq import VQVAE
@@ -14,7 +14,9 @@ from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import DiTConfig
+from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.diffusion import samplers, times
+from ldm.core.diffusion.conditions import Cond
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline import model as guided_module
 from ldm.core.pipeline.model import Guidance, Model, guided
@@ -24,22 +26,26 @@ POLICY = resolve("cpu", "fp32")
 T = torch.tensor(0.4, dtype=torch.float64)
 
 
-class Toy(nn.Module):
+class Toy(DenoiserNetwork):
     """An x0-prediction that depends on everything; twice as many channels where it says the variance as well."""
 
     def __init__(self, gain: float, twice: bool = False) -> None:
         super().__init__()
         self.gain, self.twice = gain, twice
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        x0 = self.gain * x + labels.view(-1, 1, 1, 1) + t.view(-1, 1, 1, 1)
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Tensor:
+        x0 = self.gain * x + cond["labels"].view(-1, 1, 1, 1) + t.view(-1, 1, 1, 1)
         return torch.cat([x0, torch.tanh(x)], dim=1) if self.twice else x0
 
 
-def linear_classifier(x: Tensor, t: Tensor) -> Tensor:
+def logits(x: Tensor) -> Tensor:
     """log p(class 0) − log p(class 1) falls by 2 for each unit of the sum."""
     total = x.flatten(1).sum(1)
     return torch.stack([-total, total], dim=1)
+
+
+def linear_classifier(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    return logits(x).log_softmax(1).gather(1, cond["labels"][:, None]).squeeze(1)
 
 
 def model(**changes: object) -> Model:
@@ -50,14 +56,14 @@ def model(**changes: object) -> Model:
         "schedule": schedule("cosine"),
         "prediction": "x0",
         "latent_shape": (4, 2, 2),
-        "labels": LabelConditioning(2),
+        "conditioning": LabelConditioning(("left", "right")),
         "weak": None,
     }
     return Model(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def inputs() -> tuple[Tensor, Tensor]:
-    return torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])
+def inputs() -> tuple[Tensor, Cond]:
+    return torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0)), {"labels": torch.tensor([0, 1])}
 
 
 def test_latents_are_decoded_a_few_at_a_time_and_come_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,74 +78,74 @@ def test_latents_are_decoded_a_few_at_a_time_and_come_out_the_same(monkeypatch: 
 
 
 def test_without_guidance_the_network_is_asked_as_it_is() -> None:
-    x, labels = inputs()
+    x, cond = inputs()
     plain = guided(model(), Guidance(), POLICY)
-    torch.testing.assert_close(plain.denoise(x, T, labels), 0.3 * x + labels.view(-1, 1, 1, 1) + 0.4)
+    torch.testing.assert_close(plain.denoise(x, T, cond), 0.3 * x + cond["labels"].view(-1, 1, 1, 1) + 0.4)
     assert plain.for_ddpm == {}
 
 
 def test_autoguidance_is_inside_and_classifier_free_guidance_around_it() -> None:
-    x, labels = inputs()
+    x, cond = inputs()
     how = Guidance(cfg=3.0, autoguide_scale=2.0)
-    x0 = guided(model(weak=model(network=Toy(0.1))), how, POLICY).denoise(x, T, labels)
+    x0 = guided(model(weak=model(network=Toy(0.1))), how, POLICY).denoise(x, T, cond)
 
     def both(label: Tensor) -> Tensor:
         own, weak = (gain * x + label.view(-1, 1, 1, 1) + 0.4 for gain in (0.3, 0.1))
         return weak + 2 * (own - weak)
 
-    c, u = both(labels), both(torch.full_like(labels, 2))
+    c, u = both(cond["labels"]), both(torch.full((2,), 2))
     torch.testing.assert_close(x0, u + 3 * (c - u))
 
 
 def test_guiding_some_channels_leaves_the_others_to_the_condition() -> None:
-    x, labels = inputs()
-    some = guided(model(), Guidance(cfg=3.0, cfg_channels=3), POLICY).denoise(x, T, labels)
-    all_of_them = guided(model(), Guidance(cfg=3.0), POLICY).denoise(x, T, labels)
-    alone = guided(model(), Guidance(), POLICY).denoise(x, T, labels)
+    x, cond = inputs()
+    some = guided(model(), Guidance(cfg=3.0, cfg_channels=3), POLICY).denoise(x, T, cond)
+    all_of_them = guided(model(), Guidance(cfg=3.0), POLICY).denoise(x, T, cond)
+    alone = guided(model(), Guidance(), POLICY).denoise(x, T, cond)
     assert torch.equal(some[:, :3], all_of_them[:, :3]) and torch.equal(some[:, 3:], alone[:, 3:])
     assert not torch.equal(some[:, 3:], all_of_them[:, 3:])
 
 
 def test_a_classifier_moves_the_estimate_by_sigma_squared_over_alpha_times_its_gradient() -> None:
-    x, labels = inputs()
+    x, cond = inputs()
     with_classifier = model(classifier=linear_classifier)
     how = Guidance(cfg=2.0, classifier_scale=0.5)
-    moved = guided(with_classifier, how, POLICY).denoise(x, T, labels) - guided(
+    moved = guided(with_classifier, how, POLICY).denoise(x, T, cond) - guided(
         with_classifier, Guidance(cfg=2.0), POLICY
-    ).denoise(x, T, labels)
+    ).denoise(x, T, cond)
     alpha, sigma = with_classifier.schedule.alpha_sigma(T)
-    p = linear_classifier(x, T).softmax(1)
-    slope = torch.tensor([-1.0, 1.0])[labels] - (p * torch.tensor([-1.0, 1.0])).sum(1)
+    p = logits(x).softmax(1)
+    slope = torch.tensor([-1.0, 1.0])[cond["labels"]] - (p * torch.tensor([-1.0, 1.0])).sum(1)
     expected = 0.5 * float(sigma**2 / alpha) * slope.view(-1, 1, 1, 1).expand_as(x)
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_in_ddpms_form_the_classifier_is_handed_to_the_sampler_and_the_estimate_stays() -> None:
-    x, labels = inputs()
+    x, cond = inputs()
     with_classifier = model(classifier=linear_classifier)
     steered = guided(with_classifier, Guidance(classifier_scale=0.5), POLICY, ddpm=True)
     plain = guided(with_classifier, Guidance(), POLICY)
-    assert torch.equal(steered.denoise(x, T, labels), plain.denoise(x, T, labels))
-    assert steered.for_ddpm["gradient"](x, T, labels).abs().sum() > 0
+    assert torch.equal(steered.denoise(x, T, cond), plain.denoise(x, T, cond))
+    assert steered.for_ddpm["gradient"](x, T, cond).abs().sum() > 0
 
 
 @pytest.mark.parametrize("ddpm", [False, True])
 def test_outside_of_the_interval_nothing_guides(ddpm: bool) -> None:
-    x, labels = inputs()
+    x, cond = inputs()
     everything = model(classifier=linear_classifier, weak=model(network=Toy(0.1)))
     how = Guidance(cfg=3.0, autoguide_scale=2.0, classifier_scale=1.0, cfg_interval=(0.5, 0.9))
     steered = guided(everything, how, POLICY, ddpm=ddpm)
-    assert torch.equal(steered.denoise(x, T, labels), guided(model(), Guidance(), POLICY).denoise(x, T, labels))
+    assert torch.equal(steered.denoise(x, T, cond), guided(model(), Guidance(), POLICY).denoise(x, T, cond))
     if ddpm:
-        assert not steered.for_ddpm["gradient"](x, T, labels).any()
+        assert not steered.for_ddpm["gradient"](x, T, cond).any()
 
 
 def test_a_learned_variance_is_that_of_the_conditional_pass() -> None:
-    x, labels = inputs()
+    x, cond = inputs()
     learned = model(network=Toy(0.3, twice=True), learned_variance=True)
     steered = guided(learned, Guidance(cfg=3.0), POLICY, ddpm=True, learned_variance=True)
-    assert steered.denoise(x, T, labels).shape == x.shape
-    torch.testing.assert_close(steered.for_ddpm["variance"](x, T, labels), (torch.tanh(x) + 1) / 2)
+    assert steered.denoise(x, T, cond).shape == x.shape
+    torch.testing.assert_close(steered.for_ddpm["variance"](x, T, cond), (torch.tanh(x) + 1) / 2)
 
 
 class Valueless(Policy):
@@ -165,12 +171,17 @@ def test_no_sampler_asks_the_device_for_a_number(sampler: str, how: Guidance) ->
     policy = Valueless(torch.device("meta"), torch.float32)
     config = DiTConfig(latent_channels=4, latent_size=4, patch_size=2, width=16, depth=1, heads=2, num_classes=3)
     network = for_inference(DiT(config.replace(learn_sigma=is_ddpm)), policy)
-    drawn = model(network=network, labels=LabelConditioning(3), latent_shape=(4, 4, 4), learned_variance=is_ddpm)
+    drawn = model(
+        network=network,
+        conditioning=LabelConditioning(("a", "b", "c")),
+        latent_shape=(4, 4, 4),
+        learned_variance=is_ddpm,
+    )
     steered = guided(replace(drawn, weak=drawn), how, policy, is_ddpm, is_ddpm)
-    x, labels = torch.empty(2, 4, 4, 4, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")
+    x, cond = torch.empty(2, 4, 4, 4, device="meta"), {"labels": torch.empty(2, dtype=torch.int64, device="meta")}
     options = {**steered.for_ddpm, **({"eta": 1.0} if sampler == "ddim" else {})}
     grid = times.grid(1000, 4)
     out = samplers.SAMPLERS[sampler](
-        steered.denoise, x, drawn.schedule, grid, labels, noise=lambda step: torch.empty_like(x), **options
+        steered.denoise, x, drawn.schedule, grid, cond, noise=lambda step: torch.empty_like(x), **options
     )
     assert out.shape == x.shape and out.device.type == "meta"

@@ -46,14 +46,14 @@ def test_settled_weights_give_what_autocast_gives() -> None:
     torch.manual_seed(0)
     network = DiT(DiTConfig(latent_channels=2, latent_size=4, patch_size=2, width=16, depth=2, heads=2, num_classes=3))
     nn.init.normal_(network.final.weight)
-    x, t, labels = torch.randn(3, 2, 4, 4), torch.rand(3), torch.tensor([0, 1, 3])
+    x, t, cond = torch.randn(3, 2, 4, 4), torch.rand(3), {"labels": torch.tensor([0, 1, 3])}
     for name in ("bf16", "fp32"):
         policy = resolve("cpu", name)
         with torch.no_grad(), policy.autocast():
-            before = network.requires_grad_(False).eval()(x, t, labels)
+            before = network.requires_grad_(False).eval()(x, t, cond)
         settled = for_inference(copy.deepcopy(network), policy)
         with torch.no_grad(), policy.autocast():
-            after = settled(x, t, labels)
+            after = settled(x, t, cond)
         assert settled.blocks[0].mlp.up.weight.dtype == policy.dtype
         assert torch.equal(before, after)
 

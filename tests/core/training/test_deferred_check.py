@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit_config import DiTConfig
-from ldm.core.diffusion.objective import Objective
+from ldm.core.diffusion import objective as objectives
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.distributed import processes
 from ldm.core.errors import Diverged, Stopped
@@ -142,7 +142,7 @@ def test_the_passes_of_a_denoiser_read_no_number_from_the_device() -> None:
     class Denoising:
         synchronous, num_samples = False, 4
 
-        def __init__(self, objective: Objective) -> None:
+        def __init__(self, objective: objectives.Objective) -> None:
             with torch.device("meta"), registry._NoNormalDraws():
                 self.network = registry.build(config).to("meta")
             self.modules: nn.Module = self.network
@@ -155,9 +155,12 @@ def test_the_passes_of_a_denoiser_read_no_number_from_the_device() -> None:
 
     x, t = torch.empty(4, 4, 8, 8, device="meta"), torch.empty(4, device="meta")
     labels = torch.empty(4, dtype=torch.int64, device="meta")
-    for objective in (Objective(schedule("cosine")), Objective(schedule("rectified-flow"), "flow", "flow")):
+    for objective in (
+        objectives.Denoising(schedule("cosine")),
+        objectives.Denoising(schedule("rectified-flow"), "flow", "flow"),
+    ):
         stepper = Stepper(Denoising(objective), LONG, Meta(torch.device("meta"), torch.float32), defer_check=False)
-        numbers = stepper._forward_backward("denoiser", [(x, x, t, labels)])
+        numbers = stepper._forward_backward("denoiser", [(x, {"noise": x, "t": t}, {"labels": labels})])
         assert numbers is not None and numbers.values.shape == (2,)
         with pytest.raises(RuntimeError, match="meta"):
             numbers.values.tolist()

@@ -17,7 +17,7 @@ from torch import nn
 from ldm.core import seeds
 from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit_config import DiTConfig
-from ldm.core.diffusion.objective import Objective
+from ldm.core.diffusion import objective as objectives
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.distributed import processes
 from ldm.core.errors import ConfigError, DataError
@@ -72,21 +72,25 @@ class Denoising:
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.networks: dict[str, nn.Module] = {"denoiser": self.network}
-        self.objective = Objective(schedule("cosine"))
+        self.objective = objectives.Denoising(schedule("cosine"))
         self.in_loss: dict[int, Callable[[], Any]] = {}
 
     def load(self, batch: Batch) -> tuple[Any, ...]:
         x0 = seeds.normal(0, "latents", batch.samples, (10, 4, 4))
         noise = seeds.normal(PLAN.seed, "noise", batch.positions, (10, 4, 4))
         t = self.objective.draw_times(seeds.uniform(PLAN.seed, "time", batch.positions))
-        return x0, noise, t, torch.from_numpy(batch.samples % 5), batch.images_seen // BATCH
+        labels = torch.from_numpy(batch.samples % 5)
+        return x0, noise, t, labels, batch.images_seen // BATCH
 
     def split(self, data: Any, parts: int) -> list[Any]:
         return split_batch(data, parts)
 
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         factor = self.in_loss.get(data[-1], lambda: 1.0)()
-        return factor * self.objective.loss(self.network, *data[:-1]).mean(), {}
+        return factor * self.errors(*data[:-1]).mean(), {}
+
+    def errors(self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.objective.loss(self.network, x0, {"noise": noise, "t": t}, {"labels": labels})
 
     def after_step(self, accepted: bool) -> None: ...
 
@@ -94,7 +98,7 @@ class Denoising:
         with torch.no_grad(), self.policy.autocast():
             x = seeds.normal(0, "held out", range(4), (10, 4, 4))
             t = torch.tensor([0.2, 0.4, 0.6, 0.8])
-            return {"val_loss": float(self.objective.loss(self.network, x, x, t, torch.arange(4)).mean())}
+            return {"val_loss": float(self.errors(x, x, t, torch.arange(4)).mean())}
 
     def picture(self, folder: Path, images_seen: int) -> None: ...
 

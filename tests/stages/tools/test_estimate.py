@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.cli.estimate import run
 from ldm.cli.main import run as ldm
-from ldm.core.diffusion import samplers, times
+from ldm.core.diffusion import conditions, samplers, times
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.guidance import classifier_free
 from ldm.core.diffusion.schedules import schedule
@@ -152,7 +152,7 @@ def test_latents_weigh_what_they_weigh_on_the_disk(trained: Pipeline) -> None:
 def test_passes_are_as_many_as_the_sampler_asks_for(sampler: str, how: dict[str, Any]) -> None:
     looked = 0
 
-    def network(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def network(x: torch.Tensor, t: torch.Tensor, cond: conditions.Cond) -> torch.Tensor:
         nonlocal looked
         looked += len(x)
         return x
@@ -161,10 +161,10 @@ def test_passes_are_as_many_as_the_sampler_asks_for(sampler: str, how: dict[str,
     noise_schedule = schedule("cosine", 100)
     denoise = denoiser(network, noise_schedule, "v")
     if sampling.cfg != 1:
-        denoise = classifier_free(denoise, sampling.cfg, torch.zeros_like, sampling.cfg_interval)
+        denoise = classifier_free(denoise, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
     grid = times.grid(100, 9, "trailing")
     x = torch.zeros(1, 1, 2, 2)
-    samplers.SAMPLERS[sampler](denoise, x, noise_schedule, grid, torch.zeros(1), noise=lambda step: x)
+    samplers.SAMPLERS[sampler](denoise, x, noise_schedule, grid, {"labels": torch.zeros(1)}, noise=lambda step: x)
     assert estimate_inference._passes(sampling, 100) == looked
 
 

@@ -1,0 +1,95 @@
+"""What images are conditioned on: labels, text, both, or nothing. One interface for all.
+
+A conditioning owns its null, the condition that stands for none in classifier-free guidance. Here data and requests
+become conditions; what they mean to a network is the network's affair.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..diffusion import conditions
+from ..diffusion.conditions import Cond
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for, row by row: the condition on the CPU, titles, and what a manifest records of each."""
+
+    cond: Cond
+    titles: tuple[str, ...]
+    records: tuple[dict[str, Any], ...]
+
+
+class Conditioning(Protocol):
+    """What conditions there are. Several kinds together are one conditioning with the fields and nulls of each."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in the table of kinds."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of a condition's tensors."""
+
+    @property
+    def has_null(self) -> bool:
+        """Whether the model was trained with conditions dropped, so that it knows the null."""
+
+    def null(self, n: int, device: torch.device) -> Cond:
+        """Return the fields of n samples without a condition. Raises ConfigError where there is no null."""
+
+    def request(self, text: str) -> Request:
+        """Return what the user asked for by a flag such as `--class`. Raises ConfigError for what is unknown."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON of which the registry rebuilds it."""
+
+
+@dataclass(frozen=True)
+class NoConditioning:
+    """Images without labels or captions."""
+
+    kind = "none"
+    fields = ()
+    has_null = False
+
+    def null(self, n: int, device: torch.device) -> Cond:
+        raise no_null()
+
+    def request(self, text: str) -> Request:
+        return Request({}, ("images",), ({},))
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+
+def no_null() -> ConfigError:
+    """Return the error for guidance of a model that knows no null."""
+    return ConfigError(
+        "this model was trained with label dropout 0 and has no null class to guide away from",
+        "use --cfg 1, or train with --label-dropout 0.1",
+    )
+
+
+def unconditional(conditioning: Conditioning, cond: Cond) -> Cond:
+    """Return the condition with the null in place of the conditioning's fields.
+
+    Others stay: scalars and images that the network takes besides.
+    """
+    if not conditioning.fields:
+        raise no_null()
+    first = cond[conditioning.fields[0]]
+    return {**cond, **conditioning.null(len(first), first.device)}
+
+
+def drop(conditioning: Conditioning, cond: Cond, uniforms: Tensor, p: float) -> Cond:
+    """Replace conditions by the null where a sample's own draw, uniforms (B,) in [0, 1), is below p.
+
+    One draw serves all fields of a sample. Ho & Salimans 2022, "Classifier-free diffusion guidance": p is the
+    probability of unconditional training.
+    """
+    return cond if p == 0 else conditions.where(uniforms < p, unconditional(conditioning, cond), cond)

@@ -1,0 +1,28 @@
+"""The kinds of conditioning, and how manifests record them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .conditioning import Conditioning, NoConditioning
+from .labels import LabelConditioning
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], Conditioning]] = {
+    "none": lambda described: NoConditioning(),
+    "labels": lambda described: LabelConditioning(tuple(described["class_names"]), described["has_null"]),
+}
+
+
+def rebuilt(described: Mapping[str, Any]) -> Conditioning:
+    """Return the conditioning that `Conditioning.describe` described."""
+    return KINDS[described["kind"]](described)
+
+
+def conditioning_of(metadata: Mapping[str, Any], dropout: float | None = None) -> Conditioning:
+    """Return the conditioning that a manifest records: labels, where it names classes and no other kind.
+
+    dropout: the share of conditions that a training is to drop, where the manifest is that of its data.
+    """
+    share = metadata.get("label_dropout", 0.0) if dropout is None else dropout
+    names = metadata.get("class_names")
+    implied = {"kind": "labels", "class_names": names} if names else {"kind": "none"}
+    return rebuilt({**metadata.get("conditioning", implied), "has_null": share > 0})
