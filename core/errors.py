@@ -60,7 +60,7 @@ class OtherProcessFailed(Exception):  # noqa: N818
 
 @contextmanager
 def as_data_error(message: str, remedy: str | None = None) -> Iterator[None]:
-    """Turn whatever a parser of others' bytes raises into a DataError with its reason.
+    """Turn whatever a parser of others' bytes raises into a DataError with its reason; want of memory is none.
 
     For the borders of parsers alone: nobody knows all that those of images, archives and headers raise on damage.
     """
@@ -69,7 +69,10 @@ def as_data_error(message: str, remedy: str | None = None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise DataError(f"{message}: {str(error) or type(error).__name__}", remedy) from error
+        if is_out_of_memory(error):
+            raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{message}: {first_line}", remedy) from error
 
 
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")

@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..errors import DataError, is_out_of_memory
+from ..errors import DataError, as_data_error
 from ..files import read_json
 from .codec import Posterior
 
@@ -167,16 +167,9 @@ def _require_runnable(kind: str, config: str) -> None:
             raise ValueError(f"it gives {tuple(found.shape)} where {shape} is wanted")
 
 
-@contextmanager
-def _loading(folder: Path, kind: str) -> Iterator[None]:
+def _loading(folder: Path, kind: str) -> AbstractContextManager[None]:
     """Turn whatever the library raises on a folder that it cannot load into DataError."""
-    try:
-        yield
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{folder} cannot be loaded as {kind}: {first_line}", "download or save it again") from error
+    return as_data_error(f"{folder} cannot be loaded as {kind}", "download or save it again")
 
 
 @contextmanager

@@ -5,16 +5,13 @@ The bytes are those that the safetensors package writes for the same tensors.
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
-
-from ..errors import DataError, is_out_of_memory
 
 _NAMES = {
     torch.float64: "F64",
@@ -76,17 +73,6 @@ def write(path: Path, specs: Mapping[str, Spec], read: Callable[[str], Tensor]) 
             tensor = read(name)
             assert spec(tensor) == specs[name], f"{name} is {spec(tensor)}, not {specs[name]}"
             file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-@contextmanager
-def saying_damaged(message: str, remedy: str | None = None) -> Iterator[None]:
-    """Turn what reading a damaged safetensors file raises into a DataError with its reason; want of memory is none."""
-    try:
-        yield
-    except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise DataError(f"{message}: {error}", remedy) from None
 
 
 def read_rows(path: Path, rows: Callable[[str, tuple[int, ...]], slice | None]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..diffusion import schedules
 from ..diffusion.schedules import Schedule, schedule
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, as_data_error
 
 FLOW = "FlowMapEulerDiscreteScheduler"
 _OTHER_NOISE = ("FlowMatch", "EDM")
@@ -141,12 +141,8 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
             f"{path}: prediction_type {named!r} is none of {', '.join(_PREDICTIONS.values())}",
             "give a pipeline whose scheduler predicts one of these",
         )
-    try:
+    with as_data_error(f"{path} describes no noise schedule", "give a scheduler as diffusers saves it"):
         scheduler: Any = diffusers.DDIMScheduler(**{key: config[key] for key in _BETA_KEYS if key in config})
-    except (NotImplementedError, TypeError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
-        raise DataError(
-            f"{path} describes no noise schedule: {error}", "give a scheduler as diffusers saves it"
-        ) from None
     if scheduler.alphas_cumprod.shape != (steps,):  # Betas that are listed may be a number, or a list of lists.
         raise DataError(f"{path}: {scheduler.alphas_cumprod.numel()} betas for {steps} steps", "give a whole scheduler")
     nearest, process = min(_candidates(scheduler.alphas_cumprod.double(), prediction), key=lambda found: found[0])

@@ -22,7 +22,6 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from .. import files
-from ..distributed.tensor_file import saying_damaged
 from ..errors import DataError, as_data_error
 from ..images.npy import read_header
 from .fields import ARRAYS, LABEL, LATENT, Field, form_of, merge
@@ -194,7 +193,7 @@ def check_index(
 
 def read_index(folder: Path) -> dict[str, np.ndarray]:
     """Read an index as `write_index` wrote it. Raises DataError where there is none to be read."""
-    with saying_damaged(f"{folder / INDEX} cannot be read", AGAIN):
+    with as_data_error(f"{folder / INDEX} cannot be read", AGAIN):
         index: dict[str, np.ndarray] = load_file(folder / INDEX)
     for name, array in index.items():
         if array.dtype != (np.uint32 if name.endswith(_CHECKSUM) else np.int64) or array.ndim != 1:

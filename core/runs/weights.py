@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from ..distributed import processes
 from ..distributed.sharded_tensors import gathered_by_main, sharded_tensors
-from ..distributed.tensor_file import saying_damaged
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, as_data_error
 from ..files import read_json, sha256_file, write_atomically, write_json
 from ..settings.families import NetworkConfig
 
@@ -76,7 +75,7 @@ def read_weights(folder: Path, described: Mapping[str, Any], remedy: str) -> dic
 def read_safetensors(path: Path, remedy: str | None) -> dict[str, Tensor]:
     """Read all tensors of a safetensors file, on the CPU."""
     require_file(path, remedy)
-    with saying_damaged(f"{path} is not a readable safetensors file", remedy):
+    with as_data_error(f"{path} is not a readable safetensors file", remedy):
         return load_file(path)
 
 
@@ -91,14 +90,11 @@ def read_state_dict(path: Path, remedy: str) -> dict[str, Tensor]:
         return read_safetensors(path, remedy)
     require_file(path, remedy)
     torch.serialization.add_safe_globals([argparse.Namespace])
-    try:
+    with as_data_error(f"{path} holds something other than weights, or is damaged", remedy):
         if zipped := zipfile.is_zipfile(path):
             _check_sizes(path)
         # Mapped, so that an optimizer's state beside the weights is never read.
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} holds something other than weights, or is damaged: {first}", remedy) from error
     for name in _STATES:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from .. import files
 from ..distributed import tensor_file
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
-from ..errors import DataError, Diverged
+from ..errors import DataError, Diverged, as_data_error
 from ..runs.schemas import first_wrong
 
 FOLDER = "checkpoints"
@@ -160,7 +160,7 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
         if files.sha256_file(file) != digest:
             raise DataError(f"{file} is damaged: its sha256 differs from {MANIFEST}")
         if file.suffix == ".safetensors":
-            with tensor_file.saying_damaged(f"{file} is damaged"):
+            with as_data_error(f"{file} is damaged"):
                 groups[file.stem] = read(file)
     return Checkpoint(path, groups, files.read_json(path / STATE))
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ...core import files
-from ...core.errors import DataError, UserError
+from ...core.errors import DataError, UserError, as_data_error
 from ...core.images.exclusion import read_exclusion
 from ...core.images.sets import EXCLUDE, data_of, image_sources
 from ...core.interchange.export_record import RECORD, files_in, read_record
@@ -196,13 +196,9 @@ def _network(path: Path) -> dict[str, str]:
     """Describe a network's folder by its configuration and the header of its weights."""
     described = files.read_json(path / CONFIG)
     settings = described.get("config")
-    try:
-        with safe_open(path / WEIGHTS, "pt") as tensors:
-            count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{path / WEIGHTS} cannot be read: {error}", "make the stage that it belongs to again"
-        ) from None
+    border = as_data_error(f"{path / WEIGHTS} cannot be read", "make the stage that it belongs to again")
+    with border, safe_open(path / WEIGHTS, "pt") as tensors:
+        count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     rows = {"kind": str(described.get("kind")), "parameters": f"{count:,}"}
     rows["settings"] = ", ".join(f"{key}={json.dumps(value)}" for key, value in leaves(settings or {}))
     return rows | {"size": _size(path)}
