@@ -18,6 +18,7 @@ from .fields import TEXT, Field
 from .shards import AGAIN
 
 _MOST_OPEN = 512  # files; systems allow 1,024 by default
+_AT_ONCE = 4096  # samples copied to the device
 Content = bytes | memoryview
 
 
@@ -152,19 +153,15 @@ class Held:
     """Reads a field of one size from one tensor on the device, filled here once."""
 
     def __init__(self, table: FieldTable, device: torch.device) -> None:
-        self.table = table
-        size = table.sizes
-        assert isinstance(size, int), "fields whose sizes differ are read from files"
-        self._num_samples = len(table.shard)
-        shape = (len(table.offsets), self._num_samples, size // table.dtype.itemsize)
+        assert isinstance(table.sizes, int), "fields whose sizes differ are read from files"
+        self.table, self._num_samples = table, len(table.shard)
+        reader = Reader(table, MappedFiles(table.paths))
+        shape = (*table.offsets.shape, table.sizes // table.dtype.itemsize)
         arrays = torch.empty(shape, dtype=table.dtype, device=device)
-        bounds = np.searchsorted(table.shard, np.arange(len(table.paths) + 1))
-        for path, start, stop in zip(table.paths, bounds[:-1], bounds[1:], strict=True):
-            content, samples = _map(path), np.arange(start, stop)
-            for number, offsets in enumerate(table.offsets[:, start:stop]):
-                rows = _rows(content, offsets, size)
-                table.check((row.data for row in rows), np.full(len(rows), number), samples)
-                arrays[number, start:stop] = torch.from_numpy(rows).view(table.dtype).to(device)
+        for row in range(len(arrays)):
+            for start in range(0, self._num_samples, _AT_ONCE):
+                samples = np.arange(start, min(start + _AT_ONCE, self._num_samples))
+                arrays[row, start : start + _AT_ONCE] = reader.take(np.full(len(samples), row), samples)
         self._arrays = arrays.flatten(0, 1)
 
     def take(self, row: np.ndarray, sample: np.ndarray) -> torch.Tensor:
@@ -179,14 +176,3 @@ def _map(path: Path) -> np.ndarray:
     except UnicodeEncodeError:  # torch knows no names but text.
         return np.memmap(path, dtype=np.uint8, mode="r")
     return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()
-
-
-def _rows(content: np.ndarray, offsets: np.ndarray, num_bytes: int) -> np.ndarray:
-    """Copy arrays out of a shard, uint8 (n, num_bytes): at once where they lie evenly, as is usual."""
-    steps = np.diff(offsets)
-    if len(steps) and steps[0] >= num_bytes and np.all(steps == steps[0]):
-        first = content[offsets[0] : offsets[-1] + num_bytes]
-        view = np.lib.stride_tricks.as_strided(first, (len(offsets), num_bytes), (int(steps[0]), 1), writeable=False)
-        return np.array(view)
-    rows = [content[start : start + num_bytes] for start in offsets]
-    return np.stack(rows) if rows else np.empty((0, num_bytes), dtype=np.uint8)
