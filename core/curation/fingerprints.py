@@ -25,7 +25,7 @@ class Print:
 
 def print_of(source: ImageSource, index: int, content: bytes | np.ndarray) -> Print:
     """Decode one image and take its print. Raises DataError where it cannot be decoded."""
-    image = source.decoded(index, content)
+    image = source.image(index, content)
     pixels = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
     weight = len(content) if isinstance(content, bytes) else content.nbytes
     small = perceptual.shrunk(image)

@@ -56,7 +56,7 @@ TRAITS = {
 
 def look(source: ImageSource, index: int, content: bytes | np.ndarray) -> Look:
     """Decode one image as training does, and say what it is like. Raises DataError where it cannot be decoded."""
-    pixels = source.decoded(index, content)
+    pixels = source.image(index, content)
     height, width = pixels.shape[:2]
     if not isinstance(content, bytes):
         return Look(width, height, ARRAY, "RGB" if content.ndim == 3 else "L", _colourless(content))

@@ -55,21 +55,21 @@ class ImageSource:
         except DataError:
             return False
 
-    def image(self, index: int, background: tuple[int, int, int] = decode.WHITE) -> np.ndarray:
-        """Decode a sample to RGB, uint8 (H, W, 3); DataError naming it when that cannot be done."""
-        return self.decoded(index, self.read(index), background)
+    def image(self, index: int, content: bytes | np.ndarray | None = None) -> np.ndarray:
+        """Decode a sample to RGB, uint8 (H, W, 3); DataError naming it when that cannot be done.
 
-    def decoded(
-        self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int] = decode.WHITE
-    ) -> np.ndarray:
-        """Decode the content that was read of a sample, as `image` does."""
-        return np.array(self._picture(index, content, background))
+        content: what was read of it, if it was.
+        """
+        return np.array(self.picture(index, content=content))
 
-    def picture(self, index: int, background: tuple[int, int, int] = decode.WHITE) -> Image.Image:
+    def picture(
+        self,
+        index: int,
+        background: tuple[int, int, int] = decode.WHITE,
+        content: bytes | np.ndarray | None = None,
+    ) -> Image.Image:
         """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow."""
-        return self._picture(index, self.read(index), background)
-
-    def _picture(self, index: int, content: bytes | np.ndarray, background: tuple[int, int, int]) -> Image.Image:
+        content = self.read(index) if content is None else content
         if isinstance(content, bytes):
             return decode.decode_picture(content, f"{self.location}: {self.names[index]}", background)
         return Image.fromarray(content).convert("RGB")

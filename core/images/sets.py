@@ -10,10 +10,11 @@ from ..progress import Progress
 from ..runs.inputs import section_of
 from ..runs.run import StageRun
 from ..settings.fields import Section
+from .dataset import ImageSource
 from .exclusion import Exclusion, read_exclusion
 from .loader import ImageLoader, Preparation
 from .settings import Data
-from .sources import ImageSource, open_splits
+from .sources import open_splits
 
 EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
 

@@ -15,17 +15,6 @@ from .listing import PART_NAMES, Parts, is_image, one_of_each, parts_of
 from .splits import split_by_content
 from .tar import expand_braces, open_tars, parts_of_tars
 
-__all__ = [
-    "BUILTIN",
-    "ImageSource",
-    "held_out_part",
-    "open_parts",
-    "open_source",
-    "open_splits",
-    "own_held_out",
-    "split_by_fraction",
-]
-
 BUILTIN = ("mnist",)
 _KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist"
 

@@ -10,12 +10,13 @@ import torch
 from ...core.errors import ConfigError, DataError
 from ...core.features.extractor import Extractor, Features, extract
 from ...core.files import sha256_file, sha256_json
+from ...core.images.dataset import ImageSource
 from ...core.images.decode import write_png
 from ...core.images.grid import grid, scale_for
 from ...core.images.loader import ImageLoader
 from ...core.images.sets import data_of, image_loader
 from ...core.images.settings import Data
-from ...core.images.sources import ImageSource, open_source
+from ...core.images.sources import open_source
 from ...core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
 from ...core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
 from ...core.metrics.judging import (

@@ -11,8 +11,9 @@ from ...core.curation.contact_sheet import class_strips, require_new, write_shee
 from ...core.curation.survey import EXAMPLES, TRAITS, Survey, look
 from ...core.curation.suspicions import similar_classes, suspicious_labels
 from ...core.errors import DataError
+from ...core.images.dataset import ImageSource
 from ...core.images.settings import Data
-from ...core.images.sources import ImageSource, split_by_fraction
+from ...core.images.sources import split_by_fraction
 from ...core.progress import Outcome, Progress
 from ..configs.data_tools import DataInspect
 from .data_parts import TRAINED, Parts, listed, looked_at, read_all, shown

@@ -8,9 +8,10 @@ from typing import TypeVar
 import numpy as np
 
 from ...core.errors import DataError
+from ...core.images.dataset import ImageSource
 from ...core.images.exclusion import Exclusion, read_exclusion, shared_names
 from ...core.images.reading import read_each
-from ...core.images.sources import ImageSource, held_out_part, open_parts
+from ...core.images.sources import held_out_part, open_parts
 from ...core.progress import Progress
 from ..configs.data_tools import LookingAtData
 
