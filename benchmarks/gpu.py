@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ldm.core.estimation.machines import MACHINES
+from ldm.core.system.flops import GPUS
 from ldm.core.system.precision import Policy, resolve
 
 from . import gpu_works, machine
@@ -41,14 +41,14 @@ def describe(policy: Policy, sizes: Sizes) -> dict[str, Any]:
         "precision": policy.name,
         "matmul_tflops": {name: round(rate / 1e12, 3) for name, rate in rates.items()},
         "copy_gbytes": round(gpu_works.copies(policy, sizes.matrix) / 1e9, 1),
-        "data_sheet_tflops": None if sheet is None else round(MACHINES[sheet].rates[policy.name] / 1e12, 1),
+        "data_sheet_tflops": None if sheet is None else round(GPUS[sheet][policy.name], 1),
     }
 
 
 def data_sheet(name: str) -> str | None:
     """Return the machine, of those known, that a GPU calls itself."""
     words = re.findall(r"[a-z]+\d+[a-z]*|\d+gb|[a-z]+", name.lower().replace("rtx ", "rtx"))
-    found = next((known for known in MACHINES if known in words), None)
+    found = next((known for known in GPUS if known in words), None)
     return "a100-40gb" if found == "a100" and "40gb" in words else found
 
 

@@ -13,11 +13,10 @@ from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.diffusion.schedules import schedule
-from ldm.core.estimation import cost
-from ldm.core.estimation.timing import seconds_of
 from ldm.core.pipeline.generation import Sampling, chunk_size, generate
 from ldm.core.pipeline.model import Model
 from ldm.core.system.compile import maybe_compile
+from ldm.core.system.flops import seconds_of
 from ldm.core.system.precision import Policy, for_inference
 from ldm.core.training import loop
 from ldm.core.training.step import Stepper
@@ -26,10 +25,12 @@ from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.denoising import DenoisingTask, network_config
 from ldm.stages.configs import TrainDiT, TrainVQVAE
 from ldm.stages.tools import dummy
+from ldm.stages.tools.estimate import denoiser_cost
 
 from .gpu_sizes import Case, Sizes
 
 CLASSES, CFG = 1000, 4.0
+LABELS = {"labels": torch.zeros(1, dtype=torch.int64)}  # an example
 _LISTED = 15  # kernels
 
 
@@ -57,9 +58,9 @@ def training(case: Case, policy: Policy, sizes: Sizes, peaks: dict[str, float]) 
     per_step, count = loop.rehearse(task, plan, policy, sizes.seconds)
     taken = torch.cuda.max_memory_allocated(policy.device) if policy.device.type == "cuda" else None
     config = task.network.config
-    operations = cost.denoiser_operations(config).training
+    operations = denoiser_cost(config, LABELS, case.batch, policy, checkpointing=False)[0].training
     rate = operations * case.batch / per_step
-    estimated = cost.denoiser_memory(config, case.batch, policy, case.checkpointing).together
+    estimated = denoiser_cost(config, LABELS, case.batch, policy, case.checkpointing)[1].together
     return {
         "images_per_second": case.batch / per_step,
         "steps_timed": count,

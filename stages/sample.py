@@ -18,7 +18,7 @@ from ..core.distributed import processes
 from ..core.files import sha256_json
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
-from ..core.pipeline.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
+from ..core.pipeline.generation import Sampling, check, chunk_size, generate, sampling_of
 from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
 from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
@@ -79,25 +79,6 @@ def run(config: Sample, progress: Progress) -> Outcome:
     what = f"{len(request.titles)} classes" if len(request.titles) > 1 else request.titles[0]
     summary = {"images": f"{len(names):,} of {what}, {how}"}
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
-
-
-def sampling_of(config: Sample, has_null: bool) -> Sampling:
-    """Return the settings that say how images are drawn. has_null: whether there is a null class to guide from."""
-    scale = config.cfg if config.cfg_paper is None else 1 + config.cfg_paper
-    return Sampling(
-        cfg=(DEFAULT_CFG if has_null else 1.0) if scale is None else scale,
-        cfg_interval=config.cfg_interval,
-        cfg_rescale=config.cfg_rescale,
-        cfg_channels=config.cfg_channels,
-        autoguide_scale=config.autoguide_scale if config.autoguide is not None else 1.0,
-        classifier_scale=config.classifier_scale,
-        sampler=config.sampler,
-        steps=config.steps,
-        eta=config.eta,
-        spacing=config.spacing,
-        shift=config.shift,
-        variance=config.variance,
-    )
 
 
 def _state(source: StageRun) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..system.precision import Policy
 from ..system.transfer import to_device
 from .model import Guidance, Model, guided
+from .settings import Drawing
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,25 @@ class Sampling(Guidance):
 DEFAULT_CFG = 3.0  # guidance where nothing is said and the model has a null class
 _PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units busy
 _LARGEST_CHUNK = 64
+
+
+def sampling_of(drawing: Drawing, has_null: bool) -> Sampling:
+    """Return the settings that say how images are drawn. has_null: whether there is a null class to guide from."""
+    scale = drawing.cfg if drawing.cfg_paper is None else 1 + drawing.cfg_paper
+    return Sampling(
+        cfg=(DEFAULT_CFG if has_null else 1.0) if scale is None else scale,
+        cfg_interval=drawing.cfg_interval,
+        cfg_rescale=drawing.cfg_rescale,
+        cfg_channels=drawing.cfg_channels,
+        autoguide_scale=drawing.autoguide_scale if drawing.autoguide is not None else 1.0,
+        classifier_scale=drawing.classifier_scale,
+        sampler=drawing.sampler,
+        steps=drawing.steps,
+        eta=drawing.eta,
+        spacing=drawing.spacing,
+        shift=drawing.shift,
+        variance=drawing.variance,
+    )
 
 
 def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, learned_variance: bool) -> None:

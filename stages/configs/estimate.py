@@ -22,7 +22,7 @@ def parse_rate(value: object) -> object:
 Rate = Annotated[float, BeforeValidator(parse_rate), Field(gt=0)]
 Where = Literal[
     "this", "b200", "h200", "h100", "a100", "a100-40gb", "l40s", "l4", "rtx4090", "rtx3090", "v100", "t4"
-]  # see core/estimation/machines.py
+]  # see GPUS in core/system/flops.py
 
 
 class Estimate(Section):

@@ -1,21 +1,153 @@
-"""What a stage costs, and several of them as a table."""
+"""The basis of an estimate — a recipe's settings, its images, the machine — and what a stage costs, as a table."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-GB = 1e9
+import torch
+
+from ...core.errors import ConfigError, DataError
+from ...core.images.sets import exclusion_of
+from ...core.images.settings import Data
+from ...core.images.sources import open_parts, open_source, open_splits, own_held_out
+from ...core.runs.outputs import machine_policy
+from ...core.system.flops import GPUS, LAUNCH, UTILISATION
+from ...core.system.precision import Policy
+from ..configs import Encode, Sample, TrainClassifier, TrainDiT, TrainVQVAE
+from ..configs.estimate import Estimate
+
+ASSUMED_CLASSES = 10
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a recipe's stages."""
+
+    autoencoder: TrainVQVAE
+    encode: Encode
+    denoiser: TrainDiT
+    classifier: TrainClassifier
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the stages' costs have in common.
+
+    train, val: how many images, None where they are not there to be counted. policy: device and dtype of the machine
+    that is estimated. rate: its FLOP/s in training, None for this machine, which is measured. notes: what was assumed.
+    """
+
+    how: Estimate
+    recipe: Recipe
+    train: int | None
+    val: int | None
+    class_names: tuple[str, ...]
+    policy: Policy
+    rate: float | None
+    notes: list[str]
+
+    @property
+    def launches(self) -> bool:
+        """Whether launching kernels takes time: on a GPU that is known by name."""
+        return self.rate is not None and self.how.where != "this"
+
+    def note(self, sentence: str) -> None:
+        """Keep what had to be assumed, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def seconds(self, flops: float, kernels: float) -> tuple[float, str | None]:
+        """Return how long work takes on the machine that was named, and what limits it, where that is known.
+
+        A GPU computes while the next kernels are launched: the longer of the two counts, `arithmetic` or `launches`.
+        """
+        assert self.rate is not None, "this machine is measured"
+        computing, launching = flops / self.rate, kernels * LAUNCH
+        if not self.launches:
+            return computing, None
+        return max(computing, launching), "launches" if launching > computing else "arithmetic"
+
+    def share(self, batch_size: int, accumulate: int = 1) -> int:
+        """Return how many images of a batch go through a GPU at once. Raises ConfigError where they do not divide."""
+        parts = self.how.gpus * accumulate
+        if batch_size % parts:
+            raise ConfigError(
+                f"a batch of {batch_size} does not divide among {self.how.gpus} GPUs in {accumulate} passes",
+                f"give a --batch-size that is a multiple of {parts}",
+            )
+        return batch_size // parts
+
+
+def basis(how: Estimate, recipe: Recipe) -> Basis:
+    """Find out what all stages have in common. Raises ConfigError for settings that contradict each other."""
+    notes: list[str] = []
+    images = _images(how, recipe.autoencoder.data, notes)
+    return Basis(how, recipe, *images, *_machine(how, recipe.denoiser), notes)
+
+
+def _machine(how: Estimate, stage: TrainDiT) -> tuple[Policy, float | None]:
+    """Return what computes, in which dtype, and at how many FLOP/s where that is not measured."""
+    share = UTILISATION if how.utilisation is None else how.utilisation
+    if how.where == "this":
+        if how.flops is None and how.utilisation is not None:
+            raise ConfigError("--utilisation says nothing where this machine is measured", "add --machine or --flops")
+        return machine_policy(stage.machine), None if how.flops is None else how.flops * share
+    rates, wanted = GPUS[how.where], stage.machine.precision
+    name = ("bf16" if "bf16" in rates else "fp16") if wanted == "auto" else wanted
+    if name not in rates:
+        raise ConfigError(f"--precision {name} does not serve {how.where}", f"use {' or '.join(rates)}")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return Policy(torch.device("cuda"), dtype), (how.flops or rates[name] * 1e12) * share
+
+
+def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, int | None, tuple[str, ...]]:
+    """Count training and held-out images without reading any, and name their classes."""
+    train: int | None = None
+    val: int | None = None
+    names: tuple[str, ...] | None = None
+    try:
+        if data.source is not None:
+            train, val, names = _counts(data, data.source)
+    except (DataError, ConfigError) as error:
+        notes.append(f"the images are not at hand ({error.message})")
+    if how.dataset is not None:
+        train, val = how.dataset, round(how.dataset * data.val_fraction)
+    if train is None:
+        notes.append("how many images there are is unknown: what depends on it is left out; --dataset N says it")
+    if how.classes is None and names is None:
+        notes.append(f"how many classes there are is unknown: {ASSUMED_CLASSES} assumed; --classes N says it")
+    if how.classes is not None or names is None:
+        names = tuple(f"class {number}" for number in range(how.classes or ASSUMED_CLASSES))
+    return train, val, names
+
+
+def _counts(data: Data, location: str) -> tuple[int, int, tuple[str, ...]]:
+    """Return how many images are trained on and held out, as training would open them, and the names of the classes.
+
+    How many are held out of images that come as one part is taken from the fraction: the choice would read them all.
+    """
+    exclude = exclusion_of(data)
+    if data.validation is not None or own_held_out(location):
+        train, val = open_splits(location, data.validation, data.val_fraction, exclude)
+        return len(train), len(val), train.class_names
+    source = open_source(location)
+    if exclude is not None:
+        ((_, source),) = exclude.leave_out([("all", source)], lambda: [*open_parts(location).items()])
+    held_out = round(len(source) * data.val_fraction)
+    return len(source) - held_out, held_out, source.class_names
 
 
 @dataclass(frozen=True)
 class StageCost:
     """What one stage costs; None is not known, or means nothing there.
 
-    images: that go through the network, repeats counted. batch: at once, over all GPUs. operations: of one image, and
-    in_all of the stage, with validations and previews. memory: bytes of a process, by what they are for; `recomputing`
-    is the most there is with activations recomputed. disk: bytes written. rate: images a second, over all GPUs.
-    limit: what holds the rate down on a GPU that is not at hand, `launches` or `arithmetic`.
+    images: that go through the network, repeats counted. batch: at once, over all GPUs. operations: FLOPs of one
+    image, and in_all of the stage. memory: bytes of a process, by what they are for; `recomputing` is the most there is
+    with checkpointing. disk: bytes written. rate: images a second, over all GPUs. limit: of a GPU known by name, what
+    holds the rate down: `launches` or `arithmetic`.
     """
 
     stage: str
@@ -41,12 +173,9 @@ def amount(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Write how long something takes: 8.2 s, 12 min, 3.4 h, 5.1 days."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    for size, unit in ((60, "min"), (3600, "h"), (86400, "days")):
-        if seconds < {"min": 5400, "h": 172800}.get(unit, float("inf")):
-            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    raise AssertionError("days have no end")
+    units = ((60, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"), (math.inf, 86400, "days"))
+    size, unit = next((size, unit) for most, size, unit in units if seconds < most)
+    return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
 
 
 def _bytes(value: float) -> str:

@@ -1,33 +1,63 @@
-"""`ldm estimate`: what each stage of a recipe costs before it is run: operations, memory, room on the disk, time.
+"""`ldm estimate`: what each stage of a recipe costs before it is run: FLOPs, memory, room on the disk, time.
 
-Operations and memory are counted on the networks that would be trained (`core.estimation`). Time is that of a few real
-steps on made-up data, or operations over the rate of a machine that is known by its data sheet only.
+FLOPs and memory are counted on the networks that would be trained. Time is that of a few real steps on dummy data, or
+FLOPs over the rate of a machine that is known by its data sheet only.
 """
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from ...core.estimation.kernels import LAUNCH
+from ...core.autoencoders import registry as autoencoders
+from ...core.autoencoders.codec import Autoencoder
+from ...core.conditioning.class_names import parse_classes
+from ...core.denoisers import registry as denoisers
+from ...core.diffusion import conditions, samplers, times
+from ...core.diffusion.conditions import Cond
+from ...core.diffusion.denoisers import Denoiser
+from ...core.diffusion.guidance import classifier_free
+from ...core.diffusion.schedules import Schedule
+from ...core.errors import ConfigError
+from ...core.latents.dataset import LatentSets
+from ...core.pipeline.generation import Sampling, chunk_size, sampling_of
+from ...core.pipeline.loading import forward_process
 from ...core.progress import Outcome, Progress
-from ...core.system import machine
+from ...core.system import flops, machine
+from ...core.system.compile import compiling_pays
+from ...core.system.flops import COMPILED, Memory, Passes
+from ...core.system.precision import Policy
+from ...core.training import loop
+from ...core.training.task import Batch, Plan, Task
+from ...core.training.tasks.autoencoding import AutoencodingTask
+from ...core.training.tasks.classifying import ClassifyingTask
+from ...core.training.tasks.denoising import DenoisingTask, network_config
 from ..configs.estimate import Estimate
-from .costs import StageCost, amount, duration, table
-from .estimate_basis import Basis, Stages, basis
-from .estimate_inference import encode, sample
-from .estimate_training import autoencoder_of, train_classifier, train_dit, train_vqvae
+from . import dummy
+from .costs import Basis, Recipe, StageCost, amount, basis, duration, table
+
+CPU = torch.device("cpu")
+_LATE = 2**60  # images seen, at which every part of every loss counts
 
 
-def estimate(how: Estimate, stages: Stages, progress: Progress) -> Outcome:
+def estimate(how: Estimate, recipe: Recipe, progress: Progress) -> Outcome:
     """Estimate the stages of a recipe but `eval`, whose time is that of reading its reference. Returns the table."""
-    found = basis(how, stages)
-    autoencoder = autoencoder_of(found)
-    works = [lambda: train_dit(found, autoencoder), lambda: sample(found, autoencoder)]
-    if autoencoder is not None:
-        works[:0] = [lambda: train_vqvae(found, autoencoder), lambda: encode(found, autoencoder)]
-        if not stages.train_classifier.noisy and len(found.images.class_names) > 1:
-            works.append(lambda: train_classifier(found))
+    found = basis(how, recipe)
+    if how.latent is None:
+        autoencoder = _autoencoder(found)
+        latents = _latents(found, autoencoder.latent_shape(recipe.autoencoder.data.image_size))
+        works = [lambda: train_autoencoder(found, autoencoder), lambda: encode(found, autoencoder)]
+        works += [lambda: train_denoiser(found, latents), lambda: sample(found, latents, autoencoder)]
+        if not recipe.classifier.noisy and len(found.class_names) > 1:
+            works.append(lambda: _by_stepping(found, recipe.classifier, _classifying))
+    else:
+        latents = _latents(found, how.latent)
+        works = [lambda: train_denoiser(found, latents), lambda: sample(found, latents, None)]
     costs: list[StageCost] = []
     progress.start("estimating", len(works), "stages")
     for work in works:
@@ -37,20 +67,250 @@ def estimate(how: Estimate, stages: Stages, progress: Progress) -> Outcome:
     notes = [*found.notes, *_conditions(found)]
     for note in notes:
         progress.note(note)
-    total, known = sum(each.seconds or 0 for each in costs), all(each.seconds is not None for each in costs)
     facts = {
         "stages": [asdict(each) for each in costs],
-        "latent_shape": list(found.latent_shape),
-        "classes": len(found.images.class_names),
+        "latent_shape": list(latents.train.shape),
+        "classes": len(found.class_names),
         "precision": found.policy.name,
         "gpus": how.gpus,
         "measured": found.rate is None,
         "operations_per_second": found.rate,
         "notes": notes,
     }
+    total = duration(sum(each.seconds or 0 for each in costs))
     about = "at least" if any(each.limit == "launches" for each in costs) else "about"
-    verdict = f"takes {about} {duration(total)}{'' if known else ' where that is known'} {_where(found)}"
+    known = "" if all(each.seconds is not None for each in costs) else " where that is known"
+    verdict = f"takes {about} {total}{known} {_where(found)}"
     return Outcome(Path(how.recipe or "defaults"), summary=table(costs), verdict=verdict, facts=facts)
+
+
+def train_autoencoder(found: Basis, autoencoder: Autoencoder) -> StageCost:
+    """Estimate the training of the autoencoder; a finished one takes none."""
+    stage = found.recipe.autoencoder
+    if stage.autoencoder is None:
+        return _by_stepping(found, stage, _autoencoding)
+    return StageCost(stage.command, parameters=sum(each.numel() for each in autoencoder.parameters()), seconds=0.0)
+
+
+def train_denoiser(found: Basis, latents: LatentSets) -> StageCost:
+    """Estimate the training of the denoiser, with activations kept as the recipe says, and recomputed."""
+    stage, gpus, policy = found.recipe.denoiser, found.how.gpus, found.policy
+    at_once = found.share(stage.train.batch_size, stage.train.accumulate)
+    network, cond = _network(found, latents), _example(latents)
+    passes, memory = denoiser_cost(network, cond, at_once, policy, stage.model.checkpointing)
+    _, recomputing = denoiser_cost(network, cond, at_once, policy, checkpointing=True)
+    cost = _training(found, stage, passes, memory, lambda: DenoisingTask(stage, network, latents, None, policy))
+    if gpus > 1 and stage.train.shard:
+        modules = denoisers.outline(network).modules()
+        parts = [part for module in modules if isinstance(module, nn.ModuleList) for part in module]
+        memory, recomputing = (
+            flops.sharded(each, gpus, parts, policy.dtype.itemsize) for each in (memory, recomputing)
+        )
+    return replace(cost, memory={**asdict(memory), "recomputing": recomputing.together})
+
+
+def encode(found: Basis, autoencoder: Autoencoder) -> StageCost:
+    """Estimate the encoding of all images, mirrored ones too, and the size of the latents on the disk."""
+    stage, data = found.recipe.encode, found.recipe.autoencoder.data
+    views, side, batch = 2 if data.flip else 1, data.image_size, stage.batch_size
+    each, kernels = flops.forward_cost(lambda: autoencoder.posterior(torch.zeros(1, 3, side, side)))
+    if found.rate is None:
+        images = torch.zeros(batch, 3, side, side, device=found.policy.device)
+        seconds, limit = views * _measured(found, autoencoder, lambda codec: codec.posterior(images)), None
+    else:
+        seconds, limit = found.seconds(views * each * batch, views * kernels)
+    rate = found.how.gpus * batch / seconds
+    is_random = autoencoder.posterior(torch.zeros(1, 3, side, side)).std is not None
+    size = bytes_of_a_sample(autoencoder.latent_shape(side), views * (2 if is_random else 1))
+    total = None if found.train is None or found.val is None else found.train + found.val
+    return StageCost(
+        stage.command,
+        images=total,
+        batch=batch,
+        operations=views * each,
+        in_all=None if total is None else float(views * each) * total,
+        disk=None if total is None else size * total,
+        rate=rate,
+        limit=limit,
+        seconds=None if total is None else total / rate,
+    )
+
+
+def sample(found: Basis, latents: LatentSets, autoencoder: Autoencoder | None) -> StageCost:
+    """Estimate the drawing of the recipe's samples, guided as it says."""
+    stage, training, policy = found.recipe.sample, found.recipe.denoiser, found.policy
+    try:
+        classes = len(parse_classes(stage.classes, found.class_names))
+    except ConfigError:
+        classes = len(stage.classes.split(","))
+        found.note(f"--class {stage.classes} is taken for {classes} classes")
+    images, shape = classes * stage.num, latents.train.shape
+    network, cond = _network(found, latents), _example(latents)
+    forward, has_null = forward_process(training.diffusion), training.label_dropout > 0
+    looks, calls = evaluations(sampling_of(stage, has_null), forward)
+    chunk = chunk_size(shape, policy)  # filled up for fewer images
+    passes, _ = denoiser_cost(network, cond, 1, policy, checkpointing=False)
+    decode = (0, 0) if autoencoder is None else flops.forward_cost(lambda: autoencoder.decode(torch.zeros(1, *shape)))
+    each = looks * passes.forward + decode[0]
+    seconds: float | None = None
+    limit = None
+    if found.rate is not None:
+        kernels = (calls * passes.forward_kernels + decode[1]) * (COMPILED if stage.machine.compile else 1)
+        seconds, limit = found.seconds(each * chunk, kernels)
+    elif autoencoder is not None:
+        inputs = _inputs(shape, cond, chunk, policy.device)
+        seconds = looks * _measured(found, denoisers.build(network), lambda built: built(*inputs))
+        seconds += _measured(found, autoencoder, lambda codec: codec.decode(inputs[0]))
+    rate = None if seconds is None else found.how.gpus * min(chunk, images) / seconds
+    return StageCost(
+        stage.command,
+        images=images,
+        operations=each,
+        in_all=float(each) * images,
+        rate=rate,
+        limit=limit,
+        seconds=None if rate is None else images / rate,
+    )
+
+
+def bytes_of_a_sample(shape: tuple[int, ...], fields: int) -> int:
+    """Return the bytes of a sample in a shard: float16 arrays, label and source, each in blocks of 512 with a header.
+
+    Sources with names up to 400 bytes take one block.
+    """
+    array = 128 + 2 * prod(shape)  # .npy has a header of its own
+    return fields * 512 * (1 + -(-array // 512)) + 2 * (512 + 512)
+
+
+def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
+    """Count, by sampling with a network that only counts, how often it sees an image, and in how many passes."""
+    seen: list[int] = []
+
+    def count(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        seen.append(len(x_t))
+        return x_t
+
+    denoise: Denoiser = count
+    if sampling.cfg != 1.0:
+        denoise = classifier_free(count, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
+    x = torch.zeros(1, 1, 1, 1)
+    grid = times.grid(forward.num_steps, sampling.on(forward.num_steps).num_steps, sampling.spacing)
+    samplers.SAMPLERS[sampling.sampler](denoise, x, forward, grid, {}, noise=lambda step: x)
+    return sum(seen), len(seen)
+
+
+def _training(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Callable[[], Task]) -> StageCost:
+    """Put together what a training costs; on this machine, rehearse it."""
+    settings, gpus = stage.train, found.how.gpus
+    share, in_all = found.share(settings.batch_size), passes.training * float(settings.images)
+    if found.rate is None:
+        plan = Plan(**{**settings.model_dump(), "batch_size": share, "shard": False}, seed=0)
+        (seconds, _), limit = loop.rehearse(make(), plan, found.policy, found.how.seconds), None
+    else:
+        is_compiled = stage.machine.compile
+        if is_compiled is None:
+            is_compiled = stage is found.recipe.denoiser and compiling_pays(in_all, found.policy.device)
+        kernels = settings.accumulate * passes.training_kernels * (COMPILED if is_compiled else 1)
+        seconds, limit = found.seconds(passes.training * share, kernels + passes.optimizer_kernels)
+    rate = share * gpus / seconds
+    return StageCost(
+        stage.command,
+        images=settings.images,
+        batch=settings.batch_size,
+        parameters=memory.weights // 4,
+        operations=passes.training,
+        in_all=in_all,
+        memory=asdict(memory),
+        rate=rate,
+        limit=limit,
+        seconds=settings.images / rate,
+    )
+
+
+def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Policy], Task]) -> StageCost:
+    """Estimate a training whose networks look at numbers, so that steps of few images have to be taken."""
+    policy = flops.on_cpu(found.policy)
+    task = make(found, policy)
+
+    def loss(count: int) -> Tensor:
+        data = task.load(Batch(np.arange(count), np.arange(count), _LATE))
+        with policy.autocast():
+            losses = [task.loss(role, data)[0] for role in task.networks]
+        task.after_step(False)
+        return torch.stack([each for each in losses if each.requires_grad]).sum()
+
+    at_once = found.share(stage.train.batch_size, stage.train.accumulate)
+    passes, memory = flops.task_cost(loss, task.modules, task.averaged, at_once)
+    return _training(found, stage, passes, memory, lambda: make(found, found.policy))
+
+
+def denoiser_cost(network: Any, cond: Cond, batch: int, policy: Policy, checkpointing: bool) -> tuple[Passes, Memory]:
+    """Count a step of a denoiser without computing it. network: its config. cond: an example of its condition."""
+    shape = denoisers.outline(network).latent_shape
+
+    def outline(device: str) -> nn.Module:
+        return denoisers.outline(network, device)
+
+    return flops.step_cost(outline, lambda *of: _inputs(shape, cond, *of), batch, policy, checkpointing)
+
+
+def _inputs(shape: tuple[int, ...], cond: Cond, batch: int, device: str | torch.device) -> tuple[Tensor, Tensor, Cond]:
+    """Return what a denoiser is called with, all zeros."""
+    conds = conditions.each(cond, lambda field: torch.zeros(batch, *field.shape[1:], dtype=field.dtype, device=device))
+    return torch.zeros(batch, *shape, device=device), torch.zeros(batch, device=device), conds
+
+
+def _example(latents: LatentSets) -> Cond:
+    """Return the condition of one latent."""
+    return latents.train.cond(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+
+
+def _measured(found: Basis, network: nn.Module, run: Callable[[Any], Any]) -> float:
+    """Measure the seconds of a pass without a backward one."""
+    device = found.policy.device
+    network.to(device).eval()
+
+    @torch.no_grad()
+    def work() -> None:
+        with found.policy.autocast():
+            run(network)
+
+    seconds = flops.seconds_of(work, device, found.how.seconds / 2)
+    network.to("cpu")
+    return seconds
+
+
+def _autoencoding(found: Basis, policy: Policy) -> AutoencodingTask:
+    stage = found.recipe.autoencoder
+    if stage.loss.lpips is not None and not stage.loss.lpips.is_dir():
+        found.note(f"the perceptual loss is left out: its weights ({stage.loss.lpips}) are not at hand")
+        stage = stage.model_copy(update={"loss": stage.loss.model_copy(update={"lpips": None})})
+    return AutoencodingTask(stage, dummy.images(stage.data, len(found.class_names)), policy)
+
+
+def _classifying(found: Basis, policy: Policy) -> ClassifyingTask:
+    data = found.recipe.autoencoder.data
+    stage = found.recipe.classifier.model_copy(update={"data": data})
+    return ClassifyingTask(stage, dummy.images(data, len(found.class_names)), policy)
+
+
+def _latents(found: Basis, shape: tuple[int, int, int]) -> LatentSets:
+    flip = found.recipe.autoencoder.data.flip
+    return dummy.latents(shape, len(found.class_names), flip, found.policy.device if found.rate is None else CPU)
+
+
+def _network(found: Basis, latents: LatentSets) -> Any:
+    return network_config(found.recipe.denoiser, latents.train.shape, len(found.class_names))
+
+
+def _autoencoder(found: Basis) -> Autoencoder:
+    """Return the recipe's autoencoder; with random weights where it would be trained."""
+    given = found.recipe.autoencoder.autoencoder
+    if given is None:
+        return _autoencoding(found, flops.on_cpu(found.policy)).autoencoder.eval()
+    if not given.is_dir():
+        raise ConfigError(f"the autoencoder {given} is not at hand", "give the latents' shape: --latent 4,32,32")
+    return autoencoders.load(given)
 
 
 def _where(found: Basis) -> str:
@@ -66,18 +326,21 @@ def _where(found: Basis) -> str:
 
 def _conditions(found: Basis) -> list[str]:
     """Say what the numbers rest on."""
-    said = [f"networks compute in {found.policy.name}; reading and decoding of images, and eval, are not in the times"]
+    said = [
+        f"networks compute in {found.policy.name}; reading and decoding of images, validations, previews and eval are"
+        " not in the times"
+    ]
     if found.rate is None:
-        said.append(f"times are of {found.how.seconds:g} s of real steps of each stage on made-up data, in proportion")
+        said.append(f"times are of {found.how.seconds:g} s of real steps of each stage on dummy data, in proportion")
     elif not found.launches:
-        said.append("times are operations over the rate; small networks and batches reach less of it than large ones")
+        said.append("times are FLOPs over the rate; small networks and batches reach less of it than large ones")
     else:
         said.append(
-            f"times are operations over the rate, or {LAUNCH * 1e6:.0f} us for each kernel launched where that is"
+            f"times are FLOPs over the rate, or {flops.LAUNCH * 1e6:.0f} us for each kernel launched where that is"
             " longer, which is the least; from JPEG or PNG, images/s are at most those that the CPU decodes"
         )
     if found.how.gpus > 1:
-        said.append("what several GPUs say to each other is not in the times")
+        said.append("communication between GPUs is not in the times")
     resident = machine.used_memory()
     if found.policy.device.type == "cpu" and resident is not None:
         said.append(f"memory is that of tensors; Python and what is loaded take about {resident / 1e6:,.0f} MB besides")

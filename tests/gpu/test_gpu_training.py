@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ldm.core.denoisers.dit import DiT
-from ldm.core.estimation import cost
 from ldm.core.system.precision import Policy
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch
+from ldm.stages.tools.estimate import denoiser_cost
 from tests.support.on_a_gpu import (
     BATCH,
     BF16,
@@ -104,11 +104,11 @@ def test_with_deterministic_kernels_a_resumed_run_is_the_uninterrupted_one_to_th
 def test_estimated_memory_is_what_a_step_takes(policy: Policy, checkpointing: bool) -> None:
     config = CONFIG.replace(latent_size=32, width=384, depth=12, heads=6)
     batch = 64
-    estimated = cost.denoiser_memory(config, batch, policy, checkpointing)
+    cond = {"labels": torch.zeros(batch, dtype=torch.int64, device=DEVICE)}
+    estimated = denoiser_cost(config, cond, batch, policy, checkpointing)[1]
     network = DiT(config).to(DEVICE)
     network.checkpointing = checkpointing
     x, t = torch.randn(batch, 4, 32, 32, device=DEVICE), torch.rand(batch, device=DEVICE)
-    cond = {"labels": torch.zeros(batch, dtype=torch.int64, device=DEVICE)}
     for _ in range(2):
         network.zero_grad(set_to_none=True)
         torch.cuda.reset_peak_memory_stats()

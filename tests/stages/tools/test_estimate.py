@@ -13,23 +13,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.cli.estimate import run
 from ldm.cli.main import run as ldm
-from ldm.core.diffusion import conditions, samplers, times
-from ldm.core.diffusion.denoisers import denoiser
-from ldm.core.diffusion.guidance import classifier_free
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
-from ldm.core.estimation.kernels import LAUNCH
 from ldm.core.images.settings import Data
 from ldm.core.pipeline.generation import Sampling
 from ldm.core.progress import Outcome, Silent
+from ldm.core.system.flops import LAUNCH
 from ldm.core.system.precision import Policy
 from ldm.core.training import loop
 from ldm.core.training.task import Batch, Plan
 from ldm.stages import train_autoencoder
 from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
-from ldm.stages.tools import dummy, estimate_basis, estimate_inference
+from ldm.stages.tools import costs, dummy
 from ldm.stages.tools.costs import StageCost, amount, duration, table
+from ldm.stages.tools.estimate import bytes_of_a_sample, evaluations
 from tests.support.pipeline_run import MACHINE, Pipeline
 
 RECIPE = """
@@ -89,9 +87,9 @@ def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
 
     def counted(**data: Any) -> tuple[int | None, int | None]:
         notes: list[str] = []
-        images = estimate_basis._images(Estimate(), Data(**data), notes)
-        assert images.class_names == ("0", "1") and not notes
-        return images.train, images.val
+        train, val, class_names = costs._images(Estimate(), Data(**data), notes)
+        assert class_names == ("0", "1") and not notes
+        return train, val
 
     own, everything = str(tmp_path / "own.npz"), str(tmp_path / "all.npz")
     assert counted(source=own) == (40, 10)
@@ -141,31 +139,27 @@ def test_the_autoencoders_operations_are_those_of_its_own_training(tmp_path: Pat
 def test_latents_weigh_what_they_weigh_on_the_disk(trained: Pipeline) -> None:
     shards = [*(trained.folder / "latents").glob("*.tar")]
     facts = json.loads((trained.folder / "latents" / "manifest.json").read_text())["facts"]
-    each = estimate_inference.bytes_of_a_latent(tuple(facts["latent_shape"]), ["npy", "flip.npy"])
+    each = bytes_of_a_sample(tuple(facts["latent_shape"]), fields=2)
     count = sum(facts["samples"].values())
     ends = 10_240 * len(shards)  # tars are filled up to that
     assert 0 <= sum(path.stat().st_size for path in shards) - each * count <= ends
 
 
-@pytest.mark.parametrize("sampler", [*samplers.SAMPLERS])
-@pytest.mark.parametrize("how", [{"cfg": 1.0}, {"cfg": 3.0}, {"cfg": 3.0, "cfg_interval": (0.25, 0.8)}])
-def test_passes_are_as_many_as_the_sampler_asks_for(sampler: str, how: dict[str, Any]) -> None:
-    looked = 0
-
-    def network(x: torch.Tensor, t: torch.Tensor, cond: conditions.Cond) -> torch.Tensor:
-        nonlocal looked
-        looked += len(x)
-        return x
-
-    sampling = Sampling(sampler=sampler, steps=9, **how)
-    noise_schedule = schedule("cosine", 100)
-    denoise = denoiser(network, noise_schedule, "v")
-    if sampling.cfg != 1:
-        denoise = classifier_free(denoise, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
-    grid = times.grid(100, 9, "trailing")
-    x = torch.zeros(1, 1, 2, 2)
-    samplers.SAMPLERS[sampler](denoise, x, noise_schedule, grid, {"labels": torch.zeros(1)}, noise=lambda step: x)
-    assert estimate_inference._passes(sampling, 100) == looked
+@pytest.mark.parametrize(
+    ("sampling", "looks", "passes"),
+    [
+        (Sampling(steps=9), 9, 9),
+        (Sampling(steps=9, cfg=3.0), 18, 9),
+        (Sampling(steps=9, cfg=0.0), 9, 9),
+        (Sampling(steps=4, cfg=3.0, cfg_interval=(0.4, 0.8)), 6, 4),  # of the times 1, 3/4, 1/2, 1/4
+        (Sampling(sampler="heun", steps=9), 17, 17),
+        (Sampling(sampler="ddpm"), 100, 100),
+    ],
+)
+def test_a_sampler_evaluates_the_network_in_each_step_twice_where_it_is_guided(
+    sampling: Sampling, looks: int, passes: int
+) -> None:
+    assert evaluations(sampling, schedule("cosine", 100)) == (looks, passes)
 
 
 def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -> None:
@@ -178,12 +172,12 @@ def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -
     assert two["memory"]["activations"] < one["memory"]["activations"] / 2
     assert three["memory"]["moments"] == one["memory"]["moments"] // 4 and three["parameters"] == one["parameters"]
     assert "4 x a100 at 54.6 TFLOP/s" in str(outcome.verdict), "0.35 of TF32"
-    assert "say to each other" in notes and outcome.facts["precision"] == "fp32", "as the recipe says"
+    assert "communication between GPUs" in notes and outcome.facts["precision"] == "fp32", "as the recipe says"
 
 
 def test_gpus_that_are_kept_at_work_share_it() -> None:
     how = {"preset": "dit-b/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
-    one, four = (run(Estimate(**how, gpus=gpus), Noted()).metadata["stages"][0] for gpus in (1, 4))
+    one, four = (run(Estimate(**how, gpus=gpus), Noted()).facts["stages"][0] for gpus in (1, 4))
     assert four["rate"] == pytest.approx(4 * one["rate"]) and four["limit"] == "arithmetic"
     assert one["rate"] == pytest.approx(312e12 * 0.35 / one["operations"])
 

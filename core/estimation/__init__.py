@@ -1,1 +1,0 @@
-"""What a network costs: operations, memory, and on machines known by their data sheets, time."""
