@@ -13,7 +13,7 @@ from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.run import MANIFEST, StageRun
 from ..core.system.compile import eager_mode
 from ..core.training import loop
-from ..core.training.sample_evaluator import SampleEvaluator, prepare_evaluation
+from ..core.training.sample_evaluator import SampleEvaluator
 from ..core.training.tasks.denoising import DenoisingTask, network_config
 from .configs import TrainDiT
 
@@ -29,9 +29,9 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         }
         # What can be refused is refused before anything is discarded.
         network = network_config(config, latents.metadata["latent_shape"], len(latents.metadata["class_names"]))
-        setup = None
+        evaluator = None
         if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
-            setup = prepare_evaluation(config, latents, source, policy, progress)
+            evaluator = SampleEvaluator(config, latents, source, policy, progress)
         work = claim(folder, config, inputs)
         next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
@@ -39,10 +39,8 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
         sets = read_latents(latents, config.reading, policy.device)
         task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
         state = BestState(work, task.network, _description(config, latents))
-        evaluator = None
-        if setup is not None:
-            real = setup.reference_features(folder, progress)
-            evaluator = SampleEvaluator(setup, task.model(), real, task.validate, state, progress)
+        if evaluator is not None:
+            evaluator.start(task.model(), task.validate, state)
         metadata = loop.train(task, _plan(config), policy, folder, progress, evaluator)
         if not (processes.world().is_main or config.train.shard):
             return Outcome(folder)

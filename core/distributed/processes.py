@@ -141,6 +141,18 @@ def process_group(device: torch.device) -> Iterator[World]:
             dist.destroy_process_group()
 
 
+@contextmanager
+def _detect_lost_process() -> Iterator[None]:
+    """Turn the transport's error for a process that is gone into LostProcess."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcess(
+            f"another process of this run is gone: {str(error).strip().splitlines()[0]}",
+            "see what it said last, then run the same command again",
+        ) from error
+
+
 def barrier() -> None:
     """Wait for all processes. Raises OtherProcessFailed where one has failed, LostProcess where one is gone."""
     all_gather_int()
@@ -171,14 +183,14 @@ def stop_requested(stop: StopFlag) -> bool:
     return bool(stop)
 
 
+@_detect_lost_process()
 def broadcast_flags(flags: list[bool]) -> list[bool]:
     """Return the main process's flags: what each process looked up, as on a disk, may differ. A `barrier`."""
     if _group is None:
         return flags
     barrier()
     buffer = torch.tensor(flags, dtype=torch.uint8)
-    with _detect_lost_process():
-        dist.broadcast(buffer, src=0)
+    dist.broadcast(buffer, src=0)
     return [bool(flag) for flag in buffer]
 
 
@@ -191,49 +203,37 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
     return total / _group.world.size
 
 
+@_detect_lost_process()
 def start_all_reduce(tensor: Tensor) -> Callable[[], object]:
     """Start replacing a contiguous tensor by its sum over the processes; returns a function that waits for it.
 
     On a GPU waiting only orders later work behind the sum.
     """
     assert _group is not None, "no other process to sum with"
-    with _detect_lost_process():
-        work = dist.all_reduce(tensor, group=_group.tensors, async_op=True)
+    work = dist.all_reduce(tensor, group=_group.tensors, async_op=True)
     assert work is not None
     return _detect_lost_process()(work.wait)
 
 
+@_detect_lost_process()
 def all_gather_rows(tensor: Tensor) -> Tensor:
     """Return the rows of all processes, in order of rank; each has as many of the same shape."""
     if _group is None:
         return tensor
-    local = tensor.contiguous()
-    pieces = [torch.empty_like(local) for _ in range(_group.world.size)]
-    with _detect_lost_process():
-        dist.all_gather(pieces, local, group=_group.tensors)
-    return torch.cat(pieces)
-
-
-def gather_to_main(tensor: Tensor) -> Tensor | None:
-    """As `all_gather_rows`, but for the main process alone; None to the others."""
-    if _group is None:
-        return tensor
-    local = tensor.contiguous()
-    rows = local.new_empty(_group.world.size, *local.shape) if _group.world.is_main else None
-    with _detect_lost_process():
-        dist.gather(local, list(rows) if rows is not None else None, dst=0, group=_group.tensors)
-    return rows.flatten(0, 1) if rows is not None else None
+    rows = tensor.new_empty(_group.world.size * len(tensor), *tensor.shape[1:])
+    dist.all_gather_into_tensor(rows, tensor.contiguous(), group=_group.tensors)
+    return rows
 
 
 @torch.no_grad()
+@_detect_lost_process()
 def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
     """Replace tensors in place by the main process's: the same computation may differ in its last bits."""
     if _group is None:
         return
     for tensor in tensors:
         buffer = tensor.detach().contiguous()
-        with _detect_lost_process():
-            dist.broadcast(buffer, src=0, group=_group.tensors)
+        dist.broadcast(buffer, src=0, group=_group.tensors)
         tensor.copy_(buffer)
 
 
@@ -243,18 +243,6 @@ def device_mesh(device: torch.device) -> "DeviceMesh":
 
     assert _group is not None, "no other process to shard over"
     return DeviceMesh.from_group(_group.tensors, device.type)
-
-
-@contextmanager
-def _detect_lost_process() -> Iterator[None]:
-    """Turn the transport's error for a process that is gone into LostProcess."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise LostProcess(
-            f"another process of this run is gone: {str(error).strip().splitlines()[0]}",
-            "see what it said last, then run the same command again",
-        ) from error
 
 
 @_detect_lost_process()

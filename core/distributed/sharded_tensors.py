@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from . import processes, tensor_file
-from .tensor_file import Spec
 
 
 def local_rows(num_rows: int, world: processes.World) -> slice:
@@ -20,17 +19,20 @@ def local_rows(num_rows: int, world: processes.World) -> slice:
 class ShardedTensors:
     """Named tensors for one file, of which each process may hold only rows.
 
-    local: what this process holds. full_shapes: the shapes of those that are sharded. The main process reads every
-    tensor once, in the file's order; the others have to `send_rest` at the same time, see `gathered_by_main`.
+    local: what this process holds. full_shapes: the shapes of those that are sharded. full: all on the meta device. The
+    main process reads every tensor once, in the file's order, while the others `send_rest`: see `gathered_by_main`.
     """
 
     def __init__(self, local: Mapping[str, Tensor], full_shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.local, self._full_shapes = local, full_shapes
-        self.specs = {name: Spec(t.dtype, full_shapes.get(name, tuple(t.shape))) for name, t in local.items()}
-        self._unread = tensor_file.in_order(self.specs)
+        self.full = {
+            name: torch.empty(full_shapes.get(name, tensor.shape), dtype=tensor.dtype, device="meta")
+            for name, tensor in local.items()
+        }
+        self._unread = tensor_file.in_order(self.full)
 
     def read(self, name: str) -> Tensor:
-        """Return the full tensor to the main process, on the CPU, and the local one to any other."""
+        """Return the full tensor in the main process, on the CPU, and the local one in the others."""
         assert self._unread[0] == name, f"{name} is read before {self._unread[0]}"
         self._unread.pop(0)
         local = self.local[name].detach()
@@ -39,8 +41,8 @@ class ShardedTensors:
         num_rows, *rest = self._full_shapes[name]
         padded = torch.zeros(-(-num_rows // processes.world().size), *rest, dtype=local.dtype, device=local.device)
         padded[: len(local)] = local
-        full = processes.gather_to_main(padded)
-        return local if full is None else full[:num_rows].cpu()
+        full = processes.all_gather_rows(padded)[:num_rows]
+        return full.cpu() if processes.world().is_main else local
 
     def send_rest(self) -> None:
         """Take part in reading what has not been read."""
@@ -51,7 +53,7 @@ class ShardedTensors:
 
     def write(self, path: Path) -> None:
         """Write the tensors to a safetensors file, as the main process."""
-        tensor_file.write(path, self.specs, self.read)
+        tensor_file.write(path, self.full, self.read)
 
 
 @contextmanager

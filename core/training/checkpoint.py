@@ -19,6 +19,8 @@ from ..distributed import tensor_file
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..errors import DataError, Diverged, as_data_error
 from ..runs.schemas import first_wrong
+from .guard import FiniteGuard
+from .record import Meter
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -40,27 +42,14 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-class _Numbers(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class _Guard(_Numbers):
-    skipped: int
-    recent: list[int]
-
-
-class _Meter(_Numbers):
-    sums: dict[str, float]
-    counts: dict[str, Annotated[int, Field(ge=1)]]
-
-
-class _State(_Numbers):
+class _State(BaseModel):
     """What `state.json` holds for the training loop."""
 
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
     images: Annotated[int, Field(ge=0, lt=2**62)]
     steps: Annotated[int, Field(ge=0, lt=2**62)]
-    guard: _Guard
-    meter: _Meter
+    guard: FiniteGuard
+    meter: Meter
     scaler: dict[str, float]
     ema_updates: Annotated[int, Field(ge=0, lt=2**62)]
     evaluation_pending: bool = False
@@ -75,8 +64,6 @@ def evaluation_pending(found: Checkpoint) -> bool:
 def require_complete(found: Checkpoint, remedy: str) -> None:
     """Raise DataError for an undamaged checkpoint that does not hold what the training loop needs."""
     wrong = first_wrong(_State, found.state)
-    if wrong is None and found.state["meter"]["sums"].keys() != found.state["meter"]["counts"].keys():
-        wrong = "meter: its sums and counts are of different numbers"
     if wrong is not None:
         raise DataError(f"{found.path / STATE} is damaged: {wrong}", remedy)
     missing = {"model", "ema", "optimizer"} - found.groups.keys()
@@ -97,7 +84,7 @@ def save(
     with files.new_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             group = tensors if isinstance(tensors, ShardedTensors) else sharded_tensors(tensors)
-            tensor_file.write(temporary / f"{name}.safetensors", group.specs, _finite(name, group))
+            tensor_file.write(temporary / f"{name}.safetensors", group.full, _finite(name, group))
         files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
         files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table, "sha256": files.sha256_json(table)})

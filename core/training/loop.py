@@ -17,7 +17,7 @@ import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +279,7 @@ def rehearse(task: Task, plan: Plan, policy: Policy, seconds: float) -> tuple[fl
 
     Returns the seconds of a step, after two steps to warm up, and how many were timed.
     """
-    plan = replace(plan, images=2**62)
+    plan = plan.model_copy(update={"images": 2**62})
     stepper = Stepper(task, plan, policy)
 
     def synchronize() -> float:

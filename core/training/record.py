@@ -4,7 +4,9 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .. import files
 
@@ -13,12 +15,18 @@ _LARGEST = 1e150
 CONDITIONS = "conditions"  # key, in the line of an evaluation, of what its numbers depend on
 
 
-class Meter:
-    """Means over the steps since the last line; kept in checkpoints so that a resumed line is the same line."""
+class Meter(BaseModel):
+    """Means over the steps since the last line. Its fields are its part of a checkpoint: a resumed line is the same."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    sums: dict[str, float] = {}
+    counts: dict[str, Annotated[int, Field(ge=1)]] = {}
+
+    @model_validator(mode="after")
+    def _same_names(self) -> "Meter":
+        if self.sums.keys() != self.counts.keys():
+            raise ValueError("its sums and counts are of different numbers")
+        return self
 
     def add(self, numbers: dict[str, float]) -> None:
         """Add the numbers of one step; each mean is over the steps with a finite number of that name."""
@@ -32,14 +40,6 @@ class Meter:
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
-
-    def state(self) -> dict[str, Any]:
-        """Return its part of a checkpoint, JSON."""
-        return {"sums": dict(self.sums), "counts": dict(self.counts)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from its part of a checkpoint."""
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 class MetricsLog:

@@ -9,8 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,14 @@ from torch import Tensor
 
 from ..conditioning.registry import conditioning_of
 from ..diffusion import conditions
-from ..diffusion.conditions import Cond
 from ..distributed import processes
 from ..errors import ConfigError, DataError
 from ..features.extractor import INCEPTION, Extractor, Features, extract
 from ..features.reference import keep_features, kept_features
-from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.sets import image_loader
 from ..images.settings import Data
+from ..images.sources import ImageSource
 from ..metrics import evaluate
 from ..metrics.judging import batches, feature_extractor, limited, reference_images
 from ..metrics.settings import Comparison
@@ -46,143 +44,98 @@ MANIFOLD_IMAGES = 2_000  # of each side, for the numbers whose cost grows with t
 _FLAGS = r"--(?=(cfg|steps|sampler|features|weights|reference|limit)\b)"
 
 
-@dataclass(frozen=True)
-class EvaluationSetup:
-    """How samples are drawn and what they are compared with.
-
-    cond: of the samples. labels: int64 (N,), the class of each. class_columns: the extractor's logit of each class,
-    where it knows the classes. reference: images to compare with, in the main process only; reference_input: its path
-    and fingerprint.
-    """
-
-    config: DenoiserTraining
-    policy: Policy
-    sampling: Sampling
-    cond: Cond
-    labels: np.ndarray
-    extractor: Extractor
-    class_columns: list[int] | None
-    settings: evaluate.Settings
-    data: Data
-    comparison: Comparison
-    reference: ImageSource | None
-    reference_input: dict[str, Any]
-
-    def reference_features(self, folder: Path, progress: Progress) -> Features | None:
-        """Return the reference's features, computed once per training; None but in the main process."""
-        features = None
-        if self.reference is not None:
-            made_from = {
-                **{name: getattr(self.extractor, name) for name in ("name", "weights_sha256", "resize")},
-                "reference": self.reference_input["fingerprint"],
-                "limit": self.comparison.limit,
-                "seed": self.config.seed,
-                "data": {name: value for name, value in identity(self.data).items() if name != "source"},
-            }
-            features = kept_features(made_from, folder / REFERENCE)
-            if features is None:
-                features = self._extract_reference(self.reference, progress)
-                keep_features(features, made_from, folder / REFERENCE)
-        with stop_flag():
-            processes.barrier()
-        return features
-
-    def _extract_reference(self, reference: ImageSource, progress: Progress) -> Features:
-        loader = image_loader(limited(reference, self.comparison), self.data, "reference", progress)
-        with stop_flag() as stop:
-            images = batches(loader, self.comparison, progress, "reference")
-            features = extract(self.extractor, _until_stopped(stop, images))
-        loader.close()
-        return features
-
-
-def prepare_evaluation(
-    config: DenoiserTraining, latents: StageRun, source: StageRun, policy: Policy, progress: Progress
-) -> EvaluationSetup:
-    """Decide how samples of the denoiser in training are evaluated. Raises ConfigError and DataError where they cannot.
-
-    latents: what it is trained on; source: the autoencoder that they came from.
-    """
-    wanted, class_names = config.metrics, latents.metadata["class_names"]
-    data = Data.model_validate(source.config["data"])
-    shared = ("features", "weights", "reference", "limit")
-    comparison = Comparison(
-        name=config.name,
-        runs_dir=config.runs_dir,
-        seed=config.seed,
-        **{name: getattr(wanted, name) for name in shared},
-    )
-    settings = evaluate.Settings(seed=config.seed, manifold_images=MANIFOLD_IMAGES)
-    with _errors_name_metrics():
-        has_null, diffusion = config.label_dropout > 0, config.diffusion
-        sampling = Sampling(
-            cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
-            sampler=wanted.sampler,
-            steps=wanted.steps or None,
-        ).on(diffusion.num_steps)
-        check(sampling, diffusion.num_steps, has_null, latents.metadata["latent_shape"][0], diffusion.learn_variance)
-        extractor, _ = feature_extractor(comparison, policy, config.root)
-        columns = _class_columns(class_names, extractor, progress)
-        if columns is None and wanted.best == "class_accuracy":
-            raise ConfigError(
-                f"metrics.best is class_accuracy, but the {extractor.name} extractor does not know the classes",
-                "take another number, or metrics.features=classifier",
-            )
-        reference, reference_input = reference_images(comparison, data) if processes.world().is_main else (None, {})
-        if reference is not None:
-            evaluate.require_enough(len(limited(reference, comparison)), wanted.num, settings)
-    request = conditioning_of(latents.metadata).request("all")
-    labels = np.arange(wanted.num, dtype=np.int64) * len(request.titles) // wanted.num
-    return EvaluationSetup(
-        config,
-        policy,
-        sampling,
-        conditions.index(request.cond, labels),
-        labels,
-        extractor,
-        columns,
-        settings,
-        data,
-        comparison,
-        reference,
-        reference_input,
-    )
-
-
 class SampleEvaluator:
-    """Draws samples of the network in training and compares them with the reference: an `Evaluator`.
+    """Draws samples of the network in training and compares them with reference images: an `Evaluator`.
 
-    real: the reference's features, in the main process. validate: the task's. best: where the best state is saved.
+    Making one raises ConfigError and DataError for whatever could not be evaluated; `start` does the first work.
+    latents: what the denoiser is trained on; source: the autoencoder that they came from.
     """
 
     def __init__(
-        self,
-        setup: EvaluationSetup,
-        model: Model,
-        real: Features | None,
-        validate: Callable[[], dict[str, float]],
-        best: BestState,
-        progress: Progress,
+        self, config: DenoiserTraining, latents: StageRun, source: StageRun, policy: Policy, progress: Progress
     ) -> None:
-        self.setup, self.model, self.real, self.validate = setup, model, real, validate
-        self.best, self.progress = best, progress
-        wanted, name = setup.config.metrics, setup.extractor.name
+        self.config, self.policy, self.progress = config, policy, progress
+        wanted, class_names = config.metrics, latents.metadata["class_names"]
+        self.data = Data.model_validate(source.config["data"])
+        shared = {name: getattr(wanted, name) for name in ("features", "weights", "reference", "limit")}
+        self.comparison = Comparison(name=config.name, runs_dir=config.runs_dir, seed=config.seed, **shared)
+        self.settings = evaluate.Settings(seed=config.seed, manifold_images=MANIFOLD_IMAGES)
+        request = conditioning_of(latents.metadata).request("all")
+        self.labels = np.arange(wanted.num, dtype=np.int64) * len(request.titles) // wanted.num
+        self.cond = conditions.index(request.cond, self.labels)
+        with _errors_name_metrics():
+            # Samplers, steps and guidance that this denoiser will not support.
+            has_null, diffusion = config.label_dropout > 0, config.diffusion
+            self.sampling = Sampling(
+                cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
+                sampler=wanted.sampler,
+                steps=wanted.steps or None,
+            ).on(diffusion.num_steps)
+            channels = latents.metadata["latent_shape"][0]
+            check(self.sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
+
+            # The feature extractor; its index of each class, where it knows the classes.
+            self.extractor, _ = feature_extractor(self.comparison, policy, config.root)
+            self.class_columns = _class_columns(class_names, self.extractor, progress)
+            if self.class_columns is None and wanted.best == "class_accuracy":
+                raise ConfigError(
+                    f"metrics.best is class_accuracy, but {self.extractor.name} does not know the classes",
+                    "take another number, or metrics.features=classifier",
+                )
+
+            # The reference images, which the main process alone reads.
+            self.reference: ImageSource | None = None
+            if processes.world().is_main:
+                self.reference, self.reference_input = reference_images(self.comparison, self.data)
+                evaluate.require_enough(len(limited(self.reference, self.comparison)), wanted.num, self.settings)
+
         self.every = wanted.every
         self.higher_is_better = wanted.best in ("precision", "recall", "class_accuracy")
-        self.criterion = _criterion(wanted.best, name)
+        self.criterion = _criterion(wanted.best, self.extractor.name)
         self.floor: dict[str, float] = {}  # what as many real images measure against the reference
         self.conditions: dict[str, Any] = {}
-        if real is not None:
-            floor = evaluate.compare_reals(real, wanted.num, name, setup.settings)
-            self.floor = {number: value for number, value in floor.items() if math.isfinite(value)}
-            conditions = {
-                **evaluate.conditions_of(setup.extractor, len(real), wanted.num, setup.settings),
-                "sampling": {**asdict(setup.sampling), "seed": wanted.seed},
-                "image_size": setup.data.image_size,
-                "reference": setup.reference_input["path"],
-                "reference_sha256": setup.reference_input["fingerprint"],
-            }
-            self.conditions = json.loads(json.dumps(conditions))  # as lines of metrics.jsonl will hold them
+
+    def start(self, model: Model, validate: Callable[[], dict[str, float]], best: BestState) -> None:
+        """Compute the reference's features, unless an earlier process of this training did.
+
+        model: of the network in training; validate: its task's; best: where the best state is saved.
+        """
+        self.model, self.validate, self.best = model, validate, best
+        self.real = self._reference_features(self.reference) if self.reference is not None else None
+        with stop_flag():
+            processes.barrier()
+        if self.real is None:
+            return
+        wanted = self.config.metrics
+        floor = evaluate.compare_reals(self.real, wanted.num, self.extractor.name, self.settings)
+        self.floor = {number: value for number, value in floor.items() if math.isfinite(value)}
+        conditions = {
+            **evaluate.conditions_of(self.extractor, len(self.real), wanted.num, self.settings),
+            "sampling": {**asdict(self.sampling), "seed": wanted.seed},
+            "image_size": self.data.image_size,
+            "reference": self.reference_input["path"],
+            "reference_sha256": self.reference_input["fingerprint"],
+        }
+        self.conditions = json.loads(json.dumps(conditions))  # as lines of metrics.jsonl will hold them
+
+    def _reference_features(self, reference: ImageSource) -> Features:
+        folder = self.best.work.path / REFERENCE
+        made_from = {
+            **{name: getattr(self.extractor, name) for name in ("name", "weights_sha256", "resize")},
+            "reference": self.reference_input["fingerprint"],
+            "limit": self.comparison.limit,
+            "seed": self.config.seed,
+            "data": {name: value for name, value in identity(self.data).items() if name != "source"},
+        }
+        features = kept_features(made_from, folder)
+        if features is None:
+            loader = image_loader(limited(reference, self.comparison), self.data, "reference", self.progress)
+            with stop_flag() as stop:
+                images = batches(loader, self.comparison, self.progress, "reference")
+                features = extract(self.extractor, _until_stopped(stop, images))
+            loader.close()
+            keep_features(features, made_from, folder)
+        return features
 
     def evaluate(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Draw the samples, each process its share, and compare them; None as soon as it is to stop."""
@@ -193,11 +146,11 @@ class SampleEvaluator:
         loss = self.validate() if self.criterion == "val_loss" else {}
         if self.real is None:
             return {}
-        setup, name = self.setup, self.setup.extractor.name
-        numbers: dict[str, Any] = evaluate.compare(self.real.features, fake.features, name, setup.settings)
-        if setup.class_columns is not None:
-            labels = torch.from_numpy(setup.labels)
-            numbers |= evaluate.class_accuracy(fake.logits, labels, setup.class_columns, name)
+        name = self.extractor.name
+        numbers: dict[str, Any] = evaluate.compare(self.real.features, fake.features, name, self.settings)
+        if self.class_columns is not None:
+            labels = torch.from_numpy(self.labels)
+            numbers |= evaluate.class_accuracy(fake.logits, labels, self.class_columns, name)
         return {**numbers, **loss, "real_against_real": self.floor}
 
     def save_best(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
@@ -211,8 +164,8 @@ class SampleEvaluator:
 
     def _sample_features(self, should_stop: Callable[[], bool]) -> Features | None:
         """Draw all samples chunk by chunk, each process a share of every chunk, and return their features."""
-        world, count = processes.world(), len(self.setup.labels)
-        chunk = chunk_size(self.model.latent_shape, self.setup.policy) * world.size
+        world, count = processes.world(), len(self.labels)
+        chunk = chunk_size(self.model.latent_shape, self.policy) * world.size
         pieces = []
         self.progress.start("drawing samples to measure", count, "images")
         for start in range(0, count, chunk):
@@ -232,7 +185,7 @@ class SampleEvaluator:
         seen = torch.cat(pieces) if pieces else torch.empty(0, 0)
         if len(seen) < count:
             return None
-        dim = self.setup.extractor.dim
+        dim = self.extractor.dim
         return Features(seen[:, :dim], seen[:, dim:])
 
     def _draw(self, rows: np.ndarray, should_stop: Callable[[], bool] | None) -> Tensor:
@@ -242,11 +195,10 @@ class SampleEvaluator:
             if should_stop is not None and should_stop():
                 raise _SamplingStopped
 
-        setup = self.setup
-        indices = setup.config.metrics.seed + rows
-        cond = conditions.index(setup.cond, rows)
-        images = generate(self.model, cond, indices, setup.sampling, setup.policy, stop_between_steps)
-        return torch.cat(setup.extractor.both(as_tensor(images)), dim=1)
+        indices = self.config.metrics.seed + rows
+        cond = conditions.index(self.cond, rows)
+        images = generate(self.model, cond, indices, self.sampling, self.policy, stop_between_steps)
+        return torch.cat(self.extractor.both(as_tensor(images)), dim=1)
 
 
 class _SamplingStopped(Exception):  # noqa: N818

@@ -221,8 +221,8 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         """Return the rest of a checkpoint, JSON."""
         return {
-            "guard": self.guard.state(),
-            "meter": self.meter.state(),
+            "guard": self.guard.model_dump(),
+            "meter": self.meter.model_dump(),
             "scaler": self.scaler.state_dict(),
             "ema_updates": self.ema.num_updates,
         }
@@ -240,8 +240,7 @@ class Stepper:
             prefix, tensors = f"{role}.", found.groups["optimizer"]
             own = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
             load_optimizer_state(optimizer, self.networks[role], own)
-        self.guard.load(found.state["guard"])
-        self.meter.load(found.state["meter"])
+        self.guard, self.meter = FiniteGuard(**found.state["guard"]), Meter(**found.state["meter"])
         if found.state["scaler"]:  # Empty where the run began on a device that needs none.
             self.scaler.load_state_dict(found.state["scaler"])
 

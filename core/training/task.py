@@ -8,27 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from .settings import Train
 
-@dataclass(frozen=True)
-class Plan:
-    """How long and how to train: the fields of the user's `train` section, and the seed."""
 
-    images: int
-    batch_size: int
-    accumulate: int
-    lr: float
-    warmup: int
-    decay: str
-    weight_decay: float
-    beta1: float
-    beta2: float
-    clip: float
-    ema: float
-    checkpoint_every: int
-    keep: int
-    log_every: int
-    validate_every: int
-    tensorboard: bool
+class Plan(Train):
+    """How long and how to train: the user's `train` section, and what else the loop needs to know."""
+
     seed: int
     picture_every: int = 0
     shard: bool = False

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ldm.core.training.loop import Batch, train
 from tests.support.launcher import Launcher
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline, pngs
+from tests.support.plans import replace
 from tests.support.regression import FP32, PLAN, Regression
 from tests.support.small_runs import settled
 

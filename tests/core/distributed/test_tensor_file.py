@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from ldm.core.distributed import processes, tensor_file
 from ldm.core.distributed.sharded_tensors import local_rows, sharded_tensors
 
-DTYPES = list(tensor_file._NAMES)
+DTYPES = list(tensor_file._DTYPES)
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor]) -> list[str]:
@@ -23,7 +23,7 @@ def write(path: Path, tensors: dict[str, torch.Tensor]) -> list[str]:
         asked.append(name)
         return tensors[name]
 
-    tensor_file.write(path, {name: tensor_file.spec(tensor) for name, tensor in tensors.items()}, read)
+    tensor_file.write(path, tensors, read)
     return asked
 
 

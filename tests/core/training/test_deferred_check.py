@@ -5,7 +5,6 @@ import json
 import os
 import signal
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training.loop import Plan, train
 from ldm.core.training.step import Stepper
+from tests.support.plans import replace
 from tests.support.regression import FP32, PLAN, Regression
 from tests.support.several import run_together
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ldm.core.errors import Stopped
 from ldm.core.progress import Silent
 from ldm.core.training.evaluator import Best
 from ldm.core.training.loop import Plan, train
+from tests.support.plans import replace
 from tests.support.regression import FP32, LAST, PLAN, Killed, Regression
 
 BARE = replace(PLAN, validate_every=0, picture_every=0)

@@ -1,7 +1,5 @@
 """A step that is not finite is skipped and counted; twenty within a hundred end the training."""
 
-import json
-
 import pytest
 import torch
 
@@ -48,10 +46,10 @@ def test_the_hundredth_step_before_no_longer_counts() -> None:
 
 
 def test_a_resumed_guard_counts_on_where_it_was() -> None:
-    guard, resumed = FiniteGuard(), FiniteGuard()
+    guard = FiniteGuard()
     for step in range(19):
         guard.check(step, NAN)
-    resumed.load(json.loads(json.dumps(guard.state())))
+    resumed = FiniteGuard.model_validate_json(guard.model_dump_json())
     assert resumed.skipped == 19
     with pytest.raises(Diverged):
         resumed.check(50, NAN)

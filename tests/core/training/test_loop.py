@@ -6,7 +6,6 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
 from ldm.core.training import checkpoint
 from ldm.core.training.loop import Batch, Plan, train
+from tests.support.plans import replace
 from tests.support.regression import FP16, FP32, LAST, PLAN, Killed, Regression
 
 

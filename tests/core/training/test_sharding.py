@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from ldm.core.system.precision import Policy
 from ldm.core.system.transfer import split_batch
 from ldm.core.training.loop import Batch, Plan, train
 from ldm.core.training.step import Stepper
+from tests.support.plans import replace
 from tests.support.several import run_together
 
 CPU = torch.device("cpu")

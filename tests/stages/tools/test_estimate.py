@@ -1,7 +1,6 @@
 """An estimate counts what the stages themselves would do, says what it had to assume, and needs no data."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ldm.stages.tools import costs, dummy
 from ldm.stages.tools.costs import StageCost, amount, duration, table
 from ldm.stages.tools.estimate import bytes_of_a_sample, evaluations
 from tests.support.pipeline_run import MACHINE, Pipeline
+from tests.support.plans import replace
 
 RECIPE = """
 data: {source: SOURCE, image_size: 16}
