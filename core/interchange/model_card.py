@@ -12,7 +12,7 @@ from ..denoisers.dit import DiT
 from ..errors import DataError
 from ..images.decode import is_picture
 from ..images.sets import data_of
-from ..metrics.judging import read_judgement
+from ..metrics.document import read_evaluation
 from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
@@ -66,7 +66,7 @@ def look_for(root: Path, denoiser: StageRun) -> Shown:
     known = {made.fingerprint for made in samples}
     known.add(denoiser.manifest["inputs"]["autoencoder"]["fingerprint"])
     judged = {
-        made.path.name: read_judgement(made.path)
+        made.path.name: read_evaluation(made.path)
         for made in _finished(root / "eval", EVALUATION)
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }

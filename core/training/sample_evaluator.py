@@ -25,9 +25,9 @@ from ..features.reference import keep_features, kept_features
 from ..images.decode import as_tensor
 from ..images.sets import image_loader
 from ..images.settings import Data
-from ..images.sources import ImageSource
+from ..images.dataset import ImageSource
 from ..metrics import evaluate
-from ..metrics.judging import batches, feature_extractor, limited, reference_images
+from ..metrics.inputs import feature_extractor, image_batches, limited, reference_images
 from ..metrics.settings import Comparison
 from ..pipeline.best import BestState
 from ..pipeline.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
@@ -131,7 +131,7 @@ class SampleEvaluator:
         if features is None:
             loader = image_loader(limited(reference, self.comparison), self.data, "reference", self.progress)
             with stop_flag() as stop:
-                images = batches(loader, self.comparison, self.progress, "reference")
+                images = image_batches(loader, self.comparison, self.progress, "reference")
                 features = extract(self.extractor, _until_stopped(stop, images))
             loader.close()
             keep_features(features, made_from, folder)

@@ -13,7 +13,7 @@ from ...core.diffusion.conditions import Cond
 from ...core.images.order import spread
 from ...core.latents.dataset import held_out_latents
 from ...core.latents.sets import read_latents
-from ...core.metrics.judging import NUMBERS, read_judgement
+from ...core.metrics.document import NUMBERS, read_evaluation
 from ...core.metrics.likelihood import Estimate, bits_per_dim
 from ...core.pipeline.loading import load_model, open_denoiser
 from ...core.pipeline.model import Model
@@ -39,7 +39,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
-            shown = _shown(read_judgement(work.path)["numbers"])
+            shown = _shown(read_evaluation(work.path)["numbers"])
             return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
         model = load_model(source, config, policy)
         held_out = read_latents(latents, "streamed").val

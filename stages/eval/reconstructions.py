@@ -14,17 +14,10 @@ from ...core.images.decode import as_tensor, as_uint8, write_png
 from ...core.images.grid import grid, scale_for
 from ...core.images.loader import ImageLoader
 from ...core.images.sets import data_of, image_loader
+from ...core.metrics.document import evaluation_outcome, write_evaluation
 from ...core.metrics.evaluate import Report, Settings, evaluate
 from ...core.metrics.image import image_similarity
-from ...core.metrics.judging import (
-    batches,
-    conclude,
-    concluded,
-    feature_extractor,
-    limited,
-    reference_images,
-    saved_statistics,
-)
+from ...core.metrics.inputs import feature_extractor, image_batches, limited, reference_images, saved_statistics
 from ...core.pipeline.loading import load_autoencoder, load_perceptual
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import as_input, open_own
@@ -56,14 +49,14 @@ def run(config: Eval, progress: Progress) -> Outcome:
         work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
-            return concluded(work, next_commands)
+            return evaluation_outcome(work, next_commands)
         reconstruct = reconstruction_by(load_autoencoder(source, policy).network, policy)
         perceptual = load_perceptual(config.lpips, policy)
         originals = image_loader(limited(held_out, config), data, "reference", progress)
         scores: list[dict[str, Tensor]] = []
 
         def decoded() -> Iterator[Tensor]:
-            for images in batches(originals, config, progress, "decoding"):
+            for images in image_batches(originals, config, progress, "decoding"):
                 reconstructed = reconstruct(images)
                 scores.append(image_similarity(reconstructed, images, perceptual))
                 yield reconstructed
@@ -75,12 +68,12 @@ def run(config: Eval, progress: Progress) -> Outcome:
             progress.warn(f"{len(fake)} images are too few for distances between sets: PSNR and its like only")
             report = Report({}, {}, {"n_reference": len(fake), "n_samples": len(fake)})
         else:
-            real = extract(extractor, batches(originals, config, progress, "originals"))
+            real = extract(extractor, image_batches(originals, config, progress, "originals"))
             report = evaluate(real, fake, extractor, settings=settings)
         means = {name: float(values.mean()) for name, values in by_image.items()}
         report = Report({**means, **report.numbers}, report.floor, report.conditions)
         _write_worst_and_best(folder / PICTURE, originals, reconstruct, by_image["psnr"])
-        return conclude(work, LABEL, report, {"reference": reference["path"]}, [], [PICTURE], next_commands)
+        return write_evaluation(work, LABEL, report, {"reference": reference["path"]}, [], [PICTURE], next_commands)
 
 
 def reconstruction_by(autoencoder: Autoencoder, policy: Policy) -> Callable[[Tensor], Tensor]:

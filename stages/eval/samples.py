@@ -17,17 +17,10 @@ from ...core.images.loader import ImageLoader
 from ...core.images.sets import data_of, image_loader
 from ...core.images.settings import Data
 from ...core.images.sources import open_source
+from ...core.metrics.document import evaluation_outcome, write_evaluation
 from ...core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
 from ...core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
-from ...core.metrics.judging import (
-    batches,
-    conclude,
-    concluded,
-    feature_extractor,
-    limited,
-    reference_images,
-    saved_statistics,
-)
+from ...core.metrics.inputs import feature_extractor, image_batches, limited, reference_images, saved_statistics
 from ...core.metrics.nearest import neighbours
 from ...core.metrics.picture import confusion_picture
 from ...core.progress import Outcome, Progress
@@ -70,9 +63,9 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         work = claim(folder, config, {"samples": judged, "extractor": its_input, "reference": reference})
         next_commands = [command_line("sweep", config), command_line("report", config)]
         if work.complete:
-            return concluded(work, next_commands)
+            return evaluation_outcome(work, next_commands)
         fakes = image_loader(limited(samples, config), data, "sample", progress)
-        fake = extract(extractor, batches(fakes, config, progress, "samples"))
+        fake = extract(extractor, image_batches(fakes, config, progress, "samples"))
         outputs, pictures = [], []
         if statistics is not None:
             numbers = compare_statistics(known, statistics_of(fake.features), extractor.name)
@@ -88,7 +81,7 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
             pictures += _nearest(folder, fakes, fake, reals, real)
         pictures += _confusion(folder, fake, fakes.source, extractor)
         conditions = {**_conditions(made, where), "reference": reference["path"]}
-        return conclude(work, "samples", report, conditions, outputs, pictures, next_commands)
+        return write_evaluation(work, "samples", report, conditions, outputs, pictures, next_commands)
 
 
 def _look_at_reference(
@@ -113,7 +106,7 @@ def _look_at_reference(
     keep = known is None or data.on_error == "skip"
     loader = image_loader(limited(images, config), data, "reference", progress, keep)
     if known is None:
-        known = extract(extractor, batches(loader, config, progress, "reference"))
+        known = extract(extractor, image_batches(loader, config, progress, "reference"))
         if seen is not None:
             seen[sha256_json(wanted)] = known
     return loader, known

@@ -9,7 +9,7 @@ from typing import Any
 from ...core.denoisers.settings import NOISY
 from ...core.errors import DataError
 from ...core.files import read_json
-from ...core.metrics.judging import read_judgement
+from ...core.metrics.document import read_evaluation
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
 from ...core.settings.fields import identity
@@ -85,7 +85,7 @@ def samples(root: Path) -> list[Folder]:
 
 def judgements(root: Path) -> list[Judged]:
     """Return the finished judgements of a run, in the order of `samples`, each with its document of numbers."""
-    found = [(one, read_judgement(one.path)) for one in _several("eval", "eval", root)]
+    found = [(one, read_evaluation(one.path)) for one in _several("eval", "eval", root)]
     return sorted(found, key=lambda each: _order(each[1]["conditions"].get("sampling", {})))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...core import files
 from ...core.images.decode import decode, write_png
 from ...core.images.grid import grid, scale_for
-from ...core.metrics.judging import read_judgement
+from ...core.metrics.document import read_evaluation
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import as_input, open_own
 from ...core.runs.lock import occupy
@@ -51,7 +51,7 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
         }
         work = claim(folder, config.model_copy(update={"replace": True}), inputs)
         rows = [_row(point, artifact) for point, artifact in zip(points, judged, strict=True)]
-        floor = read_judgement(judged[0].path).get("real_against_real", {})
+        floor = read_evaluation(judged[0].path).get("real_against_real", {})
         if not work.complete:
             files.write_bytes(folder / TABLE, _as_csv(rows).encode())
             _draw_curves(rows, floor, folder / CURVES)
@@ -67,7 +67,7 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
 
 
 def _row(point: Point, judgement: StageRun) -> dict[str, Any]:
-    numbers = read_judgement(judgement.path)["numbers"]
+    numbers = read_evaluation(judgement.path)["numbers"]
     return {"cfg": point.cfg, "steps": point.steps, **numbers}
 
 

@@ -12,7 +12,7 @@ from ldm.core.images.exclusion import read_exclusion, write_exclusion
 from ldm.core.images.sets import image_sources
 from ldm.core.images.settings import Data
 from ldm.core.images.sources import open_splits
-from ldm.core.metrics import judging
+from ldm.core.metrics import inputs
 from ldm.core.progress import Silent
 from ldm.core.runs.run import MANIFEST
 from ldm.stages.configs.folders import Inspect
@@ -62,7 +62,7 @@ def test_no_listed_image_is_encoded_and_every_other_one_is(without: Pipeline) ->
 
 def test_judgements_take_the_images_that_were_not_left_out(without: Pipeline, images: Path, listed: Path) -> None:
     data = Data(source=str(images), val_fraction=0.25, exclude=listed)
-    both = [judging.reference_images(without.config("eval"), data, part)[0] for part in (False, True)]
+    both = [inputs.reference_images(without.config("eval"), data, part)[0] for part in (False, True)]
     everything = open_splits(str(images), val_fraction=0.25)
     for ours, theirs in zip(both, everything, strict=True):
         assert set(ours.names) == set(theirs.names) - set(LEFT_OUT)

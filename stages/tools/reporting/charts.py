@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ....core.files import sha256_json
-from ....core.metrics.judging import Conditions
+from ....core.metrics.document import Conditions
 from ....core.pipeline.best import kept_best
 from ....core.runs.schemas import first_wrong
 from ....core.training.evaluator import CONDITIONS

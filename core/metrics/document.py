@@ -1,0 +1,87 @@
+"""What an evaluation writes, `metrics.json`: its numbers, what real images measure, and their conditions."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .. import files
+from ..errors import DataError
+from ..progress import Outcome
+from ..runs.run import StageRun
+from ..runs.schemas import Count, Number, Sampling, Text, absent, first_wrong
+from .evaluate import Report
+
+NUMBERS = "metrics.json"
+
+
+class Conditions(BaseModel):
+    """What numbers depend on, as far as their readers need it."""
+
+    model_config = ConfigDict(strict=True)
+    sampling: Sampling = absent()
+    extractor: Text = ""
+    weights_sha256: Text = ""
+    resize: Text = ""
+    of: Text = ""
+    n_samples: Count = 0
+    n_reference: Count = 0
+    n_latents: Count = 0
+    times_per_latent: Count = 0
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(strict=True)
+    numbers: dict[Text, Number]
+    real_against_real: dict[Text, Number] = {}
+    conditions: Conditions
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Read an evaluation's numbers and conditions. Raises DataError naming what in the file is wrong."""
+    remedy = f"remove {folder}, then ldm eval again"
+    document = files.read_json(folder / NUMBERS, remedy)
+    wrong = first_wrong(_Document, document)
+    if wrong is not None:
+        raise DataError(f"{folder / NUMBERS} is damaged: {wrong}", remedy)
+    return document
+
+
+def write_evaluation(
+    work: StageRun,
+    of: str,
+    report: Report,
+    conditions: dict[str, Any],
+    outputs: list[str],
+    pictures: list[str],
+    next_commands: list[str],
+) -> Outcome:
+    """Write the numbers beside their floor and conditions, and complete the stage."""
+    document = {
+        "of": of,
+        "numbers": report.numbers,
+        "real_against_real": report.floor,
+        "conditions": {**report.conditions, **conditions},
+    }
+    files.write_json(work.path / NUMBERS, document)
+    work.commit([NUMBERS, *outputs, *pictures], {"numbers": report.numbers, "floor": report.floor})
+    shown = [work.path / name for name in pictures]
+    return Outcome(work.path, summary=_shown(document), pictures=shown, next_commands=next_commands)
+
+
+def evaluation_outcome(work: StageRun, next_commands: list[str]) -> Outcome:
+    """Return the outcome of an evaluation that was complete before."""
+    shown = _shown(read_evaluation(work.path))
+    return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
+
+
+def _shown(document: dict[str, Any]) -> dict[str, str]:
+    """Choose what the command prints: every number beside its floor, and how many images it rests on."""
+    floor, conditions = document["real_against_real"], document["conditions"]
+    rows = {
+        name: f"{value:.4g}" + (f"   (real against real {floor[name]:.4g})" if name in floor else "")
+        for name, value in document["numbers"].items()
+        if "_std[" not in name
+    }
+    rows["images"] = f"{conditions['n_samples']:,} against {conditions['n_reference']:,}"
+    return rows

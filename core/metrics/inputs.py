@@ -1,0 +1,75 @@
+"""What an evaluation compares: the feature extractor, the reference images, and batches of images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError, DataError
+from ..features.extractor import Extractor
+from ..features.registry import open_extractor
+from ..images.decode import as_tensor
+from ..images.loader import ImageLoader
+from ..images.order import spread
+from ..images.sets import exclusion_of
+from ..images.settings import Data
+from ..images.dataset import ImageSource
+from ..images.sources import open_source, open_splits
+from ..progress import Progress
+from ..runs.inputs import as_input, open_own
+from ..runs.roles import CLASSIFIER
+from ..system.precision import Policy
+from .frechet import DESCRIPTION
+from .settings import Comparison
+
+
+def feature_extractor(config: Comparison, policy: Policy, folder: Path) -> tuple[Extractor, dict[str, Any]]:
+    """Open the feature extractor, and describe it as an input of the evaluation in a folder."""
+    kind = "classifier" if config.features == "auto" else config.features
+    if kind == "classifier" and config.weights is None:
+        classifier = open_own(CLASSIFIER, config)
+        classifier.verify()
+        return open_extractor(kind, classifier.path / "final", policy.device), as_input(classifier, folder)
+    extractor = open_extractor(kind, config.weights, policy.device, config.download)
+    return extractor, {"path": str(config.weights or kind), "fingerprint": extractor.weights_sha256}
+
+
+def saved_statistics(config: Comparison) -> Path | None:
+    """Return the folder of the reference's saved statistics; None where the reference is images."""
+    path = Path(config.reference or "")
+    return path if config.reference and (path / DESCRIPTION).is_file() else None
+
+
+def reference_images(config: Comparison, data: Data, validation: bool = False) -> tuple[ImageSource, dict[str, Any]]:
+    """Open the reference images, those named or the run's own, and describe them as an input."""
+    if config.reference is not None:
+        source, path = open_source(config.reference), config.reference
+    elif data.source is None:
+        raise ConfigError("the run does not say which images it was trained on", "give --reference")
+    else:
+        try:
+            splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
+        except DataError as error:
+            remedy = "run it where they lie as they were, or give --reference"
+            raise DataError(f"the images of the run: {error.message}", remedy) from None
+        source = splits[1 if validation else 0]
+        path = f"{data.source} ({'validation' if validation else 'training'} images)"
+    return source, {"path": path, "fingerprint": source.fingerprint()}
+
+
+def limited(source: ImageSource, config: Comparison) -> ImageSource:
+    """Return `limit` images drawn by the seed, in their order; all of them where there are no more, or limit is 0."""
+    if not config.limit or config.limit >= len(source):
+        return source
+    return source.subset(np.sort(spread(len(source), config.limit, config.seed)))
+
+
+def image_batches(images: ImageLoader, config: Comparison, progress: Progress, title: str) -> Iterator[torch.Tensor]:
+    """Yield all images, float32 (B, 3, H, W) in [-1, 1], and show the progress."""
+    progress.start(title, len(images), "images")
+    for indices, pixels in images.in_turn(config.batch_size):
+        yield as_tensor(pixels)
+        progress.update(int(indices[-1]) + 1)
+    progress.finish()
