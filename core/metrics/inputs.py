@@ -10,12 +10,12 @@ import torch
 from ..errors import ConfigError, DataError
 from ..features.extractor import Extractor
 from ..features.registry import open_extractor
+from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.loader import ImageLoader
 from ..images.order import spread
 from ..images.sets import exclusion_of
 from ..images.settings import Data
-from ..images.dataset import ImageSource
 from ..images.sources import open_source, open_splits
 from ..progress import Progress
 from ..runs.inputs import as_input, open_own

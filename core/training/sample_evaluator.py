@@ -22,10 +22,10 @@ from ..distributed import processes
 from ..errors import ConfigError, DataError
 from ..features.extractor import INCEPTION, Extractor, Features, extract
 from ..features.reference import keep_features, kept_features
+from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.sets import image_loader
 from ..images.settings import Data
-from ..images.dataset import ImageSource
 from ..metrics import evaluate
 from ..metrics.inputs import feature_extractor, image_batches, limited, reference_images
 from ..metrics.settings import Comparison
