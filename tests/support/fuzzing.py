@@ -11,10 +11,11 @@ from itertools import product
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from ldm.core.errors import UserError
-from ldm.core.seeds import generator
+from tests.support.harms import often
 from tests.support.network_parsers import NETWORK_PARSERS
 from tests.support.parsers import PARSERS, Parser, Read
 from tests.support.run_parsers import RUN_PARSERS
@@ -23,7 +24,7 @@ ALL = {**PARSERS, **RUN_PARSERS, **NETWORK_PARSERS}
 MEMORY = 1 << 30  # bytes beyond what the process has when it has read whole files once
 SECONDS = 5  # of the processor: a machine may be busy with other things
 ASLEEP = 240  # seconds by the clock, for a reader that waits instead; a busy machine, too, lets readers wait
-SEALED, RARELY = 0.8, 0.005  # how often hashes are put right, and the slow readers are taken
+SEALED, RARELY = 80, 2  # of a hundred: how often hashes are put right, and the slow readers are taken
 
 
 class Hang(BaseException):
@@ -41,15 +42,17 @@ class Bench:
         self.whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         self.stamps = {str(path): _stamp(path.stat()) for path in self.whole}
 
-    def trial(self, random: np.random.Generator) -> tuple[str, bytes, str | None]:
-        """Harm a file and read it. Returns its name, its bytes, and what was wrong with how that ended, if anything."""
-        names = sorted(self.parser.harms)
-        name = names[int(random.integers(len(names)))]
-        harmed = self.parser.harms[name](self.whole[self.folder / name], random)
-        slow = self.parser.rarely and random.random() < RARELY
-        readers = self.parser.rarely if slow else self.parser.readers
-        reader = readers[int(random.integers(len(readers)))]
-        return name, harmed, self.read(name, harmed, reader, sealed=random.random() < SEALED)
+    def trials(self) -> st.SearchStrategy[tuple[str, bytes, Read, bool]]:
+        """Draw a file and its harm, a reader, and whether hashes are put right."""
+        parser = self.parser
+        readers = st.sampled_from(parser.readers)
+        if parser.rarely:
+            readers = often(RARELY).flatmap(lambda slow: st.sampled_from(parser.rarely if slow else parser.readers))
+
+        def of(name: str) -> st.SearchStrategy[tuple[str, bytes, Read, bool]]:
+            return st.tuples(st.just(name), parser.harms[name](self.whole[self.folder / name]), readers, often(SEALED))
+
+        return st.sampled_from(sorted(parser.harms)).flatmap(of)
 
     def read(self, name: str, harmed: bytes, reader: Read, sealed: bool) -> str | None:
         """Let a reader read harmed bytes in place of a file. Returns what was wrong with its end, if anything."""
@@ -145,28 +148,47 @@ def prepare(name: str, folder: Path, full: bool = True) -> Bench:
 
 
 def fuzz(arguments: list[str]) -> int:
-    """Run some trials of one parser; write a line of JSON for each: null, or what was wrong, and the file that did it.
+    """Let hypothesis harm the files of one parser; write as JSON how many trials there were, and what was wrong.
 
-    arguments: the parser, a new folder, the form (`full` or `quick`), the seed, the name of the test, how many trials,
-    and the file to write.
+    The quick form draws the same in every run. What is wrong is shrunk, and the harmed file is kept.
+    arguments: the parser, a new folder, the form (`full` or `quick`), a seed, how many trials, and the file to write.
     """
-    name, folder, form, seed, test, count, report = arguments
+    name, folder, form, number, count, report = arguments
     bench = prepare(name, Path(folder) / "bench", form == "full")
-    with Path(report).open("w", buffering=1) as lines:
-        for number in range(int(count)):
-            file, harmed, wrong = bench.trial(generator(int(seed), test, number))
-            found = None
-            if wrong is not None:
-                kept = Path(folder) / f"{name}-{number}"
-                kept.write_bytes(harmed)
-                found = {"file": file, "kept": str(kept), "wrong": wrong}
-            lines.write(json.dumps(found) + "\n")
+    tried: list[tuple[str, bytes]] = []
+    bounds = settings(
+        max_examples=int(count),
+        derandomize=form == "quick",
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+
+    def check(trial: tuple[str, bytes, Read, bool]) -> None:
+        file, harmed, reader, sealed = trial
+        tried.append((file, harmed))
+        wrong = bench.read(file, harmed, reader, sealed)
+        assert wrong is None, wrong
+
+    test = bounds(given(bench.trials())(check))
+    try:
+        (test if form == "quick" else seed(int(number))(test))()
+        found = None
+    except AssertionError as error:
+        file, harmed = tried[-1]
+        kept = Path(folder) / f"{name}-harmed"
+        kept.write_bytes(harmed)
+        found = f"{kept} for {file}: {error}"
+    Path(report).write_text(json.dumps({"tried": len(tried), "wrong": found}))
     return 0
 
 
 def replay(arguments: list[str]) -> int:
-    """Let all that reads a kind of file read some harmed ones, with their hashes right and wrong; write what was wrong.
+    """Let all that reads a kind of file read some harmed ones; write what was wrong.
 
+    Hashes are right, and for readers that are not slow wrong as well.
     arguments: the parser, a new folder, the file to write, then by turns which file is harmed and the bytes for it.
     """
     name, folder, report, *kept = arguments
@@ -174,7 +196,7 @@ def replay(arguments: list[str]) -> int:
     with Path(report).open("w", buffering=1) as lines:
         for file, path in zip(kept[::2], kept[1::2], strict=True):
             harmed = Path(path).read_bytes()
-            for reader in (*bench.parser.readers, *bench.parser.rarely):
-                for sealed in (True, False):
-                    lines.write(json.dumps([path, bench.read(file, harmed, reader, sealed)]) + "\n")
+            forms = [*product(bench.parser.readers, (True, False)), *product(bench.parser.rarely, (True,))]
+            for reader, sealed in forms:
+                lines.write(json.dumps([path, bench.read(file, harmed, reader, sealed)]) + "\n")
     return 0

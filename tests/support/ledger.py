@@ -8,10 +8,10 @@ trial, a few times in `make test` and the full count in `make test-all`:
         for random in trials:
             ...
 
-The draws of a trial are a function of the seed, the test and the trial's number; the seed is new in every run, told at
-its end, and `--promises-seed` repeats it. A test may say `quick_seed`, the seed of its quick form, where a new one
-could find what nobody has mended yet: `make test` is to fail for what was changed. Without `trials` a test counts as
-one trial.
+The draws of a trial are a function of the seed, the test and the trial's number. Quick forms always have the same seed:
+`make test` is to fail for what was changed, not for what nobody has mended yet. That of full forms is new in every run
+and shown at its end; `--promises-seed` repeats it. Without `trials` a test counts as one trial. Tests by hypothesis
+keep to the same rule, by its profiles.
 """
 
 import json
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 PROMISES = {
     "R1": "kill -9 at any moment of a training loses at most the work since the last checkpoint",
@@ -57,7 +58,7 @@ _SEED = "LDM_PROMISES_SEED"  # an environment variable, so that xdist's workers 
 _BEGIN, _END = "<!-- promises: begin -->", "<!-- promises: end -->"
 _RECORD = "promise"
 _VERSIONS = ("ldm", "git", "python", "packages")
-_QUICK_SEED = "quick_seed"
+_QUICK_SEED = 18
 
 
 class Trials:
@@ -115,7 +116,7 @@ def trials(request: pytest.FixtureRequest) -> Trials:
     count, full = request.param
     seed = int(os.environ[_SEED])
     if not full and request.config.getoption("--promises-seed") is None:
-        seed = mark.kwargs.get(_QUICK_SEED, seed)
+        seed = _QUICK_SEED
     return Trials(count, full, seed, request.node.originalname)
 
 
@@ -131,13 +132,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if seed is not None:
         os.environ[_SEED] = str(seed)
     os.environ.setdefault(_SEED, str(secrets.randbelow(10**9)))
+    quick = "not slow" in str(config.getoption("markexpr"))
+    settings.register_profile("quick", derandomize=True, database=None, deadline=None)
+    settings.register_profile("full", max_examples=1000, database=None, deadline=None)
+    settings.load_profile("quick" if quick else "full")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("promise")
     if mark is not None and "trials" in metafunc.fixturenames:
         asked = metafunc.config.getoption("--promises-count")
-        counts = {form: asked or count for form, count in mark.kwargs.items() if form != _QUICK_SEED}
+        counts = {form: asked or count for form, count in mark.kwargs.items()}
         forms = [pytest.param((counts["full"], True), id="full", marks=pytest.mark.slow)]
         if "quick" in counts:
             forms.insert(0, pytest.param((counts["quick"], False), id="quick"))

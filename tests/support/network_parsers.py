@@ -22,8 +22,7 @@ from ldm.stages.configs.exchange import Import
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import import_model, inspect
 from tests.support.authors_dit import random_checkpoint
-from tests.support.format_mutations import mutate_header, mutate_members
-from tests.support.mutations import mutate_json
+from tests.support.harms import in_header, in_json, in_zip
 from tests.support.parsers import Parser
 from tests.support.regression import FP32, PLAN, Regression
 
@@ -100,7 +99,7 @@ def make_authors(folder: Path) -> None:
 
 def import_authors(folder: Path, harmed: str) -> None:
     model = load_dit(folder / "dit.pt", heads=2)
-    model(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    model(torch.zeros(1, 4, 8, 8), torch.zeros(1), {"labels": torch.zeros(1, dtype=torch.int64)})
 
 
 def _extractor() -> Extractor:
@@ -146,29 +145,29 @@ NETWORK_PARSERS = {
     "checkpoint": Parser(
         make_training,
         {
-            **{f"{NEWEST}/{name}": mutate_json for name in ("state.json", MANIFEST)},
-            **{f"{NEWEST}/{name}.safetensors": mutate_header for name in ("model", "optimizer")},
+            **{f"{NEWEST}/{name}": in_json for name in ("state.json", MANIFEST)},
+            **{f"{NEWEST}/{name}.safetensors": in_header for name in ("model", "optimizer")},
         },
         (go_on_training, look_at_checkpoint),
         seal_training,
     ),
-    "pipeline": Parser(make_pipeline, {f"pipe/{name}": mutate_json for name in PIPE}, (import_pipeline,)),
-    "autoencoder-of-others": Parser(make_pipeline, {"pipe/vae/config.json": mutate_json}, (take_autoencoder,)),
+    "pipeline": Parser(make_pipeline, {f"pipe/{name}": in_json for name in PIPE}, (import_pipeline,)),
+    "autoencoder-of-others": Parser(make_pipeline, {"pipe/vae/config.json": in_json}, (take_autoencoder,)),
     "weights-of-others": Parser(
         make_pipeline,
-        {f"pipe/{part}/{WEIGHTS}": mutate_header for part in ("transformer", "vae")},
+        {f"pipe/{part}/{WEIGHTS}": in_header for part in ("transformer", "vae")},
         (import_pipeline, take_autoencoder),
     ),
-    "pt": Parser(make_authors, {"dit.pt": mutate_members}, (import_authors,)),
+    "pt": Parser(make_authors, {"dit.pt": in_zip}, (import_authors,)),
     "statistics": Parser(
         make_statistics,
-        {"statistics.json": mutate_json, "statistics.safetensors": mutate_header},
+        {"statistics.json": in_json, "statistics.safetensors": in_header},
         (read_statistics,),
         seal_statistics,
     ),
     "features": Parser(
         make_features,
-        {reference.DESCRIPTION: mutate_json, reference.TENSORS: mutate_header},
+        {reference.DESCRIPTION: in_json, reference.TENSORS: in_header},
         (take_features,),
         seal_features,
     ),

@@ -20,8 +20,7 @@ from ldm.core.errors import UserError
 from ldm.core.images.exclusion import read_exclusion
 from ldm.core.images.sources import open_source, open_splits
 from ldm.core.training import record
-from tests.support.format_mutations import mutate_npz, mutate_tar, mutate_yaml
-from tests.support.mutations import Mutate, mutate_bytes, mutate_json, mutate_lines
+from tests.support.harms import Harm, in_bytes, in_json, in_lines, in_npz, in_tar, in_yaml
 from tests.support.payloads import add, png
 
 Read = Callable[[Path, str], object]
@@ -36,7 +35,7 @@ class Parser:
     """
 
     make: Callable[[Path], None]
-    harms: Mapping[str, Mutate]
+    harms: Mapping[str, Harm]
     readers: tuple[Read, ...]
     seal: Callable[[Path, str], None] | None = None
     rarely: tuple[Read, ...] = ()
@@ -240,21 +239,21 @@ def leave_out(folder: Path, harmed: str) -> None:
     assert len(left[0][1]) + len(listed.names) >= 4 and listed.sha256
 
 
-def _each(names: tuple[str, ...], mutate: Mutate) -> dict[str, Mutate]:
-    return dict.fromkeys(names, mutate)
+def _each(names: tuple[str, ...], harm: Harm) -> dict[str, Harm]:
+    return dict.fromkeys(names, harm)
 
 
 PARSERS: dict[str, Parser] = {
-    "zip": Parser(make_zip, {"a.zip": mutate_bytes}, reading("a.zip")),
-    "idx": Parser(make_idx, _each(IDX, mutate_bytes), reading(".")),
-    "idx-gz": Parser(make_idx_gz, _each(tuple(f"{name}.gz" for name in IDX), mutate_bytes), reading(".")),
-    "npz": Parser(make_npz, {"a.npz": mutate_npz}, reading("a.npz")),
-    "webdataset": Parser(make_webdataset, {"a.tar": mutate_tar}, reading("a.tar")),
-    "tar-of-folders": Parser(make_tar_of_folders, {"a.tar": mutate_tar}, reading("a.tar")),
-    "classes": Parser(make_classes, {"classes.json": mutate_json}, tuple(map(naming, ("folder", "numbers", "names")))),
-    "image": Parser(make_images, _each(IMAGES, mutate_bytes), reading(".")[:1]),
-    "names": Parser(make_names, {"names": mutate_bytes}, (read_names,)),
-    "exclusion": Parser(make_exclusion, {LISTS[0]: mutate_bytes, LISTS[1]: mutate_json}, (leave_out,)),
-    "recipe": Parser(make_recipe, {"recipe.yaml": mutate_yaml}, (read_recipe,)),
-    "metrics": Parser(make_metrics, {record.METRICS: mutate_lines}, (go_on_recording,), rarely=(draw_curves,)),
+    "zip": Parser(make_zip, {"a.zip": in_bytes}, reading("a.zip")),
+    "idx": Parser(make_idx, _each(IDX, in_bytes), reading(".")),
+    "idx-gz": Parser(make_idx_gz, _each(tuple(f"{name}.gz" for name in IDX), in_bytes), reading(".")),
+    "npz": Parser(make_npz, {"a.npz": in_npz}, reading("a.npz")),
+    "webdataset": Parser(make_webdataset, {"a.tar": in_tar}, reading("a.tar")),
+    "tar-of-folders": Parser(make_tar_of_folders, {"a.tar": in_tar}, reading("a.tar")),
+    "classes": Parser(make_classes, {"classes.json": in_json}, tuple(map(naming, ("folder", "numbers", "names")))),
+    "image": Parser(make_images, _each(IMAGES, in_bytes), reading(".")[:1]),
+    "names": Parser(make_names, {"names": in_bytes}, (read_names,)),
+    "exclusion": Parser(make_exclusion, {LISTS[0]: in_bytes, LISTS[1]: in_json}, (leave_out,)),
+    "recipe": Parser(make_recipe, {"recipe.yaml": in_yaml}, (read_recipe,)),
+    "metrics": Parser(make_metrics, {record.METRICS: in_lines}, (go_on_recording,), rarely=(draw_curves,)),
 }

@@ -20,21 +20,17 @@ from ldm.core.interchange.model_card import look_for
 from ldm.core.latents.sets import open_latents, read_latents
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import INDEX, check_index, read_shard
+from ldm.core.metrics.frechet import GaussianStatistics, save_statistics
 from ldm.core.progress import Silent
 from ldm.core.runs import claim as claims
 from ldm.core.runs.claim import Identity
-from ldm.core.runs.outputs import occupied
-from ldm.core.runs.roles import EVALUATION, SAMPLES
-from ldm.core.runs.run import IDENTITY, MANIFEST, open_run
-from ldm.core.training import loop
+from ldm.core.runs.run import IDENTITY, MANIFEST
 from ldm.stages import encode, sample, train_denoiser
+from ldm.stages import eval as evaluation
 from ldm.stages.commands import COMMANDS
-from ldm.stages.eval import samples
-from ldm.stages.tools import export, inspect, report, story, sweep, verify
-from ldm.stages.tools.reporting import cards, gaps, tables
+from ldm.stages.tools import export, inspect, report, sweep, verify
 from tests.support.forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
-from tests.support.format_mutations import mutate_header, mutate_tar, mutate_yaml
-from tests.support.mutations import Mutate, mutate_json, mutate_lines
+from tests.support.harms import Harm, in_header, in_json, in_lines, in_tar, in_yaml
 from tests.support.parsers import Parser, Read
 from tests.support.regression import FP32
 
@@ -51,7 +47,9 @@ def make_run(folder: Path) -> None:
     torch.manual_seed(0)
     judge = classifier.Classifier(classifier.ClassifierConfig(3, 16, channels=(8, 8)))
     classifier.save(judge, run / "classifier" / "final", ("blue", "green", "red"), {"accuracy": 0.5})
-    noisy = noisy_classifier.NoisyClassifier(noisy_classifier.NoisyClassifierConfig(4, 4, 3, **SMALL))
+    noisy = noisy_classifier.NoisyClassifier(
+        noisy_classifier.NoisyClassifierConfig(latent_channels=4, latent_size=4, num_classes=3, **SMALL)
+    )
     noisy_classifier.save(noisy, run / NOISY / "final")
     facts = json.loads((run / "dit" / MANIFEST).read_bytes())["facts"]
     known = {name: facts[name] for name in ("class_names", "latent_shape", "diffusion")}
@@ -65,6 +63,10 @@ def make_run(folder: Path) -> None:
     numbers = {"frechet_distance[classifier]": 1.5, "class_accuracy[classifier]": 0.5}
     judged = {"of": "samples", "numbers": numbers, "real_against_real": numbers, "conditions": conditions}
     add_judgement(run, "some", judged)
+    extractor = open_extractor("classifier", run / "classifier" / "final")
+    (folder / "statistics").mkdir()
+    moments = GaussianStatistics(9, torch.zeros(extractor.dim).double(), torch.eye(extractor.dim).double())
+    save_statistics(moments, extractor, folder / "statistics")
 
 
 def seal_run(folder: Path, harmed: str) -> None:
@@ -125,7 +127,6 @@ def look_at_all(folder: Path, harmed: str) -> None:
 def look_unfinished(folder: Path, harmed: str) -> None:
     (stage_of(folder, harmed) / MANIFEST).unlink()
     look(folder, harmed)
-    tell(folder, harmed)
 
 
 def check(folder: Path, harmed: str) -> None:
@@ -151,53 +152,24 @@ def draw_guided(folder: Path, harmed: str) -> None:
     sample.run(config("sample", folder, num=1, classes="0", steps=1, label="new", **guides), Silent())
 
 
-def prepare_training(folder: Path, harmed: str) -> None:
-    """All that training does with what it is handed, but the training."""
-    settings = config("train-dit", folder, model={**SMALL, "patch_size": 2}, train={"batch_size": 4})
-    latents, source = open_latents(None, settings)
-    with occupied(folder / RUN / "other", settings.machine) as policy:
-        latents.verify()
-        network = train_denoiser.network_config(
-            settings, latents.metadata["latent_shape"], len(latents.metadata["class_names"])
-        )
-        autoencoder = train_denoiser.load_autoencoder(source, policy).network
-        task = train_denoiser.DenoisingTask(settings, network, read_latents(latents), autoencoder, policy)
-        task.load(loop.Batch(np.arange(4), np.arange(4), 0))
-        task.validate()
+def train(folder: Path, harmed: str) -> None:
+    """One step, in place of the denoiser."""
+    settings = {"model": {**SMALL, "patch_size": 2}, "train": {"images": 4, "batch_size": 4}, "preview": {"every": 0}}
+    train_denoiser.run(config("train-dit", folder, replace=True, **settings), Silent())
 
 
 def prepare_encoding(folder: Path, harmed: str) -> None:
-    """All that encoding is handed but the images."""
+    """All that encoding reads but the images."""
     settings = config("encode", folder)
     source = encode.open_own(encode.AUTOENCODER, settings, folder / RUN / "vqvae")
     encode.inherit_data(settings, source)
     encode.load_autoencoder(source, FP32)
 
 
-def prepare_judging(folder: Path, harmed: str) -> None:
-    """All that a judgement is handed but the reference."""
-    settings = config("eval", folder, samples="some")
-    made = samples._made_by_us(samples._samples_folder(settings), settings)
-    assert made is not None
-    samples._run_data(settings, made)
-    source = samples._labelled(made)
-    source.image(0)
-    assert int(source.labels.max()) < len(source.class_names)
-    samples.feature_extractor(settings, FP32, "some")
-    samples._conditions(made, made.path)
-
-
-def tell(folder: Path, harmed: str) -> None:
-    """What of a report takes no time."""
-    stages = story.folders(folder / RUN)
-    for stage in stages.values():
-        stage.curve("loss")
-    report._colophon(stages)
-    report._subtitle(stages)
-    told = config("report", folder), stages, story.samples(folder / RUN), story.judgements(folder / RUN)
-    list(cards.cards(*told[1:]))
-    list(gaps.gaps(*told))
-    list(tables.number_tables(told[-1]))
+def evaluate(folder: Path, harmed: str) -> None:
+    """Against saved statistics, so that no images need be there."""
+    statistics = {"reference": str(folder / "statistics"), "samples": "some", "replace": True}
+    evaluation.run(config("eval", folder, **statistics), Silent())
 
 
 def write_report(folder: Path, harmed: str) -> None:
@@ -210,18 +182,9 @@ def prepare_export(folder: Path, harmed: str) -> None:
 
 
 def compare(folder: Path, harmed: str) -> None:
-    judged = open_run(folder / RUN / "eval" / "some", EVALUATION, "ldm eval")
-    row = sweep._row(sweep.Point(3.0, 2, judged.path, judged.path), judged)
-    sweep._told([row], row)
-    sweep._as_csv([row])
-
-
-def draw_comparison(folder: Path, harmed: str) -> None:
-    judged = open_run(folder / RUN / "eval" / "some", EVALUATION, "ldm eval")
-    drawn = open_run(folder / RUN / "samples" / "some", SAMPLES, "ldm sample")
-    point = sweep.Point(3.0, 2, drawn.path, judged.path)
-    sweep._draw_curves([sweep._row(point, judged)], {}, folder / "curves.png")
-    sweep._draw_grid([point], [drawn], folder / "grid.png")
+    """As `ldm sweep` puts its points side by side."""
+    point = sweep.Point(3.0, 2, folder / RUN / "samples" / "some", folder / RUN / "eval" / "some")
+    sweep.compare(config("sweep", folder), [point], Silent())
 
 
 def claim(folder: Path, harmed: str) -> None:
@@ -280,7 +243,7 @@ def load_autoencoder(folder: Path, harmed: str) -> None:
 
 def load_denoiser(folder: Path, harmed: str) -> None:
     model = denoisers.load(folder / RUN / "dit" / "final", LATENTS)
-    model(torch.zeros(1, *LATENTS), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    model(torch.zeros(1, *LATENTS), torch.zeros(1), {"labels": torch.zeros(1, dtype=torch.int64)})
 
 
 def load_classifiers(folder: Path, harmed: str) -> None:
@@ -290,49 +253,47 @@ def load_classifiers(folder: Path, harmed: str) -> None:
     noisy(torch.zeros(1, *LATENTS), torch.zeros(1))
 
 
-def _harms(mutate: Mutate, name: str, stages: tuple[str, ...] = STAGES) -> dict[str, Mutate]:
-    return {f"{RUN}/{stage}/{name}": mutate for stage in stages}
+def _harms(harm: Harm, name: str, stages: tuple[str, ...] = STAGES) -> dict[str, Harm]:
+    return {f"{RUN}/{stage}/{name}": harm for stage in stages}
 
 
-def _of_run(harms: Mapping[str, Mutate], readers: tuple[Read, ...], rarely: tuple[Read, ...] = ()) -> Parser:
+def _of_run(harms: Mapping[str, Harm], readers: tuple[Read, ...], rarely: tuple[Read, ...] = ()) -> Parser:
     return Parser(make_run, harms, readers, seal_run, rarely)
 
 
 _TRAINED = ("vqvae", "dit", "classifier", NOISY)
 _WHOLE = (look_at_all, check_all)
 _DRAWN = (draw, draw_guided)
-_PREPARED = (prepare_training, prepare_encoding, prepare_judging, prepare_export)
+_PREPARED = (prepare_encoding, prepare_export)
 _LOADED = (load_autoencoder, load_denoiser, load_classifiers)
 RUN_PARSERS = {
     "manifest": _of_run(
-        _harms(mutate_json, MANIFEST),
-        (look, check, tell, compare, *_PREPARED),
-        (*_WHOLE, *_DRAWN, write_report, draw_comparison),
+        _harms(in_json, MANIFEST),
+        (look, check, *_PREPARED),
+        (*_WHOLE, *_DRAWN, train, evaluate, write_report, compare),
     ),
     "identity": _of_run(
-        _harms(mutate_json, IDENTITY), (look, check, claim, claim_unfinished, look_unfinished, check_unfinished), _WHOLE
+        _harms(in_json, IDENTITY), (look, check, claim, claim_unfinished, look_unfinished, check_unfinished), _WHOLE
     ),
-    "config": _of_run(_harms(mutate_yaml, "config.yaml"), (look, check, look_unfinished, check_unfinished), _WHOLE),
+    "config": _of_run(_harms(in_yaml, "config.yaml"), (look, check, look_unfinished, check_unfinished), _WHOLE),
     "shard": _of_run(
-        _harms(mutate_tar, "shard-000000.tar", ("latents",)),
+        _harms(in_tar, "shard-000000.tar", ("latents",)),
         (map_latents, hold_latents, stream_latents, check_latents, take_latents, check, check_unfinished),
-        (prepare_training,),
+        (train,),
     ),
     "index": _of_run(
-        _harms(mutate_header, INDEX, ("latents",)),
+        _harms(in_header, INDEX, ("latents",)),
         (map_latents, hold_latents, stream_latents, check_latents, take_latents),
-        (check, prepare_training),
+        (check, train),
     ),
-    "network": _of_run(
-        _harms(mutate_json, "final/config.json", _TRAINED), (*_LOADED, look, check), (*_DRAWN, prepare_judging)
-    ),
+    "network": _of_run(_harms(in_json, "final/config.json", _TRAINED), (*_LOADED, look, check), (*_DRAWN, evaluate)),
     "safetensors": _of_run(
-        _harms(mutate_header, "final/model.safetensors", _TRAINED), (*_LOADED, look, check), (*_DRAWN, prepare_judging)
+        _harms(in_header, "final/model.safetensors", _TRAINED), (*_LOADED, look, check), (*_DRAWN, evaluate)
     ),
     "judgement": _of_run(
-        _harms(mutate_json, "metrics.json", ("eval/some",)),
-        (tell, prepare_export, compare),
-        (write_report, draw_comparison),
+        _harms(in_json, "metrics.json", ("eval/some",)),
+        (prepare_export,),
+        (write_report, compare),
     ),
-    "metrics-of-run": _of_run(_harms(mutate_lines, "metrics.jsonl", ("dit",)), (tell,), (write_report,)),
+    "metrics-of-run": _of_run(_harms(in_lines, "metrics.jsonl", ("dit",)), (look, look_unfinished), (write_report,)),
 }
