@@ -1,12 +1,11 @@
 """`ldm train-autoencoder`: images in, an autoencoder with measured latents out."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..core.autoencoders import registry
-from ..core.autoencoders.codec import Autoencoder
+from ..core.autoencoders.codec import Autoencoder, TrainableCodec
 from ..core.distributed import processes
 from ..core.errors import ConfigError
 from ..core.images.decode import as_tensor
@@ -21,10 +20,10 @@ from .configs import TrainVQVAE
 
 
 def run(config: TrainVQVAE, progress: Progress) -> Outcome:
-    """Train an autoencoder, or take a finished one, and measure its latents. Returns where it lies."""
+    """Train an autoencoder, or take one that is ready, and measure its latents. Returns where it lies."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train if config.autoencoder is None else None) as policy:
-        given = _given(config)
+        ready = _ready(config)
         sources = image_sources(config.data)
         inputs = sources.inputs
         if config.autoencoder is not None:
@@ -34,17 +33,17 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
         next_commands = [command_line("encode", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        metadata: dict[str, Any] = {"trained": config.autoencoder is None}
+        metadata: dict[str, Any] = {"trained": ready is None}
         images = sources.read(progress)
-        if given is None:
+        if ready is None:
             task = AutoencodingTask(config, images, policy)
             metadata |= loop.train(task, _plan(config), policy, folder, progress)
             autoencoder = task.autoencoder
         else:
-            autoencoder = given.to(policy.device)
+            autoencoder = ready.to(policy.device)
         if not processes.world().is_main:
             return Outcome(folder)
-        if given is not None:
+        if ready is not None:
             write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
         metadata |= _measure(autoencoder, images, policy, progress)
         metadata |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
@@ -58,20 +57,22 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 
-def _given(config: TrainVQVAE) -> Autoencoder | None:
-    """Load the autoencoder to take, if one was named. Raises ConfigError for a network that does not fit the size.
+def _ready(config: TrainVQVAE) -> Autoencoder | None:
+    """Return the autoencoder that was named, or one with nothing to train; None for one that is trained.
 
-    Before any image is read: reading may take long.
+    Before any image is read: reading may take long. Raises ConfigError for one that does not take the images' size.
     """
     if config.autoencoder is not None:
         if not config.autoencoder.is_dir():
             raise ConfigError(f"--autoencoder {config.autoencoder} is no folder", "give one of a ready autoencoder")
-        given = registry.load(config.autoencoder)
-        given.latent_shape(config.data.image_size)
-        return given
+        ready = registry.load(config.autoencoder)
+        ready.latent_shape(config.data.image_size)
+        return ready
+    network = config.model.network_config()
     with torch.device("meta"):
-        registry.build(config.model.network_config()).latent_shape(config.data.image_size)
-    return None
+        outline = registry.build(network)
+    outline.latent_shape(config.data.image_size)
+    return None if isinstance(outline.codec, TrainableCodec) else registry.build(network)
 
 
 def _plan(config: TrainVQVAE) -> loop.Plan:
@@ -95,9 +96,5 @@ def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progre
         "latent_shape": list(autoencoder.latent_shape(images.train.prepare.image_size)),
         "latent_mean": autoencoder.latent_mean.tolist(),
         "latent_std": autoencoder.latent_std.tolist(),
-        **reconstruction_quality(_reconstruction_by(autoencoder), images.val, policy),
+        **reconstruction_quality(autoencoder, images.val, policy),
     }
-
-
-def _reconstruction_by(autoencoder: Autoencoder) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda images: autoencoder.decode(autoencoder.encode(images))

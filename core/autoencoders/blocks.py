@@ -129,6 +129,15 @@ def channels_last(network: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
+@torch.no_grad()
+def rotate_between(end: nn.Conv2d, start: nn.Conv2d, rotation: Tensor) -> None:
+    """Rotate the space between two convolutions, and nothing else: z becomes R z, R orthogonal (C, C)."""
+    assert end.bias is not None, "convolutions have a bias"
+    for of_end in (end.weight, end.bias):
+        of_end.copy_(torch.einsum("ij,j...->i...", rotation.to(of_end), of_end))
+    start.weight.copy_(torch.einsum("ij,ojhw->oihw", rotation.to(start.weight), start.weight))
+
+
 def _middle(width: int, levels: Levels) -> nn.Sequential:
     def blocks() -> list[nn.Module]:
         return [ResBlock(width, levels.norm_groups)] if levels.middle_blocks else []

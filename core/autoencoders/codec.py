@@ -208,6 +208,10 @@ class Autoencoder(nn.Module):
         raw = latents.float() * _per_channel(self.latent_std) + _per_channel(self.latent_mean)
         return self.codec.decode(raw).float().clamp(-1, 1)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Return reconstructions, float32 clamped to [-1, 1], of images (B, 3, H, W); no draw is made."""
+        return self.decode(self.encode(images))
+
     def posterior(self, images: Tensor) -> Posterior:
         """Return mean and deviation of the normalised latents, float32; the deviation is None where there is none."""
         mean, std = self.codec.encode(images)

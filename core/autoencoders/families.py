@@ -1,8 +1,10 @@
-"""The families of autoencoders that are trained here: one line each. Imports no torch."""
+"""The families of codecs that this project has of its own: one line each. Imports no torch."""
 
 from ..settings.families import Family
+from .identity_config import IdentityConfig
 from .vq_config import VQVAEConfig
 
 FAMILIES: dict[str, Family] = {
-    "vqvae": Family(VQVAEConfig, "vq:VQVAE"),
+    "vqvae": Family(VQVAEConfig, "vq:VQVAE", exporter="vqmodel"),
+    "identity": Family(IdentityConfig, "identity:Identity"),
 }

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, as_data_error
 from ..files import read_json
+from .blocks import rotate_between
 from .codec import Posterior
 
 CONFIG = "config.json"
@@ -65,18 +66,16 @@ class DiffusersCodec(nn.Module):
 
     @torch.no_grad()
     def rotate(self, rotation: Tensor) -> bool:
-        """Turn a VQModel's latent space by an orthogonal matrix (C, C); False for those in which that is not possible.
+        """Rotate a VQModel's latent space; False for those in which that is not possible.
 
-        The others have no codebook, and a decoder whose norms look at the codes (MoVQ) would see them turned.
+        The others have no codebook, and a decoder whose norms look at the codes (MoVQ) would see them rotated.
         """
         model: Any = self.model
         if self.kind != "VQModel" or model.config["norm_type"] == "spatial":
             return False
-        turn = rotation.to(model.quant_conv.weight)
-        model.quant_conv.weight.copy_(torch.einsum("ij,jchw->ichw", turn, model.quant_conv.weight))
-        model.quant_conv.bias.copy_(turn @ model.quant_conv.bias)
-        model.quantize.embedding.weight.copy_(model.quantize.embedding.weight @ turn.T)
-        model.post_quant_conv.weight.copy_(torch.einsum("ij,ojhw->oihw", turn, model.post_quant_conv.weight))
+        codes = model.quantize.embedding.weight
+        codes.copy_(codes @ rotation.to(codes).T)
+        rotate_between(model.quant_conv, model.post_quant_conv, rotation)
         return True
 
     def describe(self) -> Mapping[str, Any]:

@@ -1,10 +1,12 @@
-"""Presets by name; autoencoders to and from a folder.
+"""The kinds of codecs; autoencoders to and from a folder.
 
 A folder of ours is as `core.runs.weights` says, its `config.json` with the latent statistics. Folders of diffusers and
 the two files of TAEF2 are read as they are.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +33,27 @@ from .families import FAMILIES
 _REMEDY = "make it again with ldm train-vqvae, or give another folder"
 
 
-def _family_builder(family: Family) -> Callable[[Mapping[str, Any]], Codec]:
-    return lambda config: family.load_network()(config_of(family.config, config))
+@dataclass(frozen=True)
+class Kind:
+    """A kind of codec that a folder may hold.
+
+    build: of the configuration in its config.json. exporter: the module of `core.interchange` that expresses it in
+    diffusers, where there is one.
+    """
+
+    build: Callable[[Mapping[str, Any]], Codec]
+    exporter: str | None = None
 
 
-def _build_taef2(config: Mapping[str, Any]) -> Codec:
-    return taef2.TAEF2(**config)
+def of_family(family: Family) -> Kind:
+    """Return how folders of a family's codecs are read."""
+    return Kind(lambda config: family.load_network()(config_of(family.config, config)), family.exporter)
 
 
-def _diffusers_builder(kind: str) -> Callable[[Mapping[str, Any]], Codec]:
-    return lambda config: pretrained.build_diffusers(kind, config)
-
-
-KINDS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
-    **{name: _family_builder(family) for name, family in FAMILIES.items()},
-    "taef2": _build_taef2,
-    **{kind: _diffusers_builder(kind) for kind in pretrained.CLASSES},
+KINDS: dict[str, Kind] = {
+    **{name: of_family(family) for name, family in FAMILIES.items()},
+    "taef2": Kind(lambda config: taef2.TAEF2(**config)),
+    **{name: Kind(partial(pretrained.build_diffusers, name), "diffusers_vae") for name in pretrained.CLASSES},
 }
 
 
@@ -108,7 +115,7 @@ def _load_own(folder: Path) -> Autoencoder:
     # Without memory for the weights at first: a damaged size must not claim any.
     with torch.device("meta"):
         try:
-            codec = KINDS[kind](described["config"])
+            codec = KINDS[kind].build(described["config"])
         except Exception as error:
             raise DataError(f"{path} does not describe a {kind}: {error}", _REMEDY) from error
     assert isinstance(codec, nn.Module)

@@ -7,7 +7,7 @@ from ..settings.families import Families, FamilySection, preset_names
 from ..settings.fields import Count, Location, OneOf, Section, option
 from .families import FAMILIES
 
-_USUAL = next(iter(FAMILIES.values())).config
+_CONFIGS = [family.config for family in FAMILIES.values()]
 
 
 class AutoencoderModel(FamilySection):
@@ -16,7 +16,7 @@ class AutoencoderModel(FamilySection):
     families: ClassVar[Families] = FAMILIES
 
     preset: Annotated[str, OneOf(partial(preset_names, FAMILIES))] = option(
-        _USUAL.default_preset, f"Named network size: {_USUAL.sizes}.", "--preset"
+        _CONFIGS[0].default_preset, f"Named network: {'; '.join(each.sizes for each in _CONFIGS)}.", "--preset"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import processes
-from .blocks import Decoder, Encoder, Levels, channels_last
+from .blocks import Decoder, Encoder, Levels, channels_last, rotate_between
 from .codec import Draws, Posterior, Reconstruction
 from .quantizers import Assignment, Quantizer, QuantizerConfig, perplexity, usage
 from .vq_config import VQVAEConfig
@@ -129,15 +129,10 @@ class VQVAE(nn.Module):
         counts = torch.bincount(indices, minlength=self.config.codebook_size)
         return {"usage": float(usage(counts)), "perplexity": float(perplexity(counts))}
 
-    @torch.no_grad()
     def rotate(self, rotation: Tensor) -> bool:
-        """Turn the latent space by an orthogonal matrix (C, C): the encoder's end, the codes, the decoder's start."""
+        """Rotate the codes, and the latent space between the encoder's end and the decoder's start."""
         self.quantizer.rotate(rotation)
-        end, start = self.encoder.conv_out, self.decoder.conv_in
-        for of_end in (end.weight, end.bias):
-            assert of_end is not None, "convolutions have a bias"
-            of_end.copy_(torch.einsum("ij,j...->i...", rotation.to(of_end), of_end))
-        start.weight.copy_(torch.einsum("ij,ojhw->oihw", rotation.to(start.weight), start.weight))
+        rotate_between(self.encoder.conv_out, self.decoder.conv_in, rotation)
         return True
 
     def describe(self) -> Mapping[str, Any]:

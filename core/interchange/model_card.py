@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..autoencoders.vq import VQVAE
 from ..denoisers.dit import DiT
 from ..errors import DataError
 from ..images.decode import is_picture
@@ -16,7 +15,7 @@ from ..metrics.document import read_evaluation
 from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
-from .autoencoders import encodes
+from . import autoencoders
 from .pipeline import labels_in_diffusers
 from .scheduler import FLOW, shifts
 from .transformer import NULL_CLASS
@@ -146,7 +145,7 @@ def _use(metadata: Mapping[str, Any], shown: Shown) -> list[str]:
 
 def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
     """Yield what differs from `ldm sample`, and from other pipelines."""
-    side, codec, steps = model.latent_shape[1], model.autoencoder.codec, model.schedule.num_steps
+    steps = model.schedule.num_steps
     if model.schedule.variance_preserving:
         yield (
             f"Give a number of steps that divides {steps}: with others diffusers takes the previous step from elsewhere"
@@ -168,13 +167,7 @@ def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
         yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."
     if model.learned_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."
-    if not encodes(model.autoencoder):
-        yield "The autoencoder decodes only; `encode` gives NaN."
-    if isinstance(codec, VQVAE) and codec.config.patch > 1:
-        yield (
-            f"The autoencoder serves latents of {side} × {side} only, and float32 only (TF32 included): it counts where"
-            " each pixel belongs, and half precision miscounts."
-        )
+    yield from autoencoders.notes(model.autoencoder, model.latent_shape[1])
 
 
 def _data(autoencoder: StageRun) -> list[str]:

@@ -102,7 +102,7 @@ class Plan:
         return max(*needed, ramps, 1)
 
 
-def to_vqmodel(autoencoder: Autoencoder, side: int) -> nn.Module:
+def to_diffusers(autoencoder: Autoencoder, side: int) -> nn.Module:
     """Return a diffusers VQModel that decodes normalised latents (B, C, side, side) as the autoencoder does.
 
     With patches it serves that size of latents only. Raises ConfigError naming the setting that it cannot express.
@@ -136,6 +136,18 @@ def to_vqmodel(autoencoder: Autoencoder, side: int) -> nn.Module:
     return network
 
 
+def notes(autoencoder: Autoencoder, side: int) -> list[str]:
+    """Return what the VQModel does otherwise than the autoencoder."""
+    codec, found = autoencoder.codec, ["The autoencoder decodes only; `encode` gives NaN."]
+    assert isinstance(codec, VQVAE)
+    if codec.config.patch > 1:
+        found.append(
+            f"The autoencoder serves latents of {side} × {side} only, and float32 only (TF32 included): it counts where"
+            " each pixel belongs, and half precision miscounts."
+        )
+    return found
+
+
 def even_deviation(autoencoder: Autoencoder) -> float:
     """Return the one number that all latent channels are divided by. Raises ConfigError where they differ.
 
@@ -151,12 +163,31 @@ def even_deviation(autoencoder: Autoencoder) -> float:
     return float(std[0])
 
 
+def normalise_between(quant: nn.Conv2d, post: nn.Conv2d, autoencoder: Autoencoder) -> None:
+    """Fold z = s n + m into the 1×1 convolutions before and after the latents: between them is n."""
+    mean, std = autoencoder.latent_mean.cpu(), autoencoder.latent_std.cpu()
+    assert quant.bias is not None and post.bias is not None, "convolutions have a bias"
+    quant.weight[: len(std)] /= std[:, None, None, None]
+    quant.bias[: len(std)] = (quant.bias[: len(std)] - mean) / std
+    post.bias.add_(post.weight[:, :, 0, 0] @ mean)
+    post.weight.mul_(std[None, :, None, None])
+
+
+def normalise_codes(network: Any, autoencoder: Autoencoder) -> None:
+    """Move a VQModel's codebook, and its convolutions, into the normalised space, where the nearest code is the same.
+
+    Raises ConfigError for uneven deviations.
+    """
+    codes, mean = network.quantize.embedding.weight, autoencoder.latent_mean.cpu()
+    codes.copy_((codes - mean) / even_deviation(autoencoder))
+    normalise_between(network.quant_conv, network.post_quant_conv, autoencoder)
+
+
 def _fill_codebook(model: Any, autoencoder: Autoencoder, codec: VQVAE) -> None:
-    """Put the normalised codes there; what follows undoes the normalisation. Unit codes need no unit latents."""
-    std, mean = even_deviation(autoencoder), autoencoder.latent_mean
-    model.quantize.embedding.weight.copy_((codec.quantizer.project(codec.quantizer.codes, dim=1) - mean) / std)
-    model.post_quant_conv.weight.copy_(torch.eye(len(mean))[:, :, None, None] * std)
-    model.post_quant_conv.bias.copy_(mean)
+    """Put the codes there. Unit codes need no unit latents."""
+    model.quantize.embedding.weight.copy_(codec.quantizer.project(codec.quantizer.codes, dim=1))
+    model.post_quant_conv.weight.copy_(torch.eye(codec.latent_channels)[:, :, None, None])
+    normalise_codes(model, autoencoder)
     model.quant_conv.bias.fill_(math.nan)
 
 

@@ -81,10 +81,12 @@ class Family:
     """A family of networks.
 
     network: `module:class` in the config's package, imported when needed; the config is the class's only argument.
+    exporter: the module of `core.interchange` that expresses it in diffusers, where there is one.
     """
 
     config: type[NetworkConfig]
     network: str
+    exporter: str | None = None
 
     def load_network(self) -> Callable[[Any], Any]:
         """Import the network's class."""

@@ -82,8 +82,8 @@ def reconstruction_by(autoencoder: Autoencoder, policy: Policy) -> Callable[[Ten
     @torch.no_grad()
     def reconstruct(images: Tensor) -> Tensor:
         with policy.autocast():
-            decoded = autoencoder.decode(autoencoder.encode(images.to(policy.device)))
-        return as_tensor(as_uint8(decoded.float().cpu()))
+            decoded = autoencoder(images.to(policy.device))
+        return as_tensor(as_uint8(decoded.cpu()))
 
     return reconstruct
 

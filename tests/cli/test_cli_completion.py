@@ -13,9 +13,10 @@ from ldm.cli import examples
 from ldm.cli.keys import settings_of
 from ldm.cli.main import app
 from ldm.cli.recipe import recipe_names
-from ldm.core.autoencoders.vq_config import PRESETS as AUTOENCODERS
+from ldm.core.autoencoders.families import FAMILIES as AUTOENCODERS
 from ldm.core.conditioning.class_names import parse_classes
 from ldm.core.denoisers.dit_config import PRESETS as DENOISERS
+from ldm.core.settings.families import preset_names
 from ldm.stages.commands import COMMANDS
 from ldm.stages.configs import STAGES
 
@@ -144,7 +145,7 @@ def test_no_flag_of_any_command_ends_completion_with_an_error(command: str, runs
 @pytest.mark.parametrize("command", with_flag("--preset"))
 def test_names_of_networks_are_offered_in_the_case_that_was_begun(command: str) -> None:
     if command == "train-vqvae":
-        assert bash(f"ldm {command} --preset ") == [*AUTOENCODERS]
+        assert bash(f"ldm {command} --preset ") == [*preset_names(AUTOENCODERS)]
         assert bash(f"ldm {command} --preset vqvae-f") == ["vqvae-f8", "vqvae-f16"]
     else:
         assert bash(f"ldm {command} --preset ") == [*DENOISERS]

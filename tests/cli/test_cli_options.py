@@ -79,10 +79,11 @@ def test_help_shows_defaults_as_they_are_typed() -> None:
 
 
 def test_help_names_every_size_of_autoencoder() -> None:
-    from ldm.core.autoencoders.vq_config import PRESETS
+    from ldm.core.autoencoders.families import FAMILIES
+    from ldm.core.settings.families import preset_names
 
     setting = find(STAGES["train-vqvae"], "model.preset")
-    assert setting is not None and all(name in setting.help for name in PRESETS)
+    assert setting is not None and all(name in setting.help for name in preset_names(FAMILIES))
 
 
 def test_help_tells_every_samplers_own_number_of_steps() -> None:

@@ -161,7 +161,7 @@ def write_reconstructions(
     originals = images.batch(spread(len(images), count))
     batch = as_tensor(originals).to(policy.device)
     with policy.autocast():
-        decoded = autoencoder.decode(autoencoder.encode(batch)).float()
+        decoded = autoencoder(batch)
     picture = grid(
         np.concatenate([originals, as_uint8(decoded.cpu())]),
         columns=len(originals),

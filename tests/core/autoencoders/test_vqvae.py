@@ -11,7 +11,7 @@ from ldm.core.autoencoders.codec import Autoencoder, Draws, TokenCodec, train_on
 from ldm.core.autoencoders.vq import VQVAE
 from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.errors import ConfigError
-from ldm.core.interchange.vqmodel import to_vqmodel
+from ldm.core.interchange.vqmodel import to_diffusers
 
 
 def _tiny(**settings: object) -> VQVAEConfig:
@@ -157,5 +157,5 @@ def test_the_decoder_is_that_of_diffusers_vqmodel() -> None:
     with torch.no_grad():
         for parameter in vqvae.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        theirs: Any = to_vqmodel(Autoencoder(vqvae), 6)
+        theirs: Any = to_diffusers(Autoencoder(vqvae), 6)
         torch.testing.assert_close(vqvae.decode(latents), theirs.decode(latents).sample, rtol=1e-5, atol=1e-5)

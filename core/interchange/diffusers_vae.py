@@ -1,0 +1,69 @@
+"""Autoencoders of diffusers as they are there, the statistics of the latents folded into their own layers."""
+
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..autoencoders.codec import Autoencoder
+from ..autoencoders.pretrained import DiffusersCodec, build_diffusers
+from ..errors import ConfigError
+from .vqmodel import normalise_between, normalise_codes
+
+
+def to_diffusers(autoencoder: Autoencoder, side: int) -> nn.Module:
+    """Return the network, on the CPU, in evaluation mode; see `autoencoders.to_diffusers`."""
+    codec = autoencoder.codec
+    assert isinstance(codec, DiffusersCodec)
+    convert = {"AutoencoderKL": _kl, "VQModel": _vq}.get(codec.kind, _scaled)
+    return convert(autoencoder, codec)
+
+
+def notes(autoencoder: Autoencoder, side: int) -> list[str]:
+    """Return nothing: it encodes and decodes as it did."""
+    return []
+
+
+@torch.no_grad()
+def _kl(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
+    """Fold the statistics into the 1×1 convolutions around the latent, which some configurations leave out."""
+    network = _copy(codec, scaling_factor=1.0, shift_factor=None, use_quant_conv=True, use_post_quant_conv=True)
+    normalise_between(network.quant_conv, network.post_quant_conv, autoencoder)
+    network.quant_conv.bias[codec.latent_channels :] -= 2 * autoencoder.latent_std.cpu().log()
+    return network
+
+
+@torch.no_grad()
+def _vq(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
+    if codec.describe().get("norm_type") == "spatial":
+        raise ConfigError(
+            "the decoder's norms look at the codes themselves, and would see them normalised",
+            "export a run with another autoencoder",
+        )
+    network = _copy(codec, scaling_factor=1.0)
+    normalise_codes(network, autoencoder)
+    return network
+
+
+def _scaled(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
+    std, mean = autoencoder.latent_std, autoencoder.latent_mean
+    if bool((mean != 0).any()) or bool((std != std[0]).any()):
+        raise ConfigError(
+            f"an {codec.kind} has no layer that could take in latents normalised channel by channel",
+            "export a run with an AutoencoderKL, a VQModel or a VQ-VAE of its own",
+        )
+    return _copy(codec, scaling_factor=1 / float(std[0]))
+
+
+def _copy(codec: DiffusersCodec, **changes: Any) -> Any:
+    """Return the codec's network with some of its configuration changed; 1×1 convolutions it lacked do nothing."""
+    config = json.loads(json.dumps(dict(codec.describe()))) | changes
+    network: Any = build_diffusers(codec.kind, config).model
+    state = network.state_dict()
+    for name in ("quant_conv", "post_quant_conv"):
+        if f"{name}.weight" in state:
+            num = state[f"{name}.bias"].numel()
+            state |= {f"{name}.weight": torch.eye(num)[:, :, None, None], f"{name}.bias": torch.zeros(num)}
+    network.load_state_dict(state | {name: tensor.cpu() for name, tensor in codec.model.state_dict().items()})
+    return network.float().eval()
