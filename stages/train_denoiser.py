@@ -1,14 +1,13 @@
-"""`ldm train-denoiser`: latent shards in, a denoiser out."""
+"""`ldm train-denoiser`: latents in, or the pixels of images, a denoiser out."""
 
 from typing import Any
 
 from ..core.denoisers import registry as denoisers
 from ..core.distributed import processes
-from ..core.latents.sets import open_latents, read_latents
+from ..core.latents.training_data import training_data
 from ..core.pipeline.best import BestState, open_best, told
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
-from ..core.runs.inputs import as_input
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.run import MANIFEST, StageRun
 from ..core.system.compile import eager_mode
@@ -19,25 +18,23 @@ from .configs import TrainDiT
 
 
 def run(config: TrainDiT, progress: Progress) -> Outcome:
-    """Train a denoiser on a run's latents. Returns where it lies."""
+    """Train a denoiser on a run's latents, or on its images where the autoencoder leaves pixels as they are."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
-        latents, source = open_latents(config.latents, config)
-        inputs = {
-            "latents": as_input(latents, folder),
-            "autoencoder": as_input(source, folder),
-        }
+        data = training_data(config.latents, config, policy)
+        latents, source = data.described, data.autoencoder
         # What can be refused is refused before anything is discarded.
         network = network_config(config, latents.metadata["latent_shape"], len(latents.metadata["class_names"]))
         evaluator = None
         if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
             evaluator = SampleEvaluator(config, latents, source, policy, progress)
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, data.inputs(folder))
         next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        sets = read_latents(latents, config.reading, policy.device)
-        task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
+        autoencoder = load_autoencoder(source, policy).network
+        sets = data.read(autoencoder, policy, progress, config.reading)
+        task = DenoisingTask(config, network, sets, autoencoder, policy)
         state = BestState(work, task.network, _description(config, latents))
         if evaluator is not None:
             evaluator.start(task.model(), task.validate, state)

@@ -12,16 +12,15 @@ from ...core.diffusion import predictions
 from ...core.diffusion.conditions import Cond
 from ...core.images.order import spread
 from ...core.latents.dataset import held_out_latents
-from ...core.latents.sets import read_latents
+from ...core.latents.training_data import training_data_of
 from ...core.metrics.document import NUMBERS, read_evaluation
 from ...core.metrics.likelihood import Estimate, bits_per_dim
 from ...core.pipeline.loading import load_model, open_denoiser
 from ...core.pipeline.model import Model
 from ...core.progress import Outcome, Progress
-from ...core.runs.inputs import as_input, open_producer
+from ...core.runs.inputs import as_input
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
-from ...core.runs.roles import LATENTS
 from ...core.system.precision import Policy
 from ..configs import Eval
 
@@ -34,15 +33,16 @@ def run(config: Eval, progress: Progress) -> Outcome:
     with occupy(folder):
         policy = machine_policy(config.machine)
         source = open_denoiser(config.denoiser, config)
-        latents = open_producer(source, "latents", LATENTS, config)
-        inputs = {"denoiser": as_input(source, folder), "latents": as_input(latents, folder)}
+        data = training_data_of(source, config)
+        inputs = {"denoiser": as_input(source, folder), **data.inputs(folder)}
+        del inputs["autoencoder"]  # The denoiser names it.
         work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
             shown = _shown(read_evaluation(work.path)["numbers"])
             return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
         model = load_model(source, config, policy)
-        held_out = read_latents(latents, "streamed").val
+        held_out = data.read(model.autoencoder, policy, progress, "streamed").val
         chosen = spread(len(held_out), config.limit or len(held_out))
         progress.start("bounding the likelihood", len(chosen), "latents")
 

@@ -11,7 +11,7 @@ from ...core.diffusion.schedules import Schedule, schedule
 from ...core.images.decode import to_training
 from ...core.images.order import spread
 from ...core.images.sources import open_source
-from ...core.latents.sets import read_latents
+from ...core.latents.training_data import training_data_of
 from ...core.pipeline.generation import Sampling, check
 from ...core.pipeline.loading import diffusion_of, load_model, open_denoiser
 from ...core.pipeline.model import guided
@@ -23,9 +23,7 @@ from ...core.plots.noising import noising_picture
 from ...core.plots.panels import draw
 from ...core.plots.picture import claim_picture, write_picture
 from ...core.progress import Outcome, Progress
-from ...core.runs.inputs import open_producer
 from ...core.runs.outputs import machine_policy
-from ...core.runs.roles import LATENTS
 from ...core.system.compile import maybe_compile
 from ...core.system.transfer import to_device
 from ..configs.plot import Plot
@@ -75,10 +73,10 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     has_null, channels = source.metadata["label_dropout"] > 0, source.metadata["latent_shape"][0]
     asked = Sampling(steps=config.steps, cfg=config.cfg)
     check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
-    latents = open_producer(source, "latents", LATENTS, config)
-    held_out = read_latents(latents, "streamed").val
+    data = training_data_of(source, config)
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)
+    held_out = data.read(model.autoencoder, policy, progress, "streamed").val
     maybe_compile(model.network, bool(config.machine.compile), policy.device)
     denoise = guided(model, asked, policy).denoise
 

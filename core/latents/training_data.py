@@ -1,0 +1,76 @@
+"""What a denoiser is trained on: latents that `encode` wrote, or pixels, which need not be written down."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..autoencoders.codec import Autoencoder
+from ..errors import DataError
+from ..images.sets import ImageSources, data_of, image_sources
+from ..pipeline.loading import load_autoencoder
+from ..progress import Progress
+from ..runs.inputs import as_input, open_own, open_producer, own_folders
+from ..runs.roles import AUTOENCODER, LATENTS
+from ..runs.run import StageRun
+from ..settings.fields import Run
+from ..system.precision import Policy
+from .dataset import LatentSets
+from .from_images import latents_of_images
+from .sets import open_latents, read_latents
+from .sharded import Reading
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Latents, or the images of an autoencoder that leaves pixels as they are.
+
+    described: the directory whose metadata describe them: the latents', or the autoencoder's. images: None where there
+    are latents.
+    """
+
+    described: StageRun
+    autoencoder: StageRun
+    images: ImageSources | None = None
+
+    def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Describe them as inputs of the stage in `folder`."""
+        given = {"latents": as_input(self.described, folder)} if self.images is None else self.images.inputs
+        return {**given, "autoencoder": as_input(self.autoencoder, folder)}
+
+    def read(
+        self, network: Autoencoder, policy: Policy, progress: Progress, reading: Reading | Literal["auto"] = "auto"
+    ) -> LatentSets:
+        """Open them. network: the autoencoder's. reading: as of `read_latents`. Raises DataError as that does."""
+        if self.images is None:
+            return read_latents(self.described, reading, policy.device)
+        return latents_of_images(self.images.read(progress), network, self.images.data.flip, policy)
+
+
+def training_data(folder: Path | None, config: Run, policy: Policy) -> TrainingData:
+    """Open the latents in a folder, by default the run's own; the images, where there are none and none are needed.
+
+    Raises DataError with the command that mends it where something is missing or has changed.
+    """
+    if folder is None and not own_folders(LATENTS, config.root) and own_folders(AUTOENCODER, config.root):
+        autoencoder = open_own(AUTOENCODER, config, flag="--autoencoder")
+        if not list(load_autoencoder(autoencoder, policy).network.parameters()):  # Encoding is as good as free.
+            return TrainingData(autoencoder, autoencoder, _images_of(autoencoder))
+    return TrainingData(*open_latents(folder, config))
+
+
+def training_data_of(denoiser: StageRun, config: Run) -> TrainingData:
+    """Open what a denoiser was trained on. Raises DataError where it is missing, or changed since."""
+    autoencoder = open_producer(denoiser, "autoencoder", AUTOENCODER, config)
+    if "latents" in denoiser.inputs or "data" not in denoiser.inputs:
+        return TrainingData(open_producer(denoiser, "latents", LATENTS, config), autoencoder)
+    return TrainingData(autoencoder, autoencoder, _images_of(autoencoder))
+
+
+def _images_of(autoencoder: StageRun) -> ImageSources:
+    """Open the images that an autoencoder was measured on."""
+    images = image_sources(data_of(autoencoder))
+    recorded = autoencoder.inputs.get("data", {}).get("fingerprint")
+    if recorded != images.as_input["fingerprint"]:
+        message = f"{images.data.source} holds other images than those that {autoencoder.path} was measured on"
+        raise DataError(message, autoencoder.remedy)
+    return images
