@@ -32,10 +32,10 @@ def complete_settings(ctx: typer.Context, incomplete: str) -> list[str]:
 
     With a sole key its values are offered at once: of a sole offer the shell would make a finished word.
     """
-    from ..stages.commands import COMMANDS
+    from ..stages.table import COMMANDS
     from .keys import settings_of
 
-    declared = settings_of(COMMANDS[str(ctx.command.name)])
+    declared = settings_of(COMMANDS[str(ctx.command.name)].settings)
     settings, arguments = {s.key: s for s in declared if not s.argument}, [s for s in declared if s.argument]
     words = _typed(ctx)
     if words and words[-1].removesuffix("=") in settings and "=" not in incomplete:
@@ -98,11 +98,11 @@ def _given(ctx: typer.Context, key: str) -> str | None:
 
     None where the command has no such setting.
     """
-    from ..stages.commands import COMMANDS
+    from ..stages.table import COMMANDS
     from .recipe import read_recipe, stage_layer
 
     command = str(ctx.command.name)
-    field = COMMANDS[command].model_fields.get(key)
+    field = COMMANDS[command].settings.model_fields.get(key)
     if field is None:
         return None
     values = [ctx.params.get(f"set_{key}")]  # the parameter's name in `options`

@@ -3,6 +3,7 @@
 import os
 
 from ..core.errors import ConfigError, LostProcess
+from ..stages.table import COMMANDS
 
 
 def is_follower() -> bool:
@@ -12,10 +13,8 @@ def is_follower() -> bool:
 
 def refuse_several(command: str) -> None:
     """Raise ConfigError for a command that is not shared, where torchrun started several processes."""
-    from ..stages.commands import SHARED
-
     size = os.environ.get("WORLD_SIZE", "1")
-    if size != "1" and command not in SHARED:
+    if size != "1" and not COMMANDS[command].shared:
         raise ConfigError(f"WORLD_SIZE is {size}, but {command} is the work of one process", "run it without torchrun")
 
 

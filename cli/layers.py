@@ -14,7 +14,7 @@ from ..core.errors import ConfigError
 from ..core.settings.fields import Section
 from ..core.settings.recipe_file import leaves
 from ..core.settings.words import did_you_mean
-from ..stages.commands import COMMANDS
+from ..stages.table import COMMANDS
 from .keys import Setting, find, sections_of, settings_of
 from .recipe import merge, read_recipe, stage_layer
 from .refusals import refusal
@@ -39,7 +39,7 @@ def merged_config(
     recipe: name or path. overrides: `section.key=value`. flags: values by dotted key. Raises ConfigError naming every
     value that cannot be used, its flag, where it was given and what is allowed.
     """
-    model = COMMANDS[command]
+    model = COMMANDS[command].settings
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     if recipe is not None:

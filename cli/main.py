@@ -1,6 +1,5 @@
 """The `ldm` command: one command per stage, built and loaded when it is called for, and exit codes."""
 
-import importlib
 import os
 import sys
 import traceback
@@ -12,6 +11,7 @@ from typer.core import TyperCommand
 
 from .. import __version__
 from ..core.errors import OtherProcessFailed
+from ..stages.table import ALIASES, COMMANDS, STAGES, TOOLS
 from . import examples
 from .console import open_console, show_failure
 from .distributed import is_reported_here, refuse_several
@@ -28,16 +28,12 @@ def run_stage(command: str, given: "Given") -> int:
 
     Returns the exit code.
     """
-    from ..stages.commands import module_of
     from .layers import merged_config
 
     refuse_several(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
-        # These run stages, or parts of them, which know nothing of each other: they are at home here, not among them.
-        module = f".{command}" if command in ("sweep", "doctor", "estimate") else f"..stages.{module_of(command)}"
-        stage = importlib.import_module(module, __package__)
-        outcome: Outcome = stage.run(config, console)
+        outcome: Outcome = COMMANDS[command].load().run(config, console)
         console.outcome(command, outcome)
     return outcome.exit_code
 
@@ -61,12 +57,12 @@ def _config_menu(name: str) -> Menu:
         "schema": Entry(_schema, _SCHEMA),
         "reference": Entry(_reference, _REFERENCE),
     }
-    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
+    return Menu({"Commands": entries}, name=name, help=examples.MENUS[name])
 
 
 def _show_menu(name: str) -> Menu:
-    stages = {stage: Entry(_shown_stage, summary) for stage, summary in examples.STAGES.items()}
-    return Menu({"Stages": stages}, examples.ALIASES, name=name, help=_SHOW)
+    stages = {name: Entry(_shown_stage, stage.summary) for name, stage in STAGES.items()}
+    return Menu({"Stages": stages}, ALIASES, name=name, help=_SHOW)
 
 
 def _schema(_: str) -> TyperCommand:
@@ -90,8 +86,12 @@ def _recipes_menu(name: str) -> Menu:
 
 
 def _data_menu(name: str) -> Menu:
-    entries = {act: Entry(lambda act: _stage(f"data {act}"), summary) for act, summary in examples.DATA.items()}
-    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
+    entries = {
+        name.removeprefix("data "): Entry(lambda act: _stage(f"data {act}"), tool.summary)
+        for name, tool in TOOLS.items()
+        if name.startswith("data ")
+    }
+    return Menu({"Commands": entries}, name=name, help=examples.MENUS[name])
 
 
 def _plan(_: str) -> TyperCommand:
@@ -104,13 +104,13 @@ _SHOW = "Print a stage's settings as a recipe: what was set and where, defaults 
 _SCHEMA = "Print the JSON schema of recipes, for editors that check and complete YAML."
 _REFERENCE = "Write the pages of all commands and of all settings, Markdown, into a folder."
 _HEADINGS = {
-    "Stages, in order": {name: Entry(_stage, summary) for name, summary in examples.STAGES.items()},
+    "Stages, in order": {name: Entry(_stage, stage.summary) for name, stage in STAGES.items()},
     "Tools": {
-        **{name: Entry(_stage, summary) for name, summary in examples.TOOLS.items()},
-        "data": Entry(_data_menu, examples.SETTINGS["data"]),
-        "recipes": Entry(_recipes_menu, examples.SETTINGS["recipes"]),
-        "config": Entry(_config_menu, examples.SETTINGS["config"]),
-        "plan": Entry(_plan, examples.SETTINGS["plan"]),
+        **{name: Entry(_stage, tool.summary) for name, tool in TOOLS.items() if not name.startswith("data ")},
+        "data": Entry(_data_menu, examples.MENUS["data"]),
+        "recipes": Entry(_recipes_menu, examples.MENUS["recipes"]),
+        "config": Entry(_config_menu, examples.MENUS["config"]),
+        "plan": Entry(_plan, examples.MENUS["plan"]),
     },
 }
 
@@ -119,7 +119,7 @@ class Root(Menu):
     """The menu of `ldm` itself."""
 
     def __init__(self, **attributes: Any) -> None:
-        super().__init__(_HEADINGS, examples.ALIASES, **attributes)
+        super().__init__(_HEADINGS, ALIASES, **attributes)
 
 
 app = typer.Typer(cls=Root, help=examples.SUMMARY, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -165,4 +165,4 @@ def main() -> None:
 
 def _command_in(arguments: Sequence[str]) -> str:
     """Return the command among the arguments, or nothing."""
-    return next((word for word in arguments if word in examples.ALL), "")
+    return next((word for word in arguments if word in examples.SUMMARIES), "")

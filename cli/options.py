@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from ..core.errors import ConfigError
 from ..core.settings.fields import Stage
 from ..core.settings.words import did_you_mean
-from ..stages.commands import COMMANDS, TOOLS
+from ..stages.table import COMMANDS, TOOLS
 from . import examples, help
 from .completion import complete_recipes, complete_settings, completion_of
 from .failures import UsageError
@@ -49,7 +49,7 @@ def stage_command(
     Every value is taken as the text typed, so that flags, overrides and recipes are read by one reader; only flags
     that were typed are handed on.
     """
-    settings = {_parameter_name(s): s for s in settings_of(COMMANDS[command]) if s.flags}
+    settings = {_parameter_name(s): s for s in settings_of(COMMANDS[command].settings) if s.flags}
     arguments = _arguments(command)
 
     def callback(**values: Any) -> int | None:
@@ -75,7 +75,7 @@ def stage_command(
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     epilog = "\n".join(examples.EXAMPLES[examples_of or command])
-    app.command(command, cls=StageCommand, help=examples.ALL[command], epilog=epilog)(callback)
+    app.command(command, cls=StageCommand, help=COMMANDS[command].summary, epilog=epilog)(callback)
     built = typer.main.get_command(app)
     assert isinstance(built, StageCommand)
     return built
@@ -107,7 +107,7 @@ class StageCommand(TyperCommand):
 
 
 def _unknown_flag(wrong: str, command: str) -> ConfigError:
-    settings = settings_of(COMMANDS[command])
+    settings = settings_of(COMMANDS[command].settings)
     flags = [flag for s in settings for flag in (*s.flags, *s.off_flags)] + [f for fs in _SWITCHES.values() for f in fs]
     flags.append("--help")
     word = wrong.lstrip("-")
@@ -122,7 +122,7 @@ def _unknown_flag(wrong: str, command: str) -> ConfigError:
 
 def _arguments(command: str) -> list[Setting]:
     """Return the settings told by their place, in that order."""
-    return [setting for setting in settings_of(COMMANDS[command]) if setting.argument]
+    return [setting for setting in settings_of(COMMANDS[command].settings) if setting.argument]
 
 
 def _parameter(name: str, kind: Any, declaration: Any, default: Any) -> inspect.Parameter:
@@ -146,7 +146,7 @@ def _declared(setting: Setting) -> tuple[Any, Any]:
 
 def _help_groups(command: str) -> dict[str, list[help.Row]]:
     """Return headings and rows: the stage's own settings, its sections, what all stages have, the switches."""
-    settings = settings_of(COMMANDS[command])
+    settings = settings_of(COMMANDS[command].settings)
     groups: dict[str, list[help.Row]] = {"Arguments": [(str(s.argument), s.help) for s in _arguments(command)]}
     for setting in settings:
         if setting.flags and setting.key not in Stage.model_fields:
@@ -163,7 +163,9 @@ def _help_groups(command: str) -> dict[str, list[help.Row]]:
 
 def _further(command: str) -> tuple[str, list[str]]:
     """Return the keys without a flag, and what to say above them."""
-    keys = [setting.key for setting in settings_of(COMMANDS[command]) if not (setting.flags or setting.argument)]
+    keys = [
+        setting.key for setting in settings_of(COMMANDS[command].settings) if not (setting.flags or setting.argument)
+    ]
     shown = "" if command in TOOLS else f"; `ldm config show {command}` prints them with their values"
     return f"Further settings, as KEY=VALUE{shown}", keys
 

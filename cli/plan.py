@@ -12,7 +12,7 @@ import typer
 
 from ..core.files import write_json
 from ..core.settings.fields import Run, identity
-from ..stages.configs import STAGES
+from ..stages.table import STAGES
 from . import examples
 from .layers import merged_config
 from .plain import PlainCommand, plain_command
@@ -43,7 +43,7 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
 
 def plan_command() -> PlainCommand:
     """Build the command."""
-    return plain_command("plan", _plan, examples.SETTINGS["plan"])
+    return plain_command("plan", _plan, examples.MENUS["plan"])
 
 
 def _plan(

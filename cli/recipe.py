@@ -22,7 +22,7 @@ from ..core.runs.run import MANIFEST, open_run
 from ..core.settings.fields import defaults, identity, incidental
 from ..core.settings.recipe_file import read_settings
 from ..core.settings.words import did_you_mean
-from ..stages.configs import MADE_BY, STAGES
+from ..stages.table import MAKERS, STAGES
 
 SHARED = ("name", "seed", "data", "machine")
 _FOLDER = "recipes"
@@ -60,7 +60,7 @@ def read_recipe(name: str) -> Recipe:
 
 def stage_layer(recipe: Recipe, command: str) -> dict[str, Any]:
     """Return a command's settings in a recipe: the shared ones it has, then those of its own section over them."""
-    fields = STAGES[command].model_fields
+    fields = STAGES[command].settings.model_fields
     shared = {key: recipe.tree[key] for key in SHARED if key in recipe.tree and key in fields}
     own = recipe.tree.get(command)
     return merge(shared, own if isinstance(own, dict) else {})
@@ -112,14 +112,15 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
     Raises ConfigError for what no command with settings made, and DataError for a manifest that is damaged.
     """
     kind = read_json(path).get("kind")
-    command = MADE_BY.get(kind) if isinstance(kind, str) else None
-    if command is None:
+    made = MAKERS.get(kind) if isinstance(kind, str) else None
+    command = made.name if made is not None else ""
+    if made is None or command not in STAGES:
         raise ConfigError(f"{path} is no manifest of a stage", "give a recipe")
     artifact = open_run(path.parent, role_of(str(kind)), f"ldm {command}")
     maker = shlex.split(artifact.command)[1]
     if maker != command:
         raise ConfigError(f"{path} was made by ldm {maker}, with no settings of ldm {command}", "give a recipe")
-    default = defaults(STAGES[command], artifact.config)
+    default = defaults(STAGES[command].settings, artifact.config)
     return {command: brought_up(artifact.config, identity(default), incidental(default))}
 
 

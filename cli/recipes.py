@@ -41,7 +41,7 @@ def recipes_menu(name: str) -> Menu:
         command: Entry(lambda command: plain_command(f"recipes {command}", acts[command], _SUMMARIES[command]), summary)
         for command, summary in _SUMMARIES.items()
     }
-    return Menu({"Commands": entries}, name=name, help=examples.SETTINGS[name])
+    return Menu({"Commands": entries}, name=name, help=examples.MENUS[name])
 
 
 def header(text: str) -> dict[str, str]:

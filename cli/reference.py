@@ -10,7 +10,7 @@ import typer
 from ..core.errors import ConfigError
 from ..core.files import write_atomically
 from ..core.progress import Outcome
-from ..stages.configs import STAGES
+from ..stages.table import STAGES
 from .console import open_console
 from .markdown import MADE, codes, escaped
 from .menu import Menu

@@ -16,8 +16,7 @@ from pydantic.fields import FieldInfo
 from ..core.errors import ConfigError
 from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
-from ..stages.configs import STAGES
-from . import examples
+from ..stages.table import STAGES
 from .keys import Setting, bare, sections_of, settings_of
 from .recipe import SHARED
 
@@ -59,10 +58,10 @@ def recipe_schema(stages: list[str]) -> dict[str, Any]:
     """Return the schema of recipes with sections for these stages: what is refused by it, is refused by `-c`."""
     shared = {}
     for key in SHARED:
-        model = next(model for model in STAGES.values() if key in model.model_fields)
+        model = next(stage.settings for stage in STAGES.values() if key in stage.settings.model_fields)
         section = sections_of(model).get(key)
         shared[key] = _section(section) if section else _section(model)["properties"][key]
-    sections = {stage: {**_section(STAGES[stage]), "description": examples.STAGES[stage]} for stage in stages}
+    sections = {stage: {**_section(STAGES[stage].settings), "description": STAGES[stage].summary} for stage in stages}
     return {
         "$schema": _DRAFT,
         "title": "ldm recipe",

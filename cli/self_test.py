@@ -1,6 +1,5 @@
 """Every stage once, at the smallest size, on generated images: does the pipeline run on this machine at all?"""
 
-import importlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,30 +12,12 @@ from ..core.errors import Stopped, UserError
 from ..core.images.decode import write_png
 from ..core.progress import Progress, Silent
 from ..core.system.settings import Machine
-from ..stages.commands import module_of
-from ..stages.configs import STAGES
+from ..stages.table import STAGES, pipeline
 
 # What a machine that is not fit for the work has been seen to raise; anything else is a defect of ours.
 FAILURES = (UserError, OSError, RuntimeError, ImportError, MemoryError)
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 PER_CLASS, SIDE = 40, 16
-SHORT = {"images": 64, "batch_size": 8, "warmup": 8, "log_every": 32, "validate_every": 64, "checkpoint_every": 32}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "train-vqvae": {
-        "data": {"image_size": SIDE, "val_fraction": 0.25},
-        "model": {"preset": "vqvae-xs", "channels": 8, "codebook_size": 16},
-        "train": SHORT,
-    },
-    "encode": {"shard_size": 32, "batch_size": 8},
-    "train-dit": {
-        "model": {"preset": "dit-xs", "width": 32, "depth": 2, "heads": 2},
-        "train": SHORT,
-        "preview": {"every": 64, "per_class": 1, "steps": 2},
-    },
-    "train-classifier": {"train": SHORT},
-    "sample": {"num": 8, "steps": 3},
-    "eval": {},
-}
 
 
 def try_stages(machine: Machine, progress: Progress) -> Iterator[tuple[str, float, BaseException | None]]:
@@ -46,8 +27,8 @@ def try_stages(machine: Machine, progress: Progress) -> Iterator[tuple[str, floa
     """
     with tempfile.TemporaryDirectory(prefix="ldm-self-test-") as folder:
         write_squares(Path(folder, "images"))
-        progress.start("self-test", len(STAGES), "stages")
-        for number, command in enumerate(STAGES, 1):
+        progress.start("self-test", len(pipeline()), "stages")
+        for number, command in enumerate(pipeline(), 1):
             started = time.monotonic()
             error = _failure(command, machine, Path(folder))
             yield command, time.monotonic() - started, error
@@ -69,12 +50,12 @@ def write_squares(folder: Path) -> None:
 
 def _failure(command: str, machine: Machine, folder: Path) -> BaseException | None:
     """Run one stage; return what stopped it."""
-    settings = {**SETTINGS[command], "runs_dir": folder / "runs", "machine": machine.model_dump()}
-    if command == "train-vqvae":
+    stage = STAGES[command]
+    settings: dict[str, Any] = {**stage.smallest, "runs_dir": folder / "runs", "machine": machine.model_dump()}
+    if "data" in settings:
         settings["data"] = {**settings["data"], "source": str(folder / "images")}
     try:
-        stage = importlib.import_module(f"..stages.{module_of(command)}", __package__)
-        stage.run(STAGES[command].model_validate(settings), Silent())
+        stage.load().run(stage.settings.model_validate(settings), Silent())
     except Stopped:
         raise
     except FAILURES as error:

@@ -9,9 +9,7 @@ from pydantic.fields import FieldInfo
 
 from ..core.settings.families import FamilySection, NetworkConfig
 from ..core.settings.fields import Section, Stage
-from ..stages.commands import COMMANDS
-from ..stages.configs import STAGES
-from . import examples
+from ..stages.table import COMMANDS, STAGES, TOOLS
 from .keys import Setting, bare, sections_of, settings_of
 from .markdown import MADE, codes, escaped
 
@@ -33,6 +31,7 @@ prints what they come to, and where each was set.
 † A run may go on with another value. A change of any other setting makes it another run, which needs `--replace` or
 another `--name`.
 """
+_MODELS = {name: command.settings for name, command in COMMANDS.items()}
 _KINDS = {"COUNT": "count", "INTEGER": "whole number", "NUMBER": "number", "PATH": "path", "TEXT": "text"}
 _LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 
@@ -41,33 +40,33 @@ def settings_page() -> str:
     """Return the page of every setting: key, flag, what it takes, default, help."""
     lines = [MADE, _SETTINGS, "## Shared by several commands", ""]
     shared = _shared()
-    users = [command for command, model in COMMANDS.items() if set(settings_of(Stage)) <= set(settings_of(model))]
+    users = [command for command, model in _MODELS.items() if set(settings_of(Stage)) <= set(settings_of(model))]
     lines += ["### Which run", "", f"Settings of {codes(users)}.", "", *_table(Stage, ""), ""]
     for name, commands in shared.items():
-        inheriting = [command for command in commands if _mark(COMMANDS[command].model_fields[name], "inherited")]
+        inheriting = [command for command in commands if _mark(_MODELS[command].model_fields[name], "inherited")]
         told = f" What is not said to {codes(inheriting)} is taken from the run's autoencoder." if inheriting else ""
-        model = sections_of(COMMANDS[commands[0]])[name]
+        model = sections_of(_MODELS[commands[0]])[name]
         lines += [f"### Section {name}", "", f"Of {codes(commands)}.{told}", "", *_table(model, f"{name}."), ""]
-    for heading, group in (("Stages", STAGES), ("Tools", [command for command in COMMANDS if command not in STAGES])):
+    for heading, group in (("Stages", STAGES), ("Tools", TOOLS)):
         lines += [f"## {heading}", ""]
         for command in group:
-            lines += [f"### {command}", "", examples.ALL[command], "", *_of_command(command, shared)]
+            lines += [f"### {command}", "", COMMANDS[command].summary, "", *_of_command(command, shared)]
     return "\n".join([*lines, *_presets()]).rstrip() + "\n"
 
 
 def _shared() -> dict[str, list[str]]:
     """Return sections that several commands have alike, by name, with those commands."""
     found: dict[str, list[str]] = {}
-    for command, model in COMMANDS.items():
+    for command, model in _MODELS.items():
         for name in sections_of(model):
             found.setdefault(name, []).append(command)
-    alike = {name: {sections_of(COMMANDS[command])[name] for command in commands} for name, commands in found.items()}
+    alike = {name: {sections_of(_MODELS[command])[name] for command in commands} for name, commands in found.items()}
     return {name: commands for name, commands in found.items() if len(commands) > 1 and len(alike[name]) == 1}
 
 
 def _of_command(command: str, shared: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a command's own settings, its own sections', and where to find the others."""
-    model = COMMANDS[command]
+    model = _MODELS[command]
     usual = [s for s in settings_of(Stage) if s in settings_of(model)]
     own = _table(model, "", frozenset(setting.key for setting in usual))
     if own:
@@ -158,7 +157,7 @@ def _presets() -> Iterator[str]:
         "What `model.preset` stands for; a setting of section `model` changes one of it.",
     )
     for command in STAGES:
-        section = sections_of(COMMANDS[command]).get("model")
+        section = sections_of(_MODELS[command]).get("model")
         if section is not None and issubclass(section, FamilySection):
             for family in section.families.values():
                 yield from ("", f"### Presets of {command}", "", *_presets_table(family.config))

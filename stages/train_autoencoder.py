@@ -16,10 +16,10 @@ from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.system.precision import Policy
 from ..core.training import loop
 from ..core.training.tasks.autoencoding import AutoencodingTask, reconstruction_quality, write_reconstructions
-from .configs import TrainVQVAE
+from .configs import TrainAutoencoder
 
 
-def run(config: TrainVQVAE, progress: Progress) -> Outcome:
+def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
     """Train an autoencoder, or take one that is ready, and measure its latents. Returns where it lies."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train if config.autoencoder is None else None) as policy:
@@ -57,7 +57,7 @@ def run(config: TrainVQVAE, progress: Progress) -> Outcome:
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 
-def _ready(config: TrainVQVAE) -> Autoencoder | None:
+def _ready(config: TrainAutoencoder) -> Autoencoder | None:
     """Return the autoencoder that was named, or one with nothing to train; None for one that is trained.
 
     Before any image is read: reading may take long. Raises ConfigError for one that does not take the images' size.
@@ -75,7 +75,7 @@ def _ready(config: TrainVQVAE) -> Autoencoder | None:
     return None if isinstance(outline.codec, TrainableCodec) else registry.build(network)
 
 
-def _plan(config: TrainVQVAE) -> loop.Plan:
+def _plan(config: TrainAutoencoder) -> loop.Plan:
     every = config.train.validate_every
     return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=every)
 

@@ -14,10 +14,10 @@ from ..core.system.compile import eager_mode
 from ..core.training import loop
 from ..core.training.sample_evaluator import SampleEvaluator
 from ..core.training.tasks.denoising import DenoisingTask, network_config
-from .configs import TrainDiT
+from .configs import TrainDenoiser
 
 
-def run(config: TrainDiT, progress: Progress) -> Outcome:
+def run(config: TrainDenoiser, progress: Progress) -> Outcome:
     """Train a denoiser on a run's latents, or on its images where the autoencoder leaves pixels as they are."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
@@ -61,11 +61,11 @@ def run(config: TrainDiT, progress: Progress) -> Outcome:
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 
-def _plan(config: TrainDiT) -> loop.Plan:
+def _plan(config: TrainDenoiser) -> loop.Plan:
     return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=config.preview.every)
 
 
-def _description(config: TrainDiT, latents: StageRun) -> dict[str, Any]:
+def _description(config: TrainDenoiser, latents: StageRun) -> dict[str, Any]:
     """What sampling needs to know beside the weights."""
     return {
         "diffusion": config.diffusion.model_dump(mode="json"),

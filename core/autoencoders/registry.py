@@ -57,6 +57,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
+NETWORKS = tuple(KINDS)  # the kinds that `load` reads, and folders of diffusers
+
+
 def build(config: NetworkConfig) -> Autoencoder:
     """Build an untrained autoencoder; its weights are drawn from torch's global generator."""
     return Autoencoder(FAMILIES[kind_of(config, FAMILIES)].load_network()(config))

@@ -18,6 +18,7 @@ from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
 from .noisy_config import NoisyClassifierConfig
 
 KIND = "noisy-classifier"
+NETWORKS = (KIND,)  # the kinds that `load` reads
 REMEDY = "train it again with `ldm train-classifier --noisy`"
 
 

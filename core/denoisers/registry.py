@@ -15,6 +15,7 @@ from .dit import DiT, check_latents
 from .dit_config import DiTConfig
 from .families import FAMILIES
 
+NETWORKS = tuple(FAMILIES)  # the kinds that `load` reads
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
 
 

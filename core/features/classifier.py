@@ -19,6 +19,7 @@ from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_descripti
 from .extractor import Extractor, resize
 
 KIND = "classifier"
+NETWORKS = (KIND,)  # the kinds that `load` reads
 _MOST_HALVINGS = 16
 _LARGEST_IMAGE = 4096  # as data.image_size allows
 REMEDY = "make it with `ldm train-classifier`"

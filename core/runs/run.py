@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .. import files
 from ..errors import DataError
 from ..system.machine import num_cores
+from ..training import record
 from .lock import LOCK
 from .provenance import provenance
 from .roles import Role
@@ -74,12 +76,18 @@ class StageRun:
     begun: float = field(default_factory=time.monotonic, compare=False)
 
     @property
+    def state(self) -> str:
+        """How far it is: complete, unfinished or missing."""
+        begun = self.complete or (self.path / IDENTITY).is_file() or (self.path / MANIFEST).is_file()
+        return "complete" if self.complete else "unfinished" if begun else "missing"
+
+    @property
     def config(self) -> dict[str, Any]:
-        return dict(self.manifest["config"])
+        return dict(self.manifest.get("config", {}))
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return dict(self.manifest["facts"])
+        return dict(self.manifest.get("facts", {}))
 
     @property
     def fingerprint(self) -> str:
@@ -89,7 +97,21 @@ class StageRun:
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
         """What it was made of, by role: where that was, and its fingerprint."""
-        return dict(self.manifest["inputs"])
+        return dict(self.manifest.get("inputs", {}))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """With what it was made: command line, versions, machine, time."""
+        return dict(self.manifest.get("provenance", {}))
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, of a stage that trains."""
+        return record.read(self.path / record.METRICS)
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """Return (images seen, value) of a number of `metrics.jsonl`."""
+        return [(line["images"], line[name]) for line in self.lines if isinstance(line.get(name), (int, float))]
 
     def verify(self, *names: str) -> None:
         """Compare some output files, or all of them, with the manifest. Raises DataError naming the first that differs.

@@ -1,4 +1,4 @@
-"""Settings of `ldm train-vqvae` and `ldm encode`."""
+"""Settings of `ldm train-autoencoder`, `ldm train-vqvae` and `ldm encode`."""
 
 from typing import ClassVar
 
@@ -8,8 +8,15 @@ from ...core.system.settings import Machine
 from ...core.training.tasks.settings import AutoencoderTraining
 
 
-class TrainVQVAE(AutoencoderTraining):
-    """Settings of `ldm train-vqvae`."""
+class TrainAutoencoder(AutoencoderTraining):
+    """Settings of `ldm train-autoencoder`."""
+
+    command: ClassVar[str] = "train-autoencoder"
+    kind: ClassVar[str] = "autoencoder"
+
+
+class TrainVQVAE(TrainAutoencoder):
+    """Settings of `ldm train-vqvae`: the same work with a VQ-VAE as default, in a folder of its own."""
 
     command: ClassVar[str] = "train-vqvae"
     kind: ClassVar[str] = "vqvae"

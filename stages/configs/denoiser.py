@@ -1,12 +1,19 @@
-"""Settings of `ldm train-dit`: the network, the forward process, the training."""
+"""Settings of `ldm train-denoiser` and `ldm train-dit`: the network, the forward process, the training."""
 
 from typing import ClassVar
 
 from ...core.training.tasks.settings import DenoiserTraining
 
 
-class TrainDiT(DenoiserTraining):
-    """Settings of `ldm train-dit`."""
+class TrainDenoiser(DenoiserTraining):
+    """Settings of `ldm train-denoiser`."""
+
+    command: ClassVar[str] = "train-denoiser"
+    kind: ClassVar[str] = "denoiser"
+
+
+class TrainDiT(TrainDenoiser):
+    """Settings of `ldm train-dit`: the same work with a DiT as default, in a folder of its own."""
 
     command: ClassVar[str] = "train-dit"
     kind: ClassVar[str] = "dit"

@@ -1,4 +1,4 @@
-"""What `ldm` wrote at a path: stages' directories, checkpoints and networks, recognised by what they hold."""
+"""What `ldm` wrote at a path: stages' directories, checkpoints, networks and exports, recognised by what they hold."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -16,82 +16,26 @@ from ...core.runs.claim import brought_up
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, open_run
 from ...core.runs.weights import CONFIG, WEIGHTS
-from ...core.settings.fields import Section, defaults, identity, incidental
+from ...core.settings.fields import defaults, identity, incidental
 from ...core.settings.recipe_file import leaves, read_settings
 from ...core.training import checkpoint
-from ..configs import MADE_BY, OUTPUTS, STAGES
 from ..configs.exchange import Import
-from ..configs.sweep import Sweep
+from ..table import KINDS, MAKERS, TOOLS
 
-SWEEP = "sweep"
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
-_ORDER = {kind: place for place, kind in enumerate(MADE_BY)}
-_LABELLED = (OUTPUTS["sample"], OUTPUTS["eval"])  # kinds of which a run has several, each in a folder of its label
+_ORDER = {kind: place for place, kind in enumerate(KINDS)}
 _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
 
 
 @dataclass(frozen=True)
-class Directory:
-    """A directory of ours. kind: that of its manifest, or `checkpoint`, `network` or `export`."""
+class Piece:
+    """A folder of ours that is no stage's directory. kind: `checkpoint`, `network` or `export`."""
 
     path: Path
     kind: str
 
-    @property
-    def is_stage(self) -> bool:
-        return self.kind not in (CHECKPOINT, NETWORK, EXPORT)
 
-    @property
-    def is_best(self) -> bool:
-        """Whether it is the best state of the training whose directory it lies in."""
-        return self.path.name == BEST and recognise(self.path.parent) is not None
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether a stage's manifest, its last file, is there."""
-        return (self.path / MANIFEST).is_file()
-
-    def command(self) -> str:
-        """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
-        if self.is_best:
-            return Directory(self.path.parent, self.kind).command()
-        words = ["ldm", MADE_BY.get(self.kind, self.kind)]
-        recipe = self.path / RECIPE
-        imported = import_of(self.path) or imported_as(self.path)
-        if imported is not None:
-            words = imported
-        elif self.kind == SWEEP:  # A tool, which reads no recipe.
-            words += _said(self.path, Sweep())
-        elif (settings := next(filter(Path.is_file, (recipe, self.path / MANIFEST)), None)) is not None:
-            words += ["-c", str(settings)]
-            words += ["--label", self.path.name] if words[1] == "sample" and settings != recipe else []
-        root = self._root
-        if self.kind == SWEEP or _root_in(recipe, words[1]) != root.resolve():
-            words += ["--runs-dir", str(root.parent), "--name", root.resolve().name]
-        return shlex.join(words)
-
-    @property
-    def recipe_command(self) -> str:
-        """The command line that writes a finished stage's recipe again."""
-        command = MADE_BY.get(self.kind, self.kind)
-        words = ["ldm", "config", "show", command, "-c", str(self.path / MANIFEST)]
-        words += ["--runs-dir", str(self._root.parent), "--name", self._root.resolve().name]
-        words += ["--label", self.path.name] if command == "sample" else []
-        return f"{shlex.join(words)} > {shlex.quote(str(self.path / RECIPE))}"
-
-    @property
-    def _root(self) -> Path:
-        return self.path.parent.parent if self.kind in _LABELLED else self.path.parent
-
-    def open(self) -> StageRun:
-        """Open a stage's directory; DataError, as of `open_run`, with commands that fit where it lies now."""
-        if not self.is_finished:  # Not every command that goes on reads a recipe.
-            raise DataError(f"{self.path} is unfinished: it has no {MANIFEST}", f"finish it: {self.command()}")
-        artifact = open_run(self.path, role_of(self.kind), self.command())
-        return replace(artifact, command=self.command())
-
-
-def find(path: Path) -> list[Directory]:
+def find(path: Path) -> list[StageRun | Piece]:
     """List the directories of ours at a path: itself if it is one, else those below it, producers first.
 
     Raises DataError where there are none.
@@ -106,28 +50,73 @@ def find(path: Path) -> list[Directory]:
     return found
 
 
-def recognise(path: Path) -> Directory | None:
+def recognise(path: Path) -> StageRun | Piece | None:
     """Say what a folder is, by its files; None if it is no directory of ours."""
     if (path / checkpoint.STATE).is_file() or (path.parent.name == checkpoint.FOLDER and path.name.isdecimal()):
-        return Directory(path, CHECKPOINT)
+        return Piece(path, CHECKPOINT)
     if (path / MANIFEST).is_file() or (path / IDENTITY).is_file():
         kind = _kind(path)
-        return Directory(path, kind) if kind else None
+        return StageRun(path, kind, command_of(path, kind), (path / MANIFEST).is_file()) if kind else None
     if (path / RECORD).is_file():
-        return Directory(path, EXPORT)
+        return Piece(path, EXPORT)
     if (path / CONFIG).is_file() and ((path / WEIGHTS).is_file() or path.name == "final"):
-        return Directory(path, NETWORK)
+        return Piece(path, NETWORK)
     return None
 
 
-def checkpoints(path: Path) -> list[Directory]:
-    """List the checkpoints inside a stage's directory, oldest first."""
-    return [Directory(found, CHECKPOINT) for found in checkpoint.saved(path)]
+def recognise_stage(path: Path) -> StageRun | None:
+    """Return the stage's directory that a folder is, if it is one."""
+    found = recognise(path)
+    return found if isinstance(found, StageRun) else None
 
 
-def best(path: Path) -> Directory | None:
+def opened(found: StageRun) -> StageRun:
+    """Open a stage's directory; DataError, as of `open_run`, with commands that fit where it lies now."""
+    if not found.complete:  # Not every command that goes on reads a recipe.
+        raise DataError(f"{found.path} is unfinished: it has no {MANIFEST}", f"finish it: {found.command}")
+    return replace(open_run(found.path, role_of(found.kind), found.command), command=found.command)
+
+
+def is_best(found: StageRun) -> bool:
+    """Say whether it is the best state of the training whose directory it lies in."""
+    return found.path.name == BEST and recognise(found.path.parent) is not None
+
+
+def best(path: Path) -> StageRun | None:
     """Return the best state that a training kept in its directory, a directory of the same kind; None without one."""
-    return Directory(path / BEST, OUTPUTS["train-dit"]) if (path / BEST / MANIFEST).is_file() else None
+    return recognise_stage(path / BEST) if (path / BEST / MANIFEST).is_file() else None
+
+
+def checkpoints(path: Path) -> list[Path]:
+    """List the checkpoints inside a stage's directory, oldest first."""
+    return checkpoint.saved(path)
+
+
+def command_of(path: Path, kind: str) -> str:
+    """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
+    if path.name == BEST and _kind(path.parent) is not None:
+        return command_of(path.parent, kind)
+    recipe, root = path / RECIPE, _root(path, kind)
+    imported = import_of(path) or imported_as(path)
+    if imported is not None:
+        return shlex.join([*imported, *_placed(root)] if _root_in(recipe, imported[1]) != root.resolve() else imported)
+    command = MAKERS[kind].name if kind in MAKERS else kind
+    words = ["ldm", command]
+    if command in TOOLS:  # It reads no recipe.
+        return shlex.join([*words, *_changed_settings(path, kind), *_placed(root)])
+    if (settings := next(filter(Path.is_file, (recipe, path / MANIFEST)), None)) is not None:
+        words += ["-c", str(settings)]
+        words += ["--label", path.name] if command == "sample" and settings != recipe else []
+    return shlex.join(words if _root_in(recipe, command) == root.resolve() else [*words, *_placed(root)])
+
+
+def recipe_command(found: StageRun) -> str:
+    """Return the command line that writes a complete stage's recipe again."""
+    command = MAKERS[found.kind].name if found.kind in MAKERS else found.kind
+    words = ["ldm", "config", "show", command, "-c", str(found.path / MANIFEST)]
+    words += _placed(_root(found.path, found.kind))
+    words += ["--label", found.path.name] if command == "sample" else []
+    return f"{shlex.join(words)} > {shlex.quote(str(found.path / RECIPE))}"
 
 
 def import_of(path: Path) -> list[str] | None:
@@ -148,15 +137,32 @@ def imported_as(path: Path) -> list[str] | None:
         return None
 
 
+def recorded_settings(path: Path) -> dict[str, Any]:
+    """Return the settings that a manifest records, else the identity; none where neither can be read."""
+    for name in (MANIFEST, IDENTITY):
+        with suppress(DataError):
+            settings = files.read_json(path / name).get("config") if (path / name).is_file() else None
+            if isinstance(settings, dict):
+                return settings
+    return {}
+
+
 def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded settings of a kind of directory as this version would record them."""
-    if kind not in MADE_BY:
+    if kind not in MAKERS:
         return dict(config)
-    default = defaults(STAGES[MADE_BY[kind]], config)
+    default = defaults(MAKERS[kind].settings, config)
     return brought_up(config, identity(default), incidental(default))
 
 
-def _below(path: Path, depth: int) -> Iterator[Directory]:
+def changed_settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded settings, dotted, whose values are not the defaults of their stage."""
+    usual = dict(leaves(identity(MAKERS[kind].settings()))) if kind in MAKERS else {}
+    recorded = leaves(as_recorded_now(kind, config))
+    return {key: value for key, value in recorded if key not in usual or usual[key] != value}
+
+
+def _below(path: Path, depth: int) -> Iterator[StageRun | Piece]:
     inside = [entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir()]
     for entry in sorted(inside, key=lambda entry: (_ORDER.get(entry.name, len(_ORDER)), entry.name)):
         own = recognise(entry)
@@ -168,24 +174,29 @@ def _below(path: Path, depth: int) -> Iterator[Directory]:
 
 def _kind(path: Path) -> str | None:
     """Return what a manifest or an identity says it is; where both are damaged, what its place in a run says."""
-    for name, field in ((MANIFEST, "files"), (IDENTITY, "config")):
+    for name, key in ((MANIFEST, "files"), (IDENTITY, "config")):
         try:
             described = files.read_json(path / name)
         except DataError:
             continue
-        if isinstance(described.get("kind"), str) and field in described:
+        if isinstance(described.get("kind"), str) and key in described:
             return str(described["kind"])
-    return next((name for name in (path.name, path.parent.name) if name in MADE_BY), None)
+    return next((name for name in (path.name, path.parent.name) if name in KINDS), None)
 
 
-def _said(path: Path, default: Section) -> Iterator[str]:
-    """Yield `key=value` for the settings of a directory that are not the defaults, as its manifest or identity says."""
-    recorded: Any = {}
-    for name in (IDENTITY, MANIFEST):
-        with suppress(DataError):
-            recorded = files.read_json(path / name).get("config", recorded)
-    usual = dict(leaves(identity(default)))
-    for key, value in leaves(recorded if isinstance(recorded, dict) else {}):
+def _root(path: Path, kind: str) -> Path:
+    """Return the run's folder that a stage's directory lies in."""
+    return path.parent.parent if kind in KINDS and KINDS[kind].labelled else path.parent
+
+
+def _placed(root: Path) -> list[str]:
+    return ["--runs-dir", str(root.parent), "--name", root.resolve().name]
+
+
+def _changed_settings(path: Path, kind: str) -> Iterator[str]:
+    """Yield `key=value` for the settings of a directory that are not the defaults of its command."""
+    usual = dict(leaves(identity(MAKERS[kind].settings())))
+    for key, value in leaves(recorded_settings(path)):
         if key in usual and usual[key] != value:
             text = ",".join(map(str, value)) if isinstance(value, list) else value
             yield f"{key}={'null' if text is None else text}"

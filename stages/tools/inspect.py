@@ -18,85 +18,92 @@ from ...core.pipeline.best import told
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
-from ...core.runs.run import IDENTITY, MANIFEST, StageRun
+from ...core.runs.run import MANIFEST, StageRun
 from ...core.runs.weights import CONFIG, WEIGHTS
-from ...core.settings.fields import identity
 from ...core.settings.recipe_file import leaves
 from ...core.training import checkpoint
-from ..configs import MADE_BY, OUTPUTS, STAGES
 from ..configs.folders import Inspect
-from .directories import CHECKPOINT, EXPORT, NETWORK, Directory, as_recorded_now, best, checkpoints, find, recognise
+from ..table import KINDS
+from .directories import (
+    CHECKPOINT,
+    EXPORT,
+    NETWORK,
+    Piece,
+    best,
+    changed_settings,
+    checkpoints,
+    find,
+    opened,
+    recognise_stage,
+    recorded_settings,
+)
 
 
 def run(config: Inspect, progress: Progress) -> Outcome:
     """Say what lies at a path: everything about one directory of ours, a line each about several."""
     found = find(config.path)
-    if len(found) > 1 or found[0].path != config.path:
+    first = found[0]
+    if len(found) > 1 or first.path != config.path:
         lines = {each.path.relative_to(config.path).as_posix(): _state(each) for each in found}
         return Outcome(config.path, summary=lines, verdict=f"holds {len(found)} of ldm's directories")
-    described = {CHECKPOINT: _checkpoint, NETWORK: _network, EXPORT: _export}.get(found[0].kind)
-    if described is not None:
-        article = "an" if found[0].kind == EXPORT else "a"
-        return Outcome(config.path, summary=described(config.path), verdict=f"is {article} {found[0].kind}")
-    verdict = f"is of kind {found[0].kind}: {_state(found[0])}"
-    return Outcome(config.path, summary=_stage(found[0], progress), verdict=verdict)
+    if isinstance(first, Piece):
+        described = {CHECKPOINT: _checkpoint, NETWORK: _network, EXPORT: _export}[first.kind]
+        article = "an" if first.kind == EXPORT else "a"
+        return Outcome(config.path, summary=described(config.path), verdict=f"is {article} {first.kind}")
+    return Outcome(config.path, summary=_stage(first, progress), verdict=f"is of kind {first.kind}: {_state(first)}")
 
 
-def _state(directory: Directory) -> str:
+def _state(found: StageRun | Piece) -> str:
     """Say in a few words how far a directory is."""
-    if directory.kind == CHECKPOINT:
-        return f"checkpoint, {_size(directory.path)}"
-    if directory.kind == NETWORK:
-        return f"network, {_size(directory.path)}"
-    if directory.kind == EXPORT:
-        return f"export, {_export_state(directory.path)}, {_size(directory.path)}"
-    if (writer := owner(directory.path)) is not None:
-        return f"being written by {writer}; {_progress(directory)}"
-    if not directory.is_finished:
-        return f"unfinished; {_progress(directory)}"
+    if isinstance(found, Piece):
+        state = f"{_export_state(found.path)}, " if found.kind == EXPORT else ""
+        return f"{found.kind}, {state}{_size(found.path)}"
+    if (writer := owner(found.path)) is not None:
+        return f"being written by {writer}; {_progress(found)}"
+    if not found.complete:
+        return f"unfinished; {_progress(found)}"
     try:
-        directory.open()
+        opened(found)
     except DataError as error:
         return f"damaged: {error.message}"
-    return f"complete, {_size(directory.path)}"
+    return f"complete, {_size(found.path)}"
 
 
-def _progress(directory: Directory) -> str:
+def _progress(found: StageRun) -> str:
     """Say how much of its work an unfinished stage would go on from."""
-    if directory.kind == OUTPUTS["encode"]:
-        return f"{len(list(directory.path.glob('*.tar'))):,} shards so far"
-    if directory.kind == OUTPUTS["sample"]:
-        return f"{len(list(directory.path.glob('[0-9]*.png'))):,} images so far"
-    for each in reversed(checkpoints(directory.path)):
+    pieces = KINDS[found.kind].pieces if found.kind in KINDS else None
+    if pieces is not None:
+        return f"{len(list(found.path.glob(pieces.pattern))):,} {pieces.noun} so far"
+    for path in reversed(checkpoints(found.path)):
         try:
-            checkpoint.load(each.path)
+            checkpoint.load(path)
         except DataError:
             continue
-        settings = _settings(directory).get("train")
+        settings = recorded_settings(found.path).get("train")
         total = settings.get("images") if isinstance(settings, dict) else None
-        seen = f"a checkpoint after {int(each.path.name):,} images"
+        seen = f"a checkpoint after {int(path.name):,} images"
         return seen + (f" of {total:,}" if isinstance(total, int) else "")
     return "no checkpoint yet"
 
 
-def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
-    rows = {"made by": directory.command(), **dict(_provenance(directory))}
-    settings = _settings(directory)
-    rows["settings"] = ", ".join(_differing(settings, directory)) or "the defaults"
+def _stage(directory: StageRun, progress: Progress) -> dict[str, str]:
+    rows = {"made by": directory.command, **dict(_provenance(directory))}
+    settings = changed_settings(directory.kind, recorded_settings(directory.path))
+    rows["settings"] = ", ".join(f"{key}={_typed(value)}" for key, value in settings.items()) or "the defaults"
     artifact = _opened(directory)
     if artifact is not None:
-        inputs = artifact.manifest["inputs"]
+        inputs = artifact.inputs
         rows |= {f"of {role}": f"{inputs[role].get('path')}: {_sameness(artifact, role, progress)}" for role in inputs}
         rows |= {name: str(value) for name, value in artifact.metadata.items() if isinstance(value, (int, float, str))}
         hashed = artifact.manifest["files"].values()
         rows["files"] = f"{len(hashed):,} by hash, {sum(entry['bytes'] for entry in hashed) / 1e6:,.1f} MB"
     rows["size"] = _size(directory.path)
-    kept = [str(int(each.path.name)) for each in checkpoints(directory.path)]
+    kept = [str(int(path.name)) for path in checkpoints(directory.path)]
     if kept:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
     if best_state := best(directory.path):
         try:
-            rows["best state"] = f"{told(best_state.open())}: {best_state.path}"
+            rows["best state"] = f"{told(opened(best_state))}: {best_state.path}"
         except DataError as error:
             rows["best state"] = f"damaged: {error.message}"
     if artifact is not None and "best" in artifact.metadata:
@@ -105,14 +112,14 @@ def _stage(directory: Directory, progress: Progress) -> dict[str, str]:
     return rows
 
 
-def _opened(directory: Directory) -> StageRun | None:
+def _opened(directory: StageRun) -> StageRun | None:
     try:
-        return directory.open()
+        return opened(directory)
     except DataError:  # Unfinished or damaged, as its state says.
         return None
 
 
-def _provenance(directory: Directory) -> Iterator[tuple[str, str]]:
+def _provenance(directory: StageRun) -> Iterator[tuple[str, str]]:
     """Yield when and with what a finished stage was made; nothing where its manifest cannot be read."""
     try:
         made = files.read_json(directory.path / MANIFEST).get("provenance")
@@ -130,30 +137,13 @@ def _made(made: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "commit", str(made.get("git") or "not from a checkout")
 
 
-def _settings(directory: Directory) -> dict[str, Any]:
-    """Return the settings that make a stage's directory what it is."""
-    for name in (MANIFEST, IDENTITY):
-        try:
-            settings = files.read_json(directory.path / name).get("config")
-        except DataError:
-            continue
-        if isinstance(settings, dict):
-            return settings
-    return {}
-
-
-def _differing(settings: dict[str, Any], directory: Directory) -> Iterator[str]:
-    """Yield `key=value` for the settings that are not the defaults of their stage."""
-    command = MADE_BY.get(directory.kind)
-    defaults: dict[str, Any] = dict(leaves(identity(STAGES[command]()))) if command else {}
-    for key, value in leaves(as_recorded_now(directory.kind, settings)):
-        if key not in defaults or defaults[key] != value:
-            yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _sameness(artifact: StageRun, role: str, progress: Progress) -> str:
     """Say whether an input is still there and holds what it held. Images are read and hashed for it."""
-    recorded = artifact.manifest["inputs"][role]["fingerprint"]
+    recorded = artifact.inputs[role]["fingerprint"]
     if role == "data":
         progress.note("hashing the images it was made of")
         try:
@@ -163,15 +153,15 @@ def _sameness(artifact: StageRun, role: str, progress: Progress) -> str:
         return "still the same" if found == recorded else "changed since"
     if role == EXCLUDE:
         try:
-            found = read_exclusion(Path(artifact.manifest["inputs"][role]["path"])).sha256
+            found = read_exclusion(Path(artifact.inputs[role]["path"])).sha256
         except DataError:
             return "not there"
         return "still the same" if found == recorded else "changed since"
-    producer = recognise(input_path(artifact, role))
-    if producer is None or not producer.is_stage:
+    producer = recognise_stage(input_path(artifact, role))
+    if producer is None:
         return f"not looked at (recorded {recorded[:12]})" if input_path(artifact, role).exists() else "not there"
     try:
-        return "still the same" if producer.open().fingerprint == recorded else "changed since"
+        return "still the same" if opened(producer).fingerprint == recorded else "changed since"
     except DataError as error:
         return error.message
 

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from ...core import files
-from ...core.denoisers.settings import NOISY
 from ...core.errors import ConfigError, DataError
 from ...core.images.decode import decode_picture, is_picture
 from ...core.progress import Outcome, Progress
 from ...core.runs.outputs import command_line
-from ...core.runs.run import IDENTITY
+from ...core.runs.run import IDENTITY, StageRun
 from ..configs.report import Report
-from .reporting.cards import TITLES, cards
+from ..table import KINDS
+from .reporting.cards import cards
 from .reporting.charts import against_settings, measurements, training_curves
 from .reporting.gaps import gaps
 from .reporting.page import Chapter, Page, Picture, render
 from .reporting.tables import number_tables
-from .story import Folder, Judged, folders, how, judged_alike, judgements, samples
+from .summary import Evaluated, also_there, evaluated_alike, evaluations, how, samples
+from .summary import stages as stages_of
 
 _SETS = 6  # sets of samples, at most, that are shown without being asked for
 
@@ -37,18 +38,20 @@ def run(config: Report, progress: Progress) -> Outcome:
             else "train one: ldm train-vqvae --data FOLDER"
         )
         raise DataError(f"{root} does not exist", hint)
-    stages = folders(root)
+    stages = stages_of(root)
     if all(stage.state == "missing" for stage in stages.values()):
         raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
-    drawn, judged = samples(root), judgements(root)
-    chapters = [_safe(chapter, progress) for chapter in _chapters(root, stages, drawn, judged)]
+    for folder in also_there(root):
+        progress.warn(f"left out of the report: {folder}, since the run has another of its kind")
+    drawn, evaluated = samples(root), evaluations(root)
+    chapters = [_safe(chapter, progress) for chapter in _chapters(root, stages, drawn, evaluated)]
     page = Page(
         title=f"Run {config.name}",
         subtitle=_subtitle(stages),
-        cards=[*cards(stages, drawn, judged)],
+        cards=[*cards(stages, drawn, evaluated)],
         chapters=[chapter for chapter in chapters if chapter.pictures or chapter.tables],
         colophon=_colophon(stages),
-        gaps=[*gaps(config, stages, drawn, judged)],
+        gaps=[*gaps(config, stages, drawn, evaluated)],
     )
     path = config.out or root / "report.html"
     if path.is_dir():
@@ -76,18 +79,19 @@ def _is_whole(picture: Picture, progress: Progress) -> bool:
     return True
 
 
-def _subtitle(stages: dict[str, Folder]) -> str:
-    data = stages["vqvae"].artifact.config.get("data") if stages["vqvae"].artifact else None
+def _subtitle(stages: dict[str, StageRun]) -> str:
+    data = stages["autoencoder"].config.get("data")
     data = data if isinstance(data, dict) else {}
-    names = stages["vqvae"].metadata.get("class_names", [])
+    names = stages["autoencoder"].metadata.get("class_names", [])
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
 
 
 def _chapters(
-    root: Path, stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]
+    root: Path, stages: dict[str, StageRun], drawn: Sequence[StageRun], evaluated: Sequence[Evaluated]
 ) -> Iterator[Chapter]:
     """Lay the report out, from the images drawn to how they were learned."""
+    autoencoder, denoiser = stages["autoencoder"], stages["denoiser"]
     yield Chapter("Samples", "The first seeds of each class; nothing is picked.", pictures=[*_grids(drawn)])
     yield Chapter(
         "From noise to image",
@@ -98,35 +102,36 @@ def _chapters(
         "Numbers",
         "Over each table stands what its numbers depend on; beside them are those of real images in the place of the"
         " samples. Of few images all are inexact, and distances are too large. Only Inception's features give a FID.",
-        tables=[*number_tables(judged)],
+        tables=[*number_tables(evaluated)],
     )
     yield Chapter(
         "Against guidance and steps",
         "Samples of this run that differ in nothing else.",
-        pictures=[*against_settings(judged, drawn), *_sweep_grid(root)],
+        pictures=[*against_settings(evaluated, drawn), *_sweep_grid(root)],
     )
     yield Chapter(
         "Drawn or remembered",
         "Some samples, each beside the reference images nearest to it in feature space. A copy stands beside its twin.",
-        pictures=[*_nearest(judged)],
+        pictures=[*_nearest(evaluated)],
     )
     yield Chapter(
-        "Asked for and read", "Which class samples of each class are read as.", pictures=[*_confusions(judged)]
+        "Asked for and read", "Which class samples of each class are read as.", pictures=[*_confusions(evaluated)]
     )
     yield Chapter(
         "Training the denoiser",
         "The loss of a denoiser levels off early and says little: look at the samples along the way.",
-        pictures=[*_curves(stages["dit"]), *measurements(stages["dit"]), *_along_the_way(stages["dit"])],
+        pictures=[*_curves(denoiser), *measurements(denoiser), *_along_the_way(denoiser)],
     )
     yield Chapter(
         "Training the autoencoder",
         "",
-        pictures=[*_curves(stages["vqvae"]), *_reconstructions(stages["vqvae"], judged)],
+        pictures=[*_curves(autoencoder), *_reconstructions(autoencoder, evaluated)],
     )
-    yield Chapter("Training the classifiers", "", pictures=[*_curves(stages["classifier"]), *_curves(stages[NOISY])])
+    others = [stage for role, stage in stages.items() if role not in ("autoencoder", "denoiser")]
+    yield Chapter("Training the classifiers", "", pictures=[picture for stage in others for picture in _curves(stage)])
 
 
-def _grids(drawn: Sequence[Folder]) -> Iterator[Picture]:
+def _grids(drawn: Sequence[StageRun]) -> Iterator[Picture]:
     """Show the samples: at several guidance scales where there are such, the others when asked for."""
     first = _at_several_scales(drawn)
     first = (first or [*drawn])[:_SETS]
@@ -136,9 +141,9 @@ def _grids(drawn: Sequence[Folder]) -> Iterator[Picture]:
             yield Picture(told, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
 
 
-def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
+def _at_several_scales(drawn: Sequence[StageRun]) -> list[StageRun]:
     """Return sets that differ in their guidance alone: of several such groups the one of most scales, then steps."""
-    alike: dict[str, dict[float, Folder]] = {}
+    alike: dict[str, dict[float, StageRun]] = {}
     for folder in drawn:
         sampling = folder.metadata["sampling"]
         others = {name: value for name, value in sampling.items() if name != "cfg"}
@@ -153,29 +158,29 @@ def _at_several_scales(drawn: Sequence[Folder]) -> list[Folder]:
     return [most[scale] for scale in sorted(most)] if len(most) > 1 else []
 
 
-def _paths(drawn: Sequence[Folder]) -> Iterator[Picture]:
+def _paths(drawn: Sequence[StageRun]) -> Iterator[Picture]:
     for folder in drawn:
         if (folder.path / "progressive.png").is_file():
             yield Picture(how(folder.metadata["sampling"]), folder.path / "progressive.png", command=_typed(folder))
 
 
-def _nearest(judged: Sequence[Judged]) -> Iterator[Picture]:
-    """Show what references are nearest to some samples; of sets judged alike, for the set that is nearest to them."""
-    for several in judged_alike(judged):
+def _nearest(evaluated: Sequence[Evaluated]) -> Iterator[Picture]:
+    """Show what references are nearest to some samples; of sets evaluated alike, for the one that is nearest."""
+    for several in evaluated_alike(evaluated):
         chosen = min(several, key=lambda one: _number(one[1], "nearest_ratio", math.inf))
         yield from _picture(chosen, "nearest.png", "nearest to its reference", len(several))
 
 
-def _confusions(judged: Sequence[Judged]) -> Iterator[Picture]:
-    """Show which class was read as which; of sets judged alike, in the one that is read worst."""
-    for several in judged_alike(judged):
+def _confusions(evaluated: Sequence[Evaluated]) -> Iterator[Picture]:
+    """Show which class was read as which; of sets evaluated alike, in the one that is read worst."""
+    for several in evaluated_alike(evaluated):
         chosen = min(several, key=lambda one: _number(one[1], "class_accuracy", math.inf))
         yield from _picture(chosen, "confusion.png", "read worst", len(several))
 
 
-def _picture(judged: Judged, name: str, chosen_for: str, count: int) -> Iterator[Picture]:
-    """Show a picture of a judgement. chosen_for: what it is of the others that there are."""
-    folder, document = judged
+def _picture(evaluated: Evaluated, name: str, chosen_for: str, count: int) -> Iterator[Picture]:
+    """Show a picture of an evaluation. chosen_for: what it is of the others that there are."""
+    folder, document = evaluated
     if (folder.path / name).is_file():
         seen = document["conditions"]
         of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
@@ -188,8 +193,8 @@ def _number(document: dict[str, Any], name: str, default: float) -> float:
     return next(found, default)
 
 
-def _curves(stage: Folder) -> Iterator[Picture]:
-    return training_curves(stage, TITLES[stage.kind])
+def _curves(stage: StageRun) -> Iterator[Picture]:
+    return training_curves(stage, KINDS[stage.kind].title)
 
 
 def _sweep_grid(root: Path) -> Iterator[Picture]:
@@ -197,29 +202,29 @@ def _sweep_grid(root: Path) -> Iterator[Picture]:
         yield Picture("The same seeds in every row, at each scale and number of steps", path)
 
 
-def _along_the_way(stage: Folder) -> Iterator[Picture]:
+def _along_the_way(stage: StageRun) -> Iterator[Picture]:
     """Show the first previews, the last, and two between."""
     grids = sorted(path for path in (stage.path / "samples").glob("*.png") if path.stem.isdecimal())
     for index in sorted({0, len(grids) // 3, 2 * len(grids) // 3, len(grids) - 1} & set(range(len(grids)))):
         yield Picture(f"Samples after {int(grids[index].stem):,} images, always of the same seeds", grids[index])
 
 
-def _reconstructions(stage: Folder, judged: Sequence[Judged]) -> Iterator[Picture]:
+def _reconstructions(stage: StageRun, evaluated: Sequence[Evaluated]) -> Iterator[Picture]:
     grids = sorted(path for path in (stage.path / "reconstructions").glob("*.png") if path.stem.isdecimal())
     for path in grids[-1:]:
         yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
-    for folder, _ in judged:
+    for folder, _ in evaluated:
         if (folder.path / "reconstructions.png").is_file():
             yield Picture("The worst, the middling and the best of all held out", folder.path / "reconstructions.png")
 
 
-def _typed(folder: Folder) -> str:
+def _typed(folder: StageRun) -> str:
     """The command as it was typed, without the place of its program."""
     words = [str(word) for word in folder.provenance.get("argv", [])]
-    return shlex.join(["ldm", *words[1:]]) if words else str(folder.artifact.command if folder.artifact else "")
+    return shlex.join(["ldm", *words[1:]]) if words else folder.command
 
 
-def _colophon(stages: dict[str, Folder]) -> list[str]:
+def _colophon(stages: dict[str, StageRun]) -> list[str]:
     """Say what made the run."""
     made = [stage.provenance for stage in stages.values() if stage.provenance]
     if not made:

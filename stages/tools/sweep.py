@@ -20,7 +20,7 @@ from ...core.runs.outputs import claim, command_line
 from ...core.runs.roles import EVALUATION, SAMPLES
 from ...core.runs.run import StageRun
 from ..configs.sweep import Sweep
-from .story import plain
+from .summary import plain
 
 KIND, TABLE, CURVES, PICTURE = "sweep", "table.csv", "curves.png", "grid.png"
 SHOWN_IMAGES = 10
@@ -42,16 +42,16 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
     """Write table, curves and a grid of the same seeds across all points. Returns where they lie."""
     folder = config.root / KIND
     with occupy(folder):
-        judged = [open_own(EVALUATION, config, point.judgement) for point in points]
+        evaluated = [open_own(EVALUATION, config, point.judgement) for point in points]
         drawn = [open_own(SAMPLES, config, point.samples) for point in points]
         inputs = {
             f"{role} at cfg {point.cfg:g}, {point.steps} steps": as_input(artifact, folder)
-            for role, several in (("eval", judged), ("samples", drawn))
+            for role, several in (("eval", evaluated), ("samples", drawn))
             for point, artifact in zip(points, several, strict=True)
         }
         work = claim(folder, config.model_copy(update={"replace": True}), inputs)
-        rows = [_row(point, artifact) for point, artifact in zip(points, judged, strict=True)]
-        floor = read_evaluation(judged[0].path).get("real_against_real", {})
+        rows = [_row(point, artifact) for point, artifact in zip(points, evaluated, strict=True)]
+        floor = read_evaluation(evaluated[0].path).get("real_against_real", {})
         if not work.complete:
             files.write_bytes(folder / TABLE, _as_csv(rows).encode())
             _draw_curves(rows, floor, folder / CURVES)

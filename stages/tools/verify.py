@@ -6,55 +6,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...core import files
-from ...core.autoencoders import registry as autoencoders
-from ...core.denoisers import noisy_classifier
-from ...core.denoisers import registry as denoisers
-from ...core.denoisers.settings import NOISY
 from ...core.errors import DataError, UserError
-from ...core.features import classifier
-from ...core.images.decode import decode
 from ...core.interchange.export_record import read_record
-from ...core.latents import shards
-from ...core.latents.fields import fields_of
-from ...core.latents.sharded import read_tables
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
+from ...core.runs.roles import Role
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, check_producer
 from ...core.runs.weights import CONFIG
 from ...core.settings.fields import Section, identity
 from ...core.settings.recipe_file import read_settings
 from ...core.training import checkpoint
-from ..configs import MADE_BY, OUTPUTS, STAGES
 from ..configs.folders import Verify
+from ..table import KINDS, MAKERS, STAGES, named
 from .directories import (
     CHECKPOINT,
-    EXPORT,
     NETWORK,
-    Directory,
+    Piece,
     as_recorded_now,
     best,
     checkpoints,
     find,
     import_of,
     imported_as,
-    recognise,
+    is_best,
+    opened,
+    recipe_command,
+    recognise_stage,
 )
 
-# Roles of inputs that are directories of ours, and their kinds. Other inputs are images and weights from elsewhere.
-PRODUCERS = {
-    "autoencoder": "vqvae",
-    "latents": "latents",
-    "denoiser": "dit",
-    "samples": "samples",
-    "extractor": "classifier",
-    "weak": "dit",
-    "classifier": NOISY,
-}
-_NEEDED = ("autoencoder",)  # without which a denoiser and latents are of no use any more
+_NETWORKS = list(dict.fromkeys(kind.network for kind in KINDS.values() if kind.network))
 
 
 @dataclass(frozen=True)
@@ -96,19 +78,21 @@ def run(config: Verify, progress: Progress) -> Outcome:
     return Outcome(config.path, summary={"verified": listed, "checks": f"{len(checks):,}"}, verdict="is whole")
 
 
-def _checks(directory: Directory) -> Iterator[Check]:
-    """Yield all there is to look at in one directory, what others rest on first."""
-    path = directory.path
-    if directory.kind == CHECKPOINT:
+def _checks(found: StageRun | Piece) -> Iterator[Check]:
+    """Yield all there is to check in one directory, what others rest on first."""
+    path = found.path
+    if isinstance(found, StageRun):
+        if (writer := owner(path)) is not None:
+            remedy = "verify it when that has ended"
+            yield Check(partial(_fail, f"{path} is being written by {writer}", remedy), path)
+        else:
+            yield from _stage_checks(found)
+    elif found.kind == CHECKPOINT:
         yield Check(partial(_checkpoint_loads, path), path)
-    elif directory.kind == NETWORK:
+    elif found.kind == NETWORK:
         yield Check(partial(_network_is_whole, path), path)
-    elif directory.kind == EXPORT:
-        yield from _export_checks(path)
-    elif (writer := owner(path)) is not None:
-        yield Check(partial(_fail, f"{path} is being written by {writer}", "verify it when that has ended"), path)
     else:
-        yield from _stage_checks(directory)
+        yield from _export_checks(path)
 
 
 def _export_checks(path: Path) -> Iterator[Check]:
@@ -121,48 +105,41 @@ def _export_checks(path: Path) -> Iterator[Check]:
             yield Check(partial(record.check, name), path)
 
 
-def _stage_checks(directory: Directory) -> Iterator[Check]:
-    path = directory.path
-    remedy = f"remove {path}: the training that it is of is whole without" if directory.is_best else None
+def _stage_checks(found: StageRun) -> Iterator[Check]:
+    path, kind = found.path, KINDS.get(found.kind)
+    remedy = f"remove {path}: the training that it is of is whole without" if is_best(found) else None
     try:
-        artifact = directory.open()
+        run = opened(found)
     except DataError as error:
         yield Check(partial(_fail, error.message, remedy or error.remedy), path)
-        if not directory.is_finished:
-            yield from _unfinished_checks(directory)
+        if not found.complete and kind is not None and kind.pieces is not None:
+            # What the command would go on from; a damaged piece goes, and is made again.
+            check = named(kind.pieces.check)
+            yield from (Check(partial(check, piece), path) for piece in sorted(path.glob(kind.pieces.pattern)))
     else:
-        if not directory.is_best:  # The recipe first: the remedies for the others name it.
-            yield Check(partial(_recipe_fits, artifact, directory.recipe_command), path)
-            yield Check(partial(_identity_fits, artifact), path)
-        for name in artifact.manifest["files"]:
-            yield Check(partial(_file_is_whole, artifact, name, remedy), path)
-        for role in PRODUCERS:
-            if role in artifact.manifest["inputs"]:
-                yield Check(partial(_producer_fits, artifact, role), path)
-        if artifact.kind == OUTPUTS["encode"]:
-            yield Check(partial(_latents_fit, artifact), path, whole=True)
+        if not is_best(found):  # The recipe first: the remedies for the others name it.
+            yield Check(partial(_recipe_fits, run, recipe_command(found)), path)
+            yield Check(partial(_identity_fits, run), path)
+        for name in run.manifest["files"]:
+            yield Check(partial(_file_is_whole, run, name, remedy), path)
+        for name, role in kind.inputs.items() if kind is not None else ():
+            if name in run.inputs:
+                yield Check(partial(_producer_fits, run, name, role), path)
+        if kind is not None and kind.contents:
+            yield Check(partial(named(kind.contents), run), path, whole=True)
     for each in checkpoints(path):
-        yield Check(partial(_checkpoint_loads, each.path), path)
+        yield Check(partial(_checkpoint_loads, each), path)
     if kept := best(path):
         yield from _stage_checks(kept)
-
-
-def _unfinished_checks(directory: Directory) -> Iterator[Check]:
-    """Look at what the command will go on from. A damaged piece goes, and is made again."""
-    for shard in sorted(directory.path.glob("*.tar")):
-        yield Check(partial(_read_whole_shard, shard), directory.path)
-    if directory.kind == OUTPUTS["sample"]:
-        for picture in sorted(directory.path.glob("[0-9]*.png")):
-            yield Check(partial(_read_whole_picture, picture), directory.path)
 
 
 def _fail(message: str, remedy: str | None) -> None:
     raise DataError(message, remedy)
 
 
-def _file_is_whole(artifact: StageRun, name: str, remedy: str | None) -> None:
+def _file_is_whole(made: StageRun, name: str, remedy: str | None) -> None:
     try:
-        artifact.verify(name)
+        made.verify(name)
     except DataError as error:
         raise DataError(error.message, remedy or error.remedy) from None
 
@@ -179,96 +156,61 @@ def _network_is_whole(path: Path) -> None:
     try:
         _network_loads(path)
     except DataError as error:
-        stage = recognise(path.parent)
-        remedy = f"make it again: {stage.command()} --replace" if stage is not None and stage.is_stage else None
+        stage = recognise_stage(path.parent)
+        remedy = stage.remedy if stage is not None else None
         raise DataError(error.message, remedy or error.remedy) from None
 
 
 def _network_loads(path: Path) -> None:
-    kind = files.read_json(path / CONFIG, denoisers.REMEDY).get("kind")
-    if kind in denoisers.FAMILIES:
-        denoisers.load(path)
-    elif kind == classifier.KIND:
-        classifier.load(path)
-    elif kind == noisy_classifier.KIND:
-        noisy_classifier.load(path)
-    else:
-        autoencoders.load(path)
+    """Load a network by the module of the kind of directory that holds such."""
+    kind = files.read_json(path / CONFIG).get("kind")
+    place = next((place for place in _NETWORKS if kind in named(f"{place}:NETWORKS")), _NETWORKS[0])
+    named(f"{place}:load")(path)
 
 
-def _identity_fits(artifact: StageRun) -> None:
+def _identity_fits(made: StageRun) -> None:
     """Compare the settings by which a stage knows its directory again with those in the manifest."""
-    found = files.read_json(artifact.path / IDENTITY, artifact.remedy)
-    inputs = {role: entry["fingerprint"] for role, entry in artifact.manifest["inputs"].items()}
+    found = files.read_json(made.path / IDENTITY, made.remedy)
+    inputs = {role: entry["fingerprint"] for role, entry in made.inputs.items()}
     recorded = found.get("inputs")
     theirs = {
         role: entry.get("fingerprint") if isinstance(entry, dict) else None
         for role, entry in (recorded if isinstance(recorded, dict) else {}).items()
     }
     config = found.get("config")  # It was written when the directory was begun, perhaps by an earlier version.
-    settings = as_recorded_now(artifact.kind, config) if isinstance(config, dict) else None
-    known = as_recorded_now(artifact.kind, artifact.config)
-    if (found.get("kind"), settings, theirs) != (artifact.kind, known, inputs):
-        message = f"{artifact.path / IDENTITY} is damaged: it says other settings or inputs than {MANIFEST}"
-        raise DataError(message, artifact.remedy)
+    settings = as_recorded_now(made.kind, config) if isinstance(config, dict) else None
+    known = as_recorded_now(made.kind, made.config)
+    if (found.get("kind"), settings, theirs) != (made.kind, known, inputs):
+        message = f"{made.path / IDENTITY} is damaged: it says other settings or inputs than {MANIFEST}"
+        raise DataError(message, made.remedy)
 
 
-def _recipe_fits(artifact: StageRun, written_by: str) -> None:
+def _recipe_fits(made: StageRun, written_by: str) -> None:
     """Compare the recipe, which remedies name, with the settings in the manifest."""
-    path, command = artifact.path / RECIPE, MADE_BY.get(artifact.kind)
-    imported = import_of(artifact.path)
-    if imported is not None and imported != imported_as(artifact.path):
-        raise DataError(f"{path} is damaged: it says another import than {MANIFEST}", artifact.remedy)
-    if command is None or imported is not None:
+    path, command = made.path / RECIPE, MAKERS.get(made.kind)
+    imported = import_of(made.path)
+    if imported is not None and imported != imported_as(made.path):
+        raise DataError(f"{path} is damaged: it says another import than {MANIFEST}", made.remedy)
+    if command is None or command.name not in STAGES or imported is not None:
         return
     remedy = f"write it again: {written_by}"
     try:
-        default, settings = STAGES[command](), read_settings(path).tree.get(command)
+        default, settings = command.settings(), read_settings(path).tree.get(command.name)
         if isinstance(settings, dict):  # In a recipe nothing may stand under the name of a section.
             empty = {key for key in settings if settings[key] is None and isinstance(getattr(default, key, 0), Section)}
             settings = {key: value for key, value in settings.items() if key not in empty}
-        seen: Mapping[str, Any] = identity(STAGES[command].model_validate(settings))
+        seen: Mapping[str, Any] = identity(command.settings.model_validate(settings))
     except (UserError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
-    if seen != as_recorded_now(artifact.kind, artifact.config):
+    if seen != as_recorded_now(made.kind, made.config):
         raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)
 
 
-def _producer_fits(artifact: StageRun, role: str) -> None:
-    """Check that the stage which an artifact was made of still holds what it held."""
-    if artifact.kind == PRODUCERS[role]:  # An autoencoder made of a folder from elsewhere.
-        return
-    producer = recognise(input_path(artifact, role))
-    if producer is not None and producer.kind == PRODUCERS[role]:
-        check_producer(artifact, role, producer.open())
-    elif role in _NEEDED:
-        gone = input_path(artifact, role)
-        raise DataError(f"{artifact.path} was made with the {role} in {gone}, which is gone", f"bring {gone} back")
-
-
-def _latents_fit(artifact: StageRun) -> None:
-    """Check that the shards hold the samples, labels and fields that index and manifest say."""
-    metadata = artifact.metadata
-    fields = fields_of(metadata)
-    labels = shards.check_index(artifact.path, metadata["shards"], fields)
-    for split, count in metadata["samples"].items():
-        if len(labels[split]) != count:
-            message = f"{artifact.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
-            raise DataError(message, artifact.remedy)
-        read_tables(artifact.path, split, metadata["shards"][split], tuple(metadata["latent_shape"]), fields)
-    known = labels["train"][labels["train"] >= 0]
-    counts = np.bincount(known, minlength=len(metadata["class_names"])).tolist()
-    if counts != metadata["class_counts"]:
-        raise DataError(f"{artifact.path} holds other labels than its manifest says", artifact.remedy)
-
-
-def _read_whole_shard(path: Path) -> None:
-    for _ in shards.read_shard(path):
-        pass
-
-
-def _read_whole_picture(path: Path) -> None:
-    try:
-        decode(path.read_bytes(), str(path))
-    except DataError as error:
-        raise DataError(error.message, f"remove {path}: the same command draws it again") from None
+def _producer_fits(made: StageRun, name: str, role: Role) -> None:
+    """Check that the directory which a directory was made of still holds what it held."""
+    producer = recognise_stage(input_path(made, name))
+    if producer is not None and producer.kind in role.makers:
+        check_producer(made, name, opened(producer))
+    elif role.needed:
+        gone = input_path(made, name)
+        raise DataError(f"{made.path} was made with the {name} in {gone}, which is gone", f"bring {gone} back")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ldm.cli import examples
 from ldm.cli.keys import settings_of
 from ldm.cli.main import app
 from ldm.cli.recipe import recipe_names
@@ -17,8 +16,7 @@ from ldm.core.autoencoders.families import FAMILIES as AUTOENCODERS
 from ldm.core.conditioning.class_names import parse_classes
 from ldm.core.denoisers.dit_config import PRESETS as DENOISERS
 from ldm.core.settings.families import preset_names
-from ldm.stages.commands import COMMANDS
-from ldm.stages.configs import STAGES
+from ldm.stages.table import COMMANDS, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["tench", "garbage truck", "gas pump", "crane (bird)", "Großer Hai"]
@@ -64,18 +62,18 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("offered", [bash, fish])
 def test_commands_are_offered_at_every_level(offered: object) -> None:
     assert callable(offered)
-    assert offered("ldm train-d") == ["train-dit"]
+    assert offered("ldm train-d") == ["train-dit", "train-denoiser"]
     assert offered("ldm recipes ") == ["ls", "show", "copy"]
     assert offered("ldm config sc") == ["schema"]
     assert offered("ldm config show tr") == [name for name in STAGES if name.startswith("tr")]
-    assert offered("ldm config schema train-d") == ["train-dit"]
-    assert set(offered("ldm ")) >= {*examples.STAGES, "recipes", "config", "plan"}
+    assert offered("ldm config schema train-d") == ["train-dit", "train-denoiser"]
+    assert set(offered("ldm ")) >= {*STAGES, "recipes", "config", "plan"}
 
 
 def test_help_of_a_command_is_shown_where_the_shell_shows_it() -> None:
     variables = {"_LDM_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "ldm enc"}
     shown = CliRunner().invoke(app, [], prog_name="ldm", env=variables).stdout
-    assert examples.STAGES["encode"] in shown
+    assert STAGES["encode"].summary in shown
 
 
 @pytest.mark.parametrize("offered", [bash, fish])
@@ -124,7 +122,11 @@ def test_class_names_are_those_of_the_run_that_would_be_sampled(runs: Path) -> N
 
 
 def with_flag(flag: str) -> list[str]:
-    return [name for name, model in COMMANDS.items() if any(flag in s.flags for s in settings_of(model))]
+    return [
+        name
+        for name, model in [(name, each.settings) for name, each in COMMANDS.items()]
+        if any(flag in s.flags for s in settings_of(model))
+    ]
 
 
 @pytest.mark.parametrize("command", with_flag("--class"))
@@ -137,14 +139,14 @@ def test_class_names_are_offered_by_every_command_that_takes_them(command: str, 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_flag_of_any_command_ends_completion_with_an_error(command: str, runs: Path) -> None:
     bash(f"ldm {command} ")  # `told` asserts that nothing went wrong
-    for setting in settings_of(COMMANDS[command]):
+    for setting in settings_of(COMMANDS[command].settings):
         if setting.flags and not setting.is_switch:
             bash(f"ldm {command} {setting.flags[0]} ")
 
 
 @pytest.mark.parametrize("command", with_flag("--preset"))
 def test_names_of_networks_are_offered_in_the_case_that_was_begun(command: str) -> None:
-    if command == "train-vqvae":
+    if command in ("train-vqvae", "train-autoencoder"):
         assert bash(f"ldm {command} --preset ") == [*preset_names(AUTOENCODERS)]
         assert bash(f"ldm {command} --preset vqvae-f") == ["vqvae-f8", "vqvae-f16"]
     else:

@@ -17,8 +17,8 @@ from ldm.cli.self_test import try_stages
 from ldm.core.progress import Silent
 from ldm.core.system.precision import bf16_units, resolve
 from ldm.core.system.settings import Machine
-from ldm.stages.configs import STAGES
 from ldm.stages.configs.doctor import Doctor
+from ldm.stages.table import pipeline
 from ldm.stages.tools import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,7 @@ def test_the_self_test_runs_every_stage_and_leaves_nothing_behind(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiler")))
     assert ldm(["doctor", "--device", "cpu", "--runs-dir", str(tmp_path / "runs")]) == 0
     shown = capsys.readouterr().out
-    for command in STAGES:
+    for command in pipeline():
         (line,) = [line for line in shown.splitlines() if line.split()[:2] == ["self-test", command]]
         assert line.split()[2] == "ok"
     assert list(tmp_path.iterdir()) == []

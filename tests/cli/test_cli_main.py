@@ -16,7 +16,7 @@ from ldm.cli.failures import explain
 from ldm.cli.main import run
 from ldm.core import errors
 from ldm.core.progress import Outcome
-from ldm.stages.configs import STAGES
+from ldm.stages.table import COMMANDS, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 Install = Callable[[str, Any], None]
@@ -27,7 +27,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a function in a stage's place."""
 
     def install(command: str, function: Any) -> None:
-        name = f"ldm.stages.{command.replace('-', '_')}"
+        name = f"ldm.{COMMANDS[command].module}"
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(run=function))  # type: ignore[arg-type]
 
     return install
@@ -58,7 +58,7 @@ def test_each_command_hands_its_stage_the_merged_configuration(command: str, sta
     stage(command, function)
     (tmp_path / "r.yaml").write_text("name: fromrecipe\nseed: 3\n")
     assert run([command, "-c", str(tmp_path / "r.yaml"), "seed=4", "--name", "flagged"]) == 0
-    assert type(seen[0]) is STAGES[command]
+    assert type(seen[0]) is STAGES[command].settings
     assert (seen[0].name, seen[0].seed) == ("flagged", 4)
 
 
@@ -197,7 +197,7 @@ def test_wrong_usage_is_told_and_exits_2(arguments: list[str], says: str, capsys
         (["report", "nosuch"], "name one of the runs there are: other"),
         (["eval", "--samples", "nosuch"], "name one of those the run has: 3-ddim"),
         (["recipes", "show", "nosuch"], "name one of mnist, or give the path of a file"),
-        (["config", "schema", "nosuch"], "name one of train-vqvae, encode, "),
+        (["config", "schema", "nosuch"], "name one of train-vqvae, train-autoencoder, encode, "),
         (["data", "inspect", "nosuch"], "give a folder, a .zip, "),
     ],
 )
@@ -242,7 +242,7 @@ def test_help_plan_and_config_load_no_heavy_library(tmp_path: Path) -> None:
     program = f"""
 import sys
 from ldm.cli.main import run
-from ldm.stages.configs import STAGES
+from ldm.stages.table import STAGES
 for command in STAGES:
     assert run([command, "--help"]) == 0
     assert run(["config", "show", command]) == 0

@@ -13,8 +13,7 @@ from ldm.cli.main import app, run
 from ldm.cli.options import Given, stage_command
 from ldm.core.settings.fields import parse_count
 from ldm.core.settings.words import nearest
-from ldm.stages.commands import COMMANDS, TOOLS
-from ldm.stages.configs import STAGES
+from ldm.stages.table import COMMANDS, STAGES
 
 
 def parse(command: str, *arguments: str) -> Given:
@@ -22,11 +21,6 @@ def parse(command: str, *arguments: str) -> Given:
     built: Any = stage_command(command, lambda _, given: caught.append(given))
     built.main(list(arguments), prog_name=command, standalone_mode=False)
     return caught[0]
-
-
-def test_the_menu_lists_every_stage_and_no_other() -> None:
-    assert list(examples.STAGES) == list(STAGES)
-    assert [*examples.TOOLS, *(f"data {name}" for name in examples.DATA)] == list(TOOLS)
 
 
 def test_only_what_was_typed_is_handed_on() -> None:
@@ -56,7 +50,7 @@ def test_negative_numbers_and_spaces_are_values_not_flags() -> None:
 
 @pytest.mark.parametrize("command", STAGES)
 def test_no_two_settings_of_a_stage_share_a_flag(command: str) -> None:
-    flags = [flag for s in settings_of(STAGES[command]) for flag in (*s.flags, *s.off_flags)]
+    flags = [flag for s in settings_of(STAGES[command].settings) for flag in (*s.flags, *s.off_flags)]
     flags += ["--config", "-c", "--quiet", "-q", "--json", "--help"]
     assert len(flags) == len(set(flags))
 
@@ -65,7 +59,7 @@ def test_no_two_settings_of_a_stage_share_a_flag(command: str) -> None:
 def test_help_shows_every_flag_and_every_further_key_and_ends_with_examples(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
-    for setting in settings_of(STAGES[command]):
+    for setting in settings_of(STAGES[command].settings):
         for shown in (*setting.flags, *setting.off_flags) or (setting.key,):
             assert shown in result.stdout
     lines = result.stdout.rstrip().splitlines()
@@ -82,14 +76,14 @@ def test_help_names_every_size_of_autoencoder() -> None:
     from ldm.core.autoencoders.families import FAMILIES
     from ldm.core.settings.families import preset_names
 
-    setting = find(STAGES["train-vqvae"], "model.preset")
+    setting = find(STAGES["train-vqvae"].settings, "model.preset")
     assert setting is not None and all(name in setting.help for name in preset_names(FAMILIES))
 
 
 def test_help_tells_every_samplers_own_number_of_steps() -> None:
     from ldm.core.diffusion.samplers import DEFAULT_STEPS
 
-    setting = find(STAGES["sample"], "steps")
+    setting = find(STAGES["sample"].settings, "steps")
     assert setting is not None
     told = {
         name: number
@@ -119,7 +113,7 @@ def test_every_example_is_accepted_by_the_parser(words: str) -> None:
     arguments = line.split(" > ")[0].split()
     if arguments[0] in COMMANDS:
         flags = parse(*arguments).flags
-        assert all(find(COMMANDS[arguments[0]], key) for key in flags)
+        assert all(find(COMMANDS[arguments[0]].settings, key) for key in flags)
     else:
         result = CliRunner().invoke(app, [*arguments, "--help"])
         assert result.exit_code == 0
@@ -147,7 +141,7 @@ def test_completion_offers_commands_flags_and_choices() -> None:
         variables = {"_LDM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
         return CliRunner().invoke(app, [], prog_name="ldm", env=variables).stdout.split()
 
-    assert offered("ldm train-d") == ["train-dit"]
+    assert offered("ldm train-d") == ["train-dit", "train-denoiser"]
     assert "--sampler" in offered("ldm sample --sam")
     assert offered("ldm sample --sampler dd") == ["ddim", "ddpm"]
 

@@ -10,7 +10,7 @@ from ldm.cli.layers import merged_config
 from ldm.cli.main import run
 from ldm.cli.plan import write_plan
 from ldm.core.errors import ConfigError
-from ldm.stages.configs import STAGES
+from ldm.stages.table import STAGES
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,12 @@ def test_only_the_stages_that_a_change_touches_are_rewritten() -> None:
     assert plan("train-dit: {train: {lr: 1e-4}}\n") == set()
     assert plan("# a remark\ntrain-dit:\n  train:\n    lr: 0.0001\n") == set()
     assert plan("train-dit: {train: {lr: 2e-4}}\n") == {"train-dit"}
-    assert plan("data: {flip: no}\ntrain-dit: {train: {lr: 2e-4}}\n") == {"train-vqvae", "encode", "train-classifier"}
+    assert plan("data: {flip: no}\ntrain-dit: {train: {lr: 2e-4}}\n") == {
+        "train-vqvae",
+        "train-autoencoder",
+        "encode",
+        "train-classifier",
+    }
     assert plan("seed: 9\ndata: {flip: no}\ntrain-dit: {train: {lr: 2e-4}}\n") == set(STAGES)
 
 

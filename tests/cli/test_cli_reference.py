@@ -9,7 +9,7 @@ import typer
 from ldm.cli.keys import settings_of
 from ldm.cli.main import app, run
 from ldm.cli.reference import pages
-from ldm.stages.commands import COMMANDS
+from ldm.stages.table import COMMANDS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -44,7 +44,7 @@ def test_every_flag_in_the_help_of_every_command_is_on_its_section(written: dict
 
 def test_every_key_of_every_command_is_among_the_settings(written: dict[str, str]) -> None:
     page = written["settings.md"]
-    for command, model in COMMANDS.items():
+    for command, model in [(name, each.settings) for name, each in COMMANDS.items()]:
         told = section(page, command)
         for setting in settings_of(model):
             linked = re.search(rf"\(#section-{setting.section}\)", told) if setting.section else "[which run]" in told

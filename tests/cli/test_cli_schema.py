@@ -14,7 +14,7 @@ from ldm.cli.main import run
 from ldm.cli.recipe import SHARED
 from ldm.cli.schema import recipe_schema
 from ldm.core.errors import ConfigError
-from ldm.stages.configs import STAGES
+from ldm.stages.table import STAGES
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SCHEMA = recipe_schema(list(STAGES))
@@ -66,7 +66,8 @@ def test_every_recipe_that_comes_along_is_valid(path: Path, read: Any) -> None:
 
 
 def test_every_setting_of_every_stage_is_there_with_its_help() -> None:
-    for stage, model in STAGES.items():
+    for stage, record in STAGES.items():
+        model = record.settings
         for setting in settings_of(model):
             *sections, name = setting.key.split(".")
             holder = SCHEMA["properties"][stage]
@@ -80,7 +81,7 @@ def test_every_setting_of_every_stage_is_there_with_its_help() -> None:
 def test_a_shared_key_is_the_same_in_every_stage_that_has_it(key: str) -> None:
     kinds = {
         sections_of(model).get(key) or model.model_fields[key].annotation
-        for model in STAGES.values()
+        for model in [stage.settings for stage in STAGES.values()]
         if key in model.model_fields
     }
     assert len(kinds) == 1
@@ -167,7 +168,8 @@ def test_what_config_show_prints_is_valid(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_recipe_that_a_stage_writes_into_its_folder_is_valid() -> None:
-    for command, model in STAGES.items():
+    for command, stage in STAGES.items():
+        model = stage.settings
         settings = model().model_dump(mode="json", exclude={"replace"})
         assert VALIDATOR.is_valid(yaml.safe_load(yaml.safe_dump({command: settings})))
 

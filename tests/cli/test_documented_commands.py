@@ -11,7 +11,7 @@ import typer
 from ldm.cli.layers import merged_config
 from ldm.cli.main import app
 from ldm.cli.options import Given, stage_command
-from ldm.stages.commands import COMMANDS
+from ldm.stages.table import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "recipes").glob("*.yaml"))]

@@ -16,8 +16,8 @@ from ldm.core.progress import Silent
 from ldm.core.runs.roles import LATENTS
 from ldm.core.runs.run import MANIFEST, SCHEMA, open_run
 from ldm.core.training import checkpoint
-from ldm.stages.commands import Verify
-from ldm.stages.configs import OUTPUTS
+from ldm.stages.configs.folders import Verify
+from ldm.stages.table import STAGES
 from ldm.stages.tools import verify
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline, write_squares
@@ -236,7 +236,7 @@ def test_a_stage_refuses_an_input_that_is_not_whole_and_names_the_command(
         elif harm == "half-written":
             (copied.folder / stage / MANIFEST).unlink()
         else:
-            shutil.rmtree(copied.folder / OUTPUTS[command], ignore_errors=command == "eval")
+            shutil.rmtree(copied.folder / STAGES[command].writes[0].name, ignore_errors=command == "eval")
             for path in (copied.folder / stage).glob("final/*" if stage != "latents" else "*.tar"):
                 path.write_bytes(path.read_bytes()[:-1] + b"?")
         changes: dict[str, Any] = {"samples": "some"} if command == "eval" else {}

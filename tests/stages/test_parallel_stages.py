@@ -23,7 +23,7 @@ from ldm.core.images.decode import write_png
 from ldm.core.progress import Silent
 from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.stages import sample
-from ldm.stages.configs import OUTPUTS
+from ldm.stages.table import STAGES
 from tests.support.pipeline_run import RUNS, Heard, Pipeline, pngs
 from tests.support.several import environment, ranked, run_together
 
@@ -153,7 +153,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(
     command: str, begun: bool, copied: Pipeline, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if not begun:
-        shutil.rmtree(copied.folder / OUTPUTS[command])
+        shutil.rmtree(copied.folder / STAGES[command].writes[0].name)
     before = {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*")}
     assert together(copied, command, train__batch_size=6, train__accumulate=2, replace=True) == [2, 2]
     refusals = [line for line in capfd.readouterr().err.splitlines() if line.startswith("process ")]

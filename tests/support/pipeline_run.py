@@ -11,17 +11,9 @@ from PIL import Image
 
 from ldm.core.progress import Outcome, Progress, Silent
 from ldm.core.runs.run import MANIFEST
-from ldm.stages import configs, encode, eval, sample, train_autoencoder, train_classifier, train_denoiser
+from ldm.stages.table import STAGES
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
-RUNS = {
-    "train-vqvae": train_autoencoder.run,
-    "encode": encode.run,
-    "train-dit": train_denoiser.run,
-    "train-classifier": train_classifier.run,
-    "sample": sample.run,
-    "eval": eval.run,
-}
 SHORT = {"batch_size": 8, "warmup": 8, "log_every": 16, "validate_every": 64, "checkpoint_every": 32}
 MACHINE = {"device": "cpu", "precision": "fp32"}  # "auto" is bf16 on some CPUs, and losses are compared to 1e-6.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -41,6 +33,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sample": {"num": 8, "steps": 3},
     "eval": {},
 }
+
+
+GENERAL = {"train-autoencoder": "train-vqvae", "train-denoiser": "train-dit"}  # with the settings of the others
 
 
 def write_squares(folder: Path, per_class: int = 40, size: int = 20, names: Iterable[str] = COLOURS) -> Path:
@@ -93,9 +88,9 @@ class Pipeline:
     def config(self, command: str, **changes: Any) -> Any:
         """Merge the smallest settings with `section__key=value` changes and validate them."""
         layers: dict[str, Any] = {"name": self.name, "runs_dir": self.runs_dir, "machine": {**MACHINE}}
-        for section, values in SETTINGS[command].items():
+        for section, values in SETTINGS[GENERAL.get(command, command)].items():
             layers[section] = {**values} if isinstance(values, dict) else values
-        if command == "train-vqvae":
+        if command in ("train-vqvae", "train-autoencoder"):
             layers["data"]["source"] = str(self.images)
         for key, value in changes.items():
             section, _, inner = key.partition("__")
@@ -103,11 +98,11 @@ class Pipeline:
                 layers.setdefault(section, {})[inner] = value
             else:
                 layers[section] = value
-        return configs.STAGES[command].model_validate(layers)
+        return STAGES[command].settings.model_validate(layers)
 
     def run(self, command: str, progress: Progress | None = None, **changes: Any) -> Outcome:
         """Run one stage."""
-        return RUNS[command](self.config(command, **changes), progress or Silent())
+        return STAGES[command].load().run(self.config(command, **changes), progress or Silent())
 
     def copy(self, root: Path) -> "Pipeline":
         """Return a copy under another root to be changed at will, without samples and what was made of them."""

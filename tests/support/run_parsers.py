@@ -27,7 +27,7 @@ from ldm.core.runs.claim import Identity
 from ldm.core.runs.run import IDENTITY, MANIFEST
 from ldm.stages import encode, sample, train_denoiser
 from ldm.stages import eval as evaluation
-from ldm.stages.commands import COMMANDS
+from ldm.stages.table import COMMANDS
 from ldm.stages.tools import export, inspect, report, sweep, verify
 from tests.support.forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
 from tests.support.harms import Harm, in_header, in_json, in_lines, in_tar, in_yaml
@@ -111,9 +111,9 @@ def stage_of(folder: Path, harmed: str) -> Path:
 
 
 def config(command: str, folder: Path, **settings: Any) -> Any:
-    fields = COMMANDS[command].model_fields
+    fields = COMMANDS[command].settings.model_fields
     layers = {"name": RUN, "runs_dir": folder, "machine": {"device": "cpu"}}
-    return COMMANDS[command].model_validate({**{k: v for k, v in layers.items() if k in fields}, **settings})
+    return COMMANDS[command].settings.model_validate({**{k: v for k, v in layers.items() if k in fields}, **settings})
 
 
 def look(folder: Path, harmed: str) -> None:

@@ -6,24 +6,18 @@ A card says what its stage was made of, what came out, how long that took and ho
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ....core.denoisers.settings import NOISY
 from ....core.images.sets import EXCLUDE
 from ....core.pipeline.best import kept_best
-from ..story import Folder, Judged, how, plain
+from ....core.runs.roles import DENOISER
+from ....core.runs.run import StageRun
+from ...table import KINDS
+from ..summary import Evaluated, changed, how, images_per_second, plain, seconds
 from .page import Card
 
-TITLES = {
-    "vqvae": "Autoencoder",
-    "latents": "Latents",
-    "dit": "Denoiser",
-    "classifier": "Classifier",
-    NOISY: "Classifier of noisy latents",
-}
-BESIDE = {"classifier": "judges samples", NOISY: "guides samples"}
 _LINES = 4
 _NO_SETTINGS = ("samples", "label")  # of several folders of a kind: what each is of, and called
 _OUTSIDE = ("data", "reference", EXCLUDE)  # inputs that are named as they were typed, all others from their own folder
-_FACTS = {
+_NUMBERS = {
     "images_seen": "{:,} images seen",
     "val_psnr": "PSNR {:.2f} dB held out",
     "val_ssim": "SSIM {:.3f} held out",
@@ -31,38 +25,38 @@ _FACTS = {
 }
 
 
-def cards(stages: dict[str, Folder], drawn: Sequence[Folder], judged: Sequence[Judged]) -> Iterator[Card]:
+def cards(stages: dict[str, StageRun], drawn: Sequence[StageRun], evaluated: Sequence[Evaluated]) -> Iterator[Card]:
     """Yield the links of the chain, those that are missing as well, then what stands beside it."""
-    yield from (_of_stage(stages[kind]) for kind in stages if kind not in BESIDE)
+    beside = [stage for stage in stages.values() if KINDS[stage.kind].beside]
+    yield from (_of_stage(stage) for stage in stages.values() if stage not in beside)
     yield _of_samples(drawn)
-    yield _of_numbers(judged)
-    yield from (_of_stage(stages[kind]) for kind in BESIDE if stages[kind].state != "missing")
+    yield _of_numbers(evaluated)
+    yield from (_of_stage(stage) for stage in beside if stage.state != "missing")
 
 
-def _of_stage(stage: Folder) -> Card:
+def _of_stage(stage: StageRun) -> Card:
     metadata = stage.metadata
-    lines = [*_inputs([stage]), *(text.format(metadata[name]) for name, text in _FACTS.items() if name in metadata)]
+    lines = [*_inputs([stage]), *(text.format(metadata[name]) for name, text in _NUMBERS.items() if name in metadata)]
     if "latent_shape" in metadata:
         lines.append("latents " + " × ".join(map(str, metadata["latent_shape"])))
     if isinstance(metadata.get("accuracy"), float):
         lines.append(f"accuracy {metadata['accuracy']:.1%} held out")
     if "samples" in metadata:
         lines.append(f"{metadata['samples']['train']:,} for training, {metadata['samples']['val']:,} held out")
-    best = kept_best(stage.path) if stage.kind == "dit" else None
+    best = kept_best(stage.path) if KINDS[stage.kind].role is DENOISER else None
     if best is not None:
         number = f"{plain(best['criterion'])} {best['value']:.4g}"
         lines.append(f"best after {best['images_seen']:,} images: {number}")
-    lines += _pace(stage.seconds, stage.images_per_second)
-    return Card(TITLES[stage.kind], stage.state, lines, stage.changed, BESIDE.get(stage.kind, ""))
+    lines += _pace(seconds(stage), images_per_second(stage))
+    return Card(KINDS[stage.kind].title, stage.state, lines, changed(stage), KINDS[stage.kind].beside)
 
 
-def _of_samples(drawn: Sequence[Folder]) -> Card:
+def _of_samples(drawn: Sequence[StageRun]) -> Card:
     if not drawn:
         return Card("Samples", "missing")
     count = sum(len(one.metadata["images"]) for one in drawn)
-    speeds = [
-        (len(one.metadata["images"]), one.images_per_second) for one in drawn if one.images_per_second and one.seconds
-    ]
+    measured = [(len(one.metadata["images"]), images_per_second(one)) for one in drawn if seconds(one)]
+    speeds = [(number, speed) for number, speed in measured if speed]
     took = sum(number / speed for number, speed in speeds)
     lines = [
         *_inputs(drawn),
@@ -73,16 +67,16 @@ def _of_samples(drawn: Sequence[Folder]) -> Card:
     return Card("Samples", "complete", lines, _settings_of(drawn))
 
 
-def _of_numbers(judged: Sequence[Judged]) -> Card:
-    if not judged:
+def _of_numbers(evaluated: Sequence[Evaluated]) -> Card:
+    if not evaluated:
         return Card("Numbers", "missing")
-    made = [folder for folder, _ in judged]
-    told = _shortened([_headline(folder, document) for folder, document in judged])
+    made = [folder for folder, _ in evaluated]
+    told = _shortened([_headline(folder, document) for folder, document in evaluated])
     lines = [*_inputs(made), *told, *_pace(_total(made), None)]
     return Card("Numbers", "complete", lines, _settings_of(made))
 
 
-def _inputs(made: Sequence[Folder]) -> Iterator[str]:
+def _inputs(made: Sequence[StageRun]) -> Iterator[str]:
     """Say what one folder, or several of a kind, were made of: where few, by their places."""
     places: dict[str, dict[str, None]] = {}
     for folder in made:
@@ -99,17 +93,18 @@ def _from_above(path: str) -> str:
     return "/".join(parts[next((i for i, part in enumerate(parts) if part != ".."), 0) :])
 
 
-def _settings_of(several: Sequence[Folder]) -> dict[str, str]:
+def _settings_of(several: Sequence[StageRun]) -> dict[str, str]:
     """Return settings that differ from the defaults in some of the folders, each with all its values."""
     values: dict[str, dict[str, None]] = {}
     for folder in several:
-        for key in folder.changed.keys() - {*_NO_SETTINGS}:
-            values.setdefault(key, {})[folder.changed[key]] = None
+        for key, value in changed(folder).items():
+            if key not in _NO_SETTINGS:
+                values.setdefault(key, {})[value] = None
     return {key: " | ".join(_shortened([*each])) for key, each in sorted(values.items())}
 
 
-def _headline(folder: Folder, document: dict[str, Any]) -> str:
-    """Say what was judged, and its first number."""
+def _headline(folder: StageRun, document: dict[str, Any]) -> str:
+    """Say what was evaluated, and its first number."""
     seen, numbers = document["conditions"], document["numbers"]
     of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
     first = next(iter(numbers.items()), None)
@@ -120,13 +115,13 @@ def _shortened(lines: Sequence[str]) -> list[str]:
     return [*lines[:_LINES], *([f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else [])]
 
 
-def _total(made: Sequence[Folder]) -> float:
-    return sum(one.seconds or 0 for one in made)
+def _total(made: Sequence[StageRun]) -> float:
+    return sum(seconds(one) or 0 for one in made)
 
 
-def _pace(seconds: float | None, speed: float | None) -> list[str]:
+def _pace(duration: float | None, speed: float | None) -> list[str]:
     """Say how long work took and how fast it was: whole numbers where they tell enough."""
-    told = [_duration(seconds)] if seconds else []
+    told = [_duration(duration)] if duration else []
     told += [f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"] if speed else []
     return [", ".join(told)] if told else []
 

@@ -1,4 +1,4 @@
-"""The charts of a run's report: training over images seen, measurements along the way, judgements over a setting."""
+"""The charts of a run's report: training over images seen, measurements along the way, evaluations over a setting."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,10 @@ from typing import Any
 from ....core.files import sha256_json
 from ....core.metrics.document import Conditions
 from ....core.pipeline.best import kept_best
+from ....core.runs.run import StageRun
 from ....core.runs.schemas import first_wrong
 from ....core.training.evaluator import CONDITIONS
-from ..story import Folder, Judged, how, plain, told_conditions
+from ..summary import Evaluated, conditions_in_words, how, plain
 from .page import Picture
 from .svg import Series, line_chart
 
@@ -26,7 +27,7 @@ TRAINED = {
 _SETTINGS = (("cfg", "guidance scale"), ("steps", "steps"))
 
 
-def training_curves(stage: Folder, title: str) -> Iterator[Picture]:
+def training_curves(stage: StageRun, title: str) -> Iterator[Picture]:
     """Draw what a stage's metrics.jsonl has of the usual numbers, each kind over images seen."""
     for label, names in TRAINED.items():
         series = [Series(plain(name), stage.curve(name)) for name in names if stage.curve(name)]
@@ -35,18 +36,18 @@ def training_curves(stage: Folder, title: str) -> Iterator[Picture]:
             yield Picture(f"{title}: {label}", svg=svg)
 
 
-def measured_along_the_way(stage: Folder) -> list[dict[str, Any]]:
+def measured_along_the_way(stage: StageRun) -> list[dict[str, Any]]:
     """Return the lines that measure samples of the network in training, those under the last conditions."""
     lines = [line for line in stage.lines if first_wrong(Conditions, line.get(CONDITIONS)) is None]
     return [line for line in lines if line[CONDITIONS] == lines[-1][CONDITIONS]]
 
 
-def measurements(stage: Folder) -> Iterator[Picture]:
+def measurements(stage: StageRun) -> Iterator[Picture]:
     """Draw what was measured of samples in training, beside the same for real images."""
     lines = measured_along_the_way(stage)
     if not lines:
         return
-    kept, conditions, extractor = kept_best(stage.path) or {}, told_conditions(lines[-1]), _extractor(lines[-1])
+    kept, conditions, extractor = kept_best(stage.path) or {}, conditions_in_words(lines[-1]), _extractor(lines[-1])
     floor = lines[-1].get("real_against_real")
     for name in (f"{number}[{extractor}]" for number in MEASURED):
         points = [(line["images"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
@@ -61,14 +62,14 @@ def measurements(stage: Folder) -> Iterator[Picture]:
             conditions = "under the same conditions"
 
 
-def against_settings(judged: Sequence[Judged], drawn: Sequence[Folder]) -> Iterator[Picture]:
+def against_settings(evaluated: Sequence[Evaluated], drawn: Sequence[StageRun]) -> Iterator[Picture]:
     """Draw each number over guidance scale, a line for each number of steps, and over steps, a line for each scale.
 
     Only samples that differ in nothing else are compared: not in sampler, denoiser, classes, seeds or reference.
     """
-    known = {one.artifact.fingerprint: _drawn_from(one) for one in drawn if one.artifact is not None}
+    known = {one.fingerprint: _drawn_from(one) for one in drawn}
     alike: dict[str, list[dict[str, Any]]] = {}
-    for folder, document in judged:
+    for folder, document in evaluated:
         if "sampling" in document["conditions"]:
             others = {k: v for k, v in document["conditions"].items() if k != "n_floor"}
             others["sampling"] = _but_compared(others["sampling"])
@@ -76,7 +77,7 @@ def against_settings(judged: Sequence[Judged], drawn: Sequence[Folder]) -> Itera
             others["of"] = known.get(samples, samples)
             alike.setdefault(json.dumps(others, sort_keys=True), []).append(document)
     for group in alike.values():
-        told = told_conditions(group[0], how(_but_compared(group[0]["conditions"]["sampling"])))
+        told = conditions_in_words(group[0], how(_but_compared(group[0]["conditions"]["sampling"])))
         for (over, label), (apart, _) in (_SETTINGS, _SETTINGS[::-1]):
             for number in MEASURED:
                 name = f"{number}[{_extractor(group[0])}]"
@@ -89,7 +90,7 @@ def against_settings(judged: Sequence[Judged], drawn: Sequence[Folder]) -> Itera
                     told = "under the same conditions"
 
 
-def _drawn_from(samples: Folder) -> list[Any]:
+def _drawn_from(samples: StageRun) -> list[Any]:
     """Return which denoiser drew which classes from which seeds."""
     images = [[image["label"], image["seed"]] for image in samples.metadata["images"]]
     return [samples.inputs.get("denoiser", {}).get("fingerprint"), sha256_json(images)]

@@ -1,9 +1,10 @@
-"""The tables of a run's report: the numbers of each judgement beside their floor, and samples side by side."""
+"""The tables of a run's report: the numbers of each evaluation beside their floor, and samples side by side."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..story import Folder, Judged, how, judged_alike, plain, told_conditions
+from ....core.runs.run import StageRun
+from ..summary import Evaluated, conditions_in_words, evaluated_alike, how, plain
 from .page import Table
 
 COMPARED = (
@@ -18,42 +19,44 @@ COMPARED = (
 )
 
 
-def number_tables(judged: Sequence[Judged]) -> Iterator[Table]:
-    """Set samples that were judged alike side by side, and tell of each judgement all there is.
+def number_tables(evaluated: Sequence[Evaluated]) -> Iterator[Table]:
+    """Set samples that were evaluated alike side by side, and show all there is of each evaluation.
 
     What stands side by side is folded away in full.
     """
-    for several in judged_alike(judged):
+    for several in evaluated_alike(evaluated):
         if len(several) > 1:
             yield _side_by_side(several)
         for folder, document in several:
             yield _in_full(folder, document, folded=len(several) > 1)
 
 
-def _in_full(folder: Folder, document: dict[str, Any], folded: bool) -> Table:
+def _in_full(folder: StageRun, document: dict[str, Any], folded: bool) -> Table:
     floor = document.get("real_against_real", {})
     rows = [
         (name, f"{value:.4g}", f"{floor[name]:.4g}" if name in floor else "")
         for name, value in document["numbers"].items()
         if "_std[" not in name
     ]
-    return Table(("", "here", "real against real"), rows, f"{folder.path.name}: {told_conditions(document)}", folded)
+    return Table(
+        ("", "here", "real against real"), rows, f"{folder.path.name}: {conditions_in_words(document)}", folded
+    )
 
 
-def _side_by_side(judged: Sequence[tuple[Folder, dict[str, Any]]]) -> Table:
-    """Compare samples whose judgements differ in nothing but how they were drawn; last, real images in their place.
+def _side_by_side(evaluated: Sequence[tuple[StageRun, dict[str, Any]]]) -> Table:
+    """Compare samples whose evaluations differ in nothing but how they were drawn; last, real images in their place.
 
     Rows are told by how they were drawn; those that differ in something else, as in the model, by their label too.
     """
-    documents = [document for _, document in judged]
+    documents = [document for _, document in evaluated]
     known = dict.fromkeys(name for document in documents for name in document["numbers"])
     names = [name for name in known if name.partition("[")[0] in COMPARED]
     drawn = [how(document["conditions"]["sampling"]) for document in documents]
     if len(set(drawn)) < len(drawn):
-        drawn = [f"{folder.path.name}: {told}" for (folder, _), told in zip(judged, drawn, strict=True)]
+        drawn = [f"{folder.path.name}: {told}" for (folder, _), told in zip(evaluated, drawn, strict=True)]
     named = [(told, document["numbers"]) for told, document in zip(drawn, documents, strict=True)]
     named.append(("real images", documents[0].get("real_against_real", {})))
     rows = [(told, *(f"{numbers[name]:.4g}" if name in numbers else "" for name in names)) for told, numbers in named]
     conditions = {name: value for name, value in documents[0]["conditions"].items() if name != "sampling"}
     columns = ("samples", *(plain(name) for name in names))
-    return Table(columns, rows, told_conditions({"conditions": conditions}))
+    return Table(columns, rows, conditions_in_words({"conditions": conditions}))

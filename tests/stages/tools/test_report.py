@@ -15,7 +15,7 @@ from ldm.cli import main
 from ldm.core.errors import DataError
 from ldm.core.progress import Silent
 from ldm.stages.configs.report import Report
-from ldm.stages.tools import report, story
+from ldm.stages.tools import report, summary
 from ldm.stages.tools.reporting import charts
 from tests.support.pipeline_run import Heard, Pipeline
 
@@ -137,7 +137,7 @@ def test_samples_judged_alike_stand_side_by_side_above_real_images(swept: Pipeli
 
 def test_numbers_are_those_of_the_judgement_with_their_floor(swept: Pipeline) -> None:
     html = written(swept)
-    (_, document), *_ = story.judgements(swept.folder)
+    (_, document), *_ = summary.evaluations(swept.folder)
     name = "frechet_distance[classifier]"
     row = (
         f"<tr><td>{name}</td><td>{document['numbers'][name]:.4g}</td><td>{document['real_against_real'][name]:.4g}</td>"
@@ -179,7 +179,7 @@ def test_what_odd_lines_of_a_record_say_of_measurements_is_left_out(trained: Pip
     ]
     with (pipeline.folder / "dit" / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in odd)
-    drawn = charts.measurements(story.folders(pipeline.folder)["dit"])
+    drawn = charts.measurements(summary.stages(pipeline.folder)["denoiser"])
     assert [picture.caption.partition(" of ")[0] for picture in drawn] == ["Recall", "Precision"]
 
 
@@ -196,16 +196,16 @@ def test_samples_of_another_denoiser_are_not_on_the_same_line(swept: Pipeline, t
 
 
 def test_settings_are_shown_where_they_differ_from_the_defaults(swept: Pipeline) -> None:
-    changed = story.folders(swept.folder)["dit"].changed
+    changed = summary.changed(summary.stages(swept.folder)["denoiser"])
     assert changed["model.width"] == "32" and changed["train.images"] == "64"
     assert "train.lr" not in changed and "diffusion.prediction" not in changed
 
 
 def test_time_and_speed_of_training_come_from_its_record(swept: Pipeline) -> None:
-    stage = story.folders(swept.folder)["dit"]
+    stage = summary.stages(swept.folder)["denoiser"]
     rates = [line["images_per_second"] for line in stage.lines if "images_per_second" in line]
-    assert min(rates) <= stage.images_per_second <= max(rates)
-    assert 64 / max(rates) <= stage.seconds <= 64 / min(rates)
+    assert min(rates) <= (summary.images_per_second(stage) or 0) <= max(rates)
+    assert 64 / max(rates) <= (summary.seconds(stage) or 0) <= 64 / min(rates)
 
 
 def test_a_damaged_picture_is_left_out_and_named(trained: Pipeline, tmp_path: Path) -> None:

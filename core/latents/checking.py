@@ -1,0 +1,33 @@
+"""Do latents on disk hold what their manifest says? What `ldm verify` asks beyond the bytes of the files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from ..runs.run import StageRun
+from . import shards
+from .fields import fields_of
+from .sharded import read_tables
+
+
+def check_contents(run: StageRun) -> None:
+    """Compare samples, labels and fields of the shards with index and manifest. Raises DataError for what differs."""
+    metadata = run.metadata
+    fields = fields_of(metadata)
+    labels = shards.check_index(run.path, metadata["shards"], fields)
+    for split, count in metadata["samples"].items():
+        if len(labels[split]) != count:
+            message = f"{run.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"
+            raise DataError(message, run.remedy)
+        read_tables(run.path, split, metadata["shards"][split], tuple(metadata["latent_shape"]), fields)
+    known = labels["train"][labels["train"] >= 0]
+    counts = np.bincount(known, minlength=len(metadata["class_names"])).tolist()
+    if counts != metadata["class_counts"]:
+        raise DataError(f"{run.path} holds other labels than its manifest says", run.remedy)
+
+
+def check_shard(path: Path) -> None:
+    """Read a shard to its end. Raises DataError naming what is damaged."""
+    for _ in shards.read_shard(path):
+        pass

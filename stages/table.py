@@ -1,0 +1,373 @@
+"""The table of commands: every stage with the kinds of directories that it writes, and every tool.
+
+What a stage is stands here once: the command line, `verify`, `inspect`, `report`, `doctor`, `ldm plan` and the
+generated pages read it. Whatever is heavy is named by its dotted place, `module:name` below the package, and loaded
+when needed: this module imports neither torch nor pydantic.
+"""
+
+import importlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core.runs.roles import (
+    AUTOENCODER,
+    CLASSIFIER,
+    DENOISER,
+    EVALUATION,
+    LATENTS,
+    NOISY_CLASSIFIER,
+    SAMPLES,
+    SWEEP,
+    Role,
+)
+
+if TYPE_CHECKING:
+    from ..core.settings.fields import Section
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What an unfinished directory goes on from: files of a pattern, what they are, and what checks one by its path."""
+
+    pattern: str
+    noun: str
+    check: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of directory: what its manifest calls it, and where it lies in a run.
+
+    role: what it is to those that read it. title: in a report. inputs: those that are directories of ours, by the names
+    that its manifest gives them. labelled: whether a run has one for each label. beside: what it is for, where it is no
+    link of the chain from images to numbers. network: the module that loads its `final/`. contents: what checks, beyond
+    the bytes of its files, that they hold what the manifest says.
+    """
+
+    name: str
+    role: Role
+    title: str
+    inputs: Mapping[str, Role] = field(default_factory=dict)
+    labelled: bool = False
+    beside: str = ""
+    network: str = ""
+    contents: str = ""
+    pieces: Pieces | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with settings.
+
+    module: whose `run(settings, progress)` does the work. model: the class of its settings. writes: the kinds of
+    directories it makes, for a stage. shared: whether several processes may do it together. smallest: the settings of
+    the self-test. aliases: other names.
+    """
+
+    name: str
+    summary: str
+    examples: tuple[str, ...]
+    module: str
+    model: str
+    writes: tuple[Kind, ...] = ()
+    shared: bool = False
+    smallest: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> "type[Section]":
+        """The class of its settings. Loading it takes pydantic."""
+        found: type[Section] = named(self.model)
+        return found
+
+    def load(self) -> Any:
+        """Import the module that does its work, which may take torch."""
+        return importlib.import_module(f"..{self.module}", __package__)
+
+
+def named(place: str) -> Any:
+    """Import what `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"..{module}", __package__), name)
+
+
+_SHORT = {"images": 64, "batch_size": 8, "warmup": 8, "log_every": 32, "validate_every": 64, "checkpoint_every": 32}
+_AUTOENCODERS, _DENOISERS = "core.autoencoders.registry", "core.denoisers.registry"
+_SMALL_AUTOENCODER = {
+    "data": {"image_size": 16, "val_fraction": 0.25},
+    "model": {"preset": "vqvae-xs", "channels": 8, "codebook_size": 16},
+    "train": _SHORT,
+}
+_SMALL_DENOISER = {
+    "model": {"preset": "dit-xs", "width": 32, "depth": 2, "heads": 2},
+    "train": _SHORT,
+    "preview": {"every": 64, "per_class": 1, "steps": 2},
+}
+_OF_LATENTS = {"latents": LATENTS, "autoencoder": AUTOENCODER}
+
+_STAGES = (
+    Command(
+        "train-vqvae",
+        "Train a VQ-VAE on images, or take a ready autoencoder.",
+        (
+            "ldm train-vqvae --data mnist --no-flip --image-size 32",
+            "ldm train-vqvae -c imagenette-64 --images 500k --lr 2e-4",
+            "ldm train-vqvae --data photos/ --autoencoder models/sd-vae",
+            "ldm train-vqvae --data photos/ loss.adversarial_weight=0.1",
+        ),
+        "stages.train_autoencoder",
+        "stages.configs:TrainVQVAE",
+        (Kind("vqvae", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
+        shared=True,
+        smallest=_SMALL_AUTOENCODER,
+    ),
+    Command(
+        "train-autoencoder",
+        "Train an autoencoder of any family on images, or take a ready one.",
+        (
+            "ldm train-autoencoder --data photos/ --preset vqvae-m --image-size 128",
+            "ldm train-autoencoder --data photos/ --autoencoder models/sd-vae",
+        ),
+        "stages.train_autoencoder",
+        "stages.configs:TrainAutoencoder",
+        (Kind("autoencoder", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
+        shared=True,
+        smallest=_SMALL_AUTOENCODER,
+    ),
+    Command(
+        "encode",
+        "Encode the images into shards of latents.",
+        ("ldm encode", "ldm encode --name mine --batch-size 256"),
+        "stages.encode",
+        "stages.configs:Encode",
+        (
+            Kind(
+                "latents",
+                LATENTS,
+                "Latents",
+                inputs={"autoencoder": AUTOENCODER},
+                contents="core.latents.checking:check_contents",
+                pieces=Pieces("*.tar", "shards", "core.latents.checking:check_shard"),
+            ),
+        ),
+        shared=True,
+        smallest={"shard_size": 32, "batch_size": 8},
+        aliases=("precompute-latents",),
+    ),
+    Command(
+        "train-dit",
+        "Train a diffusion transformer on the latents.",
+        (
+            "ldm train-dit",
+            "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
+            "ldm train-dit --prediction eps --weighting snr train.decay=cosine",
+            "ldm train-dit --schedule rectified-flow --times logit-normal",
+            "ldm train-dit --metrics-every 100k metrics.num=1000",
+            "torchrun --nproc-per-node 4 -m ldm train-dit --name mine",
+        ),
+        "stages.train_denoiser",
+        "stages.configs:TrainDiT",
+        (Kind("dit", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
+        shared=True,
+        smallest=_SMALL_DENOISER,
+    ),
+    Command(
+        "train-denoiser",
+        "Train a denoiser of any family on the latents.",
+        ("ldm train-denoiser --name mine", "ldm train-denoiser --preset DiT-S/2 --images 5M"),
+        "stages.train_denoiser",
+        "stages.configs:TrainDenoiser",
+        (Kind("denoiser", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
+        shared=True,
+        smallest=_SMALL_DENOISER,
+    ),
+    Command(
+        "train-classifier",
+        "Train a small classifier, for metrics without downloads.",
+        (
+            "ldm train-classifier",
+            "ldm train-classifier --data photos/ --images 200k",
+            "ldm train-classifier --noisy",
+        ),
+        "stages.train_classifier",
+        "stages.configs:TrainClassifier",
+        (
+            Kind("classifier", CLASSIFIER, "Classifier", beside="judges samples", network="core.features.classifier"),
+            Kind(
+                "noisy-classifier",
+                NOISY_CLASSIFIER,
+                "Classifier of noisy latents",
+                inputs=_OF_LATENTS,
+                beside="guides samples",
+                network="core.denoisers.noisy_classifier",
+            ),
+        ),
+        shared=True,
+        smallest={"train": _SHORT},
+    ),
+    Command(
+        "sample",
+        "Draw images by class.",
+        (
+            "ldm sample --class 3 --cfg 3",
+            "ldm sample --class cat,dog --count 8 --seed 17",
+            "ldm sample --class 0-4 --sampler dpmpp-2m --progressive",
+            "ldm sample --class 3 --cfg 1 --classifier-scale 2",
+            "ldm sample --class 3 --checkpoint best",
+        ),
+        "stages.sample",
+        "stages.configs:Sample",
+        (
+            Kind(
+                "samples",
+                SAMPLES,
+                "Samples",
+                inputs={"denoiser": DENOISER, "weak": DENOISER, "classifier": NOISY_CLASSIFIER},
+                labelled=True,
+                pieces=Pieces("[0-9]*.png", "images", "core.images.decode:check_sample"),
+            ),
+        ),
+        shared=True,
+        smallest={"num": 8, "steps": 3},
+    ),
+    Command(
+        "eval",
+        "Measure samples or reconstructions against real images.",
+        (
+            "ldm eval",
+            "ldm eval --of reconstructions",
+            "ldm eval --bits-per-dim",
+            "ldm eval --samples path/to/images --reference photos/",
+        ),
+        "stages.eval",
+        "stages.configs:Eval",
+        (
+            Kind(
+                "eval",
+                EVALUATION,
+                "Numbers",
+                inputs={**_OF_LATENTS, "samples": SAMPLES, "denoiser": DENOISER, "extractor": CLASSIFIER},
+                labelled=True,
+            ),
+        ),
+    ),
+)
+_TOOLS = (
+    Command(
+        "sweep",
+        "Draw and judge samples over guidance scales and steps.",
+        ("ldm sweep --cfg 1,1.5,2,3,5", "ldm sweep --cfg 3 --steps 5,10,20,50 --sampler dpmpp-2m"),
+        "cli.sweep",
+        "stages.configs.sweep:Sweep",
+        (Kind("sweep", SWEEP, "Sweep"),),
+    ),
+    Command(
+        "report",
+        "Put a run's curves, pictures and numbers on one page.",
+        ("ldm report", "ldm report mine"),
+        "stages.tools.report",
+        "stages.configs.report:Report",
+    ),
+    Command(
+        "plot",
+        "Draw schedules, loss weights, noising, denoising, samplers or guidance.",
+        (
+            "ldm plot schedule",
+            "ldm plot weights --schedule linear --out linear-weights.png",
+            "ldm plot noising --data photos/ --count 3",
+            "ldm plot denoising --name mine --cfg 2",
+        ),
+        "stages.tools.plot",
+        "stages.configs.plot:Plot",
+    ),
+    Command(
+        "verify",
+        "Check every byte of a run or of any folder in it.",
+        ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
+        "stages.tools.verify",
+        "stages.configs.folders:Verify",
+    ),
+    Command(
+        "inspect",
+        "Say what a folder is, what made it and how far it is.",
+        ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
+        "stages.tools.inspect",
+        "stages.configs.folders:Inspect",
+    ),
+    Command(
+        "doctor",
+        "Check that this machine and what is installed can run every stage.",
+        ("ldm doctor", "ldm doctor --quick", "ldm doctor --runs-dir /data/runs --device cuda --json"),
+        "cli.doctor",
+        "stages.configs.doctor:Doctor",
+    ),
+    Command(
+        "estimate",
+        "Estimate what a recipe costs: operations, memory, disk, time.",
+        (
+            "ldm estimate mnist",
+            "ldm estimate imagenette-64 --machine a100",
+            "ldm estimate --preset DiT-XL/2 --latent 4,32,32 --classes 1000 --batch-size 1024 --gpus 8 --machine h200",
+        ),
+        "cli.estimate",
+        "stages.configs.estimate:Estimate",
+    ),
+    Command(
+        "export",
+        "Write a folder that diffusers loads, with a model card.",
+        ("ldm export --to diffusers mine-diffusers", "ldm export --name mine exports/mine --replace"),
+        "stages.tools.export",
+        "stages.configs.exchange:Export",
+    ),
+    Command(
+        "import",
+        "Take in a DiT checkpoint or a diffusers DiT folder as a run.",
+        (
+            "ldm import DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema --name dit-xl",
+            "ldm import path/to/pipeline --name theirs",
+        ),
+        "stages.tools.import_model",
+        "stages.configs.exchange:Import",
+    ),
+    Command(
+        "data inspect",
+        "Count images, name broken ones, and say what training would make of them.",
+        (
+            "ldm data inspect photos/",
+            "ldm data inspect photos.zip --image-size 128 --sheet photos.png",
+            "ldm data inspect mnist --json",
+        ),
+        "stages.tools.data_inspect",
+        "stages.configs.data_tools:DataInspect",
+    ),
+    Command(
+        "data dedup",
+        "Find images that are there twice, or nearly so; write lists, delete nothing.",
+        (
+            "ldm data dedup photos/ --sheet twins.png",
+            "ldm data dedup photos/ --mirrored --out twins.jsonl --exclude-out twins.txt",
+            "ldm data dedup photos/ --features mobilenet-v2 --weights mobilenet_v2-b0353104.pth",
+        ),
+        "stages.tools.data_dedup",
+        "stages.configs.data_tools:DataDedup",
+    ),
+)
+
+STAGES: Mapping[str, Command] = {command.name: command for command in _STAGES}
+TOOLS: Mapping[str, Command] = {command.name: command for command in _TOOLS}
+COMMANDS: Mapping[str, Command] = {**STAGES, **TOOLS}
+KINDS: Mapping[str, Kind] = {kind.name: kind for command in COMMANDS.values() for kind in command.writes}
+MAKERS: Mapping[str, Command] = {kind.name: command for command in COMMANDS.values() for kind in command.writes}
+ALIASES = {alias: command.name for command in COMMANDS.values() for alias in command.aliases}
+
+
+def pipeline(sections: Collection[str] = ()) -> list[str]:
+    """List the stages of one pipeline, in order: of several that make the same, the one with a section, else the first.
+
+    sections: those of a recipe.
+    """
+    alike: dict[str, list[str]] = {}
+    for command in STAGES.values():
+        alike.setdefault(command.writes[0].role.name, []).append(command.name)
+    return [next((name for name in names if name in sections), names[0]) for names in alike.values()]
