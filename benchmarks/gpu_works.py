@@ -115,7 +115,7 @@ def _task(case: Case, policy: Policy) -> tuple[DenoisingTask, Plan]:
         }
     )
     shape = (4, case.side, case.side)
-    network = network_config(config, shape, CLASSES)
+    network = network_config(config, shape, LabelConditioning(tuple(map(str, range(CLASSES)))))
     latents = dummy.latents(shape, CLASSES, True, policy.device)
     task = DenoisingTask(config, network, latents, None, policy)
     return task, Plan(**config.train.model_dump(), seed=0)

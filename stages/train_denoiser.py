@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..core.conditioning.registry import conditioning_of
 from ..core.denoisers import registry as denoisers
 from ..core.distributed import processes
 from ..core.latents.training_data import training_data
@@ -24,7 +25,9 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
         data = training_data(config.latents, config, policy)
         latents, source = data.described, data.autoencoder
         # What can be refused is refused before anything is discarded.
-        network = network_config(config, latents.metadata["latent_shape"], len(latents.metadata["class_names"]))
+        network = network_config(
+            config, latents.metadata["latent_shape"], conditioning_of(latents.metadata, config.label_dropout)
+        )
         evaluator = None
         if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
             evaluator = SampleEvaluator(config, latents, source, policy, progress)

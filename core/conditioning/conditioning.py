@@ -39,6 +39,10 @@ class Conditioning(Protocol):
     def has_null(self) -> bool:
         """Whether the model was trained with conditions dropped, so that it knows the null."""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the config of a network that takes it has to know, by field of the config."""
+
     def null(self, n: int, device: torch.device) -> Cond:
         """Return the fields of n samples without a condition. Raises ConfigError where there is no null."""
 
@@ -56,6 +60,10 @@ class NoConditioning:
     kind = "none"
     fields = ()
     has_null = False
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {}
 
     def null(self, n: int, device: torch.device) -> Cond:
         raise no_null()

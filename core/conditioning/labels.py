@@ -31,6 +31,10 @@ class LabelConditioning:
         """How many classes there are, without the null class."""
         return len(self.class_names)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"num_classes": self.num_classes}
+
     def check(self, labels: Tensor, source: str) -> Tensor:
         """Return the labels as int64; DataError naming `source` and the first label outside 0 .. num_classes - 1."""
         outside = torch.nonzero((labels < 0) | (labels >= self.num_classes)).flatten()

@@ -1,6 +1,5 @@
 """The diffusion transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable diffusion models with transformers")."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +9,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ..conditioning.labels import LabelEmbedding
 from ..diffusion.conditions import Cond
-from ..errors import DataError
 from .dit_config import DiTConfig
 from .layers import (
     Attention,
@@ -24,16 +22,6 @@ from .layers import (
     sincos_positions,
 )
 from .network import DenoiserNetwork
-
-
-def check_latents(config: DiTConfig, latent_shape: tuple[int, ...] | None, path: Path, remedy: str) -> None:
-    """Refuse a config, read from a path, that is of latents of another shape than (C, H, W), where one is given.
-
-    Weights alone do not tell: those of two sizes have the same shapes. Raises DataError with the remedy.
-    """
-    if latent_shape not in (None, config.latent_shape):
-        own, wanted = (" × ".join(map(str, shape)) for shape in (config.latent_shape, latent_shape))
-        raise DataError(f"{path} is of latents of {own}, where those of {wanted} are wanted", remedy)
 
 
 class Block(nn.Module):
@@ -56,6 +44,7 @@ class DiT(DenoiserNetwork):
     """The transformer over patches of latents; `num_classes` is the null class. Hidden states are tokens (B, T, D)."""
 
     fields: ClassVar[tuple[str, ...]] = ("labels",)
+    config: DiTConfig
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -63,7 +52,7 @@ class DiT(DenoiserNetwork):
         width, patch = config.width, config.patch_size
         self.patch = Linear(config.latent_channels * patch**2, width)
         self.time = TimestepEmbedding(width, config.frequencies, config.time_scale, config.frequency_shift)
-        self.label = LabelEmbedding(config.num_classes, config.has_null, width)
+        self.label = LabelEmbedding(config.num_classes, config.has_null, width) if config.num_classes else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         outputs = [6 * width] * config.depth + [2 * width]  # of each block, and of the final layer
         self.modulation = nn.ModuleList(Linear(width, num) for num in outputs)
@@ -72,21 +61,19 @@ class DiT(DenoiserNetwork):
         self._initialise()
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.config.latent_shape
-
-    @property
     def training_flops(self) -> float:
         """6 operations per token and weight."""
         return 6.0 * self.config.num_tokens * sum(p.numel() for p in self.blocks.parameters())
 
     def prepare(self, cond: Cond) -> Cond:
-        return {"label": self.label(cond["labels"])}
+        return {} if self.label is None else {"label": self.label(cond["labels"])}
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Any:
         # Time and label modulate every block, and the final layer.
-        label = cond["label"] if "label" in cond else self.label(cond["labels"])
-        condition = F.silu(self.time(t) + label)
+        condition = self.time(t)
+        if self.label is not None:
+            condition = condition + (cond["label"] if "label" in cond else self.label(cond["labels"]))
+        condition = F.silu(condition)
         modulations = [linear(condition) for linear in self.modulation]
         tokens = self.patch(self._patches(x_t))
         rotary = (self.cosine, self.sine) if self.config.rope else None

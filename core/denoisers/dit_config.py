@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from ..errors import ConfigError
-from ..settings.families import NetworkConfig
 from ..settings.fields import option
+from .config import DenoiserConfig
 
 # Peebles & Xie 2023, table 1; the smallest two are ours.
 _SIZES = {"ti": (192, 12, 3), "s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
@@ -24,33 +24,23 @@ _MAX_TOKENS = 1 << 20
 _MAX_POSITIONS = 1 << 25  # numbers in the table of positions, which is made whatever the weights are
 
 
-class DiTConfig(NetworkConfig):
-    """Shape of a DiT.
-
-    latent_size: side, or (height, width), of the latents. label_dropout: only whether it is above 0 matters here:
-    then there is a null class. frequency_shift: see TimestepEmbedding; 1 exports to diffusers, 0 is the DiT authors'.
-    """
+class DiTConfig(DenoiserConfig):
+    """Shape of a DiT. frequency_shift: see TimestepEmbedding; 1 exports to diffusers, 0 is the DiT authors'."""
 
     presets = PRESETS
     default_preset: ClassVar[str] = "dit-s/2"
     sizes: ClassVar[str] = "dit-xs, DiT-S/2 … DiT-XL/2"
 
-    latent_channels: int = Field(ge=1, le=4096)
-    latent_size: int | tuple[int, int]
     patch_size: int = option(..., "Latent pixels per token side.", ge=1, le=1024)
     width: int = option(..., "Width of the tokens.", ge=4, le=65_536)
     depth: int = option(..., "Blocks.", ge=1, le=1024)
     heads: int = option(..., "Attention heads.", ge=1, le=4096)
-    num_classes: int = Field(ge=1, le=10_000_000)
-    label_dropout: float = Field(default=0.1, ge=0, lt=1)
     mlp_ratio: float = option(4.0, "Width of the MLP over the width of the tokens.", gt=0, le=64)
     qk_norm: bool = option(False, "Normalise queries and keys.")
     rope: bool = option(False, "Rotary instead of added positions.")
     swiglu: bool = option(False, "SwiGLU instead of GELU.")
     rmsnorm: bool = option(False, "RMSNorm instead of LayerNorm.")
-    learn_sigma: bool = False
     frequencies: int = Field(default=256, ge=4, le=65_536, multiple_of=2)
-    time_scale: float = 1000.0
     frequency_shift: int = Field(default=1, ge=0, le=1)
 
     def check(self) -> None:
@@ -73,16 +63,6 @@ class DiTConfig(NetworkConfig):
             )
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the latents."""
-        return (self.latent_size, self.latent_size) if isinstance(self.latent_size, int) else self.latent_size
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents."""
-        return self.latent_channels, *self.size
-
-    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
         return self.size[0] // self.patch_size, self.size[1] // self.patch_size
@@ -93,11 +73,5 @@ class DiTConfig(NetworkConfig):
         return self.grid[0] * self.grid[1]
 
     @property
-    def has_null(self) -> bool:
-        """Whether there is a null class."""
-        return self.label_dropout > 0
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output: those of the latent, twice with a learned variance."""
-        return self.latent_channels * (2 if self.learn_sigma else 1)
+    def num_blocks(self) -> int:
+        return self.depth

@@ -1,32 +1,28 @@
 """What every denoising network has, whatever its family."""
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..conditioning.conditioning import Conditioning
 from ..diffusion.conditions import Cond
-from ..errors import ConfigError
+from ..errors import DataError
+from .config import DenoiserConfig
 
 
 class DenoiserNetwork(nn.Module):
     """Network of (x_t, t, cond); what its output means is the prediction type's affair.
 
-    config: its family's, of JSON values, which refuses latent sizes that the network does not take. latent_shape:
-    (C, h, w). blocks: the parts that it has many of in a row, to be compiled or sharded one by one. fields: those of
-    a condition that it takes. checkpointing: recompute each block's activations in the backward pass, which saves
-    memory and costs a quarter of the speed.
+    config: its family's, which refuses latent sizes that the network does not take. blocks: the parts that it has many
+    of in a row, to be compiled or sharded one by one. fields: those of a condition that it takes. checkpointing:
+    recompute each block's activations in the backward pass, which saves memory and costs a quarter of the speed.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
-    config: Any
+    config: DenoiserConfig
     blocks: nn.ModuleList
     checkpointing = False
-
-    @property
-    @abstractmethod
-    def latent_shape(self) -> tuple[int, int, int]: ...
 
     @property
     @abstractmethod
@@ -46,11 +42,11 @@ class DenoiserNetwork(nn.Module):
         return cond
 
 
-def require_fields(network: type[DenoiserNetwork], conditioning: Conditioning) -> None:
-    """Raise ConfigError where the data's conditions have fields that a kind of network does not take."""
-    unknown = sorted(set(conditioning.fields) - set(network.fields))
-    if unknown:
-        raise ConfigError(
-            f"a {network.__name__} takes {' and '.join(network.fields) or 'no condition'}, not {', '.join(unknown)}",
-            "choose a preset of another family",
-        )
+def check_latents(config: DenoiserConfig, latent_shape: tuple[int, ...] | None, path: Path, remedy: str) -> None:
+    """Refuse a config, read from a path, that is of latents of another shape than (C, H, W), where one is given.
+
+    Weights alone do not tell: those of two sizes have the same shapes. Raises DataError with the remedy.
+    """
+    if latent_shape not in (None, config.latent_shape):
+        own, wanted = (" × ".join(map(str, shape)) for shape in (config.latent_shape, latent_shape))
+        raise DataError(f"{path} is of latents of {own}, where those of {wanted} are wanted", remedy)

@@ -13,8 +13,9 @@ from ..diffusion.conditions import Cond
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
 from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
-from .dit import Block, check_latents
+from .dit import Block
 from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
+from .network import check_latents
 from .noisy_config import NoisyClassifierConfig
 
 KIND = "noisy-classifier"

@@ -1,4 +1,4 @@
-"""The denoisers by kind and by preset, and their directory: `config.json` beside `model.safetensors`."""
+"""The denoisers by family, and their directory: `config.json` beside `model.safetensors`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,35 +8,47 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..conditioning.conditioning import Conditioning
 from ..errors import ConfigError, DataError
 from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
 from ..settings.families import kind_of
-from .dit import DiT, check_latents
-from .dit_config import DiTConfig
+from .config import DenoiserConfig
 from .families import FAMILIES
+from .network import DenoiserNetwork, check_latents
 
 NETWORKS = tuple(FAMILIES)  # the kinds that `load` reads
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
 
 
-def build(config: DiTConfig) -> DiT:
+def require_fields(family: str, conditioning: Conditioning) -> None:
+    """Raise ConfigError where the data's conditions have fields that a family's networks do not take."""
+    network: Any = FAMILIES[family].load_network()
+    unknown = sorted(set(conditioning.fields) - set(network.fields))
+    if unknown:
+        raise ConfigError(
+            f"the {family} family takes {' and '.join(network.fields) or 'no condition'}, not {', '.join(unknown)}",
+            "choose a preset of another family",
+        )
+
+
+def build(config: DenoiserConfig) -> DenoiserNetwork:
     """Build the network that a config describes, with fresh weights from torch's global generator."""
-    network: DiT = FAMILIES[kind_of(config, FAMILIES)].load_network()(config)
+    network: DenoiserNetwork = FAMILIES[kind_of(config, FAMILIES)].load_network()(config)
     return network
 
 
-def outline(config: DiTConfig, device: str = "meta") -> DiT:
+def outline(config: DenoiserConfig, device: str = "meta") -> DenoiserNetwork:
     """Build a network without drawing its weights; on the meta device, and for fake tensors, nothing is allocated."""
     with torch.device(device), _NoNormalDraws():
         return build(config)
 
 
-def save(model: DiT, folder: Path, extra: dict[str, Any] | None = None) -> None:
+def save(model: DenoiserNetwork, folder: Path, extra: dict[str, Any] | None = None) -> None:
     """Write a network's weights and config into a folder; `extra` stands in config.json beside them."""
     save_network(model, folder, kind_of(model.config, FAMILIES), model.config.model_dump(mode="json"), **(extra or {}))
 
 
-def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DiT:
+def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DenoiserNetwork:
     """Load a network from a folder that `save` wrote: fp32, on the CPU, in eval mode.
 
     latent_shape: (C, H, W), where it is known from elsewhere. Raises DataError naming the file that is missing,
@@ -52,26 +64,27 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DiT:
     return model.eval()
 
 
-def read_config(folder: Path) -> DiTConfig:
+def read_config(folder: Path) -> DenoiserConfig:
     """Read the network's config from a folder's config.json; DataError where it is not one of ours."""
     return _config(read_description(folder, FAMILIES, REMEDY), folder / CONFIG)
 
 
-def _config(described: dict[str, Any], path: Path) -> DiTConfig:
+def _config(described: dict[str, Any], path: Path) -> DenoiserConfig:
     try:
         config = config_of(FAMILIES[described["kind"]].config, described["config"])
     except ConfigError as error:
         raise DataError(f"{path}: {error.message}", error.remedy or REMEDY) from None
-    assert isinstance(config, DiTConfig)
+    assert isinstance(config, DenoiserConfig)
     return config
 
 
-def _check_count(config: DiTConfig, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+def _check_count(config: DenoiserConfig, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """Refuse weights with fewer tensors than the config has blocks before building thousands of them."""
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-    if len(blocks) != config.depth:
+    if config.num_blocks not in (None, len(blocks)):
         raise DataError(
-            f"{folder / WEIGHTS} does not fit {CONFIG}: it has {len(blocks)} blocks, depth is {config.depth}", REMEDY
+            f"{folder / WEIGHTS} does not fit {CONFIG}: it has {len(blocks)} blocks, depth is {config.num_blocks}",
+            REMEDY,
         )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..denoisers.dit import DiT
 from ..errors import DataError
 from ..images.decode import is_picture
 from ..images.sets import data_of
@@ -16,6 +15,7 @@ from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
 from . import autoencoders
+from .families import form_of
 from .pipeline import labels_in_diffusers
 from .scheduler import FLOW, shifts
 from .transformer import NULL_CLASS
@@ -92,7 +92,8 @@ def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, 
     from huggingface_hub import ModelCard, ModelCardData  # here, since it takes a second to import
 
     data = ModelCardData(
-        library_name="diffusers", tags=["diffusers", "DiT", "latent-diffusion", "class-conditional", "ldm"]
+        library_name="diffusers",
+        tags=["diffusers", form_of(model.network).title, "latent-diffusion", "class-conditional", "ldm"],
     )
     metadata = denoiser.metadata
     picture = [f"![samples]({GRID})", ""] if shown.grid is not None else []
@@ -180,9 +181,8 @@ def _data(autoencoder: StageRun) -> list[str]:
 
 def _settings(denoiser: StageRun, model: Model) -> Iterator[tuple[str, str]]:
     config, metadata, network = denoiser.config, denoiser.metadata, model.network
-    assert isinstance(network, DiT), "nothing else is exported"
-    shape = network.config
-    yield "denoiser", f"DiT, width {shape.width}, depth {shape.depth}, heads {shape.heads}, patch {shape.patch_size}"
+    form = form_of(network)
+    yield "denoiser", f"{form.title}, {form.summary(network.config)}"
     yield "parameters", f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
     yield "latents", " × ".join(map(str, model.latent_shape))
     yield "autoencoder", f"{model.autoencoder.codec.kind}, {model.autoencoder.downsampling} times smaller"

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..denoisers.dit import DiT
 from ..denoisers.dit_config import DiTConfig
-from ..denoisers.registry import build
 from ..errors import ConfigError, DataError
 from ..runs.weights import load_into
 
@@ -55,6 +54,8 @@ def require_expressible(config: DiTConfig) -> None:
         raise _inexpressible("latent_size", list(config.size), "has square latents only")
     if int(config.width * config.mlp_ratio) > config.width * _MLP_RATIO:
         raise _inexpressible("mlp_ratio", config.mlp_ratio, f"has {_MLP_RATIO}")
+    if not config.num_classes:
+        raise _inexpressible("num_classes", 0, "takes a label")
     if config.num_classes > NULL_CLASS:
         raise _inexpressible("num_classes", config.num_classes, f"has its null class at {NULL_CLASS}")
 
@@ -93,6 +94,17 @@ def to_diffusers(model: DiT, ahead: int = 1) -> nn.Module:
     network.pos_embed.pos_embed = positions.cpu()[None]  # The same table; as it is no weight, it was not loaded.
     result: nn.Module = network.eval()
     return result
+
+
+def outputs(theirs: Any, config: DiTConfig, x: Tensor, t: Tensor, labels: Tensor, ahead: int) -> Tensor:
+    """Return what the exported network makes of x (B, C, H, W) at t (B,) for labels (B,)."""
+    sample: Tensor = theirs(x, t * config.time_scale - ahead, labels).sample
+    return sample
+
+
+def summary(config: DiTConfig) -> str:
+    """Say the shape of a network in a few words."""
+    return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
 
 
 def _their_tensors(model: DiT, ahead: int) -> dict[str, Tensor]:
@@ -181,7 +193,7 @@ def assembled(config: DiTConfig, own: dict[str, Tensor], path: Path, ahead: int)
     Raises DataError naming `path` where they do not fit.
     """
     with torch.device("meta"):  # where nothing is drawn; the tensors take the parameters' places
-        model = build(config)
+        model = DiT(config)
     own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
     load_into(model, own, path, _REMEDY, assign=True)
     return model.eval()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .. import files
 from ..denoisers import registry as denoisers
-from ..denoisers.dit import DiT
+from ..denoisers.network import DenoiserNetwork
 from ..distributed import processes
 from ..errors import DataError
 from ..runs.roles import DENOISER
@@ -28,7 +28,7 @@ class BestState:
     """Where the best state of a network in training is kept. description: what sampling needs beside the weights."""
 
     work: StageRun
-    network: DiT
+    network: DenoiserNetwork
     description: Mapping[str, Any]
 
     @property

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from ...core.autoencoders import registry as autoencoders
 from ...core.autoencoders.codec import Autoencoder
 from ...core.conditioning.class_names import parse_classes
+from ...core.conditioning.registry import conditioning_of
 from ...core.denoisers import registry as denoisers
+from ...core.denoisers.config import DenoiserConfig
 from ...core.diffusion import conditions, samplers, times
 from ...core.diffusion.conditions import Cond
 from ...core.diffusion.denoisers import Denoiser
@@ -244,9 +246,11 @@ def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Policy], Task]
     return _training(found, stage, passes, memory, lambda: make(found, found.policy))
 
 
-def denoiser_cost(network: Any, cond: Cond, batch: int, policy: Policy, checkpointing: bool) -> tuple[Passes, Memory]:
+def denoiser_cost(
+    network: DenoiserConfig, cond: Cond, batch: int, policy: Policy, checkpointing: bool
+) -> tuple[Passes, Memory]:
     """Count a step of a denoiser without computing it. network: its config. cond: an example of its condition."""
-    shape = denoisers.outline(network).latent_shape
+    shape = network.latent_shape
 
     def outline(device: str) -> nn.Module:
         return denoisers.outline(network, device)
@@ -299,8 +303,10 @@ def _latents(found: Basis, shape: tuple[int, int, int]) -> LatentSets:
     return dummy.latents(shape, len(found.class_names), flip, found.policy.device if found.rate is None else CPU)
 
 
-def _network(found: Basis, latents: LatentSets) -> Any:
-    return network_config(found.recipe.denoiser, latents.train.shape, len(found.class_names))
+def _network(found: Basis, latents: LatentSets) -> DenoiserConfig:
+    stage = found.recipe.denoiser
+    conditioning = conditioning_of({"class_names": found.class_names}, stage.label_dropout)
+    return network_config(stage, latents.train.shape, conditioning)
 
 
 def _autoencoder(found: Basis) -> Autoencoder:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from ...core import files
-from ...core.denoisers.dit import DiT
 from ...core.errors import ConfigError
 from ...core.interchange import autoencoders as exchanged
-from ...core.interchange import scheduler, transformer
+from ...core.interchange import scheduler
 from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
+from ...core.interchange.families import form_of
 from ...core.interchange.model_card import GRID, Agreement, Shown, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
 from ...core.pipeline.loading import load_model, open_denoiser
@@ -83,10 +83,8 @@ def _open(config: Export) -> Sources:
 
 def _convert(model: Model) -> Parts:
     """Return the model as diffusers' parts. Raises ConfigError naming what cannot be expressed there."""
-    if not isinstance(model.network, DiT):
-        raise ConfigError(f"diffusers' DiTPipeline has no {type(model.network).__name__}", "export a DiT")
     return Parts(
-        transformer.to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
+        form_of(model.network).to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
         exchanged.to_diffusers(model.autoencoder, model.latent_shape[1]),
         scheduler.to_diffusers(
             model.schedule,
@@ -104,12 +102,11 @@ def _compare(model: Model, parts: Parts) -> Agreement:
     Differences of images are in [0, 1], before rounding.
     """
     network, ahead = model.network, scheduler.ahead_of(model.schedule)
-    assert isinstance(network, DiT), "nothing else is exported"
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, *model.latent_shape, generator=generator)
     labels = torch.randint(network.config.num_classes, (len(x),), generator=generator)
     t = torch.tensor([0.001, 0.25, 0.75, 1.0])
-    theirs = parts.transformer(x, t * network.config.time_scale - ahead, labels).sample
+    theirs = form_of(network).outputs(parts.transformer, network.config, x, t, labels, ahead)
     vae: Any = parts.autoencoder
     decoded = vae.decode(x[:2] / vae.config.scaling_factor).sample.clamp(-1, 1)
     image = (decoded - model.autoencoder.decode(x[:2])).abs().max() / 2

@@ -10,7 +10,7 @@ import yaml
 from ...core.autoencoders import registry
 from ...core.autoencoders.codec import Autoencoder
 from ...core.denoisers import registry as denoisers
-from ...core.denoisers.dit import DiT
+from ...core.denoisers.network import DenoiserNetwork
 from ...core.diffusion import predictions
 from ...core.diffusion.schedules import schedule
 from ...core.errors import ConfigError, DataError
@@ -18,6 +18,7 @@ from ...core.files import read_json, sha256_file, sha256_json
 from ...core.images.settings import Data
 from ...core.interchange import checkpoint
 from ...core.interchange.autoencoders import CONFIG, use_scaling_factor
+from ...core.interchange.families import form_of
 from ...core.interchange.pipeline import open_pipeline
 from ...core.interchange.scheduler import Process
 from ...core.pipeline.settings import Diffusion
@@ -39,7 +40,7 @@ _READ = (".json", ".safetensors", ".bin")
 class Given:
     """What was found at PATH: the denoiser, how it was trained, names that come with it, and its autoencoder."""
 
-    denoiser: DiT
+    denoiser: DenoiserNetwork
     process: Process
     class_names: dict[int, str]
     autoencoder: Path
@@ -66,7 +67,7 @@ def run(config: Import, progress: Progress) -> Outcome:
             work.commit(["final/model.safetensors", "final/config.json"], metadata)
     shape = given.denoiser.config
     summary = {
-        "denoiser": f"width {shape.width}, depth {shape.depth}, {shape.num_classes:,} classes",
+        "denoiser": f"{form_of(given.denoiser).summary(shape)}, {shape.num_classes:,} classes",
         "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",
     }
     guided = f" --class 0 --cfg {3 if shape.has_null else 1}"
@@ -131,7 +132,9 @@ def _names(config: Import, given: Given) -> list[str]:
     return names
 
 
-def _metadata(config: Import, denoiser: DiT, autoencoder: Autoencoder, class_names: list[str]) -> dict[str, Any]:
+def _metadata(
+    config: Import, denoiser: DenoiserNetwork, autoencoder: Autoencoder, class_names: list[str]
+) -> dict[str, Any]:
     """Return what both directories say of images and latents. Raises ConfigError where the two do not fit."""
     shape = denoiser.config
     if autoencoder.latent_channels != shape.latent_channels:

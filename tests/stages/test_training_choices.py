@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ldm.core.conditioning.registry import conditioning_of
 from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Silent
 from ldm.stages import train_denoiser
@@ -39,7 +40,7 @@ def task_of(pipeline: Pipeline, **changes: object) -> train_denoiser.DenoisingTa
     autoencoder = load_autoencoder(open_own(AUTOENCODER, config, pipeline.folder / "vqvae"), policy).network
     latents = open_run(pipeline.folder / "latents", LATENTS, "ldm encode")
     network = train_denoiser.network_config(
-        config, latents.metadata["latent_shape"], len(latents.metadata["class_names"])
+        config, latents.metadata["latent_shape"], conditioning_of(latents.metadata, config.label_dropout)
     )
     return train_denoiser.DenoisingTask(config, network, read_latents(latents), autoencoder, policy)
 

@@ -1,4 +1,4 @@
-"""A denoiser of class-labelled latents, as the loop trains it."""
+"""A denoiser of latents, as the loop trains it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from torch import nn
 
 from ... import seeds
 from ...autoencoders.codec import Autoencoder
-from ...conditioning.conditioning import drop
+from ...conditioning.conditioning import Conditioning, drop
 from ...conditioning.registry import conditioning_of
 from ...denoisers import registry as denoisers
-from ...denoisers.dit_config import DiTConfig
+from ...denoisers.config import DenoiserConfig
 from ...diffusion import conditions
 from ...diffusion.conditions import Cond
 from ...distributed import processes
@@ -33,27 +33,28 @@ VALIDATION_SAMPLES = 1024
 Data = tuple[torch.Tensor, dict[str, torch.Tensor], Cond]  # x0, what was drawn for it, and conditions
 
 
-def network_config(config: DenoiserTraining, latent_shape: Sequence[int], num_classes: int) -> DiTConfig:
+def network_config(config: DenoiserTraining, latent_shape: Sequence[int], conditioning: Conditioning) -> DenoiserConfig:
     """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
+    denoisers.require_fields(config.model.family, conditioning)
     channels, *size = latent_shape
     network = config.model.network_config(
         latent_channels=channels,
         latent_size=tuple(size),
-        num_classes=num_classes,
         label_dropout=config.label_dropout,
         learn_sigma=config.diffusion.learn_variance,
+        **conditioning.sizes,
     )
-    assert isinstance(network, DiTConfig)
+    assert isinstance(network, DenoiserConfig)
     return network
 
 
 class DenoisingTask:
-    """Denoising of class-labelled latents, as `core.training.loop` trains it. autoencoder: None draws no previews."""
+    """Denoising of latents, as `core.training.loop` trains it. autoencoder: None draws no previews."""
 
     def __init__(
         self,
         config: DenoiserTraining,
-        network: DiTConfig,
+        network: DenoiserConfig,
         latents: LatentSets,
         autoencoder: Autoencoder | None,
         policy: Policy,

@@ -127,6 +127,15 @@ def test_a_condition_prepared_beforehand_gives_the_same_output() -> None:
         assert torch.equal(model(x, t, model.prepare(cond)), model(x, t, cond))
 
 
+def test_without_classes_there_is_no_embedding_and_the_condition_is_empty() -> None:
+    model = awake(SMALL.replace(num_classes=0))
+    x, t, _ = inputs()
+    with torch.no_grad():
+        output = model(x, t, {})
+        assert torch.equal(model(x, t, model.prepare({})), output) and output.abs().max() > 0.1
+    assert not [name for name in model.state_dict() if name.startswith("label")]
+
+
 def test_taps_return_the_tokens_after_their_blocks_and_leave_the_output_alone() -> None:
     model, seen = awake(SMALL), []
     model.blocks[1].register_forward_hook(lambda block, inputs, out: seen.append(out))
@@ -223,7 +232,7 @@ def test_bf16_compute_stays_close_and_returns_the_input_format() -> None:
         ({"width": 12, "heads": 2, "rope": True}, "rope"),
         ({"depth": 0}, "depth"),
         ({"label_dropout": 1.0}, "label_dropout"),
-        ({"num_classes": 0}, "num_classes"),
+        ({"num_classes": -1}, "num_classes"),
         ({"latent_size": 100_000}, "tokens"),
         ({"frequencies": 7}, "frequencies"),
     ],

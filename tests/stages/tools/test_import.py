@@ -93,7 +93,7 @@ def test_a_checkpoint_is_sampled_with_its_learned_variance(checkpoint: Path, kl:
     state = training_checkpoint(classes=3)["ema"]
     x, steps = torch.randn(4, 4, 8, 8), torch.tensor([0, 300, 700, 999])
     with torch.no_grad():
-        ours = model.network(x, (steps + 1) / 1000, torch.arange(4))
+        ours = model.network(x, (steps + 1) / 1000, {"labels": torch.arange(4)})
     torch.testing.assert_close(ours, forward(state, 2, x, steps, torch.arange(4)), rtol=1e-5, atol=1e-5)
     assert (model.schedule.kind, model.prediction, model.learned_variance) == ("linear", "eps", True)
     torch.testing.assert_close(model.autoencoder.latent_std, torch.full((4,), 1 / SCALE))
