@@ -12,6 +12,7 @@ import pytest
 from ldm.core import seeds
 from ldm.core.errors import Stopped
 from ldm.core.progress import Silent
+from ldm.core.training import checkpoint
 from ldm.core.training.evaluator import Best
 from ldm.core.training.loop import Plan, train
 from tests.support.plans import replace
@@ -180,6 +181,15 @@ def test_a_pending_evaluation_is_recorded_once_however_often_making_it_fails(
         at = 16 if when.endswith("saving") else 4
         ruler = run(tmp_path, prepare=lambda ruler, name=when, images=at: setattr(ruler, name, images), stop_at=6)
         assert ruler.begun == 1 and not ruler.task.stepped_with, "it ended before the first step"
+    finish(tmp_path)
+    assert remains(tmp_path) == remains(uninterrupted)
+
+
+def test_an_evaluation_that_an_earlier_version_left_pending_is_made(tmp_path: Path, uninterrupted: Path) -> None:
+    run(tmp_path, prepare=lambda ruler: setattr(ruler, "signal_at", 16))
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None and found.state.pop("evaluation_pending")
+    checkpoint.save(tmp_path, 16, found.groups, {**found.state, "owes": True}, keep=2)
     finish(tmp_path)
     assert remains(tmp_path) == remains(uninterrupted)
 
