@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from ldm.stages.tools.reporting.svg import Series, line_chart
+from ldm.core.figures import INK, Line, Panel, line, svg
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 LOSSES = "performance-losses.svg"
@@ -69,8 +69,9 @@ def write(results: Path, page: Path = PAGE) -> None:
 
 def picture(curves: dict[str, Points]) -> str:
     """Draw curves as an SVG file."""
-    series = [Series(name, points, dashed=number == 0) for number, (name, points) in enumerate(curves.items())]
-    return line_chart(series, "step", "loss", log=True).replace("currentColor", _INK)
+    lines = [line(name, points, colour) for colour, (name, points) in enumerate(curves.items())]
+    lines[0] = Line(lines[0].label, lines[0].x, lines[0].y, INK, "--", 1.4)
+    return svg(Panel("", "step", "loss", lines, log="y")).replace("currentColor", _INK)
 
 
 def _side_by_side(curves: dict[str, Points]) -> list[str]:

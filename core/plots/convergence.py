@@ -9,7 +9,7 @@ from ..diffusion import samplers, times
 from ..diffusion.conditions import Cond
 from ..diffusion.exact import Mixture
 from ..diffusion.schedules import Schedule
-from .panels import GREY, Line, Panel
+from ..figures import GREY, Line, Panel
 
 # Two peaks of unit variance in all. Every number of steps divides a table of 1000, so that the steps are even.
 DATA = Mixture(

@@ -6,7 +6,7 @@ import torch
 
 from ..diffusion import predictions, weightings
 from ..diffusion.schedules import KINDS, Schedule
-from .panels import Line, Panel
+from ..figures import Line, Panel
 
 _LOG_SNR_SHOWN = (-20.0, 12.0)
 _WEIGHTS_SHOWN = (1e-3, 2 * weightings.CAP)

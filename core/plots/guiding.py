@@ -15,7 +15,7 @@ from ..diffusion.denoisers import Denoiser
 from ..diffusion.exact import Mixture
 from ..diffusion.guidance import Interval
 from ..diffusion.schedules import Schedule
-from .panels import GREY, Line, Panel
+from ..figures import GREY, Line, Panel
 
 LEFT, RIGHT, NULL = 0, 1, 2
 DATA = Mixture(

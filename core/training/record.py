@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .. import files
+from ..figures import Panel, draw, line
+from ..images.decode import write_png
 
 METRICS = "metrics.jsonl"
 _LARGEST = 1e150
@@ -99,24 +101,12 @@ def _is_number(value: object) -> bool:
 
 def write_curves(folder: Path) -> Path:
     """Draw the losses of `metrics.jsonl` over images seen as `loss.png`. Returns its path."""
-    from matplotlib.figure import Figure
-
-    lines = read(folder / METRICS)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name in ("loss", "val_loss"):
-        points = [(line["images"], line[name]) for line in lines if name in line]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name.replace("val_", "validation "), linewidth=1.2)
-    axes.set(xlabel="images seen", ylabel="loss")
-    if axes.lines:
-        axes.legend()
-    if lines and all(line.get("loss", 1.0) > 0 for line in lines):
-        axes.set_yscale("log")
-    axes.grid(alpha=0.3)
-    path = folder / "loss.png"
-    files.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
-    return path
+    lines, curves = read(folder / METRICS), []
+    for colour, (name, label) in enumerate((("loss", "loss"), ("val_loss", "validation loss"))):
+        if points := [(each["images"], each[name]) for each in lines if name in each]:
+            curves.append(line(label, points, colour))
+    write_png(folder / "loss.png", draw([Panel("", "images seen", "loss", curves, log="y")], "inside", 8, 4.5))
+    return folder / "loss.png"
 
 
 def tensorboard_mirror(folder: Path, images: int = -1) -> Callable[[dict[str, Any]], None]:

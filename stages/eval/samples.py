@@ -9,6 +9,7 @@ import torch
 
 from ...core.errors import ConfigError, DataError
 from ...core.features.extractor import Extractor, Features, extract
+from ...core.figures import matrix
 from ...core.files import sha256_file, sha256_json
 from ...core.images.dataset import ImageSource
 from ...core.images.decode import write_png
@@ -22,7 +23,6 @@ from ...core.metrics.evaluate import Report, Settings, class_columns, compare_st
 from ...core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
 from ...core.metrics.inputs import feature_extractor, image_batches, limited, reference_images, saved_statistics
 from ...core.metrics.nearest import neighbours
-from ...core.metrics.picture import confusion_picture
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import as_input, has_begun, input_path, made_by, open_own, open_producer
 from ...core.runs.lock import occupy
@@ -201,5 +201,8 @@ def _confusion(folder: Path, fake: Features, samples: ImageSource, extractor: Ex
     """Draw which class each sample was read as, where the extractor knows the same classes."""
     if not samples.labelled or extractor.class_names != samples.class_names:
         return []
-    confusion_picture(fake.logits.argmax(1), torch.from_numpy(samples.labels), samples.class_names, folder / CONFUSION)
+    counts = np.zeros((len(samples.class_names),) * 2)
+    np.add.at(counts, (samples.labels, fake.logits.argmax(1).cpu().numpy()), 1)
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    write_png(folder / CONFUSION, matrix(shares, samples.class_names, "read as", "class asked for"))
     return [CONFUSION]

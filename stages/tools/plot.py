@@ -8,6 +8,7 @@ import torch
 from ...core import seeds
 from ...core.diffusion import times
 from ...core.diffusion.schedules import Schedule, schedule
+from ...core.figures import draw
 from ...core.images.decode import to_training
 from ...core.images.order import spread
 from ...core.images.sources import open_source
@@ -20,7 +21,6 @@ from ...core.plots.curves import schedule_panels, weight_panels
 from ...core.plots.denoising import denoised, denoising_picture
 from ...core.plots.guiding import guidance_panels
 from ...core.plots.noising import noising_picture
-from ...core.plots.panels import draw
 from ...core.plots.picture import claim_picture, write_picture
 from ...core.progress import Outcome, Progress
 from ...core.runs.outputs import machine_policy
@@ -54,7 +54,7 @@ def _samplers(config: Plot, progress: Progress) -> np.ndarray:
 
 def _guidance(config: Plot, progress: Progress) -> np.ndarray:
     (chosen,) = _schedules(config).values()
-    return draw(guidance_panels(chosen), legend_per_panel=True, width=3.9)
+    return draw(guidance_panels(chosen), legend="inside", width=3.9)
 
 
 def _noising(config: Plot, progress: Progress) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...core import files
+from ...core.figures import Panel, draw, level, line
 from ...core.images.decode import decode, write_png
 from ...core.images.grid import grid, scale_for
 from ...core.metrics.document import read_evaluation
@@ -54,7 +55,7 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
         floor = read_evaluation(evaluated[0].path).get("real_against_real", {})
         if not work.complete:
             files.write_bytes(folder / TABLE, _as_csv(rows).encode())
-            _draw_curves(rows, floor, folder / CURVES)
+            write_png(folder / CURVES, _curves(rows, floor))
             _draw_grid(points, drawn, folder / PICTURE)
             work.commit([TABLE, CURVES, PICTURE], {"rows": rows})
     return Outcome(
@@ -99,37 +100,27 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def _draw_curves(rows: Sequence[dict[str, Any]], floor: dict[str, float], path: Path) -> None:
+def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarray:
     """Draw each number over the guidance scale, a line for each number of steps, and over steps, one for each scale.
 
     A setting that has one value only is no axis. Dashed is what real images in the place of the samples measure.
     """
-    from matplotlib.figure import Figure
-
     names = _shown(rows)
     over = [setting for setting in _SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]
-    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.4 * len(over)), layout="constrained")
-    panels = figure.subplots(len(over), max(len(names), 1), squeeze=False)
-    for line, setting in zip(panels, over, strict=True):
-        for axes, name in zip(line, names, strict=False):
-            _draw_panel(axes, rows, setting, name, floor.get(name))
-    files.write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    panels = [_panel(rows, setting, name, floor.get(name)) for setting in over for name in names]
+    return draw(panels or [Panel("", "", "", [])], "beside", columns=max(len(names), 1))
 
 
-def _draw_panel(axes: Any, rows: Sequence[dict[str, Any]], over: str, name: str, floor: float | None) -> None:
+def _panel(rows: Sequence[dict[str, Any]], over: str, name: str, floor: float | None) -> Panel:
     (apart,) = _SETTINGS.keys() - {over}
-    for value in sorted({row[apart] for row in rows}):
-        line = sorted((row[over], row[name]) for row in rows if row[apart] == value and name in row)
-        if line:
-            label = _SETTINGS[apart][1].format(value)
-            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, linewidth=1.4, label=label)
+    lines = []
+    for colour, value in enumerate(sorted({row[apart] for row in rows})):
+        points = sorted((row[over], row[name]) for row in rows if row[apart] == value and name in row)
+        if points:
+            lines.append(line(_SETTINGS[apart][1].format(value), points, colour, marked=True))
     if floor is not None:
-        axes.axhline(floor, color="black", alpha=0.6, linestyle="--", linewidth=1.4, label="real images")
-    axes.set(title=plain(name), xlabel=_SETTINGS[over][0])
-    axes.set_xticks(sorted({row[over] for row in rows}), minor=False)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        lines.append(level("real images", floor, [row[over] for row in rows]))
+    return Panel(plain(name), _SETTINGS[over][0], "", lines)
 
 
 def _draw_grid(points: Sequence[Point], drawn: list[StageRun], path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ....core.figures import Line, Panel, level, line, svg
 from ....core.files import sha256_json
 from ....core.metrics.document import Conditions
 from ....core.pipeline.best import kept_best
@@ -12,7 +13,6 @@ from ....core.runs.schemas import first_wrong
 from ....core.training.evaluator import CONDITIONS
 from ..summary import Evaluated, conditions_in_words, how, plain
 from .page import Picture
-from .svg import Series, line_chart
 
 MEASURED = ("fid", "frechet_distance", "class_accuracy", "recall", "precision", "kid", "kernel_distance")
 TRAINED = {
@@ -30,16 +30,17 @@ _SETTINGS = (("cfg", "guidance scale"), ("steps", "steps"))
 def training_curves(stage: StageRun, title: str) -> Iterator[Picture]:
     """Draw what a stage's metrics.jsonl has of the usual numbers, each kind over images seen."""
     for label, names in TRAINED.items():
-        series = [Series(plain(name), stage.curve(name)) for name in names if stage.curve(name)]
-        if any(x > 0 for line in series for x, _ in line.points):
-            svg = line_chart(series, "images seen", label, log=label in ("loss", "gradient norm"))
-            yield Picture(f"{title}: {label}", svg=svg)
+        drawn = [name for name in names if stage.curve(name)]
+        lines = [line(plain(name), stage.curve(name), colour) for colour, name in enumerate(drawn)]
+        if any(x > 0 for each in lines for x in each.x):
+            log = "y" if label in ("loss", "gradient norm") else ""
+            yield Picture(f"{title}: {label}", svg=svg(Panel("", "images seen", label, lines, log=log)))
 
 
 def measured_along_the_way(stage: StageRun) -> list[dict[str, Any]]:
     """Return the lines that measure samples of the network in training, those under the last conditions."""
-    lines = [line for line in stage.lines if first_wrong(Conditions, line.get(CONDITIONS)) is None]
-    return [line for line in lines if line[CONDITIONS] == lines[-1][CONDITIONS]]
+    lines = [each for each in stage.lines if first_wrong(Conditions, each.get(CONDITIONS)) is None]
+    return [each for each in lines if each[CONDITIONS] == lines[-1][CONDITIONS]]
 
 
 def measurements(stage: StageRun) -> Iterator[Picture]:
@@ -50,14 +51,14 @@ def measurements(stage: StageRun) -> Iterator[Picture]:
     kept, conditions, extractor = kept_best(stage.path) or {}, conditions_in_words(lines[-1]), _extractor(lines[-1])
     floor = lines[-1].get("real_against_real")
     for name in (f"{number}[{extractor}]" for number in MEASURED):
-        points = [(line["images"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
+        points = [(each["images"], each[name]) for each in lines if isinstance(each.get(name), (int, float))]
         if points:
-            series = [Series("samples", points, dots=True), *_of_reals(floor, name, points)]
+            drawn = [line("samples", points, marked=True), *_of_reals(floor, name, [x for x, _ in points])]
             if name == kept.get("criterion"):
-                series.append(Series("kept as the best", [(kept["images_seen"], kept["value"])], dots=True))
+                drawn.append(line("kept as the best", [(kept["images_seen"], kept["value"])], len(drawn)))
             yield Picture(
                 f"{_capital(plain(name))} of samples along the way: {conditions}",
-                svg=line_chart(series, "images seen", plain(name)),
+                svg=svg(Panel("", "images seen", plain(name), drawn)),
             )
             conditions = "under the same conditions"
 
@@ -77,17 +78,16 @@ def against_settings(evaluated: Sequence[Evaluated], drawn: Sequence[StageRun]) 
             others["of"] = known.get(samples, samples)
             alike.setdefault(json.dumps(others, sort_keys=True), []).append(document)
     for group in alike.values():
-        told = conditions_in_words(group[0], how(_but_compared(group[0]["conditions"]["sampling"])))
+        conditions = conditions_in_words(group[0], how(_but_compared(group[0]["conditions"]["sampling"])))
         for (over, label), (apart, _) in (_SETTINGS, _SETTINGS[::-1]):
             for number in MEASURED:
                 name = f"{number}[{_extractor(group[0])}]"
-                series = [*_lines(group, over, apart, name)]
-                if series:
-                    points = [point for line in series for point in line.points]
-                    series += _of_reals(group[0].get("real_against_real"), name, points)
-                    caption = f"{_capital(plain(name))} over {label}: {told}"
-                    yield Picture(caption, svg=line_chart(series, label, plain(name)))
-                    told = "under the same conditions"
+                lines = [*_lines(group, over, apart, name)]
+                if lines:
+                    lines += _of_reals(group[0].get("real_against_real"), name, [x for each in lines for x in each.x])
+                    caption = f"{_capital(plain(name))} over {label}: {conditions}"
+                    yield Picture(caption, svg=svg(Panel("", label, plain(name), lines)))
+                    conditions = "under the same conditions"
 
 
 def _drawn_from(samples: StageRun) -> list[Any]:
@@ -96,24 +96,23 @@ def _drawn_from(samples: StageRun) -> list[Any]:
     return [samples.inputs.get("denoiser", {}).get("fingerprint"), sha256_json(images)]
 
 
-def _lines(group: Sequence[dict[str, Any]], over: str, apart: str, name: str) -> Iterator[Series]:
-    """Draw a number over one setting, a line for each value of the other that has more than one point."""
-    for value in sorted({document["conditions"]["sampling"][apart] for document in group}):
-        line = [document for document in group if document["conditions"]["sampling"][apart] == value]
+def _lines(group: Sequence[dict[str, Any]], over: str, apart: str, name: str) -> Iterator[Line]:
+    """Yield a number over one setting, a line for each value of the other that has more than one point."""
+    for colour, value in enumerate(sorted({document["conditions"]["sampling"][apart] for document in group})):
+        of_value = [document for document in group if document["conditions"]["sampling"][apart] == value]
         points = {
-            each["conditions"]["sampling"][over]: each["numbers"][name] for each in line if name in each["numbers"]
+            each["conditions"]["sampling"][over]: each["numbers"][name] for each in of_value if name in each["numbers"]
         }
         if len(points) > 1:
             label = f"cfg {value:g}" if apart == "cfg" else f"{value} steps"
-            yield Series(label, sorted(points.items()), dots=True)
+            yield line(label, sorted(points.items()), colour, marked=True)
 
 
-def _of_reals(floor: object, name: str, points: Sequence[tuple[float, float]]) -> Iterator[Series]:
-    """Draw what real images measure as a line across the points."""
+def _of_reals(floor: object, name: str, x: Sequence[float]) -> Iterator[Line]:
+    """Yield what real images measure, as a line across the others."""
     value = floor.get(name) if isinstance(floor, dict) else None
     if isinstance(value, (int, float)):
-        ends = [x for x, _ in points]
-        yield Series("real images", [(min(ends), value), (max(ends), value)], dashed=True)
+        yield level("real images", value, x)
 
 
 def _but_compared(sampling: dict[str, Any]) -> dict[str, Any]:

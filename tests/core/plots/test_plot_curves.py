@@ -8,9 +8,9 @@ import torch
 
 from ldm.core.diffusion import predictions, times, weightings
 from ldm.core.diffusion.schedules import KINDS, schedule
+from ldm.core.figures import COLOURS, Line, Panel, draw, lay_out
 from ldm.core.plots import convergence, guiding
 from ldm.core.plots.curves import schedule_panels, table_times, weight_panels
-from ldm.core.plots.panels import COLOURS, Line, Panel, draw, lay_out
 
 
 def test_schedule_curves_are_the_table_and_the_log_snr() -> None:
@@ -103,7 +103,7 @@ def test_what_is_drawn_is_what_the_lines_say() -> None:
         "a", "t", "y", [Line("p", t, t**2, colour=1), Line("", t, t, style="--")], y_range=(0.1, 2), falling=True
     )
     second = Panel("b", "t", "", [Line("p", t, t + 1, colour=1)], y_range=(0.1, 2), log="y")
-    figure = lay_out([first, second], legend_per_panel=False, width=3, height=2)
+    figure = lay_out([first, second], legend="right", width=3, height=2)
     for axes, panel in zip(figure.axes, (first, second), strict=True):
         assert axes.get_title() == panel.title
         for drawn, line in zip(axes.lines, panel.lines, strict=True):
@@ -120,7 +120,7 @@ def test_without_a_range_every_point_is_within_the_axes_and_with_one_it_holds(lo
     x = torch.tensor([5.0, 50.0, 500.0], dtype=torch.float64)
     free = Panel("a", "x", "y", [Line("p", x, 1 / x)], log=log)
     bound = Panel("b", "x", "y", [Line("p", x, 1 / x)], x_range=(1, 100), y_range=(1e-6, 1), log=log)
-    first, second = lay_out([free, bound], legend_per_panel=False, width=3, height=2).axes
+    first, second = lay_out([free, bound], legend="right", width=3, height=2).axes
     assert first.get_xlim()[0] < 5 and first.get_xlim()[1] > 500
     assert first.get_ylim()[0] < 1 / 500 and first.get_ylim()[1] > 1 / 5
     assert second.get_xlim() == (1, 100) and second.get_ylim() == (1e-6, 1)

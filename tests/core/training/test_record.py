@@ -80,7 +80,7 @@ def test_the_curves_are_a_picture_whatever_the_lines_hold(tmp_path: Path, rows: 
     for row in rows:
         record.add(row)
     with Image.open(write_curves(tmp_path)) as picture:
-        assert picture.format == "PNG" and picture.size == (880, 495)
+        assert picture.format == "PNG" and picture.size == (960, 540)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.png", METRICS]
 
 

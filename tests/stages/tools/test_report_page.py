@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.core.figures import Panel, line, svg
 from ldm.core.images.decode import write_png
 from ldm.stages.tools.reporting.page import Card, Chapter, Gap, Page, Picture, Table, render
-from ldm.stages.tools.reporting.svg import Series, line_chart
 
 HOSTILE = "<script>alert('x')</script>\"&"
 
@@ -32,7 +32,7 @@ class Outline(HTMLParser):
 
 def page(tmp_path: Path, text: str = "plain") -> str:
     write_png(tmp_path / "a.png", np.zeros((4, 4, 3), dtype=np.uint8))
-    chart = line_chart([Series(text, [(0, 1.0), (1, 0.5)])], "x", text)
+    chart = svg(Panel("", "x", text, [line(text, [(0, 1.0), (1, 0.5)])]))
     chapter = Chapter(
         text,
         text,
@@ -61,20 +61,20 @@ def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
 
 
 def test_charts_take_the_pages_ink_and_width() -> None:
-    svg = line_chart([Series("a", [(1, 1.0), (2, 30.0)]), Series("b", [(1, 2.0)])], "x", "y", log=True)
-    assert svg.startswith("<svg") and "currentColor" in svg and "#000000" not in svg
-    assert not re.search(r'<svg[^>]* width="', svg) and "viewBox" in svg
-    assert svg.count("<text") > 5
+    chart = svg(Panel("", "x", "y", [line("a", [(1, 1.0), (2, 30.0)]), line("b", [(1, 2.0)])], log="y"))
+    assert chart.startswith("<svg") and "currentColor" in chart and "#000000" not in chart
+    assert not re.search(r'<svg[^>]* width="', chart) and "viewBox" in chart
+    assert chart.count("<text") > 5
 
 
 def test_the_same_numbers_give_the_same_chart() -> None:
-    first, second = (line_chart([Series("a", [(1, 1.0), (2, 3.0)])], "x", "y") for _ in range(2))
+    first, second = (svg(Panel("", "x", "y", [line("a", [(1, 1.0), (2, 3.0)])])) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("points", [[(1, 0.0), (2, 1.0)], [(1, -1.0)]])
 def test_a_logarithmic_axis_is_not_forced_on_what_has_no_logarithm(points: list[tuple[float, float]]) -> None:
-    assert line_chart([Series("a", points)], "x", "y", log=True).startswith("<svg")
+    assert svg(Panel("", "x", "y", [line("a", points)], log="y")).startswith("<svg")
 
 
 def test_a_heavy_picture_is_made_lighter_and_a_light_one_left_as_it_is(tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_a_heavy_picture_is_made_lighter_and_a_light_one_left_as_it_is(tmp_path:
 
 
 def test_few_marked_points_are_the_ticks_and_large_numbers_are_brief() -> None:
-    few = line_chart([Series("a", [(1, 1.0), (1.5, 2.0), (5, 3.0)], dots=True)], "x", "y")
+    few = svg(Panel("", "x", "y", [line("a", [(1, 1.0), (1.5, 2.0), (5, 3.0)], marked=True)]))
     assert all(f">{tick}</text>" in few for tick in ("1", "1.5", "5")) and ">2</text>" not in few.partition("y")[0]
-    many = line_chart([Series("a", [(0, 1.0), (2_000_000, 3.0)])], "x", "y")
+    many = svg(Panel("", "x", "y", [line("a", [(0, 1.0), (2_000_000, 3.0)])]))
     assert ">2M</text>" in many and ">500k</text>" in many
 
 
