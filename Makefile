@@ -11,6 +11,10 @@ LDM  := $(VENV)/bin/ldm
 ARGS := -c $(RECIPE) --name $(RUN) --replace
 R    := runs/$(RUN)
 
+# Which commands train: the general ones where the recipe has a section of theirs.
+AUTOENCODER := $(if $(shell grep -s '^train-autoencoder:' $(RECIPE)),autoencoder,vqvae)
+DENOISER := $(if $(shell grep -s '^train-denoiser:' $(RECIPE)),denoiser,dit)
+
 STAGES := $(R)/eval/pipeline/manifest.json $(R)/eval/reconstructions/manifest.json
 
 .PHONY: help pipelines install test test-all lint format docs bench audit clean clean-run
@@ -34,25 +38,25 @@ pipelines: $(VENV)/installed  ## Images to trained model to numbers: every stage
 # One rule per stage: it depends on the stages before it and on its own part of the recipe, which `ldm plan` rewrites
 # only when it changed. A stage interrupted half-way goes on; one whose settings or inputs changed starts afresh.
 # `touch` marks a stage that found its inputs rewritten but equal.
-$(R)/vqvae/manifest.json: $(R)/.plan/train-vqvae.json
-	$(LDM) train-vqvae $(ARGS) && touch $@
+$(R)/$(AUTOENCODER)/manifest.json: $(R)/.plan/train-$(AUTOENCODER).json
+	$(LDM) train-$(AUTOENCODER) $(ARGS) && touch $@
 
-$(R)/latents/manifest.json: $(R)/.plan/encode.json $(R)/vqvae/manifest.json
+$(R)/latents/manifest.json: $(R)/.plan/encode.json $(R)/$(AUTOENCODER)/manifest.json
 	$(LDM) encode $(ARGS) && touch $@
 
-$(R)/dit/manifest.json: $(R)/.plan/train-dit.json $(R)/latents/manifest.json
-	$(LDM) train-dit $(ARGS) && touch $@
+$(R)/$(DENOISER)/manifest.json: $(R)/.plan/train-$(DENOISER).json $(R)/latents/manifest.json
+	$(LDM) train-$(DENOISER) $(ARGS) && touch $@
 
-$(R)/classifier/manifest.json: $(R)/.plan/train-classifier.json $(R)/vqvae/manifest.json
+$(R)/classifier/manifest.json: $(R)/.plan/train-classifier.json $(R)/$(AUTOENCODER)/manifest.json
 	$(LDM) train-classifier $(ARGS) && touch $@
 
-$(R)/samples/pipeline/manifest.json: $(R)/.plan/sample.json $(R)/dit/manifest.json
+$(R)/samples/pipeline/manifest.json: $(R)/.plan/sample.json $(R)/$(DENOISER)/manifest.json
 	$(LDM) sample $(ARGS) --label pipeline && touch $@
 
 $(R)/eval/pipeline/manifest.json: $(R)/.plan/eval.json $(R)/samples/pipeline/manifest.json $(R)/classifier/manifest.json
 	$(LDM) eval $(ARGS) --samples pipeline && touch $@
 
-$(R)/eval/reconstructions/manifest.json: $(R)/.plan/eval.json $(R)/vqvae/manifest.json $(R)/classifier/manifest.json
+$(R)/eval/reconstructions/manifest.json: $(R)/.plan/eval.json $(R)/$(AUTOENCODER)/manifest.json $(R)/classifier/manifest.json
 	$(LDM) eval $(ARGS) --of reconstructions && touch $@
 
 $(R)/.plan/%.json: ;

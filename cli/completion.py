@@ -81,15 +81,16 @@ def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:
 def _class_names(ctx: typer.Context) -> Sequence[str]:
     """Read the class names in the manifest of the run's denoiser; none where there is no such run yet."""
     from ..core.files import read_json
+    from ..core.runs.roles import DENOISER
     from ..core.runs.run import MANIFEST
 
-    run = Path(str(_given(ctx, "runs_dir")), str(_given(ctx, "name")))
-    denoiser = _given(ctx, "denoiser")
+    run, denoiser = Path(str(_given(ctx, "runs_dir")), str(_given(ctx, "name"))), _given(ctx, "denoiser")
+    own = [run / kind for kind in DENOISER.makers if (run / kind / MANIFEST).is_file()]
     try:
-        facts = read_json((Path(denoiser) if denoiser else run / "dit") / MANIFEST).get("facts")
-    except UserError:
+        metadata = read_json((Path(denoiser) if denoiser else own[0]) / MANIFEST).get("facts")
+    except (UserError, IndexError):
         return ()
-    names = facts.get("class_names") if isinstance(facts, dict) else None
+    names = metadata.get("class_names") if isinstance(metadata, dict) else None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else ()
 
 

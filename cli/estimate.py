@@ -3,29 +3,28 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..core.runs.roles import DENOISER
 from ..core.system.settings import Machine
 from ..stages.configs.estimate import Estimate
+from ..stages.table import STAGES, pipeline
 from .layers import merged_config
+from .recipe import read_recipe
 
 if TYPE_CHECKING:
     from .console import Console
 
-_STAGES = {
-    "autoencoder": "train-vqvae",
-    "encode": "encode",
-    "denoiser": "train-dit",
-    "classifier": "train-classifier",
-    "sample": "sample",
-}
+_PARTS = {"latents": "encode", "samples": "sample"}  # of a recipe as it is estimated, where not called as their role
+_ESTIMATED = ("autoencoder", "latents", "denoiser", "classifier", "samples")
 
 
 def run(config: Estimate, console: "Console") -> Any:
     """Estimate what the stages of a recipe cost. Returns the outcome."""
     estimate = importlib.import_module("..stages.tools.estimate", __package__)
-    stages: dict[str, Any] = {
-        role: merged_config(command, config.recipe, (), _flags(config, command)).config
-        for role, command in _STAGES.items()
-    }
+    stages: dict[str, Any] = {}
+    for command in pipeline(read_recipe(config.recipe).tree if config.recipe else ()):
+        role = STAGES[command].writes[0].role.name
+        if role in _ESTIMATED:
+            stages[_PARTS.get(role, role)] = merged_config(command, config.recipe, (), _flags(config, command)).config
     return estimate.estimate(config, estimate.Recipe(**stages), console)
 
 
@@ -35,7 +34,7 @@ def _flags(config: Estimate, stage: str) -> dict[str, str | bool]:
     said: dict[str, Any] = {
         f"machine.{name}": value for name, value in config.machine.model_dump().items() if value != usual[name]
     }
-    if stage == "train-dit":
+    if STAGES[stage].writes[0].role is DENOISER:
         of_denoiser = {
             "model.preset": config.preset,
             "train.batch_size": config.batch_size,

@@ -14,7 +14,7 @@ from ...core.images.sources import open_parts, open_source, open_splits, own_hel
 from ...core.runs.outputs import machine_policy
 from ...core.system.flops import GPUS, LAUNCH, UTILISATION
 from ...core.system.precision import Policy
-from ..configs import Encode, Sample, TrainClassifier, TrainDiT, TrainVQVAE
+from ..configs import Encode, Sample, TrainAutoencoder, TrainClassifier, TrainDenoiser
 from ..configs.estimate import Estimate
 
 ASSUMED_CLASSES = 10
@@ -25,9 +25,9 @@ _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 class Recipe:
     """The settings of a recipe's stages."""
 
-    autoencoder: TrainVQVAE
+    autoencoder: TrainAutoencoder
     encode: Encode
-    denoiser: TrainDiT
+    denoiser: TrainDenoiser
     classifier: TrainClassifier
     sample: Sample
 
@@ -88,7 +88,7 @@ def basis(how: Estimate, recipe: Recipe) -> Basis:
     return Basis(how, recipe, *images, *_machine(how, recipe.denoiser), notes)
 
 
-def _machine(how: Estimate, stage: TrainDiT) -> tuple[Policy, float | None]:
+def _machine(how: Estimate, stage: TrainDenoiser) -> tuple[Policy, float | None]:
     """Return what computes, in which dtype, and at how many FLOP/s where that is not measured."""
     share = UTILISATION if how.utilisation is None else how.utilisation
     if how.where == "this":
