@@ -1,5 +1,6 @@
 """From conditions and seeds to images: the one place where network, schedule, guidance, sampler and decoder meet."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from .. import seeds
 from ..diffusion import conditions, samplers, times
 from ..diffusion.conditions import Cond
+from ..diffusion.denoisers import Denoiser
+from ..diffusion.schedules import Schedule
 from ..errors import ConfigError
 from ..system.precision import Policy
 from ..system.transfer import to_device
@@ -37,6 +40,23 @@ class Sampling(Guidance):
         return self if self.steps is not None else replace(self, steps=min(self.num_steps, num_steps))
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a sampler is about to do for some images of a request, which an edit may change.
+
+    rows: of the images, int64 (B,). x, times: the state that it starts from, and the times that it visits. noise:
+    purpose and step → standard normal draws as x, by each image's own seed.
+    """
+
+    rows: np.ndarray
+    denoise: Denoiser
+    x: torch.Tensor
+    times: torch.Tensor
+    schedule: Schedule
+    noise: Callable[[str, int], torch.Tensor]
+
+
+Edit = Callable[[Start], Start]
 DEFAULT_CFG = 3.0  # guidance where nothing is said and the model has a null class
 _PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units busy
 _LARGEST_CHUNK = 64
@@ -103,11 +123,13 @@ def generate(
     sampling: Sampling,
     policy: Policy,
     on_step: samplers.OnStep | None = None,
+    edit: Edit | None = None,
 ) -> np.ndarray:
     """Draw one image per seed, uint8 (B, H, W, 3).
 
     cond: a row per image, on the CPU. seed_indices: int64 (B,), each the seed of all of its image's draws. on_step:
-    called after each step, as the samplers say, with latents; for more images than `chunk_size`, once per chunk.
+    called after each step, as the samplers say, with latents; for more images than `chunk_size`, once per chunk. edit:
+    changes where sampling starts, which times it visits, or the denoiser; see `core.diffusion.editing`.
 
     Matrix products of different heights round differently, so the network always sees chunks of one size, the last
     one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
@@ -120,7 +142,8 @@ def generate(
         rows = slice(start, start + size)
         count = len(seed_indices[rows])
         filled = np.arange(start, start + size).clip(max=start + count - 1)
-        latents = _chunk(model, conditions.index(cond, filled), seed_indices[filled], count, sampling, policy, on_step)
+        some = conditions.index(cond, filled), seed_indices[filled], filled
+        latents = _chunk(model, *some, count, sampling, policy, on_step, edit)
         pieces.append(model.decode(latents, policy)[:count])
     return np.concatenate(pieces)
 
@@ -137,10 +160,12 @@ def _chunk(
     model: Model,
     cond: Cond,
     seed_indices: np.ndarray,
+    rows: np.ndarray,
     count: int,
     sampling: Sampling,
     policy: Policy,
     on_step: samplers.OnStep | None,
+    edit: Edit | None,
 ) -> torch.Tensor:
     """Sample the latents of one chunk, of which the first `count` are wanted."""
 
@@ -162,11 +187,16 @@ def _chunk(
         fixed = "beta" if sampling.variance == "beta" else "posterior"
         options |= {"variance": fixed} | steered.for_ddpm
     grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
-    return samplers.SAMPLERS[sampling.sampler](
-        steered.denoise,
-        noise("initial noise", 0),
+    grid = times.shift(grid, model.shift if sampling.shift is None else sampling.shift)
+    start = Start(rows, steered.denoise, noise("initial noise", 0), grid, model.schedule, noise)
+    if edit is not None:
+        start = edit(start)
+    return samplers.walk(
+        samplers.SAMPLERS[sampling.sampler],
+        start.denoise,
+        start.x,
         model.schedule,
-        times.shift(grid, model.shift if sampling.shift is None else sampling.shift),
+        start.times,
         to_device(cond, policy.device),
         noise=lambda step: noise("sampler noise", step),
         **options,

@@ -1,0 +1,76 @@
+"""Editing by a denoiser that knows nothing of it: where sampling starts, which times it visits, and wrappers.
+
+What starts from an image is a state and the rest of the grid. What goes back and forth is a list of times for
+`samplers.walk`. What keeps a part of an image is a wrapper that takes a denoiser and returns one.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .conditions import Cond
+from .denoisers import Denoiser
+from .schedules import Schedule, add_noise
+from .times import broadcast
+
+
+def from_image(x0: Tensor, noise: Tensor, schedule: Schedule, grid: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Return the state that image-to-image starts from, and its times (SDEdit; Meng et al. 2022).
+
+    strength: the time in [0, 1] that x0 is noised to, moved to the nearest of the grid, which ends at 0. At the grid's
+    first time that is the noise alone: alpha x0 would show through where a schedule does not end in pure noise. At 0 it
+    is x0, and no step is left.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength is {strength:g}: it must lie in [0, 1]")
+    first = int((grid - strength).abs().argmin())
+    times = grid[first:]
+    return (add_noise(x0, noise, *schedule.alpha_sigma(times[0])) if first else noise), times
+
+
+def resampling(grid: Tensor, jump: int, repeats: int) -> Tensor:
+    """Return the grid's times with jumps back (RePaint; Lugmayr et al. 2022): parts new and known come to agree.
+
+    Counted from the end, every `jump` steps the walk goes back by as many, so that it takes them `repeats` times in
+    all; repeats 1 is the grid itself.
+    """
+    if jump < 1 or repeats < 1:
+        raise ValueError(f"jump is {jump}, repeats {repeats}: both must be 1 or more")
+    steps = len(grid) - 1
+    left = dict.fromkeys(range(steps - 1, jump - 1, -jump), repeats - 1)
+    place, places = 0, [0]
+    while place < steps:
+        place += 1
+        places.append(place)
+        if left.get(place, 0):
+            left[place] -= 1
+            places += range(place - 1, place - jump - 1, -1)
+            place -= jump
+    return grid[places]
+
+
+def inpainting(
+    denoise: Denoiser, known: Tensor, new: Tensor, schedule: Schedule, noise: Callable[[int], Tensor]
+) -> Denoiser:
+    """Make only what is new, and keep the rest (replacement, as in RePaint; Lugmayr et al. 2022).
+
+    known: clean, as x0. new: bool, broadcasts against it: True where x0 is to be made. noise: number of the call → fresh
+    noise. The denoiser sees the known part at the noise level of x_t, and the estimate has it as it is, so that any
+    sampler ends in it exactly.
+    """
+    calls = itertools.count()
+
+    def painted(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        noised = add_noise(known, noise(next(calls)), *schedule.alpha_sigma(broadcast(t, x_t)))
+        x0 = denoise(torch.where(new, x_t, noised.to(x_t.dtype)), t, cond)
+        return torch.where(new, x0, known)
+
+    return painted
+
+
+def latent_mask(new: Tensor, downsampling: int) -> Tensor:
+    """Return where latents are new, bool (B, 1, h, w), of pixels bool (B, 1, H, W): each cell that is touched."""
+    return F.max_pool2d(new.float(), downsampling) > 0
