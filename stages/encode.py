@@ -15,6 +15,7 @@ from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
+from ..core.images.order import pieces
 from ..core.images.sets import data_of, image_sources, inherit_data
 from ..core.latents import shards
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
@@ -126,39 +127,30 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
     another process wrote, are read, when they are asked for.
     """
     world, config = processes.world(), job.config
-    rows = [
-        np.arange(start, min(start + config.shard_size, len(images)))
-        for start in range(0, len(images), config.shard_size)
-    ]
+    rows = pieces(np.arange(len(images)), config.shard_size)
     paths = [job.folder / shards.shard_name(split, number) for number in range(len(rows))]
     missing = _missing(paths)
-    done = len(images) - sum(len(rows[number]) for number in missing)
-    before = done
+    before = done = len(images) - sum(len(rows[number]) for number in missing)
     progress.start(f"encoding {split} images", len(images), "images", done=done)
-    batches = {
-        number: [
-            rows[number][start : start + config.batch_size] for start in range(0, len(rows[number]), config.batch_size)
-        ]
-        for number in missing[world.rank :: world.size]
-    }
+    batches = {number: pieces(rows[number], config.batch_size) for number in missing[world.rank :: world.size]}
     writing: dict[int, Future[_Part]] = {}
     squares = images.batches([batch for own in batches.values() for batch in own])
     with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer, closing(squares):
         for first in range(0, len(missing), world.size):
             turn = missing[first : first + world.size]
-            for number in turn[world.rank : world.rank + 1]:
-                samples: list[shards.LatentSample] = []
-                for some in _samples(images, batches[number], squares, flip, job):
-                    samples += some
-                    progress.update(done + len(samples))
-                    if stop:
-                        break
+            own = turn[world.rank] if world.rank < len(turn) else None
+            samples: list[shards.LatentSample] = []
+            for some in _samples(images, batches[own], squares, flip, job) if own is not None else ():
+                samples += some
+                progress.update(done + len(samples))
+                if stop:
+                    break
             for pending in writing.values():
                 pending.result()
             if processes.stop_requested(stop):
                 raise stop.stopped(f"after {done:,} {split} images")
-            for number in turn[world.rank : world.rank + 1]:
-                writing[number] = writer.submit(_write, paths[number], int(rows[number][0]), samples)
+            if own is not None:
+                writing[own] = writer.submit(_write, paths[own], int(rows[own][0]), samples)
             done += sum(len(rows[number]) for number in turn)
         for pending in writing.values():
             pending.result()

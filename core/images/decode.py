@@ -52,7 +52,7 @@ def decode_picture(
     Grey becomes three equal channels, 16 bits are scaled to 8, transparency is composited on `background`, CMYK is
     converted without a colour profile (embedded profiles are not applied), and of an animation the first frame is
     taken. Raises DataError naming the file when it is empty, truncated, damaged, not an image, larger than
-    `max_pixels` (told from the header, before anything is allocated), or holds numbers without a known range, such
+    `max_pixels` (by the header, before anything is allocated), or holds numbers without a known range, such
     as floats.
     """
     if not data:
@@ -101,7 +101,7 @@ def _refuse_bomb(pixels: int, num_bytes: int, name: str, max_pixels: int) -> Non
 
 
 def _refuse_unscaled_key(image: ImageFile.ImageFile, name: str) -> None:
-    """Refuse a PNG's transparent colour given in 2, 4 or 16 bits, which the decoded 8-bit pixels cannot be told by."""
+    """Refuse a PNG's transparent colour given in 2, 4 or 16 bits: decoded pixels of 8 bits do not show it."""
     raw_modes = [str(tile[3]) for tile in image.tile]
     if image.format == "PNG" and image.mode != "P" and "transparency" in image.info:
         for depth in ("2", "4", "16"):
@@ -173,7 +173,7 @@ def as_uint8(images: torch.Tensor) -> np.ndarray:
 
 
 def is_picture(path: Path) -> bool:
-    """Tell whether a file is there and begins as the PNG, WebP or JPEG that its name says: what may be shown as one.
+    """Return whether a file is there and begins as the PNG, WebP or JPEG that its name says: what may be shown as one.
 
     A link in a folder of others may lead to anything.
     """

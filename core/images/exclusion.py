@@ -1,6 +1,6 @@
 """A list of images to leave out of training, by name: read, written, and matched with the images there are.
 
-A text file with a name on each line, as `ldm data dedup` tells them; lines that begin with # are comments. A name that
+A text file with a name on each line, as `ldm data dedup` writes them; lines that begin with # are comments. A name that
 no line can hold stands there in double quotes, as in JSON. A file that is one JSON list of names serves as well.
 
 Where two parts of the data name their images alike, as idx, npz and tars do, `train/000012` is that image of the part.
@@ -136,7 +136,7 @@ def _as_json_list(text: str) -> list[str] | None:
 
 
 def _is_name(value: object) -> bool:
-    """Tell a text that can be a file's name: JSON may write halves of surrogate pairs, which no bytes stand for."""
+    """Return whether a value is text that a file can be named by: JSON may hold halves of surrogate pairs."""
     if not isinstance(value, str):
         return False
     try:

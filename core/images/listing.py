@@ -36,12 +36,12 @@ class Listing:
 
 
 def is_image(name: str) -> bool:
-    """Tell whether a file's name ends as images' names do."""
+    """Return whether a file's name ends as images' names do."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether any part of a path is hidden, or litter of a desktop."""
+    """Return whether any part of a path is hidden, or litter of a desktop."""
     return any(part.startswith(".") or part in _LITTER for part in name.split("/"))
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import DataError
 from .dataset import ImageSource, num_workers
 from .decode import WHITE, Crop, as_tensor, to_training
-from .order import mirrored
+from .order import mirrored, pieces
 
 MAX_SKIPPED = 0.01
-_BLOCK = 64  # images handed to the pool at once, and between two words of progress
+_BLOCK = 64  # images given to the pool at once, and between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Preparation:
 class ImageLoader:
     """The usable images of a source at one size, by index.
 
-    Which images are usable is settled here, once, before any batch: with a cache, or with on_error="skip", by decoding
+    Which images are usable is decided here, once, before any batch: with a cache, or with on_error="skip", by decoding
     every image; with neither, all count as usable and the first broken one stops the work when its turn comes.
 
     Attributes: `source`, holding the usable samples only (its `labels`, `names` and `class_names` count from there);
@@ -90,9 +90,8 @@ class ImageLoader:
 
     def in_turn(self, size: int, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices, images) of all samples, or of the chosen ones in their order, `size` at a time."""
-        rows = np.arange(len(self)) if chosen is None else chosen
-        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
-        yield from zip(pieces, self.batches(pieces), strict=True)
+        batches = pieces(np.arange(len(self)) if chosen is None else chosen, size)
+        yield from zip(batches, self.batches(batches), strict=True)
 
     def close(self) -> None:
         """Stop the decoding threads."""

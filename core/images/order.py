@@ -43,3 +43,8 @@ def stream(seed: int, start: int, stop: int, num_samples: int) -> np.ndarray:
 def mirrored(positions: np.ndarray, seed: int) -> np.ndarray:
     """Say which of the positions (B,) of a stream see the mirrored image: half of them, bool (B,)."""
     return seeds.uniform(seed, "flip", positions).numpy() < 0.5
+
+
+def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut rows (N,) into arrays of `size`, the last one of what is left."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

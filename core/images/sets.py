@@ -1,4 +1,4 @@
-"""Training and validation images, as the stages that read images are handed them."""
+"""Training and validation images, as stages read them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,11 +71,11 @@ class ImageSources:
 
     @property
     def described(self) -> str:
-        """Images, classes and files left aside in words, by which a wrong folder is known before hours of training."""
+        """Images, classes and ignored files in words, by which a wrong folder is known before hours of training."""
         images, names = len(self.train) + len(self.val), self.train.class_names
-        classes = f"{len(names)} classes: {_listed(names)}" if self.train.labelled else "one class, for want of folders"
+        classes = f"{len(names)} classes: {_listed(names)}" if self.train.labelled else "one class (no folders)"
         ignored = self.train.ignored
-        aside = f"; left aside as no images: {_listed(ignored)}" if ignored else ""
+        aside = f"; ignored, as no images: {_listed(ignored)}" if ignored else ""
         without = f"; {len(self.exclude.names):,} left out by {self.exclude.path}" if self.exclude else ""
         return f"{self.data.source}: {images:,} images of {classes}{aside}{without}"
 

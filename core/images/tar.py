@@ -131,7 +131,7 @@ def _classes_file(tar: Path, location: str) -> Path:
 
 
 def _has_labels(members: dict[str, Member]) -> bool:
-    """Tell whether any image has a label beside it."""
+    """Return whether any image has a label beside it."""
     images = [name for name in members if is_image(name) and not is_hidden(name)]
     return any(_label_of(name, members) for name in images)
 

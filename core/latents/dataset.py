@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import seeds
 from ..diffusion.conditions import Cond
-from ..images.order import spread
+from ..images.order import pieces, spread
 from ..system.transfer import to_device
 from .fields import Field
 
@@ -102,11 +102,10 @@ def held_out(source: LatentDataset, limit: int) -> Iterator[HeldOut]:
     """
     chosen = spread(len(source), limit)
     evenly = torch.from_numpy((np.arange(len(chosen)) + 0.5) / len(chosen))
-    for start in range(0, len(chosen), _AT_ONCE):
-        some = chosen[start : start + _AT_ONCE]
+    for some, times in zip(pieces(chosen, _AT_ONCE), evenly.split(_AT_ONCE), strict=True):
         yield HeldOut(
             x0=held_out_latents(source, some),
             noise=seeds.normal(VALIDATION_SEED, "validation noise", some, source.shape),
             cond=source.cond(some, some),
-            evenly=evenly[start : start + len(some)],
+            evenly=times,
         )

@@ -62,8 +62,8 @@ def merge(forms: Iterable[Mapping[str, Field]]) -> dict[str, Field]:
     return covering
 
 
-def fields_of(facts: Mapping[str, Any]) -> dict[str, Field] | None:
+def fields_of(metadata: Mapping[str, Any]) -> dict[str, Field] | None:
     """Return the fields that a manifest lists; None of one that lists none, because ldm did not do so yet."""
-    if "fields" not in facts:
+    if "fields" not in metadata:
         return None
-    return {name: Field(form["dtype"], tuple(form["shape"])) for name, form in facts["fields"].items()}
+    return {name: Field(form["dtype"], tuple(form["shape"])) for name, form in metadata["fields"].items()}

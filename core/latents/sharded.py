@@ -147,7 +147,7 @@ def read_tables(
     """Return a split's labels, int64 (N,) or None, and where its fields lie, by the name that is not a mirrored one's.
 
     fields: as the manifest lists them; by default those of latents that the index has. Raises DataError for an index
-    that is damaged, lacks the split, or points out of its shards, whatever it says.
+    that is damaged, lacks the split, or points out of its shards.
     """
     index = read_index(folder)
     if not {f"{split}.shard", f"{split}.{LATENT}"} <= index.keys():
@@ -182,7 +182,7 @@ def read_tables(
 
 
 def _lies_inside(table: FieldTable, sizes_of_files: np.ndarray) -> bool:
-    """Tell whether every sample lies inside of its shard, and is a whole number of rows long where lengths differ."""
+    """Return whether every sample lies inside of its shard, and is a whole number of rows long where lengths differ."""
     ends = sizes_of_files[table.shard] - table.sizes
     whole = bool(np.all((table.offsets >= BLOCK) & (table.offsets <= ends)))
     if isinstance(table.sizes, np.ndarray):

@@ -81,9 +81,7 @@ def test_what_was_found_in_a_folder_is_said_before_it_is_decoded(photos: Path, t
     heard = HeardNotes()
     with pytest.raises(DataError, match=r"zzz\.png"):
         Pipeline(tmp_path / "runs", photos).run("train-vqvae", heard)
-    assert heard.notes == [
-        f"{photos}: 121 images of 3 classes: blue, green, red; left aside as no images: red/notes.txt"
-    ]
+    assert heard.notes == [f"{photos}: 121 images of 3 classes: blue, green, red; ignored, as no images: red/notes.txt"]
 
 
 def test_a_folder_without_class_folders_is_said_to_be_one_class(tmp_path: Path) -> None:
@@ -92,7 +90,7 @@ def test_a_folder_without_class_folders_is_said_to_be_one_class(tmp_path: Path) 
         Image.new("L", (16, 16), level).save(tmp_path / "flat" / f"{level}.png")
     heard = HeardNotes()
     Pipeline(tmp_path / "runs", tmp_path / "flat").run("train-vqvae", heard, data__val_fraction=0.5)
-    assert heard.notes[0] == f"{tmp_path / 'flat'}: 4 images of one class, for want of folders"
+    assert heard.notes[0] == f"{tmp_path / 'flat'}: 4 images of one class (no folders)"
 
 
 def test_too_few_samples_for_a_judgement_are_told_before_any_is_read(trained: Pipeline) -> None:

@@ -109,9 +109,7 @@ ATTACKS = [
     Attack(
         "latent-of-objects", p.object_latent, p.read_latents, verifying, 3, "shard-000000.tar is damaged at 000000000"
     ),
-    Attack(
-        "webdataset-members", p.members_of_samples, p.read_samples, training_on, 0, "left aside as no images: 0.pyd"
-    ),
+    Attack("webdataset-members", p.members_of_samples, p.read_samples, training_on, 0, "ignored, as no images: 0.pyd"),
     Attack(
         "yaml-recipe",
         p.recipe_with_tag,
