@@ -46,7 +46,10 @@ def explain(error: BaseException, command: str) -> Failure | None:
     command: as typed, `train-dit`, for the remedy.
     """
     if isinstance(error, UserError):
-        return Failure(error.message, error.remedy, error.exit_code)
+        from .refusals import in_flags  # loads pydantic
+
+        message, remedy = (in_flags(text, command, error.section) for text in (error.message, error.remedy or ""))
+        return Failure(message, remedy or None, error.exit_code)
     if isinstance(error, UsageError):
         message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
         return Failure(message, f"{' '.join(filter(None, ('ldm', command)))} --help shows how", 2)

@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,12 +30,14 @@ def run_stage(command: str, given: "Given") -> int:
     Returns the exit code.
     """
     from .layers import merged_config
+    from .refusals import in_flags
 
     refuse_several(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console:
         outcome: Outcome = COMMANDS[command].load().run(config, console)
-        console.outcome(command, outcome)
+        summary = {name: in_flags(text, command) for name, text in outcome.summary.items()}
+        console.outcome(command, replace(outcome, summary=summary))
     return outcome.exit_code
 
 
@@ -164,5 +167,9 @@ def main() -> None:
 
 
 def _command_in(arguments: Sequence[str]) -> str:
-    """Return the command among the arguments, or nothing."""
-    return next((word for word in arguments if word in examples.SUMMARIES), "")
+    """Return the command among the arguments, `data dedup`, or nothing; that whose settings are shown, if any are."""
+    words = [ALIASES.get(word, word) for word in arguments]
+    if words[:2] == ["config", "show"]:
+        words = words[2:]
+    named = (" ".join(words[:count]) for count in (2, 1))
+    return next((name for name in named if name in examples.SUMMARIES), "")

@@ -1,13 +1,15 @@
-"""What pydantic refuses, said in the words of whoever typed it: key, flag, value, place, and what is allowed."""
+"""Errors in the words of whoever typed the command: key, flag, value, place, and what is allowed."""
 
 from collections.abc import Mapping
+from re import Match
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..core.errors import ConfigError
+from ..core.errors import SETTING, ConfigError
 from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
+from ..stages.table import COMMANDS, STAGES
 from .keys import Setting, find, sections_of, settings_of
 
 _WORDS = {
@@ -36,6 +38,27 @@ def refusal(error: ValidationError, model: type[Section], command: str, origins:
     if len(lines) == 1:
         return ConfigError(lines[0], remedy)
     return ConfigError(f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines), remedy)
+
+
+def in_flags(text: str, command: str, section: str | None = None) -> str:
+    """Write each setting that core names in a text, `cfg=3`, as it is typed behind a command: `--cfg 3`.
+
+    section: in which the settings were given, where core was asked for a part of the stage's work.
+    """
+
+    def typed(match: Match[str]) -> str:
+        key, value = match.groups()
+        setting = _meant(key, command, section)
+        return setting.typed(value) if setting is not None else match[0]
+
+    return SETTING.sub(typed, text)
+
+
+def _meant(key: str, command: str, section: str | None) -> Setting | None:
+    """Return the command's setting of that name, in the section or with another, else that of the first other stage."""
+    keys = (f"{section}.{key}", key, key.rpartition(".")[2])
+    own = [find(COMMANDS[command].settings, name) for name in keys] if command in COMMANDS else []
+    return next(filter(None, (*own, *(find(stage.settings, key) for stage in STAGES.values()))), None)
 
 
 def _line(detail: Any, model: type[Section], origins: Mapping[str, str]) -> str:

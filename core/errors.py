@@ -1,22 +1,34 @@
 """What a user can mend: one class per exit code, each message with its remedy."""
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+SETTING = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)?)(?:=([^`]*))?`")  # a setting in an error's text, and its value
+
 
 class UserError(Exception):
-    """Something the user can mend: what is wrong (with the file or flag and the value seen) and what to do.
+    """Something the user can mend: what is wrong (with the file or setting and the value seen) and what to do.
 
-    Shown as one line and a remedy, without a traceback. `exit_code` is the process's exit status.
+    Settings stand in backquotes in both texts, as `cfg=3` or `train.batch_size`; the command line shows the flag of the
+    command that was typed. Shown as one line and a remedy, without a traceback. exit_code: the process's exit status.
+    section: of the stage's settings in which these were given, where a part of it was asked on its own.
     """
 
     exit_code = 2
+    section: str | None = None
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+
+    @property
+    def setting(self) -> str | None:
+        """The first setting that the message names."""
+        named = SETTING.search(self.message)
+        return named[1] if named else None
 
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message

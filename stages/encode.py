@@ -37,7 +37,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns where the shards lie."""
     folder = output_folder(config)
     with occupied(folder, config.machine) as policy:
-        source = open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder")
+        source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         config = inherit_data(config, source)
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
@@ -94,8 +94,9 @@ def run(config: Encode, progress: Progress) -> Outcome:
 def _same_size(config: Encode, trained_at: int) -> None:
     if config.data.image_size != trained_at:
         raise ConfigError(
-            f"--image-size {config.data.image_size} differs from the {trained_at} that the autoencoder was measured at",
-            "leave --image-size out, or train the autoencoder at that size",
+            f"`data.image_size={config.data.image_size}` differs from the {trained_at} that the autoencoder was"
+            " measured at",
+            "leave `data.image_size` out, or train the autoencoder at that size",
         )
 
 

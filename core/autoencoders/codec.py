@@ -190,13 +190,14 @@ class Autoencoder(nn.Module):
         if image_size % self.downsampling:
             below = image_size // self.downsampling * self.downsampling
             raise ConfigError(
-                f"--image-size {image_size} is not a multiple of {self.downsampling}, the autoencoder's downsampling",
+                f"`data.image_size={image_size}` is not a multiple of {self.downsampling}, the autoencoder's"
+                " downsampling",
                 f"use {below or self.downsampling} or {below + self.downsampling}",
             )
         side, sides = image_size // self.downsampling, self.codec.latent_sides
         if sides is not None and side not in sides:
             taken = " or ".join(str(each * self.downsampling) for each in sides)
-            raise ConfigError(f"--image-size {image_size} does not fit the autoencoder", f"use {taken}")
+            raise ConfigError(f"`data.image_size={image_size}` does not fit the autoencoder", f"use {taken}")
         return self.latent_channels, side, side
 
     def encode(self, images: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class LPIPS(nn.Module):
         if min(a.shape[-2:]) < SMALLEST:
             raise ConfigError(
                 f"LPIPS needs images of at least {SMALLEST} pixels, not {min(a.shape[-2:])}",
-                "use a larger --image-size, or leave LPIPS out",
+                "use a larger `data.image_size`, or leave LPIPS out",
             )
         distance = torch.zeros(len(a), device=a.device)
         for head, of_a, of_b in zip(self.heads, self._features(a), self._features(b), strict=True):

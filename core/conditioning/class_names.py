@@ -41,21 +41,21 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
     if span is not None:
         first, last = int(span[1]), int(span[2] or span[1])
         if first > last:
-            raise ConfigError(f"--class {part} runs backwards", f"write {last}-{first}")
+            raise ConfigError(f"`classes={part}` runs backwards", f"write {last}-{first}")
         if str(first) in names and str(last) in names:  # A name wins over an index, here too.
             numbered = [str(number) for number in range(first, last + 1) if str(number) in names]
             if len(numbered) <= last - first:
-                raise ConfigError(f"--class {part}: not all numbers between are classes", "name them one by one")
+                raise ConfigError(f"`classes={part}`: not all numbers between are classes", "name them one by one")
             return [names.index(number) for number in numbered]
         if last >= len(names):
             raise ConfigError(
-                f"--class {part} is outside 0 … {len(names) - 1}", f"name one of the classes: {_listing(names)}"
+                f"`classes={part}` is outside 0 … {len(names) - 1}", f"name one of the classes: {_listing(names)}"
             )
         return list(range(first, last + 1))
     folded = [_folded(name) for name in names]
     near = difflib.get_close_matches(_folded(part), folded, n=1)
     hint = f"did you mean {names[folded.index(near[0])]!r}?" if near else f"name one of the classes: {_listing(names)}"
-    raise ConfigError(f"--class {part!r} is an unknown class", hint)
+    raise ConfigError(f"`classes={part}` is an unknown class", hint)
 
 
 def _folded(name: str) -> str:

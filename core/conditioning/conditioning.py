@@ -79,7 +79,7 @@ def no_null() -> ConfigError:
     """Return the error for guidance of a model that knows no null."""
     return ConfigError(
         "this model was trained with label dropout 0 and has no null class to guide away from",
-        "use --cfg 1, or train with --label-dropout 0.1",
+        "use `cfg=1`, or train with `label_dropout=0.1`",
     )
 
 

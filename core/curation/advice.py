@@ -37,9 +37,9 @@ def advise(survey: Survey, counts: np.ndarray, class_names: Sequence[str], image
     if total:
         told |= _on_size(survey, image_size)
     if num_broken and num_broken <= _SKIPPED * (total + num_broken):
-        told["broken"] = "mend or remove them, or train with --on-error skip"
+        told["broken"] = "mend or remove them, or train with `data.on_error=skip`"
     elif num_broken:
-        told["broken"] = f"mend or remove them: more than the {_SKIPPED:.0%} that --on-error skip leaves out"
+        told["broken"] = f"mend or remove them: more than the {_SKIPPED:.0%} that `data.on_error=skip` leaves out"
     told |= _on_classes(counts, class_names)
     told |= _on_colour(survey, total)
     if survey.traits["animated"]:
@@ -49,7 +49,7 @@ def advise(survey: Survey, counts: np.ndarray, class_names: Sequence[str], image
 
 def _on_size(survey: Survey, image_size: int) -> dict[str, str]:
     largest = largest_size(survey.shorter)
-    told = {"size": f"the images hold detail up to --image-size {largest}"}
+    told = {"size": f"the images hold detail up to `data.image_size={largest}`"}
     if image_size > largest:
         told["size"] += f"; at {image_size} most are enlarged, which adds blur and no detail"
     elif image_size < largest:

@@ -91,10 +91,10 @@ def write_sheet(path: Path, strips: Sequence[Strip]) -> None:
     write_png(path, page)
 
 
-def require_new(path: Path, replace: bool, flag: str) -> None:
+def require_new(path: Path, replace: bool, setting: str) -> None:
     """Refuse to write over a file, or into a folder that is not there, before any work is done. Raises ConfigError."""
     if not path.parent.is_dir():
-        raise ConfigError(f"{flag} {path}: {path.parent} is not a folder", "make it, or give another path")
+        raise ConfigError(f"`{setting}={path}`: {path.parent} is not a folder", "make it, or give another path")
     if path.is_dir() or (path.exists() and not replace):
-        again = "give another name" if path.is_dir() else "give another name, or --replace"
-        raise ConfigError(f"{flag} {path} exists, and is not overwritten", again)
+        again = "give another name" if path.is_dir() else "give another name, or `replace`"
+        raise ConfigError(f"`{setting}={path}` exists, and is not overwritten", again)

@@ -84,7 +84,7 @@ def _confirmed(prints: Prints, rows: np.ndarray, pairs: Iterable[near.Pairs], le
         count += int(chosen.sum())
         if count > MAX_LINKS:
             message = f"more than {MAX_LINKS:,} pairs of images count as near copies"
-            raise DataError(message, "be stricter: a smaller --bits or --feature-distance, or a greater --likeness")
+            raise DataError(message, "be stricter: a smaller `bits` or `feature_distance`, or a greater `likeness`")
     empty = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), *(np.empty(0, dtype=np.float32) for _ in "dl")
     first, second, distance, like = (np.concatenate(column) for column in zip(empty, *found, strict=True))
     return Links(first, second, np.full(len(first), SEARCHED.index(kind), dtype=np.int8), distance, like)

@@ -79,13 +79,13 @@ def require_equal_shares(batch_size: int, accumulate: int, num_processes: int) -
     """Raise ConfigError for a batch that does not split into equal shares."""
     if batch_size % (num_processes * accumulate):
         raise ConfigError(
-            f"train.batch_size is {batch_size}, which {num_processes} processes in {accumulate} passes cannot share",
+            f"`train.batch_size={batch_size}`: {num_processes} processes in {accumulate} passes cannot share it",
             f"give a multiple of {num_processes * accumulate}",
         )
 
 
 def local_device(wanted: str) -> str:
-    """Return this process's device, where `wanted` is --device: under torchrun, the GPU of its local rank.
+    """Return this process's device, where `wanted` is `machine.device`: under torchrun, the GPU of its local rank.
 
     Raises ConfigError for one GPU among several processes, more processes than GPUs, and mps.
     """
@@ -93,7 +93,7 @@ def local_device(wanted: str) -> str:
     if world.size == 1 or wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return "cpu" if world.size > 1 else wanted
     if wanted not in ("auto", "cuda"):
-        raise ConfigError(f"--device is {wanted}, but there are {world.size} processes", "give cuda or cpu")
+        raise ConfigError(f"`machine.device={wanted}`, but there are {world.size} processes", "give cuda or cpu")
     num_gpus = torch.cuda.device_count()
     if torch.cuda.is_available() and world.local_rank >= num_gpus:
         raise ConfigError(

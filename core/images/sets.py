@@ -87,7 +87,7 @@ def _listed(names: Sequence[str], limit: int = 5) -> str:
 def image_sources(data: Data) -> ImageSources:
     """Open the images that `data` names, and hash their contents. Raises ConfigError and DataError."""
     if data.source is None:
-        raise ConfigError("no images given", "add --data FOLDER, or --data mnist for the built-in digits")
+        raise ConfigError("no images given", "add `data.source=FOLDER`, or `data.source=mnist` for the built-in digits")
     exclude = exclusion_of(data)
     train, val = open_splits(data.source, data.validation, data.val_fraction, exclude)
     fingerprint = sha256_json([train.fingerprint(), val.fingerprint()])

@@ -57,14 +57,14 @@ def _config(tensors: Mapping[str, Tensor], path: Path, heads: int | None, num_cl
     if heads is None:
         raise ConfigError(
             f"{path} has width {width} and depth {depth}, which no published DiT has: its heads cannot be told",
-            "add --heads N",
+            "add `heads=N`",
         )
     num_tokens = _tensor(tensors, "pos_embed", path, dims=3).shape[1]
     side = int(num_tokens**0.5)
     rows = len(_tensor(tensors, "y_embedder.embedding_table.weight", path, dims=2))
     if num_classes is not None and num_classes not in (rows, rows - 1):
         raise ConfigError(
-            f"--num-classes {num_classes} does not fit {path}, whose label table has {rows} rows",
+            f"`num_classes={num_classes}` does not fit {path}, whose label table has {rows} rows",
             f"give {rows - 1} if the last one is the null class, {rows} if there is none",
         )
     outputs = len(_tensor(tensors, "final_layer.linear.bias", path))

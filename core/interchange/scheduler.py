@@ -82,7 +82,7 @@ def to_diffusers(schedule: Schedule, prediction: str, time_scale: float, shift: 
     if prediction != "flow":
         raise ConfigError(
             f"prediction {prediction} on the schedule rectified-flow has no scheduler in diffusers",
-            "train with --prediction flow",
+            "train with `diffusion.prediction=flow`",
         )
     if not hasattr(diffusers, FLOW):
         raise ConfigError(

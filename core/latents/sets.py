@@ -26,7 +26,7 @@ def open_latents(folder: Path | None, config: Run) -> tuple[StageRun, StageRun]:
 
     Raises DataError with the command that mends it where one is missing, or the autoencoder changed since.
     """
-    latents = open_own(LATENTS, config, folder, "--latents")
+    latents = open_own(LATENTS, config, folder, "latents")
     return latents, open_producer(latents, "autoencoder", AUTOENCODER, config)
 
 

@@ -28,7 +28,7 @@ from .fields import ARRAYS, LABEL, LATENT, Field, form_of, merge
 from .tar_members import BLOCK, Members, ending
 
 INDEX = "index.safetensors"
-AGAIN = "remove it, then encode again with --replace"
+AGAIN = "remove it, then encode again with `replace`"
 _CHECKSUM, _SIZE = "crc32", "size"
 _ARRAY_NAME, _TEXT_NAME = re.compile(r"([a-z0-9_]+\.)*npy"), re.compile(r"([a-z0-9_]+\.)*(txt|json)")
 _NOT_WHOLE = "the sample is not whole, or not the next one of its split"

@@ -52,7 +52,7 @@ def training_data(folder: Path | None, config: Run, policy: Policy) -> TrainingD
     Raises DataError with the command that mends it where something is missing or has changed.
     """
     if folder is None and not own_folders(LATENTS, config.root) and own_folders(AUTOENCODER, config.root):
-        autoencoder = open_own(AUTOENCODER, config, flag="--autoencoder")
+        autoencoder = open_own(AUTOENCODER, config, setting="autoencoder")
         if not list(load_autoencoder(autoencoder, policy).network.parameters()):  # Encoding is as good as free.
             return TrainingData(autoencoder, autoencoder, _images_of(autoencoder))
     return TrainingData(*open_latents(folder, config))

@@ -47,12 +47,12 @@ def reference_images(config: Comparison, data: Data, validation: bool = False) -
     if config.reference is not None:
         source, path = open_source(config.reference), config.reference
     elif data.source is None:
-        raise ConfigError("the run does not say which images it was trained on", "give --reference")
+        raise ConfigError("the run does not say which images it was trained on", "give `reference`")
     else:
         try:
             splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
         except DataError as error:
-            remedy = "run it where they lie as they were, or give --reference"
+            remedy = "run it where they lie as they were, or give `reference`"
             raise DataError(f"the images of the run: {error.message}", remedy) from None
         source = splits[1 if validation else 0]
         path = f"{data.source} ({'validation' if validation else 'training'} images)"

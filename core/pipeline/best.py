@@ -65,7 +65,7 @@ def open_best(folder: Path, made_by: str) -> StageRun:
     """Open the best state in a denoiser's folder. Raises DataError, also where the training kept none."""
     if not (folder / BEST / MANIFEST).is_file():
         open_run(folder, DENOISER, made_by)
-        remedy = "take its last state, or train with metrics.every=100k and --replace"
+        remedy = "take its last state, or train with `metrics.every=100k` and `replace`"
         raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
     return open_run(folder / BEST, DENOISER, made_by)
 

@@ -82,37 +82,37 @@ def sampling_of(drawing: Drawing, has_null: bool) -> Sampling:
 
 
 def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, learned_variance: bool) -> None:
-    """Refuse settings that a model cannot honour. Raises ConfigError naming the flag.
+    """Refuse settings that a model cannot honour. Raises ConfigError naming the setting.
 
     num_steps: of the model's schedule. has_null: whether it was trained with a null class. channels: of its latents.
     learned_variance: whether it learned the variance of its steps.
     """
     if sampling.cfg != 1.0 and not has_null:
         raise ConfigError(
-            f"--cfg {sampling.cfg:g} needs a null class, but this denoiser was trained with label dropout 0",
-            "use --cfg 1, or train with --label-dropout 0.1",
+            f"`cfg={sampling.cfg:g}` needs a null class, but this denoiser was trained with label dropout 0",
+            "use `cfg=1`, or train with `label_dropout=0.1`",
         )
     if not 1 <= sampling.num_steps <= num_steps:
         raise ConfigError(
-            f"--steps {sampling.num_steps} is outside 1 … {num_steps}, the schedule's number of steps",
+            f"`steps={sampling.num_steps}` is outside 1 … {num_steps}, the schedule's number of steps",
             "give fewer steps",
         )
     if sampling.cfg_channels is not None and sampling.cfg_channels > channels:
         raise ConfigError(
-            f"--cfg-channels {sampling.cfg_channels}: the latents have {channels} channels", f"give 1 to {channels}"
+            f"`cfg_channels={sampling.cfg_channels}`: the latents have {channels} channels", f"give 1 to {channels}"
         )
     if sampling.eta and sampling.sampler != "ddim":
         raise ConfigError(
-            f"--eta {sampling.eta:g} belongs to the DDIM sampler, not {sampling.sampler}", "use --sampler ddim"
+            f"`eta={sampling.eta:g}` belongs to the DDIM sampler, not {sampling.sampler}", "use `sampler=ddim`"
         )
     if sampling.variance != Sampling.variance and sampling.sampler != "ddpm":
         raise ConfigError(
-            f"variance={sampling.variance} belongs to the DDPM sampler, not {sampling.sampler}", "use --sampler ddpm"
+            f"`variance={sampling.variance}` belongs to the DDPM sampler, not {sampling.sampler}", "use `sampler=ddpm`"
         )
     if sampling.variance == "learned" and not learned_variance:
         raise ConfigError(
-            "variance=learned: this denoiser did not learn one",
-            "leave it out, or train with --learn-variance",
+            "`variance=learned`: this denoiser did not learn one",
+            "leave it out, or train with `diffusion.learn_variance=yes`",
         )
 
 

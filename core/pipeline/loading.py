@@ -27,14 +27,14 @@ from .model import Model
 from .settings import Diffusion, Drawing
 
 
-def open_denoiser(folder: Path | None, config: Run, best: bool = False, flag: str = "--denoiser") -> StageRun:
-    """Open a denoiser stage, named by a flag or the run's own, or the best state that its training kept.
+def open_denoiser(folder: Path | None, config: Run, best: bool = False, setting: str = "denoiser") -> StageRun:
+    """Open a denoiser stage, named by a setting or the run's own, or the best state that its training kept.
 
-    Raises DataError with the command that would make it, and ConfigError for a flag that names none.
+    Raises DataError with the command that would make it, and ConfigError for a setting that names none.
     """
     if not best:
-        return open_own(DENOISER, config, folder, flag)
-    folder = chosen(DENOISER, config, folder, flag)
+        return open_own(DENOISER, config, folder, setting)
+    folder = chosen(DENOISER, config, folder, setting)
     return open_best(folder, made_by(DENOISER, config, folder))
 
 
@@ -64,20 +64,20 @@ def open_guides(source: StageRun, config: Drawing, guides_from_null: bool) -> di
     """
     guides = {}
     if config.autoguide is not None:
-        weak = open_denoiser(config.autoguide, config, flag="--autoguide")
-        _require_alike(weak, source, "--autoguide")
+        weak = open_denoiser(config.autoguide, config, setting="autoguide")
+        _require_alike(weak, source, "autoguide")
         if guides_from_null and not weak.metadata["label_dropout"]:
             raise ConfigError(
-                f"--autoguide {weak.path} has no null class, which --cfg other than 1 needs of both models",
-                "use --cfg 1, or one trained with label dropout",
+                f"`autoguide={weak.path}` has no null class, which `cfg` other than 1 needs of both models",
+                "use `cfg=1`, or one trained with label dropout",
             )
         guides["weak"] = weak
     if config.classifier_scale:
-        classifier = open_own(NOISY_CLASSIFIER, config, config.classifier, "--classifier")
-        _require_alike(classifier, source, "--classifier")
+        classifier = open_own(NOISY_CLASSIFIER, config, config.classifier, "classifier")
+        _require_alike(classifier, source, "classifier")
         guides["classifier"] = classifier
     elif config.classifier is not None:
-        raise ConfigError(f"--classifier {config.classifier} does nothing at scale 0", "add --classifier-scale 1")
+        raise ConfigError(f"`classifier={config.classifier}` does nothing at scale 0", "add `classifier_scale=1`")
     return guides
 
 
@@ -94,7 +94,7 @@ def with_guides(model: Model, guides: dict[str, StageRun], config: Run, policy: 
     return replace(model, **loaded)
 
 
-def _require_alike(guide: StageRun, source: StageRun, flag: str) -> None:
+def _require_alike(guide: StageRun, source: StageRun, setting: str) -> None:
     """Refuse a guide that was trained on other latents, classes or noise levels than the denoiser."""
     seen = {
         "latents of another autoencoder": [a.manifest["inputs"]["autoencoder"]["fingerprint"] for a in (guide, source)],
@@ -104,7 +104,8 @@ def _require_alike(guide: StageRun, source: StageRun, flag: str) -> None:
     for what, (its, ours) in seen.items():
         if its != ours:
             raise ConfigError(
-                f"{flag} {guide.path} was trained on {what} than {source.path}", "train it on the same run's latents"
+                f"`{setting}={guide.path}` was trained on {what} than {source.path}",
+                "train it on the same run's latents",
             )
 
 

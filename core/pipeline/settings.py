@@ -109,8 +109,8 @@ class Drawing(Stage):
     def _one_form_of_guidance(self) -> "Drawing":
         if self.cfg is not None and self.cfg_paper is not None:
             raise ValueError(
-                f"--cfg {self.cfg:g} and --cfg-paper {self.cfg_paper:g} say the same thing in two forms"
-                f" (--cfg-paper w is --cfg 1 + w); give one of them"
+                f"`cfg={self.cfg:g}` and `cfg_paper={self.cfg_paper:g}` say the same thing in two forms"
+                " (`cfg_paper=w` is `cfg=1 + w`); give one of them"
             )
         return self
 
@@ -118,5 +118,5 @@ class Drawing(Stage):
     def _interval_is_ordered(self) -> "Drawing":
         if self.cfg_interval is not None and not 0 <= self.cfg_interval[0] < self.cfg_interval[1] <= 1:
             given = ",".join(f"{time:g}" for time in self.cfg_interval)
-            raise ValueError(f"--cfg-interval is {given}: give two noise times, the smaller first, within [0, 1]")
+            raise ValueError(f"`cfg_interval={given}`: give two noise times, the smaller first, within [0, 1]")
         return self

@@ -18,7 +18,7 @@ def claim_picture(path: Path) -> None:
     Raises ConfigError naming the path.
     """
     if path.exists() and not _is_ours(path):
-        raise ConfigError(f"--out {path} exists and was not drawn by {_MARK}", "name another file, or remove it")
+        raise ConfigError(f"`out={path}` exists and was not drawn by {_MARK}", "name another file, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
 
 

@@ -33,12 +33,12 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
         if differing and not replace and holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
-                "give the same settings, another --name, or --replace to start afresh",
+                "give the same settings, another `name`, or `replace` to start afresh",
             )
         if differing or (replace and _is_damaged(path, identity)):
             _clear(path)
     elif holds_more_than(path, LOCK):
-        raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another --name")
+        raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another `name`")
     files.remove_temporaries(path)
     if not (path / IDENTITY).exists() or (recorded and _differences(_read_identity(path, identity, True), wanted)):
         files.write_json(path / IDENTITY, wanted)
@@ -76,7 +76,7 @@ def _recorded(path: Path, identity: Identity) -> dict[str, Any] | None:
 
 def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, Any]:
     try:
-        found = files.read_json(path / IDENTITY, "start afresh with --replace")
+        found = files.read_json(path / IDENTITY, "start afresh with `replace`")
         known = found.get("config")
         if isinstance(known, dict):
             found["config"] = brought_up(known, identity.defaults, identity.incidental)

@@ -15,12 +15,12 @@ from .schemas import first_wrong
 Group = TypeVar("Group", bound=Section)
 
 
-def open_own(role: Role, config: Run, folder: Path | None = None, flag: str = "") -> StageRun:
-    """Open a complete directory of one role: in the folder that a flag names, or the run's own.
+def open_own(role: Role, config: Run, folder: Path | None = None, setting: str = "") -> StageRun:
+    """Open a complete directory of one role: in the folder that a setting names, or the run's own.
 
     Raises ConfigError as `chosen` does, and DataError with the command that would make it.
     """
-    folder = chosen(role, config, folder, flag)
+    folder = chosen(role, config, folder, setting)
     return open_run(folder, role, made_by(role, config, folder))
 
 
@@ -37,25 +37,25 @@ def own_folders(role: Role, root: Path) -> list[Path]:
     return [root / kind for kind in role.makers if has_begun(root / kind)]
 
 
-def chosen(role: Role, config: Run, folder: Path | None, flag: str) -> Path:
-    """Return the folder that a flag names, else the run's own, there or not.
+def chosen(role: Role, config: Run, folder: Path | None, setting: str) -> Path:
+    """Return the folder that a setting names, else the run's own, there or not.
 
-    Raises ConfigError, naming the flag, for a folder of another role, and where the run has several.
+    Raises ConfigError, naming the setting, for a folder of another role, and where the run has several.
     """
     usual = next(iter(role.makers))
     if folder is None:
         own = own_folders(role, config.root)
         if len(own) > 1:
-            raise ConfigError(f"the run has {' and '.join(map(str, own))}", f"choose one: {flag} {own[0]}")
+            raise ConfigError(f"the run has {' and '.join(map(str, own))}", f"choose one: `{setting}={own[0]}`")
         return own[0] if own else config.root / usual
     remedy = f"give the folder of such a stage, as runs/NAME/{usual}"
     if not folder.is_dir():
-        raise ConfigError(f"{flag} {folder} {'is a file' if folder.exists() else 'does not exist'}", remedy)
+        raise ConfigError(f"`{setting}={folder}` {'is a file' if folder.exists() else 'does not exist'}", remedy)
     found = kind_of(folder)
     if found is not None and found not in role.makers:
-        raise ConfigError(f"{flag} {folder} holds {found!r}, not {' or '.join(map(repr, role.makers))}", remedy)
+        raise ConfigError(f"`{setting}={folder}` holds {found!r}, not {' or '.join(map(repr, role.makers))}", remedy)
     if not has_begun(folder):
-        raise ConfigError(f"{flag} {folder} was not written by ldm", remedy)
+        raise ConfigError(f"`{setting}={folder}` was not written by ldm", remedy)
     return folder
 
 

@@ -27,7 +27,7 @@ def occupy(path: Path) -> Iterator[None]:
         if not _lock(lock):
             time.sleep(_INTRODUCTION)
             if not _lock(lock):  # It may have been someone who only looked.
-                remedy = "wait for it, stop it, or give another --name"
+                remedy = "wait for it, stop it, or give another `name`"
                 raise ConfigError(f"{path} is in use by {_introduction(lock)}", remedy)
         with files.saying_disk_full(path / LOCK):
             lock.truncate(0)
@@ -62,10 +62,10 @@ def _prepare(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ConfigError(f"{path} is in the way: a file, not a folder", "move it or give another --name") from None
+        raise ConfigError(f"{path} is in the way: a file, not a folder", "move it or give another `name`") from None
     except NotADirectoryError:
-        raise ConfigError(f"{path} cannot be made: part of it is a file", "give another --runs-dir") from None
+        raise ConfigError(f"{path} cannot be made: part of it is a file", "give another `runs_dir`") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be made: {error.strerror}", "give another --runs-dir") from None
+        raise ConfigError(f"{path} cannot be made: {error.strerror}", "give another `runs_dir`") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"{path} is not writable", "change its permissions or give another --runs-dir")
+        raise ConfigError(f"{path} is not writable", "change its permissions or give another `runs_dir`")

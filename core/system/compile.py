@@ -60,8 +60,13 @@ def compiling_pays(flops: float, device: torch.device) -> bool:
 def require_compiler(device: torch.device) -> None:
     """Raise ConfigError where what torch.compile needs on a device is missing."""
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ConfigError("--compile needs a C++ compiler, and there is no g++", "install g++, or leave --compile out")
+        raise ConfigError(
+            "`machine.compile=yes` needs a C++ compiler, and there is no g++",
+            "install g++, or leave `machine.compile=yes` out",
+        )
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise ConfigError("--compile on CUDA needs triton", "pip install triton, or leave --compile out")
+        raise ConfigError(
+            "`machine.compile=yes` on CUDA needs triton", "pip install triton, or leave `machine.compile=yes` out"
+        )
     if device.type == "mps":
-        raise ConfigError("--compile does not serve mps", "leave --compile out")
+        raise ConfigError("`machine.compile=yes` does not serve mps", "leave `machine.compile=yes` out")

@@ -116,17 +116,18 @@ def _device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise ConfigError(f"--device is {name!r}", "give auto, cpu, cuda, cuda:N or mps")
+        raise ConfigError(f"`machine.device={name}` is unknown", "give auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
-                f"--device is {name}, but this torch sees no CUDA device", "use --device cpu, or a CUDA build of torch"
+                f"`machine.device={name}`, but this torch sees no CUDA device",
+                "use `machine.device=cpu`, or a CUDA build of torch",
             )
         if index and int(index) >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
-            raise ConfigError(f"--device is {name}, but there is no such device", f"give cuda:0 to cuda:{last}")
+            raise ConfigError(f"`machine.device={name}`, but there is no such device", f"give cuda:0 to cuda:{last}")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("--device is mps, but this torch sees no Apple GPU", "use --device cpu")
+        raise ConfigError("`machine.device=mps`, but this torch sees no Apple GPU", "use `machine.device=cpu`")
     return torch.device(name)
 
 
@@ -136,11 +137,13 @@ def _dtype(device: torch.device, precision: str) -> torch.dtype:
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if precision not in _DTYPES:
-        raise ConfigError(f"--precision is {precision!r}", "give auto, fp32, bf16 or fp16")
+        raise ConfigError(f"`machine.precision={precision}` is unknown", "give auto, fp32, bf16 or fp16")
     if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("--precision fp16 does not serve training on a CPU", "use --precision bf16, fp32 or auto")
+        raise ConfigError(
+            "`machine.precision=fp16` does not serve training on a CPU", "use `machine.precision=bf16`, fp32 or auto"
+        )
     if precision == "bf16" and device.type == "mps":
-        raise ConfigError("--precision bf16 does not serve mps", "use --precision fp32 or fp16")
+        raise ConfigError("`machine.precision=bf16` does not serve mps", "use `machine.precision=fp32`, or fp16")
     if precision == "bf16" and device.type == "cuda" and not bf16_units(device):
-        raise ConfigError("this GPU has no bf16 units", "use --precision fp16 or auto")
+        raise ConfigError("this GPU has no bf16 units", "use `machine.precision=fp16`, or auto")
     return _DTYPES[precision]

@@ -27,6 +27,6 @@ class FiniteGuard(BaseModel):
         if len(self.recent) >= LIMIT:
             raise Diverged(
                 f"training diverged: of the {WINDOW} steps up to {step_index}, {len(self.recent)} were not finite",
-                "lower --lr, or use --precision fp32; the last checkpoint is finite",
+                "lower `train.lr`, or use `machine.precision=fp32`; the last checkpoint is finite",
             )
         return False

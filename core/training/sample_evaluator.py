@@ -6,7 +6,6 @@ state is saved as a denoiser's folder of its own, which can be used wherever a d
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -41,7 +40,6 @@ from .tasks.settings import DenoiserTraining
 
 REFERENCE = "metrics"  # folder in the denoiser's that holds the reference's features
 MANIFOLD_IMAGES = 2_000  # of each side, for the numbers whose cost grows with the square
-_FLAGS = r"--(?=(cfg|steps|sampler|features|weights|reference|limit)\b)"
 
 
 class SampleEvaluator:
@@ -63,7 +61,7 @@ class SampleEvaluator:
         request = conditioning_of(latents.metadata).request("all")
         self.labels = np.arange(wanted.num, dtype=np.int64) * len(request.titles) // wanted.num
         self.cond = conditions.index(request.cond, self.labels)
-        with _errors_name_metrics():
+        with _in_section_metrics():
             # Samplers, steps and guidance that this denoiser will not support.
             has_null, diffusion = config.label_dropout > 0, config.diffusion
             self.sampling = Sampling(
@@ -79,8 +77,8 @@ class SampleEvaluator:
             self.class_columns = _class_columns(class_names, self.extractor, progress)
             if self.class_columns is None and wanted.best == "class_accuracy":
                 raise ConfigError(
-                    f"metrics.best is class_accuracy, but {self.extractor.name} does not know the classes",
-                    "take another number, or metrics.features=classifier",
+                    f"`metrics.best=class_accuracy`, but {self.extractor.name} does not know the classes",
+                    "take another number, or `metrics.features=classifier`",
                 )
 
             # The reference images, which the main process alone reads.
@@ -234,12 +232,12 @@ def _until_stopped(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]
 
 
 @contextmanager
-def _errors_name_metrics() -> Iterator[None]:
-    """Let errors name the flags of other commands as the settings that they are here, with a remedy."""
+def _in_section_metrics() -> Iterator[None]:
+    """Say of errors that the settings they name are those of the section, and how to do without them."""
     try:
         yield
     except (ConfigError, DataError) as error:
-        message, remedy = (re.sub(_FLAGS, "metrics.", text) for text in (error.message, error.remedy or ""))
-        without = "or train without measuring samples: metrics.every=0"
-        named = message if message.startswith("metrics.") else f"metrics: {message}"
-        raise type(error)(named, ", ".join(filter(None, (remedy, without)))) from None
+        error.section = "metrics"
+        error.message = error.message if error.setting else f"metrics: {error.message}"
+        error.remedy = ", ".join(filter(None, (error.remedy, "or train without measuring samples: `metrics.every=0`")))
+        raise

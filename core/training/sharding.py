@@ -33,7 +33,9 @@ class Sharded:
 
     def __init__(self, network: nn.Module, policy: Policy) -> None:
         if policy.needs_scaler:
-            raise ConfigError("--shard does not go with --precision fp16", "use --precision bf16 or fp32")
+            raise ConfigError(
+                "`train.shard` does not go with `machine.precision=fp16`", "use `machine.precision=bf16`, or fp32"
+            )
         self.network, self._world = network, processes.world()
         self.local = _copy_without_tensors(network)
         # Inputs are not cast: times would lose digits. Autocast chooses the dtype of each operation, as without shards.

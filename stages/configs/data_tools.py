@@ -73,9 +73,9 @@ class DataDedup(LookingAtData):
         if self.features == "none":
             for name in ("weights", "feature_distance"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"--{name.replace('_', '-')} says nothing without --features")
+                    raise ValueError(f"`{name}` says nothing without `features`")
         elif self.weights is None:
-            raise ValueError(f"--features {self.features} needs --weights")
+            raise ValueError(f"`features={self.features}` needs `weights`")
         elif self.features != "mobilenet-v2" and self.feature_distance is None:
-            raise ValueError(f"--features {self.features} needs --feature-distance: distances differ from net to net")
+            raise ValueError(f"`features={self.features}` needs `feature_distance`: distances differ from net to net")
         return self

@@ -110,13 +110,11 @@ class Plot(Run):
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> "Plot":
         for name in sorted(self.model_fields_set - USED[self.what] - {"what", "out"}):
-            extra = Plot.model_fields[name].json_schema_extra
-            flag = extra.get("flag") if isinstance(extra, dict) else None
-            raise ValueError(f"{flag or name} says nothing to `ldm plot {self.what}`; leave it out")
+            raise ValueError(f"`{name}` says nothing to `ldm plot {self.what}`; leave it out")
         if self.what in ONE_SCHEDULE and len(self.schedules) > 1:
             raise ValueError(f"`ldm plot {self.what}` shows one schedule, not {self.schedule}")
         if self.schedule is not None and not self.schedules:
-            raise ValueError("--schedule names no schedule")
+            raise ValueError("`schedule` names no schedule")
         return self
 
 

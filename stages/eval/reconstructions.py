@@ -36,11 +36,11 @@ def run(config: Eval, progress: Progress) -> Outcome:
     folder = output_folder(config, LABEL)
     with occupy(folder):
         policy = machine_policy(config.machine)
-        source = open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder")
+        source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         data = data_of(source)
         if saved_statistics(config) is not None:
             raise ConfigError(
-                f"--reference {config.reference} is saved statistics, but reconstructions need images",
+                f"`reference={config.reference}` is saved statistics, but reconstructions need images",
                 "give a folder of images, or leave it out for the validation images",
             )
         extractor, its_input = feature_extractor(config, policy, folder)

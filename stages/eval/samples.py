@@ -121,7 +121,7 @@ def _samples_folder(config: Eval) -> Path:
         path = inside if inside.is_dir() else Path(config.samples)
         if not path.exists():
             raise DataError(
-                f"--samples {config.samples}: neither {inside} nor {path} exists",
+                f"`samples={config.samples}`: neither {inside} nor {path} exists",
                 f"name one of those the run has: {', '.join(found)}"
                 if found
                 else f"make some: {command_line('sample', config)}",
@@ -130,7 +130,7 @@ def _samples_folder(config: Eval) -> Path:
     if not found:
         raise DataError(f"{root} holds no finished samples", f"make some: {command_line('sample', config)}")
     if len(found) > 1:
-        raise ConfigError(f"{root} holds several sets of samples", f"choose with --samples: {', '.join(found)}")
+        raise ConfigError(f"{root} holds several sets of samples", f"choose with `samples`: {', '.join(found)}")
     return root / found[0]
 
 
@@ -142,7 +142,7 @@ def _made_by_us(where: Path, config: Eval) -> StageRun | None:
 def _run_data(config: Eval, samples: StageRun | None) -> Data:
     """Return how the run's images were read: through the samples' denoiser, or the run's autoencoder."""
     if samples is None:
-        return data_of(open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder"))
+        return data_of(open_own(AUTOENCODER, config, config.autoencoder, "autoencoder"))
     denoiser = open_producer(samples, "denoiser", DENOISER, config)
     folder = input_path(denoiser, "autoencoder")
     return data_of(open_run(folder, AUTOENCODER, made_by(AUTOENCODER, config, folder)))

@@ -29,7 +29,7 @@ _SIDE, _BATCH = 224, 64  # of images for a network
 
 def run(config: DataDedup, progress: Progress) -> Outcome:
     """Find groups of copies, and write the lists and the sheet that were asked for."""
-    for path, flag in ((config.out, "--out"), (config.exclude_out, "--exclude-out"), (config.sheet, "--sheet")):
+    for path, flag in ((config.out, "out"), (config.exclude_out, "exclude_out"), (config.sheet, "sheet")):
         if path is not None:
             require_new(path, config.replace, flag)
     images, exclude = looked_at(config)

@@ -27,7 +27,7 @@ _VAL_FRACTION = float(Data.model_fields["val_fraction"].default)
 def run(config: DataInspect, progress: Progress) -> Outcome:
     """Look at every image once. The exit code is 3 where something would stop training."""
     if config.sheet is not None:
-        require_new(config.sheet, config.replace, "--sheet")
+        require_new(config.sheet, config.replace, "sheet")
     parts = looked_at(config)[0].parts
     survey = Survey()
     for part, source, index, seen in read_all(parts, look, progress, "looking at images"):

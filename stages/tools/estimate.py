@@ -315,7 +315,7 @@ def _autoencoder(found: Basis) -> Autoencoder:
     if given is None:
         return _autoencoding(found, flops.on_cpu(found.policy)).autoencoder.eval()
     if not given.is_dir():
-        raise ConfigError(f"the autoencoder {given} is not at hand", "give the latents' shape: --latent 4,32,32")
+        raise ConfigError(f"the autoencoder {given} is not at hand", "give the latents' shape: `latent=4,32,32`")
     return autoencoders.load(given)
 
 

@@ -137,7 +137,7 @@ def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
         )
     if not config.replace:
         state = "that is not whole" if is_missing else "of another state of the run"
-        raise ConfigError(f"{folder} holds an export {state}", "give --replace, or a new folder")
+        raise ConfigError(f"{folder} holds an export {state}", "give `replace`, or a new folder")
     return False
 
 

@@ -52,7 +52,7 @@ def run(config: Import, progress: Progress) -> Outcome:
     if not config.path.exists():
         raise DataError(f"{config.path} does not exist", "give a DiT checkpoint, or a folder of diffusers' DiTPipeline")
     if config.autoencoder is not None and not config.autoencoder.is_dir():
-        raise ConfigError(f"--autoencoder {config.autoencoder} is no folder", "give one of an autoencoder")
+        raise ConfigError(f"`autoencoder={config.autoencoder}` is no folder", "give one of an autoencoder")
     first, second = config.root / "vqvae", config.root / "dit"
     with occupy(first), occupy(second):
         given = _open(config, progress)
@@ -79,8 +79,7 @@ def _open(config: Import, progress: Progress) -> Given:
     if config.path.is_dir():
         for name in ("heads", "num_classes"):
             if getattr(config, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{flag} belongs to a checkpoint, and {config.path} is a folder", f"leave out {flag}")
+                raise ConfigError(f"`{name}` belongs to a checkpoint, and {config.path} is a folder", "leave it out")
         pipeline = open_pipeline(config.path)
         if pipeline.clips:
             progress.warn(f"the scheduler in {config.path} clips every estimate of x0, which `ldm sample` never does")
@@ -91,7 +90,7 @@ def _open(config: Import, progress: Progress) -> Given:
     if config.autoencoder is None:
         raise ConfigError(
             f"{config.path} is a denoiser alone",
-            "add --autoencoder FOLDER, the diffusers autoencoder it was trained on",
+            "add `autoencoder=FOLDER`, the diffusers autoencoder it was trained on",
         )
     return Given(denoiser, checkpoint.PROCESS, {}, config.autoencoder, sha256_file(config.path))
 
@@ -123,10 +122,10 @@ def _names(config: Import, given: Given) -> list[str]:
     try:
         names = config.class_names.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--class-names {config.class_names} cannot be read: {error}", "give a text file") from None
+        raise DataError(f"`class_names={config.class_names}` cannot be read: {error}", "give a text file") from None
     if len(names) != num or not all(names):
         raise DataError(
-            f"--class-names {config.class_names} has {len(names)} lines, the denoiser {num} classes",
+            f"`class_names={config.class_names}` has {len(names)} lines, the denoiser {num} classes",
             "give one name on each line, for the classes 0, 1 … in order",
         )
     return names
@@ -141,7 +140,7 @@ def _metadata(
         raise ConfigError(
             f"the denoiser's latents have {shape.latent_channels} channels, the autoencoder's"
             f" {autoencoder.latent_channels}",
-            "give --autoencoder, the one that the denoiser was trained on",
+            "give `autoencoder`, the one that the denoiser was trained on",
         )
     image_size = shape.size[0] * autoencoder.downsampling
     return {

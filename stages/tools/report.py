@@ -55,7 +55,7 @@ def run(config: Report, progress: Progress) -> Outcome:
     )
     path = config.out or root / "report.html"
     if path.is_dir():
-        raise ConfigError(f"--out {path} is a folder", "give the name of a file in it")
+        raise ConfigError(f"`out={path}` is a folder", "give the name of a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, render(page).encode(errors="replace"))
     size = path.stat().st_size / 1e6

@@ -19,7 +19,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
         if config.autoencoder or any((path / MANIFEST).exists() for path in own_folders(AUTOENCODER, config.root)):
-            config = inherit_data(config, open_own(AUTOENCODER, config, config.autoencoder, "--autoencoder"))
+            config = inherit_data(config, open_own(AUTOENCODER, config, config.autoencoder, "autoencoder"))
         sources = image_sources(config.data)
         if len(sources.train.class_names) < 2:
             raise DataError(

@@ -70,7 +70,7 @@ def test_a_folder_that_may_not_be_written_is_broken(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_broken_with_what_resolving_it_says(tmp_path: Path) -> None:
     outcome, checks = looked(runs_dir=tmp_path, machine={"device": "gpu"})
     assert outcome.exit_code == 2 and checks["device"]["state"] == "broken"
-    assert "--device is 'gpu'" in checks["device"]["value"] and "precision" not in checks
+    assert "`machine.device=gpu` is unknown" in checks["device"]["value"] and "precision" not in checks
 
 
 def test_a_missing_compiler_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

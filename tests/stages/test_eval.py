@@ -62,7 +62,7 @@ def test_what_saved_statistics_cannot_be_compared_with_is_refused(trained: Pipel
     saved = str(trained.run("eval", samples="plenty").directory)
     with pytest.raises(DataError, match="1 image is too few"):
         trained.run("eval", samples="single", reference=saved)
-    with pytest.raises(ConfigError, match=r"--reference .* is saved statistics, but reconstructions need images"):
+    with pytest.raises(ConfigError, match=r"reference=.* is saved statistics, but reconstructions need images"):
         trained.run("eval", of="reconstructions", reference=saved, replace=True)
 
 
@@ -84,7 +84,7 @@ def test_a_schedule_of_fewer_steps_than_a_sampler_takes_is_sampled_in_all_of_the
     for sampler in ("ddim", "ddpm"):
         made = run.run("sample", num=1, classes="0", sampler=sampler, steps=None, label=sampler).directory
         assert json.loads((made / MANIFEST).read_text())["facts"]["sampling"]["steps"] == 4
-    with pytest.raises(ConfigError, match="--steps 5 is outside"):
+    with pytest.raises(ConfigError, match="steps=5` is outside"):
         run.run("sample", num=1, classes="0", steps=5)
 
 

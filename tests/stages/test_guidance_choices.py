@@ -38,13 +38,13 @@ def drawn(pipeline: Pipeline, **settings: object) -> dict[str, bytes]:
 
 def test_the_papers_form_is_the_same_thing_with_one_added(guided: Pipeline) -> None:
     assert drawn(guided, cfg_paper=1.5) == drawn(guided, cfg=2.5) != drawn(guided, cfg=1.5)
-    with pytest.raises(ValidationError, match="--cfg 3 and --cfg-paper 2 say the same thing"):
+    with pytest.raises(ValidationError, match="`cfg=3` and `cfg_paper=2` say the same thing"):
         guided.config("sample", cfg=3, cfg_paper=2)
 
 
 def test_guiding_three_channels_differs_from_guiding_all_four(guided: Pipeline) -> None:
     assert drawn(guided, cfg_channels=4) == drawn(guided) != drawn(guided, cfg_channels=3)
-    with pytest.raises(ConfigError, match="--cfg-channels 5: the latents have 4 channels"):
+    with pytest.raises(ConfigError, match="`cfg_channels=5`: the latents have 4 channels"):
         guided.run("sample", cfg_channels=5)
 
 
@@ -83,7 +83,7 @@ def test_a_classifier_that_is_missing_idle_or_of_other_noise_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=r"noisy-classifier does not exist.*ldm train-classifier.*--noisy"):
         trained.run("sample", classifier_scale=1)
-    with pytest.raises(ConfigError, match=r"does nothing at scale 0.*--classifier-scale 1"):
+    with pytest.raises(ConfigError, match=r"does nothing at scale 0.*classifier_scale=1"):
         guided.run("sample", classifier=guided.folder / "noisy-classifier")
     other = Pipeline(tmp_path, guided.images)
     settings = {"latents": guided.folder / "latents", "noisy_model__schedule": "linear"}
@@ -128,7 +128,7 @@ def test_a_learned_variance_serves_ddpm_and_leaves_ddim_alone(trained: Pipeline,
     assert own == drawn(learned, **ddpm, variance="learned")
     assert own != drawn(learned, **ddpm, variance="posterior") != drawn(learned, **ddpm, variance="beta")
     assert drawn(learned)
-    with pytest.raises(ConfigError, match=r"variance=learned.*--learn-variance"):
+    with pytest.raises(ConfigError, match=r"variance=learned.*learn_variance=yes"):
         trained.run("sample", **ddpm, variance="learned")
 
 

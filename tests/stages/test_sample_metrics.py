@@ -227,8 +227,8 @@ def test_the_reference_is_looked_at_once(trained: Pipeline, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"metrics__cfg": 2.0, "label_dropout": 0.0}, r"^metrics\.cfg 2 needs a null class"),
-        ({"metrics__steps": 2000}, r"^metrics\.steps 2000 is outside 1 … 1000"),
+        ({"metrics__cfg": 2.0, "label_dropout": 0.0}, r"^`cfg=2` needs a null class"),
+        ({"metrics__steps": 2000}, r"^`steps=2000` is outside 1 … 1000"),
         ({"metrics__features": "mobilenet-v2"}, r"^metrics: the mobilenet-v2 extractor needs its weights"),
         ({"metrics__reference": "nowhere/photos"}, r"^metrics: .*nowhere/photos"),
     ],
@@ -239,7 +239,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_discarded(
     before = {path: path.stat().st_mtime_ns for path in (watched.folder / "dit").rglob("[!.]*")}
     with pytest.raises((ConfigError, DataError), match=message) as caught:
         watched.run("train-dit", **{**MEASURED, **settings}, replace=True)
-    assert "metrics.every=0" in str(caught.value.remedy)
+    assert "metrics.every=0" in str(caught.value.remedy) and caught.value.section == "metrics"
     assert {path: path.stat().st_mtime_ns for path in (watched.folder / "dit").rglob("[!.]*")} == before
 
 

@@ -113,7 +113,7 @@ def test_a_posterior_without_randomness_is_the_encoding(autoencoder: Autoencoder
 
 def test_latent_shape_is_that_of_encode_and_other_sizes_are_refused(autoencoder: Autoencoder) -> None:
     assert autoencoder.latent_shape(8) == tuple(autoencoder.encode(torch.zeros(1, 3, 8, 8)).shape[1:])
-    with pytest.raises(ConfigError, match=r"--image-size 9 .* multiple of 2.*use 8 or 10"):
+    with pytest.raises(ConfigError, match=r"image_size=9` .* multiple of 2.*use 8 or 10"):
         autoencoder.latent_shape(9)
 
 

@@ -41,10 +41,10 @@ def test_the_centre_crop_loses_what_is_longer_than_it_is_wide():
 @pytest.mark.parametrize(
     ("matter", "looks", "counts", "broken", "says"),
     [
-        ("size", [photo(32, 32)], EVEN, 0, "up to --image-size 32; at 64 most are enlarged"),
-        ("size", [photo(512, 512)], EVEN, 0, "up to --image-size 512; 64 trains faster"),
+        ("size", [photo(32, 32)], EVEN, 0, "up to `data.image_size=32`; at 64 most are enlarged"),
+        ("size", [photo(512, 512)], EVEN, 0, "up to `data.image_size=512`; 64 trains faster"),
         ("crop", [photo(640, 200)], EVEN, 0, "1,000 images"),
-        ("broken", [photo()], EVEN, 5, "--on-error skip"),
+        ("broken", [photo()], EVEN, 5, "`data.on_error=skip`"),
         ("broken", [photo()], EVEN, 50, "more than the 1%"),
         ("balance", [photo()], np.array([120, 1200]), 0, "dog has 10 times the images of cat"),
         ("few", [photo()], np.array([20, 60]), 0, "2 classes have fewer than 100"),

@@ -61,12 +61,12 @@ def test_short_strips_share_rows_with_a_gap_and_none_is_broken():
 
 def test_nothing_is_written_over_unless_asked(tmp_path):
     (tmp_path / "there.png").write_bytes(b"mine")
-    require_new(tmp_path / "new.png", False, "--sheet")
-    require_new(tmp_path / "there.png", True, "--sheet")
+    require_new(tmp_path / "new.png", False, "sheet")
+    require_new(tmp_path / "there.png", True, "sheet")
     for path, replace, says in (
-        (tmp_path / "there.png", False, "--sheet .*there.png exists, and is not overwritten"),
+        (tmp_path / "there.png", False, "sheet=.*there.png` exists, and is not overwritten"),
         (tmp_path, True, "exists"),
         (tmp_path / "nowhere" / "new.png", True, "nowhere is not a folder"),
     ):
         with pytest.raises(ConfigError, match=says):
-            require_new(path, replace, "--sheet")
+            require_new(path, replace, "sheet")

@@ -167,7 +167,7 @@ def test_more_links_than_can_be_of_use_are_refused_with_what_to_change(monkeypat
     monkeypatch.setattr(duplicates, "MAX_LINKS", 5)
     with pytest.raises(DataError, match="more than 5 pairs") as refused:
         near_links(seen(*[landscape(1)] * 4), np.arange(4), 4, 0.9, False)
-    assert "--likeness" in str(refused.value.remedy)
+    assert "`likeness`" in str(refused.value.remedy)
 
 
 def test_large_arrays_lie_in_a_file_and_hold_the_same(monkeypatch):

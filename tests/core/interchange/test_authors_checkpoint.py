@@ -46,7 +46,7 @@ def test_of_a_training_checkpoint_the_averaged_weights_are_taken(tmp_path: Path)
 def test_the_published_sizes_need_no_heads_and_others_do(tmp_path: Path) -> None:
     small = random_checkpoint(width=384, depth=12, side=4)
     assert load_dit(saved(small, tmp_path)).config.heads == 6
-    with pytest.raises(ConfigError, match="--heads"):
+    with pytest.raises(ConfigError, match="heads=N"):
         load_dit(saved(random_checkpoint(), tmp_path))
 
 
@@ -55,7 +55,7 @@ def test_the_last_row_of_the_table_is_the_null_class_unless_said_otherwise(tmp_p
     default, without = load_dit(path, heads=2), load_dit(path, heads=2, num_classes=6)
     assert (default.config.num_classes, default.config.has_null) == (5, True)
     assert (without.config.num_classes, without.config.has_null) == (6, False)
-    with pytest.raises(ConfigError, match="--num-classes 4"):
+    with pytest.raises(ConfigError, match="num_classes=4"):
         load_dit(path, heads=2, num_classes=4)
 
 

@@ -124,5 +124,5 @@ def test_what_no_scheduler_serves_is_refused() -> None:
         to_diffusers(schedule("cosine", 300), "v", 1000.0)
     with pytest.raises(ConfigError, match="4000 steps"):
         to_diffusers(schedule("cosine", 4000), "v", 1000.0)
-    with pytest.raises(ConfigError, match="--prediction flow"):
+    with pytest.raises(ConfigError, match=r"diffusion\.prediction=flow"):
         to_diffusers(schedule("rectified-flow"), "x0", 1000.0)

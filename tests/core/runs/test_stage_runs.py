@@ -325,7 +325,7 @@ def test_a_damaged_identity_is_refused_and_replaced_only_when_asked(tmp_path: Pa
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "identity.json").write_bytes(b"\x00")
     with occupy(tmp_path):
-        with pytest.raises(DataError, match=r"identity\.json is not valid JSON.*--replace"):
+        with pytest.raises(DataError, match=r"identity\.json is not valid JSON.*`replace`"):
             claim(tmp_path, IDENTITY)
         assert not claim(tmp_path, IDENTITY, replace=True).complete
 

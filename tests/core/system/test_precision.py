@@ -70,7 +70,7 @@ def test_cuda_that_is_not_there_is_refused_with_a_remedy(device: str) -> None:
     with pytest.raises(ConfigError, match=device) as caught:
         resolve(device)
     assert caught.value.remedy is not None
-    assert "--device cpu" in caught.value.remedy
+    assert "machine.device=cpu" in caught.value.remedy
 
 
 @NO_MPS
@@ -81,7 +81,7 @@ def test_mps_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "", "cpu:1", "cuda:x", "cuda:-1", "mps:0"])
 def test_an_unknown_device_is_refused(device: str) -> None:
-    with pytest.raises(ConfigError, match="--device"):
+    with pytest.raises(ConfigError, match="device="):
         resolve(device)
 
 

@@ -26,7 +26,7 @@ def test_twenty_of_a_hundred_steps_end_the_training() -> None:
         for step in range(100):
             guard.check(step, NAN if step in bad else GOOD)
     assert step == 99 and guard.skipped == 20
-    assert caught.value.exit_code == 4 and caught.value.remedy is not None and "--lr" in caught.value.remedy
+    assert caught.value.exit_code == 4 and caught.value.remedy is not None and "train.lr" in caught.value.remedy
 
 
 def test_nineteen_of_every_hundred_steps_go_on_for_ever() -> None:

@@ -243,7 +243,7 @@ def test_half_precision_with_a_scaler_is_refused() -> None:
     def work(rank: int) -> None:
         with (
             processes.process_group(CPU),
-            pytest.raises(ConfigError, match="--shard does not go with --precision fp16"),
+            pytest.raises(ConfigError, match=r"`train\.shard` does not go with `machine\.precision=fp16`"),
         ):
             Stepper(Denoising(), PLAN, Policy(CPU, torch.float16))
 

@@ -234,7 +234,7 @@ def test_nothing_is_deleted_and_nothing_is_written_but_what_was_asked_for(plante
     assert state() == before
     for setting, name in (("out", "a.csv"), ("exclude_out", "a.txt"), ("sheet", "a.png")):
         (tmp_path / name).write_bytes(b"mine")
-        with pytest.raises(ConfigError, match=f"{name} exists, and is not overwritten"):
+        with pytest.raises(ConfigError, match=f"{name}` exists, and is not overwritten"):
             searched(planted, **{setting: tmp_path / name})
         searched(planted, replace=True, **{setting: tmp_path / name})
         assert (tmp_path / name).read_bytes() != b"mine"

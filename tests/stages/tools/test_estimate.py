@@ -216,7 +216,7 @@ def test_larger_denoisers_and_other_latents_can_be_asked_for_without_a_recipe() 
     ("how", "said"),
     [
         ({"gpus": 3}, "a batch of 8 does not divide among 3 GPUs"),
-        ({"utilisation": 0.5}, "--utilisation says nothing"),
+        ({"utilisation": 0.5}, "`utilisation` says nothing"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(tmp_path: Path, how: dict[str, Any], said: str) -> None:
@@ -225,7 +225,7 @@ def test_what_cannot_be_estimated_is_refused(tmp_path: Path, how: dict[str, Any]
 
 
 def test_a_format_that_a_gpu_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--precision bf16 does not serve v100"):
+    with pytest.raises(ConfigError, match="precision=bf16` does not serve v100"):
         estimated(tmp_path, where="v100", machine={"precision": "bf16"})
 
 

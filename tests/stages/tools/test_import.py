@@ -152,9 +152,9 @@ def test_names_of_classes_come_from_a_file_of_as_many_lines(
 def test_flags_that_do_not_go_with_the_path_are_refused(
     checkpoint: Path, exported: Path, kl: Path, fresh: Pipeline, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="add --autoencoder"):
+    with pytest.raises(ConfigError, match="add `autoencoder=FOLDER`"):
         run_import(fresh, checkpoint, heads=2)
-    with pytest.raises(ConfigError, match="--heads belongs to a checkpoint"):
+    with pytest.raises(ConfigError, match="`heads` belongs to a checkpoint"):
         run_import(fresh, exported, heads=2)
     with pytest.raises(ConfigError, match="no folder"):
         run_import(fresh, checkpoint, autoencoder=tmp_path / "absent", heads=2)

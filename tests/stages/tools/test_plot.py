@@ -113,10 +113,10 @@ def test_latents_made_anew_since_are_refused(copied: Pipeline) -> None:
 
 
 def test_guidance_without_a_null_class_and_too_many_steps_are_refused(copied: Pipeline) -> None:
-    with pytest.raises(ConfigError, match=r"--steps 1001 is outside"):
+    with pytest.raises(ConfigError, match=r"steps=1001` is outside"):
         plot.run(Plot(what="denoising", name=copied.name, runs_dir=copied.runs_dir, steps=1001), Silent())
     copied.run("train-dit", replace=True, label_dropout=0.0)
-    with pytest.raises(ConfigError, match=r"--cfg 2 needs a null class"):
+    with pytest.raises(ConfigError, match=r"cfg=2` needs a null class"):
         plot.run(Plot(what="denoising", name=copied.name, runs_dir=copied.runs_dir, cfg=2.0), Silent())
 
 
@@ -155,7 +155,7 @@ def test_a_file_in_the_way_is_refused_before_any_data_is_read(tmp_path: Path) ->
     photo = tmp_path / "photo.png"
     Image.new("RGB", (4, 4)).save(photo)
     before = photo.read_bytes()
-    with pytest.raises(ConfigError, match=r"photo\.png exists and was not drawn by ldm plot"):
+    with pytest.raises(ConfigError, match=r"photo\.png` exists and was not drawn by ldm plot"):
         plot.run(Plot(what="noising", data=str(tmp_path / "nowhere"), out=photo), Silent())
     assert photo.read_bytes() == before
     with pytest.raises(DataError, match="nowhere does not exist"):
