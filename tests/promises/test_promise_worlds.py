@@ -25,10 +25,11 @@ from ldm.core.training.loop import Batch
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.classifying import ClassifyingTask
 from ldm.core.training.tasks.denoising import DenoisingTask
+from ldm.stages.table import STAGES
 from tests.support.interrupted import ENCODE, SAMPLE, Stage
 from tests.support.launcher import Command, Ended
 from tests.support.ledger import Trials
-from tests.support.pipeline_run import RUNS, Pipeline
+from tests.support.pipeline_run import Pipeline
 from tests.support.several import environment, ranked, run_together
 from tests.support.small_runs import metrics, start_from
 
@@ -82,7 +83,7 @@ class Watched:
 
             ends: list[bool] = []
             task.load, task.after_step = noting_load, signalled
-            RUNS[self.command](config, Silent())
+            STAGES[self.command].load().run(config, Silent())
 
         return run_together(size, work, patience)
 

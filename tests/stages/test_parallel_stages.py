@@ -24,7 +24,7 @@ from ldm.core.progress import Silent
 from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.stages import sample
 from ldm.stages.table import STAGES
-from tests.support.pipeline_run import RUNS, Heard, Pipeline, pngs
+from tests.support.pipeline_run import Heard, Pipeline, pngs
 from tests.support.several import environment, ranked, run_together
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def together(pipeline: Pipeline, command: str, **changes: Any) -> list[int]:
     config = pipeline.config(command, **changes)
 
     def work(rank: int) -> None:
-        RUNS[command](config, Silent())
+        STAGES[command].load().run(config, Silent())
 
     return run_together(2, work)
 
@@ -74,7 +74,7 @@ def test_a_disk_that_fills_as_images_are_written_ends_sampling_and_is_told_once(
         def fill() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (_ROOM, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
-        RUNS["sample"](config, Hooked(on_start=fill if rank == size - 1 else None))
+        STAGES["sample"].load().run(config, Hooked(on_start=fill if rank == size - 1 else None))
 
     assert run_together(size, work) == [2] * size
     told = [line for line in capfd.readouterr().err.splitlines() if "disk: cannot write" in line]
@@ -93,7 +93,7 @@ def test_the_leader_waits_for_the_images_that_others_still_write(
     def work(rank: int) -> None:
         if rank == 1:
             monkeypatch.setattr(sample, "write_png", lambda path, image: (time.sleep(0.3), write_png(path, image)))
-        RUNS["sample"](config, Silent())
+        STAGES["sample"].load().run(config, Silent())
 
     assert run_together(2, work) == [0, 0]
     assert pngs(copied.folder / "samples" / "some") == pngs(copied.run("sample", num=2, label="alone").directory)

@@ -15,8 +15,9 @@ from ldm.core.pipeline.best import open_best
 from ldm.core.progress import Silent
 from ldm.core.training.sample_evaluator import SampleEvaluator
 from ldm.stages.configs.folders import Inspect, Verify
+from ldm.stages.table import STAGES
 from ldm.stages.tools import inspect, verify
-from tests.support.pipeline_run import RUNS, Heard, Pipeline, pngs
+from tests.support.pipeline_run import Heard, Pipeline, pngs
 from tests.support.several import run_together
 
 MEASURED: dict[str, Any] = {
@@ -92,7 +93,7 @@ def test_two_processes_measure_what_one_does(watched: Pipeline, trained: Pipelin
     config = pair.config("train-dit", **{**MEASURED, "metrics__num": 25})
 
     def work(rank: int) -> None:
-        RUNS["train-dit"](config, Silent())
+        STAGES["train-dit"].load().run(config, Silent())
 
     assert run_together(2, work) == [0, 0]
     alone = fresh(trained, tmp_path / "alone")
@@ -111,7 +112,7 @@ def train_sharded(pair: Pipeline, **changes: Any) -> list[int]:
     config = pair.config("train-dit", **MEASURED, train__shard=True, **changes)
 
     def work(rank: int) -> None:
-        RUNS["train-dit"](config, Silent())
+        STAGES["train-dit"].load().run(config, Silent())
 
     return run_together(2, work)
 
@@ -159,7 +160,7 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
     def work(rank: int) -> None:
         if rank == 0:  # In a process of its own, which ends with it.
             SampleEvaluator.save_best = limited  # type: ignore[method-assign]
-        RUNS["train-dit"](config, Silent())
+        STAGES["train-dit"].load().run(config, Silent())
 
     assert run_together(2, work) == [2, 2]
     assert len(measured(pair.folder / "dit")) == 1, "the first measurement is the best so far"

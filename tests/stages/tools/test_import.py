@@ -20,7 +20,7 @@ from ldm.core.runs.run import open_run
 from ldm.core.system.precision import resolve
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from ldm.stages.tools.directories import Directory
+from ldm.stages.tools.directories import command_of
 from tests.support.authors_dit import forward, random_checkpoint, training_checkpoint
 from tests.support.exchanged import drawn, levels_apart, run_export, run_import
 from tests.support.pipeline_run import Heard, Pipeline, manifest
@@ -122,7 +122,7 @@ def test_an_imported_run_is_verified_and_told_apart(checkpoint: Path, kl: Path, 
     outcome = verify.run(Verify(path=fresh.folder), Silent())
     assert outcome.summary["verified"] == "vqvae, dit"
     for kind in ("vqvae", "dit"):
-        command = Directory(fresh.folder / kind, kind).command()
+        command = command_of(fresh.folder / kind, kind)
         assert command == f"ldm import {checkpoint} --autoencoder {kl} --heads 2"
     weights = fresh.folder / "dit" / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
