@@ -13,7 +13,8 @@ from ldm.core import files
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.latents.sharded import ShardedLatents
 from ldm.core.progress import Silent
-from ldm.core.runs.roles import LATENTS
+from ldm.core.runs.inputs import own_folders
+from ldm.core.runs.roles import AUTOENCODER, DENOISER, LATENTS
 from ldm.core.runs.run import MANIFEST, SCHEMA, open_run
 from ldm.core.training import checkpoint
 from ldm.stages.configs.folders import Verify
@@ -108,13 +109,14 @@ def test_the_files_of_every_released_schema_load(folder: Path, tmp_path: Path) -
 
     kept = Path(shutil.copytree(folder, tmp_path / "kept"))
     assert verify.run(Verify(path=kept), Silent()).verdict == "is whole"
-    autoencoders.load(kept / "vqvae" / "final")
-    denoisers.load(kept / "dit" / "final")
+    (autoencoder,), (denoiser,) = own_folders(AUTOENCODER, kept), own_folders(DENOISER, kept)
+    autoencoders.load(autoencoder / "final")
+    denoisers.load(denoiser / "final")
     latents = open_run(kept / "latents", LATENTS, "ldm encode")
     facts = latents.metadata
     train = ShardedLatents(latents.path, "train", facts["shards"]["train"], tuple(facts["latent_shape"]))
     assert train.array("npy", np.arange(4)).isfinite().all()
-    found = checkpoint.newest(kept / "dit", lambda message: pytest.fail(message))
+    found = checkpoint.newest(denoiser, lambda message: pytest.fail(message))
     assert found is not None and found.groups.keys() == {"model", "ema", "optimizer"}
 
 

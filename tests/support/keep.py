@@ -1,4 +1,4 @@
-"""Write the run that is kept for a schema: `python -m tests.support.keep`, from the checkout, when a schema is new.
+"""Write a run that is kept: `python -m tests.support.keep NAME`, from the checkout, when a schema or a kind is new.
 
 The smallest of everything, made under relative paths, without pictures and locks. It stays for good: later versions
 must load it, or refuse it with what to do.
@@ -17,12 +17,12 @@ from tests.support.pipeline_run import Pipeline, write_squares
 
 OLD_FILES = Path(__file__).resolve().parents[1] / "promises" / "old_files"
 SMALLEST = {
-    "train-vqvae": {
+    "train-autoencoder": {
         "model": {"channels": 8, "channel_multipliers": (1, 1), "codebook_size": 8},
         "train": {"images": 8, "batch_size": 8, "checkpoint_every": 8},
     },
     "encode": {"shard_size": 8},
-    "train-dit": {
+    "train-denoiser": {
         "model": {"preset": "dit-xs", "width": 8, "depth": 1, "heads": 1},
         "train": {"images": 8, "batch_size": 8, "checkpoint_every": 8},
         "preview": {"every": 0},
@@ -32,12 +32,17 @@ SMALLEST = {
 LEFT_OUT = ("*/.lock", "samples/*/.lock", "*/loss.png", "*/reconstructions")
 
 
-def keep() -> Path:
+def keep(name: str) -> Path:
     """Make the run in a temporary folder and move it beside the others."""
     torch.set_num_threads(1)
     made = run.provenance()
-    run.provenance = lambda: {**made, "platform": "any", "git": None}  # The machine is no part of the format.
-    kept = OLD_FILES / f"schema-{run.SCHEMA}"
+    run.provenance = lambda: {
+        **made,
+        "argv": sys.argv,
+        "platform": "any",
+        "git": None,
+    }  # The machine is no part of the format.
+    kept = OLD_FILES / name
     assert not kept.exists(), f"{kept} is kept already"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -54,4 +59,4 @@ def keep() -> Path:
 
 
 if __name__ == "__main__":
-    print(keep())
+    print(keep(sys.argv[1]))
