@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ldm.cli.keys import settings_of
+from ldm.core.denoisers.families import FAMILIES
 from ldm.stages.table import STAGES
 
 if sys.version_info >= (3, 11):
@@ -113,6 +114,32 @@ def test_imports_inside_the_folders_are_relative(path: Path) -> None:
 def test_core_and_stages_print_nothing(path: Path) -> None:
     calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
     assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+
+
+# A family's own files: its config and network, the line that registers it, and its form in other projects. The names of
+# commands and of kinds on disk are older than families, and stay.
+OWN_FILES = {
+    "DiT": ("core/denoisers/dit", "core/denoisers/noisy_", "core/denoisers/families", "core/interchange/"),
+}
+OLDER = {"core/runs/roles.py", "stages/configs/denoiser.py", "stages/tools/import_model.py", "stages/table.py"}
+
+
+@pytest.mark.parametrize("path", [*sources("core"), *sources("stages")], ids=module_name)
+def test_no_family_of_denoisers_is_named_outside_its_own_files(path: Path) -> None:
+    """Neither its classes, nor its modules, nor the string of its name."""
+    place = path.relative_to(ROOT).as_posix()
+    tree = ast.parse(path.read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {(node.module or "").rpartition(".")[2] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    for kind, family in FAMILIES.items():
+        network = family.network.partition(":")[2]
+        if place.startswith(OWN_FILES[network]):
+            continue
+        modules = {family.network.partition(":")[0], family.config.__module__.rpartition(".")[2]}
+        assert not names & {network, family.config.__name__, *modules}
+        strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert kind not in strings or place in OLDER, f"{kind!r} in {place}"
 
 
 def test_the_packages_listed_are_the_folders_on_disk() -> None:

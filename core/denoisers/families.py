@@ -4,5 +4,5 @@ from ..settings.families import Family
 from .dit_config import DiTConfig
 
 FAMILIES: dict[str, Family] = {
-    "dit": Family(DiTConfig, "dit:DiT"),
+    "dit": Family(DiTConfig, "dit:DiT", exporter="transformer"),
 }

@@ -16,7 +16,7 @@ from .config import DenoiserConfig
 from .families import FAMILIES
 from .network import DenoiserNetwork, check_latents
 
-NETWORKS = tuple(FAMILIES)  # the kinds that `load` reads
+NETWORKS = FAMILIES  # the kinds that `load` reads
 REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
 
 

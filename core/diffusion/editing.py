@@ -57,7 +57,7 @@ def inpainting(
 ) -> Denoiser:
     """Make only what is new, and keep the rest (replacement, as in RePaint; Lugmayr et al. 2022).
 
-    known: clean, as x0. new: bool, broadcasts against it: True where x0 is to be made. noise: number of the call → fresh
+    known: clean, as x0. new: bool, broadcasts against it: True where x0 is to be made. noise: call number → fresh
     noise. The denoiser sees the known part at the noise level of x_t, and the estimate has it as it is, so that any
     sampler ends in it exactly.
     """

@@ -15,7 +15,7 @@ from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
 from . import autoencoders
-from .families import form_of
+from .denoisers import exporter_of
 from .pipeline import labels_in_diffusers
 from .scheduler import FLOW, shifts
 from .transformer import NULL_CLASS
@@ -93,7 +93,7 @@ def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, 
 
     data = ModelCardData(
         library_name="diffusers",
-        tags=["diffusers", form_of(model.network).title, "latent-diffusion", "class-conditional", "ldm"],
+        tags=["diffusers", exporter_of(model.network).TITLE, "latent-diffusion", "class-conditional", "ldm"],
     )
     metadata = denoiser.metadata
     picture = [f"![samples]({GRID})", ""] if shown.grid is not None else []
@@ -181,8 +181,8 @@ def _data(autoencoder: StageRun) -> list[str]:
 
 def _settings(denoiser: StageRun, model: Model) -> Iterator[tuple[str, str]]:
     config, metadata, network = denoiser.config, denoiser.metadata, model.network
-    form = form_of(network)
-    yield "denoiser", f"{form.title}, {form.summary(network.config)}"
+    exporter = exporter_of(network)
+    yield "denoiser", f"{exporter.TITLE}, {exporter.summary(network.config)}"
     yield "parameters", f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
     yield "latents", " × ".join(map(str, model.latent_shape))
     yield "autoencoder", f"{model.autoencoder.codec.kind}, {model.autoencoder.downsampling} times smaller"

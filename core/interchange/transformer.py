@@ -19,6 +19,7 @@ from ..denoisers.dit_config import DiTConfig
 from ..errors import ConfigError, DataError
 from ..runs.weights import load_into
 
+TITLE = "DiT"
 NULL_CLASS = 1000  # of DiTPipeline, whatever the number of classes
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second in folders of before the first existed
 _MLP_RATIO = 4

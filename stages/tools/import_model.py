@@ -18,7 +18,7 @@ from ...core.files import read_json, sha256_file, sha256_json
 from ...core.images.settings import Data
 from ...core.interchange import checkpoint
 from ...core.interchange.autoencoders import CONFIG, use_scaling_factor
-from ...core.interchange.families import form_of
+from ...core.interchange.denoisers import exporter_of
 from ...core.interchange.pipeline import open_pipeline
 from ...core.interchange.scheduler import Process
 from ...core.pipeline.settings import Diffusion
@@ -67,7 +67,7 @@ def run(config: Import, progress: Progress) -> Outcome:
             work.commit(["final/model.safetensors", "final/config.json"], metadata)
     shape = given.denoiser.config
     summary = {
-        "denoiser": f"{form_of(given.denoiser).summary(shape)}, {shape.num_classes:,} classes",
+        "denoiser": f"{exporter_of(given.denoiser).summary(shape)}, {shape.num_classes:,} classes",
         "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",
     }
     guided = f" --class 0 --cfg {3 if shape.has_null else 1}"
