@@ -35,9 +35,8 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
         next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        autoencoder = load_autoencoder(source, policy).network
-        sets = data.read(autoencoder, policy, progress, config.reading)
-        task = DenoisingTask(config, network, sets, autoencoder, policy)
+        sets = data.read(policy, progress, config.reading)
+        task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
         state = BestState(work, task.network, _description(config, latents))
         if evaluator is not None:
             evaluator.start(task.model(), task.validate, state)

@@ -162,11 +162,12 @@ class Held:
             for start in range(0, self._num_samples, _AT_ONCE):
                 samples = np.arange(start, min(start + _AT_ONCE, self._num_samples))
                 arrays[row, start : start + _AT_ONCE] = reader.take(np.full(len(samples), row), samples)
-        self._arrays = arrays.flatten(0, 1)
+        # GPUs gather no unsigned numbers of 16 bits, but bytes are bytes.
+        self._arrays = arrays.flatten(0, 1).view(torch.int16 if table.dtype == torch.uint16 else table.dtype)
 
     def take(self, row: np.ndarray, sample: np.ndarray) -> torch.Tensor:
         rows = torch.from_numpy(row * self._num_samples + sample)
-        return self._arrays.index_select(0, to_device(rows, self._arrays.device))
+        return self._arrays.index_select(0, to_device(rows, self._arrays.device)).view(self.table.dtype)
 
 
 def _map(path: Path) -> np.ndarray:

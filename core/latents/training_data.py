@@ -1,10 +1,9 @@
-"""What a denoiser is trained on: latents that `encode` wrote, or pixels, which need not be written down."""
+"""What a denoiser, or a classifier to guide it, is trained on: latents that `encode` wrote, or pixels themselves."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..autoencoders.codec import Autoencoder
 from ..errors import DataError
 from ..images.sets import ImageSources, data_of, image_sources
 from ..pipeline.loading import load_autoencoder
@@ -37,12 +36,11 @@ class TrainingData:
         given = {"latents": as_input(self.described, folder)} if self.images is None else self.images.inputs
         return {**given, "autoencoder": as_input(self.autoencoder, folder)}
 
-    def read(
-        self, network: Autoencoder, policy: Policy, progress: Progress, reading: Reading | Literal["auto"] = "auto"
-    ) -> LatentSets:
-        """Open them. network: the autoencoder's. reading: as of `read_latents`. Raises DataError as that does."""
+    def read(self, policy: Policy, progress: Progress, reading: Reading | Literal["auto"] = "auto") -> LatentSets:
+        """Open them. reading: as of `read_latents`. Raises DataError as that does."""
         if self.images is None:
             return read_latents(self.described, reading, policy.device)
+        network = load_autoencoder(self.autoencoder, policy).network
         return latents_of_images(self.images.read(progress), network, self.images.data.flip, policy)
 
 

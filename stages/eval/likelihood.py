@@ -42,7 +42,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
             shown = _shown(read_evaluation(work.path)["numbers"])
             return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
         model = load_model(source, config, policy)
-        held_out = data.read(model.autoencoder, policy, progress, "streamed").val
+        held_out = data.read(policy, progress, "streamed").val
         chosen = spread(len(held_out), config.limit or len(held_out))
         progress.start("bounding the likelihood", len(chosen), "latents")
 

@@ -76,7 +76,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     data = training_data_of(source, config)
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)
-    held_out = data.read(model.autoencoder, policy, progress, "streamed").val
+    held_out = data.read(policy, progress, "streamed").val
     maybe_compile(model.network, bool(config.machine.compile), policy.device)
     denoise = guided(model, asked, policy).denoise
 

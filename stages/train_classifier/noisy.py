@@ -1,4 +1,4 @@
-"""`ldm train-classifier --noisy`: noisy latents in, a classifier to guide samples by out."""
+"""`ldm train-classifier --noisy`: noisy latents, or pixels, in, a classifier to guide samples by out."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from ...core.denoisers.noisy_config import NoisyClassifierConfig
 from ...core.denoisers.settings import NOISY, NoisyClassifierModel
 from ...core.distributed import processes
 from ...core.errors import DataError
-from ...core.latents.sets import open_latents
+from ...core.latents.training_data import training_data
 from ...core.pipeline.loading import diffusion_of, open_denoiser
 from ...core.pipeline.settings import Diffusion
 from ...core.progress import Outcome, Progress
-from ...core.runs.inputs import as_input, own_folders
+from ...core.runs.inputs import own_folders
 from ...core.runs.outputs import claim, command_line, occupied
 from ...core.runs.roles import DENOISER
 from ...core.runs.run import MANIFEST, StageRun
@@ -24,17 +24,17 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
     """Train a classifier of a run's noisy latents. Returns where it lies."""
     folder = config.root / NOISY
     with occupied(folder, config.machine, config.train) as policy:
-        latents, source = open_latents(config.latents, config)
+        data = training_data(config.latents, config, policy)
+        latents = data.described
         if len(latents.metadata["class_names"]) < 2:
             raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")
-        inputs = {"latents": as_input(latents, folder), "autoencoder": as_input(source, folder)}
         process = noise_of(config)
         network = network_config(config.noisy_model, latents)
-        work = claim(folder, _settled(config, process), inputs, kind=NOISY)
+        work = claim(folder, _settled(config, process), data.inputs(folder), kind=NOISY)
         next_commands = [command_line("sample", config) + " --classifier-scale 2"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
-        task = NoisyClassifyingTask(config, network, latents, process, policy)
+        task = NoisyClassifyingTask(config, network, data.read(policy, progress), process, policy)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         metadata = loop.train(task, plan, policy, folder, progress)
         if not processes.world().is_main:

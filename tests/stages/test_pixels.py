@@ -37,6 +37,8 @@ def test_a_denoiser_of_pixels_needs_no_latents(pixels: Pipeline) -> None:
     assert made["inputs"]["data"]["fingerprint"] == manifest(pixels.folder / "vqvae")["inputs"]["data"]["fingerprint"]
     assert len(pngs(pixels.run("sample", num=1).directory)) == 3
     assert pixels.run("eval", bits_per_dim=True).summary
+    pixels.run("train-classifier", noisy=True, noisy_model={"width": 32, "depth": 1, "heads": 2})
+    assert len(pngs(pixels.run("sample", num=1, label="guided", classifier_scale=1.0).directory)) == 3
     verify.run(Verify(path=pixels.folder), Silent())
 
 

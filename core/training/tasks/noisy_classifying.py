@@ -12,11 +12,9 @@ from ...denoisers.noisy_classifier import NoisyClassifier
 from ...denoisers.noisy_config import NoisyClassifierConfig
 from ...diffusion import times
 from ...diffusion.schedules import Schedule, add_noise
-from ...latents.dataset import held_out
-from ...latents.sets import read_latents
+from ...latents.dataset import LatentSets, held_out
 from ...pipeline.loading import forward_process
 from ...pipeline.settings import Diffusion
-from ...runs.run import StageRun
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
@@ -32,12 +30,11 @@ class NoisyClassifyingTask:
         self,
         config: ClassifierTraining,
         network: NoisyClassifierConfig,
-        latents: StageRun,
+        latents: LatentSets,
         process: dict[str, Any],
         policy: Policy,
     ) -> None:
-        self.seed, self.policy = config.seed, policy
-        self.latents = read_latents(latents, device=policy.device)
+        self.seed, self.policy, self.latents = config.seed, policy, latents
         self.num_samples = len(self.latents.train)
         self.schedule: Schedule = forward_process(Diffusion.model_validate(process))
         seeds.seed_everything(config.seed, "noisy classifier weights")
