@@ -114,20 +114,20 @@ FAULTS = [
         "core/diffusion/objective.py",
         "predicted.detach()",
         "predicted",
-        "tests/core/test_objective.py",
+        "tests/core/diffusion/test_objective.py",
     ),
     Fault(
         "the bound without its number of steps",
         "core/diffusion/objective.py",
         "bound = self.schedule.num_steps * variance",
         "bound = variance",
-        "tests/core/test_objective.py",
+        "tests/core/diffusion/test_objective.py",
     ),
     Fault(
         "null class one too low",
         "core/conditioning/labels.py",
-        "torch.full_like(labels, self.num_classes)",
-        "torch.full_like(labels, self.num_classes - 1)",
+        "torch.full((n,), self.num_classes, device=device)",
+        "torch.full((n,), self.num_classes - 1, device=device)",
         "tests/core/conditioning",
     ),
     Fault(
@@ -170,12 +170,17 @@ def test_the_copy_passes_as_it_is(copy: Path, tests: str) -> None:
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_there_is_one_place_for_each_fault_and_tests_to_catch_it(fault: Fault) -> None:
+    assert (ROOT / fault.file).read_text().count(fault.right) == 1, "the code has moved on: where does the fault go now?"
+    assert (ROOT / fault.tests).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught(copy: Path, fault: Fault) -> None:
     path = copy / fault.file
     right = path.read_text()
-    assert right.count(fault.right) == 1, "the code has moved on: say anew where the fault goes"
     path.write_text(right.replace(fault.right, fault.wrong))
     try:
         result = run_tests(copy, fault.tests)
