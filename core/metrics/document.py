@@ -77,10 +77,17 @@ def evaluation_outcome(work: StageRun, next_commands: list[str]) -> Outcome:
 
 def _shown(document: dict[str, Any]) -> dict[str, str]:
     """Choose what the command prints: every number beside its floor, and how many images it rests on."""
-    floor, conditions = document["real_against_real"], document["conditions"]
+    numbers, floor, conditions = document["numbers"], document.get("real_against_real", {}), document["conditions"]
+    if "n_samples" not in conditions:  # Of a likelihood: each bound with its error.
+        bounds = {name: value for name, value in numbers.items() if name.startswith("bits_per_dim[")}
+        errors = {name: numbers.get(name.replace("per_dim", "per_dim_error")) for name in bounds}
+        return {
+            name: f"{bound:.4f}" + ("" if errors[name] is None else f" ± {errors[name]:.4f}")
+            for name, bound in bounds.items()
+        }
     rows = {
         name: f"{value:.4g}" + (f"   (real against real {floor[name]:.4g})" if name in floor else "")
-        for name, value in document["numbers"].items()
+        for name, value in numbers.items()
         if "_std[" not in name
     }
     rows["images"] = f"{conditions['n_samples']:,} against {conditions['n_reference']:,}"

@@ -63,13 +63,13 @@ def evaluate(
     fake: Features,
     extractor: Extractor,
     labels: Tensor | None = None,
-    class_names: Sequence[str] | None = None,
+    columns: Sequence[int] | None = None,
     settings: Settings | None = None,
 ) -> Report:
-    """Compare fakes with the reference, and with `labels` say how many are read as their class.
+    """Compare fakes with the reference, and where the extractor knows their classes, count those read as their own.
 
-    labels: int64 (N_fake,), indices into class_names. Raises DataError for too few images, ConfigError for class names
-    that the extractor does not know.
+    labels: int64 (N_fake,), of the fakes; columns: the extractor's logit of each class, see `class_columns`. Raises
+    DataError for too few images.
     """
     settings = settings or Settings()
     require_enough(len(real), len(fake), settings)
@@ -78,10 +78,7 @@ def evaluate(
     chosen, _ = split_reference(len(real), len(fake), settings.seed)
     floor = compare_reals(real, len(fake), extractor.name, settings)
     floor |= score(real.logits[chosen], extractor.name, settings)
-    if labels is not None:
-        if class_names is None or extractor.class_names is None:
-            raise ConfigError(f"the {extractor.name} extractor has no class names", "use one that knows the classes")
-        columns = class_columns(class_names, extractor.class_names)
+    if labels is not None and columns is not None:
         numbers |= class_accuracy(fake.logits, labels, columns, extractor.name)
     conditions = conditions_of(extractor, len(real), len(fake), settings)
     return Report(numbers, floor, conditions)

@@ -1,6 +1,6 @@
 """What an evaluation compares: the feature extractor, the reference images, and batches of images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from ..images.sources import open_source, open_splits
 from ..progress import Progress
 from ..runs.inputs import as_input, open_own
 from ..runs.roles import CLASSIFIER
+from ..settings.fields import identity
 from ..system.precision import Policy
+from .evaluate import class_columns
 from .frechet import DESCRIPTION
 from .settings import Comparison
 
@@ -57,6 +59,30 @@ def reference_images(config: Comparison, data: Data, validation: bool = False) -
         source = splits[1 if validation else 0]
         path = f"{data.source} ({'validation' if validation else 'training'} images)"
     return source, {"path": path, "fingerprint": source.fingerprint()}
+
+
+def described_features(
+    extractor: Extractor, reference: dict[str, Any], config: Comparison, data: Data
+) -> dict[str, Any]:
+    """Return what the features of a reference depend on, JSON: where it is the same, they are."""
+    return {
+        **{name: getattr(extractor, name) for name in ("name", "weights_sha256", "resize")},
+        "reference": reference["fingerprint"],
+        "limit": config.limit,
+        "seed": config.seed,
+        "data": {name: value for name, value in identity(data).items() if name != "source"},
+    }
+
+
+def known_classes(class_names: Sequence[str], extractor: Extractor, progress: Progress) -> list[int] | None:
+    """Return the extractor's index of each class; None, with a warning, where it does not know them."""
+    if extractor.class_names is None:
+        return None
+    try:
+        return class_columns(class_names, extractor.class_names)
+    except ConfigError as error:
+        progress.warn(f"no class accuracy: {error.message}")
+        return None
 
 
 def limited(source: ImageSource, config: Comparison) -> ImageSource:

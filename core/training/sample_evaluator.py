@@ -19,21 +19,27 @@ from ..conditioning.registry import conditioning_of
 from ..diffusion import conditions
 from ..distributed import processes
 from ..errors import ConfigError, DataError
-from ..features.extractor import INCEPTION, Extractor, Features, extract
+from ..features.extractor import INCEPTION, Features, extract
 from ..features.reference import keep_features, kept_features
 from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.sets import image_loader
 from ..images.settings import Data
 from ..metrics import evaluate
-from ..metrics.inputs import feature_extractor, image_batches, limited, reference_images
+from ..metrics.inputs import (
+    described_features,
+    feature_extractor,
+    image_batches,
+    known_classes,
+    limited,
+    reference_images,
+)
 from ..metrics.settings import Comparison
 from ..pipeline.best import BestState
 from ..pipeline.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
 from ..pipeline.model import Model
 from ..progress import Progress
 from ..runs.run import StageRun
-from ..settings.fields import identity
 from ..system.precision import Policy
 from ..system.signals import StopFlag, stop_flag
 from .tasks.settings import DenoiserTraining
@@ -74,7 +80,7 @@ class SampleEvaluator:
 
             # The feature extractor; its index of each class, where it knows the classes.
             self.extractor, _ = feature_extractor(self.comparison, policy, config.root)
-            self.class_columns = _class_columns(class_names, self.extractor, progress)
+            self.class_columns = known_classes(class_names, self.extractor, progress)
             if self.class_columns is None and wanted.best == "class_accuracy":
                 raise ConfigError(
                     f"`metrics.best=class_accuracy`, but {self.extractor.name} does not know the classes",
@@ -118,13 +124,7 @@ class SampleEvaluator:
 
     def _reference_features(self, reference: ImageSource) -> Features:
         folder = self.best.work.path / REFERENCE
-        made_from = {
-            **{name: getattr(self.extractor, name) for name in ("name", "weights_sha256", "resize")},
-            "reference": self.reference_input["fingerprint"],
-            "limit": self.comparison.limit,
-            "seed": self.config.seed,
-            "data": {name: value for name, value in identity(self.data).items() if name != "source"},
-        }
+        made_from = described_features(self.extractor, self.reference_input, self.comparison, self.data)
         features = kept_features(made_from, folder)
         if features is None:
             loader = image_loader(limited(reference, self.comparison), self.data, "reference", self.progress)
@@ -210,17 +210,6 @@ def _criterion(best: str, extractor_name: str) -> str:
     inception = extractor_name == INCEPTION
     names = {"frechet": "fid" if inception else "frechet_distance", "kernel": "kid" if inception else "kernel_distance"}
     return f"{names.get(best, best)}[{extractor_name}]"
-
-
-def _class_columns(class_names: list[str], extractor: Extractor, progress: Progress) -> list[int] | None:
-    """Return the extractor's index of each class; None, with a warning, where it does not know them."""
-    if extractor.class_names is None:
-        return None
-    try:
-        return evaluate.class_columns(class_names, extractor.class_names)
-    except ConfigError as error:
-        progress.warn(f"metrics: no class accuracy: {error.message}")
-        return None
 
 
 def _until_stopped(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]:

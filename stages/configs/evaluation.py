@@ -13,9 +13,9 @@ class Eval(Comparison):
     command: ClassVar[str] = "eval"
     kind: ClassVar[str] = "eval"
 
-    of: Literal["samples", "reconstructions"] = option("samples", "What to judge.", "--of")
+    of: Literal["samples", "reconstructions"] = option("samples", "What to evaluate.", "--of")
     bits_per_dim: bool = option(
-        False, "Judge the denoiser instead: bound its likelihood of held-out latents.", "--bits-per-dim"
+        False, "Evaluate the denoiser instead: bound its likelihood of held-out latents.", "--bits-per-dim"
     )
     times: int = option(16, "With --bits-per-dim: terms of the bound drawn for each latent.", ge=1)
     samples: str | None = option(

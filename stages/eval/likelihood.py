@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core import files
 from ...core.diffusion import predictions
 from ...core.diffusion.conditions import Cond
 from ...core.images.order import spread
 from ...core.latents.dataset import held_out_latents
 from ...core.latents.training_data import training_data_of
-from ...core.metrics.document import NUMBERS, read_evaluation
+from ...core.metrics.document import evaluation_outcome, write_evaluation
+from ...core.metrics.evaluate import Report
 from ...core.metrics.likelihood import Estimate, bits_per_dim
 from ...core.pipeline.loading import load_model, open_denoiser
 from ...core.pipeline.model import Model
@@ -39,8 +39,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
-            shown = _shown(read_evaluation(work.path)["numbers"])
-            return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
+            return evaluation_outcome(work, next_commands)
         model = load_model(source, config, policy)
         held_out = data.read(policy, progress, "streamed").val
         chosen = spread(len(held_out), config.limit or len(held_out))
@@ -75,13 +74,11 @@ def run(config: Eval, progress: Progress) -> Outcome:
             "prediction": model.prediction,
             "autoencoder": source.manifest["inputs"]["autoencoder"]["fingerprint"],
         }
-        files.write_json(work.path / NUMBERS, {"of": "likelihood", "numbers": numbers, "conditions": conditions})
-        work.commit([NUMBERS], {"numbers": numbers})
-    return Outcome(work.path, summary=_shown(numbers), next_commands=next_commands)
+        return write_evaluation(work, LABEL, Report(numbers, {}, conditions), {}, [], [], next_commands)
 
 
 def estimate_by(model: Model, policy: Policy) -> Estimate:
-    """Return the function that gives a model's estimate of x0 with the variances it can be judged by.
+    """Return the function that gives a model's estimate of x0 with the variances that the bound is taken for.
 
     The learned one where there is one, else both of DDPM's.
     """
@@ -98,13 +95,3 @@ def estimate_by(model: Model, policy: Policy) -> Estimate:
         return predictions.to_x0(model.prediction, output, x_t, alpha, sigma), fractions
 
     return estimate
-
-
-def _shown(numbers: dict[str, float]) -> dict[str, str]:
-    """Choose what the command prints: each bound with its error."""
-    shown = {}
-    for name, value in numbers.items():
-        if name.startswith("bits_per_dim["):
-            error = numbers.get(name.replace("per_dim", "per_dim_error"))
-            shown[name] = f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
-    return shown

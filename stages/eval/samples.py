@@ -19,9 +19,17 @@ from ...core.images.sets import data_of, image_loader
 from ...core.images.settings import Data
 from ...core.images.sources import open_source
 from ...core.metrics.document import evaluation_outcome, write_evaluation
-from ...core.metrics.evaluate import Report, Settings, class_columns, compare_statistics, evaluate, require_enough
+from ...core.metrics.evaluate import Report, Settings, compare_statistics, evaluate, require_enough
 from ...core.metrics.frechet import DESCRIPTION, TENSORS, load_statistics, save_statistics, statistics_of
-from ...core.metrics.inputs import feature_extractor, image_batches, limited, reference_images, saved_statistics
+from ...core.metrics.inputs import (
+    described_features,
+    feature_extractor,
+    image_batches,
+    known_classes,
+    limited,
+    reference_images,
+    saved_statistics,
+)
 from ...core.metrics.nearest import neighbours
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import as_input, has_begun, input_path, made_by, open_own, open_producer
@@ -29,7 +37,6 @@ from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
 from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES
 from ...core.runs.run import MANIFEST, StageRun, open_run
-from ...core.settings.fields import identity
 from ..configs import Eval
 
 CONFUSION, NEAREST = "confusion.png", "nearest.png"
@@ -39,7 +46,7 @@ SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
 def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = None) -> Outcome:
     """Compare samples with a reference, and where they have classes, see whether they are read as those.
 
-    seen: what references look like to an extractor, kept here by one who judges several samples one after another.
+    seen: features of references, kept here where several sets of samples are evaluated one after another.
     """
     where = _samples_folder(config)
     label = where.resolve().name
@@ -59,8 +66,8 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         else:
             real_images, reference = reference_images(config, data)
             require_enough(len(limited(real_images, config)), len(limited(samples, config)))
-        judged = as_input(made, folder) if made else {"path": str(where), "fingerprint": samples.fingerprint()}
-        work = claim(folder, config, {"samples": judged, "extractor": its_input, "reference": reference})
+        samples_input = as_input(made, folder) if made else {"path": str(where), "fingerprint": samples.fingerprint()}
+        work = claim(folder, config, {"samples": samples_input, "extractor": its_input, "reference": reference})
         next_commands = [command_line("sweep", config), command_line("report", config)]
         if work.complete:
             return evaluation_outcome(work, next_commands)
@@ -72,10 +79,10 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
             conditions = {"n_reference": known.n, "n_samples": len(fake), "resize": extractor.resize}
             report = Report(numbers, {}, conditions | {"weights_sha256": extractor.weights_sha256})
         else:
-            reals, real = _look_at_reference(real_images, reference, extractor, data, config, progress, seen)
-            names = _class_names(fakes.source, extractor, progress)
-            labels = torch.from_numpy(fakes.labels) if names else None
-            report = evaluate(real, fake, extractor, labels, names, Settings(seed=config.seed))
+            reals, real = _reference_features(real_images, reference, extractor, data, config, progress, seen)
+            columns = known_classes(samples.class_names, extractor, progress) if samples.labelled else None
+            labels = torch.from_numpy(fakes.labels)
+            report = evaluate(real, fake, extractor, labels, columns, Settings(seed=config.seed))
             save_statistics(statistics_of(real.features), extractor, folder)
             outputs = [TENSORS, DESCRIPTION]
             pictures += _nearest(folder, fakes, fake, reals, real)
@@ -84,7 +91,7 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         return write_evaluation(work, "samples", report, conditions, outputs, pictures, next_commands)
 
 
-def _look_at_reference(
+def _reference_features(
     images: ImageSource,
     reference: dict[str, Any],
     extractor: Extractor,
@@ -93,22 +100,16 @@ def _look_at_reference(
     progress: Progress,
     seen: dict[str, Features] | None,
 ) -> tuple[ImageLoader, Features]:
-    """Return the reference images and what the extractor sees in them, which it need not look at twice."""
-    wanted = {
-        **{name: getattr(extractor, name) for name in ("name", "weights_sha256", "resize")},
-        "reference": reference["fingerprint"],
-        "limit": config.limit,
-        "seed": config.seed,
-        "data": {name: value for name, value in identity(data).items() if name != "source"},
-    }
-    known = (seen or {}).get(sha256_json(wanted))
+    """Return the reference images and their features, from `seen` where they are there."""
+    key = sha256_json(described_features(extractor, reference, config, data))
+    known = (seen or {}).get(key)
     # Which images are left out for being broken is known once all were decoded.
     keep = known is None or data.on_error == "skip"
     loader = image_loader(limited(images, config), data, "reference", progress, keep)
     if known is None:
         known = extract(extractor, image_batches(loader, config, progress, "reference"))
         if seen is not None:
-            seen[sha256_json(wanted)] = known
+            seen[key] = known
     return loader, known
 
 
@@ -157,18 +158,6 @@ def _labelled(made: StageRun) -> ImageSource:
     labels = np.array([entry["label"] for entry in entries], dtype=np.int64)
     images = source.subset([row[entry["file"]] for entry in entries])
     return replace(images, labels=labels, class_names=tuple(made.metadata["class_names"]), labelled=True)
-
-
-def _class_names(samples: ImageSource, extractor: Extractor, progress: Progress) -> tuple[str, ...] | None:
-    """Return the samples' class names if they have classes that the extractor knows; say so if it does not."""
-    if not samples.labelled or extractor.class_names is None:
-        return None
-    try:
-        class_columns(samples.class_names, extractor.class_names)
-    except ConfigError as error:
-        progress.warn(f"no class accuracy: {error.message}")
-        return None
-    return samples.class_names
 
 
 def _conditions(made: StageRun | None, where: Path) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_the_copy_passes_as_it_is(copy: Path, tests: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_there_is_one_place_for_each_fault_and_tests_to_catch_it(fault: Fault) -> None:
-    assert (ROOT / fault.file).read_text().count(fault.right) == 1, "the code has moved on: where does the fault go now?"
+    assert (ROOT / fault.file).read_text().count(fault.right) == 1, "the code has moved on: where does it go now?"
     assert (ROOT / fault.tests).exists()
 
 
