@@ -7,7 +7,7 @@ from ..stages.table import COMMANDS
 SUMMARY = "Train latent diffusion models on your own labelled images, one stage at a time."
 MENUS = {
     "recipes": "List the recipes at hand, print one, or copy one to be edited.",
-    "config": "Show a stage's settings and where each was set, or tell of all settings.",
+    "config": "Show a stage's settings and where each was set, or describe all settings.",
     "data": "Look at images before they are trained on.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }

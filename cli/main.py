@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run_stage(command: str, given: "Given") -> int:
-    """Merge what was given into a command's configuration, load its stage, run it and tell what came out.
+    """Merge what was given into a command's configuration, load its stage, run it and show what came out.
 
     Returns the exit code.
     """
@@ -144,7 +144,7 @@ def _root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run `ldm ARGUMENTS` and return its exit code; whatever the user can mend is told on stderr."""
+    """Run `ldm ARGUMENTS` and return its exit code; whatever the user can mend is shown on stderr."""
     try:
         result = typer.main.get_command(app)(args=list(arguments), prog_name="ldm", standalone_mode=False)
     except OtherProcessFailed as ending:

@@ -31,7 +31,7 @@ _SWITCH_HELP = {
 
 @dataclass(frozen=True)
 class Given:
-    """What was typed for a command: recipe, `key=value` arguments, flags by dotted key, and how to be told."""
+    """What was typed for a command: recipe, `key=value` arguments, flags by dotted key, and how to show it."""
 
     recipe: str | None
     overrides: tuple[str, ...]
@@ -47,7 +47,7 @@ def stage_command(
     exit code or None.
 
     Every value is taken as the text typed, so that flags, overrides and recipes are read by one reader; only flags
-    that were typed are handed on.
+    that were typed are passed on.
     """
     settings = {_parameter_name(s): s for s in settings_of(COMMANDS[command].settings) if s.flags}
     arguments = _arguments(command)
@@ -85,7 +85,7 @@ class StageCommand(TyperCommand):
     """A stage's command: with its own help page, and the nearest flag or key for an unknown one."""
 
     def manual(self, ctx: Any) -> help.Manual:
-        """Return what the command tells of itself."""
+        """Return what the command shows of itself."""
         assert self.name is not None
         arguments = "".join(f" {s.argument}" if s.required else f" [{s.argument}]" for s in _arguments(self.name))
         usage = f"{ctx.command_path}{arguments} [OPTIONS] [KEY=VALUE]..."
@@ -121,7 +121,7 @@ def _unknown_flag(wrong: str, command: str) -> ConfigError:
 
 
 def _arguments(command: str) -> list[Setting]:
-    """Return the settings told by their place, in that order."""
+    """Return the settings given by their place, in that order."""
     return [setting for setting in settings_of(COMMANDS[command].settings) if setting.argument]
 
 

@@ -115,7 +115,7 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
     made = MAKERS.get(kind) if isinstance(kind, str) else None
     command = made.name if made is not None else ""
     if made is None or command not in STAGES:
-        raise ConfigError(f"{path} is no manifest of a stage", "give a recipe")
+        raise ConfigError(f"{path} is not the manifest of a stage", "give a recipe")
     artifact = open_run(path.parent, role_of(str(kind)), f"ldm {command}")
     maker = shlex.split(artifact.command)[1]
     if maker != command:

@@ -18,7 +18,7 @@ from .settings_page import settings_page
 
 _COMMANDS = """# Commands
 
-What `--help` tells, on one page. A default stands in brackets behind its flag. Where a command takes `KEY=VALUE`, each
+What `--help` shows, on one page. A default stands in brackets behind its flag. Where a command takes `KEY=VALUE`, each
 of its [settings](settings.md) can be given so, with a flag of its own or without.
 """
 
@@ -36,8 +36,8 @@ def write_reference(
             write_atomically(path, partial(_write, text))
             changed.append(name)
     with open_console() as console:
-        told = {"changed": ", ".join(changed) or "nothing"}
-        console.outcome("config reference", Outcome(Path(folder), already_complete=not changed, summary=told))
+        summary = {"changed": ", ".join(changed) or "nothing"}
+        console.outcome("config reference", Outcome(Path(folder), already_complete=not changed, summary=summary))
 
 
 def pages() -> dict[str, str]:
@@ -87,7 +87,7 @@ def _manual(command: Any, context: Any) -> Iterator[str]:
     heading, keys = manual.further
     if keys:
         linked = f"[{command.name}](settings.md#{command.name.replace(' ', '-')})"
-        yield from (f"**Further settings, as KEY=VALUE**, told under {linked}: {codes(keys)}", "")
+        yield from (f"**Further settings, as KEY=VALUE**, described under {linked}: {codes(keys)}", "")
     yield from ("```sh", *manual.examples, "```", "")
 
 

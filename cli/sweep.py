@@ -18,7 +18,7 @@ _SHARED = ("name", "runs_dir", "seed", "replace", "machine")
 
 
 def run(config: Sweep, console: "Console") -> Any:
-    """Draw and judge samples at every scale and number of steps, those that are there aside. Returns the outcome."""
+    """Draw and evaluate samples at every scale and number of steps, those that are there aside. Returns the outcome."""
     sample, evaluate, sweep = (importlib.import_module(f"..stages.{name}", __package__) for name in _MODULES)
     shared: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
     points, seen = [], dict[str, Any]()
@@ -32,7 +32,9 @@ def run(config: Sweep, console: "Console") -> Any:
             "steps": steps,
         }
         drawn = sample.run(Sample(**shared, **how), console).directory
-        judge: dict[str, Any] = {name: getattr(config, name) for name in ("reference", "features", "weights", "limit")}
-        judged = evaluate.run(Eval(**shared, **judge, samples=drawn.name), console, seen).directory
-        points.append(sweep.Point(cfg, steps, drawn, judged))
+        how_evaluated: dict[str, Any] = {
+            name: getattr(config, name) for name in ("reference", "features", "weights", "limit")
+        }
+        evaluated = evaluate.run(Eval(**shared, **how_evaluated, samples=drawn.name), console, seen).directory
+        points.append(sweep.Point(cfg, steps, drawn, evaluated))
     return sweep.compare(config, points, console)

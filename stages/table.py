@@ -193,7 +193,13 @@ _STAGES = (
         "stages.train_classifier",
         "stages.configs:TrainClassifier",
         (
-            Kind("classifier", CLASSIFIER, "Classifier", beside="judges samples", network="core.features.classifier"),
+            Kind(
+                "classifier",
+                CLASSIFIER,
+                "Classifier",
+                beside="measures samples",
+                network="core.features.classifier",
+            ),
             Kind(
                 "noisy-classifier",
                 NOISY_CLASSIFIER,
@@ -256,7 +262,7 @@ _STAGES = (
 _TOOLS = (
     Command(
         "sweep",
-        "Draw and judge samples over guidance scales and steps.",
+        "Draw and evaluate samples over guidance scales and steps.",
         ("ldm sweep --cfg 1,1.5,2,3,5", "ldm sweep --cfg 3 --steps 5,10,20,50 --sampler dpmpp-2m"),
         "cli.sweep",
         "stages.configs.sweep:Sweep",

@@ -64,7 +64,7 @@ def _ready(config: TrainAutoencoder) -> Autoencoder | None:
     """
     if config.autoencoder is not None:
         if not config.autoencoder.is_dir():
-            raise ConfigError(f"`autoencoder={config.autoencoder}` is no folder", "give one of a ready autoencoder")
+            raise ConfigError(f"`autoencoder={config.autoencoder}` is not a folder", "give one of a ready autoencoder")
         ready = registry.load(config.autoencoder)
         ready.latent_shape(config.data.image_size)
         return ready

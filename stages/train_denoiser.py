@@ -6,7 +6,7 @@ from ..core.conditioning.registry import conditioning_of
 from ..core.denoisers import registry as denoisers
 from ..core.distributed import processes
 from ..core.latents.training_data import training_data
-from ..core.pipeline.best import BestState, open_best, told
+from ..core.pipeline.best import BestState, described, open_best
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
@@ -56,7 +56,7 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
     }
     if state.is_there():
         best = open_best(folder, work.command)
-        summary["best"] = told(best)
+        summary["best"] = described(best)
         if best.metadata["images_seen"] < metadata["images_seen"]:
             next_commands.append(f"{next_commands[0]} --checkpoint best")
     pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]

@@ -86,7 +86,7 @@ def kept_best(folder: Path) -> dict[str, Any] | None:
     return found if first_wrong(_Kept, found) is None else None
 
 
-def told(best: StageRun) -> str:
+def described(best: StageRun) -> str:
     """Say of a best state in a few words when it was and what it measured."""
     found = best.metadata["best"]
     floor = found["real_against_real"].get(found["criterion"])

@@ -88,7 +88,7 @@ def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, A
 
 
 def _is_damaged(path: Path, identity: Identity) -> bool:
-    """Whether a finished directory is no longer what its manifest says."""
+    """Whether a complete directory differs from what its manifest records."""
     if not (path / MANIFEST).exists():
         return False
     try:

@@ -209,14 +209,14 @@ def open_run(path: Path, role: Role, made_by: str) -> StageRun:
 
     wrong = wrong_with(manifest, role.form)
     if wrong is None and not _is_own_command(manifest["command"]):
-        wrong = f"{manifest['command']!r} is no command of ldm"
+        wrong = f"{manifest['command']!r} is not a command of ldm"
     if wrong is not None:
         raise DataError(f"{path / MANIFEST} is damaged: {wrong}", again)
     return StageRun(path, kind, str(manifest["command"]), complete=True, manifest=manifest)
 
 
 def _is_own_command(line: str) -> bool:
-    """Say whether a command line, which remedies tell people to run, is one of ours and does nothing beside it."""
+    """Say whether a command line, which remedies ask people to run, is one of ours and does nothing else."""
     try:
         words = shlex.split(line)
     except ValueError:
@@ -231,7 +231,7 @@ def check_producer(run: StageRun, name: str, producer: StageRun) -> None:
 
 
 def kind_of(path: Path) -> str | None:
-    """Return what a stage's directory, whole or not, says that it holds or is to hold; None if it says nothing."""
+    """Return the kind that a stage's directory, complete or not, records; None where it records none."""
     for name in (MANIFEST, IDENTITY):
         with suppress(DataError):
             found = files.read_json(path / name, "").get("kind") if (path / name).is_file() else None

@@ -29,14 +29,14 @@ _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
 
 @dataclass(frozen=True)
 class Piece:
-    """A folder of ours that is no stage's directory. kind: `checkpoint`, `network` or `export`."""
+    """A folder that ldm wrote beside a stage's directory, or in one. kind: `checkpoint`, `network` or `export`."""
 
     path: Path
     kind: str
 
 
 def find(path: Path) -> list[StageRun | Piece]:
-    """List the directories of ours at a path: itself if it is one, else those below it, producers first.
+    """List the directories that ldm wrote at a path: itself if it is one, else those below it, producers first.
 
     Raises DataError where there are none.
     """
@@ -51,7 +51,7 @@ def find(path: Path) -> list[StageRun | Piece]:
 
 
 def recognise(path: Path) -> StageRun | Piece | None:
-    """Say what a folder is, by its files; None if it is no directory of ours."""
+    """Say what a folder is, by its files; None if ldm did not write it."""
     if (path / checkpoint.STATE).is_file() or (path.parent.name == checkpoint.FOLDER and path.name.isdecimal()):
         return Piece(path, CHECKPOINT)
     if (path / MANIFEST).is_file() or (path / IDENTITY).is_file():

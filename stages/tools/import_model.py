@@ -52,7 +52,7 @@ def run(config: Import, progress: Progress) -> Outcome:
     if not config.path.exists():
         raise DataError(f"{config.path} does not exist", "give a DiT checkpoint, or a folder of diffusers' DiTPipeline")
     if config.autoencoder is not None and not config.autoencoder.is_dir():
-        raise ConfigError(f"`autoencoder={config.autoencoder}` is no folder", "give one of an autoencoder")
+        raise ConfigError(f"`autoencoder={config.autoencoder}` is not a folder", "give one of an autoencoder")
     first, second = config.root / "vqvae", config.root / "dit"
     with occupy(first), occupy(second):
         given = _open(config, progress)

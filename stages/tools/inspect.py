@@ -14,7 +14,7 @@ from ...core.errors import DataError, UserError, as_data_error
 from ...core.images.exclusion import read_exclusion
 from ...core.images.sets import EXCLUDE, data_of, image_sources
 from ...core.interchange.export_record import RECORD, files_in, read_record
-from ...core.pipeline.best import told
+from ...core.pipeline.best import described as best_described
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
@@ -103,11 +103,11 @@ def _stage(directory: StageRun, progress: Progress) -> dict[str, str]:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
     if best_state := best(directory.path):
         try:
-            rows["best state"] = f"{told(opened(best_state))}: {best_state.path}"
+            rows["best state"] = f"{best_described(opened(best_state))}: {best_state.path}"
         except DataError as error:
             rows["best state"] = f"damaged: {error.message}"
     if artifact is not None and "best" in artifact.metadata:
-        rows["best"] = told(artifact)
+        rows["best"] = best_described(artifact)
     rows["to check it"] = shlex.join(["ldm", "verify", str(directory.path)])
     return rows
 

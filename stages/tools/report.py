@@ -63,7 +63,7 @@ def run(config: Report, progress: Progress) -> Outcome:
 
 
 def _safe(chapter: Chapter, progress: Progress) -> Chapter:
-    """Leave out what is no whole picture, whatever its name, and say so: the page may be handed on."""
+    """Leave out damaged pictures and files that only have the name of one, and warn: the page may be passed on."""
     return replace(chapter, pictures=[one for one in chapter.pictures if one.svg or _is_whole(one, progress)])
 
 
@@ -71,7 +71,7 @@ def _is_whole(picture: Picture, progress: Progress) -> bool:
     assert picture.file is not None
     try:
         if not is_picture(picture.file):
-            raise DataError(f"{picture.file} is no picture")
+            raise DataError(f"{picture.file} is not a picture")
         decode_picture(picture.file.read_bytes(), str(picture.file))
     except DataError as error:
         progress.warn(f"left out of the report: {error.message}")
@@ -137,8 +137,8 @@ def _grids(drawn: Sequence[StageRun]) -> Iterator[Picture]:
     first = (first or [*drawn])[:_SETS]
     for folder in [*first, *(one for one in drawn if one not in first)]:
         if (folder.path / "grid.png").is_file():
-            told = how(folder.metadata["sampling"])
-            yield Picture(told, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
+            caption = how(folder.metadata["sampling"])
+            yield Picture(caption, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
 
 
 def _at_several_scales(drawn: Sequence[StageRun]) -> list[StageRun]:

@@ -31,19 +31,19 @@ _SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps
 
 @dataclass(frozen=True)
 class Point:
-    """One combination: its settings, and the folders of its samples and of their judgement."""
+    """One combination: its settings, and the folders of its samples and of their evaluation."""
 
     cfg: float
     steps: int
     samples: Path
-    judgement: Path
+    evaluation: Path
 
 
 def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outcome:
     """Write table, curves and a grid of the same seeds across all points. Returns where they lie."""
     folder = config.root / KIND
     with occupy(folder):
-        evaluated = [open_own(EVALUATION, config, point.judgement) for point in points]
+        evaluated = [open_own(EVALUATION, config, point.evaluation) for point in points]
         drawn = [open_own(SAMPLES, config, point.samples) for point in points]
         inputs = {
             f"{role} at cfg {point.cfg:g}, {point.steps} steps": as_input(artifact, folder)
@@ -67,28 +67,28 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
     )
 
 
-def _row(point: Point, judgement: StageRun) -> dict[str, Any]:
-    numbers = read_evaluation(judgement.path)["numbers"]
+def _row(point: Point, evaluation: StageRun) -> dict[str, Any]:
+    numbers = read_evaluation(evaluation.path)["numbers"]
     return {"cfg": point.cfg, "steps": point.steps, **numbers}
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the numbers that are told and drawn, of those that the rows have."""
+    """Return the numbers that are shown and drawn, of those that the rows have."""
     known = dict.fromkeys(name for row in rows for name in row)
     return [name for shown in SHOWN for name in known if name.partition("[")[0] == shown]
 
 
 def _told(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
-    """Write what the command prints: a line for each row under the names of its numbers, last real images."""
+    """Write what the command shows: a line for each row under the names of its numbers, last real images."""
     names = _shown(rows)
     lines = {f"cfg {row['cfg']:g}, {row['steps']} steps": row for row in rows}
     if any(name in floor for name in names):
         lines["real images"] = floor
     heads = [plain(name) for name in names]
     table = {"": "  ".join(heads)}
-    for told, numbers in lines.items():
+    for label, numbers in lines.items():
         cells = [f"{numbers[name]:.4g}" if name in numbers else "" for name in names]
-        table[told] = "  ".join(cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)).rstrip()
+        table[label] = "  ".join(cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)).rstrip()
     return table
 
 
@@ -103,7 +103,7 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
 def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarray:
     """Draw each number over the guidance scale, a line for each number of steps, and over steps, one for each scale.
 
-    A setting that has one value only is no axis. Dashed is what real images in the place of the samples measure.
+    A setting that has one value only is not an axis. Dashed is what real images in the place of the samples measure.
     """
     names = _shown(rows)
     over = [setting for setting in _SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]

@@ -160,7 +160,7 @@ def test_a_command_in_a_manifest_is_not_handed_on_as_advice(ldm: Launcher, tmp_p
         manifest = files.read_json(run / "vqvae" / "manifest.json")
         write_manifest(run / "vqvae", {**manifest, "command": command})
         ended = ldm.run("sample", "--runs-dir", tmp_path / "runs", "--name", RUN)
-        assert ended.code == 3 and "is no command of ldm" in ended.err
+        assert ended.code == 3 and "is not a command of ldm" in ended.err
         assert command not in ended.err.split("hint:")[1]
 
 

@@ -75,10 +75,10 @@ def test_of_two_autoencoders_or_denoisers_in_a_run_one_has_to_be_chosen(general:
         both.run("encode")
     first, second = both.folder / "vqvae", both.folder / "autoencoder"
     assert caught.value.message == f"the run has {first} and {second}"
-    assert caught.value.remedy == f"choose one: --autoencoder {first}"
+    assert caught.value.remedy == f"choose one: `autoencoder={first}`"
     both.run("encode", autoencoder=second)
     both.run("train-dit", **IMAGES_SEEN)
-    with pytest.raises(ConfigError, match=r"the run has .*/dit and .*/denoiser \(choose one: --denoiser .*/dit\)"):
+    with pytest.raises(ConfigError, match=r"the run has .*/dit and .*/denoiser \(choose one: `denoiser=.*/dit`\)"):
         both.run("sample")
     both.run("sample", denoiser=both.folder / "denoiser", num=1)
     listener = Heard()

@@ -32,7 +32,7 @@ def test_a_refused_command_does_not_bind_the_next_one_to_its_settings(photos: Pa
     ("command", "mistake", "told"),
     [
         ("train-vqvae", {"data__image_size": 17}, "`data.image_size=17` is not a multiple of 4"),
-        ("train-vqvae", {"autoencoder": Path("nowhere")}, "`autoencoder=nowhere` is no folder"),
+        ("train-vqvae", {"autoencoder": Path("nowhere")}, "`autoencoder=nowhere` is not a folder"),
         ("train-dit", {"model__heads": 3}, r"model\.width 32 does not divide by 4 and by model\.heads 3"),
         ("sample", {"label": "kept", "steps": 1001}, "`steps=1001` is outside"),
         ("sample", {"label": "kept", "classes": "gren"}, "did you mean 'green'"),

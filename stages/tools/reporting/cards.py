@@ -71,8 +71,8 @@ def _of_numbers(evaluated: Sequence[Evaluated]) -> Card:
     if not evaluated:
         return Card("Numbers", "missing")
     made = [folder for folder, _ in evaluated]
-    told = _shortened([_headline(folder, document) for folder, document in evaluated])
-    lines = [*_inputs(made), *told, *_pace(_total(made), None)]
+    shown = _shortened([_headline(folder, document) for folder, document in evaluated])
+    lines = [*_inputs(made), *shown, *_pace(_total(made), None)]
     return Card("Numbers", "complete", lines, _settings_of(made))
 
 
@@ -120,10 +120,10 @@ def _total(made: Sequence[StageRun]) -> float:
 
 
 def _pace(duration: float | None, speed: float | None) -> list[str]:
-    """Say how long work took and how fast it was: whole numbers where they tell enough."""
-    told = [_duration(duration)] if duration else []
-    told += [f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"] if speed else []
-    return [", ".join(told)] if told else []
+    """Say how long work took and how fast it was: whole numbers from ten on."""
+    parts = [_duration(duration)] if duration else []
+    parts += [f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"] if speed else []
+    return [", ".join(parts)] if parts else []
 
 
 def _duration(seconds: float) -> str:

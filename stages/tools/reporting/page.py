@@ -19,7 +19,7 @@ _TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 class Card:
     """A stage in the diagram of the pipeline.
 
-    state: complete, unfinished or missing. beside: for what, where it is no link of the chain.
+    state: complete, unfinished or missing. beside: for what, where it stands beside the chain.
     """
 
     title: str

@@ -46,17 +46,17 @@ def _in_full(folder: StageRun, document: dict[str, Any], folded: bool) -> Table:
 def _side_by_side(evaluated: Sequence[tuple[StageRun, dict[str, Any]]]) -> Table:
     """Compare samples whose evaluations differ in nothing but how they were drawn; last, real images in their place.
 
-    Rows are told by how they were drawn; those that differ in something else, as in the model, by their label too.
+    Rows are named by how they were drawn; those that differ in something else, as in the model, by their label too.
     """
     documents = [document for _, document in evaluated]
     known = dict.fromkeys(name for document in documents for name in document["numbers"])
     names = [name for name in known if name.partition("[")[0] in COMPARED]
     drawn = [how(document["conditions"]["sampling"]) for document in documents]
     if len(set(drawn)) < len(drawn):
-        drawn = [f"{folder.path.name}: {told}" for (folder, _), told in zip(evaluated, drawn, strict=True)]
-    named = [(told, document["numbers"]) for told, document in zip(drawn, documents, strict=True)]
+        drawn = [f"{folder.path.name}: {label}" for (folder, _), label in zip(evaluated, drawn, strict=True)]
+    named = [(label, document["numbers"]) for label, document in zip(drawn, documents, strict=True)]
     named.append(("real images", documents[0].get("real_against_real", {})))
-    rows = [(told, *(f"{numbers[name]:.4g}" if name in numbers else "" for name in names)) for told, numbers in named]
+    rows = [(label, *(f"{numbers[name]:.4g}" if name in numbers else "" for name in names)) for label, numbers in named]
     conditions = {name: value for name, value in documents[0]["conditions"].items() if name != "sampling"}
     columns = ("samples", *(plain(name) for name in names))
     return Table(columns, rows, conditions_in_words({"conditions": conditions}))

@@ -168,7 +168,7 @@ def test_a_network_alone_is_mended_by_the_stage_that_it_is_of(copied: Pipeline) 
 def test_the_manifest_of_what_is_no_stage_is_no_recipe(copied: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     newest = copied.folder / "dit" / "checkpoints" / "0000000064" / MANIFEST
     assert run(["train-dit", "-c", str(newest)]) == 2
-    assert f"{newest} is no manifest of a stage" in capsys.readouterr().err
+    assert f"{newest} is not the manifest of a stage" in capsys.readouterr().err
     flip(copied.folder / "dit" / MANIFEST)
     assert run(["config", "show", "train-dit", "-c", str(copied.folder / "dit" / MANIFEST)]) == 3
 
