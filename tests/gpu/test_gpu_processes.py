@@ -25,8 +25,8 @@ def together(size: int, folder: Path, *words: str) -> None:
         )
         for rank in range(size)
     ]
-    told = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * size, "\n".join(told)
+    reported = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * size, "\n".join(reported)
 
 
 @SLOW_ON_A_CPU

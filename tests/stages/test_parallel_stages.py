@@ -77,15 +77,15 @@ def test_a_disk_that_fills_as_images_are_written_ends_sampling_and_is_told_once(
         STAGES["sample"].load().run(config, Hooked(on_start=fill if rank == size - 1 else None))
 
     assert run_together(size, work) == [2] * size
-    told = [line for line in capfd.readouterr().err.splitlines() if "disk: cannot write" in line]
-    assert len(told) == 1 and f"{copied.folder / 'samples' / 'some'}" in told[0] and ".png" in told[0]
+    reported = [line for line in capfd.readouterr().err.splitlines() if "disk: cannot write" in line]
+    assert len(reported) == 1 and f"{copied.folder / 'samples' / 'some'}" in reported[0] and ".png" in reported[0]
     folder = copied.folder / "samples" / "some"
     assert not (folder / "grid.png").exists() and not list(folder.glob(f"{TEMPORARY}*"))
     copied.run("sample", num=4, batch_size=batch, label="some")
     assert pngs(folder) == pngs(copied.run("sample", num=4, label="whole").directory)
 
 
-def test_the_leader_waits_for_the_images_that_others_still_write(
+def test_the_main_process_waits_for_the_images_that_others_still_write(
     copied: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = copied.config("sample", num=2, batch_size=8, label="some")
@@ -141,10 +141,10 @@ def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, tra
     assert pngs(copied.run("sample", num=2).directory).keys() == pngs(trained.run("sample", num=2).directory).keys()
 
 
-def test_a_refusal_of_the_leader_ends_both(copied: Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_of_the_main_process_ends_both(copied: Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
     assert together(copied, "train-dit", train__lr=2e-3) == [2, 2]
-    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
-    assert len(told) == 1 and "train.lr: 0.0001 → 0.002" in told[0]
+    reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
+    assert len(reported) == 1 and "train.lr: 0.0001 → 0.002" in reported[0]
 
 
 @pytest.mark.parametrize("command", ["train-vqvae", "train-dit", "train-classifier"])

@@ -63,10 +63,10 @@ def test_the_numbers_are_those_of_sampling_and_judging(watched: Pipeline, tmp_pa
     judged = pipeline.run("eval", samples="same", limit=5000).directory
     document = json.loads((judged / "metrics.json").read_text())
     last, names = recorded[-1], {FRECHET, "precision[classifier]", "class_accuracy[classifier]"}
-    for found, told in ((last, document["numbers"]), (last["real_against_real"], document["real_against_real"])):
-        told = {name: value for name, value in told.items() if "inception_score" not in name}
-        assert told.keys() >= names
-        assert {name: found[name] for name in told} == pytest.approx(told, rel=1e-4, abs=1e-6)
+    for found, expected in ((last, document["numbers"]), (last["real_against_real"], document["real_against_real"])):
+        expected = {name: value for name, value in expected.items() if "inception_score" not in name}
+        assert expected.keys() >= names
+        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
         names.discard("class_accuracy[classifier]")
     conditions = last["conditions"]
     assert conditions["sampling"] == document["conditions"]["sampling"]
@@ -164,8 +164,8 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
 
     assert run_together(2, work) == [2, 2]
     assert len(measured(pair.folder / "dit")) == 1, "the first measurement is the best so far"
-    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
-    assert len(told) == 1 and "disk: cannot write" in told[0] and "best" in told[0]
+    reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
+    assert len(reported) == 1 and "disk: cannot write" in reported[0] and "best" in reported[0]
 
 
 def test_the_best_state_is_a_denoiser_that_says_when_and_by_what(watched: Pipeline, tmp_path: Path) -> None:

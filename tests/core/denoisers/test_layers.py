@@ -67,8 +67,8 @@ def test_in_bf16_a_product_takes_bias_and_gelu_with_it_and_is_no_less_exact(monk
     with bf16:  # Gradients are wanted: as it is written.
         apart, product = mlp(x).detach(), mlp.up(x).detach()
     error = float((apart - exact).norm())
-    for settled in (False, True):
-        for linear in (mlp.up, mlp.down) if settled else ():
+    for frozen in (False, True):
+        for linear in (mlp.up, mlp.down) if frozen else ():
             linear.weight.data = linear.weight.data.bfloat16()
         with bf16, torch.no_grad():
             at_once = mlp(x)

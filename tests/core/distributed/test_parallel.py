@@ -222,7 +222,7 @@ def defect() -> None:
         ("in_loss", defect, 1, [1, 1]),
         ("in_loss", lambda: os._exit(9), 1, [1, 9]),
     ],
-    ids=["broken image", "broken image at the leader", "defect", "killed"],
+    ids=["broken image", "broken image in the main process", "defect", "killed"],
 )
 def test_what_ends_one_process_ends_all_and_is_told_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], where: str, what: Any, culprit: int, expected: list[int]
@@ -234,15 +234,15 @@ def test_what_ends_one_process_ends_all_and_is_told_once(
     begin = time.monotonic()
     assert fit(tmp_path, 2, prepare=harm) == expected
     assert time.monotonic() - begin < 60
-    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
+    reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
     if what is broken_image:
-        assert told == [f"process {culprit}: reported: photo 3 is broken"]
+        assert reported == [f"process {culprit}: reported: photo 3 is broken"]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert fit(tmp_path, 2, replace(PLAN, batch_size=10, accumulate=2)) == [2, 2]
-    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
-    assert len(told) == 1 and "train.batch_size is 10" in told[0] and "give a multiple of 4" in told[0]
+    reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
+    assert len(reported) == 1 and "train.batch_size is 10" in reported[0] and "give a multiple of 4" in reported[0]
 
 
 def test_gradients_are_averaged_in_buckets_of_any_size_and_only_in_the_last_pass(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_gradients_are_averaged_in_buckets_of_any_size_and_only_in_the_last_pass
     assert run_together(2, work) == [0, 0]
 
 
-def test_rows_are_gathered_in_order_and_facts_are_the_leaders(tmp_path: Path) -> None:
+def test_rows_are_gathered_in_order_and_flags_are_those_of_the_main_process(tmp_path: Path) -> None:
     def work(rank: int) -> None:
         with processes.process_group(CPU) as world:
             own = torch.arange(6.0).view(6, 1)[world.share(6)]

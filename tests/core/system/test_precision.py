@@ -42,7 +42,7 @@ def test_products_run_in_the_format_asked_for_and_weights_stay_fp32(name: str) -
     assert linear.weight.dtype == torch.float32
 
 
-def test_settled_weights_give_what_autocast_gives() -> None:
+def test_frozen_weights_give_what_autocast_gives() -> None:
     torch.manual_seed(0)
     network = DiT(DiTConfig(latent_channels=2, latent_size=4, patch_size=2, width=16, depth=2, heads=2, num_classes=3))
     nn.init.normal_(network.final.weight)
@@ -51,10 +51,10 @@ def test_settled_weights_give_what_autocast_gives() -> None:
         policy = resolve("cpu", name)
         with torch.no_grad(), policy.autocast():
             before = network.requires_grad_(False).eval()(x, t, cond)
-        settled = for_inference(copy.deepcopy(network), policy)
+        frozen = for_inference(copy.deepcopy(network), policy)
         with torch.no_grad(), policy.autocast():
-            after = settled(x, t, cond)
-        assert settled.blocks[0].mlp.up.weight.dtype == policy.dtype
+            after = frozen(x, t, cond)
+        assert frozen.blocks[0].mlp.up.weight.dtype == policy.dtype
         assert torch.equal(before, after)
 
 

@@ -82,8 +82,8 @@ def test_a_speed_is_that_since_the_line_before_so_that_they_sum_up_to_the_time_t
     began = time.monotonic()
     finish(tmp_path / "run", SlowAtFirst())
     taken = time.monotonic() - began
-    told = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    speeds = {line["images"]: line["images_per_second"] for line in told if "images_per_second" in line}
+    logged = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    speeds = {line["images"]: line["images_per_second"] for line in logged if "images_per_second" in line}
     seconds = [(images - before) / speeds[images] for before, images in itertools.pairwise([0, *speeds])]
     assert len(seconds) > 2 and seconds[0] >= 0.49 and sum(seconds) <= 1.01 * taken
 

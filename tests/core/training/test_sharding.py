@@ -257,19 +257,19 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, capfd: pytes
         task.network.label.table = nn.Embedding(6, 24)
 
     assert fit(tmp_path, 2, prepare=widen) == [DataError.exit_code] * 2
-    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
-    assert len(told) == 1 and "label.table.weight" in told[0] and "remove" in told[0]
+    reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
+    assert len(reported) == 1 and "label.table.weight" in reported[0] and "remove" in reported[0]
 
 
-def test_a_full_disk_at_the_leader_ends_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_of_the_main_process_ends_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def limit(task: Denoising, rank: int) -> None:
         if rank == 0:
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
 
     assert fit(tmp_path, 2, prepare=limit) == [2, 2]
-    told = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
-    assert len(told) == 1 and "disk: cannot write" in told[0]
+    reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
+    assert len(reported) == 1 and "disk: cannot write" in reported[0]
 
 
 @pytest.mark.slow
