@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from ldm.core.images.order import stream
+from ldm.core.latents.index import INDEX, write_index
 from ldm.core.latents.sets import read_latents
 from ldm.core.latents.sharded import Reading, ShardedLatents
-from ldm.core.latents.shards import INDEX, LatentSample, Shard, shard_name, write_index, write_shard
+from ldm.core.latents.shards import LatentSample, Shard, shard_name, write_shard
 from ldm.core.runs.claim import claim
 from ldm.core.runs.roles import LATENTS
 from ldm.core.runs.run import Identity, StageRun, open_run

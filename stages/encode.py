@@ -19,6 +19,7 @@ from ..core.images.order import pieces
 from ..core.images.sets import data_of, image_sources, inherit_data
 from ..core.latents import shards
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
+from ..core.latents.index import INDEX, write_index
 from ..core.latents.statistics import LatentStatistics
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
@@ -58,7 +59,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
             return Outcome(folder)
         parts = {"train": list(train), "val": list(val)}
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
-        fields = shards.write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
+        fields = write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
         made_by = {LABEL: sources.as_input["fingerprint"]}
         shape = job.network.latent_shape(config.data.image_size)
         metadata = {
@@ -79,7 +80,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "skipped": images.skipped,
         }
         hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
-        artifact = work.commit([*hashes, shards.INDEX], metadata, hashes, speed or None)
+        artifact = work.commit([*hashes, INDEX], metadata, hashes, speed or None)
     size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",

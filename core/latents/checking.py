@@ -8,6 +8,7 @@ from ..errors import DataError
 from ..runs.run import StageRun
 from . import shards
 from .fields import fields_of
+from .index import check_index
 from .sharded import read_tables
 
 
@@ -15,7 +16,7 @@ def check_contents(run: StageRun) -> None:
     """Compare samples, labels and fields of the shards with index and manifest. Raises DataError for what differs."""
     metadata = run.metadata
     fields = fields_of(metadata)
-    labels = shards.check_index(run.path, metadata["shards"], fields)
+    labels = check_index(run.path, metadata["shards"], fields)
     for split, count in metadata["samples"].items():
         if len(labels[split]) != count:
             message = f"{run.path} holds {len(labels[split]):,} {split} samples, its manifest says {count:,}"

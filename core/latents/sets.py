@@ -15,8 +15,8 @@ from ..runs.run import StageRun
 from ..settings.fields import Run
 from .dataset import LatentSets
 from .fields import fields_of
+from .index import INDEX
 from .sharded import Reading, ShardedLatents, best_reading, read_tables
-from .shards import INDEX
 
 _HASHED_FIRST = 1 << 30  # bytes of shards, a second or two
 

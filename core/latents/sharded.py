@@ -26,8 +26,9 @@ from ..images.order import mirrored
 from ..system.machine import available_memory
 from .dataset import draw
 from .fields import FLIP, LABEL, LATENT, STD, Field
+from .index import INDEX, read_index
 from .readers import FieldTable, Files, Held, MappedFiles, Reader, StreamedFiles
-from .shards import AGAIN, INDEX, read_index
+from .shards import AGAIN
 from .tar_members import BLOCK
 
 Reading = Literal["held", "mapped", "streamed"]

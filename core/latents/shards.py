@@ -1,10 +1,9 @@
-"""Latent shards: plain WebDataset tars that anyone can open, and the index that makes them fast to read.
+"""Latent shards: plain WebDataset tars that anyone can open.
 
 A sample is `KEY.npy` (its latent, float16), `KEY.flip.npy` (that of the mirrored image, where both were encoded), any
 other arrays (`KEY.NAME.npy`) and texts (`KEY.NAME`) that it has, `KEY.cls` (its label, where it has one) and `KEY.json`
 (where it came from). A variational autoencoder adds `KEY.std.npy` and `KEY.flip.std.npy`, the posterior's standard
 deviation. Keys are zero-padded sample numbers. Every header has mtime 0, so that equal samples give equal bytes.
-`index.safetensors` holds the byte offset and the CRC-32 of every field, and its size in bytes where sizes differ.
 """
 
 import hashlib
@@ -13,23 +12,20 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from .. import files
 from ..errors import DataError, as_data_error
 from ..images.npy import read_header
-from .fields import ARRAYS, LABEL, LATENT, Field, form_of, merge
+from .fields import ARRAYS, LABEL, LATENT, Field, form_of
 from .tar_members import BLOCK, Members, ending
 
-INDEX = "index.safetensors"
 AGAIN = "remove it, then encode again with `replace`"
-_CHECKSUM, _SIZE = "crc32", "size"
 _ARRAY_NAME, _TEXT_NAME = re.compile(r"([a-z0-9_]+\.)*npy"), re.compile(r"([a-z0-9_]+\.)*(txt|json)")
 _NOT_WHOLE = "the sample is not whole, or not the next one of its split"
 _DTYPES = ("float16", "float32", "uint8", "uint16", "int32", "int64")
@@ -156,51 +152,6 @@ def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
     return _members(path, path.read_bytes())
 
 
-def write_index(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> dict[str, Field]:
-    """Write the index over shards: split → what they hold, in order. Returns the fields of all, for the manifest.
-
-    Its arrays: SPLIT.shard, SPLIT.label, and of each field SPLIT.FIELD, the offsets, SPLIT.FIELD.crc32, and
-    SPLIT.FIELD.size where sizes differ.
-    """
-    tensors = _index_of(shards)
-    files.write_atomically(folder / INDEX, lambda temporary: save_file(tensors, temporary))
-    return _fields_of(shards)
-
-
-def check_index(
-    folder: Path, names: Mapping[str, Sequence[str]], fields: Mapping[str, Field] | None = None
-) -> dict[str, np.ndarray]:
-    """Return each split's labels, int64 (−1 where there are none), after finding in all shards what the index says.
-
-    fields: as the manifest lists them, if it does. Raises DataError naming the shard as `load_shard` does, the index
-    that differs, or the folder whose fields are of other forms.
-    """
-    index, shards = read_index(folder), dict[str, list[Shard]]()
-    for split, listed in names.items():
-        shards[split] = []
-        for name in listed:
-            shards[split].append(load_shard(folder / name, sum(map(len, shards[split])))[0])
-    found = _index_of(shards)
-    if not any(key.endswith(_CHECKSUM) for key in index):  # Written before there were checksums.
-        found = {key: values for key, values in found.items() if not key.endswith(_CHECKSUM)}
-    if index.keys() != found.keys() or any(not np.array_equal(index[key], found[key]) for key in found):
-        raise DataError(f"{folder / INDEX} is not the index of the shards beside it", AGAIN)
-    if fields is not None and dict(fields) != _fields_of(shards):
-        raise DataError(f"{folder} holds other fields than its manifest says", AGAIN)
-    unlabelled = {split: np.full(sum(map(len, shards[split])), -1) for split in names}
-    return {split: found.get(f"{split}.label", unlabelled[split]) for split in names}
-
-
-def read_index(folder: Path) -> dict[str, np.ndarray]:
-    """Read an index as `write_index` wrote it. Raises DataError where there is none to be read."""
-    with as_data_error(f"{folder / INDEX} cannot be read", AGAIN):
-        index: dict[str, np.ndarray] = load_file(folder / INDEX)
-    for name, array in index.items():
-        if array.dtype != (np.uint32 if name.endswith(_CHECKSUM) else np.int64) or array.ndim != 1:
-            raise DataError(f"{folder / INDEX} is damaged: {name} is {array.dtype} of shape {array.shape}", AGAIN)
-    return index
-
-
 class _Rows:
     """What a shard holds, sample by sample."""
 
@@ -233,38 +184,6 @@ class _Rows:
             checksums={each: column[2].astype(np.uint32) for each, column in columns.items()},
             sha256=sha256,
         )
-
-
-def _fields_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, Field]:
-    """Return the forms of all fields, the label's included."""
-    parts = [part for each in shards.values() for part in each if len(part)]
-    with as_data_error("the shards hold fields that do not go together", AGAIN):
-        forms = merge(part.forms for part in parts)
-    labelled = bool(parts) and all(part.labels is not None for part in parts)
-    return {**forms, LABEL: Field("int64")} if labelled else forms
-
-
-def _index_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
-    fields = _fields_of(shards)
-    for split, parts in shards.items():
-        names = list(parts[0].offsets) if parts else [LATENT]
-        for part in parts:
-            if list(part.offsets) != names or (part.labels is None) != (parts[0].labels is None):
-                raise DataError(f"{part.name} holds other fields than {parts[0].name}", AGAIN)
-
-        def joined(arrays: Iterable[np.ndarray | None], dtype: type = np.int64) -> np.ndarray:
-            return np.concatenate([np.empty(0, dtype), *(each for each in arrays if each is not None)])
-
-        tensors[f"{split}.shard"] = joined(np.full(len(part), number) for number, part in enumerate(parts))
-        if not parts or parts[0].labels is not None:
-            tensors[f"{split}.label"] = joined(part.labels for part in parts)
-        for name in names:
-            tensors[f"{split}.{name}"] = joined(part.offsets[name] for part in parts)
-            tensors[f"{split}.{name}.{_CHECKSUM}"] = joined((part.checksums[name] for part in parts), np.uint32)
-            if name in fields and fields[name].num_bytes is None:
-                tensors[f"{split}.{name}.{_SIZE}"] = joined(part.sizes[name] for part in parts)
-    return tensors
 
 
 def _members(path: Path, data: bytes) -> Iterator[tuple[str, str, int, bytes]]:

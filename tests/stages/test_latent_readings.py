@@ -18,8 +18,9 @@ from ldm.core.images.order import stream
 from ldm.core.images.sets import image_sources
 from ldm.core.latents.dataset import held_out
 from ldm.core.latents.from_images import latents_of_images
+from ldm.core.latents.index import INDEX
 from ldm.core.latents.sets import read_latents
-from ldm.core.latents.shards import INDEX, load_shard
+from ldm.core.latents.shards import load_shard
 from ldm.core.progress import Silent
 from ldm.core.runs.roles import LATENTS
 from ldm.core.runs.run import MANIFEST, open_run

@@ -17,9 +17,10 @@ from ldm.core.denoisers.settings import NOISY
 from ldm.core.features import classifier
 from ldm.core.features.registry import open_extractor
 from ldm.core.interchange.model_card import look_for
+from ldm.core.latents.index import INDEX, check_index
 from ldm.core.latents.sets import open_latents, read_latents
 from ldm.core.latents.sharded import Reading, ShardedLatents
-from ldm.core.latents.shards import INDEX, check_index, read_shard
+from ldm.core.latents.shards import read_shard
 from ldm.core.metrics.frechet import GaussianStatistics, save_statistics
 from ldm.core.progress import Silent
 from ldm.core.runs import claim as claims

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from ldm.core.latents.fields import ARRAYS
-from ldm.core.latents.shards import LatentSample, write_index, write_shard
+from ldm.core.latents.index import write_index
+from ldm.core.latents.shards import LatentSample, write_shard
 
 SHAPE = (3, 4, 5)
 NAMES = {"train": ["shard-000000.tar", "shard-000001.tar"], "val": ["val-000000.tar"]}

@@ -17,8 +17,9 @@ from ldm.core.autoencoders.vq import VQVAE
 from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.errors import DataError
 from ldm.core.latents.fields import Field, fields_of
+from ldm.core.latents.index import INDEX, check_index, write_index
 from ldm.core.latents.sharded import Reading, ShardedLatents
-from ldm.core.latents.shards import INDEX, LatentSample, check_index, load_shard, write_index, write_shard
+from ldm.core.latents.shards import LatentSample, load_shard, write_shard
 from ldm.core.runs import schemas
 from ldm.core.system.precision import resolve
 from ldm.stages.encode import codec_fields, token_maps

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from ldm.core.errors import DataError
 from ldm.core.latents import readers
 from ldm.core.latents.fields import ARRAYS
+from ldm.core.latents.index import INDEX, write_index
 from ldm.core.latents.sharded import Reading, ShardedLatents, best_reading, read_tables
-from ldm.core.latents.shards import INDEX, load_shard, write_index, write_shard
+from ldm.core.latents.shards import load_shard, write_shard
 from tests.support.small_shards import NAMES, SHAPE, expected, make_samples, write_all
 
 READINGS: Sequence[Reading] = get_args(Reading)

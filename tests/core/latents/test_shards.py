@@ -19,17 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from ldm.core.errors import DataError
 from ldm.core.latents.fields import ARRAYS
-from ldm.core.latents.shards import (
-    INDEX,
-    LatentSample,
-    Shard,
-    check_index,
-    load_shard,
-    read_shard,
-    shard_name,
-    write_index,
-    write_shard,
-)
+from ldm.core.latents.index import INDEX, check_index, write_index
+from ldm.core.latents.shards import LatentSample, Shard, load_shard, read_shard, shard_name, write_shard
 from ldm.core.runs.claim import claim
 from ldm.core.runs.lock import occupy
 from ldm.core.runs.roles import LATENTS
