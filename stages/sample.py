@@ -108,7 +108,7 @@ def _draw(
 ) -> tuple[list[str], float | None]:
     """Draw the images that are not there yet, a file each, named by seed; each of several processes draws a share.
 
-    A thread writes one batch while the next is drawn; before that one is handed over the first is whole on the disk.
+    A thread writes one batch while the next is drawn; before that one is passed on the first is whole on the disk.
     Returns the names of all, and how many a second were drawn; None where there was none left to draw.
     """
     names = [f"{seed:06d}.png" for seed in seed_indices]

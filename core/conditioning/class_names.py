@@ -64,5 +64,5 @@ def _folded(name: str) -> str:
 
 
 def _listing(names: Sequence[str], limit: int = 12) -> str:
-    told = [name if name == str(index) else f"{index} {name}" for index, name in enumerate(names)]
-    return ", ".join(told[:limit]) + (f", … {told[-1]}" if len(names) > limit else "")
+    listed = [name if name == str(index) else f"{index} {name}" for index, name in enumerate(names)]
+    return ", ".join(listed[:limit]) + (f", … {listed[-1]}" if len(names) > limit else "")

@@ -1,7 +1,7 @@
 """What images are conditioned on: labels, text, both, or nothing. One interface for all.
 
 A conditioning owns its null, the condition that stands for none in classifier-free guidance. Here data and requests
-become conditions; what they mean to a network is the network's affair.
+become conditions; the network decides what they mean to it.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Class labels as a condition, with the null class that stands for "no class" in classifier-free guidance.
 
-Labels are int64 (B,), 0 .. num_classes - 1; the null class is `num_classes`, and nobody but this file knows.
+Labels are int64 (B,), 0 .. num_classes - 1; the null class is `num_classes`, which only this file knows.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from .config import DenoiserConfig
 
 
 class DenoiserNetwork(nn.Module):
-    """Network of (x_t, t, cond); what its output means is the prediction type's affair.
+    """Network of (x_t, t, cond); the prediction type says what its output means.
 
     config: its family's, which refuses latent sizes that the network does not take. blocks: the parts that it has many
     of in a row, to be compiled or sharded one by one. fields: those of a condition that it takes. checkpointing:

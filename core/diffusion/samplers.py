@@ -7,7 +7,7 @@ All share their first arguments, so that any can stand where another does:
     schedule   whose alpha and sigma the denoiser was trained with; any path, variance preserving or not.
     grid       (S + 1,) falling times on the CPU, as from `times.grid`; S steps are taken. One that ends at t = 0 gives
                the last estimate of x0 itself.
-    cond       handed to the denoiser.
+    cond       passed to the denoiser.
     noise      step index → the fresh noise of that step, as x; asked only where a step adds any.
     on_step    called after each step with its index, the time reached, x there, and the estimate of x0 it used.
 
@@ -276,7 +276,7 @@ def _straight(schedule: Schedule, grid: Tensor) -> tuple[list[float], list[float
 
 def _draw(noise: Noise | None, step: int, who: str) -> Tensor:
     if noise is None:
-        raise ValueError(f"{who} adds fresh noise at every step: hand it a `noise` function")
+        raise ValueError(f"{who} adds fresh noise at every step: pass a `noise` function")
     return noise(step)
 
 

@@ -65,7 +65,7 @@ def vlb_bits(
 
     KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) with s = t − 1/T, and at t = 1/T the negative log-likelihood of x0: of a
     density, or with `levels` = 256 of 8-bit pixels over [-1, 1]. T times its mean over the table's times, plus
-    `prior_bits`, is the bound. For L_simple + 0.001 L_vlb hand in x0_hat detached, so that the bound trains the
+    `prior_bits`, is the bound. For L_simple + 0.001 L_vlb pass x0_hat detached, so that the bound trains the
     variance alone.
 
     x0, x_t, x0_hat: (B, ...). t: (B,), times of the table, 1/T … 1. fraction: broadcasts against x0. At t = 1/T, where

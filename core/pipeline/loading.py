@@ -1,4 +1,4 @@
-"""Finished models, opened, compared with each other, and loaded: what sampling and its judges are handed."""
+"""Finished models, opened, compared with each other, and loaded, for sampling and evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

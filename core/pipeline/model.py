@@ -80,7 +80,7 @@ def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, lear
     """Wrap a model's network in the guidance asked for: autoguidance inside, then classifier-free, then a classifier.
 
     ddpm: the classifier moves the mean of DDPM's steps (Dhariwal & Nichol 2021, algorithm 1) instead of the estimate
-    (algorithm 2). learned_variance: hand it out for DDPM's steps.
+    (algorithm 2). learned_variance: return it for DDPM's steps.
     """
     for_ddpm: dict[str, Any] = {}
     denoise, split = _bare(model, policy)
