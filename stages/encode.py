@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..core.autoencoders.codec import Autoencoder, TokenCodec
+from ..core.autoencoders.statistics import LatentStatistics
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
 from ..core.images.decode import as_tensor
@@ -20,7 +21,6 @@ from ..core.images.sets import data_of, image_sources, inherit_data
 from ..core.latents import shards
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.index import INDEX, write_index
-from ..core.latents.statistics import LatentStatistics
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
 from ..core.runs.inputs import as_input, open_own

@@ -6,11 +6,11 @@ import torch
 
 from ..core.autoencoders import registry
 from ..core.autoencoders.codec import Autoencoder, TrainableCodec
+from ..core.autoencoders.statistics import LatentStatistics
 from ..core.distributed import processes
 from ..core.errors import ConfigError
 from ..core.images.decode import as_tensor
 from ..core.images.sets import ImageSets, image_sources
-from ..core.latents.statistics import LatentStatistics
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.system.precision import Policy

@@ -5,9 +5,9 @@ from typing import Any
 from ..core.conditioning.registry import conditioning_of
 from ..core.denoisers import registry as denoisers
 from ..core.distributed import processes
-from ..core.latents.training_data import training_data
 from ..core.pipeline.best import BestState, described, open_best
 from ..core.pipeline.loading import load_autoencoder
+from ..core.pipeline.training_data import training_data
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.run import MANIFEST, StageRun

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import seeds
 from ..errors import ConfigError, DataError
-from ..latents.statistics import LatentStatistics, evening_rotation
+from .statistics import LatentStatistics, evening_rotation
 
 
 class Posterior(NamedTuple):

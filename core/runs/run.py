@@ -20,7 +20,7 @@ from typing import Any
 from .. import files
 from ..errors import DataError
 from ..system.machine import num_cores
-from ..training import record
+from . import metrics_log
 from .lock import LOCK
 from .provenance import provenance
 from .roles import Role
@@ -107,7 +107,7 @@ class StageRun:
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, of a stage that trains."""
-        return record.read(self.path / record.METRICS)
+        return metrics_log.read(self.path / metrics_log.METRICS)
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """Return (images seen, value) of a number of `metrics.jsonl`."""

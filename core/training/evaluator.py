@@ -7,7 +7,7 @@ seeds of their own. One that a stop cuts short is noted in the checkpoint, and m
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from .record import CONDITIONS
+from ..runs.metrics_log import CONDITIONS
 
 __all__ = ["CONDITIONS", "Best", "Evaluator"]
 

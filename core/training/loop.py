@@ -29,6 +29,7 @@ from ..distributed.sharded_tensors import gathered_by_main
 from ..errors import Stopped
 from ..images.order import stream
 from ..progress import Progress
+from ..runs import metrics_log
 from ..system.compile import eager_mode
 from ..system.precision import Policy
 from ..system.signals import StopFlag, stop_flag
@@ -197,7 +198,7 @@ class _Run:
         mirror = record.tensorboard_mirror(self.folder, self.images) if self.plan.tensorboard else None
         drop = CONDITIONS if self.evaluation_pending else None
         self.log_file = record.MetricsLog(self.folder, self.images or -1, mirror, drop)
-        self.best = Best(self.evaluator, record.read(self.log_file.path)) if self.evaluator else None
+        self.best = Best(self.evaluator, metrics_log.read(self.log_file.path)) if self.evaluator else None
 
     def is_due(self, every: int) -> bool:
         """Return whether the last step passed a multiple of `every` images (0: never), or was the last of all."""

@@ -11,10 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .. import files
 from ..figures import Panel, draw, line
 from ..images.decode import write_png
-
-METRICS = "metrics.jsonl"
-_LARGEST = 1e150
-CONDITIONS = "conditions"  # key, in the line of an evaluation, of what its numbers depend on
+from ..runs.metrics_log import METRICS, read
 
 
 class Meter(BaseModel):
@@ -74,29 +71,6 @@ class MetricsLog:
             file.write(json.dumps(finite) + "\n")
         if self.mirror is not None:
             self.mirror(finite)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Read a `metrics.jsonl`, without a last line cut short by a kill and values that are not finite numbers."""
-    lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            is_evaluation = isinstance(line.get(CONDITIONS), dict)  # Such lines hold objects, too.
-            line = {k: v for k, v in line.items() if _is_number(v) or (is_evaluation and isinstance(v, dict))}
-            if isinstance(line.get("images"), int):
-                lines.append(line)
-    return lines
-
-
-def _is_number(value: object) -> bool:
-    """Return whether a value is a number small enough for sums, means and axes."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def write_curves(folder: Path) -> Path:

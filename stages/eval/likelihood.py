@@ -11,12 +11,12 @@ from ...core.diffusion import predictions
 from ...core.diffusion.conditions import Cond
 from ...core.images.order import spread
 from ...core.latents.dataset import held_out_latents
-from ...core.latents.training_data import training_data_of
 from ...core.metrics.document import evaluation_outcome, write_evaluation
 from ...core.metrics.evaluate import Report
 from ...core.metrics.likelihood import Estimate, bits_per_dim
 from ...core.pipeline.loading import load_model, open_denoiser
 from ...core.pipeline.model import Model
+from ...core.pipeline.training_data import training_data_of
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import as_input
 from ...core.runs.lock import occupy

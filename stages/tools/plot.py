@@ -12,10 +12,10 @@ from ...core.figures import draw
 from ...core.images.decode import to_training
 from ...core.images.order import spread
 from ...core.images.sources import open_source
-from ...core.latents.training_data import training_data_of
 from ...core.pipeline.generation import Sampling, check
 from ...core.pipeline.loading import diffusion_of, load_model, open_denoiser
 from ...core.pipeline.model import guided
+from ...core.pipeline.training_data import training_data_of
 from ...core.plots.convergence import sampler_panels
 from ...core.plots.curves import schedule_panels, weight_panels
 from ...core.plots.denoising import denoised, denoising_picture

@@ -7,9 +7,9 @@ from ...core.denoisers.noisy_config import NoisyClassifierConfig
 from ...core.denoisers.settings import NOISY, NoisyClassifierModel
 from ...core.distributed import processes
 from ...core.errors import DataError
-from ...core.latents.training_data import training_data
 from ...core.pipeline.loading import diffusion_of, open_denoiser
 from ...core.pipeline.settings import Diffusion
+from ...core.pipeline.training_data import training_data
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import own_folders
 from ...core.runs.outputs import claim, command_line, occupied

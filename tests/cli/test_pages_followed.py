@@ -20,7 +20,7 @@ from PIL import Image
 
 from ldm.cli.main import run
 from ldm.core.images.sources import open_source
-from ldm.core.training.record import METRICS
+from ldm.core.runs.metrics_log import METRICS
 from tests.support.authors_dit import training_checkpoint
 from tests.support.pipeline_run import write_squares
 

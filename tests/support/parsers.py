@@ -19,6 +19,7 @@ from ldm.cli.layers import merged_config
 from ldm.core.errors import UserError
 from ldm.core.images.exclusion import read_exclusion
 from ldm.core.images.sources import open_source, open_splits
+from ldm.core.runs import metrics_log
 from ldm.core.training import record
 from tests.support.harms import Harm, in_bytes, in_json, in_lines, in_npz, in_tar, in_yaml
 from tests.support.payloads import add, png
@@ -208,12 +209,12 @@ def make_metrics(folder: Path) -> None:
         {"images": 8 * n, "step": n, "loss": 1 / n, "val_loss": 2 / n, "images_per_second": 3.5, "skipped": 0}
         for n in range(1, 5)
     ]
-    (folder / record.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / metrics_log.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def go_on_recording(folder: Path, harmed: str) -> None:
     record.MetricsLog(folder, 16).add({"images": 24, "loss": 0.5})
-    assert all(line["images"] <= 24 for line in record.read(folder / record.METRICS))
+    assert all(line["images"] <= 24 for line in metrics_log.read(folder / metrics_log.METRICS))
 
 
 def draw_curves(folder: Path, harmed: str) -> None:
@@ -255,5 +256,5 @@ PARSERS: dict[str, Parser] = {
     "names": Parser(make_names, {"names": in_bytes}, (read_names,)),
     "exclusion": Parser(make_exclusion, {LISTS[0]: in_bytes, LISTS[1]: in_json}, (leave_out,)),
     "recipe": Parser(make_recipe, {"recipe.yaml": in_yaml}, (read_recipe,)),
-    "metrics": Parser(make_metrics, {record.METRICS: in_lines}, (go_on_recording,), rarely=(draw_curves,)),
+    "metrics": Parser(make_metrics, {metrics_log.METRICS: in_lines}, (go_on_recording,), rarely=(draw_curves,)),
 }

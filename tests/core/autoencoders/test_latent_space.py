@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from ldm.core.autoencoders.codec import Autoencoder, Draws
+from ldm.core.autoencoders.statistics import LatentStatistics, evening_rotation
 from ldm.core.autoencoders.vq import VQVAE
 from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.latents.statistics import LatentStatistics, evening_rotation
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 from ldm.core.autoencoders import registry
 from ldm.core.autoencoders.codec import Autoencoder
 from ldm.core.autoencoders.pretrained import DiffusersCodec
+from ldm.core.autoencoders.statistics import LatentStatistics
 from ldm.core.errors import DataError
-from ldm.core.latents.statistics import LatentStatistics
 
 _CONV = {
     "block_out_channels": (8, 16),

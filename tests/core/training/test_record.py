@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ldm.core.training.record import METRICS, Meter, MetricsLog, read, tensorboard_mirror, write_curves
+from ldm.core.runs.metrics_log import METRICS, read
+from ldm.core.training.record import Meter, MetricsLog, tensorboard_mirror, write_curves
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

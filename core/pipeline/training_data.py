@@ -6,17 +6,17 @@ from typing import Any, Literal
 
 from ..errors import DataError
 from ..images.sets import ImageSources, data_of, image_sources
-from ..pipeline.loading import load_autoencoder
+from ..latents.dataset import LatentSets
+from ..latents.from_images import latents_of_images
+from ..latents.sets import open_latents, read_latents
+from ..latents.sharded import Reading
 from ..progress import Progress
 from ..runs.inputs import as_input, open_own, open_producer, own_folders
 from ..runs.roles import AUTOENCODER, LATENTS
 from ..runs.run import StageRun
 from ..settings.fields import Run
 from ..system.precision import Policy
-from .dataset import LatentSets
-from .from_images import latents_of_images
-from .sets import open_latents, read_latents
-from .sharded import Reading
+from .loading import load_autoencoder
 
 
 @dataclass(frozen=True)
