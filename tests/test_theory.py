@@ -83,7 +83,7 @@ def test_every_test_named_exists_where_the_link_says(pointer: str, target: str) 
 def test_the_check_of_pointers_tells_good_from_bad() -> None:
     file = "../core/diffusion/schedules.py"
     assert missing_code("core.diffusion.schedules.Schedule.log_snr", file) is None
-    assert missing_code("core.diffusion.schedules.KINDS", file) is None
+    assert missing_code("core.diffusion.schedules.BETAS", file) is None
     assert missing_code("core.diffusion.schedules.Schedule.gone", file)
     assert missing_code("core.diffusion.schedules.gone", file)
     assert missing_code("core.diffusion.times.grid", file)

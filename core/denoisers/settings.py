@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated, ClassVar
 
-from ..pipeline.settings import ScheduleName
+from ..diffusion.names import ScheduleName
 from ..settings.families import Families, FamilySection, preset_names
 from ..settings.fields import OneOf, Section, option
 from .families import FAMILIES

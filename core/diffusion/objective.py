@@ -10,9 +10,8 @@ from torch import Tensor
 from . import predictions, times, variance, weightings
 from .conditions import Cond
 from .denoisers import Network
+from .names import TIMES, WEIGHTINGS, require
 from .schedules import Schedule, add_noise
-
-TIMES: tuple[str, ...] = ("uniform", "logit-normal")
 
 Draw = Callable[[str], Tensor]
 """purpose → random numbers of a batch's samples, which follow from each one's place in the stream and the purpose."""
@@ -65,10 +64,8 @@ class Denoising:
 
     def __post_init__(self) -> None:
         predictions.check(self.prediction, self.schedule)
-        if self.weighting not in weightings.KINDS:
-            raise ValueError(f"weighting {self.weighting!r} is not one of {', '.join(weightings.KINDS)}")
-        if self.times not in TIMES:
-            raise ValueError(f"times {self.times!r} are not one of {', '.join(TIMES)}")
+        require(self.weighting, WEIGHTINGS, "weighting")
+        require(self.times, TIMES, "times")
 
     @property
     def on_table(self) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .names import SCHEDULES, STRAIGHT, require
+
 MAX_BETA = 0.999
 
 
@@ -44,7 +46,6 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
     "quadratic": _quadratic,
     "sigmoid": _sigmoid,
 }
-KINDS: tuple[str, ...] = (*BETAS, "rectified-flow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Schedule:
     @property
     def variance_preserving(self) -> bool:
         """Say whether alpha² + sigma² = 1 at all times."""
-        return self.kind != "rectified-flow"
+        return self.kind != STRAIGHT
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Look up the signal and noise levels at t.
@@ -118,8 +119,7 @@ def schedule(kind: str, num_steps: int = 1000, zero_terminal_snr: bool = False) 
     improved DDPM, so that the path stays the same one. `zero_terminal_snr` (Lin et al. 2024, algorithm 1) makes
     alpha exactly 0 at t = 1. Raises ValueError for an unknown kind or a number of steps too small.
     """
-    if kind not in KINDS:
-        raise ValueError(f"schedule {kind!r} is not one of {', '.join(KINDS)}")
+    require(kind, SCHEDULES, "schedule")
     if num_steps < 1 + zero_terminal_snr:
         raise ValueError(f"a schedule of {num_steps} steps is too short: at least {1 + zero_terminal_snr}")
     if kind == "rectified-flow":

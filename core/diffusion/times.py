@@ -7,7 +7,7 @@ is t = (k + 1)/T.
 import torch
 from torch import Tensor
 
-SPACINGS: tuple[str, ...] = ("leading", "trailing", "linspace", "uniform")
+from .names import SPACINGS, require
 
 
 def on_table(t: Tensor, num_steps: int) -> Tensor:
@@ -61,8 +61,7 @@ def grid(num_steps: int, steps: int, spacing: str = "trailing", offset: int = 0,
     t = 1/T instead (set_alpha_to_one=False). Raises ValueError for an unknown spacing, for steps outside of
     1 … T, and for an offset or end that leaves fewer than `steps` steps.
     """
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
+    require(spacing, SPACINGS, "spacing")
     if steps < 1 or (steps > num_steps and spacing != "uniform"):
         raise ValueError(f"{steps} steps cannot be taken on a schedule of {num_steps}: choose 1 to {num_steps}")
     if offset and spacing != "leading":

@@ -11,9 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import predictions
-
-KINDS: tuple[str, ...] = ("uniform", "snr", "truncated-snr", "snr+1", "min-snr", "flow")
+from .names import PREDICTIONS, WEIGHTINGS, require
 
 # The largest weight given. The x0 column of the table grows without bound as t → 0, the eps column of `uniform`
 # as alpha → 0. This lets the first of 1000 steps of DDPM's linear schedule (SNR 9999) through untouched.
@@ -47,8 +45,7 @@ def loss_weight(weighting: str, prediction: str, log_snr: Tensor, gamma: float =
 
 
 def _log_x0_weight(kind: str, log_snr: Tensor, gamma: float) -> Tensor:
-    if kind not in KINDS:
-        raise ValueError(f"weighting {kind!r} is not one of {', '.join(KINDS)}")
+    require(kind, WEIGHTINGS, "weighting")
     if gamma <= 0:
         raise ValueError(f"gamma is {gamma:g}: min-snr needs a positive one, 5 in the paper")
     if kind == "uniform":
@@ -66,8 +63,7 @@ def _log_x0_weight(kind: str, log_snr: Tensor, gamma: float) -> Tensor:
 
 def _log_error_ratio(prediction: str, log_snr: Tensor) -> Tensor:
     """log of ‖Δprediction‖² / ‖Δx0‖²."""
-    if prediction not in predictions.KINDS:
-        raise ValueError(f"prediction {prediction!r} is not one of {', '.join(predictions.KINDS)}")
+    require(prediction, PREDICTIONS, "prediction")
     if prediction == "x0":
         return torch.zeros_like(log_snr)
     if prediction == "eps":

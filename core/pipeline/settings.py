@@ -4,9 +4,17 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from ..diffusion.names import (
+    STRAIGHT,
+    PredictionName,
+    SamplerName,
+    ScheduleName,
+    SpacingName,
+    TimesName,
+    WeightingName,
+    check_prediction,
+)
 from ..settings.fields import Location, Section, Stage, option
-
-ScheduleName = Literal["linear", "scaled-linear", "cosine", "quadratic", "sigmoid", "rectified-flow"]
 
 
 class Diffusion(Section):
@@ -15,14 +23,14 @@ class Diffusion(Section):
     schedule: ScheduleName = option("cosine", "Noise schedule.", "--schedule")
     num_steps: int = option(1000, "Steps of the discrete process.", ge=2, le=1_000_000)
     zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise.")
-    prediction: Literal["v", "eps", "x0", "flow"] = option(
+    prediction: PredictionName = option(
         "v", "What the network predicts; flow, the velocity, is rectified-flow's own.", "--prediction"
     )
-    weighting: Literal["snr+1", "snr", "truncated-snr", "min-snr", "uniform", "flow"] = option(
+    weighting: WeightingName = option(
         "snr+1", "Loss weight on the x0 error (Salimans & Ho 2022); flow is rectified-flow's own.", "--weighting"
     )
     min_snr_gamma: float = option(5.0, "Gamma of the min-snr weighting.", gt=0)
-    times: Literal["uniform", "logit-normal"] = option("uniform", "How training times are drawn.", "--times")
+    times: TimesName = option("uniform", "How training times are drawn.", "--times")
     logit_mean: float = option(0.0, "Mean of the logit of logit-normal times.")
     logit_std: float = option(1.0, "Deviation of the logit of logit-normal times.", gt=0)
     shift: float = option(1.0, "Moves times towards noise (above 1) or data, in training and sampling.", gt=0)
@@ -35,20 +43,13 @@ class Diffusion(Section):
     @classmethod
     def _rectified_flow_has_its_own(cls, values: Any) -> Any:
         """On the straight path the flow's velocity and its plain loss are meant where nothing else is said."""
-        if isinstance(values, dict) and values.get("schedule") == "rectified-flow":
+        if isinstance(values, dict) and values.get("schedule") == STRAIGHT:
             return {"prediction": "flow", "weighting": "flow", **values}
         return values
 
     @model_validator(mode="after")
     def _prediction_suits_the_schedule(self) -> "Diffusion":
-        straight = self.schedule == "rectified-flow"
-        if self.prediction == "eps" and (self.zero_terminal_snr or straight):
-            instead = "flow or x0" if straight else "v or x0"
-            raise ValueError(f"eps-prediction says nothing about x0 where the signal is 0; take prediction {instead}")
-        if self.prediction == "flow" and not straight:
-            raise ValueError(f"prediction flow needs schedule rectified-flow, not {self.schedule}; take v here")
-        if self.prediction == "v" and straight:
-            raise ValueError("v-prediction needs a variance preserving schedule; take prediction flow here")
+        check_prediction(self.prediction, self.schedule, self.zero_terminal_snr)
         return self
 
 
@@ -87,7 +88,7 @@ class Drawing(Stage):
     classifier_scale: float = option(
         0.0, "Classifier guidance: gradient scale; 0 is none. Adds to --cfg.", "--classifier-scale", ge=0
     )
-    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("ddim", "Sampler.", "--sampler")
+    sampler: SamplerName = option("ddim", "Sampler.", "--sampler")
     steps: int | None = option(
         None,
         "Steps, 1 to the schedule's number; by default 50 for ddim and euler, 250 for ddpm, 20 for heun and dpmpp-2m.",
@@ -95,7 +96,7 @@ class Drawing(Stage):
         ge=1,
     )
     eta: float = option(0.0, "DDIM's share of fresh noise: 0 deterministic, 1 DDPM.", "--eta", ge=0, le=1)
-    spacing: Literal["leading", "trailing", "linspace", "uniform"] = option(
+    spacing: SpacingName = option(
         "trailing", "Which of the schedule's steps; uniform needs none of its table.", "--spacing"
     )
     shift: float | None = option(

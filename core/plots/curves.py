@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from ..diffusion import predictions, weightings
-from ..diffusion.schedules import KINDS, Schedule
+from ..diffusion.names import PREDICTIONS, SCHEDULES, WEIGHTINGS
+from ..diffusion.schedules import Schedule
 from ..figures import Line, Panel
 
 _LOG_SNR_SHOWN = (-20.0, 12.0)
@@ -25,7 +26,7 @@ def schedule_panels(schedules: Mapping[str, Schedule]) -> list[Panel]:
     t = table_times()
     signal, log_snr = [], []
     for name, schedule in schedules.items():
-        colour = KINDS.index(schedule.kind)
+        colour = SCHEDULES.index(schedule.kind)
         style = "--" if schedule.zero_terminal_snr and schedule.variance_preserving else "-"
         signal.append(Line(name, t, schedule.alpha_sigma(t)[0] ** 2, colour, style))
         log_snr.append(Line(name, t, schedule.log_snr(t), colour, style))
@@ -43,9 +44,9 @@ def weight_panels(schedule: Schedule, gamma: float = 5.0) -> list[Panel]:
     """
     t = table_times(schedule.num_steps)
     log_snr = schedule.log_snr(t)
-    shown = [kind for kind in weightings.KINDS if kind != "flow" or not schedule.variance_preserving]
+    shown = [kind for kind in WEIGHTINGS if kind != "flow" or not schedule.variance_preserving]
     panels: list[Panel] = []
-    for prediction in ("x0", *(kind for kind in predictions.KINDS if kind != "x0")):
+    for prediction in ("x0", *(kind for kind in PREDICTIONS if kind != "x0")):
         try:
             predictions.check(prediction, schedule)
         except ValueError:
@@ -55,7 +56,7 @@ def weight_panels(schedule: Schedule, gamma: float = 5.0) -> list[Panel]:
                 kind,
                 t,
                 weightings.loss_weight(kind, prediction, log_snr, gamma),
-                colour=weightings.KINDS.index(kind),
+                colour=WEIGHTINGS.index(kind),
                 width=5.5 - 0.9 * place,
             )
             for place, kind in enumerate(shown)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from ..diffusion.names import SamplerName
 from ..features.settings import EXTRACTOR_HELP, ExtractorName
 from ..settings.fields import Count, Location, Section, option
 
@@ -81,7 +82,7 @@ class Metrics(Section):
     num: Count = option(500, "Samples drawn, of all classes alike.", identity=False, ge=10)
     seed: int = option(0, "Seed of the first sample.", identity=False, ge=0, lt=2**62)
     cfg: float | None = option(None, "Guidance scale; by default that of `ldm sample`.", identity=False, ge=0)
-    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("dpmpp-2m", "Sampler.", identity=False)
+    sampler: SamplerName = option("dpmpp-2m", "Sampler.", identity=False)
     steps: int | None = option(None, "Steps; by default the sampler's own number.", identity=False, ge=1)
     reference: str | None = option(None, "Data source to compare with; by default the training images.", identity=False)
     limit: Count = option(5_000, "Reference images at most; 0 is no limit.", identity=False)

@@ -1,15 +1,14 @@
 """Settings of `ldm plot`: what to draw, and what can be said about each picture."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ...core.pipeline.settings import ScheduleName
+from ...core.diffusion.names import SCHEDULES
 from ...core.settings.fields import Location, Run, option, section
 from ...core.system.settings import Machine
 
-SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 ZERO = "+zero"  # behind a schedule's name: rescaled to zero terminal SNR
 
 DEFAULT_SCHEDULES = {

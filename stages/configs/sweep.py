@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from ...core.diffusion.names import SamplerName
 from ...core.features.settings import EXTRACTOR_HELP, ExtractorName
 from ...core.settings.fields import Count, Location, Stage, option, section
 from ...core.system.settings import Machine
@@ -19,7 +20,7 @@ class Sweep(Stage):
     steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")
     classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
     num: Count = option(20, "Images of each class.", "--num,--count", ge=1)
-    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"] = option("ddim", "Sampler.", "--sampler")
+    sampler: SamplerName = option("ddim", "Sampler.", "--sampler")
     reference: str | None = option(
         None, "Data source, folder or saved statistics; by default the training images.", "--reference"
     )

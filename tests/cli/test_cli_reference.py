@@ -59,7 +59,7 @@ def test_every_key_of_every_command_is_among_the_settings(written: dict[str, str
         ("num", "count, at least 1"),
         ("cfg_interval", "2 numbers, with a comma"),
         ("data.background", r"text, matching `^(white\|black\|#[0-9a-fA-F]{6})$`"),
-        ("diffusion.weighting", "`snr+1`, `snr`, `truncated-snr`, `min-snr`, `uniform`, `flow`"),
+        ("diffusion.weighting", "`uniform`, `snr`, `truncated-snr`, `snr+1`, `min-snr`, `flow`"),
         ("times", "numbers, with commas, each at least 0 and at most 1"),
         ("train.images", "count"),
     ],

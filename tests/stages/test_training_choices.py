@@ -85,9 +85,9 @@ def test_v_with_snr_plus_one_is_the_plain_squared_error(encoded: Pipeline) -> No
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({"zero_terminal_snr": True, "prediction": "eps"}, "take prediction v or x0"),
-        ({"schedule": "rectified-flow", "prediction": "eps"}, "take prediction flow or x0"),
-        ({"schedule": "rectified-flow", "prediction": "v"}, "take prediction flow here"),
+        ({"zero_terminal_snr": True, "prediction": "eps"}, "take 'v' or 'x0'"),
+        ({"schedule": "rectified-flow", "prediction": "eps"}, "take 'flow' or 'x0'"),
+        ({"schedule": "rectified-flow", "prediction": "v"}, "take 'flow' here"),
         ({"prediction": "flow"}, "take v here"),
     ],
 )

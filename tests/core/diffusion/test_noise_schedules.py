@@ -3,10 +3,11 @@ import math
 import pytest
 import torch
 
-from ldm.core.diffusion.schedules import KINDS, add_noise, schedule
+from ldm.core.diffusion.names import SCHEDULES
+from ldm.core.diffusion.schedules import add_noise, schedule
 
-VARIANCE_PRESERVING = [kind for kind in KINDS if kind != "rectified-flow"]
-EVERY = [(kind, zero) for kind in KINDS for zero in (False, True)]
+VARIANCE_PRESERVING = [kind for kind in SCHEDULES if kind != "rectified-flow"]
+EVERY = [(kind, zero) for kind in SCHEDULES for zero in (False, True)]
 
 # alpha_bar after steps 1, 251, 501, 751 and 1000 of 1000, by the published formulas in float64.
 GOLDEN = {
@@ -109,7 +110,7 @@ def test_rectified_flow_is_the_straight_line():
     assert not path.variance_preserving
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCHEDULES)
 def test_log_snr_falls_from_infinity(kind):
     path = schedule(kind)
     t = torch.linspace(0, 1, 1001)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ldm.core.diffusion import predictions, weightings
+from ldm.core.diffusion.names import PREDICTIONS, WEIGHTINGS
 from ldm.core.diffusion.schedules import add_noise, schedule
 
 FIVE = ("uniform", "snr", "truncated-snr", "snr+1", "min-snr")
@@ -99,7 +100,7 @@ def test_plain_losses_weigh_exactly_one_at_all_times(weighting, prediction):
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "rectified-flow"])
-@pytest.mark.parametrize("weighting", weightings.KINDS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_all_predictions_weigh_the_same_x0_error_alike(name, weighting):
     path = schedule(name)
     t = torch.tensor([0.02, 0.1, 0.4, 0.8, 0.95], dtype=torch.float64)
@@ -136,8 +137,8 @@ def test_every_combination_has_the_gradient_of_its_weighted_x0_error(weighting, 
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "rectified-flow"])
-@pytest.mark.parametrize("prediction", predictions.KINDS)
-@pytest.mark.parametrize("weighting", weightings.KINDS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_weights_are_finite_at_all_times_ends_included(name, prediction, weighting):
     log_snr = schedule(name, zero_terminal_snr=True).log_snr(torch.linspace(0, 1, 2001))
     weight = weightings.loss_weight(weighting, prediction, log_snr)

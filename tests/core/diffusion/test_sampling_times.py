@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from ldm.core.diffusion import times
+from ldm.core.diffusion.names import SPACINGS
 
 DIVISORS = (10, 20, 25, 50, 100, 250)
 
 
-@pytest.mark.parametrize("spacing", times.SPACINGS)
+@pytest.mark.parametrize("spacing", SPACINGS)
 def test_every_number_of_steps_gives_exactly_that_many(spacing):
     for steps in range(1, 1001):
         grid = times.grid(1000, steps, spacing)
@@ -19,7 +20,7 @@ def test_every_number_of_steps_gives_exactly_that_many(spacing):
             assert torch.equal(grid, (grid * 1000).round() / 1000), steps
 
 
-@pytest.mark.parametrize("spacing", times.SPACINGS)
+@pytest.mark.parametrize("spacing", SPACINGS)
 def test_steps_are_as_even_as_the_table_allows(spacing):
     for steps in (3, 7, 27, 101, 237, 600, 999):
         gaps = -times.grid(1000, steps, spacing)[:-1].diff() * 1000

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ldm.core.diffusion import predictions, times, weightings
-from ldm.core.diffusion.schedules import KINDS, schedule
+from ldm.core.diffusion.names import SCHEDULES
+from ldm.core.diffusion.schedules import schedule
 from ldm.core.figures import COLOURS, Line, Panel, draw, lay_out
 from ldm.core.plots import convergence, guiding
 from ldm.core.plots.curves import schedule_panels, table_times, weight_panels
@@ -28,10 +29,10 @@ def test_schedule_curves_are_the_table_and_the_log_snr() -> None:
 
 
 def test_a_schedule_and_its_zero_terminal_form_share_a_colour_and_no_two_kinds_do() -> None:
-    named = {kind: schedule(kind) for kind in KINDS} | {"z": schedule("cosine", zero_terminal_snr=True)}
+    named = {kind: schedule(kind) for kind in SCHEDULES} | {"z": schedule("cosine", zero_terminal_snr=True)}
     colours = {line.label: line.colour for line in schedule_panels(named)[0].lines}
     assert colours["z"] == colours["cosine"]
-    assert len({COLOURS[colours[kind]] for kind in KINDS}) == len(KINDS)
+    assert len({COLOURS[colours[kind]] for kind in SCHEDULES}) == len(SCHEDULES)
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("cosine", ["x0", "eps", "v"]), ("rectified-flow", ["x0", "flow"])])

@@ -41,6 +41,6 @@ def test_a_file_that_is_not_ours_is_refused_and_stays(tmp_path: Path, kind: str)
     else:
         Image.fromarray(PIXELS).save(path, format="PNG" if kind == "photo" else "JPEG")
     before = None if kind == "folder" else path.read_bytes()
-    with pytest.raises(ConfigError, match=r"mine\.png exists and was not drawn by ldm plot"):
+    with pytest.raises(ConfigError, match=r"mine\.png` exists and was not drawn by ldm plot"):
         claim_picture(path)
     assert path.is_dir() if before is None else path.read_bytes() == before

@@ -30,7 +30,7 @@ def picture(path: Path) -> np.ndarray:
 
 def test_every_picture_has_its_settings_and_its_function() -> None:
     assert set(WHAT) == set(USED) == set(plot.PICTURES)
-    assert SCHEDULES == schedules.KINDS
+    assert (*schedules.BETAS, "rectified-flow") == SCHEDULES
     assert all(name in USED[what] for what in DEFAULT_SCHEDULES for name in ("schedule",))
 
 
