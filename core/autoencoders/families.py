@@ -6,5 +6,5 @@ from .vq_config import VQVAEConfig
 
 FAMILIES: dict[str, Family] = {
     "vqvae": Family(VQVAEConfig, "vq:VQVAE", exporter="vqmodel"),
-    "identity": Family(IdentityConfig, "identity:Identity"),
+    "identity": Family(IdentityConfig, "identity:IdentityCodec"),
 }

@@ -9,7 +9,7 @@ from .codec import Posterior
 from .identity_config import IdentityConfig
 
 
-class Identity(nn.Module):
+class IdentityCodec(nn.Module):
     """Images as latents; a `Codec`."""
 
     kind = "identity"

@@ -50,10 +50,11 @@ def of_family(family: Family) -> Kind:
     return Kind(lambda config: family.load_network()(config_of(family.config, config)), family.exporter)
 
 
+DIFFUSERS = pretrained.CLASSES
 KINDS: dict[str, Kind] = {
     **{name: of_family(family) for name, family in FAMILIES.items()},
     "taef2": Kind(lambda config: taef2.TAEF2(**config)),
-    **{name: Kind(partial(pretrained.build_diffusers, name), "diffusers_vae") for name in pretrained.CLASSES},
+    **{name: Kind(partial(pretrained.build_diffusers, name), "diffusers_vae") for name in DIFFUSERS},
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..autoencoders.pretrained import CLASSES
+from ..autoencoders.registry import DIFFUSERS
 from ..denoisers.dit import DiT
 from ..errors import DataError
 from ..files import read_json
@@ -76,7 +76,7 @@ def open_pipeline(path: Path) -> PipelineFolder:
     index = read_json(path / INDEX, _REMEDY)
     if index.get("_class_name") != _CLASS:
         raise DataError(f"{path / INDEX} describes a {index.get('_class_name')}, not a {_CLASS}", _REMEDY)
-    for part, allowed in (("transformer", transformer.CLASS_NAMES), ("vae", CLASSES)):
+    for part, allowed in (("transformer", transformer.CLASS_NAMES), ("vae", DIFFUSERS)):
         if not _is_one_of(index.get(part), allowed):
             raise DataError(f"{path / INDEX}: {part} is {index.get(part)!r}, not one of {', '.join(allowed)}", _REMEDY)
     where = path / "scheduler" / "scheduler_config.json"
