@@ -196,9 +196,7 @@ def test_a_folder_without_its_flag_is_taken_for_what_it_is(tmp_path: Path) -> No
 
 
 def test_settings_that_do_not_go_together_are_told_why() -> None:
-    assert "take 'v' or 'x0'" in refusal(
-        "train-dit", "diffusion.prediction=eps", "diffusion.zero_terminal_snr=yes"
-    )
+    assert "take 'v' or 'x0'" in refusal("train-dit", "diffusion.prediction=eps", "diffusion.zero_terminal_snr=yes")
     assert "the smaller first" in refusal("sample", "cfg_interval=0.8,0.2")
 
 

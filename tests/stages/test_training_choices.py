@@ -88,7 +88,7 @@ def test_v_with_snr_plus_one_is_the_plain_squared_error(encoded: Pipeline) -> No
         ({"zero_terminal_snr": True, "prediction": "eps"}, "take 'v' or 'x0'"),
         ({"schedule": "rectified-flow", "prediction": "eps"}, "take 'flow' or 'x0'"),
         ({"schedule": "rectified-flow", "prediction": "v"}, "take 'flow' here"),
-        ({"prediction": "flow"}, "take v here"),
+        ({"prediction": "flow"}, "take 'v' here"),
     ],
 )
 def test_predictions_that_say_nothing_on_their_schedule_are_refused(settings: dict[str, object], remedy: str) -> None:
