@@ -47,8 +47,11 @@ class LatentDataset(Protocol):
         posterior, where there is one.
         """
 
-    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
-        """Return what samples (B,) are conditioned on, batch first: `labels`, int64 (B,), where they are labelled."""
+    def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
+        """Return what samples (B,) are conditioned on, batch first: `labels`, int64 (B,), where they are labelled.
+
+        Where a sample has several, captions for instance, seed and positions (B,) decide which.
+        """
 
 
 def draw(mean: Tensor, std: Tensor | None, positions: np.ndarray, seed: int, purpose: str) -> Tensor:

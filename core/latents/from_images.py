@@ -11,7 +11,7 @@ from ..images.loader import ImageLoader, training_images
 from ..images.sets import ImageSets
 from ..system.precision import Policy
 from ..system.transfer import to_device
-from .dataset import Cond, LatentSets, draw
+from .dataset import VALIDATION_SEED, Cond, LatentSets, draw
 from .fields import FLIP, LABEL, LATENT, Field
 
 
@@ -55,7 +55,7 @@ class EncodedImages:
             mean, std = self.autoencoder.posterior(to_device(pixels, self.policy.device))
         return draw(mean, std, positions, seed, purpose)
 
-    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
+    def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         """Return the labels; those of images without folders are all of the one class that `encode` gives them."""
         return {"labels": torch.from_numpy(self.images.labels[samples])}
 

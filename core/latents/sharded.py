@@ -24,7 +24,7 @@ from ..diffusion.conditions import Cond
 from ..errors import DataError
 from ..images.order import mirrored
 from ..system.machine import available_memory
-from .dataset import draw
+from .dataset import VALIDATION_SEED, draw
 from .fields import FLIP, LABEL, LATENT, STD, Field
 from .index import INDEX, read_index
 from .readers import FieldTable, Files, Held, MappedFiles, Reader, StreamedFiles
@@ -85,7 +85,7 @@ class ShardedLatents:
         std = self.array(STD, samples, flip).float() if STD in self.fields else None
         return draw(mean, std, positions, seed, purpose)
 
-    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
+    def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         """Return the labels, where there are any, and the fields that were asked for; of those whose lengths differ
         all padded with zeros to the longest, with a mask NAME_mask, bool (B, L)."""
         cond: Cond = {} if self.labels is None else {"labels": torch.from_numpy(self.labels[samples])}

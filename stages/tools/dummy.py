@@ -11,7 +11,7 @@ from ...core.images.loader import ImageLoader, Preparation
 from ...core.images.order import mirrored
 from ...core.images.sets import ImageSets
 from ...core.images.settings import Data
-from ...core.latents.dataset import LatentSets
+from ...core.latents.dataset import VALIDATION_SEED, LatentSets
 from ...core.latents.fields import FLIP, LABEL, LATENT, Field
 from ...core.system.transfer import to_device
 
@@ -65,7 +65,7 @@ class _Latents:
         rows = torch.from_numpy(flip * COUNT + np.asarray(samples))
         return self.values.index_select(0, to_device(rows, self.values.device)).float()
 
-    def cond(self, samples: np.ndarray, positions: np.ndarray) -> Cond:
+    def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         return {"labels": torch.from_numpy(np.asarray(samples, dtype=np.int64) % len(self.class_names))}
 
 

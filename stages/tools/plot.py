@@ -83,7 +83,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     chosen = spread(len(held_out), config.count, config.seed)
     x0 = held_out.batch(chosen, chosen, config.seed, flips=False).to(policy.device)
     eps = seeds.normal(config.seed, "noise", chosen, model.latent_shape).to(policy.device)
-    cond = to_device(held_out.cond(chosen, chosen), policy.device)
+    cond = to_device(held_out.cond(chosen, chosen, config.seed), policy.device)
     grid = times.shift(times.grid(model.schedule.num_steps, config.steps), model.shift)
     results = []
     progress.start("denoising", len(config.times_shown), "times")

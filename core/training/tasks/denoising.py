@@ -93,7 +93,7 @@ class DenoisingTask:
             normal=lambda purpose: seeds.normal(seed, purpose, positions, train.shape),
             uniform=lambda purpose: seeds.uniform(seed, purpose, positions),
         )
-        cond = train.cond(batch.samples, positions)
+        cond = train.cond(batch.samples, positions, seed)
         dropped = seeds.uniform(seed, "label dropout", positions)
         return x0, given, drop(self.conditioning, cond, dropped, self.config.label_dropout)
 

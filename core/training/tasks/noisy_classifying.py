@@ -50,7 +50,7 @@ class NoisyClassifyingTask:
         x0 = train.batch(batch.samples, batch.positions, self.seed)
         noise = seeds.normal(self.seed, "noise", batch.positions, train.shape)
         uniform = seeds.uniform(self.seed, "time", batch.positions)
-        return x0, noise, self._times(uniform), train.cond(batch.samples, batch.positions)["labels"]
+        return x0, noise, self._times(uniform), train.cond(batch.samples, batch.positions, self.seed)["labels"]
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return split_batch(data, parts)
