@@ -12,7 +12,7 @@ from ...core.runs.inputs import has_begun
 from ...core.runs.roles import EVALUATION, SAMPLES, Role
 from ...core.runs.run import MANIFEST, StageRun, kind_of, open_run
 from ..table import STAGES
-from .directories import changed_settings, command_of, recorded_settings
+from .directories import changed_settings, recorded_settings
 
 Evaluated = tuple[StageRun, dict[str, Any]]
 """A complete evaluation and its document of numbers and conditions."""
@@ -138,10 +138,11 @@ def _read(role: Role, folder: Path) -> StageRun:
     """Read one folder, of its metadata what the schema checks; one that is damaged counts as unfinished."""
     kinds = (kind_of(folder), folder.name, *role.makers)
     kind = next(name for name in kinds if name is not None and name in role.makers)
+    command = f"ldm {role.command(kind)}"
     try:
-        run = open_run(folder, role, command_of(folder, kind))
+        run = open_run(folder, role, command)
     except DataError:
-        return StageRun(folder, kind, command_of(folder, kind))
+        return StageRun(folder, kind, command)
     return replace(run, manifest={**run.manifest, "facts": role.known(run.metadata)})
 
 
