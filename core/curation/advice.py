@@ -32,62 +32,62 @@ def advise(survey: Survey, counts: np.ndarray, class_names: Sequence[str], image
 
     counts: training images of each class, int64 (K,). image_size: at which training is meant to be.
     """
-    told: dict[str, str] = {}
+    advice: dict[str, str] = {}
     total, num_broken = len(survey), len(survey.broken)
     if total:
-        told |= _on_size(survey, image_size)
+        advice |= _on_size(survey, image_size)
     if num_broken and num_broken <= _SKIPPED * (total + num_broken):
-        told["broken"] = "mend or remove them, or train with `data.on_error=skip`"
+        advice["broken"] = "mend or remove them, or train with `data.on_error=skip`"
     elif num_broken:
-        told["broken"] = f"mend or remove them: more than the {_SKIPPED:.0%} that `data.on_error=skip` leaves out"
-    told |= _on_classes(counts, class_names)
-    told |= _on_colour(survey, total)
+        advice["broken"] = f"mend or remove them: more than the {_SKIPPED:.0%} that `data.on_error=skip` leaves out"
+    advice |= _on_classes(counts, class_names)
+    advice |= _on_colour(survey, total)
     if survey.traits["animated"]:
-        told["animated"] = "only first frames are trained on; save other frames as files of their own"
-    return told
+        advice["animated"] = "only first frames are trained on; save other frames as files of their own"
+    return advice
 
 
 def _on_size(survey: Survey, image_size: int) -> dict[str, str]:
     largest = largest_size(survey.shorter)
-    told = {"size": f"the images hold detail up to `data.image_size={largest}`"}
+    advice = {"size": f"the images hold detail up to `data.image_size={largest}`"}
     if image_size > largest:
-        told["size"] += f"; at {image_size} most are enlarged, which adds blur and no detail"
+        advice["size"] += f"; at {image_size} most are enlarged, which adds blur and no detail"
     elif image_size < largest:
-        told["size"] += f"; {image_size} trains faster"
+        advice["size"] += f"; {image_size} trains faster"
     loss = crop_loss(survey.sizes)
     cut = int((loss > _LOSS).sum())
     if cut > len(loss) / 10:
-        told["crop"] = (
+        advice["crop"] = (
             f"of {cut:,} images the centre crop cuts off more than {_LOSS:.0%}; crop them yourself if it hurts"
         )
-    return told
+    return advice
 
 
 def _on_classes(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, str]:
-    told = {}
+    advice = {}
     if len(counts) < 2:
-        told["classes"] = (
-            "one class: samples cannot be asked for by class, and train-classifier has nothing to tell apart"
+        advice["classes"] = (
+            "one class: samples cannot be asked for by class, and train-classifier has nothing to distinguish"
         )
     elif counts.min() and counts.max() / counts.min() > _RATIO:
         least, most = class_names[int(counts.argmin())], class_names[int(counts.argmax())]
-        told["balance"] = (
+        advice["balance"] = (
             f"{most} has {counts.max() / counts.min():.0f} times the images of {least}: rare classes are learnt less;"
-            " add images, or judge each class by itself"
+            " add images, or evaluate each class by itself"
         )
     few = [name for name, count in zip(class_names, counts.tolist(), strict=True) if 0 < count < _FEW]
     if few:
         which = f"{len(few):,} classes have" if len(few) > 1 else f"{few[0]} has"
-        told["few"] = f"{which} fewer than {_FEW} images: expect those images themselves, not new ones"
-    return told
+        advice["few"] = f"{which} fewer than {_FEW} images: expect those images themselves, not new ones"
+    return advice
 
 
 def _on_colour(survey: Survey, total: int) -> dict[str, str]:
     grey = sum(count for mode, count in survey.modes.items() if mode in ("1", "L", "LA", "L;16", "I;16"))
     grey += survey.traits["colourless"]
-    told = {}
+    advice = {}
     if 0 < grey < _MINORITY * total:
-        told["grey"] = f"{grey:,} of {total:,} images are grey: so will samples be now and then"
+        advice["grey"] = f"{grey:,} of {total:,} images are grey: so will samples be now and then"
     if survey.traits["alpha"]:
-        told["alpha"] = "see-through parts become white; data.background=black or '#rrggbb' is another choice"
-    return told
+        advice["alpha"] = "see-through parts become white; data.background=black or '#rrggbb' is another choice"
+    return advice

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import DataError
 from . import near, perceptual
-from .fingerprints import Prints
+from .fingerprints import Fingerprints
 
 Kind = Literal["kept", "bytes", "pixels", "hash", "mirrored", "features"]
 SEARCHED: tuple[Kind, ...] = ("hash", "mirrored", "features")  # surest first
@@ -38,18 +38,20 @@ class Links:
         return len(self.first)
 
 
-def near_links(prints: Prints, rows: np.ndarray, bits: int, likeness: float, mirrored: bool) -> Links:
+def near_links(fingerprints: Fingerprints, rows: np.ndarray, bits: int, likeness: float, mirrored: bool) -> Links:
     """Link images, of `rows`, whose hashes differ in at most `bits` and whose thumbnails are at least so alike."""
-    found = [_confirmed(prints, rows, near.hamming_pairs(prints.hashes[rows], None, bits), likeness, "hash")]
+    found = [
+        _confirmed(fingerprints, rows, near.hamming_pairs(fingerprints.hashes[rows], None, bits), likeness, "hash")
+    ]
     if mirrored:
-        pairs = near.hamming_pairs(prints.hashes[rows], prints.flipped[rows], bits)
-        found.append(_confirmed(prints, rows, pairs, likeness, "mirrored"))
+        pairs = near.hamming_pairs(fingerprints.hashes[rows], fingerprints.flipped[rows], bits)
+        found.append(_confirmed(fingerprints, rows, pairs, likeness, "mirrored"))
     return merged(found)
 
 
-def feature_links(prints: Prints, rows: np.ndarray, pairs: Iterable[near.Pairs]) -> Links:
+def feature_links(fingerprints: Fingerprints, rows: np.ndarray, pairs: Iterable[near.Pairs]) -> Links:
     """Link images, of `rows`, by pairs of places in it that are near in feature space."""
-    return _confirmed(prints, rows, pairs, -1.0, "features")
+    return _confirmed(fingerprints, rows, pairs, -1.0, "features")
 
 
 def merged(links: Iterable[Links]) -> Links:
@@ -69,15 +71,17 @@ def _columns(links: Links) -> tuple[np.ndarray, ...]:
     return links.first, links.second, links.kind, links.distance, links.likeness
 
 
-def _confirmed(prints: Prints, rows: np.ndarray, pairs: Iterable[near.Pairs], least: float, kind: Kind) -> Links:
+def _confirmed(
+    fingerprints: Fingerprints, rows: np.ndarray, pairs: Iterable[near.Pairs], least: float, kind: Kind
+) -> Links:
     """Keep the pairs whose thumbnails are alike. Raises DataError for more pairs than can be of use."""
     found: list[tuple[np.ndarray, ...]] = []
     count = 0
     for i, j, distance in _blocks(pairs):
         first, second = rows[np.minimum(i, j)], rows[np.maximum(i, j)]
-        theirs = prints.thumbnails[second]
+        theirs = fingerprints.thumbnails[second]
         like = perceptual.likeness(
-            prints.thumbnails[first], perceptual.mirrored(theirs) if kind == "mirrored" else theirs
+            fingerprints.thumbnails[first], perceptual.mirrored(theirs) if kind == "mirrored" else theirs
         )
         chosen = (like >= least) & (i != j)
         found.append((first[chosen], second[chosen], distance[chosen].astype(np.float32), like[chosen]))
@@ -128,26 +132,28 @@ class Group:
         return max(1 - copy.likeness for copy in self.copies)
 
 
-def grouped(prints: Prints, stands: np.ndarray, links: Links, places: np.ndarray) -> list[Group]:
+def grouped(fingerprints: Fingerprints, stands: np.ndarray, links: Links, places: np.ndarray) -> list[Group]:
     """Gather images into groups, the largest first. `places`: the order in which images are rather kept."""
     of, by = _left_out(links, places)
     labels = components(len(stands), links.first, links.second)[stands]
     sizes = np.bincount(labels, minlength=len(stands))
     members: dict[int, list[int]] = {}
-    for row in np.flatnonzero((sizes[labels] > 1) & prints.known).tolist():
+    for row in np.flatnonzero((sizes[labels] > 1) & fingerprints.known).tolist():
         members.setdefault(int(labels[row]), []).append(row)
 
     num_links = np.bincount(labels[links.first], minlength=len(stands))
     groups = []
     for label, rows in members.items():
-        copies = [_copy(row, prints, stands, links, of, by) for row in rows]
+        copies = [_copy(row, fingerprints, stands, links, of, by) for row in rows]
         copies.sort(key=lambda copy: (copy.kind != "kept", places[copy.row]))
         distinct = len({int(stands[row]) for row in rows})
         groups.append(Group(tuple(copies), chain=int(num_links[label]) < distinct * (distinct - 1) // 2))
     return sorted(groups, key=lambda group: (-len(group.copies), min(group.rows)))
 
 
-def _copy(row: int, prints: Prints, stands: np.ndarray, links: Links, of: dict[int, int], by: dict[int, int]) -> Copy:
+def _copy(
+    row: int, fingerprints: Fingerprints, stands: np.ndarray, links: Links, of: dict[int, int], by: dict[int, int]
+) -> Copy:
     stand = int(stands[row])
     if stand in of:
         link = by[stand]
@@ -155,7 +161,7 @@ def _copy(row: int, prints: Prints, stands: np.ndarray, links: Links, of: dict[i
         return Copy(row, kind, float(links.distance[link]), float(links.likeness[link]), of[stand])
     if row == stand:
         return Copy(row, "kept")
-    same = bool((prints.content[row] == prints.content[stand]).all())
+    same = bool((fingerprints.content[row] == fingerprints.content[stand]).all())
     return Copy(row, "bytes" if same else "pixels", of=stand)
 
 

@@ -13,7 +13,7 @@ _IN_MEMORY = 256 << 20  # bytes of one array; larger ones lie in a temporary fil
 
 
 @dataclass(frozen=True)
-class Print:
+class Fingerprint:
     """What one image is known by: digests of bytes and of pixels, a small picture, and what speaks for keeping it."""
 
     content: bytes  # sha256
@@ -23,17 +23,17 @@ class Print:
     weight: int  # bytes of the file
 
 
-def print_of(source: ImageSource, index: int, content: bytes | np.ndarray) -> Print:
-    """Decode one image and take its print. Raises DataError where it cannot be decoded."""
+def fingerprint_of(source: ImageSource, index: int, content: bytes | np.ndarray) -> Fingerprint:
+    """Decode one image and take its fingerprint. Raises DataError where it cannot be decoded."""
     image = source.image(index, content)
     pixels = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
     weight = len(content) if isinstance(content, bytes) else content.nbytes
     small = perceptual.shrunk(image)
-    return Print(source.content_hash(index), pixels, small, image.shape[0] * image.shape[1], weight)
+    return Fingerprint(source.content_hash(index), pixels, small, image.shape[0] * image.shape[1], weight)
 
 
-class Prints:
-    """The prints of N images, in arrays. Images that were never added are in no group."""
+class Fingerprints:
+    """The fingerprints of N images, in arrays. Images that were never added are in no group."""
 
     def __init__(self, count: int) -> None:
         self.known = np.zeros(count, dtype=bool)
@@ -42,16 +42,19 @@ class Prints:
         self.hashes, self.flipped = (np.zeros(count, dtype=np.uint64) for _ in range(2))
         self.area, self.weight = (np.zeros(count, dtype=np.int64) for _ in range(2))
 
-    def add(self, rows: list[int], prints: list[Print]) -> None:
-        """Take in some prints, hashing their small pictures together, which is faster."""
-        small = np.stack([each.small for each in prints])
+    def add(self, rows: list[int], fingerprints: list[Fingerprint]) -> None:
+        """Add some fingerprints; their small pictures are hashed together, which is faster."""
+        small = np.stack([each.small for each in fingerprints])
         self.known[rows] = True
-        self.content[rows] = np.frombuffer(b"".join(each.content for each in prints), np.uint8).reshape(-1, 32)
-        self.pixels[rows] = np.frombuffer(b"".join(each.pixels for each in prints), np.uint8).reshape(-1, 32)
+        self.content[rows] = np.frombuffer(b"".join(each.content for each in fingerprints), np.uint8).reshape(-1, 32)
+        self.pixels[rows] = np.frombuffer(b"".join(each.pixels for each in fingerprints), np.uint8).reshape(-1, 32)
         self.thumbnails[rows] = perceptual.thumbnails(small)
         self.hashes[rows] = perceptual.hashes(small)
         self.flipped[rows] = perceptual.hashes(perceptual.mirrored(small))
-        self.area[rows], self.weight[rows] = [each.area for each in prints], [each.weight for each in prints]
+        self.area[rows], self.weight[rows] = (
+            [each.area for each in fingerprints],
+            [each.weight for each in fingerprints],
+        )
 
     def order(self, first: np.ndarray) -> np.ndarray:
         """Order images by what is rather kept: those marked `first`, then the larger, then the heavier file.

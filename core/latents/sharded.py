@@ -134,8 +134,7 @@ def best_reading(shard_bytes: int, field_bytes: int, device: torch.device) -> Re
     """
     if device.type == "cuda" and field_bytes <= torch.cuda.mem_get_info(device)[0] // 3:
         return "held"
-    memory = available_memory()
-    return "mapped" if memory is None or shard_bytes <= memory // 2 else "streamed"
+    return "mapped" if shard_bytes <= available_memory() // 2 else "streamed"
 
 
 def read_tables(

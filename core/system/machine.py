@@ -1,4 +1,4 @@
-"""The machine as its system tells: processor, memory, disk. What cannot be asked is None, never a guess."""
+"""What the system says about the machine: processor, memory, disk. What it does not say is None, never a guess."""
 
 import os
 import platform
@@ -6,9 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-_MEMINFO = Path("/proc/meminfo")
 _CPUINFO = Path("/proc/cpuinfo")
-_STATM = Path("/proc/self/statm")
 # Limits of the container, if this runs in one: limit, use, and what of the use is only cache. Version 2, then 1.
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
@@ -36,22 +34,20 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def available_memory() -> int | None:
+def available_memory() -> int:
     """Return how many bytes of memory can be had without swapping, within the container's limit."""
-    known = [_available_in_system(), _available_in_container()]
-    return min((value for value in known if value is not None), default=None)
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    in_container = _available_in_container()
+    return free if in_container is None else min(free, in_container)
 
 
-def used_memory() -> int | None:
-    """Return how many bytes of memory this process holds; the most it has held, where only that is told."""
-    held = next(iter(_lines(_STATM)), "").split()
-    if len(held) > 1:
-        return int(held[1]) * os.sysconf("SC_PAGE_SIZE")
-    if sys.platform != "darwin":
-        return None
-    import resource
+def used_memory() -> int:
+    """Return how many bytes of memory this process holds."""
+    import psutil
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(psutil.Process().memory_info().rss)
 
 
 def used_gpu_memory() -> int | None:
@@ -84,15 +80,6 @@ def sync_rate(folder: Path, seconds: float = 1.0) -> float:
     finally:
         path.unlink(missing_ok=True)
     return count / (time.monotonic() - started)
-
-
-def _available_in_system() -> int | None:
-    for line in _lines(_MEMINFO):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-    pages = next((name for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES") if name in names), None)
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages and "SC_PAGE_SIZE" in names else None
 
 
 def _available_in_container() -> int | None:

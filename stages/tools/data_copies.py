@@ -1,4 +1,4 @@
-"""What `ldm data dedup` tells of the groups it found: in words, in numbers, as a list, and as a picture."""
+"""What `ldm data dedup` reports of the groups it found: in words, in numbers, as a list, and as a picture."""
 
 import csv
 import io
@@ -106,8 +106,8 @@ class Copies:
         if numbers := facts["conflicts"]:
             yield "labels", f"{len(numbers):,} groups with several classes: {self._examples(numbers, by_class=True)}"
         if numbers := facts["chains"]:
-            told = "hold images alike only by way of others, which are both kept"
-            yield "chains", f"{len(numbers):,} groups, the first is group {numbers[0]}, {told}"
+            why = "hold images that are alike only by way of others; both are kept"
+            yield "chains", f"{len(numbers):,} groups, the first is group {numbers[0]}, {why}"
         if facts["copies"].get("hash", 0) > _OFTEN * total:
             yield (
                 "doubt",
@@ -119,14 +119,14 @@ class Copies:
 
     def _examples(self, numbers: list[int], by_class: bool = False, limit: int = 3) -> str:
         """Name two images of each of the first groups: of two parts, or of two classes."""
-        told = []
+        pairs = []
         for number in numbers[:limit]:
             found: dict[object, int] = {}
             for row in self.groups[number - 1].rows:
                 found.setdefault(self.images.class_name(row) if by_class else self.images.at(row)[0], row)
             rows = [*found.values()][:2] if len(found) > 1 else self.groups[number - 1].rows[:2]
-            told.append(" = ".join(shown(self.images.name(row)) for row in rows))
-        return "; ".join(told) + (f"; and {len(numbers) - limit:,} more" if len(numbers) > limit else "")
+            pairs.append(" = ".join(shown(self.images.name(row)) for row in rows))
+        return "; ".join(pairs) + (f"; and {len(numbers) - limit:,} more" if len(numbers) > limit else "")
 
     def write_list(self, path: Path) -> None:
         """Write a line for each image in a group, JSON or CSV by the path's name. No groups make an empty list."""

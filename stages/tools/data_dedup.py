@@ -8,7 +8,7 @@ import torch
 
 from ...core.curation.contact_sheet import require_new
 from ...core.curation.duplicates import Group, feature_links, grouped, merged, near_links
-from ...core.curation.fingerprints import Print, Prints, print_of, scratch
+from ...core.curation.fingerprints import Fingerprint, Fingerprints, fingerprint_of, scratch
 from ...core.curation.near import cosine_pairs
 from ...core.errors import DataError
 from ...core.features.registry import open_extractor
@@ -23,7 +23,7 @@ from .data_copies import Copies
 from .data_parts import TRAINED, Catalogue, looked_at, read_all, shown
 
 FEATURE_DISTANCE = 0.04  # of MobileNetV2
-_TOGETHER = 256  # prints hashed together
+_TOGETHER = 256  # fingerprints hashed together
 _SIDE, _BATCH = 224, 64  # of images for a network
 
 
@@ -33,8 +33,8 @@ def run(config: DataDedup, progress: Progress) -> Outcome:
         if path is not None:
             require_new(path, config.replace, flag)
     images, exclude = looked_at(config)
-    prints, broken = _prints(images, progress)
-    found = Copies(images, _groups(config, images, prints, progress), broken)
+    fingerprints, broken = _fingerprints(images, progress)
+    found = Copies(images, _groups(config, images, fingerprints, progress), broken)
     facts = found.facts(config.drop_conflicts)
     summary = dict(found.rows(facts))
     next_commands = []
@@ -65,13 +65,13 @@ def run(config: DataDedup, progress: Progress) -> Outcome:
     )
 
 
-def _prints(images: Catalogue, progress: Progress) -> tuple[Prints, list[str]]:
-    """Take the print of every image. Returns them, and the names of what cannot be decoded, which is left aside."""
-    prints = Prints(len(images))
+def _fingerprints(images: Catalogue, progress: Progress) -> tuple[Fingerprints, list[str]]:
+    """Take the fingerprint of every image. Returns them, and the names of images that cannot be decoded."""
+    fingerprints = Fingerprints(len(images))
     broken: list[str] = []
     rows: list[int] = []
-    waiting: list[Print] = []
-    for row, (_, source, index, seen) in enumerate(read_all(images.parts, print_of, progress, "reading images")):
+    waiting: list[Fingerprint] = []
+    for row, (_, source, index, seen) in enumerate(read_all(images.parts, fingerprint_of, progress, "reading images")):
         if isinstance(seen, DataError):
             progress.warn(shown(seen.message, 300))
             broken.append(source.names[index])
@@ -79,32 +79,32 @@ def _prints(images: Catalogue, progress: Progress) -> tuple[Prints, list[str]]:
             rows.append(row)
             waiting.append(seen)
         if len(waiting) == _TOGETHER:
-            prints.add(rows, waiting)
+            fingerprints.add(rows, waiting)
             rows, waiting = [], []
     if waiting:
-        prints.add(rows, waiting)
-    return prints, broken
+        fingerprints.add(rows, waiting)
+    return fingerprints, broken
 
 
-def _groups(config: DataDedup, images: Catalogue, prints: Prints, progress: Progress) -> list[Group]:
+def _groups(config: DataDedup, images: Catalogue, fingerprints: Fingerprints, progress: Progress) -> list[Group]:
     """Link images by what they look like, and by features where asked, and gather them.
 
     What is held out is rather kept than what is trained on, so that it remains what others measure by.
     """
     held_out = np.repeat([part not in TRAINED for part, _ in images.parts], np.diff(images.starts))
-    places = prints.order(held_out)
-    stands = prints.stand_ins(places)
-    rows = np.flatnonzero(prints.known & (stands == np.arange(len(images))))
+    places = fingerprints.order(held_out)
+    stands = fingerprints.stand_ins(places)
+    rows = np.flatnonzero(fingerprints.known & (stands == np.arange(len(images))))
     progress.note(f"comparing the hashes of {len(rows):,} images that differ in their pixels")
-    links = near_links(prints, rows, config.bits, config.likeness, config.mirrored)
+    links = near_links(fingerprints, rows, config.bits, config.likeness, config.mirrored)
     if config.features == "none":
         progress.note("features are not compared: that takes --features mobilenet-v2 --weights FILE")
     else:
         device = machine_policy(Machine(device=config.device)).device
         features = _features(config, images, rows, device, progress)
         pairs = cosine_pairs(features, config.feature_distance or FEATURE_DISTANCE, device)
-        links = merged([links, feature_links(prints, rows, pairs)])
-    return grouped(prints, stands, links, places)
+        links = merged([links, feature_links(fingerprints, rows, pairs)])
+    return grouped(fingerprints, stands, links, places)
 
 
 def _features(

@@ -132,8 +132,8 @@ def _rows(parts: Parts, survey: Survey, facts: dict[str, Any]) -> Iterator[tuple
         files = f"{len(ignored):,} file{'s' * (len(ignored) > 1)}"
         yield "left aside", f"{files} not taken for images: {listed(ignored, len(ignored))}"
     if suspects := facts["suspicious"]:
-        told = ", ".join(f"{shown(each['name'])} of class {shown(each['own'])}" for each in suspects[:EXAMPLES])
-        yield "labels", f"{len(suspects):,} named after another class: {told}"
+        names = ", ".join(f"{shown(each['name'])} of class {shown(each['own'])}" for each in suspects[:EXAMPLES])
+        yield "labels", f"{len(suspects):,} named after another class: {names}"
     if pairs := facts["similar_classes"]:
         yield "class names", f"alike: {', '.join(f'{shown(a)} and {shown(b)}' for a, b in pairs[:EXAMPLES])}"
     for number, remark in enumerate(facts["not_opened"], 1):

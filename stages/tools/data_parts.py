@@ -76,7 +76,7 @@ class Catalogue:
 def read_all(
     parts: Parts, work: Callable[[ImageSource, int, "bytes | np.ndarray"], T], progress: Progress, title: str
 ) -> Iterator[tuple[str, ImageSource, int, T | DataError]]:
-    """Yield (part, source, index, result) of every image, and tell how far that is. See `reading.read_each`."""
+    """Yield (part, source, index, result) of every image, and report progress. See `reading.read_each`."""
     progress.start(title, sum(len(source) for _, source in parts), "images")
     done = 0
     for part, source in parts:

@@ -56,7 +56,8 @@ def look(config: Doctor) -> Iterator[Finding]:
     yield packages
     torch = _torch()
     yield torch
-    yield _memory()
+    if importlib.util.find_spec("psutil") is not None:
+        yield _memory()
     yield from _storage(config.runs_dir)
     yield from _extras()
     if "broken" not in (packages.state, torch.state):
@@ -105,7 +106,7 @@ def _packages() -> Finding:
 
 
 def satisfies(version: str, requirement: str) -> bool:
-    """Tell whether a version is within the `>=` and `<` of a requirement; other bounds are not looked at."""
+    """Return whether a version is within the `>=` and `<` of a requirement; other bounds are ignored."""
 
     def numbers(text: str) -> list[int]:
         release = [int(part) for part in re.findall(r"\d+", re.split(r"[+a-z]", text)[0])]
@@ -175,24 +176,24 @@ def _compiling(kind: str, require: Callable[[], None]) -> Finding:
 
 
 def _compiles_with_python(compiler: str) -> bool:
-    """Tell whether a C++ compiler finds Python's headers, as torch.compile needs."""
+    """Return whether a C++ compiler finds Python's headers, as torch.compile needs."""
     command = [compiler, "-fsyntax-only", "-I", sysconfig.get_path("include"), "-x", "c++", "-"]
     done = subprocess.run(command, input=b"#include <Python.h>\n", capture_output=True, check=False)
     return done.returncode == 0
 
 
+def _room(name: str, value: str, free: float, least: float, good: float, broken: str, hint: str) -> Finding:
+    """Compare how much of something is free with what stages need at least, and with what is good to have."""
+    if free < least:
+        return Finding(name, "broken", value, broken)
+    return Finding(name, "hint", value, hint) if free < good else Finding(name, "ok", value)
+
+
 def _memory() -> Finding:
     free = machine.available_memory()
-    if free is None:
-        return Finding("memory", "ok", "the system does not tell how much is free")
-    value = f"{free / GB:.1f} GB free"
-    if free < LEAST_MEMORY:
-        return Finding("memory", "broken", value, "end other programs, or give the container more")
-    if free < GOOD_MEMORY:
-        return Finding(
-            "memory", "hint", value, "if it runs short, train with a smaller --batch-size, or data.cache_gb=0"
-        )
-    return Finding("memory", "ok", value)
+    broken = "end other programs, or give the container more"
+    hint = "if it runs short, train with a smaller --batch-size, or data.cache_gb=0"
+    return _room("memory", f"{free / GB:.1f} GB free", free, LEAST_MEMORY, GOOD_MEMORY, broken, hint)
 
 
 def _storage(runs_dir: Path) -> Iterator[Finding]:
@@ -212,10 +213,8 @@ def _storage(runs_dir: Path) -> Iterator[Finding]:
             "disk", "broken", f"{folder} cannot be written: {reason}", f"{elsewhere}, or change who may write"
         )
         return
-    if free < GOOD_DISK:
-        yield Finding("disk", "broken" if free < LEAST_DISK else "hint", value, f"free some room, or {elsewhere}")
-    else:
-        yield Finding("disk", "ok", value)
+    remedy = f"free some room, or {elsewhere}"
+    yield _room("disk", value, free, LEAST_DISK, GOOD_DISK, broken=remedy, hint=remedy)
     slow = f"checkpoints and samples wait for the disk: {elsewhere}" if rate < GOOD_SYNC_RATE else None
     yield Finding("fsync", "hint" if slow else "ok", f"{rate:,.0f} a second", slow)
 

@@ -347,7 +347,7 @@ def _conditions(found: Basis) -> list[str]:
         )
     if found.how.gpus > 1:
         said.append("communication between GPUs is not in the times")
-    resident = machine.used_memory()
-    if found.policy.device.type == "cpu" and resident is not None:
-        said.append(f"memory is that of tensors; Python and what is loaded take about {resident / 1e6:,.0f} MB besides")
+    if found.policy.device.type == "cpu":
+        resident = machine.used_memory() / 1e6
+        said.append(f"memory is that of tensors; Python and what is loaded take about {resident:,.0f} MB besides")
     return said

@@ -60,7 +60,7 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
             work.commit([TABLE, CURVES, PICTURE], {"rows": rows})
     return Outcome(
         folder,
-        summary={**_told(rows, floor), "table": str(folder / TABLE)},
+        summary={**_summary(rows, floor), "table": str(folder / TABLE)},
         facts={"rows": rows, "real_against_real": floor},
         pictures=[folder / CURVES, folder / PICTURE],
         next_commands=[command_line("report", config)],
@@ -73,13 +73,13 @@ def _row(point: Point, evaluation: StageRun) -> dict[str, Any]:
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the numbers that are shown and drawn, of those that the rows have."""
+    """Return the numbers that are reported and drawn, of those that the rows have."""
     known = dict.fromkeys(name for row in rows for name in row)
     return [name for shown in SHOWN for name in known if name.partition("[")[0] == shown]
 
 
-def _told(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
-    """Write what the command shows: a line for each row under the names of its numbers, last real images."""
+def _summary(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
+    """Write what the command prints: a line for each row under the names of its numbers, last real images."""
     names = _shown(rows)
     lines = {f"cfg {row['cfg']:g}, {row['steps']} steps": row for row in rows}
     if any(name in floor for name in names):

@@ -5,7 +5,7 @@ import pytest
 
 from ldm.core.curation import duplicates, fingerprints
 from ldm.core.curation.duplicates import SEARCHED, Links, components, grouped, merged, near_links
-from ldm.core.curation.fingerprints import Print, Prints
+from ldm.core.curation.fingerprints import Fingerprint, Fingerprints
 from ldm.core.errors import DataError
 from tests.support.pictured import landscape
 
@@ -18,22 +18,22 @@ def links(*pairs: tuple[int, int], kind: str = "hash", distances: list[float] | 
     return Links(np.asarray(first, int), np.asarray(second, int), kinds, distance, np.full(count, 0.96, np.float32))
 
 
-def known(count: int, contents: dict[int, bytes] | None = None, pixels: dict[int, bytes] | None = None) -> Prints:
-    """Prints of `count` different images, some of which are given the bytes or pixels of others."""
-    all_prints = Prints(count)
+def known(count: int, contents: dict[int, bytes] | None = None, pixels: dict[int, bytes] | None = None) -> Fingerprints:
+    """Fingerprints of `count` different images, some of which are given the bytes or pixels of others."""
+    all_fingerprints = Fingerprints(count)
     small = np.zeros((32, 32, 3), dtype=np.uint8)
     for row in range(count):
         own = row.to_bytes(32, "big")
         content, shown = (contents or {}).get(row, own), (pixels or {}).get(row, own)
-        all_prints.add([row], [Print(content, shown, small, area=100, weight=10)])
-    return all_prints
+        all_fingerprints.add([row], [Fingerprint(content, shown, small, area=100, weight=10)])
+    return all_fingerprints
 
 
 def groups_of(count: int, found: Links, order: list[int] | None = None, **same):
-    all_prints = known(count, **same)
+    all_fingerprints = known(count, **same)
     places = np.empty(count, dtype=np.int64)
     places[order or np.arange(count)] = np.arange(count)
-    return grouped(all_prints, all_prints.stand_ins(places), found, places)
+    return grouped(all_fingerprints, all_fingerprints.stand_ins(places), found, places)
 
 
 def kept_and_out(group) -> tuple[list[int], dict[int, int]]:
@@ -115,28 +115,28 @@ def test_equal_bytes_equal_pixels_and_copies_of_those_are_told_apart():
 
 
 def test_images_that_could_not_be_decoded_are_in_no_group():
-    all_prints = Prints(4)
-    all_prints.add([1, 3], [Print(b"a" * 32, b"p" * 32, np.zeros((32, 32, 3), np.uint8), 1, 1)] * 2)
+    all_fingerprints = Fingerprints(4)
+    all_fingerprints.add([1, 3], [Fingerprint(b"a" * 32, b"p" * 32, np.zeros((32, 32, 3), np.uint8), 1, 1)] * 2)
     places = np.arange(4)
-    (group,) = grouped(all_prints, all_prints.stand_ins(places), links(), places)
+    (group,) = grouped(all_fingerprints, all_fingerprints.stand_ins(places), links(), places)
     assert group.rows == [1, 3]
 
 
 def test_what_is_held_out_is_rather_kept_then_the_larger_then_the_heavier_then_the_first():
-    all_prints = Prints(5)
+    all_fingerprints = Fingerprints(5)
     small = np.zeros((32, 32, 3), dtype=np.uint8)
     sizes = [(10, 5), (20, 5), (20, 9), (1, 1), (20, 9)]
-    named = [Print(bytes([row]) * 32, bytes([row]) * 32, small, *size) for row, size in enumerate(sizes)]
-    all_prints.add([*range(5)], named)
-    places = all_prints.order(np.array([False, False, False, True, False]))
+    named = [Fingerprint(bytes([row]) * 32, bytes([row]) * 32, small, *size) for row, size in enumerate(sizes)]
+    all_fingerprints.add([*range(5)], named)
+    places = all_fingerprints.order(np.array([False, False, False, True, False]))
     assert np.argsort(places).tolist() == [3, 2, 4, 1, 0]
 
 
-def seen(*pictures: np.ndarray) -> Prints:
-    found = Prints(len(pictures))
+def seen(*pictures: np.ndarray) -> Fingerprints:
+    found = Fingerprints(len(pictures))
     for row, picture in enumerate(pictures):
         digest = bytes([row]) * 32
-        found.add([row], [Print(digest, digest, fingerprints.perceptual.shrunk(picture), 1, 1)])
+        found.add([row], [Fingerprint(digest, digest, fingerprints.perceptual.shrunk(picture), 1, 1)])
     return found
 
 
@@ -151,10 +151,10 @@ def test_mirrored_copies_are_found_when_asked_for_and_a_symmetric_picture_is_no_
 
 def test_both_a_like_hash_and_a_like_thumbnail_are_asked_for():
     a = landscape(1)
-    all_prints = seen(a, a)
-    assert len(near_links(all_prints, np.arange(2), 0, 0.99, False)) == 1
-    all_prints.thumbnails[1] = 255 - all_prints.thumbnails[1]
-    assert len(near_links(all_prints, np.arange(2), 0, 0.5, False)) == 0
+    all_fingerprints = seen(a, a)
+    assert len(near_links(all_fingerprints, np.arange(2), 0, 0.99, False)) == 1
+    all_fingerprints.thumbnails[1] = 255 - all_fingerprints.thumbnails[1]
+    assert len(near_links(all_fingerprints, np.arange(2), 0, 0.5, False)) == 0
 
 
 def test_links_are_counted_by_the_images_own_rows_when_some_are_passed_over():
