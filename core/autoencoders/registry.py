@@ -18,7 +18,6 @@ from ..errors import DataError
 from ..runs.weights import (
     CONFIG,
     WEIGHTS,
-    config_of,
     load_into,
     read_description,
     read_weights,
@@ -47,7 +46,7 @@ class Kind:
 
 def of_family(family: Family) -> Kind:
     """Return how folders of a family's codecs are read."""
-    return Kind(lambda config: family.load_network()(config_of(family.config, config)), family.exporter)
+    return Kind(lambda config: family.load_network()(family.config.from_json(config)), family.exporter)
 
 
 DIFFUSERS = pretrained.CLASSES

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..diffusion.conditions import Cond
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError, DataError
-from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
 from .dit import Block
 from .layers import TimestepEmbedding, modulate, normalise, sincos_positions
 from .network import check_latents
@@ -88,7 +88,7 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> NoisyClas
     """
     described = read_description(folder, (KIND,), REMEDY)
     try:
-        config = config_of(NoisyClassifierConfig, described["config"])
+        config = NoisyClassifierConfig.from_json(described["config"])
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
     check_latents(config.body, latent_shape, folder / CONFIG, REMEDY)

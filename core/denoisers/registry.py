@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..conditioning.conditioning import Conditioning
 from ..errors import ConfigError, DataError
-from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
 from ..settings.families import kind_of
 from .config import DenoiserConfig
 from .families import FAMILIES
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> DenoiserConfig:
 
 def _config(described: dict[str, Any], path: Path) -> DenoiserConfig:
     try:
-        config = config_of(FAMILIES[described["kind"]].config, described["config"])
+        config = FAMILIES[described["kind"]].config.from_json(described["config"])
     except ConfigError as error:
         raise DataError(f"{path}: {error.message}", error.remedy or REMEDY) from None
     assert isinstance(config, DenoiserConfig)

@@ -5,42 +5,44 @@ Legend of shapes: B images, C channels, H W pixels, K classes, D features.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..files import sha256_file
-from ..runs.weights import CONFIG, WEIGHTS, config_of, load_into, read_description, read_weights, save_network
+from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from ..settings.families import NetworkConfig
 from .extractor import Extractor, resize
 
 KIND = "classifier"
 NETWORKS = (KIND,)  # the kinds that `load` reads
-_MOST_HALVINGS = 16
-_LARGEST_IMAGE = 4096  # as data.image_size allows
+GROUPS = 8  # of the normalisation, which divide every width
 REMEDY = "make it with `ldm train-classifier`"
 
 
-@dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(NetworkConfig):
     """What the network is: every entry of `channels` halves the resolution and is the width from there on."""
 
-    num_classes: int
-    image_size: int
-    in_channels: int = 3
-    channels: tuple[int, ...] = (32, 64, 128)
-    dropout: float = 0.0
+    num_classes: int = Field(ge=1, le=2**16)
+    image_size: int = Field(ge=1, le=4096)  # as data.image_size allows
+    in_channels: int = Field(default=3, ge=1, le=2**16)
+    channels: tuple[Annotated[int, Field(ge=8, le=2**16, multiple_of=GROUPS)], ...] = Field(
+        default=(32, 64, 128), min_length=1, max_length=16
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 def config_for(num_classes: int, image_size: int, in_channels: int = 3) -> ClassifierConfig:
     """Choose a network whose last map is about 4 pixels wide: 28 px → 128 features, 64 px and more → 256."""
     halvings = max(3, min(5, math.ceil(math.log2(image_size / 4))))
     channels = tuple(min(256, 32 * 2**i) for i in range(halvings))
-    return ClassifierConfig(num_classes, image_size, in_channels, channels)
+    return ClassifierConfig(num_classes=num_classes, image_size=image_size, in_channels=in_channels, channels=channels)
 
 
 class Residual(nn.Module):
@@ -48,7 +50,7 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = nn.GroupNorm(GROUPS, channels)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,9 +67,9 @@ class Classifier(nn.Module):
         stages: list[nn.Module] = []
         for narrow, wide in zip((config.in_channels, *config.channels[:-1]), config.channels, strict=True):
             halve = nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
-            stages += [halve, nn.GroupNorm(8, wide), nn.ReLU(), Residual(wide)]
+            stages += [halve, nn.GroupNorm(GROUPS, wide), nn.ReLU(), Residual(wide)]
         self.stages = nn.Sequential(*stages)
-        self.norm = nn.GroupNorm(8, last)
+        self.norm = nn.GroupNorm(GROUPS, last)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(last, config.num_classes)
 
@@ -134,7 +136,7 @@ def save(
     """
     assert len(class_names) == classifier.config.num_classes, "one name per class"
     described = {"class_names": list(class_names), "extra": dict(extra or {})}
-    save_network(classifier, folder, KIND, asdict(classifier.config), **described)
+    save_network(classifier, folder, KIND, classifier.config.model_dump(mode="json"), **described)
 
 
 def load(folder: Path) -> SavedClassifier:
@@ -144,16 +146,16 @@ def load(folder: Path) -> SavedClassifier:
     """
     described = read_description(folder, (KIND,), REMEDY)
     try:
-        config = _config(described["config"])
+        config = ClassifierConfig.from_json(described["config"])
         names = described.get("class_names")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ConfigError("its class_names are no list of names")
         if len(names) != config.num_classes:
             raise ConfigError(f"{len(names)} class names for {config.num_classes} classes")
-        with torch.device("meta"):  # where a damaged size claims no memory
-            network = Classifier(config)
-    except (ConfigError, ValueError) as error:  # ValueError: channels that do not divide into groups.
+    except ConfigError as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
+    with torch.device("meta"):  # where a damaged size claims no memory
+        network = Classifier(config)
     load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)
     network.eval().requires_grad_(False)
     return SavedClassifier(network, tuple(names), sha256_file(folder / WEIGHTS), described.get("extra", {}))
@@ -172,15 +174,3 @@ def open_classifier(folder: Path, device: torch.device) -> Extractor:
 
     described = f"bilinear antialias {size}"
     return Extractor(KIND, network.dim, saved.weights_sha256, described, saved.class_names, device, run)
-
-
-def _config(values: Mapping[str, Any]) -> ClassifierConfig:
-    config = config_of(ClassifierConfig, values)
-    sizes = (config.num_classes, config.image_size, config.in_channels, *config.channels)
-    if not all(0 < size <= 2**16 for size in sizes) or not 0 < len(config.channels) <= _MOST_HALVINGS:
-        raise ConfigError("a size is out of range")
-    if config.image_size > _LARGEST_IMAGE:
-        raise ConfigError(f"image_size is {config.image_size}")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"dropout is {config.dropout}")
-    return config

@@ -6,29 +6,24 @@ DataError naming the file.
 """
 
 import argparse
-import json
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..distributed import processes
 from ..distributed.sharded_tensors import gathered_by_main, sharded_tensors
-from ..errors import ConfigError, DataError, as_data_error
+from ..errors import DataError, as_data_error
 from ..files import read_json, sha256_file, write_atomically, write_json
-from ..settings.families import NetworkConfig
 
 FORMAT = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _STATES = ("ema", "model", "state_dict")  # of training checkpoints, by their authors' names
-Form = TypeVar("Form")
 
 
 def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[str, Any], **beside: Any) -> list[str]:
@@ -151,23 +146,6 @@ def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, r
             f" ({len(differing)} differ)",
             remedy,
         )
-
-
-def config_of(form: type[Form], values: Mapping[str, Any]) -> Form:
-    """Build a network's config of JSON. Raises ConfigError naming the key that is unknown or wrong."""
-    if issubclass(form, NetworkConfig):
-        return form.from_json(values)
-    known = {field.name for field in fields(form)}  # type: ignore[arg-type]
-    if not values.keys() <= known:
-        raise ConfigError(
-            f"the config has unknown keys {sorted(values.keys() - known)}", "upgrade ldm, or make it again"
-        )
-    try:
-        return TypeAdapter(form).validate_json(json.dumps(dict(values)), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "config"
-        raise ConfigError(f"{where}: {first['msg']}") from None
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, remedy: str, assign: bool = False) -> None:

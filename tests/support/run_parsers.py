@@ -46,7 +46,7 @@ def make_run(folder: Path) -> None:
     """The kept run with classifiers and a judgement, which it lacks."""
     run = copy_run(folder)
     torch.manual_seed(0)
-    judge = classifier.Classifier(classifier.ClassifierConfig(3, 16, channels=(8, 8)))
+    judge = classifier.Classifier(classifier.ClassifierConfig(num_classes=3, image_size=16, channels=(8, 8)))
     classifier.save(judge, run / "classifier" / "final", ("blue", "green", "red"), {"accuracy": 0.5})
     noisy = noisy_classifier.NoisyClassifier(
         noisy_classifier.NoisyClassifierConfig(latent_channels=4, latent_size=4, num_classes=3, **SMALL)

@@ -22,7 +22,7 @@ from ldm.core.features.classifier import (
 
 def tiny(num_classes: int = 2, image_size: int = 16) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(ClassifierConfig(num_classes, image_size, channels=(8, 16)))
+    return Classifier(ClassifierConfig(num_classes=num_classes, image_size=image_size, channels=(8, 16)))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -52,7 +52,7 @@ def test_resizing_keeps_constants_and_averages_when_it_shrinks() -> None:
 
 def test_our_classifier_is_an_extractor_named_by_its_hash(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = classifier.Classifier(classifier.ClassifierConfig(3, 16, channels=(8, 16))).eval()
+    network = classifier.Classifier(classifier.ClassifierConfig(num_classes=3, image_size=16, channels=(8, 16))).eval()
     classifier.save(network, tmp_path, ["a", "b", "c"])
     extractor = open_extractor("classifier", tmp_path)
     images = draw(5, 3, 16, 16)
@@ -68,7 +68,7 @@ def test_our_classifier_is_an_extractor_named_by_its_hash(tmp_path: Path) -> Non
 
 
 def test_a_classifier_of_latents_is_no_extractor_of_images(tmp_path: Path) -> None:
-    config = classifier.ClassifierConfig(2, 16, in_channels=4, channels=(8, 16))
+    config = classifier.ClassifierConfig(num_classes=2, image_size=16, in_channels=4, channels=(8, 16))
     classifier.save(classifier.Classifier(config), tmp_path, ["a", "b"])
     with pytest.raises(DataError, match="4-channel"):
         open_extractor("classifier", tmp_path)
