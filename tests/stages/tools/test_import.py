@@ -156,7 +156,7 @@ def test_flags_that_do_not_go_with_the_path_are_refused(
         run_import(fresh, checkpoint, heads=2)
     with pytest.raises(ConfigError, match="`heads` belongs to a checkpoint"):
         run_import(fresh, exported, heads=2)
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="not a folder"):
         run_import(fresh, checkpoint, autoencoder=tmp_path / "absent", heads=2)
     torch.save(random_checkpoint(channels=3), checkpoint)
     with pytest.raises(ConfigError, match="3 channels, the autoencoder's 4"):
