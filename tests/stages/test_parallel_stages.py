@@ -157,7 +157,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(
     before = {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*")}
     assert together(copied, command, train__batch_size=6, train__accumulate=2, replace=True) == [2, 2]
     refusals = [line for line in capfd.readouterr().err.splitlines() if line.startswith("process ")]
-    assert all("train.batch_size is 6" in line and "give a multiple of 4" in line for line in refusals), refusals
+    assert all("train.batch_size=6" in line and "give a multiple of 4" in line for line in refusals), refusals
     assert {path: path.stat().st_mtime_ns for path in copied.folder.rglob("*")} == before
 
 

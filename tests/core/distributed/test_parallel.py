@@ -242,7 +242,7 @@ def test_what_ends_one_process_ends_all_and_is_told_once(
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert fit(tmp_path, 2, replace(PLAN, batch_size=10, accumulate=2)) == [2, 2]
     reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
-    assert len(reported) == 1 and "train.batch_size is 10" in reported[0] and "give a multiple of 4" in reported[0]
+    assert len(reported) == 1 and "train.batch_size=10" in reported[0] and "give a multiple of 4" in reported[0]
 
 
 def test_gradients_are_averaged_in_buckets_of_any_size_and_only_in_the_last_pass(tmp_path: Path) -> None:
