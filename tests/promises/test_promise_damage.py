@@ -194,7 +194,7 @@ def test_other_settings_or_data_are_refused_by_name_and_harm_nothing(
             continue
         with pytest.raises(ConfigError) as caught:
             copied.run(each.command, **asked)
-        assert each.named in caught.value.message and "--replace" in str(caught.value.remedy)
+        assert each.named in caught.value.message and "`replace`" in str(caught.value.remedy)
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
