@@ -30,7 +30,8 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
             fingerprint = registry.fingerprint(config.autoencoder)
             inputs["autoencoder"] = {"path": config.autoencoder.as_posix(), "fingerprint": fingerprint}
         work = claim(folder, config, inputs)
-        next_commands = [command_line("encode", config)]
+        of_pixels = ready is not None and not list(ready.parameters())  # Nothing to compute, nothing to write down.
+        next_commands = [command_line("train-denoiser" if of_pixels else "encode", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         metadata: dict[str, Any] = {"trained": ready is None}

@@ -21,7 +21,8 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A run whose autoencoder leaves pixels as they are, and a denoiser trained without latents."""
     root = tmp_path_factory.mktemp("pixels")
     pipeline = Pipeline(root / "runs", write_squares(root / "squares", size=16))
-    pipeline.run("train-vqvae", model={"preset": "identity-grey"})
+    made = pipeline.run("train-vqvae", model={"preset": "identity-grey"})
+    assert [command.split()[1] for command in made.next_commands] == ["train-denoiser"]
     pipeline.run("train-dit")
     return pipeline
 
