@@ -76,7 +76,7 @@ class Basis:
         if batch_size % parts:
             raise ConfigError(
                 f"a batch of {batch_size} does not divide among {self.how.gpus} GPUs in {accumulate} passes",
-                f"give a --batch-size that is a multiple of {parts}",
+                f"give a `batch_size` that is a multiple of {parts}",
             )
         return batch_size // parts
 
@@ -93,12 +93,12 @@ def _machine(how: Estimate, stage: TrainDenoiser) -> tuple[Policy, float | None]
     share = UTILISATION if how.utilisation is None else how.utilisation
     if how.where == "this":
         if how.flops is None and how.utilisation is not None:
-            raise ConfigError("--utilisation says nothing where this machine is measured", "add --machine or --flops")
+            raise ConfigError("`utilisation` says nothing where this machine is measured", "add `where` or `flops`")
         return machine_policy(stage.machine), None if how.flops is None else how.flops * share
     rates, wanted = GPUS[how.where], stage.machine.precision
     name = ("bf16" if "bf16" in rates else "fp16") if wanted == "auto" else wanted
     if name not in rates:
-        raise ConfigError(f"--precision {name} does not serve {how.where}", f"use {' or '.join(rates)}")
+        raise ConfigError(f"`machine.precision={name}` does not serve {how.where}", f"use {' or '.join(rates)}")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     return Policy(torch.device("cuda"), dtype), (how.flops or rates[name] * 1e12) * share
 
