@@ -109,9 +109,21 @@ def section(kind: type["Section"], inherited: bool = False) -> Any:
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, without unknown keys; numbers are finite."""
+    """A group of settings: frozen, without unknown keys; numbers are finite.
+
+    defaults: given with the bases of a class, `class Own(Train, defaults={"lr": 1e-3})`: other defaults of what is
+    declared there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
+
+    def __init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **config: Any) -> None:
+        super().__init_subclass__(**config)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **config: Any) -> None:
+        for name, value in (defaults or {}).items():
+            cls.model_fields[name].default = value
 
 
 class Run(Section):

@@ -36,15 +36,11 @@ class Train(Section):
         return self
 
 
-class VQVAETrain(Train):
-    images: Count = option(1_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
-    lr: float = option(4e-4, "Peak learning rate.", "--lr", gt=0)
-    beta2: float = option(0.99, "AdamW's second moment.", ge=0, lt=1)
-    ema: float = option(0.995, "Decay of the EMA of the weights, per step; 0 switches it off.", ge=0, lt=1)
+class AutoencoderTrain(Train, defaults={"lr": 4e-4, "beta2": 0.99, "ema": 0.995}):
+    pass
 
 
-class DiTTrain(Train):
-    images: Count = option(2_000_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
+class DenoiserTrain(Train, defaults={"images": 2_000_000}):
     shard: bool = option(
         False,
         "Under torchrun: let each process hold only its part of weights and optimizer.",
@@ -53,12 +49,10 @@ class DiTTrain(Train):
     )
 
 
-class ClassifierTrain(Train):
-    images: Count = option(100_000, "Images to train on, counting repeats: 500k, 2M.", "--images")
-    lr: float = option(2e-3, "Peak learning rate.", "--lr", gt=0)
-    decay: Literal["constant", "cosine", "linear"] = option("cosine", "Learning rate after warm-up.")
-    weight_decay: float = option(0.01, "AdamW's weight decay.", ge=0)
-    ema: float = option(0.0, "Decay of the EMA of the weights, per step; 0 switches it off.", ge=0, lt=1)
+class ClassifierTrain(
+    Train, defaults={"images": 100_000, "lr": 2e-3, "decay": "cosine", "weight_decay": 0.01, "ema": 0.0}
+):
+    pass
 
 
 class Preview(Section):

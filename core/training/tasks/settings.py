@@ -10,7 +10,7 @@ from ...images.settings import Data
 from ...pipeline.settings import Diffusion
 from ...settings.fields import Location, Stage, option, section
 from ...system.settings import Machine
-from ..settings import ClassifierTrain, DiTTrain, Metrics, Preview, VQVAETrain
+from ..settings import AutoencoderTrain, ClassifierTrain, DenoiserTrain, Metrics, Preview
 
 
 class AutoencoderTraining(Stage):
@@ -24,7 +24,7 @@ class AutoencoderTraining(Stage):
     data: Data = section(Data)
     model: SerializeAsAny[AutoencoderModel] = section(AutoencoderModel)
     loss: VQVAELoss = section(VQVAELoss)
-    train: VQVAETrain = section(VQVAETrain)
+    train: AutoencoderTrain = section(AutoencoderTrain)
     machine: Machine = section(Machine)
     pictures: int = option(8, "Validation images shown beside their reconstruction.", identity=False, ge=1, le=64)
 
@@ -43,7 +43,7 @@ class DenoiserTraining(Stage):
         "Latents held on the device, mapped into memory, or streamed from the disk; auto takes what they fit in.",
         identity=False,
     )
-    train: DiTTrain = section(DiTTrain)
+    train: DenoiserTrain = section(DenoiserTrain)
     preview: Preview = section(Preview)
     metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)

@@ -17,6 +17,7 @@ from ldm.core.errors import ConfigError
 from ldm.core.runs.weights import config_of
 from ldm.core.settings.families import Family, NetworkConfig, section_of
 from ldm.core.settings.fields import defaults, identity, option
+from ldm.core.training.settings import ClassifierTrain, Train
 from ldm.stages.configs import TrainDiT
 
 
@@ -116,3 +117,15 @@ def test_the_section_of_a_family_has_the_fields_that_are_settings_and_no_others(
     assert not given & section.model_fields.keys()
     assert section.model_fields["heads"].description == DiTConfig.model_fields["heads"].description
     assert all(getattr(section.model_validate({}), name) is None for name in DiTConfig.settings())
+
+
+def test_other_defaults_leave_what_is_declared_and_the_limits_as_they_are() -> None:
+    assert (ClassifierTrain().lr, ClassifierTrain().decay, Train().lr, Train().decay) == (
+        2e-3,
+        "cosine",
+        1e-4,
+        "constant",
+    )
+    assert ClassifierTrain.model_fields["lr"].description == Train.model_fields["lr"].description
+    with pytest.raises(ValidationError, match="greater than 0"):
+        ClassifierTrain(lr=-1.0)
