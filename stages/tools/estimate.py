@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.autoencoders import registry as autoencoders
-from ...core.autoencoders.codec import Autoencoder
+from ...core.autoencoders.codec import Autoencoder, TrainableCodec
 from ...core.conditioning.class_names import parse_classes
 from ...core.conditioning.registry import conditioning_of
 from ...core.denoisers import registry as denoisers
@@ -87,9 +87,9 @@ def estimate(how: Estimate, recipe: Recipe, progress: Progress) -> Outcome:
 
 
 def train_autoencoder(found: Basis, autoencoder: Autoencoder) -> StageCost:
-    """Estimate the training of the autoencoder; a finished one takes none."""
+    """Estimate the training of the autoencoder; a finished one takes none, nor does one of pixels."""
     stage = found.recipe.autoencoder
-    if stage.autoencoder is None:
+    if stage.autoencoder is None and isinstance(autoencoder.codec, TrainableCodec):
         return _by_stepping(found, stage, _autoencoding)
     return StageCost(stage.command, parameters=sum(each.numel() for each in autoencoder.parameters()), seconds=0.0)
 
@@ -121,7 +121,7 @@ def encode(found: Basis, autoencoder: Autoencoder) -> StageCost:
         seconds, limit = views * _measured(found, autoencoder, lambda codec: codec.posterior(images)), None
     else:
         seconds, limit = found.seconds(views * each * batch, views * kernels)
-    rate = found.how.gpus * batch / seconds
+    rate = found.how.gpus * batch / seconds if seconds else None  # Pixels ask for no operations.
     is_random = autoencoder.posterior(torch.zeros(1, 3, side, side)).std is not None
     size = bytes_of_a_sample(autoencoder.latent_shape(side), views * (2 if is_random else 1))
     total = None if found.train is None or found.val is None else found.train + found.val
@@ -134,7 +134,7 @@ def encode(found: Basis, autoencoder: Autoencoder) -> StageCost:
         disk=None if total is None else size * total,
         rate=rate,
         limit=limit,
-        seconds=None if total is None else total / rate,
+        seconds=None if total is None else total / rate if rate else 0.0,
     )
 
 
@@ -313,7 +313,7 @@ def _autoencoder(found: Basis) -> Autoencoder:
     """Return the recipe's autoencoder; with random weights where it would be trained."""
     given = found.recipe.autoencoder.autoencoder
     if given is None:
-        return _autoencoding(found, flops.on_cpu(found.policy)).autoencoder.eval()
+        return autoencoders.build(found.recipe.autoencoder.model.network_config()).eval()
     if not given.is_dir():
         raise ConfigError(f"the autoencoder {given} is not at hand", "give the latents' shape: `latent=4,32,32`")
     return autoencoders.load(given)

@@ -77,6 +77,14 @@ def test_every_stage_of_a_recipe_is_estimated_on_the_data_at_hand(tmp_path: Path
     assert f"takes about {duration(total)} on" in str(outcome.verdict)
 
 
+def test_pixels_take_no_training_of_an_autoencoder(tmp_path: Path) -> None:
+    recipe = tmp_path / "pixels.yaml"
+    recipe.write_text("train-vqvae: {data: {image_size: 16}, model: {preset: identity}}\n")
+    facts = run(Estimate(recipe=str(recipe), flops=1e9), Noted()).facts
+    assert facts["latent_shape"] == [3, 16, 16]
+    assert facts["stages"][0]["stage"] == "train-vqvae" and facts["stages"][0]["seconds"] == 0
+
+
 def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16), dtype=np.uint8)
     parts = {"train_images": pixels[:40], "train_labels": np.arange(40) % 2}
