@@ -14,7 +14,6 @@ from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.denoisers.families import FAMILIES
 from ldm.core.denoisers.settings import DenoiserModel
 from ldm.core.errors import ConfigError
-from ldm.core.runs.weights import config_of
 from ldm.core.settings.families import Family, NetworkConfig, section_of
 from ldm.core.settings.fields import defaults, identity, option
 from ldm.core.training.settings import ClassifierTrain, Train
@@ -105,10 +104,10 @@ def test_the_schema_of_recipes_and_the_page_of_settings_have_the_settings_of_bot
 
 def test_what_was_written_is_read_as_it_was_and_nothing_else() -> None:
     config = CombConfig(latent_channels=1, teeth=4)
-    assert config_of(CombConfig, config.model_dump(mode="json")) == config
+    assert CombConfig.from_json(config.model_dump(mode="json")) == config
     for damage in ({"teeth": "4"}, {"teeth": 1}, {"teeth": None}, {"bristles": 3}, {"depth": 7}):
         with pytest.raises(ConfigError):
-            config_of(CombConfig, config.model_dump(mode="json") | damage)
+            CombConfig.from_json(config.model_dump(mode="json") | damage)
 
 
 def test_the_section_of_a_family_has_the_fields_that_are_settings_and_no_others() -> None:
