@@ -1,6 +1,7 @@
 """The laws of the layout: imports point down, every folder is packaged, nothing heavy loads early, torchrun agrees."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,19 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("cli", "stages", "core")
+
+# What stands in a line of `core` may import what stands in the lines above it. CONTRIBUTING.md shows the same table.
+LEVELS = (
+    ("diffusion", "errors", "progress", "seeds"),
+    ("conditioning", "files", "settings"),
+    ("system",),
+    ("distributed",),
+    ("runs",),
+    ("autoencoders", "denoisers", "features", "images"),
+    ("curation", "figures", "latents", "metrics"),
+    ("pipeline", "plots"),
+    ("interchange", "training"),
+)
 APART = ("__init__", "commands", "configs", "table", "tools")  # of what lies in stages, what is no stage
 STAGE_MODULES = {f"ldm.stages.{path.stem}" for path in (ROOT / "stages").iterdir() if path.stem not in APART}
 
@@ -98,6 +112,31 @@ def test_imports_point_down(path: Path) -> None:
 def test_the_check_of_imports_tells_good_from_bad(name: str, code: str, is_broken: bool) -> None:
     found = [breaks_the_law(name, target) for target in imports_of(name, False, ast.parse(code))]
     assert any(found) == is_broken
+
+
+def level_of(module: str) -> int | None:
+    """Return the line of `LEVELS` that a module of core belongs to; None for core itself."""
+    parts = module.split(".")
+    return next((number for number, names in enumerate(LEVELS) if len(parts) > 2 and parts[2] in names), None)
+
+
+@pytest.mark.parametrize("path", sources("core"), ids=module_name)
+def test_core_is_made_of_levels_that_import_only_those_below(path: Path) -> None:
+    name = module_name(path)
+    if name == "ldm.core":
+        return
+    own = level_of(name)
+    assert own is not None, f"{name} has no level"
+    for target in imports_of(name, path.name == "__init__.py", ast.parse(path.read_text())):
+        if target.startswith("ldm.core.") and target.split(".")[2] != name.split(".")[2]:
+            below = level_of(target)
+            assert below is not None and below < own, f"{name} imports {target}"
+
+
+def test_the_table_of_levels_is_the_one_that_contributors_read() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"`(\w+)`", line.split("|")[2]) for line in page.splitlines() if re.match(r"\| \d \|", line)]
+    assert [sorted(row) for row in rows] == [sorted(names) for names in LEVELS]
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)
