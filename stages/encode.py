@@ -38,15 +38,20 @@ def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns where the shards lie."""
     folder = output_folder(config)
     with occupied(folder, config.machine) as policy:
+        # Inputs: the autoencoder, and the images it was trained on unless others are given.
         source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         config = inherit_data(config, source)
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
         inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
+
+        # Nothing to do where the same settings and inputs have made this folder.
         work = claim(folder, config, inputs)
         next_commands = [command_line("train-dit", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
+
+        # Encode both splits; shards that are there are not made again.
         network = load_autoencoder(source, policy).network
         maps = token_maps(network, config.data.image_size, policy)
         job = _Job(config, network, policy, folder, tokens=bool(maps))
@@ -55,11 +60,15 @@ def run(config: Encode, progress: Progress) -> Outcome:
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
         val, num_val = _encode(images.val, "val", False, job, progress)  # None looks at mirrored ones there.
         speed = (num_train + num_val) / (time.monotonic() - started)
+
+        # One process writes the index, the statistics and, last of all, the manifest.
         if not processes.world().is_main:
             return Outcome(folder)
         parts = {"train": list(train), "val": list(val)}
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
         fields = write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
+
+        # Labels come from the images, all other fields from the autoencoder.
         made_by = {LABEL: sources.as_input["fingerprint"]}
         shape = job.network.latent_shape(config.data.image_size)
         metadata = {
@@ -81,6 +90,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
         }
         hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
         artifact = work.commit([*hashes, INDEX], metadata, hashes, speed or None)
+
+    # What the command shows.
     size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",
@@ -129,16 +140,20 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
     another process wrote, are read, when they are asked for.
     """
     world, config = processes.world(), job.config
+    # Which shards are missing, and this process's batches for them.
     rows = pieces(np.arange(len(images)), config.shard_size)
     paths = [job.folder / shards.shard_name(split, number) for number in range(len(rows))]
     missing = _missing(paths)
     before = done = len(images) - sum(len(rows[number]) for number in missing)
     progress.start(f"encoding {split} images", len(images), "images", done=done)
     batches = {number: pieces(rows[number], config.batch_size) for number in missing[world.rank :: world.size]}
+
+    # Three things at once: decoding the next images, encoding these, writing the shard before.
     writing: dict[int, Future[_Part]] = {}
     squares = images.batches([batch for own in batches.values() for batch in own])
     with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer, closing(squares):
         for first in range(0, len(missing), world.size):
+            # A turn: one missing shard for each process. In the last some have none, but wait with the others.
             turn = missing[first : first + world.size]
             own = turn[world.rank] if world.rank < len(turn) else None
             samples: list[shards.LatentSample] = []
@@ -147,6 +162,8 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
                 progress.update(done + len(samples))
                 if stop:
                     break
+
+            # A failed write is raised here, before another shard is begun; a signal to one process stops all.
             for pending in writing.values():
                 pending.result()
             if processes.stop_requested(stop):
@@ -179,6 +196,7 @@ def _samples(
     previous: tuple[np.ndarray, dict[str, torch.Tensor]] | None = None
     for indices in batches:
         fields = _encoded(next(squares), flip, job)
+        # Copying to the CPU waits for the device: first queue the next batch, then fetch the one before.
         if previous is not None:
             yield _fetched(images, *previous)
         previous = indices, fields

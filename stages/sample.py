@@ -37,29 +37,39 @@ STRIP_IMAGES, STRIP_STEPS = 4, 10
 
 def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of the chosen classes. Returns where they lie."""
+    # What is asked for, checked against the denoiser's manifest before anything is loaded or written.
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
     conditioning = conditioning_of(source.metadata)
     request = conditioning.request(config.classes)
+
+    # The folder of these settings; a label is its name.
     label = config.label or _label(config)
     folder = output_folder(config, label)
+
+    # Sampler and guidance, as this denoiser can honour them.
     diffusion = diffusion_of(source)
     has_null, channels = conditioning.has_null, source.metadata["latent_shape"][0]
     sampling = sampling_of(config, has_null).on(diffusion.num_steps)
     check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
     with occupied(folder, config.machine) as policy:
+        # Nothing to do where the same settings and inputs have made this folder.
         inputs = {role: as_input(artifact, folder) for role, artifact in {"denoiser": source, **guides}.items()}
         work = claim(folder, config, inputs)
         next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
         pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
+
+        # Load the networks; draw `num` images of each class, all with consecutive seeds.
         model = with_guides(load_model(source, config, policy), guides, config, policy)
         maybe_compile(model.network, bool(config.machine.compile), policy.device)
         rows = np.repeat(np.arange(len(request.titles)), config.num)  # of the request, for each image
         cond = conditions.index(request.cond, rows)
         seed_indices = config.seed + np.arange(len(rows), dtype=np.int64)
         names, speed = _draw(model, cond, seed_indices, sampling, config, policy, folder, progress)
+
+        # One process draws the pictures and writes the manifest, the last file.
         if not processes.world().is_main:
             return Outcome(folder)
         outputs = [*names, _write_grid(folder, names, rows, request)]
@@ -75,6 +85,8 @@ def run(config: Sample, progress: Progress) -> Outcome:
             "image_size": source.metadata["image_size"],
         }
         work.commit(outputs, metadata, images_per_second=speed)
+
+    # What the command shows.
     how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"
     what = f"{len(request.titles)} classes" if len(request.titles) > 1 else request.titles[0]
     summary = {"images": f"{len(names):,} of {what}, {how}"}
@@ -111,6 +123,7 @@ def _draw(
     A thread writes one batch while the next is drawn; before that one is passed on the first is whole on the disk.
     Returns the names of all, and how many a second were drawn; None where there was none left to draw.
     """
+    # An image on the disk is whole, so what is missing is what is left to draw; the main process decides.
     names = [f"{seed:06d}.png" for seed in seed_indices]
     there = processes.broadcast_flags([(folder / name).exists() for name in names])
     missing = [row for row, found in enumerate(there) if not found]
@@ -121,6 +134,7 @@ def _draw(
     writing: Future[None] | None = None
     with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         for start in range(0, len(missing), config.batch_size * world.size):
+            # A turn: a batch for each process. In the last one some may have nothing, but wait with the others.
             turn = missing[start : start + config.batch_size * world.size]
             rows = turn[world.share(len(turn))]
             if rows:
@@ -128,6 +142,8 @@ def _draw(
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(_write, [folder / names[row] for row in rows], images)
+
+            # A signal to one process stops all, after what they have drawn is written.
             stopping = processes.stop_requested(stop)
             done = before + start + len(turn)
             progress.update(done)
@@ -149,6 +165,7 @@ def _write(paths: list[Path], images: np.ndarray) -> None:
 
 def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:
     """Write `grid.png`: a labelled row for each of what was asked for, or one's images in a square."""
+    # One class: up to 100 images in a square. Several: a row each.
     titles = request.titles[:GRID_CLASSES]
     if len(titles) == 1:
         images = np.stack([_read(folder / name) for name in names[:100]])
@@ -169,6 +186,7 @@ def _write_path(
     model: Model, cond: Cond, seed_indices: np.ndarray, sampling: Sampling, policy: Policy, folder: Path
 ) -> list[str]:
     """Write the path from noise to image of the first few images: `progressive.png`, and animated."""
+    # One chunk only, so that each step is reported once for all of these images.
     rows = np.arange(min(STRIP_IMAGES, len(seed_indices), chunk_size(model.latent_shape, policy)))
     path: list[np.ndarray] = []
     estimates: list[np.ndarray] = []
@@ -177,7 +195,10 @@ def _write_path(
         path.append(model.decode(x, policy))
         estimates.append(model.decode(x0, policy))
 
+    # Draw the same images again; an image depends on its seed alone.
     generate(model, conditions.index(cond, rows), seed_indices[rows], sampling, policy, on_step=keep)
+
+    # A picture of some steps, x_t above the estimate of x0; an animation of all.
     chosen = np.unique(np.linspace(0, len(path) - 1, STRIP_STEPS).round().astype(int))
     shown = [frames[step][row] for row in rows for frames in (path, estimates) for step in chosen]
     picture = grid(

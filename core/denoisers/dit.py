@@ -49,10 +49,13 @@ class DiT(DenoiserNetwork):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
+        # Patches to tokens (B, T, D); time and label to one condition (B, D).
         width, patch = config.width, config.patch_size
         self.patch = Linear(config.latent_channels * patch**2, width)
         self.time = TimestepEmbedding(width, config.frequencies, config.time_scale, config.frequency_shift)
         self.label = LabelEmbedding(config.num_classes, config.has_null, width) if config.num_classes else None
+
+        # Modulations are computed by one linear map a block, outside of the blocks: all need the condition alone.
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         outputs = [6 * width] * config.depth + [2 * width]  # of each block, and of the final layer
         self.modulation = nn.ModuleList(Linear(width, num) for num in outputs)
@@ -75,10 +78,14 @@ class DiT(DenoiserNetwork):
             condition = condition + (cond["label"] if "label" in cond else self.label(cond["labels"]))
         condition = F.silu(condition)
         modulations = [linear(condition) for linear in self.modulation]
+
+        # (B, C, H, W) → tokens (B, T, D). Their positions: rotary angles in every attention, or a sum at the start.
         tokens = self.patch(self._patches(x_t))
         rotary = (self.cosine, self.sine) if self.config.rope else None
         # What blocks add to is float32 or more, also under autocast.
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32)) if rotary else tokens + self.positions
+
+        # The blocks. taps: after which of them the hidden states are returned too.
         hidden = {}
         for i, (block, modulation) in enumerate(zip(self.blocks, modulations[:-1], strict=True)):
             if self.checkpointing and torch.is_grad_enabled():
@@ -88,6 +95,8 @@ class DiT(DenoiserNetwork):
                 tokens = block(tokens, modulation, rotary)
             if i in taps:
                 hidden[i] = tokens
+
+        # The final layer, tokens back to an image (B, C or 2C, H, W).
         shift, scale = modulations[-1][:, None].chunk(2, dim=-1)
         out = self.final(modulate(normalise(tokens, self.config.rmsnorm), shift, scale))
         image = self._image(out).to(x_t.dtype)
@@ -96,12 +105,14 @@ class DiT(DenoiserNetwork):
     def _patches(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, T, C p p)"""
         (rows, columns), p = self.config.grid, self.config.patch_size
+        # (B, C, rows, p, columns, p) → (B, rows, columns, C, p, p)
         cut = x.reshape(len(x), -1, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
         return cut.reshape(len(x), rows * columns, -1)
 
     def _image(self, tokens: Tensor) -> Tensor:
         """(B, T, p p C) → (B, C, H, W)"""
         (rows, columns), p = self.config.grid, self.config.patch_size
+        # (B, rows, columns, p, p, C) → (B, C, rows, p, columns, p)
         cut = tokens.reshape(len(tokens), rows, columns, p, p, -1).permute(0, 5, 1, 3, 2, 4)
         return cut.reshape(len(tokens), -1, rows * p, columns * p)
 
@@ -120,8 +131,10 @@ class DiT(DenoiserNetwork):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        # As in the paper's code: N(0, 0.02) for the time's MLP; labels have theirs from `LabelEmbedding`.
         for linear in (self.time.up, self.time.down):
             nn.init.normal_(linear.weight, std=0.02)
+        # adaLN-Zero: gates of 0 make each block the identity, and the first prediction is 0.
         for module in (*self.modulation.modules(), self.final):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.weight)

@@ -26,6 +26,7 @@ def from_image(x0: Tensor, noise: Tensor, schedule: Schedule, grid: Tensor, stre
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength:g}: it must lie in [0, 1]")
+    # The nearest time of the grid, so that the steps that follow are those of full sampling.
     first = int((grid - strength).abs().argmin())
     times = grid[first:]
     return (add_noise(x0, noise, *schedule.alpha_sigma(times[0])) if first else noise), times
@@ -39,12 +40,14 @@ def resampling(grid: Tensor, jump: int, repeats: int) -> Tensor:
     """
     if jump < 1 or repeats < 1:
         raise ValueError(f"jump is {jump}, repeats {repeats}: both must be 1 or more")
+    # How often to go back from each place: none before the first `jump` steps, which have nothing to repeat.
     steps = len(grid) - 1
     left = dict.fromkeys(range(steps - 1, jump - 1, -jump), repeats - 1)
     place, places = 0, [0]
     while place < steps:
         place += 1
         places.append(place)
+        # A jump visits every time on the way: `walk` adds its noise in one draw.
         if left.get(place, 0):
             left[place] -= 1
             places += range(place - 1, place - jump - 1, -1)
@@ -64,6 +67,7 @@ def inpainting(
     calls = itertools.count()
 
     def painted(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        # The network sees the known part as noisy as the rest of x_t; the estimate keeps it clean.
         noised = add_noise(known, noise(next(calls)), *schedule.alpha_sigma(broadcast(t, x_t)))
         x0 = denoise(torch.where(new, x_t, noised.to(x_t.dtype)), t, cond)
         return torch.where(new, x0, known)

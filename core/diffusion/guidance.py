@@ -46,6 +46,7 @@ def classifier_free(
     if scale == 1:
         return denoise
 
+    # Conditions do not change along a path: their null and doubled forms are made once, not at every step.
     null = conditions.once(null)
     doubled = conditions.once(lambda cond: conditions.cat(cond, null(cond)))
 
@@ -53,14 +54,18 @@ def classifier_free(
         return denoise(x_t, t, null(cond))
 
     def guided(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        # Both estimates in one pass of 2B samples.
         twice_t = t if t.ndim == 0 else torch.cat([t, t])
         both = denoise(torch.cat([x_t, x_t]), twice_t, doubled(cond))
         c, u = both.chunk(2)
+
+        # x0 = u + scale (c − u), on all channels unless `channels` limits it.
         x0 = u + scale * (c - u)
         if channels is not None:
             x0 = torch.cat([x0[:, :channels], c[:, channels:]], dim=1)
         return rescaled(x0, c, rescale) if rescale else x0
 
+    # Scale 0 is u alone, in one pass; rescaling or single channels need c as well.
     alone = scale == 0 and not rescale and channels is None
     return within(unconditional if alone else guided, denoise, interval)
 
@@ -94,6 +99,7 @@ def classifier(
 
     def guided(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         alpha, sigma = schedule.alpha_sigma(broadcast(t, x_t))
+        # eps − scale sigma ∇ is x0 + scale (sigma² / alpha) ∇, since x0 = (x_t − sigma eps) / alpha.
         strength = torch.where(alpha > 0, scale * sigma**2 / alpha, torch.zeros_like(alpha))
         return denoise(x_t, t, cond) + strength * gradient(x_t, t, cond)
 
@@ -105,6 +111,7 @@ def gradient_of(log_prob: LogProb) -> Gradient:
 
     def gradient(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with torch.enable_grad():
+            # The gradient in x_t alone: a sample's log-probability depends on no other, so their sum serves all.
             x_t = x_t.detach().requires_grad_()
             return torch.autograd.grad(log_prob(x_t, per_sample(t, x_t), cond).sum(), x_t)[0]
 
@@ -124,6 +131,7 @@ def within(inside: Denoiser, outside: Denoiser, interval: Interval | None) -> De
         raise ValueError(f"guidance interval is [{low:g}, {high:g}]: it must be within [0, 1], the lower end first")
 
     def denoise(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        # A sampler's 0-d time is on the CPU, so that choosing here waits for no device.
         if t.ndim == 0:
             return (inside if low <= float(t) <= high else outside)(x_t, t, cond)
         chosen = broadcast((t >= low) & (t <= high), x_t)
@@ -134,6 +142,7 @@ def within(inside: Denoiser, outside: Denoiser, interval: Interval | None) -> De
 
 def rescaled(x0: Tensor, conditional: Tensor, amount: float) -> Tensor:
     """Bring x0 `amount` of the way to the standard deviation that the conditional estimate has, sample by sample."""
+    # x0 (φ std(c) / std(x0) + 1 − φ), the deviations over all axes of a sample (Lin et al. 2024, equations 14-16).
     axes = tuple(range(1, x0.ndim))
     ratio = conditional.std(dim=axes, keepdim=True) / x0.std(dim=axes, keepdim=True)
     return (amount * ratio + (1 - amount)) * x0

@@ -74,6 +74,7 @@ class Denoising:
 
     def draw_times(self, uniform: Tensor) -> Tensor:
         """Map uniform numbers in [0, 1) to training times in (0, 1], float32."""
+        # Uniform, or logit-normal for more times in the middle; float64 until shifted and rounded to the table.
         if self.times == "uniform":
             t = uniform.double() if self.on_table else times.continuous_times(uniform.double())
         else:
@@ -88,15 +89,23 @@ class Denoising:
     def loss(self, network: Network, x0: Tensor, given: dict[str, Tensor], cond: Cond) -> Tensor:
         """Return each sample's loss, float32 (B,): the weighted squared error, and of a learned variance the bound."""
         eps, t = given["noise"], given["t"]
+        # x_t = alpha x0 + sigma eps.
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
         x_t = add_noise(x0, eps, alpha, sigma)
+
+        # Of 2C output channels, the first half is the prediction, the second the variance.
         output = network(x_t, t, cond).float()
         predicted = output if self.vlb_weight is None else output.chunk(2, dim=1)[0]
+
+        # The weight is defined on the x0 error (Salimans & Ho 2022) and converted to the prediction's own error.
         target = predictions.target(self.prediction, x0, eps, alpha, sigma)
         weight = weightings.loss_weight(self.weighting, self.prediction, self.schedule.log_snr(t), self.gamma)
         loss = weight.float() * (predicted - target).square().flatten(1).mean(1)
         if self.vlb_weight is None:
             return loss
+
+        # L_simple + λ L_vlb. The mean is detached: the bound trains the variance alone (Nichol & Dhariwal 2021).
+        # L_vlb is a sum over the T times, one of which was drawn: so its term counts T times.
         x0_hat = predictions.to_x0(self.prediction, predicted.detach(), x_t, alpha, sigma)
         fraction = (output.chunk(2, dim=1)[1] + 1) / 2
         bound = self.schedule.num_steps * variance.vlb_bits(self.schedule, x0, x_t, t, x0_hat, fraction)

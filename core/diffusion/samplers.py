@@ -56,8 +56,12 @@ def ddim(
     alpha, sigma = levels(schedule, grid)
     for i, t in enumerate(grid[:-1]):
         x0 = denoise(x, t, cond)
+        # n² = eta² β̃. That share of sigma_s² is fresh noise, the rest is the noise found in x_t.
         _, posterior = variances.step_variances(alpha[i], sigma[i], alpha[i + 1], sigma[i + 1])
         n_squared = eta**2 * posterior
+
+        # x_s = alpha_s x0 + √(sigma_s² − n²) eps + n z, where eps = (x_t − alpha_t x0) / sigma_t is put in: no division
+        # by alpha, which may be 0 at t = 1.
         keep = math.sqrt(max(sigma[i + 1] ** 2 - n_squared, 0.0)) / sigma[i]
         x = keep * x + (alpha[i + 1] - keep * alpha[i]) * x0
         if n_squared > 0:
@@ -91,13 +95,18 @@ def ddpm(
     alpha, sigma = levels(schedule, grid)
     for i, t in enumerate(grid[:-1]):
         x0 = denoise(x, t, cond)
+        # Mean of q(x_s | x_t, x0): alpha_s x0 + √(sigma_s² − β̃) eps, as in `ddim` with eta = 1.
         beta, posterior = variances.step_variances(alpha[i], sigma[i], alpha[i + 1], sigma[i + 1])
         keep = math.sqrt(max(sigma[i + 1] ** 2 - posterior, 0.0)) / sigma[i]
         mean = keep * x + (alpha[i + 1] - keep * alpha[i]) * x0
+
+        # The step to t = 0 adds nothing: β̃ is 0 there, and β would leave noise in the result.
         if sigma[i + 1] > 0:
             spread: float | Tensor = beta if variance == "beta" else posterior
+            # Learned: log Σ = v log β + (1 − v) log β̃ (Nichol & Dhariwal 2021, equation 15).
             if not isinstance(variance, str):
                 spread = variances.interpolate(variance(x, t, cond), math.log(beta), math.log(posterior)).exp()
+            # Classifier guidance: the mean moves by Σ ∇ log p(cond | x_t) (Dhariwal & Nichol 2021, algorithm 1).
             if gradient is not None:
                 mean = mean + spread * gradient(x, t, cond)
             mean = mean + spread**0.5 * _draw(noise, i, "ddpm")
@@ -126,6 +135,7 @@ def euler(
     z = x / scale[0]
     for i, t in enumerate(grid[:-1]):
         x0 = denoise(z * scale[i], t, cond)
+        # z + Δτ dz/dτ. To τ = 0 that is x0: set exactly, not by cancellation.
         z = z + (tau[i + 1] - tau[i]) / tau[i] * (z - x0) if tau[i + 1] > 0 else x0
         _report(on_step, i, grid, z * scale[i + 1], x0)
     return z * scale[-1]
@@ -152,6 +162,7 @@ def heun(
         x0 = denoise(z * scale[i], t, cond)
         if tau[i + 1] > 0:
             step = tau[i + 1] - tau[i]
+            # Euler's step ahead, then the mean of the slopes at both ends.
             slope = (z - x0) / tau[i]
             ahead = z + step * slope
             slope_ahead = (ahead - denoise(ahead * scale[i + 1], grid[i + 1], cond)) / tau[i + 1]
@@ -181,6 +192,7 @@ def dpmpp_2m(
     (linear schedule, exact denoiser, 20 linspace steps: samples 10 % too wide with it, 0 % without).
     """
     alpha, sigma = levels(schedule, grid)
+    # λ = log(alpha / sigma), ±∞ at end points without noise or without signal; h is its step.
     half_log_snr = [
         math.log(a) - math.log(s) if a and s else math.copysign(math.inf, a - s)
         for a, s in zip(alpha, sigma, strict=True)
@@ -189,7 +201,10 @@ def dpmpp_2m(
     previous = x
     for i, t in enumerate(grid[:-1]):
         x0 = denoise(x, t, cond)
+        # D = x0 + (h_i / 2 h_{i−1}) (x0 − previous x0).
         ahead = h[i] / (2 * h[i - 1]) if i > 0 and h[i] <= 2 * h[i - 1] and sigma[i + 1] > 0 else 0.0
+
+        # x_s = (sigma_s / sigma_t) x_t + alpha_s (1 − e^{−h}) D; alpha_s e^{−h} is alpha_t sigma_s / sigma_t.
         keep = sigma[i + 1] / sigma[i]
         x = keep * x + (alpha[i + 1] - keep * alpha[i]) * (x0 + ahead * (x0 - previous))
         previous = x0
@@ -237,9 +252,12 @@ def walk(
     """
     place = 0
     while place < len(times) - 1:
+        # Take the longest part that only rises or only falls: a multistep sampler keeps its history within it.
         end, rises = place + 1, bool(times[place + 1] > times[place])
         while end < len(times) - 1 and bool(times[end + 1] > times[end]) == rises:
             end += 1
+
+        # Rise in one draw, since Gaussian steps compose; fall by the sampler, its steps counted over the whole walk.
         if rises:
             (alpha_s, alpha_t), (sigma_s, sigma_t) = (
                 part.tolist() for part in schedule.alpha_sigma(times[[place, end]])

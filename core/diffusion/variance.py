@@ -71,16 +71,22 @@ def vlb_bits(
     x0, x_t, x0_hat: (B, ...). t: (B,), times of the table, 1/T … 1. fraction: broadcasts against x0. At t = 1/T, where
     β̃ is 0, that of the next step serves as the lower bound, as in the paper. The result is float64 where that exists.
     """
+    # Steps as whole numbers: t − 1/T in float32 would miss the table's time.
     step = (t.to(precision(t.device)) * schedule.num_steps).round().view(-1, *(1,) * (x0.ndim - 1))
     alpha_t, sigma_t = schedule.alpha_sigma(step / schedule.num_steps)
     alpha_s, sigma_s = schedule.alpha_sigma((step - 1) / schedule.num_steps)
+
+    # log β̃ of q, and v log β + (1 − v) log β̃ of p. β̃ of the first step is 0: the next one's is taken for it.
     beta, posterior = step_variances(alpha_t, sigma_t, alpha_s, sigma_s)
     log_posterior = torch.where(step > 1, posterior, _first_posterior(schedule)).log()
     log_variance = interpolate(fraction, beta.log(), log_posterior)
+
     # Both means hold x_t in the same amount: their difference is that of the x0s.
     weight = alpha_s * beta / sigma_t**2
     keep = alpha_t / alpha_s * sigma_s**2 / sigma_t**2
     kl = gaussian_kl_bits(weight * x0, log_posterior, weight * x0_hat, log_variance)
+
+    # The first step's term is the likelihood of the data themselves.
     mean = keep * x_t + weight * x0_hat
     nll = gaussian_nll_bits(x0, mean, log_variance, levels)
     return torch.where(step > 1, kl, nll).flatten(1).mean(1)
@@ -95,6 +101,7 @@ def prior_bits(schedule: Schedule, x0: Tensor) -> Tensor:
 
 def gaussian_kl_bits(mean_q: Tensor, log_variance_q: Tensor, mean_p: Tensor, log_variance_p: Tensor) -> Tensor:
     """Return KL(q ‖ p) of normal distributions, elementwise, in bits."""
+    # ½ (log(σ_p² / σ_q²) − 1 + σ_q² / σ_p² + (μ_q − μ_p)² / σ_p²)
     difference = log_variance_p - log_variance_q
     distance = (mean_q - mean_p) ** 2 * torch.exp(-log_variance_p)
     return 0.5 * (difference - 1 + torch.exp(-difference) + distance) / NATS_PER_BIT
@@ -107,8 +114,11 @@ def gaussian_nll_bits(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int
     bins reaching to infinity (Ho et al. 2020, equation 13). Masses below 1e-12 count as 1e-12.
     """
     centred = (x - mean) * torch.exp(-0.5 * log_variance)
+    # ½ (((x − μ) / σ)² + log σ² + log 2π)
     if levels is None:
         return 0.5 * (centred**2 + log_variance + math.log(2 * math.pi)) / NATS_PER_BIT
+
+    # Φ((x + 1/(levels − 1) − μ) / σ) − Φ((x − 1/(levels − 1) − μ) / σ), the outermost bins open.
     half_bin = torch.exp(-0.5 * log_variance) / (levels - 1)
     above = torch.special.ndtr(centred + half_bin).masked_fill(x > 1 - 1e-3, 1.0)
     below = torch.special.ndtr(centred - half_bin).masked_fill(x < -1 + 1e-3, 0.0)

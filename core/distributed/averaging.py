@@ -24,9 +24,12 @@ class GradientMean:
     """
 
     def __init__(self, module: nn.Module, bucket_bytes: int = BUCKET_BYTES) -> None:
+        # Backward reaches the last layers first, so they fill the first buckets.
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._buckets = _buckets(parameters[::-1], bucket_bytes)
         self._bucket_of: dict[Tensor, int] = {p: index for index, bucket in enumerate(self._buckets) for p in bucket}
+
+        # How a step stands: gradients still missing in each bucket, and the buckets on their way.
         self._num_missing: list[int] | None = None  # gradients of each bucket still to come; None: no sync wanted
         self._sent: list[tuple[list[Tensor], Tensor, Callable[[], object]]] = []
         self._world_size = processes.world().size
@@ -44,9 +47,11 @@ class GradientMean:
         self._num_missing = None
         if self._world_size == 1:
             return
+        # What is left holds parameters without a gradient; zeros stand for it, so that all processes send alike.
         self._send_up_to(len(self._buckets))
         for gradients, flat, wait in self._sent:
             wait()
+            # Sum to mean in the flat buffer, then back into each gradient's own shape.
             flat /= self._world_size
             pieces = flat.split([gradient.numel() for gradient in gradients])
             for gradient, piece in zip(gradients, pieces, strict=True):
@@ -57,6 +62,7 @@ class GradientMean:
         if self._num_missing is None:  # an earlier pass of this step, or another network's backward
             return
         self._num_missing[self._bucket_of[parameter]] -= 1
+        # Send the full buckets at the front; one that fills out of turn waits, for an order all processes share.
         num_full = next((index for index, missing in enumerate(self._num_missing) if missing), len(self._buckets))
         self._send_up_to(num_full)
 

@@ -134,11 +134,13 @@ def generate(
     Matrix products of different heights round differently, so the network always sees chunks of one size, the last
     one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
     """
+    # Refuse before the first pass what the model cannot do.
     has_null, channels = model.conditioning.has_null, model.latent_shape[0]
     check(sampling, model.schedule.num_steps, has_null, channels, model.learned_variance)
     size = chunk_size(model.latent_shape, policy)
     pieces = []
     for start in range(0, len(seed_indices), size):
+        # The last chunk is filled up with its last image, whose copies are cut off after decoding.
         rows = slice(start, start + size)
         count = len(seed_indices[rows])
         filled = np.arange(start, start + size).clip(max=start + count - 1)
@@ -177,17 +179,24 @@ def _chunk(
         assert on_step is not None, "only then called"
         on_step(step, time, x[:count], x0[:count])
 
+    # Guide the denoiser. DDPM takes a learned variance, and a classifier's gradient, in its steps instead.
     is_ddpm = sampling.sampler == "ddpm"
     learned = is_ddpm and model.learned_variance and sampling.variance in ("auto", "learned")
     steered = guided(model, sampling, policy, is_ddpm, learned)
+
+    # Each sampler's own options.
     options: dict[str, Any] = {"on_step": wanted if on_step else None}
     if sampling.sampler == "ddim":
         options |= {"eta": sampling.eta}
     elif is_ddpm:
         fixed = "beta" if sampling.variance == "beta" else "posterior"
         options |= {"variance": fixed} | steered.for_ddpm
+
+    # The grid of times, shifted as the training's times unless another shift is asked for.
     grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
     grid = times.shift(grid, model.shift if sampling.shift is None else sampling.shift)
+
+    # From pure noise along the whole grid, unless an edit says otherwise.
     start = Start(rows, steered.denoise, noise("initial noise", 0), grid, model.schedule, noise)
     if edit is not None:
         start = edit(start)

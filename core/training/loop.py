@@ -131,11 +131,13 @@ def batches(task: Task, plan: Plan, policy: Policy, start: int) -> Generator[Any
     share = process_rows(plan, processes.world())
 
     def load(first: int) -> Any:
+        # Every draw follows from an image's position in the stream, not from the process that loads it.
         positions = np.arange(first, first + plan.batch_size)[share]
         samples = stream(plan.seed, first, first + plan.batch_size, task.num_samples)[share]
         batch = task.load(Batch(samples, positions, first))
         return pin_memory(batch) if policy.device.type == "cuda" else batch
 
+    # One batch ahead, so that decoding and copying overlap the step.
     with ThreadPoolExecutor(1, thread_name_prefix="next-batch") as pool:
         loaded = None
         for first in range(start, plan.images, plan.batch_size):
@@ -182,7 +184,11 @@ class _Run:
         images = processes.broadcast_int(int(found.path.name) if found else -1)
         if images < 0:
             return
+
+        # The others load the one that the main process chose: each might pass over another damaged file.
         found = found or checkpoint.load(checkpoint.path_of(self.folder, images), read)
+
+        # Restore weights, EMA, AdamW and loss scale, then the clock.
         remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
         checkpoint.require_complete(found, remedy)
         self.stepper.load(found, remedy)
@@ -195,6 +201,8 @@ class _Run:
         self.last_log = time.monotonic(), self.images
         if not self.is_main:
             return
+
+        # A pending evaluation will be made again, so a line that it wrote is dropped.
         mirror = record.tensorboard_mirror(self.folder, self.images) if self.plan.tensorboard else None
         drop = CONDITIONS if self.evaluation_pending else None
         self.log_file = record.MetricsLog(self.folder, self.images or -1, mirror, drop)
@@ -209,6 +217,8 @@ class _Run:
         """Write the mean losses since the last line, and the speed."""
         (then, images), self.last_log = self.last_log, (time.monotonic(), self.images)
         speed = (self.images - images) / max(self.last_log[0] - then, 1e-9)
+
+        # Every process empties its meter; only the main one writes.
         means = self.stepper.meter.flush()
         if not self.is_main:
             return
@@ -240,6 +250,7 @@ class _Run:
             self.evaluation_pending = numbers is None
             if numbers is None:
                 return False
+            # Only the main process has the numbers, but saving a sharded network takes all processes.
             improved = self.is_main and self._log_evaluation(numbers)
             if processes.broadcast_int(int(improved)):
                 self.evaluator.save_best(self.images, numbers)
@@ -265,6 +276,7 @@ class _Run:
         """Write a checkpoint, together where the network is sharded."""
         tensors = self.stepper.tensors()
         clock = {"images": self.images, "steps": self.steps, "evaluation_pending": self.evaluation_pending}
+        # The main process gathers shards one tensor at a time: no process has to hold the whole network.
         with gathered_by_main(tensors.values()):
             if self.is_main:
                 state = {**clock, **self.stepper.state()}
@@ -290,8 +302,11 @@ def rehearse(task: Task, plan: Plan, policy: Policy, seconds: float) -> tuple[fl
         return time.monotonic()
 
     with closing(batches(task, plan, policy, 0)) as loader:
+        # Warm up: memory is allocated and networks are compiled before the clock starts.
         for step in range(_WARM_UP_STEPS):
             stepper.step(next(loader), step, 0)
+
+        # Time whole steps: a GPU runs behind the program, so read the clock only once it is idle.
         started, count = synchronize(), 0
         while not count or time.monotonic() - started < seconds:
             stepper.step(next(loader), _WARM_UP_STEPS + count, 0)

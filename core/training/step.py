@@ -87,6 +87,7 @@ class Stepper:
         self.ema = EMA(averaged, plan.ema)
         self.guard, self.meter = FiniteGuard(), Meter()
 
+        # On a GPU, read whether a step was finite only during the next one, unless something needs it at once.
         can_defer = len(self.optimizers) == 1 and not self.scaler.is_enabled()
         on_gpu = policy.device.type == "cuda"
         self.defer_check = on_gpu and can_defer and not task.synchronous if defer_check is None else defer_check
@@ -99,7 +100,10 @@ class Stepper:
         Several networks step one after the other, up to the first whose numbers are not finite.
         """
         self.task.modules.train()
+        # The rate follows images seen: warm-up and decay mean the same at any batch size.
         lr = learning_rate(images_seen, self.plan.images, self.plan.lr, self.plan.warmup, self.plan.decay)
+
+        # Passes of equal size: the mean of their gradients is the gradient of the batch.
         accumulate = self.plan.accumulate
         passes = self.task.split(batch, accumulate) if accumulate > 1 else [batch]
         if self.defer_check:
@@ -110,6 +114,7 @@ class Stepper:
 
     def _step_network(self, role: str, passes: list[Any], step_index: int, logged: dict[str, float]) -> bool:
         """Step one network unless its numbers are not finite; return whether it did, and add what is to be logged."""
+        # Gradients, and the numbers read from the device: on a GPU the program waits here.
         optimizer = self.optimizers[role]
         numbers = self._forward_backward(role, passes)
         if numbers is None:
@@ -121,6 +126,8 @@ class Stepper:
         searching = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         overflowed = searching and math.isfinite(loss) and not math.isfinite(norm)
         accepted = not overflowed and self.guard.check(step_index, values[_LOSS_AND_NORM])
+
+        # A skipped step changes neither weights nor moments.
         if accepted:
             _set_learning_rate(optimizer, logged["lr"])
             self.scaler.step(optimizer)
@@ -131,6 +138,7 @@ class Stepper:
 
     def _step_deferred(self, passes: list[Any], step_index: int, lr: float) -> None:
         """Queue a step on the device, and finish the one before while the device works."""
+        # Queue the forward and backward passes of this step.
         ((role, optimizer),) = self.optimizers.items()
         numbers = self._forward_backward(role, passes)
         assert numbers is not None, "a single network always has a gradient"
@@ -173,6 +181,7 @@ class Stepper:
             values = processes.all_reduce_mean(values)
             values[0] = values[0].float()
 
+        # Clip true gradients, so unscale them before; the norm logged is the one before clipping.
         self.scaler.unscale_(optimizer)
         norm = clip_gradients(optimizer, self.plan.clip, sharded=self.sharded is not None)
         return _Numbers([*sums], torch.cat([values[:1], norm.to(values).reshape(1), values[1:]]))
@@ -181,9 +190,13 @@ class Stepper:
         """Wait for a deferred step, if there is one, and finish it."""
         if self._pending is None:
             return
+
+        # Its numbers were on their way to the CPU while the next passes were queued.
         step, self._pending = self._pending, None
         if step.copied is not None:
             step.copied.synchronize()
+
+        # The optimizer found the same on the device; here a skip is counted, which may raise Diverged.
         accepted = self.guard.check(step.index, step.values[_LOSS_AND_NORM])
         self._finish(accepted, {"lr": step.lr, **_to_log(step.names, step.values)})
 
@@ -236,10 +249,14 @@ class Stepper:
         require_fit(self.modules, found.groups["model"], found.path, remedy)
         self.modules.load_state_dict(found.groups["model"])
         self.ema.load(found.groups["ema"], found.state["ema_updates"])
+
+        # One file holds the moments of all networks, under "ROLE.".
         for role, optimizer in self.optimizers.items():
             prefix, tensors = f"{role}.", found.groups["optimizer"]
             own = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
             load_optimizer_state(optimizer, self.networks[role], own)
+
+        # Skips so far, and the steps since the last line of metrics.jsonl.
         self.guard, self.meter = FiniteGuard(**found.state["guard"]), Meter(**found.state["meter"])
         if found.state["scaler"]:  # Empty where the run began on a device that needs none.
             self.scaler.load_state_dict(found.state["scaler"])

@@ -42,6 +42,8 @@ class AutoencodingTask:
         self.config, self.images, self.policy = config, images, policy
         self.num_samples = len(images.train)
         seeds.seed_everything(config.seed, "autoencoder weights")
+
+        # Networks: the codec, and what evaluates its images.
         size = config.data.image_size
         self.autoencoder = registry.build(config.model.network_config()).to(policy.device)
         self.autoencoder.latent_shape(size)
@@ -49,18 +51,27 @@ class AutoencodingTask:
         assert isinstance(codec, TrainableCodec) and isinstance(codec, nn.Module), f"{codec.kind} is not trained"
         self.codec: TrainableCodec = codec
         self.lpips = LPIPS(config.loss.lpips).to(policy.device) if config.loss.lpips else None
+
+        # Only the codec is the result, so the EMA follows nothing else. The discriminator steps second: it reuses
+        # the reconstructions of the codec's pass.
         self.averaged: nn.Module = codec
         self.networks: dict[str, nn.Module] = {"autoencoder": codec}
         self.synchronous = codec.synchronous
         if config.loss.adversarial_weight:
             self.networks["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
         self.modules: nn.Module = nn.ModuleDict(self.networks)
+
+        # Train one part, and compile what the codec offers for it.
         self.frozen = train_only(codec, part)
         for unit in codec.compile_units:
             maybe_compile(unit, bool(config.machine.compile), policy.device)
+
+        # What one step's passes leave for `after_step` and for the discriminator.
         self.observed: list[Any] = []
         self.decoded: list[torch.Tensor] = []
         self.images_seen = 0
+
+        # Some codecs start from data: a codebook of random codes would leave most of them dead.
         first = stream(config.seed, 0, min(FIRST_IMAGES, self.num_samples), self.num_samples)
         first_images = as_tensor(images.train.batch(first)).to(policy.device)
         codec.initialise(first_images, Draws(config.seed, 0, np.arange(len(first))))
@@ -77,6 +88,7 @@ class AutoencodingTask:
     def loss(self, role: str, data: Data) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images, draws = to_device(data[0], self.policy.device), data[1]
         self.images_seen = draws.images_seen
+        # The loop puts everything into train mode before a step; frozen norms must not follow the data.
         for module in self.frozen:
             module.eval()
         return self._reconstruction_loss(images, draws) if role == "autoencoder" else self._discriminator_loss(images)
@@ -110,6 +122,8 @@ class AutoencodingTask:
         out = self.codec(images, draws)
         if self.synchronous:
             self.observed.append(out.observed)
+
+        # Pixels in fp32, perception, and the codec's own term.
         pixel = losses.RECONSTRUCTION[settings.reconstruction](out.images.float(), images)
         numbers = {"pixel_loss": pixel, **out.numbers}
         reconstruction = pixel
@@ -117,6 +131,9 @@ class AutoencodingTask:
             numbers["lpips"] = self.lpips(out.images, images).mean()
             reconstruction = reconstruction + settings.lpips_weight * numbers["lpips"]
         loss = reconstruction + out.loss
+
+        # The generator's side, weighted so that its gradient at the last layer is as large as the reconstruction's
+        # (Esser et al. 2021, equation 7). `decoded` saves the discriminator a second pass of the codec.
         if self._adversarial:
             self.decoded.append(out.images.detach())
             adversarial = losses.generator_loss(self.networks["discriminator"](out.images))
@@ -147,6 +164,7 @@ def reconstruction_quality(
         originals = as_tensor(pixels)
         with policy.autocast():
             decoded = reconstruct(originals.to(policy.device)).float()
+        # Measure what a file would hold: 8-bit pixels.
         decoded = as_tensor(as_uint8(decoded.cpu()))
         signal += float(psnr(decoded, originals).sum())
         structure += float(ssim(decoded, originals).sum())

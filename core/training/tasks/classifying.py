@@ -33,6 +33,7 @@ class ClassifyingTask:
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return images, labels and offsets."""
         seed, reach = self.config.seed, self.config.max_shift
+        # Mirrored only where the data allows it: a mirrored digit may be none. Shifts are uniform in [-reach, reach].
         images = training_images(self.images.train, batch.samples, batch.positions, seed, self.config.data.flip)
         offsets = seeds.integers(seed, "shift", batch.positions, 2 * reach + 1, 2) - reach
         labels = torch.from_numpy(self.images.train.labels[batch.samples])

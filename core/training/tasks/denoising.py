@@ -64,6 +64,7 @@ class DenoisingTask:
         self.conditioning = conditioning_of({"class_names": latents.class_names}, config.label_dropout)
         self.objective = training_objective(config.diffusion)
 
+        # Weights depend on the seed alone: neither on the data nor on the device.
         seeds.seed_everything(config.seed, "denoiser weights")
         # What is to be sharded goes to the device part by part, which need not hold all of it.
         shards = config.train.shard and processes.world().size > 1
@@ -89,10 +90,14 @@ class DenoisingTask:
         """Return latents, what is drawn for them, and conditions; all follows from the seed and stream positions."""
         seed, positions, train = self.config.seed, batch.positions, self.latents.train
         x0 = train.batch(batch.samples, positions, seed)
+
+        # Noise and times: a purpose each, so that adding a draw leaves the others as they are.
         given = self.objective.draw(
             normal=lambda purpose: seeds.normal(seed, purpose, positions, train.shape),
             uniform=lambda purpose: seeds.uniform(seed, purpose, positions),
         )
+
+        # Conditions, some replaced by the null for classifier-free guidance (Ho & Salimans 2022).
         cond = train.cond(batch.samples, positions, seed)
         dropped = seeds.uniform(seed, "label dropout", positions)
         return x0, given, drop(self.conditioning, cond, dropped, self.config.label_dropout)
@@ -109,6 +114,7 @@ class DenoisingTask:
     def validate(self) -> dict[str, float]:
         """Return the loss on held-out latents, at times that cover the schedule evenly; see `held_out`."""
         total, count = 0.0, 0
+        # Times and noise are fixed, so that two lines differ by the weights only; nothing is dropped.
         for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
             given = self.objective.draw(normal=batch.normal, uniform=batch.uniform)
             with torch.no_grad(), self.policy.autocast():
@@ -147,10 +153,13 @@ class DenoisingTask:
 
 def draw_preview(model: Model, preview: Preview, policy: Policy) -> tuple[np.ndarray, list[str]]:
     """Draw `per_class` images of the first classes. Returns uint8 (N, H, W, 3), row by row, and the rows' names."""
+    # Seeds 0, 1, … again in every row: pictures of all stages of the training show the same noise.
     request = model.conditioning.request("all")
     names = list(request.titles[: preview.classes])
     rows = np.repeat(np.arange(len(names)), preview.per_class)
     indices = np.tile(np.arange(preview.per_class), len(names))
+
+    # Guide only where there is a null to guide from.
     cfg = preview.cfg if model.conditioning.has_null else 1.0
     sampling = Sampling(steps=min(preview.steps, model.schedule.num_steps), cfg=cfg)
     return generate(model, conditions.index(request.cond, rows), indices, sampling, policy), names

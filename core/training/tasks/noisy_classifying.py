@@ -37,6 +37,7 @@ class NoisyClassifyingTask:
         self.seed, self.policy, self.latents = config.seed, policy, latents
         self.num_samples = len(self.latents.train)
         self.schedule: Schedule = forward_process(Diffusion.model_validate(process))
+        # The noise levels are those of the denoiser that it will guide.
         seeds.seed_everything(config.seed, "noisy classifier weights")
         self.network = NoisyClassifier(network).to(policy.device)
         self.modules: nn.Module = self.network
@@ -69,6 +70,7 @@ class NoisyClassifyingTask:
         Of so few latents that none is below, those with the least noise stand for the quarter.
         """
         right, t, total = [], [], 0.0
+        # Logits at times spread evenly over the schedule, each held-out latent at one of them.
         for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
             t.append(self._times(batch.evenly))
             labels = batch.cond["labels"].to(self.policy.device)
@@ -77,6 +79,8 @@ class NoisyClassifyingTask:
                 logits = self._logits(*parts)
             right.append((logits.argmax(1) == labels).cpu())
             total += float(F.cross_entropy(logits, labels, reduction="sum"))
+
+        # Near pure noise any classifier guesses: accuracy at little noise says whether it learned the classes.
         hits, times = torch.cat(right).float(), torch.cat(t)
         least = times <= max(0.25, float(times.min()))
         return {
@@ -95,5 +99,6 @@ class NoisyClassifyingTask:
         return times.continuous_times(uniform).float()
 
     def _logits(self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        # x_t = alpha x0 + sigma eps.
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.schedule.alpha_sigma(t))
         return noisy_classifier.logits(self.network, self.schedule, add_noise(x0, noise, alpha, sigma), t)
