@@ -11,12 +11,6 @@ LDM  := $(VENV)/bin/ldm
 ARGS := -c $(RECIPE) --name $(RUN) --replace
 R    := runs/$(RUN)
 
-# Which commands train: the general ones where the recipe has a section of theirs.
-AUTOENCODER := $(if $(shell grep -s '^train-autoencoder:' $(RECIPE)),autoencoder,vqvae)
-DENOISER := $(if $(shell grep -s '^train-denoiser:' $(RECIPE)),denoiser,dit)
-
-STAGES := $(R)/eval/pipeline/manifest.json $(R)/eval/reconstructions/manifest.json
-
 .PHONY: help pipelines install test test-all lint format docs bench audit clean clean-run
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -27,37 +21,19 @@ help:  ## Show this list.
 	@echo "  make pipelines RECIPE=recipes/cifar10.yaml RUN=cifar10   runs another recipe into runs/cifar10"
 
 pipelines: $(VENV)/installed  ## Images to trained model to numbers: every stage of RECIPE into runs/RUN.
-	@$(LDM) plan -c $(RECIPE) --name $(RUN) --quiet
-	@if $(MAKE) --question $(STAGES) 2>/dev/null; then \
+	+@$(LDM) plan -c $(RECIPE) --name $(RUN) --quiet
+	@if $(MAKE) --question every-stage 2>/dev/null; then \
 		echo "Nothing to do: every stage of $(RECIPE) is complete in $(R). After a change of images: make clean-run."; \
 	else \
-		$(MAKE) --no-print-directory $(STAGES) && \
+		$(MAKE) --no-print-directory every-stage && \
 		echo "Done: $(R). Next: source $(VENV)/bin/activate && ldm sample$(if $(filter %mnist.yaml,$(RECIPE)), --class 7) --cfg 3$(if $(filter-out default,$(RUN)), --name $(RUN))"; \
 	fi
 
-# One rule per stage: it depends on the stages before it and on its own part of the recipe, which `ldm plan` rewrites
-# only when it changed. A stage interrupted half-way goes on; one whose settings or inputs changed starts afresh.
-# `touch` marks a stage that found its inputs rewritten but equal.
-$(R)/$(AUTOENCODER)/manifest.json: $(R)/.plan/train-$(AUTOENCODER).json
-	$(LDM) train-$(AUTOENCODER) $(ARGS) && touch $@
-
-$(R)/latents/manifest.json: $(R)/.plan/encode.json $(R)/$(AUTOENCODER)/manifest.json
-	$(LDM) encode $(ARGS) && touch $@
-
-$(R)/$(DENOISER)/manifest.json: $(R)/.plan/train-$(DENOISER).json $(R)/latents/manifest.json
-	$(LDM) train-$(DENOISER) $(ARGS) && touch $@
-
-$(R)/classifier/manifest.json: $(R)/.plan/train-classifier.json $(R)/$(AUTOENCODER)/manifest.json
-	$(LDM) train-classifier $(ARGS) && touch $@
-
-$(R)/samples/pipeline/manifest.json: $(R)/.plan/sample.json $(R)/$(DENOISER)/manifest.json
-	$(LDM) sample $(ARGS) --label pipeline && touch $@
-
-$(R)/eval/pipeline/manifest.json: $(R)/.plan/eval.json $(R)/samples/pipeline/manifest.json $(R)/classifier/manifest.json
-	$(LDM) eval $(ARGS) --samples pipeline && touch $@
-
-$(R)/eval/reconstructions/manifest.json: $(R)/.plan/eval.json $(R)/$(AUTOENCODER)/manifest.json $(R)/classifier/manifest.json
-	$(LDM) eval $(ARGS) --of reconstructions && touch $@
+# `ldm plan` writes a rule per stage: it depends on the directories that it reads and on its own part of the recipe,
+# which is rewritten only when it changed. A stage interrupted half-way goes on; one whose settings or inputs changed
+# starts afresh. `touch` marks a stage that found its inputs rewritten but equal.
+-include $(R)/.plan/rules.mk
+every-stage: $(R)/.plan/rules.mk
 
 $(R)/.plan/%.json: ;
 

@@ -1,44 +1,68 @@
-"""`ldm plan`: for each stage of a recipe, a file that changes only when the stage's settings do.
+"""`ldm plan`: for each stage of a recipe, a file that changes only when the stage's settings do; for make, their rules.
 
 Make compares times of files. A recipe is one file for all stages; these are one for each, rewritten only where the
 settings that make a run this run differ, so that a changed recipe reruns what it touches and nothing else.
 """
 
-import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..core.files import write_json
+from ..core.files import json_bytes, write_bytes
+from ..core.runs.run import MANIFEST
 from ..core.settings.fields import Run, identity
-from ..stages.table import STAGES
+from ..stages.table import STAGES, pipeline
 from . import examples
 from .layers import merged_config
 from .plain import PlainCommand, plain_command
 from .printable import echo
+from .recipe import read_recipe
 
 FOLDER = ".plan"
+RULES = "rules.mk"
 
 
 def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None = None) -> list[Path]:
-    """Write RUNS_DIR/NAME/.plan/STAGE.json for every stage; return the files whose content changed.
+    """Write RUNS_DIR/NAME/.plan/STAGE.json for every stage and rules.mk; return the files whose content changed.
 
     name, runs_dir: as the flags of the same name; None leaves them to the recipe. Every stage is validated before
     anything is written. Raises ConfigError.
     """
     flags = {key: value for key, value in (("name", name), ("runs_dir", runs_dir)) if value is not None}
     configs = {command: merged_config(command, recipe, (), flags).config for command in STAGES}
-    changed = []
+    sections = read_recipe(recipe).tree if recipe is not None else ()
+    files: dict[Path, bytes] = {}
     for command, config in configs.items():
         assert isinstance(config, Run), "every stage works in a run"
-        path = config.root / FOLDER / f"{command}.json"
-        content = {"command": command, "settings": identity(config)}
-        if not _holds(path, content):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, content)
-            changed.append(path)
+        folder = config.root / FOLDER
+        files[folder / f"{command}.json"] = json_bytes({"command": command, "settings": identity(config)})
+        files[folder / RULES] = rules(sections).encode()
+    changed = [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, files[path])
     return changed
+
+
+def rules(sections: Collection[str] = ()) -> str:
+    """Return make's rules for a pipeline, in which R is the run's folder and ARGS are the flags of every stage.
+
+    sections: those of the recipe. A stage waits for its part of the recipe and the directories that it reads.
+    """
+    manifests: dict[str, list[str]] = {}  # by the role of their kind
+    written = []
+    for name in pipeline(sections):
+        kind = STAGES[name].writes[0]
+        for target in STAGES[name].targets:
+            manifest = "/".join(filter(None, ("$(R)", kind.name, target.label, MANIFEST)))
+            needs = dict.fromkeys(role.name for role in target.needs or kind.inputs.values())
+            before = [f"$(R)/{FOLDER}/{name}.json", *(path for role in needs for path in manifests.get(role, []))]
+            command = " ".join(["$(LDM)", name, "$(ARGS)", *target.flags])
+            written.append(f"every-stage: {manifest}\n{manifest}: {' '.join(before)}\n\t{command} && touch $@\n")
+            manifests.setdefault(kind.role.name, []).append(manifest)
+    return "\n".join(written)
 
 
 def plan_command() -> PlainCommand:
@@ -56,10 +80,3 @@ def _plan(
     if not quiet:
         for path in changed:
             echo(f"plan: {path} changed")
-
-
-def _holds(path: Path, content: dict[str, Any]) -> bool:
-    try:
-        return bool(json.loads(path.read_bytes()) == content)
-    except (FileNotFoundError, ValueError):
-        return False

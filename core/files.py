@@ -79,12 +79,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, indented, whole or not at all. NaN is refused.
+    """Write JSON, indented, whole or not at all. NaN is refused."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return what `write_json` writes.
 
     Text is UTF-8; the stray bytes of a name that is not (surrogates, in Python) become JSON escapes.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n")
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:

@@ -57,12 +57,25 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A directory that `make pipelines` has a stage write.
+
+    label: where its kind has labels. flags: besides recipe and run. needs: what is made before; where nothing is named,
+    what its kind reads.
+    """
+
+    label: str = ""
+    flags: tuple[str, ...] = ()
+    needs: tuple[Role, ...] = ()
+
+
+@dataclass(frozen=True)
 class Command:
     """A command with settings.
 
     module: whose `run(settings, progress)` does the work. model: the class of its settings. writes: the kinds of
-    directories it makes, for a stage. shared: whether several processes may do it together. smallest: the settings of
-    the self-test. aliases: other names.
+    directories it makes, for a stage. targets: those that a pipeline has. shared: whether several processes may do it
+    together. smallest: the settings of the self-test. aliases: other names.
     """
 
     name: str
@@ -71,6 +84,7 @@ class Command:
     module: str
     model: str
     writes: tuple[Kind, ...] = ()
+    targets: tuple[Target, ...] = (Target(),)
     shared: bool = False
     smallest: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
@@ -209,6 +223,7 @@ _STAGES = (
                 network="core.denoisers.noisy_classifier",
             ),
         ),
+        targets=(Target(needs=(AUTOENCODER,)),),
         shared=True,
         smallest={"train": _SHORT},
     ),
@@ -234,6 +249,7 @@ _STAGES = (
                 pieces=Pieces("[0-9]*.png", "images", "core.images.decode:check_sample"),
             ),
         ),
+        targets=(Target("pipeline", ("--label", "pipeline")),),
         shared=True,
         smallest={"num": 8, "steps": 3},
     ),
@@ -256,6 +272,10 @@ _STAGES = (
                 inputs={**_OF_LATENTS, "samples": SAMPLES, "denoiser": DENOISER, "extractor": CLASSIFIER},
                 labelled=True,
             ),
+        ),
+        targets=(
+            Target("pipeline", ("--samples", "pipeline"), (SAMPLES, CLASSIFIER)),
+            Target("reconstructions", ("--of", "reconstructions"), (AUTOENCODER, CLASSIFIER)),
         ),
     ),
 )

@@ -2,15 +2,19 @@
 
 import json
 import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from ldm.cli.layers import merged_config
 from ldm.cli.main import run
-from ldm.cli.plan import write_plan
+from ldm.cli.plan import FOLDER, RULES, rules, write_plan
 from ldm.core.errors import ConfigError
-from ldm.stages.table import STAGES
+from ldm.core.runs.roles import DENOISER, Role
+from ldm.stages.table import COMMANDS, STAGES, Command, Kind, Target
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +28,10 @@ def plan(text: str) -> set[str]:
     folder = Path("runs/x/.plan")
     for path in folder.glob("*"):
         os.utime(path, (1, 1))
-    changed = {path.stem for path in write_plan("r.yaml", "x")}
-    touched = {path.stem for path in folder.iterdir() if path.stat().st_mtime != 1}
-    assert changed == touched and len(list(folder.iterdir())) == len(STAGES)
-    return changed
+    changed = set(write_plan("r.yaml", "x"))
+    assert changed == {path for path in folder.iterdir() if path.stat().st_mtime != 1}
+    assert {path.name for path in folder.iterdir()} == {f"{stage}.json" for stage in STAGES} | {RULES}
+    return {path.stem for path in changed if path.name != RULES}
 
 
 def test_only_the_stages_that_a_change_touches_are_rewritten() -> None:
@@ -87,6 +91,55 @@ def test_the_command_says_what_changed_and_is_silent_otherwise(capsys: pytest.Ca
     assert run(["plan", "-c", "r.yaml", "--name", "x"]) == 0
     assert run(["plan", "-c", "r.yaml", "--name", "y", "--quiet"]) == 0
     assert capsys.readouterr().out == "" and Path("runs/y/.plan").is_dir()
+
+
+MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Let make do a plan with commands that only say their name and make their manifest."""
+    ldm = "LDM=f() { echo $$1; mkdir -p $(@D) && touch $@; }; f"
+    return subprocess.run(
+        ["make", "-f", MAKEFILE, "RUN=x", ldm, "--no-print-directory", "--silent", *words, "every-stage"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_make_runs_every_stage_once_and_then_those_whose_part_of_the_recipe_or_input_changed() -> None:
+    plan("seed: 1\n")
+    assert make("--question").returncode == 1
+    assert make().stdout.split() == ["train-vqvae", "encode", "train-dit", "train-classifier", "sample", "eval", "eval"]
+    assert make("--question").returncode == 0 and make().stdout == ""
+    plan("seed: 1\nsample: {cfg: 2}\n")
+    assert make("--question").returncode == 1
+    assert make().stdout.split() == ["sample", "eval"]
+    Path("runs/x/latents/manifest.json").unlink()
+    assert make().stdout.split() == ["encode", "train-dit", "sample", "eval"]
+
+
+def test_a_run_without_a_plan_is_not_taken_for_complete() -> None:
+    assert "No rule to make target 'runs/x/.plan/rules.mk'" in make("--question").stderr
+
+
+def test_the_rules_are_of_the_commands_that_the_recipe_has_sections_of() -> None:
+    plan("train-denoiser: {train: {lr: 2e-4}}\n")
+    written = Path(f"runs/x/{FOLDER}/{RULES}").read_text()
+    assert written == rules(["train-denoiser"]) and "train-dit" not in written
+    assert "$(R)/samples/pipeline/manifest.json: $(R)/.plan/sample.json $(R)/denoiser/manifest.json\n" in written
+
+
+def test_a_stage_of_the_table_has_rules_without_being_named_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = Kind("film", Role("film", {"film": "film"}), "Film", inputs={"denoiser": DENOISER}, labelled=True)
+    targets = (Target("short", ("--label", "short")), Target("long", ("--label", "long")))
+    record = replace(STAGES["sample"], name="film", writes=(film,), targets=targets)
+    for commands in (STAGES, COMMANDS):
+        monkeypatch.setitem(cast(dict[str, Command], commands), "film", record)
+    plan("seed: 1\n")
+    assert make().stdout.split()[-2:] == ["film", "film"]
+    Path("runs/x/dit/manifest.json").unlink()
+    assert make().stdout.split() == ["train-dit", "sample", "eval", "film", "film"]
 
 
 @pytest.mark.parametrize("command", STAGES)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from ldm.cli.main import run
+from ldm.cli.plan import rules
 from ldm.core.images.sources import open_source
 from ldm.core.runs.metrics_log import METRICS
 from tests.support.authors_dit import training_checkpoint
@@ -78,8 +79,7 @@ def smaller(line: str) -> list[str]:
 
 def what_make_runs() -> list[str]:
     """List the `ldm` lines of `make pipelines` with its own recipe and run."""
-    makefile = (ROOT / "Makefile").read_text()
-    found = re.findall(r"^\t\$\(LDM\) (.*?) && touch", makefile, re.M)
+    found = re.findall(r"^\t\$\(LDM\) (.*?) && touch", rules(), re.M)
     assert len(found) == 7
     return [f"ldm {line.replace('$(ARGS)', '-c mnist --name default --replace')}" for line in found]
 
