@@ -10,7 +10,7 @@ from .. import files
 from ..errors import DataError
 from ..images.decode import is_picture
 from ..images.sets import data_of
-from ..metrics.document import read_evaluation
+from ..metrics.document import number_rows, read_evaluation
 from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
@@ -203,13 +203,9 @@ def _numbers(shown: Shown, agreement: Agreement) -> list[str]:
     """Return tables of what was measured, each number beside the same one of real images."""
     lines = [f"The export against `ldm`, on random latents, before rounding: {agreement}."]
     for label, document in shown.numbers.items():
-        floor, conditions = document.get("real_against_real", {}), document["conditions"]
-        rows = [
-            (name, f"{value:.4g}", f"{floor[name]:.4g}" if name in floor else "")
-            for name, value in document["numbers"].items()
-            if "_std[" not in name
-        ]
-        lines += ["", f"### {_inline(label)}", "", *_table(("number", "value", "real against real"), rows), ""]
+        conditions = document["conditions"]
+        table = _table(("number", "value", "real against real"), number_rows(document))
+        lines += ["", f"### {_inline(label)}", "", *table, ""]
         known = {name: value for name, value in conditions.items() if not isinstance(value, (dict, list))}
         # Of a path, the last part: where the owner keeps images is nobody's business.
         lines += [f"- {_inline(name)}: {_inline(Path(str(value)).name)}" for name, value in known.items()]

@@ -1,5 +1,6 @@
 """What an evaluation writes, `metrics.json`: its numbers, what real images measure, and their conditions."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     return document
 
 
+def number_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the name, the value and the floor of each number as they are shown, spreads left out."""
+    floor = document.get("real_against_real", {})
+    return [
+        (name, f"{value:.4g}", f"{floor[name]:.4g}" if name in floor else "")
+        for name, value in document["numbers"].items()
+        if "_std[" not in name
+    ]
+
+
 def write_evaluation(
     work: StageRun,
     of: str,
@@ -77,7 +88,7 @@ def evaluation_outcome(work: StageRun, next_commands: list[str]) -> Outcome:
 
 def _shown(document: dict[str, Any]) -> dict[str, str]:
     """Choose what the command prints: every number beside its floor, and how many images it rests on."""
-    numbers, floor, conditions = document["numbers"], document.get("real_against_real", {}), document["conditions"]
+    numbers, conditions = document["numbers"], document["conditions"]
     if "n_samples" not in conditions:  # Of a likelihood: each bound with its error.
         bounds = {name: value for name, value in numbers.items() if name.startswith("bits_per_dim[")}
         errors = {name: numbers.get(name.replace("per_dim", "per_dim_error")) for name in bounds}
@@ -86,9 +97,8 @@ def _shown(document: dict[str, Any]) -> dict[str, str]:
             for name, bound in bounds.items()
         }
     rows = {
-        name: f"{value:.4g}" + (f"   (real against real {floor[name]:.4g})" if name in floor else "")
-        for name, value in numbers.items()
-        if "_std[" not in name
+        name: value + (f"   (real against real {floor})" if floor else "")
+        for name, value, floor in number_rows(document)
     }
     rows["images"] = f"{conditions['n_samples']:,} against {conditions['n_reference']:,}"
     return rows

@@ -1,6 +1,5 @@
 """The basis of an estimate — a recipe's settings, its images, the machine — and what a stage costs, as a table."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +15,9 @@ from ...core.system.flops import GPUS, LAUNCH, UTILISATION
 from ...core.system.precision import Policy
 from ..configs import Encode, Sample, TrainAutoencoder, TrainClassifier, TrainDenoiser
 from ..configs.estimate import Estimate
+from . import words
 
 ASSUMED_CLASSES = 10
-_UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
@@ -163,31 +162,16 @@ class StageCost:
     seconds: float | None = None
 
 
-def amount(value: float) -> str:
-    """Write a number with three digits and a letter for its thousands: 0, 999, 12.3 k, 712 G."""
-    for size, letter in _UNITS:
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Write how long something takes: 8.2 s, 12 min, 3.4 h, 5.1 days."""
-    units = ((60, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"), (math.inf, 86400, "days"))
-    size, unit = next((size, unit) for most, size, unit in units if seconds < most)
-    return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-
-
 def _bytes(value: float) -> str:
-    return f"{amount(value)}B"
+    return f"{words.amount(value)}B"
 
 
 _ROWS: list[tuple[str, Callable[[StageCost], Any], Callable[[Any], str]]] = [
     ("images", lambda c: c.images, lambda n: f"{n:,}"),
     ("at once", lambda c: c.batch, str),
-    ("parameters", lambda c: c.parameters, amount),
-    ("FLOP an image", lambda c: c.operations, amount),
-    ("FLOP in all", lambda c: c.in_all, amount),
+    ("parameters", lambda c: c.parameters, words.amount),
+    ("FLOP an image", lambda c: c.operations, words.amount),
+    ("FLOP in all", lambda c: c.in_all, words.amount),
     ("weights", lambda c: c.memory.get("weights"), _bytes),
     ("gradients", lambda c: c.memory.get("gradients"), _bytes),
     ("optimizer", lambda c: c.memory.get("moments"), _bytes),
@@ -196,9 +180,9 @@ _ROWS: list[tuple[str, Callable[[StageCost], Any], Callable[[Any], str]]] = [
     ("memory at most", lambda c: c.memory.get("together"), _bytes),
     ("… checkpointing", lambda c: c.memory.get("recomputing"), _bytes),
     ("on the disk", lambda c: c.disk, _bytes),
-    ("images/s", lambda c: c.rate, lambda r: f"{r:,.0f}" if r >= 10 else f"{r:.2g}"),
+    ("images/s", lambda c: c.rate, words.rate),
     ("limited by", lambda c: c.limit, str),
-    ("time", lambda c: c.seconds, duration),
+    ("time", lambda c: c.seconds, words.duration),
 ]
 
 

@@ -41,7 +41,8 @@ from ...core.training.tasks.classifying import ClassifyingTask
 from ...core.training.tasks.denoising import DenoisingTask, network_config
 from ..configs.estimate import Estimate
 from . import dummy
-from .costs import Basis, Recipe, StageCost, amount, basis, duration, table
+from .costs import Basis, Recipe, StageCost, basis, table
+from .words import amount, duration
 
 CPU = torch.device("cpu")
 _LATE = 2**60  # images seen, at which every part of every loss counts

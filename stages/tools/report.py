@@ -1,12 +1,10 @@
 """`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
 
-import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...core import files
 from ...core.errors import ConfigError, DataError
@@ -21,8 +19,8 @@ from .reporting.charts import against_settings, measurements, training_curves
 from .reporting.gaps import gaps
 from .reporting.page import Chapter, Page, Picture, render
 from .reporting.tables import number_tables
-from .summary import Evaluated, also_there, evaluated_alike, evaluations, how, samples
-from .summary import stages as stages_of
+from .summary import Summary, evaluated_alike, grouped, read
+from .words import how
 
 _SETS = 6  # sets of samples, at most, that are shown without being asked for
 
@@ -38,20 +36,19 @@ def run(config: Report, progress: Progress) -> Outcome:
             else "train one: ldm train-vqvae --data FOLDER"
         )
         raise DataError(f"{root} does not exist", hint)
-    stages = stages_of(root)
-    if all(stage.state == "missing" for stage in stages.values()):
+    found = read(root)
+    if all(stage.state == "missing" for stage in found.stages.values()):
         raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
-    for folder in also_there(root):
+    for folder in found.left_out:
         progress.warn(f"left out of the report: {folder}, since the run has another of its kind")
-    drawn, evaluated = samples(root), evaluations(root)
-    chapters = [_safe(chapter, progress) for chapter in _chapters(root, stages, drawn, evaluated)]
+    chapters = [_safe(chapter, progress) for chapter in _chapters(found)]
     page = Page(
         title=f"Run {config.name}",
-        subtitle=_subtitle(stages),
-        cards=[*cards(stages, drawn, evaluated)],
+        subtitle=_subtitle(found.stages),
+        cards=[*cards(found)],
         chapters=[chapter for chapter in chapters if chapter.pictures or chapter.tables],
-        colophon=_colophon(stages),
-        gaps=[*gaps(config, stages, drawn, evaluated)],
+        colophon=_colophon(found.stages),
+        gaps=[*gaps(config, found)],
     )
     path = config.out or root / "report.html"
     if path.is_dir():
@@ -87,35 +84,35 @@ def _subtitle(stages: dict[str, StageRun]) -> str:
     return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
 
 
-def _chapters(
-    root: Path, stages: dict[str, StageRun], drawn: Sequence[StageRun], evaluated: Sequence[Evaluated]
-) -> Iterator[Chapter]:
+def _chapters(run: Summary) -> Iterator[Chapter]:
     """Lay the report out, from the images drawn to how they were learned."""
-    autoencoder, denoiser = stages["autoencoder"], stages["denoiser"]
-    yield Chapter("Samples", "The first seeds of each class; nothing is picked.", pictures=[*_grids(drawn)])
+    autoencoder, denoiser = run.stages["autoencoder"], run.stages["denoiser"]
+    yield Chapter("Samples", "The first seeds of each class; nothing is picked.", pictures=[*_grids(run)])
     yield Chapter(
         "From noise to image",
         "Where the sampler is at some of its steps, and what the denoiser takes the image to be there.",
-        pictures=[*_paths(drawn)],
+        pictures=[*_paths(run)],
     )
     yield Chapter(
         "Numbers",
         "Over each table stands what its numbers depend on; beside them are those of real images in the place of the"
         " samples. Of few images all are inexact, and distances are too large. Only Inception's features give a FID.",
-        tables=[*number_tables(evaluated)],
+        tables=[*number_tables(run.evaluations)],
     )
     yield Chapter(
         "Against guidance and steps",
         "Samples of this run that differ in nothing else.",
-        pictures=[*against_settings(evaluated, drawn), *_sweep_grid(root)],
+        pictures=[*against_settings(run), *_sweep_grid(run.root)],
     )
     yield Chapter(
         "Drawn or remembered",
         "Some samples, each beside the reference images nearest to it in feature space. A copy stands beside its twin.",
-        pictures=[*_nearest(evaluated)],
+        pictures=[*_least(run, "nearest_ratio", "nearest.png", "nearest to its reference")],
     )
     yield Chapter(
-        "Asked for and read", "Which class samples of each class are read as.", pictures=[*_confusions(evaluated)]
+        "Asked for and read",
+        "Which class samples of each class are read as.",
+        pictures=[*_least(run, "class_accuracy", "confusion.png", "read worst")],
     )
     yield Chapter(
         "Training the denoiser",
@@ -125,72 +122,55 @@ def _chapters(
     yield Chapter(
         "Training the autoencoder",
         "",
-        pictures=[*_curves(autoencoder), *_reconstructions(autoencoder, evaluated)],
+        pictures=[*_curves(autoencoder), *_reconstructions(run)],
     )
-    others = [stage for role, stage in stages.items() if role not in ("autoencoder", "denoiser")]
+    others = [stage for role, stage in run.stages.items() if role not in ("autoencoder", "denoiser")]
     yield Chapter("Training the classifiers", "", pictures=[picture for stage in others for picture in _curves(stage)])
 
 
-def _grids(drawn: Sequence[StageRun]) -> Iterator[Picture]:
+def _grids(run: Summary) -> Iterator[Picture]:
     """Show the samples: at several guidance scales where there are such, the others when asked for."""
-    first = _at_several_scales(drawn)
-    first = (first or [*drawn])[:_SETS]
-    for folder in [*first, *(one for one in drawn if one not in first)]:
+    first = (_at_several_scales(run) or run.samples)[:_SETS]
+    for folder in [*first, *(one for one in run.samples if one not in first)]:
         if (folder.path / "grid.png").is_file():
             caption = how(folder.metadata["sampling"])
             yield Picture(caption, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
 
 
-def _at_several_scales(drawn: Sequence[StageRun]) -> list[StageRun]:
+def _at_several_scales(run: Summary) -> list[StageRun]:
     """Return sets that differ in their guidance alone: of several such groups the one of most scales, then steps."""
-    alike: dict[str, dict[float, StageRun]] = {}
-    for folder in drawn:
-        sampling = folder.metadata["sampling"]
-        others = {name: value for name, value in sampling.items() if name != "cfg"}
-        images = [(image["label"], image["seed"]) for image in folder.metadata["images"]]
-        made_by = {role: entry["fingerprint"] for role, entry in folder.inputs.items()}
-        alike.setdefault(json.dumps([others, images, made_by], sort_keys=True), {})[sampling["cfg"]] = folder
-    most = max(
-        alike.values(),
-        key=lambda group: (len(group), next(iter(group.values())).metadata["sampling"]["steps"]),
-        default={},
-    )
+
+    def but_scale(one: StageRun) -> object:
+        others = {name: value for name, value in one.metadata["sampling"].items() if name != "cfg"}
+        images = [(image["label"], image["seed"]) for image in one.metadata["images"]]
+        return [others, images, {role: entry["fingerprint"] for role, entry in one.inputs.items()}]
+
+    by_scale = [{one.metadata["sampling"]["cfg"]: one for one in group} for group in grouped(run.samples, but_scale)]
+    most = max(by_scale, key=lambda group: (len(group), _steps(group)), default={})
     return [most[scale] for scale in sorted(most)] if len(most) > 1 else []
 
 
-def _paths(drawn: Sequence[StageRun]) -> Iterator[Picture]:
-    for folder in drawn:
+def _steps(group: dict[float, StageRun]) -> int:
+    return int(next(iter(group.values())).metadata["sampling"]["steps"])
+
+
+def _paths(run: Summary) -> Iterator[Picture]:
+    for folder in run.samples:
         if (folder.path / "progressive.png").is_file():
             yield Picture(how(folder.metadata["sampling"]), folder.path / "progressive.png", command=_typed(folder))
 
 
-def _nearest(evaluated: Sequence[Evaluated]) -> Iterator[Picture]:
-    """Show what references are nearest to some samples; of sets evaluated alike, for the one that is nearest."""
-    for several in evaluated_alike(evaluated):
-        chosen = min(several, key=lambda one: _number(one[1], "nearest_ratio", math.inf))
-        yield from _picture(chosen, "nearest.png", "nearest to its reference", len(several))
+def _least(run: Summary, number: str, name: str, chosen_for: str) -> Iterator[Picture]:
+    """Show a picture of each evaluation; of sets evaluated alike, of the one whose number is least.
 
-
-def _confusions(evaluated: Sequence[Evaluated]) -> Iterator[Picture]:
-    """Show which class was read as which; of sets evaluated alike, in the one that is read worst."""
-    for several in evaluated_alike(evaluated):
-        chosen = min(several, key=lambda one: _number(one[1], "class_accuracy", math.inf))
-        yield from _picture(chosen, "confusion.png", "read worst", len(several))
-
-
-def _picture(evaluated: Evaluated, name: str, chosen_for: str, count: int) -> Iterator[Picture]:
-    """Show a picture of an evaluation. chosen_for: what it is of the others that there are."""
-    folder, document = evaluated
-    if (folder.path / name).is_file():
-        seen = document["conditions"]
-        of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
-        which = f", of {count} sets the one {chosen_for}" if count > 1 else ""
-        yield Picture(f"{of}{which}; {seen.get('extractor', 'unknown')} features", folder.path / name)
-
-
-def _number(document: dict[str, Any], name: str, default: float) -> float:
-    found = (value for key, value in document["numbers"].items() if key.partition("[")[0] == name)
-    return next(found, default)
+    chosen_for: what that one is of the others that there are.
+    """
+    for several in evaluated_alike(run.evaluations):
+        chosen = min(several, key=lambda one: one.number(number, math.inf))
+        if (chosen.run.path / name).is_file():
+            which = f", of {len(several)} sets the one {chosen_for}" if len(several) > 1 else ""
+            features = chosen.conditions.get("extractor", "unknown")
+            yield Picture(f"{chosen.title}{which}; {features} features", chosen.run.path / name)
 
 
 def _curves(stage: StageRun) -> Iterator[Picture]:
@@ -204,18 +184,22 @@ def _sweep_grid(root: Path) -> Iterator[Picture]:
 
 def _along_the_way(stage: StageRun) -> Iterator[Picture]:
     """Show the first previews, the last, and two between."""
-    grids = sorted(path for path in (stage.path / "samples").glob("*.png") if path.stem.isdecimal())
+    grids = _numbered(stage.path / "samples")
     for index in sorted({0, len(grids) // 3, 2 * len(grids) // 3, len(grids) - 1} & set(range(len(grids)))):
         yield Picture(f"Samples after {int(grids[index].stem):,} images, always of the same seeds", grids[index])
 
 
-def _reconstructions(stage: StageRun, evaluated: Sequence[Evaluated]) -> Iterator[Picture]:
-    grids = sorted(path for path in (stage.path / "reconstructions").glob("*.png") if path.stem.isdecimal())
-    for path in grids[-1:]:
+def _reconstructions(run: Summary) -> Iterator[Picture]:
+    for path in _numbered(run.stages["autoencoder"].path / "reconstructions")[-1:]:
         yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
-    for folder, _ in evaluated:
-        if (folder.path / "reconstructions.png").is_file():
-            yield Picture("The worst, the middling and the best of all held out", folder.path / "reconstructions.png")
+    for path in (each.run.path / "reconstructions.png" for each in run.evaluations):
+        if path.is_file():
+            yield Picture("The worst, the middling and the best of all held out", path)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """List the pictures that a training drew, which are called by the images seen."""
+    return sorted(path for path in folder.glob("*.png") if path.stem.isdecimal())
 
 
 def _typed(folder: StageRun) -> str:

@@ -1,4 +1,4 @@
-"""`ldm sweep`: judgements of a run's samples at several guidance scales and step counts in, one comparison out."""
+"""`ldm sweep`: evaluations of a run's samples at several guidance scales and steps in, one comparison out."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...core import files
-from ...core.figures import Panel, draw, level, line
+from ...core.figures import Panel, draw
 from ...core.images.decode import decode, write_png
 from ...core.images.grid import grid, scale_for
 from ...core.metrics.document import read_evaluation
@@ -21,12 +21,12 @@ from ...core.runs.outputs import claim, command_line
 from ...core.runs.roles import EVALUATION, SAMPLES
 from ...core.runs.run import StageRun
 from ..configs.sweep import Sweep
-from .summary import plain
+from .reporting.charts import SETTINGS, over_setting
+from .words import number, plain
 
 KIND, TABLE, CURVES, PICTURE = "sweep", "table.csv", "curves.png", "grid.png"
 SHOWN_IMAGES = 10
 SHOWN = ("fid", "frechet_distance", "class_accuracy", "recall", "precision")
-_SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps")}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _summary(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[st
     heads = [plain(name) for name in names]
     table = {"": "  ".join(heads)}
     for label, numbers in lines.items():
-        cells = [f"{numbers[name]:.4g}" if name in numbers else "" for name in names]
+        cells = [number(numbers, name) for name in names]
         table[label] = "  ".join(cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)).rstrip()
     return table
 
@@ -106,21 +106,13 @@ def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarr
     A setting that has one value only is not an axis. Dashed is what real images in the place of the samples measure.
     """
     names = _shown(rows)
-    over = [setting for setting in _SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]
-    panels = [_panel(rows, setting, name, floor.get(name)) for setting in over for name in names]
+    chosen = [setting for setting in SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]
+    panels = [
+        Panel(plain(name), SETTINGS[over][0], "", over_setting(rows, over, name, floor))
+        for over in chosen
+        for name in names
+    ]
     return draw(panels or [Panel("", "", "", [])], "beside", columns=max(len(names), 1))
-
-
-def _panel(rows: Sequence[dict[str, Any]], over: str, name: str, floor: float | None) -> Panel:
-    (apart,) = _SETTINGS.keys() - {over}
-    lines = []
-    for colour, value in enumerate(sorted({row[apart] for row in rows})):
-        points = sorted((row[over], row[name]) for row in rows if row[apart] == value and name in row)
-        if points:
-            lines.append(line(_SETTINGS[apart][1].format(value), points, colour, marked=True))
-    if floor is not None:
-        lines.append(level("real images", floor, [row[over] for row in rows]))
-    return Panel(plain(name), _SETTINGS[over][0], "", lines)
 
 
 def _draw_grid(points: Sequence[Point], drawn: list[StageRun], path: Path) -> None:

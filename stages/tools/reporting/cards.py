@@ -3,20 +3,22 @@
 A card says what its stage was made of, what came out, how long that took and how fast it went.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ....core.images.sets import EXCLUDE
 from ....core.pipeline.best import kept_best
 from ....core.runs.roles import DENOISER
 from ....core.runs.run import StageRun
 from ...table import KINDS
-from ..summary import Evaluated, changed, how, images_per_second, plain, seconds
+from ..summary import Evaluation, Summary, changed, images_per_second, seconds
+from ..words import duration, how, plain, rate, sides
 from .page import Card
 
 _LINES = 4
 _NO_SETTINGS = ("samples", "label")  # of several folders of a kind: what each is of, and called
 _OUTSIDE = ("data", "reference", EXCLUDE)  # inputs that are named as they were typed, all others from their own folder
+_UP = re.compile(r"^(\.\./)+")  # `../../dit` is `dit` for a reader of the whole run.
 _NUMBERS = {
     "images_seen": "{:,} images seen",
     "val_psnr": "PSNR {:.2f} dB held out",
@@ -25,12 +27,12 @@ _NUMBERS = {
 }
 
 
-def cards(stages: dict[str, StageRun], drawn: Sequence[StageRun], evaluated: Sequence[Evaluated]) -> Iterator[Card]:
+def cards(run: Summary) -> Iterator[Card]:
     """Yield the links of the chain, those that are missing as well, then what stands beside it."""
-    beside = [stage for stage in stages.values() if KINDS[stage.kind].beside]
-    yield from (_of_stage(stage) for stage in stages.values() if stage not in beside)
-    yield _of_samples(drawn)
-    yield _of_numbers(evaluated)
+    beside = [stage for stage in run.stages.values() if KINDS[stage.kind].beside]
+    yield from (_of_stage(stage) for stage in run.stages.values() if stage not in beside)
+    yield _of_samples(run.samples)
+    yield _of_numbers(run.evaluations)
     yield from (_of_stage(stage) for stage in beside if stage.state != "missing")
 
 
@@ -38,7 +40,7 @@ def _of_stage(stage: StageRun) -> Card:
     metadata = stage.metadata
     lines = [*_inputs([stage]), *(text.format(metadata[name]) for name, text in _NUMBERS.items() if name in metadata)]
     if "latent_shape" in metadata:
-        lines.append("latents " + " × ".join(map(str, metadata["latent_shape"])))
+        lines.append(f"latents {sides(metadata['latent_shape'])}")
     if isinstance(metadata.get("accuracy"), float):
         lines.append(f"accuracy {metadata['accuracy']:.1%} held out")
     if "samples" in metadata:
@@ -67,13 +69,13 @@ def _of_samples(drawn: Sequence[StageRun]) -> Card:
     return Card("Samples", "complete", lines, _settings_of(drawn))
 
 
-def _of_numbers(evaluated: Sequence[Evaluated]) -> Card:
-    if not evaluated:
+def _of_numbers(evaluations: Sequence[Evaluation]) -> Card:
+    if not evaluations:
         return Card("Numbers", "missing")
-    made = [folder for folder, _ in evaluated]
-    shown = _shortened([_headline(folder, document) for folder, document in evaluated])
-    lines = [*_inputs(made), *shown, *_pace(_total(made), None)]
-    return Card("Numbers", "complete", lines, _settings_of(made))
+    made = [each.run for each in evaluations]
+    firsts = [(each.title, *item) for each in evaluations for item in [*each.numbers.items()][:1]]
+    shown = _shortened([f"{title}: {plain(name)} {value:.4g}" for title, name, value in firsts])
+    return Card("Numbers", "complete", [*_inputs(made), *shown, *_pace(_total(made), None)], _settings_of(made))
 
 
 def _inputs(made: Sequence[StageRun]) -> Iterator[str]:
@@ -81,16 +83,10 @@ def _inputs(made: Sequence[StageRun]) -> Iterator[str]:
     places: dict[str, dict[str, None]] = {}
     for folder in made:
         for role, entry in folder.inputs.items():
-            path = entry["path"] if role in _OUTSIDE else _from_above(entry["path"])
+            path = entry["path"] if role in _OUTSIDE else _UP.sub("", entry["path"])
             places.setdefault(role, {})[path] = None
     for role, paths in places.items():
         yield f"from {role} " + (", ".join(paths) if len(paths) <= 2 else f"of {len(paths)} folders")
-
-
-def _from_above(path: str) -> str:
-    """Leave out the way up: `../../dit` is `dit` for a reader of the whole run."""
-    parts = path.split("/")
-    return "/".join(parts[next((i for i, part in enumerate(parts) if part != ".."), 0) :])
 
 
 def _settings_of(several: Sequence[StageRun]) -> dict[str, str]:
@@ -103,14 +99,6 @@ def _settings_of(several: Sequence[StageRun]) -> dict[str, str]:
     return {key: " | ".join(_shortened([*each])) for key, each in sorted(values.items())}
 
 
-def _headline(folder: StageRun, document: dict[str, Any]) -> str:
-    """Say what was evaluated, and its first number."""
-    seen, numbers = document["conditions"], document["numbers"]
-    of = how(seen["sampling"]) if "sampling" in seen else folder.path.name
-    first = next(iter(numbers.items()), None)
-    return of + (f": {plain(first[0])} {first[1]:.4g}" if first else "")
-
-
 def _shortened(lines: Sequence[str]) -> list[str]:
     return [*lines[:_LINES], *([f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else [])]
 
@@ -119,15 +107,7 @@ def _total(made: Sequence[StageRun]) -> float:
     return sum(seconds(one) or 0 for one in made)
 
 
-def _pace(duration: float | None, speed: float | None) -> list[str]:
-    """Say how long work took and how fast it was: whole numbers from ten on."""
-    parts = [_duration(duration)] if duration else []
-    parts += [f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"] if speed else []
+def _pace(took: float | None, speed: float | None) -> list[str]:
+    """Say how long work took and how fast it was."""
+    parts = [*([duration(took)] if took else []), *([f"{rate(speed)} images/s"] if speed else [])]
     return [", ".join(parts)] if parts else []
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s" if seconds >= 1 else f"{seconds:.1f} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,17 +1,17 @@
 """The charts of a run's report: training over images seen, measurements along the way, evaluations over a setting."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....core.figures import Line, Panel, level, line, svg
 from ....core.files import sha256_json
 from ....core.metrics.document import Conditions
 from ....core.pipeline.best import kept_best
+from ....core.runs.metrics_log import CONDITIONS
 from ....core.runs.run import StageRun
 from ....core.runs.schemas import first_wrong
-from ....core.training.evaluator import CONDITIONS
-from ..summary import Evaluated, conditions_in_words, how, plain
+from ..summary import Evaluation, Summary, grouped
+from ..words import conditions_in_words, plain
 from .page import Picture
 
 MEASURED = ("fid", "frechet_distance", "class_accuracy", "recall", "precision", "kid", "kernel_distance")
@@ -24,7 +24,7 @@ TRAINED = {
     "accuracy": ("val_accuracy",),
     "gradient norm": ("grad_norm",),
 }
-_SETTINGS = (("cfg", "guidance scale"), ("steps", "steps"))
+SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps")}
 
 
 def training_curves(stage: StageRun, title: str) -> Iterator[Picture]:
@@ -48,12 +48,13 @@ def measurements(stage: StageRun) -> Iterator[Picture]:
     lines = measured_along_the_way(stage)
     if not lines:
         return
-    kept, conditions, extractor = kept_best(stage.path) or {}, conditions_in_words(lines[-1]), _extractor(lines[-1])
-    floor = lines[-1].get("real_against_real")
-    for name in (f"{number}[{extractor}]" for number in MEASURED):
+    kept, seen, floor = kept_best(stage.path) or {}, lines[-1][CONDITIONS], lines[-1].get("real_against_real")
+    conditions = conditions_in_words(seen)
+    for name in _measured(seen):
         points = [(each["images"], each[name]) for each in lines if isinstance(each.get(name), (int, float))]
         if points:
-            drawn = [line("samples", points, marked=True), *_of_reals(floor, name, [x for x, _ in points])]
+            drawn = [line("samples", points, marked=True)]
+            drawn += _of_reals(floor, name, drawn)
             if name == kept.get("criterion"):
                 drawn.append(line("kept as the best", [(kept["images_seen"], kept["value"])], len(drawn)))
             yield Picture(
@@ -63,31 +64,42 @@ def measurements(stage: StageRun) -> Iterator[Picture]:
             conditions = "under the same conditions"
 
 
-def against_settings(evaluated: Sequence[Evaluated], drawn: Sequence[StageRun]) -> Iterator[Picture]:
-    """Draw each number over guidance scale, a line for each number of steps, and over steps, a line for each scale.
+def against_settings(run: Summary) -> Iterator[Picture]:
+    """Draw each number over guidance scale, a line for each number of steps, and over steps, one for each scale.
 
     Only samples that differ in nothing else are compared: not in sampler, denoiser, classes, seeds or reference.
     """
-    known = {one.fingerprint: _drawn_from(one) for one in drawn}
-    alike: dict[str, list[dict[str, Any]]] = {}
-    for folder, document in evaluated:
-        if "sampling" in document["conditions"]:
-            others = {k: v for k, v in document["conditions"].items() if k != "n_floor"}
-            others["sampling"] = _but_compared(others["sampling"])
-            samples = folder.inputs.get("samples", {}).get("fingerprint", "")
-            others["of"] = known.get(samples, samples)
-            alike.setdefault(json.dumps(others, sort_keys=True), []).append(document)
-    for group in alike.values():
-        conditions = conditions_in_words(group[0], how(_but_compared(group[0]["conditions"]["sampling"])))
-        for (over, label), (apart, _) in (_SETTINGS, _SETTINGS[::-1]):
-            for number in MEASURED:
-                name = f"{number}[{_extractor(group[0])}]"
-                lines = [*_lines(group, over, apart, name)]
-                if lines:
-                    lines += _of_reals(group[0].get("real_against_real"), name, [x for each in lines for x in each.x])
+    drawn_from = {one.fingerprint: _drawn_from(one) for one in run.samples}
+
+    def but_compared(each: Evaluation) -> dict[str, Any]:
+        samples = each.run.inputs.get("samples", {}).get("fingerprint", "")
+        return {**_but_compared(each), "n_floor": None, "of": drawn_from.get(samples, samples)}
+
+    for group in grouped((each for each in run.evaluations if each.sampling), but_compared):
+        rows = [{**each.numbers, **{name: (each.sampling or {})[name] for name in SETTINGS}} for each in group]
+        conditions = conditions_in_words(_but_compared(group[0]))
+        for over, (label, _) in SETTINGS.items():
+            for name in _measured(group[0].conditions):
+                if lines := over_setting(rows, over, name, group[0].floor, fewest=2):
                     caption = f"{_capital(plain(name))} over {label}: {conditions}"
                     yield Picture(caption, svg=svg(Panel("", label, plain(name), lines)))
                     conditions = "under the same conditions"
+
+
+def over_setting(
+    rows: Sequence[Mapping[str, Any]], over: str, name: str, floor: Mapping[str, float], fewest: int = 1
+) -> list[Line]:
+    """Draw a number over one of `SETTINGS`, a line for each value of the other, and what real images measure.
+
+    rows: settings and numbers. fewest: points that a line has at least.
+    """
+    (apart,) = SETTINGS.keys() - {over}
+    lines = []
+    for colour, value in enumerate(sorted({row[apart] for row in rows})):
+        points = {row[over]: row[name] for row in rows if row[apart] == value and name in row}
+        if len(points) >= fewest:
+            lines.append(line(SETTINGS[apart][1].format(value), sorted(points.items()), colour, marked=True))
+    return [*lines, *_of_reals(floor, name, lines)]
 
 
 def _drawn_from(samples: StageRun) -> list[Any]:
@@ -96,31 +108,21 @@ def _drawn_from(samples: StageRun) -> list[Any]:
     return [samples.inputs.get("denoiser", {}).get("fingerprint"), sha256_json(images)]
 
 
-def _lines(group: Sequence[dict[str, Any]], over: str, apart: str, name: str) -> Iterator[Line]:
-    """Yield a number over one setting, a line for each value of the other that has more than one point."""
-    for colour, value in enumerate(sorted({document["conditions"]["sampling"][apart] for document in group})):
-        of_value = [document for document in group if document["conditions"]["sampling"][apart] == value]
-        points = {
-            each["conditions"]["sampling"][over]: each["numbers"][name] for each in of_value if name in each["numbers"]
-        }
-        if len(points) > 1:
-            label = f"cfg {value:g}" if apart == "cfg" else f"{value} steps"
-            yield line(label, sorted(points.items()), colour, marked=True)
-
-
-def _of_reals(floor: object, name: str, x: Sequence[float]) -> Iterator[Line]:
-    """Yield what real images measure, as a line across the others."""
+def _of_reals(floor: object, name: str, lines: Sequence[Line]) -> list[Line]:
+    """Draw what real images measure, as a line across the others, where there are any."""
     value = floor.get(name) if isinstance(floor, dict) else None
-    if isinstance(value, (int, float)):
-        yield level("real images", value, x)
+    across = [x for each in lines for x in each.x]
+    return [level("real images", value, across)] if across and isinstance(value, (int, float)) else []
 
 
-def _but_compared(sampling: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in sampling.items() if name not in ("cfg", "steps")}
+def _but_compared(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the conditions of an evaluation without the settings that are compared."""
+    sampling = {name: value for name, value in (evaluation.sampling or {}).items() if name not in SETTINGS}
+    return {**evaluation.conditions, "sampling": sampling}
 
 
-def _extractor(document: dict[str, Any]) -> str:
-    return str(document[CONDITIONS].get("extractor", ""))
+def _measured(conditions: Mapping[str, Any]) -> list[str]:
+    return [f"{number}[{conditions.get('extractor', '')}]" for number in MEASURED]
 
 
 def _capital(text: str) -> str:

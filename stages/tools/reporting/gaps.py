@@ -1,31 +1,30 @@
 """What the report of a run would show as well, and the command that adds it."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from ....core.pipeline.loading import diffusion_of
 from ....core.runs.outputs import command_line
 from ....core.runs.run import RECIPE, StageRun
 from ....core.settings.fields import Run
 from ...table import KINDS, MAKERS
-from ..summary import Evaluated
+from ..summary import Summary
 from .charts import measured_along_the_way
 from .page import Gap
 
 _CHAIN = ("autoencoder", "latents", "denoiser")
 
 
-def gaps(
-    config: Run, stages: dict[str, StageRun], drawn: Sequence[StageRun], evaluated: Sequence[Evaluated]
-) -> Iterator[Gap]:
+def gaps(config: Run, run: Summary) -> Iterator[Gap]:
     """Yield what is not there yet, as far as there is already what it is made of."""
+    stages = run.stages
     denoiser = stages["denoiser"]
     if not denoiser.complete:
         done = [number for number, role in enumerate(_CHAIN) if stages[role].complete]
         yield _next_stage(config, stages[_CHAIN[max(done, default=-1) + 1]])  # What came before may lie elsewhere.
         return
-    yield from _of_samples(config, drawn)
-    yield from _of_evaluations(config, stages, drawn, evaluated)
+    yield from _of_samples(config, run)
+    yield from _of_evaluations(config, run)
     if not measured_along_the_way(denoiser) and stages["latents"].complete:
         again = command_line(MAKERS[denoiser.kind].name, config)
         every = max(1, denoiser.metadata.get("images_seen", 0) // 5)
@@ -50,38 +49,36 @@ def _as_before(stage: StageRun) -> str:
     return f"-c {shlex.quote(str(stage.path / RECIPE))}"
 
 
-def _of_samples(config: Run, drawn: Sequence[StageRun]) -> Iterator[Gap]:
+def _of_samples(config: Run, run: Summary) -> Iterator[Gap]:
     draw = command_line("sample", config)
-    if not drawn:
+    if not run.samples:
         yield Gap("Samples by class.", draw)
-    if not any((one.path / "progressive.png").is_file() for one in drawn):
+    if not any((one.path / "progressive.png").is_file() for one in run.samples):
         yield Gap("The path from noise to image.", f"{draw} --num 1 --progressive")
 
 
-def _of_evaluations(
-    config: Run, stages: dict[str, StageRun], drawn: Sequence[StageRun], evaluated: Sequence[Evaluated]
-) -> Iterator[Gap]:
+def _of_evaluations(config: Run, run: Summary) -> Iterator[Gap]:
     """Numbers of samples, alone and against guidance and steps, and of reconstructions, in features that are there."""
-    denoiser = stages["denoiser"]
-    sampled = [document for _, document in evaluated if "sampling" in document["conditions"]]
-    reconstructed = any(document.get("of") == "reconstructions" for _, document in evaluated)
+    denoiser, classifier = run.stages["denoiser"], run.stages["classifier"]
+    sampled = [each.sampling for each in run.evaluations if each.sampling]
+    reconstructed = any(each.document.get("of") == "reconstructions" for each in run.evaluations)
     evaluate, sweep = command_line("eval", config), command_line("sweep", config)
     features = ""
-    if not stages["classifier"].complete:
+    if not classifier.complete:
         if len(denoiser.metadata["class_names"]) > 1:
             train = command_line("train-classifier", config)
-            if stages["classifier"].state == "unfinished":
-                train = f"{train} {_as_before(stages['classifier'])}"
+            if classifier.state == "unfinished":
+                train = f"{train} {_as_before(classifier)}"
             yield Gap("A classifier, in whose features images are evaluated.", train)
         else:
             features = " --features inception --weights FILE"
     guided = denoiser.metadata["label_dropout"] > 0
     if not sampled:
-        chosen = f" --samples {shlex.quote(drawn[-1].path.name)}" if len(drawn) > 1 else ""
+        chosen = f" --samples {shlex.quote(run.samples[-1].path.name)}" if len(run.samples) > 1 else ""
         yield Gap("Numbers of samples, and the training images nearest to them.", evaluate + chosen + features)
-    if guided and len({document["conditions"]["sampling"]["cfg"] for document in sampled}) < 2:
+    if guided and len({sampling["cfg"] for sampling in sampled}) < 2:
         yield Gap("Distance and class accuracy against guidance scale.", f"{sweep} --cfg 1,1.5,2,3,5{features}")
-    if len({document["conditions"]["sampling"]["steps"] for document in sampled}) < 2:
+    if len({sampling["steps"] for sampling in sampled}) < 2:
         scale = "3" if guided else "1"
         most = diffusion_of(denoiser).num_steps
         steps = ",".join(str(number) for number in (5, 10, 20, 50) if number <= most) or str(most)

@@ -1,10 +1,10 @@
 """The tables of a run's report: the numbers of each evaluation beside their floor, and samples side by side."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from ....core.runs.run import StageRun
-from ..summary import Evaluated, conditions_in_words, evaluated_alike, how, plain
+from ....core.metrics.document import number_rows
+from ..summary import Evaluation, evaluated_alike
+from ..words import conditions_in_words, number, plain
 from .page import Table
 
 COMPARED = (
@@ -19,44 +19,31 @@ COMPARED = (
 )
 
 
-def number_tables(evaluated: Sequence[Evaluated]) -> Iterator[Table]:
+def number_tables(evaluations: Sequence[Evaluation]) -> Iterator[Table]:
     """Set samples that were evaluated alike side by side, and show all there is of each evaluation.
 
     What stands side by side is folded away in full.
     """
-    for several in evaluated_alike(evaluated):
+    for several in evaluated_alike(evaluations):
         if len(several) > 1:
             yield _side_by_side(several)
-        for folder, document in several:
-            yield _in_full(folder, document, folded=len(several) > 1)
+        for each in several:
+            caption = f"{each.run.path.name}: {conditions_in_words(each.conditions)}"
+            yield Table(("", "here", "real against real"), number_rows(each.document), caption, len(several) > 1)
 
 
-def _in_full(folder: StageRun, document: dict[str, Any], folded: bool) -> Table:
-    floor = document.get("real_against_real", {})
-    rows = [
-        (name, f"{value:.4g}", f"{floor[name]:.4g}" if name in floor else "")
-        for name, value in document["numbers"].items()
-        if "_std[" not in name
-    ]
-    return Table(
-        ("", "here", "real against real"), rows, f"{folder.path.name}: {conditions_in_words(document)}", folded
-    )
-
-
-def _side_by_side(evaluated: Sequence[tuple[StageRun, dict[str, Any]]]) -> Table:
+def _side_by_side(evaluations: Sequence[Evaluation]) -> Table:
     """Compare samples whose evaluations differ in nothing but how they were drawn; last, real images in their place.
 
     Rows are named by how they were drawn; those that differ in something else, as in the model, by their label too.
     """
-    documents = [document for _, document in evaluated]
-    known = dict.fromkeys(name for document in documents for name in document["numbers"])
+    known = dict.fromkeys(name for each in evaluations for name in each.numbers)
     names = [name for name in known if name.partition("[")[0] in COMPARED]
-    drawn = [how(document["conditions"]["sampling"]) for document in documents]
-    if len(set(drawn)) < len(drawn):
-        drawn = [f"{folder.path.name}: {label}" for (folder, _), label in zip(evaluated, drawn, strict=True)]
-    named = [(label, document["numbers"]) for label, document in zip(drawn, documents, strict=True)]
-    named.append(("real images", documents[0].get("real_against_real", {})))
-    rows = [(label, *(f"{numbers[name]:.4g}" if name in numbers else "" for name in names)) for label, numbers in named]
-    conditions = {name: value for name, value in documents[0]["conditions"].items() if name != "sampling"}
-    columns = ("samples", *(plain(name) for name in names))
-    return Table(columns, rows, conditions_in_words({"conditions": conditions}))
+    titles = [each.title for each in evaluations]
+    if len(set(titles)) < len(titles):
+        titles = [f"{each.run.path.name}: {each.title}" for each in evaluations]
+    measured = [*(each.numbers for each in evaluations), evaluations[0].floor]
+    labelled = zip([*titles, "real images"], measured, strict=True)
+    rows = [(label, *(number(numbers, name) for name in names)) for label, numbers in labelled]
+    conditions = {name: value for name, value in evaluations[0].conditions.items() if name != "sampling"}
+    return Table(("samples", *map(plain, names)), rows, conditions_in_words(conditions))

@@ -25,8 +25,9 @@ from ldm.stages import train_autoencoder
 from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.tools import costs, dummy
-from ldm.stages.tools.costs import StageCost, amount, duration, table
+from ldm.stages.tools.costs import StageCost, table
 from ldm.stages.tools.estimate import bytes_of_a_sample, evaluations
+from ldm.stages.tools.words import amount, duration
 from tests.support.pipeline_run import MACHINE, Pipeline
 from tests.support.plans import replace
 

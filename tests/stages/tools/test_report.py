@@ -30,7 +30,7 @@ def written(pipeline: Pipeline, **settings: object) -> str:
 
 @pytest.fixture(scope="module")
 def swept(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A run measured as it trained, with samples at three guidance scales, each judged, and a path from noise on."""
+    """A run measured as it trained, with samples at three guidance scales, each evaluated, and a path from noise on."""
     pipeline = trained.copy(tmp_path_factory.mktemp("report"))
     shutil.rmtree(pipeline.folder / "dit")
     pipeline.run("train-dit", metrics__every=24, metrics__num=24, metrics__steps=2)
@@ -41,7 +41,7 @@ def swept(trained: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeli
     return pipeline
 
 
-def told_gaps(html: str) -> list[str]:
+def shown_gaps(html: str) -> list[str]:
     """Return the commands under `What could be added`."""
     part = html.partition("<h2>What could be added</h2>")[2].partition("</section>")[0]
     return [unescape(re.sub(r"</?span>", "", command)) for command in re.findall(r"<pre>(.*?)</pre>", part)]
@@ -69,10 +69,10 @@ def test_the_page_has_a_card_for_every_stage_and_a_chapter_for_all_there_is(swep
 
 def test_what_is_not_there_is_named_with_a_command_that_is_one(trained: Pipeline, swept: Pipeline) -> None:
     missing = {
-        pipeline: [shlex.split(command) for command in told_gaps(written(pipeline))] for pipeline in (trained, swept)
+        pipeline: [shlex.split(command) for command in shown_gaps(written(pipeline))] for pipeline in (trained, swept)
     }
     bare = trained.copy(swept.runs_dir.parent / "bare")
-    commands = [shlex.split(command) for command in told_gaps(written(bare))]
+    commands = [shlex.split(command) for command in shown_gaps(written(bare))]
     assert [words[1] for words in commands] == ["sample", "sample", "eval", "sweep", "sweep", "eval", "train-dit"]
     assert "--progressive" in commands[1] and "--cfg" in commands[3] and "reconstructions" in commands[5]
     assert [words[1] for words in missing[swept]] == ["sweep", "eval"] and "--steps" in missing[swept][0]
@@ -90,20 +90,20 @@ def parsed(words: list[str]) -> str:
     return read[0]
 
 
-def test_a_begun_run_is_told_its_next_stage_only(trained: Pipeline, tmp_path: Path) -> None:
+def test_a_begun_run_is_shown_its_next_stage_only(trained: Pipeline, tmp_path: Path) -> None:
     pipeline = trained.copy(tmp_path)
     shutil.rmtree(pipeline.folder / "dit")
     (pipeline.folder / "latents" / "manifest.json").unlink()
-    (command,) = told_gaps(written(pipeline))
+    (command,) = shown_gaps(written(pipeline))
     assert command.startswith("ldm encode ") and f"-c {pipeline.folder}/latents/config.yaml" in command
 
 
 def test_a_stage_that_lies_in_another_run_is_not_asked_for(trained: Pipeline, tmp_path: Path) -> None:
     pipeline = trained.copy(tmp_path)
     shutil.rmtree(pipeline.folder / "vqvae")
-    assert [shlex.split(command)[1] for command in told_gaps(written(pipeline))][:2] == ["sample", "sample"]
+    assert [shlex.split(command)[1] for command in shown_gaps(written(pipeline))][:2] == ["sample", "sample"]
     shutil.rmtree(pipeline.folder / "dit")
-    (command,) = told_gaps(written(pipeline))
+    (command,) = shown_gaps(written(pipeline))
     assert shlex.split(command)[1] == "train-dit"
 
 
@@ -114,20 +114,20 @@ def test_a_begun_classifier_goes_on_with_its_settings_and_no_more_steps_are_aske
     (pipeline.folder / "classifier" / "manifest.json").unlink()
     shutil.rmtree(pipeline.folder / "dit")
     pipeline.run("train-dit", diffusion__num_steps=12)
-    commands = told_gaps(written(pipeline))
+    commands = shown_gaps(written(pipeline))
     (classifier,) = [command for command in commands if "train-classifier" in command]
     assert f"-c {pipeline.folder}/classifier/config.yaml" in classifier
     assert any(command.endswith("--steps 5,10") for command in commands)
 
 
-def test_numbers_along_the_training_are_drawn_with_their_conditions_and_the_best_is_told(swept: Pipeline) -> None:
+def test_numbers_along_the_training_are_drawn_with_their_conditions_and_the_best_is_named(swept: Pipeline) -> None:
     html = written(swept)
     assert "Fréchet distance of samples along the way: dpmpp-2m, 2 steps, cfg 3; 24 against 97 of" in html
     assert re.search(r"<small>best after \d+ images: Fréchet distance [\d.]+</small>", html)
     assert "Class accuracy of samples along the way: under the same conditions" in html
 
 
-def test_samples_judged_alike_stand_side_by_side_above_real_images(swept: Pipeline) -> None:
+def test_samples_evaluated_alike_stand_side_by_side_above_real_images(swept: Pipeline) -> None:
     html = written(swept)
     table = html.partition('<th scope="col">samples</th>')[2].partition("</table>")[0]
     rows = re.findall(r"<tr><td>(.*?)</td>", table)
@@ -135,17 +135,15 @@ def test_samples_judged_alike_stand_side_by_side_above_real_images(swept: Pipeli
     assert html.count("of 3 sets the one nearest to its reference") == 2, "one picture and its description"
 
 
-def test_numbers_are_those_of_the_judgement_with_their_floor(swept: Pipeline) -> None:
+def test_numbers_are_those_of_the_evaluation_with_their_floor(swept: Pipeline) -> None:
     html = written(swept)
-    (_, document), *_ = summary.evaluations(swept.folder)
+    first, *_ = summary.read(swept.folder).evaluations
     name = "frechet_distance[classifier]"
-    row = (
-        f"<tr><td>{name}</td><td>{document['numbers'][name]:.4g}</td><td>{document['real_against_real'][name]:.4g}</td>"
-    )
+    row = f"<tr><td>{name}</td><td>{first.numbers[name]:.4g}</td><td>{first.floor[name]:.4g}</td>"
     assert row in html
 
 
-def test_judgements_that_differ_in_guidance_alone_are_drawn_over_it(swept: Pipeline) -> None:
+def test_evaluations_that_differ_in_guidance_alone_are_drawn_over_it(swept: Pipeline) -> None:
     html = written(swept)
     assert "Fréchet distance over guidance scale: ddim; 24 against 97 of" in html
     assert "Class accuracy over guidance scale: under the same conditions" in html
@@ -179,7 +177,7 @@ def test_what_odd_lines_of_a_record_say_of_measurements_is_left_out(trained: Pip
     ]
     with (pipeline.folder / "dit" / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in odd)
-    drawn = charts.measurements(summary.stages(pipeline.folder)["denoiser"])
+    drawn = charts.measurements(summary.read(pipeline.folder).stages["denoiser"])
     assert [picture.caption.partition(" of ")[0] for picture in drawn] == ["Recall", "Precision"]
 
 
@@ -196,13 +194,13 @@ def test_samples_of_another_denoiser_are_not_on_the_same_line(swept: Pipeline, t
 
 
 def test_settings_are_shown_where_they_differ_from_the_defaults(swept: Pipeline) -> None:
-    changed = summary.changed(summary.stages(swept.folder)["denoiser"])
+    changed = summary.changed(summary.read(swept.folder).stages["denoiser"])
     assert changed["model.width"] == "32" and changed["train.images"] == "64"
     assert "train.lr" not in changed and "diffusion.prediction" not in changed
 
 
 def test_time_and_speed_of_training_come_from_its_record(swept: Pipeline) -> None:
-    stage = summary.stages(swept.folder)["denoiser"]
+    stage = summary.read(swept.folder).stages["denoiser"]
     rates = [line["images_per_second"] for line in stage.lines if "images_per_second" in line]
     assert min(rates) <= (summary.images_per_second(stage) or 0) <= max(rates)
     assert 64 / max(rates) <= (summary.seconds(stage) or 0) <= 64 / min(rates)
