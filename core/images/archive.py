@@ -1,11 +1,12 @@
 """Images in a zip or a tar: read in place, nothing is ever unpacked, no name and no link is followed."""
 
 import io
-import os
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import DataError, as_data_error
 from .folder import MAX_FILE_BYTES
@@ -13,7 +14,6 @@ from .listing import Listing, is_hidden, is_image, safe_name
 
 DEFLATE_LIMIT = 1040  # deflate cannot expand by more than 1032; other methods, and liars, claim more
 _ENCRYPTED = 0x1
-_BLOCK = 512
 _LONGEST_HEADER = 1 << 20
 
 
@@ -53,7 +53,6 @@ def list_zip(path: Path, location: str) -> Listing:
         archive = zipfile.ZipFile(path)
     members: dict[str, zipfile.ZipInfo] = {}
     folders: list[str] = []
-    whole = path.stat().st_size
     for info in archive.infolist():
         name = safe_name(location, info.filename)
         if info.filename.endswith("/"):
@@ -64,67 +63,70 @@ def list_zip(path: Path, location: str) -> Listing:
         if info.flag_bits & _ENCRYPTED and is_image(name):
             raise DataError(f"{location}: {name} is encrypted", "make the zip again without a password")
         members[name] = info
-        folders.extend(_folders_above(name))
 
     def read(name: str) -> bytes:
-        size, packed = members[name].file_size, members[name].compress_size
-        if size > MAX_FILE_BYTES:
-            raise DataError(f"{location}: {name} has {size:,} bytes", "shrink or remove it")
-        if packed > whole:  # zipfile would make room for all that is announced.
-            raise DataError(f"{location}: {name} would go on beyond the end", "make or copy the zip again")
-        if size > DEFLATE_LIMIT * packed + 1024:
-            message = f"{location}: {name} has {size:,} bytes in {packed:,}, like a decompression bomb"
-            raise DataError(message, "remove it, or pack it without compression")
-        with as_data_error(f"{location}: {name} cannot be unpacked", "make or copy the zip again"):
-            return archive.read(members[name])
+        if members[name].file_size > MAX_FILE_BYTES:
+            raise DataError(f"{location}: {name} has {members[name].file_size:,} bytes", "shrink or remove it")
+        return unpack(archive, members[name], f"{location}: {name}")
 
-    return Listing(location, list(members), sorted(set(folders)), read, archive=True)
+    return Listing(location, list(members), folders, read, archive=True)
+
+
+def unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
+    """Return the bytes of a member. Raises DataError naming it as `name` where it is damaged, or claims too much.
+
+    zipfile itself would make room for all that is claimed.
+    """
+    size, packed = info.file_size, info.compress_size
+    if packed > Path(str(archive.filename)).stat().st_size:
+        raise DataError(f"{name} would go on beyond the end of the zip", "make or copy it again")
+    if size > DEFLATE_LIMIT * packed + 1024:
+        message = f"{name} has {size:,} bytes in {packed:,}, like a decompression bomb"
+        raise DataError(message, "remove it, or pack it without compression")
+    with as_data_error(f"{name} cannot be unpacked", "make or copy the zip again"):
+        return archive.read(info)
 
 
 def tar_members(path: Path, location: str) -> tuple[dict[str, Member], list[str]]:
     """Index an uncompressed tar: its files by name, and its folders.
 
-    Raises DataError naming the archive when it is cut off or damaged anywhere (tarfile stops at a damaged header as
-    if the archive ended there), when a name leads out of it, and when it holds links, devices or sparse files.
+    Raises DataError naming the archive for what `walk_tar` refuses, and when a name leads out of it.
     """
     members: dict[str, Member] = {}
     folders: list[str] = []
     remedy = "make or copy it again; only uncompressed .tar files are read"
-    with as_data_error(f"{location} is not a tar that can be read", remedy):
-        size = path.stat().st_size
-        with TarIndex(path) as file, tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
-            for info in archive:
-                name = safe_name(location, info.name)
-                if info.isdir():
-                    folders.append(name)
-                    continue
-                if not info.isreg() or info.issparse():
-                    raise DataError(f"{location}: {name} is a link or a special file", "put the file itself there")
-                if info.offset_data + info.size > size or info.size < 0:
-                    raise DataError(f"{location} is cut off inside {name}", remedy)
-                if is_image(name) and info.size > MAX_FILE_BYTES:
-                    raise DataError(f"{location}: {name} has {info.size:,} bytes", "shrink or remove it")
-                if name in members and not is_hidden(name):
-                    raise DataError(f"{location} holds two files named {name}", "remove one of them")
-                members[name] = Member(path, info.offset_data, info.size)
-                folders.extend(_folders_above(name))
-                archive.members = []  # type: ignore[attr-defined]  # or it would keep every header
-            end = archive.offset
-        _require_zeros(path, end, size, location, remedy)
-    return members, sorted(set(folders))
+    with as_data_error(f"{location} is not a tar that can be read", remedy), TarIndex(path) as file:
+        for info in walk_tar(file, path.stat().st_size):
+            name = safe_name(location, info.name)
+            if info.isdir():
+                folders.append(name)
+                continue
+            if is_image(name) and info.size > MAX_FILE_BYTES:
+                raise DataError(f"{location}: {name} has {info.size:,} bytes", "shrink or remove it")
+            if name in members and not is_hidden(name):
+                raise DataError(f"{location} holds two files named {name}", "remove one of them")
+            members[name] = Member(path, info.offset_data, info.size)
+    return members, folders
 
 
-def _require_zeros(path: Path, end: int, size: int, location: str, remedy: str) -> None:
-    """Check that an archive ends where its index ended: with blocks of zeros and nothing after them."""
-    if size < end + _BLOCK:
-        raise DataError(f"{location} is cut off after {size:,} bytes", remedy)
-    with path.open("rb") as file:
-        file.seek(end)
-        while chunk := file.read(1 << 20):
-            if chunk.count(0) != len(chunk):
-                raise DataError(f"{location} is damaged near byte {end:,}, or is two archives in one", remedy)
+def walk_tar(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the files and folders of an uncompressed tar of `size` bytes.
 
-
-def _folders_above(name: str) -> list[str]:
-    folder = os.path.dirname(name)  # noqa: PTH120 (a name in an archive, not a path of this system)
-    return [folder] if folder else []
+    Raises tarfile.ReadError when it is cut off or damaged anywhere (tarfile stops at a damaged header as if the archive
+    ended there), and when it holds links, devices or sparse files.
+    """
+    with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
+        for info in archive:
+            if not (info.isdir() or info.isreg()) or info.issparse():
+                raise tarfile.ReadError(f"{info.name} is a link or a special file: put the file itself there")
+            if info.isreg() and not 0 <= info.size <= size - info.offset_data:
+                raise tarfile.ReadError(f"it is cut off inside {info.name}")
+            yield info
+            archive.members = []  # type: ignore[attr-defined]  # or it would keep every header
+        end = archive.offset
+    if size < end + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it is cut off after {size:,} bytes")
+    file.seek(end)
+    while chunk := file.read(1 << 20):
+        if chunk.strip(b"\0"):
+            raise tarfile.ReadError(f"it is damaged near byte {end:,}, or is two archives in one")

@@ -7,15 +7,14 @@ import struct
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from ..errors import DataError, as_data_error
-from .archive import DEFLATE_LIMIT
+from .archive import DEFLATE_LIMIT, unpack
 from .dataset import ImageSource, image_source
 from .listing import PART_NAMES, Parts, one_of_each
-from .npy import read_header
+from .npy import parse
 
 _SAVE_AGAIN = "write it again with numpy.savez"
 # Under which names images and labels are found in an .npz, by part: ours and ADM's, MedMNIST's, Keras's.
@@ -109,24 +108,9 @@ def _open_npz(path: Path, location: str, images: str, labels: str | None, names:
 
 
 def read_npz(path: Path, name: str) -> np.ndarray:
-    """Read one array of an .npz; DataError naming it for Python objects, which only unpickling could read.
-
-    A header that claims more than the file can hold is refused before anything is allocated.
-    """
-    border = as_data_error(f"{path}: {name} cannot be read", _SAVE_AGAIN)
-    with border, zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        info = archive.getinfo(f"{name}.npy")
-        header = read_header(file)
-        if header.dtype.hasobject or header.dtype.kind == "V":
-            raise DataError(f"{path}: {name} holds Python objects", "save plain numbers: they are never unpickled")
-        num_bytes = header.num_bytes
-        if num_bytes > info.file_size or info.file_size > info.compress_size * DEFLATE_LIMIT + 1024:
-            raise DataError(f"{path}: {name} claims to hold {num_bytes:,} bytes, which it cannot", "write it again")
-        data = file.read()
-    if len(data) != num_bytes:
-        raise DataError(f"{path}: {name} holds {len(data):,} bytes, its header says {num_bytes:,}", "write it again")
-    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
-    return np.frombuffer(data, dtype=header.dtype).reshape(header.shape, order=order)
+    """Read one array of an .npz; DataError naming it for what is damaged or claims too much, and for Python objects."""
+    with as_data_error(f"{path}: {name} cannot be read", _SAVE_AGAIN), zipfile.ZipFile(path) as archive:
+        return parse(unpack(archive, archive.getinfo(f"{name}.npy"), f"{path}: {name}"))[0]
 
 
 def _pixels(array: np.ndarray, name: str) -> np.ndarray:

@@ -106,6 +106,7 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
         raise DataError(message, "move them into the folder of their class")
 
     folders = {name[len(prefix) :].split("/")[0] for name in listing.folders if name.startswith(prefix)} - {""}
+    folders |= {name[len(prefix) :].split("/")[0] for name in ignored if "/" in name[len(prefix) :]}
     empty = [prefix + name for name in sorted(folders - tops)] if tops else []
 
     def fetch(row: int) -> bytes:

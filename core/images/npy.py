@@ -1,31 +1,25 @@
-"""The header of numpy's `.npy`: a Python literal, read without running or allocating anything."""
+"""The `.npy` format: a header, which is a Python literal, then numbers. Nothing in it is run or unpickled."""
 
+import io
 import math
-from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Header:
-    """What an array is: its shape, the order of its axes, its numbers."""
+def parse(content: bytes) -> tuple[np.ndarray, int]:
+    """Return the array in a whole file, on its very bytes, and where its numbers begin.
 
-    shape: tuple[int, ...]
-    fortran_order: bool
-    dtype: np.dtype
-
-    @property
-    def num_bytes(self) -> int:
-        """How many bytes its numbers take."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def read_header(file: IO[bytes]) -> Header:
-    """Read a header, up to the first of the numbers. What a damaged one raises is numpy's and Python's parser's."""
+    Raises ValueError for Python objects, which only unpickling could read, and for more or fewer bytes than the header
+    claims; of a damaged header whatever numpy's and Python's parser raise.
+    """
+    file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    header = Header(*read(file))
-    if any(side < 0 for side in header.shape):
-        raise ValueError(f"its shape is {header.shape}")
-    return header
+    shape, fortran_order, dtype = read(file)
+    start = file.tell()
+    if dtype.hasobject or dtype.kind == "V":
+        raise ValueError("it holds Python objects, which are never unpickled: save plain numbers")
+    claimed, held = math.prod(shape) * dtype.itemsize, len(content) - start
+    if claimed != held:
+        raise ValueError(f"its header claims {claimed:,} bytes of numbers, it holds {held:,}")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if fortran_order else "C"), start

@@ -1,10 +1,10 @@
 """Three ways to read fields at random out of shards, and what they have in common: where each sample's bytes lie."""
 
 import os
-import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import Protocol
@@ -87,46 +87,34 @@ class StreamedFiles:
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
-        self._open: dict[int, int] = {}
-        self._lock = threading.Lock()
+        self._opened = lru_cache(_MOST_OPEN)(lambda shard: _OpenFile(paths[shard]))
 
     def read(self, places: Iterable[tuple[int, int, int]]) -> Sequence[Content]:
-        places = list(places)
+        places, opened = list(places), self._opened
         if hasattr(os, "posix_fadvise"):
             for shard, start, size in places:  # The disk serves them all at once.
-                if shard in self._open:
-                    os.posix_fadvise(self._open[shard], start, size, os.POSIX_FADV_WILLNEED)
-        found = [self._read_one(*place) for place in places]
+                opened(shard).announce(start, size)
+        found = [opened(shard).read(start, size) for shard, start, size in places]
         for content, (shard, _, size) in zip(found, places, strict=True):
             if len(content) < size:
                 raise DataError(f"{self._paths[shard]} is damaged: it is shorter than it was", AGAIN)
         return found
 
-    def _read_one(self, shard: int, start: int, size: int) -> bytes:
-        handle = self._open.get(shard)
-        if handle is not None:
-            return self._read_at(handle, start, size)
-        handle = os.open(self._paths[shard], os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        with self._lock:
-            keep = shard not in self._open and len(self._open) < _MOST_OPEN
-            if keep:
-                self._open[shard] = handle
-        try:
-            return self._read_at(handle, start, size)
-        finally:
-            if not keep:
-                os.close(handle)
 
-    def _read_at(self, handle: int, start: int, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(handle, size, start)
-        with self._lock:  # Windows reads only where a file's one position is.
-            os.lseek(handle, start, os.SEEK_SET)
-            return os.read(handle, size)
+class _OpenFile:
+    """A file that is closed when nobody has it any more; several threads may read it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDONLY)
+
+    def announce(self, start: int, size: int) -> None:
+        os.posix_fadvise(self._handle, start, size, os.POSIX_FADV_WILLNEED)
+
+    def read(self, start: int, size: int) -> bytes:
+        return os.pread(self._handle, size, start)
 
     def __del__(self) -> None:
-        for handle in self._open.values():
-            os.close(handle)
+        os.close(self._handle)
 
 
 class Reader:

@@ -13,6 +13,7 @@ with its CRC-32 as it is read.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..diffusion.conditions import Cond
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 from ..images.order import mirrored
 from ..system.machine import available_memory
 from .dataset import VALIDATION_SEED, draw
@@ -29,7 +30,6 @@ from .fields import FLIP, LABEL, LATENT, STD, Field
 from .index import INDEX, read_index
 from .readers import FieldTable, Files, Held, MappedFiles, Reader, StreamedFiles
 from .shards import AGAIN
-from .tar_members import BLOCK
 
 Reading = Literal["held", "mapped", "streamed"]
 
@@ -102,7 +102,7 @@ class ShardedLatents:
     def array(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
         """Gather a field of one size, (B, *its shape), in its dtype. flip: bool (B,), which samples are mirrored."""
         shape: tuple[int, ...] = self.fields[name].shape  # type: ignore[assignment]
-        return self._readers[name].take(self._rows(name, samples, flip), _whole(samples)).view(-1, *shape)
+        return self._readers[name].take(self._rows(name, samples, flip), samples).view(-1, *shape)
 
     def ragged(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Gather a field whose lengths differ, (B, longest, …), padded with zeros; and the lengths, int64 (B,)."""
@@ -119,7 +119,7 @@ class ShardedLatents:
     def _pieces(self, name: str, samples: np.ndarray, flip: np.ndarray | None) -> Sequence[bytes | memoryview]:
         reader = self._readers[name]
         assert isinstance(reader, Reader), f"all of {name} are of one size"
-        return reader.pieces(self._rows(name, samples, flip), _whole(samples))
+        return reader.pieces(self._rows(name, samples, flip), samples)
 
     def _rows(self, name: str, samples: np.ndarray, flip: np.ndarray | None) -> np.ndarray:
         assert flip is None or FLIP + name in self.fields, f"no {name} of mirrored images"
@@ -154,45 +154,42 @@ def read_tables(
         raise DataError(f"{folder / INDEX} lists no {split!r} samples", AGAIN)
     shard, labels = index[f"{split}.shard"], index.get(f"{split}.label")
     paths = [folder / name for name in names]
-    sizes_of_files = np.asarray([_size(path) for path in paths], dtype=np.int64)
+    sizes_of_files = np.array([_size(path) for path in paths], dtype=np.int64)
     listed = {LATENT: Field("float16", shape), STD: Field("float16", shape)} if fields is None else fields
     tables: dict[str, FieldTable] = {}
-    whole = bool(np.all((shard >= 0) & (shard < len(paths)))) and bool(np.all(np.diff(shard) >= 0))
-    whole = whole and (labels is not None or (fields is not None and LABEL not in fields))
-    whole = whole and (labels is None or labels.shape == shard.shape)
-    for name in (name for name in listed if name != LABEL and not name.startswith(FLIP)):
-        spelled = [each for each in (name, FLIP + name) if f"{split}.{each}" in index]
-        whole = whole and (fields is None or name in spelled)
-        if not whole or not spelled:
-            continue
-        form = listed[name]
-        offsets = [index[f"{split}.{each}"] for each in spelled]
-        sums = [index[key] for key in (f"{split}.{each}.crc32" for each in spelled) if key in index]
-        sizes = [index[key] for key in (f"{split}.{each}.size" for each in spelled) if key in index]
-        whole = all(each.shape == shard.shape for each in (*offsets, *sums, *sizes))
-        whole = whole and len(sizes) == (len(spelled) if form.num_bytes is None else 0)
-        if whole:
-            bytes_each: int | np.ndarray = np.stack(sizes) if form.num_bytes is None else form.num_bytes
-            checksums = np.stack(sums) if len(sums) == len(offsets) else None
-            tables[name] = FieldTable(form, paths, shard, np.stack(offsets), bytes_each, checksums)
-            whole = _lies_inside(tables[name], sizes_of_files)
-    if not whole or (STD in tables and len(tables[STD].offsets) != len(tables[LATENT].offsets)):
-        raise DataError(f"{folder / INDEX} does not fit its shards", AGAIN)
+    with as_data_error(f"{folder / INDEX} does not fit its shards", AGAIN):
+        _require(bool(np.all((shard >= 0) & (shard < len(paths)))) and bool(np.all(np.diff(shard) >= 0)), "shard")
+        unlabelled = labels is None and fields is not None and LABEL not in fields
+        _require(unlabelled or (labels is not None and labels.shape == shard.shape), LABEL)
+        for name, form in listed.items():
+            spelled = [f"{split}.{each}" for each in (name, FLIP + name) if f"{split}.{each}" in index]
+            if name == LABEL or name.startswith(FLIP) or (fields is None and not spelled):
+                continue
+            offsets = np.stack([index[each] for each in spelled])
+            sums = np.stack([index[f"{each}.crc32"] for each in spelled]) if f"{spelled[0]}.crc32" in index else None
+            sizes = np.stack([index[f"{each}.size"] for each in spelled]) if f"{spelled[0]}.size" in index else None
+            _require(spelled[0] == f"{split}.{name}" and (sizes is None) == (form.num_bytes is not None), name)
+            _require(all(each is None or each.shape[1:] == shard.shape for each in (offsets, sums, sizes)), name)
+            bytes_each = sizes if form.num_bytes is None else form.num_bytes
+            tables[name] = FieldTable(form, paths, shard, offsets, bytes_each, sums)  # type: ignore[arg-type]
+            _require(_lies_inside(tables[name], sizes_of_files), name)
+        _require(STD not in tables or len(tables[STD].offsets) == len(tables[LATENT].offsets), STD)
     return labels, tables
+
+
+def _require(fits: bool, name: str) -> None:
+    if not fits:
+        raise ValueError(name)
 
 
 def _lies_inside(table: FieldTable, sizes_of_files: np.ndarray) -> bool:
     """Return whether every sample lies inside of its shard, and is a whole number of rows long where lengths differ."""
     ends = sizes_of_files[table.shard] - table.sizes
-    whole = bool(np.all((table.offsets >= BLOCK) & (table.offsets <= ends)))
+    whole = bool(np.all((table.offsets >= BLOCKSIZE) & (table.offsets <= ends)))
     if isinstance(table.sizes, np.ndarray):
         row = int(np.prod(table.form.shape[1:], dtype=np.int64)) * table.dtype.itemsize  # type: ignore[arg-type]
         whole = whole and bool(np.all((table.sizes >= 0) & (table.sizes % row == 0)))
     return whole
-
-
-def _whole(samples: np.ndarray) -> np.ndarray:
-    return np.asarray(samples, dtype=np.int64)
 
 
 def _size(path: Path) -> int:

@@ -10,20 +10,21 @@ import hashlib
 import io
 import json
 import re
-import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tarfile import BLOCKSIZE
 
 import numpy as np
 
 from .. import files
 from ..errors import DataError, as_data_error
-from ..images.npy import read_header
+from ..images.archive import walk_tar
+from ..images.npy import parse
 from .fields import ARRAYS, LABEL, LATENT, Field, form_of
-from .tar_members import BLOCK, Members, ending
+from .tar_members import ending, member
 
 AGAIN = "remove it, then encode again with `replace`"
 _ARRAY_NAME, _TEXT_NAME = re.compile(r"([a-z0-9_]+\.)*npy"), re.compile(r"([a-z0-9_]+\.)*(txt|json)")
@@ -83,7 +84,7 @@ def write_shard(path: Path, first_key: int, samples: Iterable[LatentSample]) -> 
     rows, digest = _Rows(), hashlib.sha256()
 
     def write(temporary: Path) -> None:
-        members, position = Members(), 0
+        position = 0
         with temporary.open("wb", buffering=1 << 18) as file:
 
             def put(data: bytes) -> None:
@@ -95,16 +96,16 @@ def write_shard(path: Path, first_key: int, samples: Iterable[LatentSample]) -> 
                 source: dict[str, str | int] = {"name": sample.name}
                 for name, array in sample.arrays.items():
                     header, content = _npy_header(array.dtype.str, array.shape), np.ascontiguousarray(array).tobytes()
-                    rows.add(name, position + BLOCK + len(header), content, form_of(array))
-                    put(members.member(key, name, header + content))
+                    rows.add(name, position + BLOCKSIZE + len(header), content, form_of(array))
+                    put(member(key, name, header + content))
                 for name, text in sample.texts.items():
-                    rows.add(name, position + BLOCK, text.encode(), form_of(text))
-                    put(members.member(key, name, text.encode()))
+                    rows.add(name, position + BLOCKSIZE, text.encode(), form_of(text))
+                    put(member(key, name, text.encode()))
                 if sample.label is not None:
                     rows.labels.append(sample.label)
                     source["label"] = sample.label
-                    put(members.member(key, LABEL, str(sample.label).encode()))
-                put(members.member(key, "json", json.dumps(source, ensure_ascii=True).encode()))
+                    put(member(key, LABEL, str(sample.label).encode()))
+                put(member(key, "json", json.dumps(source, ensure_ascii=True).encode()))
                 rows.count += 1
             put(ending(position))
 
@@ -187,19 +188,12 @@ class _Rows:
 
 
 def _members(path: Path, data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
-    with as_data_error(f"{path} is damaged", AGAIN), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        for member in tar:
-            key, _, field = member.name.partition(".")
-            if not member.isreg() or member.issparse():
-                raise DataError(f"{path} holds {member.name!r}, which is no file", AGAIN)
-            content = data[member.offset_data : member.offset_data + member.size]
-            if len(content) != member.size:
-                raise DataError(f"{path} is damaged: {member.name!r} is cut short", AGAIN)
-            yield key, field, member.offset_data, content
-        # tarfile takes a header that it cannot read for the end; the end is two blocks of zeros.
-        rest = data[tar.offset :]
-        if len(rest) < 2 * BLOCK or any(rest):
-            raise DataError(f"{path} is damaged at byte {tar.offset}", AGAIN)
+    with as_data_error(f"{path} is damaged", AGAIN):
+        for info in walk_tar(io.BytesIO(data), len(data)):
+            if not info.isreg():
+                raise ValueError(f"{info.name} is a folder")
+            key, _, field = info.name.partition(".")
+            yield key, field, info.offset_data, data[info.offset_data : info.offset_data + info.size]
 
 
 @lru_cache
@@ -211,10 +205,7 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 def _array(content: bytes) -> tuple[np.ndarray, int]:
     """Return the array of a member, and where its numbers begin."""
-    buffer = io.BytesIO(content)
-    header = read_header(buffer)
-    if header.dtype.name not in _DTYPES or header.dtype.byteorder == ">" or header.fortran_order:
-        raise ValueError(f"{header.dtype} of shape {header.shape} is no field of a shard")
-    if len(content) - buffer.tell() != header.num_bytes:
-        raise ValueError(f"{len(content):,} bytes, too many or too few for shape {header.shape}")
-    return np.frombuffer(content, header.dtype, offset=buffer.tell()).reshape(header.shape), buffer.tell()
+    array, start = parse(content)
+    if array.dtype.name not in _DTYPES or array.dtype.byteorder == ">" or not array.flags.c_contiguous:
+        raise ValueError(f"{array.dtype} of shape {array.shape} is no field of a shard")
+    return array, start

@@ -103,8 +103,22 @@ ATTACKS = [
     Attack("pickled-network", p.pickled_network, p.unpickle, on_run("sample"), 3, "not a readable safetensors file"),
     Attack("pickled-moments", p.pickled_moments, p.unpickle, going_on, 3, "optimizer.safetensors is damaged"),
     Attack("npy", p.object_array, p.read_objects, training_on, 3, "images.npy is not a kind of data"),
-    Attack("npz-images", p.object_arrays(True), p.read_objects, training_on, 3, "images holds Python objects"),
-    Attack("npz-labels", p.object_arrays(False), p.read_objects, training_on, 3, "labels holds Python objects"),
+    Attack(
+        "npz-images",
+        p.object_arrays(True),
+        p.read_objects,
+        training_on,
+        3,
+        "images cannot be read: it holds Python",
+    ),
+    Attack(
+        "npz-labels",
+        p.object_arrays(False),
+        p.read_objects,
+        training_on,
+        3,
+        "labels cannot be read: it holds Python",
+    ),
     Attack("npz-pickle", p.pickle_as_npz, p.read_objects, training_on, 3, "data.npz is not an .npz that can be read"),
     Attack(
         "latent-of-objects", p.object_latent, p.read_latents, verifying, 3, "shard-000000.tar is damaged at 000000000"

@@ -163,7 +163,7 @@ def test_an_index_that_points_out_of_its_shards_is_refused(tmp_path: Path, key: 
     index = load_file(tmp_path / INDEX)
     index[f"train.{key}"][6] = value
     save_file(index, tmp_path / INDEX)
-    with pytest.raises(DataError, match=r"index\.safetensors does not fit its shards .*encode again"):
+    with pytest.raises(DataError, match=r"index\.safetensors does not fit its shards.*encode again"):
         ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE)
 
 
