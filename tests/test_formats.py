@@ -47,13 +47,13 @@ def test_the_fields_of_a_manifest_are_those_on_the_page(kind: str, trained: Pipe
     assert sorted(fields) == sorted(found)
     (fields,) = tables("Provenance")
     assert sorted(fields) == sorted(found["provenance"])
-    (fields,) = tables(f"Facts of {kind}")
+    (fields,) = tables(f"Metadata of {kind}")
     assert set(fields) <= set(found["facts"])
 
 
-def test_the_facts_of_samples_are_those_on_the_page(judged: Pipeline) -> None:
+def test_the_metadata_of_samples_are_those_on_the_page(judged: Pipeline) -> None:
     facts = manifest(judged.folder / "samples" / "formats")["facts"]
-    (fields,) = tables("Facts of samples")
+    (fields,) = tables("Metadata of samples")
     assert sorted(fields) == sorted(facts)
     assert {"file", "label", "class", "seed"} == set(facts["images"][0])
 
