@@ -156,11 +156,14 @@ def _presets() -> Iterator[str]:
         "",
         "What `model.preset` stands for; a setting of section `model` changes one of it.",
     )
+    commands: dict[tuple[str, type[NetworkConfig]], list[str]] = {}
     for command in STAGES:
         section = sections_of(_MODELS[command]).get("model")
         if section is not None and issubclass(section, FamilySection):
-            for family in section.families.values():
-                yield from ("", f"### Presets of {command}", "", *_presets_table(family.config))
+            for name, family in section.families.items():
+                commands.setdefault((name, family.config), []).append(command)
+    for (name, config), users in commands.items():
+        yield from ("", f"### Family {name}: presets of {' and '.join(users)}", "", *_presets_table(config))
 
 
 def _presets_table(config: type[NetworkConfig]) -> Iterator[str]:

@@ -35,6 +35,8 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         metadata: dict[str, Any] = {"trained": ready is None}
+        if ready is not None and (unused := _changed(config)):
+            progress.warn(f"nothing of this autoencoder is trained: {', '.join(unused)} has no effect")
         images = sources.read(progress)
         if ready is None:
             task = AutoencodingTask(config, images, policy)
@@ -74,6 +76,17 @@ def _ready(config: TrainAutoencoder) -> Autoencoder | None:
         outline = registry.build(network)
     outline.latent_shape(config.data.image_size)
     return None if isinstance(outline.codec, TrainableCodec) else registry.build(network)
+
+
+def _changed(config: TrainAutoencoder) -> list[str]:
+    """List the settings of training and loss that are other than their defaults."""
+    sections = {"train": config.train, "loss": config.loss}
+    return [
+        f"{part}.{name}"
+        for part, section in sections.items()
+        for name, field in type(section).model_fields.items()
+        if getattr(section, name) != field.default
+    ]
 
 
 def _plan(config: TrainAutoencoder) -> loop.Plan:

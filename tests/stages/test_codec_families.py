@@ -18,7 +18,7 @@ from ldm.core.progress import Silent
 from ldm.core.settings.families import Family
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, write_squares
+from tests.support.pipeline_run import Heard, Pipeline, manifest, write_squares
 from tests.support.toy_codec import ToyConfig, ToyKL
 
 
@@ -55,6 +55,12 @@ def test_a_model_of_pixels_is_measured_encoded_trained_and_sampled(
     pixels = (network.decode(torch.from_numpy(latents)[None]) + 1) * 127.5 * (3 / channels)  # grey is in thirds
     assert float((pixels - pixels.round()).abs().max()) < 0.2  # float16 keeps all values of 8 bits apart
     verify.run(Verify(path=pipeline.folder), Silent())
+
+
+def test_settings_of_training_that_a_model_of_pixels_has_no_use_for_are_named(squares: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    Pipeline(tmp_path, squares).run("train-vqvae", heard, model={"preset": "identity"}, train={"lr": 1.0}, loss={})
+    assert heard.warnings == ["nothing of this autoencoder is trained: train.lr has no effect"]
 
 
 def test_a_setting_of_another_family_is_refused_with_the_familys_own(squares: Path, tmp_path: Path) -> None:
