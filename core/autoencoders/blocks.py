@@ -5,8 +5,6 @@ at a fine resolution; and with a patch above 1 nothing at all runs at full resol
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,40 +12,25 @@ from torch import Tensor, nn
 
 from ..system.attention import attend
 from .norms import GroupNorm
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Widths from the finest level down, each level half the side of the one before.
-
-    patch: the finest level's side is the image's divided by it. encoder_blocks, decoder_blocks: residual blocks per
-    level. middle_blocks: two more at the lowest level. attention: there too. norm_groups: of GroupNorm, at most.
-    """
-
-    widths: Sequence[int]
-    patch: int
-    encoder_blocks: int
-    decoder_blocks: int
-    middle_blocks: bool
-    attention: bool
-    norm_groups: int
+from .parts_config import LevelsConfig
 
 
 class Encoder(nn.Module):
     """Images (B, in_channels, H, W) to (B, out_channels, h, w)."""
 
-    def __init__(self, levels: Levels, in_channels: int, out_channels: int) -> None:
+    def __init__(self, config: LevelsConfig, out_channels: int) -> None:
         super().__init__()
-        widths, patch, groups = levels.widths, levels.patch, levels.norm_groups
+        widths, patch, groups = config.widths, config.patch, config.norm_groups
         overlapping = 2 * patch if patch > 1 else 3
-        self.conv_in = nn.Conv2d(in_channels, widths[0], overlapping, stride=patch, padding=(overlapping - patch) // 2)
+        padding = (overlapping - patch) // 2
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], overlapping, stride=patch, padding=padding)
         layers: list[nn.Module] = []
         for number, width in enumerate(widths):
-            layers += [ResBlock(width, groups) for _ in range(levels.encoder_blocks)]
+            layers += [ResBlock(width, groups) for _ in range(config.num_res_blocks)]
             if number < len(widths) - 1:
                 layers.append(nn.Conv2d(width, widths[number + 1], 3, stride=2, padding=1))
         self.levels = nn.Sequential(*layers)
-        self.middle = _middle(widths[-1], levels)
+        self.middle = _middle(widths[-1], config)
         self.norm_out = _norm(widths[-1], groups)
         self.conv_out = _conv3(widths[-1], out_channels)
 
@@ -58,21 +41,21 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, in_channels, h, w) to (B, out_channels, H, W)."""
+    """Latents (B, latent_channels, h, w) to images (B, in_channels, H, W)."""
 
-    def __init__(self, levels: Levels, in_channels: int, out_channels: int) -> None:
+    def __init__(self, config: LevelsConfig) -> None:
         super().__init__()
-        widths, self.patch, groups = list(reversed(levels.widths)), levels.patch, levels.norm_groups
-        self.conv_in = _conv3(in_channels, widths[0])
-        self.middle = _middle(widths[0], levels)
+        widths, self.patch, groups = config.widths[::-1], config.patch, config.norm_groups
+        self.conv_in = _conv3(config.latent_channels, widths[0])
+        self.middle = _middle(widths[0], config)
         layers: list[nn.Module] = []
         for number, width in enumerate(widths):
-            layers += [ResBlock(width, groups) for _ in range(levels.decoder_blocks)]
+            layers += [ResBlock(width, groups) for _ in range(config.decoder_blocks)]
             if number < len(widths) - 1:
                 layers.append(Upsample(width, widths[number + 1]))
         self.levels = nn.Sequential(*layers)
         self.norm_out = _norm(widths[-1], groups)
-        self.conv_out = _conv3(widths[-1], out_channels * self.patch**2)
+        self.conv_out = _conv3(widths[-1], config.in_channels * self.patch**2)
 
     def forward(self, latents: Tensor) -> Tensor:
         h = self.middle(self.conv_in(latents))
@@ -138,11 +121,11 @@ def rotate_between(end: nn.Conv2d, start: nn.Conv2d, rotation: Tensor) -> None:
     start.weight.copy_(torch.einsum("ij,ojhw->oihw", rotation.to(start.weight), start.weight))
 
 
-def _middle(width: int, levels: Levels) -> nn.Sequential:
+def _middle(width: int, config: LevelsConfig) -> nn.Sequential:
     def blocks() -> list[nn.Module]:
-        return [ResBlock(width, levels.norm_groups)] if levels.middle_blocks else []
+        return [ResBlock(width, config.norm_groups)] if config.middle_blocks else []
 
-    attention = [Attention(width, levels.norm_groups)] if levels.attention else []
+    attention = [Attention(width, config.norm_groups)] if config.attention else []
     return nn.Sequential(*blocks(), *attention, *blocks())
 
 

@@ -11,36 +11,18 @@ Shapes: N vectors, D channels, K codes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..system.precision import no_tf32
+from .parts_config import CodebookConfig
 
 _CACHE_ROWS = 256  # rows whose K scores stay in a CPU's cache
 _DEVICE_ROWS = 16384  # rows that bound an accelerator's memory
 _LLOYD_STEPS = 8
 _LEAST_SHARE = 1e-12
-
-
-@dataclass(frozen=True)
-class QuantizerConfig:
-    """A codebook of `num_codes` vectors of `dim` channels.
-
-    codebook: "ema" follows the assigned vectors with `decay` per update, "gradient" is trained by the loss.
-    cosine: vectors and codes lie on the unit sphere. dead_code_threshold: a code whose moving share of the vectors
-    falls below this fraction of an even share is replaced by a vector of the batch; 0 never does.
-    """
-
-    num_codes: int
-    dim: int
-    codebook: Literal["ema", "gradient"] = "ema"
-    cosine: bool = False
-    decay: float = 0.99
-    commitment: float = 0.25
-    dead_code_threshold: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,19 +55,19 @@ class Quantizer(nn.Module):
     shares: Tensor
     sums: Tensor
 
-    def __init__(self, config: QuantizerConfig) -> None:
+    def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
         self.config = config
-        codes, sums = (torch.empty(config.num_codes, config.dim) for _ in range(2))
+        codes, sums = (torch.empty(config.codebook_size, config.latent_channels) for _ in range(2))
         if not codes.is_meta:  # Arithmetic without values would load sympy and the compiler, for two seconds.
-            codes = self.project(torch.randn(config.num_codes, config.dim), dim=1)
-            sums = codes / config.num_codes
+            codes = self.project(torch.randn(config.codebook_size, config.latent_channels), dim=1)
+            sums = codes / config.codebook_size
         if config.codebook == "gradient":
             self.codes = nn.Parameter(codes)
         else:
             self.register_buffer("codes", codes)
             self.register_buffer("sums", sums)
-        self.register_buffer("shares", torch.full((config.num_codes,), 1 / config.num_codes))
+        self.register_buffer("shares", torch.full((config.codebook_size,), 1 / config.codebook_size))
 
     def project(self, latents: Tensor, dim: int = 1) -> Tensor:
         """Return latents (B, D, h, w) as they are compared, float32: on the unit sphere with `cosine`."""
@@ -104,7 +86,7 @@ class Quantizer(nn.Module):
             latents=(vectors + (chosen - vectors).detach()).movedim(-1, 1),
             loss=loss,
             indices=indices.view(vectors.shape[:-1]),
-            counts=torch.bincount(indices, minlength=self.config.num_codes),
+            counts=torch.bincount(indices, minlength=self.config.codebook_size),
             assignment=Assignment(vectors.detach().flatten(0, -2), indices),
         )
 
@@ -124,7 +106,7 @@ class Quantizer(nn.Module):
 
         With fewer vectors than codes, repeats are set apart by a hundredth of the vectors' deviation.
         """
-        num_codes = self.config.num_codes
+        num_codes = self.config.codebook_size
         codes = vectors[_draw(len(vectors), num_codes, generator).to(vectors.device)].float()
         if len(vectors) < num_codes:
             noise = torch.randn(codes.shape, generator=generator).to(codes)
@@ -144,8 +126,8 @@ class Quantizer(nn.Module):
         only on the number of vectors.
         """
         vectors = torch.cat([a.vectors for a in assignments])
-        counts, sums = _tally(vectors, torch.cat([a.indices for a in assignments]), self.config.num_codes)
-        weight = 1 - self.config.decay
+        counts, sums = _tally(vectors, torch.cat([a.indices for a in assignments]), self.config.codebook_size)
+        weight = 1 - self.config.ema_decay
         self.shares.lerp_(counts / len(vectors), weight)
         if self.config.codebook == "ema":
             self.sums.lerp_(sums / len(vectors), weight)
@@ -153,8 +135,8 @@ class Quantizer(nn.Module):
             means = self.sums / self.shares[:, None].clamp_min(_LEAST_SHARE)
             self.codes.copy_(torch.where(alive, self.project(means), self.codes))
         if self.config.dead_code_threshold > 0:
-            dead = self.shares < self.config.dead_code_threshold / self.config.num_codes
-            fresh = _draw(len(vectors), self.config.num_codes, generator).to(vectors.device)
+            dead = self.shares < self.config.dead_code_threshold / self.config.codebook_size
+            fresh = _draw(len(vectors), self.config.codebook_size, generator).to(vectors.device)
             self._place(vectors[fresh].float(), dead)
 
     @torch.no_grad()
@@ -171,7 +153,7 @@ class Quantizer(nn.Module):
 
     def _place(self, codes: Tensor, where: Tensor) -> None:
         """Put codes (K, D) where the mask (K,) says, each with an even share."""
-        even = 1 / self.config.num_codes
+        even = 1 / self.config.codebook_size
         self.codes.copy_(torch.where(where[:, None], codes, self.codes))
         self.shares.copy_(torch.where(where, torch.full_like(self.shares, even), self.shares))
         if self.config.codebook == "ema":

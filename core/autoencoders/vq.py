@@ -11,36 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import processes
-from .blocks import Decoder, Encoder, Levels, channels_last, rotate_between
+from .blocks import Decoder, Encoder, channels_last, rotate_between
 from .codec import Draws, Posterior, Reconstruction
-from .quantizers import Assignment, Quantizer, QuantizerConfig, perplexity, usage
+from .quantizers import Assignment, Quantizer, perplexity, usage
 from .vq_config import VQVAEConfig
-
-
-def levels_of(config: VQVAEConfig) -> Levels:
-    """Return the levels of encoder and decoder."""
-    return Levels(
-        widths=tuple(config.channels * multiplier for multiplier in config.channel_multipliers),
-        patch=config.patch,
-        encoder_blocks=config.num_res_blocks,
-        decoder_blocks=config.num_res_blocks if config.num_decoder_blocks is None else config.num_decoder_blocks,
-        middle_blocks=config.middle_blocks,
-        attention=config.attention,
-        norm_groups=config.norm_groups,
-    )
-
-
-def quantizer_of(config: VQVAEConfig) -> QuantizerConfig:
-    """Return the codebook's size and how it learns."""
-    return QuantizerConfig(
-        num_codes=config.codebook_size,
-        dim=config.latent_channels,
-        codebook=config.codebook,
-        cosine=config.cosine,
-        decay=config.ema_decay,
-        commitment=config.commitment,
-        dead_code_threshold=config.dead_code_threshold,
-    )
 
 
 class VQVAE(nn.Module):
@@ -53,10 +27,9 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        levels = levels_of(config)
-        self.encoder = Encoder(levels, config.in_channels, config.latent_channels)
-        self.quantizer = Quantizer(quantizer_of(config))
-        self.decoder = Decoder(levels, config.latent_channels, config.in_channels)
+        self.encoder = Encoder(config, config.latent_channels)
+        self.quantizer = Quantizer(config)
+        self.decoder = Decoder(config)
         channels_last(self)
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..autoencoders.blocks import Attention, Decoder, ResBlock, Upsample
 from ..autoencoders.codec import Autoencoder
-from ..autoencoders.vq import VQVAE, levels_of
+from ..autoencoders.vq import VQVAE
 from ..autoencoders.vq_config import VQVAEConfig
 from ..errors import ConfigError
 from .subpixels import Pairs, Ramps, Terms, carry_images, double_coordinates, double_images, gate_images
@@ -46,7 +46,7 @@ class Plan:
     @property
     def widths(self) -> list[int]:
         """Our widths, the lowest level first."""
-        return list(reversed(levels_of(self.config).widths))
+        return self.config.widths[::-1]
 
     @property
     def own_groups(self) -> int:
@@ -95,7 +95,7 @@ class Plan:
     @property
     def blocks(self) -> int:
         """Residual blocks per level: ours, one that narrows, one that makes the images, or what the ramps need."""
-        widths, ours = self.block_widths, levels_of(self.config).decoder_blocks
+        widths, ours = self.block_widths, self.config.decoder_blocks
         needed = [ours + (level > 0 and widths[level] != widths[level - 1]) for level in range(len(self.widths))]
         needed[-1] += self.doublings > 0
         ramps = Ramps.blocks_needed(self.side) - 2 if self.doublings else 0
@@ -205,7 +205,7 @@ def _fill_decoder(theirs: Any, ours: Decoder, plan: Plan) -> None:
     for level in range(len(plan.widths)):
         blocks = theirs.up_blocks[level].resnets
         narrowing = _narrow(blocks[0])
-        for number in range(levels_of(plan.config).decoder_blocks):
+        for number in range(plan.config.decoder_blocks):
             _fill_block(blocks[number + narrowing], next(layers))
         if level < len(plan.widths) - 1:
             upsample, conv = next(layers), theirs.up_blocks[level].upsamplers[0].conv

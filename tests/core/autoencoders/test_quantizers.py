@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldm.core.autoencoders.parts_config import CodebookConfig
 from ldm.core.autoencoders.quantizers import (
     Assignment,
     Quantizer,
-    QuantizerConfig,
     nearest_code,
     perplexity,
     usage,
@@ -22,7 +22,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 def _quantizer(codes: Tensor, **settings: object) -> Quantizer:
     """A quantiser with given codes (K, D), each with an even share."""
-    quantizer = Quantizer(QuantizerConfig(num_codes=codes.shape[0], dim=codes.shape[1], **settings))  # type: ignore[arg-type]
+    quantizer = Quantizer(CodebookConfig(codebook_size=len(codes), latent_channels=codes.shape[1], **settings))  # type: ignore[arg-type]
     with torch.no_grad():
         quantizer.codes.copy_(codes)
         if quantizer.config.codebook == "ema":
@@ -125,7 +125,7 @@ def test_forward_changes_no_state() -> None:
 
 def test_update_is_the_ratio_of_two_moving_averages() -> None:
     codes = torch.tensor([[0.0, 0.0], [4.0, 4.0]])
-    quantizer = _quantizer(codes, decay=0.9, dead_code_threshold=0.0)
+    quantizer = _quantizer(codes, ema_decay=0.9, dead_code_threshold=0.0)
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [5.0, 3.0]])
     quantizer.update([Assignment(vectors, torch.tensor([0, 0, 0, 1]))], _generator())
     share = torch.tensor([0.9 / 2 + 0.1 * 3 / 4, 0.9 / 2 + 0.1 * 1 / 4])
@@ -136,7 +136,7 @@ def test_update_is_the_ratio_of_two_moving_averages() -> None:
 
 
 def test_updates_converge_to_the_mean_of_the_assigned_vectors() -> None:
-    quantizer = _quantizer(torch.tensor([[-1.0], [1.0]]), decay=0.5)
+    quantizer = _quantizer(torch.tensor([[-1.0], [1.0]]), ema_decay=0.5)
     vectors = torch.tensor([[-3.0], [-5.0], [2.0]])
     for _ in range(60):
         quantizer.update([Assignment(vectors, nearest_code(vectors, quantizer.codes))], _generator())
@@ -154,7 +154,7 @@ def test_one_update_of_two_halves_is_the_update_of_the_whole() -> None:
 
 def test_a_dead_code_is_restarted_from_the_batch_and_a_used_one_is_not() -> None:
     codes = torch.tensor([[0.0, 0.0], [100.0, 100.0], [1.0, 1.0]])
-    quantizer = _quantizer(codes, decay=0.5, dead_code_threshold=0.3)
+    quantizer = _quantizer(codes, ema_decay=0.5, dead_code_threshold=0.3)
     vectors = torch.tensor([[0.0, 0.2], [1.0, 1.2], [0.1, 0.0], [0.9, 1.0]])
     for _ in range(2):  # share of the unused code: 1/3 → 1/6 → 1/12 < 0.3/3
         quantizer.update([Assignment(vectors, nearest_code(vectors, quantizer.codes))], _generator(3))
@@ -164,14 +164,14 @@ def test_a_dead_code_is_restarted_from_the_batch_and_a_used_one_is_not() -> None
 
 
 def test_without_a_threshold_an_unused_code_stays_for_ever() -> None:
-    quantizer = _quantizer(torch.tensor([[0.0], [100.0]]), decay=0.1, dead_code_threshold=0.0)
+    quantizer = _quantizer(torch.tensor([[0.0], [100.0]]), ema_decay=0.1, dead_code_threshold=0.0)
     for _ in range(100):
         quantizer.update([Assignment(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))], _generator())
     torch.testing.assert_close(quantizer.codes, torch.tensor([[0.0], [100.0]]))
 
 
 def test_restarts_bring_a_collapsed_codebook_back_to_use() -> None:
-    quantizer = _quantizer(50 + torch.randn(32, 2, generator=_generator(1)), decay=0.9)
+    quantizer = _quantizer(50 + torch.randn(32, 2, generator=_generator(1)), ema_decay=0.9)
     vectors, generator = torch.randn(512, 2, generator=_generator(2)), _generator(3)
     assert usage(torch.bincount(nearest_code(vectors, quantizer.codes), minlength=32)) < 0.2
     for _ in range(60):
@@ -185,7 +185,7 @@ def test_updates_are_a_function_of_the_generator() -> None:
     codes, vectors = 50 + torch.randn(8, 2, generator=_generator(1)), torch.randn(64, 2, generator=_generator(2))
     results = []
     for seed in (0, 0, 1):
-        quantizer, generator = _quantizer(codes, decay=0.5), _generator(seed)
+        quantizer, generator = _quantizer(codes, ema_decay=0.5), _generator(seed)
         for _ in range(6):
             quantizer.update([Assignment(vectors, nearest_code(vectors, quantizer.codes))], generator)
         results.append(quantizer.codes.clone())
@@ -211,7 +211,7 @@ def test_initialise_with_fewer_vectors_than_codes_makes_distinct_codes() -> None
 
 
 def test_cosine_ignores_length_and_keeps_codes_on_the_sphere() -> None:
-    quantizer = Quantizer(QuantizerConfig(num_codes=12, dim=3, cosine=True, decay=0.5))
+    quantizer = Quantizer(CodebookConfig(codebook_size=12, latent_channels=3, cosine=True, ema_decay=0.5))
     latents = torch.randn(2, 3, 4, 4, generator=_generator(1))
     lengths = torch.rand(2, 1, 4, 4, generator=_generator(2)) + 0.1
     similarity = torch.einsum("kd,bdhw->bkhw", quantizer.codes, latents)
@@ -225,7 +225,7 @@ def test_cosine_ignores_length_and_keeps_codes_on_the_sphere() -> None:
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_cosine_takes_codes_that_left_the_sphere_for_their_directions(codebook: str) -> None:
     """As averages of codes do, and codes that an optimizer moved."""
-    quantizer = Quantizer(QuantizerConfig(num_codes=12, dim=3, codebook=codebook, cosine=True))  # type: ignore[arg-type]
+    quantizer = Quantizer(CodebookConfig(codebook_size=12, latent_channels=3, codebook=codebook, cosine=True))  # type: ignore[arg-type]
     latents = torch.randn(2, 3, 4, 4, generator=_generator(1))
     expected = quantizer.lookup(latents)
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_no_draw_is_made_from_the_global_generator() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_codebook_takes_the_same_codes_under_bf16_autocast() -> None:
-    quantizer, latents = Quantizer(QuantizerConfig(num_codes=64, dim=4)), torch.randn(2, 4, 20, 20)
+    quantizer, latents = Quantizer(CodebookConfig(codebook_size=64, latent_channels=4)), torch.randn(2, 4, 20, 20)
     with torch.autocast("cpu", torch.bfloat16):
         compiled = torch.compile(quantizer, backend="aot_eager")(latents)
     assert torch.equal(compiled.indices, quantizer(latents).indices)
