@@ -1,6 +1,7 @@
-"""What each command is for, and examples of it: the last thing its help shows."""
+"""The commands without settings and the groups of commands, and examples of every command, for its help."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ..stages.table import COMMANDS
 
@@ -8,10 +9,38 @@ SUMMARY = "Train latent diffusion models on your own labelled images, one stage 
 MENUS = {
     "recipes": "List the recipes at hand, print one, or copy one to be edited.",
     "config": "Show a stage's settings and where each was set, or describe all settings.",
+    "config show": "Print a stage's settings as a recipe: what was set and where, defaults as comments.",
     "data": "Look at images before they are trained on.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }
-SUMMARIES = {**{name: command.summary for name, command in COMMANDS.items()}, **MENUS}
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A command without settings: `module:function` of this package, and what it is for."""
+
+    function: str
+    summary: str
+
+
+PLAIN = {
+    "recipes ls": Plain(
+        "recipes:list_recipes", "List the recipes at hand with the hardware, time and result in their headers."
+    ),
+    "recipes show": Plain("recipes:show_recipe", "Print a recipe as it stands."),
+    "recipes copy": Plain("recipes:copy_recipe", "Copy a recipe to a new file, to be edited."),
+    "config schema": Plain(
+        "schema:show_schema", "Print the JSON schema of recipes, for editors that check and complete YAML."
+    ),
+    "config reference": Plain(
+        "reference:write_reference", "Write the pages of all commands and of all settings, Markdown, into a folder."
+    ),
+}
+SUMMARIES = {
+    **{name: command.summary for name, command in COMMANDS.items()},
+    **MENUS,
+    **{path: plain.summary for path, plain in PLAIN.items()},
+}
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     **{name: command.examples for name, command in COMMANDS.items()},
     "": (
@@ -29,7 +58,6 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "config": ("ldm config show train-dit -c mnist", "ldm config schema > recipe.schema.json"),
     "config schema": ("ldm config schema > recipe.schema.json", "ldm config schema train-dit"),
     "config reference": ("ldm config reference docs",),
-    "show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "config show": ("ldm config show train-dit -c mnist", "ldm config show sample --cfg 2 > mine.yaml"),
     "data": ("ldm data inspect photos/", "ldm data dedup photos/ --out twins.jsonl"),
     "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),

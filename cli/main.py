@@ -1,5 +1,6 @@
 """The `ldm` command: one command per stage, built and loaded when it is called for, and exit codes."""
 
+import importlib
 import os
 import sys
 import traceback
@@ -8,16 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from .. import __version__
 from ..core.errors import OtherProcessFailed
 from ..stages.table import ALIASES, COMMANDS, STAGES, TOOLS
 from . import examples
+from .commands import Menu, plain_command
 from .console import open_console, show_failure
 from .distributed import is_reported_here, refuse_several
 from .failures import MENDABLE, explain
-from .menu import Entry, Menu
 
 if TYPE_CHECKING:
     from ..core.progress import Outcome
@@ -41,88 +41,49 @@ def run_stage(command: str, given: "Given") -> int:
     return outcome.exit_code
 
 
-def _stage(command: str) -> TyperCommand:
+def _build(path: str) -> Any:
+    """Build the command of a path, `recipes copy`, or the group of the commands below it."""
     from .options import stage_command
 
-    return stage_command(command, run_stage)
+    shown = path.removeprefix("config show ")
+    if path in COMMANDS:
+        return stage_command(path, run_stage)
+    if shown in STAGES:
+        return stage_command(shown, _imported("show:show_config"), examples_of="config show")
+    if path in examples.PLAIN:
+        plain = examples.PLAIN[path]
+        return plain_command(path, _imported(plain.function), plain.summary)
+    if path == "plan":
+        return _imported("plan:plan_command")()
+    below = {name: stage.summary for name, stage in STAGES.items()} if path == "config show" else _below(path)
+    heading, aliases = ("Stages", ALIASES) if path == "config show" else ("Commands", {})
+    attributes = {"name": path, "help": examples.MENUS[path], "epilog": "\n".join(examples.EXAMPLES[path])}
+    return Menu({heading: below}, lambda name: _build(f"{path} {name}"), aliases, **attributes)
 
 
-def _shown_stage(command: str) -> TyperCommand:
-    from .options import stage_command
-    from .show import show_config
-
-    return stage_command(command, show_config, examples_of="config show")
-
-
-def _config_menu(name: str) -> Menu:
-    entries = {
-        "show": Entry(_show_menu, _SHOW),
-        "schema": Entry(_schema, _SCHEMA),
-        "reference": Entry(_reference, _REFERENCE),
-    }
-    return Menu({"Commands": entries}, name=name, help=examples.MENUS[name])
+def _below(path: str) -> dict[str, str]:
+    """Return the commands in a group and what they are for."""
+    split = {tuple(full.rsplit(" ", 1)): summary for full, summary in examples.SUMMARIES.items() if " " in full}
+    return {name: summary for (group, name), summary in split.items() if group == path}
 
 
-def _show_menu(name: str) -> Menu:
-    stages = {name: Entry(_shown_stage, stage.summary) for name, stage in STAGES.items()}
-    return Menu({"Stages": stages}, ALIASES, name=name, help=_SHOW)
+def _imported(place: str) -> Any:
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(f".{module}", __package__), function)
 
 
-def _schema(_: str) -> TyperCommand:
-    from .plain import plain_command
-    from .schema import show_schema
-
-    return plain_command("config schema", show_schema, _SCHEMA)
-
-
-def _reference(_: str) -> TyperCommand:
-    from .plain import plain_command
-    from .reference import write_reference
-
-    return plain_command("config reference", write_reference, _REFERENCE)
-
-
-def _recipes_menu(name: str) -> Menu:
-    from .recipes import recipes_menu
-
-    return recipes_menu(name)
-
-
-def _data_menu(name: str) -> Menu:
-    entries = {
-        name.removeprefix("data "): Entry(lambda act: _stage(f"data {act}"), tool.summary)
-        for name, tool in TOOLS.items()
-        if name.startswith("data ")
-    }
-    return Menu({"Commands": entries}, name=name, help=examples.MENUS[name])
-
-
-def _plan(_: str) -> TyperCommand:
-    from .plan import plan_command
-
-    return plan_command()
-
-
-_SHOW = "Print a stage's settings as a recipe: what was set and where, defaults as comments."
-_SCHEMA = "Print the JSON schema of recipes, for editors that check and complete YAML."
-_REFERENCE = "Write the pages of all commands and of all settings, Markdown, into a folder."
+_TOOLS = [*(name for name in TOOLS if " " not in name), "data", "recipes", "config", "plan"]
 _HEADINGS = {
-    "Stages, in order": {name: Entry(_stage, stage.summary) for name, stage in STAGES.items()},
-    "Tools": {
-        **{name: Entry(_stage, tool.summary) for name, tool in TOOLS.items() if not name.startswith("data ")},
-        "data": Entry(_data_menu, examples.MENUS["data"]),
-        "recipes": Entry(_recipes_menu, examples.MENUS["recipes"]),
-        "config": Entry(_config_menu, examples.MENUS["config"]),
-        "plan": Entry(_plan, examples.MENUS["plan"]),
-    },
+    "Stages, in order": {name: stage.summary for name, stage in STAGES.items()},
+    "Tools": {name: examples.SUMMARIES[name] for name in _TOOLS},
 }
 
 
 class Root(Menu):
-    """The menu of `ldm` itself."""
+    """The group of all commands, `ldm` itself."""
 
     def __init__(self, **attributes: Any) -> None:
-        super().__init__(_HEADINGS, ALIASES, **attributes)
+        super().__init__(_HEADINGS, _build, ALIASES, **{**attributes, "epilog": "\n".join(examples.EXAMPLES[""])})
 
 
 app = typer.Typer(cls=Root, help=examples.SUMMARY, rich_markup_mode=None, pretty_exceptions_enable=False)

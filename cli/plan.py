@@ -15,8 +15,8 @@ from ..core.runs.run import MANIFEST
 from ..core.settings.fields import Run, identity
 from ..stages.table import STAGES, pipeline
 from . import examples
+from .commands import Command, plain_command
 from .layers import merged_config
-from .plain import PlainCommand, plain_command
 from .printable import echo
 from .recipe import read_recipe
 
@@ -65,7 +65,7 @@ def rules(sections: Collection[str] = ()) -> str:
     return "\n".join(written)
 
 
-def plan_command() -> PlainCommand:
+def plan_command() -> Command:
     """Build the command."""
     return plain_command("plan", _plan, examples.MENUS["plan"])
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import textwrap
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
@@ -14,34 +13,16 @@ import typer
 
 from ..core.errors import ConfigError
 from ..core.progress import Outcome
-from . import examples
 from .completion import complete_recipes
 from .console import open_console
-from .menu import Entry, Menu
-from .plain import plain_command
 from .printable import echo
 from .recipe import find_recipe, recipe_names
 
 FACTS = ("hardware", "time", "result")  # what a recipe's header says of the run that was measured
 NEEDS = "needs"  # and the files it asks for, if any
-_SUMMARIES = {
-    "ls": "List the recipes at hand with the hardware, time and result in their headers.",
-    "show": "Print a recipe as it stands.",
-    "copy": "Copy a recipe to a new file, to be edited.",
-}
 _Recipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A name in recipes/, or a path.", autocompletion=complete_recipes)
 ]
-
-
-def recipes_menu(name: str) -> Menu:
-    """Build the menu of `ldm recipes`."""
-    acts: dict[str, Callable[..., None]] = {"ls": _list, "show": _show, "copy": _copy}
-    entries = {
-        command: Entry(lambda command: plain_command(f"recipes {command}", acts[command], _SUMMARIES[command]), summary)
-        for command, summary in _SUMMARIES.items()
-    }
-    return Menu({"Commands": entries}, name=name, help=examples.MENUS[name])
 
 
 def header(text: str) -> dict[str, str]:
@@ -55,7 +36,7 @@ def header(text: str) -> dict[str, str]:
     return {key: " ".join(filter(None, lines)) for key, lines in read.items()}
 
 
-def _list(
+def list_recipes(
     json: Annotated[bool, typer.Option("--json", help="Tell each recipe as JSON, one a line.")] = False,
 ) -> None:
     names = recipe_names()
@@ -79,11 +60,11 @@ def _rows(facts: dict[str, str], width: int) -> list[str]:
     return lines
 
 
-def _show(recipe: _Recipe) -> None:
+def show_recipe(recipe: _Recipe) -> None:
     echo(_content(find_recipe(recipe)).decode("utf-8", "replace"), newline=False)
 
 
-def _copy(
+def copy_recipe(
     recipe: _Recipe,
     file: Annotated[str, typer.Argument(metavar="FILE", help="The new file; one that exists is left alone.")],
 ) -> None:

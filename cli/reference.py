@@ -11,9 +11,9 @@ from ..core.errors import ConfigError
 from ..core.files import write_atomically
 from ..core.progress import Outcome
 from ..stages.table import STAGES
+from .commands import Menu
 from .console import open_console
 from .markdown import MADE, codes, escaped
-from .menu import Menu
 from .settings_page import settings_page
 
 _COMMANDS = """# Commands

@@ -11,24 +11,9 @@ from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
 from ..stages.table import COMMANDS, STAGES
 from .keys import Setting, find, sections_of, settings_of
+from .values import limits, wanted
 
-_WORDS = {
-    "INTEGER": "must be a whole number",
-    "COUNT": "must be a count such as 5000, 500k or 2M",
-    "NUMBER": "must be a number",
-    "yes|no": "must be yes or no",
-    "PATH": "must be a path",
-    "TEXT": "must be a text",
-    "A,B": "must be two numbers, as in 0.2,0.8",
-    "A,B,…": "must be numbers, as in 1,2,4",
-}
-_LIMITS = {
-    "greater_than": ("gt", "must be greater than {}"),
-    "greater_than_equal": ("ge", "must be at least {}"),
-    "less_than": ("lt", "must be less than {}"),
-    "less_than_equal": ("le", "must be at most {}"),
-    "finite_number": ("", "must be finite"),
-}
+_BEYOND_LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 
 def refusal(error: ValidationError, model: type[Section], command: str, origins: Mapping[str, str]) -> ConfigError:
@@ -87,17 +72,16 @@ def _allowed(detail: Any, setting: Setting) -> str:
         return str(detail["msg"])
     if kind == "literal_error":
         return f"must be one of {', '.join(setting.choices)}{did_you_mean(str(detail['input']), setting.choices)}"
-    if kind in _LIMITS:
-        limit, words = _LIMITS[kind]
-        return words.format(f"{detail['ctx'][limit]:g}") if limit else words
+    if kind == "finite_number":
+        return "must be finite"
+    if kind in _BEYOND_LIMITS:
+        return f"must be {' and '.join(limits(setting))}"
     if kind == "string_pattern_mismatch":
         return f"does not fit; {setting.help}"
     if kind == "value_error":
         guess = did_you_mean(str(detail["input"]), setting.names)
         return f"there is none of that name{guess}" if guess else str(detail["ctx"]["error"])
-    if kind == "float_parsing" and setting.kind == "A,B,…":
-        return "must be numbers, as in 0.2,0.5,0.8"
-    return _WORDS[setting.kind]
+    return f"must be {wanted(setting)}"
 
 
 def _seen(value: Any) -> str:

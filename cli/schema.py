@@ -7,35 +7,19 @@ limits hold for what is a number.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
-import yaml
-from pydantic.fields import FieldInfo
 
 from ..core.errors import ConfigError
 from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
 from ..stages.table import STAGES
-from .keys import Setting, bare, sections_of, settings_of
+from .keys import settings_of
 from .recipe import SHARED
+from .values import value_schema
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors know best
-_INTEGER = r"[+-]?[0-9]+(_[0-9]+)*(\.0+)?"
-_NUMBER = r"[+-]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][+-]?[0-9][0-9_]*)?"
-_COUNT = rf"({_INTEGER}|[0-9][0-9_]*\.?[0-9]*([eE][0-9]{{1,2}})?\s*[kKmMgG]?)"
-_YES = r"[yY]([eE][sS])?|[oO][nN]|[tT]([rR][uU][eE])?|1"
-_NO = r"[nN][oO]?|[oO][fF][fF]|[fF]([aA][lL][sS][eE])?|0"
-_TEXT: dict[str, Any] = {"type": ["string", "number", "boolean"]}
-_KINDS: dict[str, dict[str, Any]] = {
-    "INTEGER": {"type": ["integer", "string"], "pattern": rf"^\s*{_INTEGER}\s*$"},
-    "COUNT": {"type": ["integer", "string"], "pattern": rf"^\s*{_COUNT}\s*$"},
-    "NUMBER": {"type": ["number", "string"], "pattern": rf"^\s*{_NUMBER}\s*$"},
-    "yes|no": {"type": ["boolean", "string", "integer"], "pattern": f"^({_YES}|{_NO})$", "minimum": 0, "maximum": 1},
-    "PATH": _TEXT,
-    "TEXT": _TEXT,
-}
-_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 def show_schema(
@@ -56,70 +40,33 @@ def show_schema(
 
 def recipe_schema(stages: list[str]) -> dict[str, Any]:
     """Return the schema of recipes with sections for these stages: what is refused by it, is refused by `-c`."""
-    shared = {}
-    for key in SHARED:
-        model = next(stage.settings for stage in STAGES.values() if key in stage.settings.model_fields)
-        section = sections_of(model).get(key)
-        shared[key] = _section(section) if section else _section(model)["properties"][key]
+    first = {key: next(s.settings for s in STAGES.values() if key in s.settings.model_fields) for key in SHARED}
+    shared = {key: _section(model)["properties"][key] for key, model in first.items()}
     sections = {stage: {**_section(STAGES[stage].settings), "description": STAGES[stage].summary} for stage in stages}
     return {
         "$schema": _DRAFT,
         "title": "ldm recipe",
         "description": "Settings of ldm's stages. What stands outside of a stage is shared by all that have it.",
-        "type": ["object", "null"],
-        "additionalProperties": False,
-        "properties": {**shared, **sections},
+        **_object({**shared, **sections}),
     }
 
 
-def _section(model: type[Section], inherited: bool = False) -> dict[str, Any]:
-    sections = sections_of(model)
-    properties = {setting.key: _setting(setting, inherited) for setting in settings_of(model) if not setting.section}
-    for name, section in sections.items():
-        extra = model.model_fields[name].json_schema_extra
-        properties[name] = _section(section, isinstance(extra, dict) and bool(extra.get("inherited")))
+def _section(model: type[Section]) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for setting in settings_of(model):
+        described = {"description": setting.help, **value_schema(setting)}
+        if setting.default is not None and not setting.inherited:
+            described["default"] = _plain(setting.default)
+        holder = properties
+        if setting.section:
+            holder = properties.setdefault(setting.section, _object({}))["properties"]
+        holder[setting.key.rpartition(".")[2]] = described
+    return _object(properties)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a section, which may have nothing under its name."""
     return {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
-
-
-def _setting(setting: Setting, inherited: bool = False) -> dict[str, Any]:
-    """Return the schema of one setting's value."""
-    schema = _values(setting)
-    if type(None) in get_args(setting.field.annotation):
-        schema |= {"enum": [*schema["enum"], None]} if setting.choices else {"type": [*schema["type"], "null"]}
-    described = {"description": setting.help, **schema}
-    return described if setting.default is None or inherited else {**described, "default": _plain(setting.default)}
-
-
-def _values(setting: Setting) -> dict[str, Any]:
-    if setting.choices:
-        return {"enum": list(dict.fromkeys(value for c in setting.choices for value in (c, yaml.safe_load(c))))}
-    if setting.is_list:
-        return _list(setting)
-    return _limited(_KINDS[setting.kind], setting.field)
-
-
-def _list(setting: Setting) -> dict[str, Any]:
-    """Return the schema of a list, which may also be written as one text: `1,2,4`."""
-    first, *_ = members = get_args(bare(setting.field.annotation))
-    kind = "INTEGER" if bare(first) is int else "NUMBER"
-    item, pattern = _KINDS[kind], _INTEGER if kind == "INTEGER" else _NUMBER
-    ends = {} if Ellipsis in members else {"minItems": len(members), "maxItems": len(members)}
-    more = rf"(\s*,\s*{pattern})" + ("*" if Ellipsis in members else f"{{{len(members) - 1}}}")
-    single = [item["type"][0]] if Ellipsis in members else []
-    text = rf"^\s*\[?\s*{pattern}{more}\s*\]?\s*$"
-    return {"type": ["array", "string", *single], "items": item, **ends, "pattern": text}
-
-
-def _limited(schema: dict[str, Any], field: FieldInfo) -> dict[str, Any]:
-    """Add the limits that a setting was declared with; a pattern leaves only texts."""
-    limited = dict(schema)
-    for mark in field.metadata:
-        for name, keyword in _LIMITS.items():
-            if getattr(mark, name, None) is not None:
-                limited[keyword] = getattr(mark, name)
-        if getattr(mark, "pattern", None) is not None:
-            limited = {"type": ["string"], "pattern": mark.pattern}
-    return limited
 
 
 def _plain(value: Any) -> Any:

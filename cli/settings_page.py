@@ -2,16 +2,16 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any, get_args
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from ..core.settings.families import FamilySection, NetworkConfig
 from ..core.settings.fields import Section, Stage
 from ..stages.table import COMMANDS, STAGES, TOOLS
-from .keys import Setting, bare, sections_of, settings_of
+from .keys import Setting, sections_of, settings_of
 from .markdown import MADE, codes, escaped
+from .values import takes
 
 _SETTINGS = """# Settings
 
@@ -32,8 +32,6 @@ prints what they come to, and where each was set.
 another `--name`.
 """
 _MODELS = {name: command.settings for name, command in COMMANDS.items()}
-_KINDS = {"COUNT": "count", "INTEGER": "whole number", "NUMBER": "number", "PATH": "path", "TEXT": "text"}
-_LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 
 
 def settings_page() -> str:
@@ -100,7 +98,7 @@ def _row(setting: Setting, prefix: str) -> str:
         default = f"`{setting.shown(setting.default)}`"
     cells = (
         f"`{prefix}{setting.key}`{_of_families(setting)}{may_change}{flags}",
-        _taken(setting),
+        takes(setting),
         default,
         escaped(setting.help),
     )
@@ -116,37 +114,6 @@ def _mark(field: FieldInfo, name: str) -> bool:
     """Return what a field was declared with."""
     extra = field.json_schema_extra
     return isinstance(extra, dict) and bool(extra[name])
-
-
-def _taken(setting: Setting) -> str:
-    """Say what a setting takes."""
-    if setting.choices:
-        return codes(setting.choices)
-    if setting.is_switch:
-        return "yes or no"
-    limits = _limits(setting.field, setting)
-    if setting.is_list:
-        first, *_ = members = get_args(bare(setting.field.annotation))
-        kind = "whole numbers" if bare(first) is int else "numbers"
-        limits += _limits(first, setting)
-        kind = f"{kind}, with commas" if Ellipsis in members else f"{len(members)} {kind}, with a comma"
-        return ", each ".join([kind, " and ".join(limits)] if limits else [kind])
-    return ", ".join([_KINDS[setting.kind], *limits])
-
-
-def _limits(declared: Any, setting: Setting) -> list[str]:
-    """Return the limits in a field or an annotated type, in words; that counts are not negative is left unsaid."""
-    found = []
-    marks = getattr(declared, "metadata", None) or getattr(declared, "__metadata__", None) or ()
-    # A pydantic Field within Annotated holds marks of its own.
-    for mark in chain(marks, *(getattr(mark, "metadata", ()) for mark in marks)):
-        for name, words in _LIMITS.items():
-            limit = getattr(mark, name, None)
-            if limit is not None and not (setting.kind == "COUNT" and (name, limit) == ("ge", 0)):
-                found.append(words.format("2^63" if limit == 2**63 else f"{limit:g}"))
-        if getattr(mark, "pattern", None) is not None:
-            found.append(f"matching `{mark.pattern}`".replace("|", r"\|"))
-    return found
 
 
 def _presets() -> Iterator[str]:

@@ -55,7 +55,7 @@ def test_every_key_of_every_command_is_among_the_settings(written: dict[str, str
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ("train.ema", "number, at least 0, below 1"),
+        ("train.ema", "number, at least 0, less than 1"),
         ("num", "count, at least 1"),
         ("cfg_interval", "2 numbers, with a comma"),
         ("data.background", r"text, matching `^(white\|black\|#[0-9a-fA-F]{6})$`"),

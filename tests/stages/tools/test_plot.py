@@ -136,7 +136,7 @@ def test_guidance_without_a_null_class_and_too_many_steps_are_refused(copied: Pi
         (["noising", "--name", "mine"], "--name says nothing to `ldm plot noising`"),
         (["denoising", "--schedule", "linear"], "--schedule says nothing to `ldm plot denoising`"),
         (["schedule", "--out", "picture.jpg"], "pictures are PNG"),
-        (["noising", "--times", "0,2"], "times (--times) is 2: must be at most 1"),
+        (["noising", "--times", "0,2"], "times (--times) is 2: must be at least 0 and at most 1"),
         (["noising", "--times", "0,half"], "must be numbers, as in 0.2,0.5,0.8"),
         (["noising", "--count", "0"], "must be at least 1"),
         (["noising", "more"], "is not of the form section.key=value"),
