@@ -1,85 +1,123 @@
-"""What images are known by: digests of bytes and of pixels, a hash and a thumbnail of what they look like."""
+"""What an image is known by: digests of bytes and of pixels, and a hash and a thumbnail of what it looks like.
+
+The hash is the DCT hash known as pHash, with the sign of each coefficient in the place of "above the median", and
+without the mean, so that brightness does not count. Candidates by hash are then compared as thumbnails: by far not all
+images of like hash are copies (two digits 1, two ships on the sea). On pairs of unrelated images of CIFAR-10 dHash is
+within 8 bits twenty times as often as this.
+
+Measured, with at most 10 bits and a likeness of at least 0.92, on 400 images each of Imagenette (224 pixels) and
+CIFAR-10 (32 pixels). Found again: JPEG of quality 30, half and 1.5 times the size, contrast x 1.3: all; brightness
++ 25: all, 99.8 %; a pixel cut off above and left: all, 87 %; 3 % cut off all around: 83 %, 84 %; turned by 2 degrees:
+93 %, 99 %; in grey: 77 %, 88 %; 10 % cut off: none. Between 4 million unrelated pairs of each: none, and 2 that are
+copies. Of 96 pairs looked at that this finds between all 60,000 of CIFAR-10, 96 are copies; of 96 with a likeness from
+0.90 to 0.92, 91; of those with 11 to 15 bits one in five is none. MNIST is another matter: its ones are like one
+another up to 0.995.
+
+pHash as packaged elsewhere needs scipy and has no thumbnail to check by.
+"""
 
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..images.dataset import ImageSource
-from . import perceptual
 
+SIDE, THUMB, BITS = 32, 16, 64
+# A record of each image; `known` is False for images that cannot be decoded. `content` and `pixels` are sha256; `area`
+# is in pixels, `weight` in bytes of the file.
+FINGERPRINT = np.dtype(
+    [
+        *(("known", bool), ("content", "V32"), ("pixels", "V32"), ("hash", np.uint64), ("flipped", np.uint64)),
+        *(("area", np.int64), ("weight", np.int64), ("thumbnail", np.uint8, (THUMB, THUMB, 3))),
+    ]
+)
 _IN_MEMORY = 256 << 20  # bytes of one array; larger ones lie in a temporary file
+_QUIET = 4.0  # a coefficient below this, in grey levels, is noise: its bit is 0
+_NOISE = 2.0  # grey levels by which thumbnails differ without a reason
+_LEAST_SHIFT = 8.0  # grey levels by which the colour of a flat image may differ
+
+_K = np.arange(SIDE)
+_DCT = np.sqrt(2 / SIDE) * np.cos(np.pi * (2 * _K[None] + 1) * _K[:, None] / (2 * SIDE)).astype(np.float32)
+# The 64 lowest frequencies but the mean, from coarse to fine, so that neighbouring bits are of like weight.
+_ROWS, _COLUMNS = np.array(sorted(np.ndindex(12, 12), key=lambda at: (sum(at), at))[1 : BITS + 1]).T
+_WEIGHTS = np.uint64(1) << np.arange(BITS, dtype=np.uint64)
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """What one image is known by: digests of bytes and of pixels, a small picture, and what speaks for keeping it."""
-
-    content: bytes  # sha256
-    pixels: bytes  # sha256
-    small: np.ndarray  # uint8 (32, 32, 3)
-    area: int  # pixels
-    weight: int  # bytes of the file
-
-
-def fingerprint_of(source: ImageSource, index: int, content: bytes | np.ndarray) -> Fingerprint:
-    """Decode one image and take its fingerprint. Raises DataError where it cannot be decoded."""
+def fingerprint_of(source: ImageSource, index: int, content: bytes | np.ndarray) -> tuple[Any, ...]:
+    """Decode one image and return its FINGERPRINT. Raises DataError where it cannot be decoded."""
     image = source.image(index, content)
     pixels = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
     weight = len(content) if isinstance(content, bytes) else content.nbytes
-    small = perceptual.shrunk(image)
-    return Fingerprint(source.content_hash(index), pixels, small, image.shape[0] * image.shape[1], weight)
+    area, small = image.shape[0] * image.shape[1], shrunk(image)[None]
+    (hashed,), (flipped,), (thumbnail,) = hashes(small), hashes(mirrored(small)), thumbnails(small)
+    return True, source.content_hash(index), pixels, hashed, flipped, area, weight, thumbnail
 
 
-class Fingerprints:
-    """The fingerprints of N images, in arrays. Images that were never added are in no group."""
+def keeping_order(fingerprints: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the place of each image in the order of keeping, int64 (N,).
 
-    def __init__(self, count: int) -> None:
-        self.known = np.zeros(count, dtype=bool)
-        self.content, self.pixels = (scratch((count, 32), np.uint8) for _ in range(2))
-        self.thumbnails = scratch((count, perceptual.THUMB, perceptual.THUMB, 3), np.uint8)
-        self.hashes, self.flipped = (np.zeros(count, dtype=np.uint64) for _ in range(2))
-        self.area, self.weight = (np.zeros(count, dtype=np.int64) for _ in range(2))
-
-    def add(self, rows: list[int], fingerprints: list[Fingerprint]) -> None:
-        """Add some fingerprints; their small pictures are hashed together, which is faster."""
-        small = np.stack([each.small for each in fingerprints])
-        self.known[rows] = True
-        self.content[rows] = np.frombuffer(b"".join(each.content for each in fingerprints), np.uint8).reshape(-1, 32)
-        self.pixels[rows] = np.frombuffer(b"".join(each.pixels for each in fingerprints), np.uint8).reshape(-1, 32)
-        self.thumbnails[rows] = perceptual.thumbnails(small)
-        self.hashes[rows] = perceptual.hashes(small)
-        self.flipped[rows] = perceptual.hashes(perceptual.mirrored(small))
-        self.area[rows], self.weight[rows] = (
-            [each.area for each in fingerprints],
-            [each.weight for each in fingerprints],
-        )
-
-    def order(self, first: np.ndarray) -> np.ndarray:
-        """Order images by what is rather kept: those marked `first`, then the larger, then the heavier file.
-
-        Returns the place of each in that order, int64 (N,).
-        """
-        order = np.lexsort((np.arange(len(self.known)), -self.weight, -self.area, ~first))
-        places = np.empty(len(order), dtype=np.int64)
-        places[order] = np.arange(len(order))
-        return places
-
-    def stand_ins(self, places: np.ndarray) -> np.ndarray:
-        """Return for each image the one of equal pixels that is kept first, int64 (N,); itself where it is unknown."""
-        stands = np.arange(len(self.known))
-        rows = np.flatnonzero(self.known)
-        rows = rows[np.argsort(places[rows], kind="stable")]
-        digests = np.ascontiguousarray(self.pixels[rows]).view("V32").reshape(-1)
-        _, firsts, inverse = np.unique(digests, return_index=True, return_inverse=True)
-        stands[rows] = rows[firsts[inverse]]
-        return stands
+    Images marked `first`, bool (N,), are kept before others, then the larger image, then the heavier file.
+    """
+    order = np.lexsort((np.arange(len(first)), -fingerprints["weight"], -fingerprints["area"], ~first))
+    return np.argsort(order)
 
 
-def scratch(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def stand_ins(fingerprints: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return for each image the one of equal pixels that is kept first, int64 (N,); itself where it is unknown."""
+    stands = np.arange(len(fingerprints))
+    rows = np.flatnonzero(fingerprints["known"])
+    rows = rows[np.argsort(places[rows], kind="stable")]
+    _, firsts, inverse = np.unique(fingerprints["pixels"][rows], return_index=True, return_inverse=True)
+    stands[rows] = rows[firsts[inverse]]
+    return stands
+
+
+def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an array of zeros; a large one lies in a temporary file, which goes with it."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size <= _IN_MEMORY:
         return np.zeros(shape, dtype=dtype)
     return np.memmap(tempfile.TemporaryFile(), dtype=dtype, mode="w+", shape=shape)
+
+
+def shrunk(image: np.ndarray) -> np.ndarray:
+    """Bring an RGB image, uint8 (H, W, 3), to uint8 (32, 32, 3), whatever its aspect ratio."""
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def hashes(small: np.ndarray) -> np.ndarray:
+    """Return the 64-bit hash of each image, uint64 (N,), of uint8 (N, 32, 32, 3)."""
+    frequencies = _DCT @ (small.astype(np.float32) @ _LUMA) @ _DCT.T
+    bits = frequencies[:, _ROWS, _COLUMNS] > _QUIET
+    return (bits * _WEIGHTS).sum(1, dtype=np.uint64)
+
+
+def thumbnails(small: np.ndarray) -> np.ndarray:
+    """Halve images, uint8 (N, 32, 32, 3) to (N, 16, 16, 3)."""
+    blocks = small.reshape(-1, THUMB, 2, THUMB, 2, 3).astype(np.uint16).sum((2, 4))
+    return ((blocks + 2) // 4).astype(np.uint8)
+
+
+def mirrored(small: np.ndarray) -> np.ndarray:
+    """Swap left and right of images (N, H, W, 3)."""
+    return np.ascontiguousarray(small[:, :, ::-1])
+
+
+def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compare thumbnails, uint8 (P, 16, 16, 3), pair by pair: float32 (P,) in [-1, 1], 1 for equal ones.
+
+    It is the correlation of their pixels, each channel's mean taken out, so that brightness, contrast and white
+    balance do not count; noise of two grey levels is added to both, so that flat images do not differ by nothing. Where
+    the means differ by more than twice the images' own contrast, it is -1: a red tile and a blue one are no copies.
+    """
+    a, b = (images.reshape(len(images), -1, 3).astype(np.float32) for images in (first, second))
+    shift = np.abs(a.mean(1) - b.mean(1)).max(1)
+    a, b = (pixels - pixels.mean(1, keepdims=True) for pixels in (a, b))
+    power_a, power_b = ((pixels**2).mean((1, 2)) for pixels in (a, b))
+    correlation = ((a * b).mean((1, 2)) + _NOISE**2) / np.sqrt((power_a + _NOISE**2) * (power_b + _NOISE**2))
+    contrast = np.sqrt(np.minimum(power_a, power_b))
+    return np.where(shift <= np.maximum(2 * contrast, _LEAST_SHIFT), correlation, np.float32(-1))

@@ -1,60 +1,46 @@
-"""Pairs of near neighbours among many: of 64-bit hashes, and of feature vectors. In blocks, so that memory is bounded.
+"""Pairs of near copies: near in the bits of their hashes or in feature space, and confirmed by their thumbnails.
 
-N and M count rows, P the pairs found, D the width of a vector.
+Every image is compared with every other one, in blocks, so that memory is bounded.
 """
 
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
 
+from ..errors import DataError
+from .fingerprints import likeness, mirrored
+
+Kind = Literal["kept", "bytes", "pixels", "hash", "mirrored", "features"]
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # first and second rows, int64 (P,), and their distances (P,)
+SEARCHED: tuple[Kind, ...] = ("hash", "mirrored", "features")  # surest first
+MAX_LINKS = 20_000_000
+# A pair of images, first < second. kind: an index into SEARCHED; distance: bits of the hash, or cosine distance of
+# features; likeness: of their thumbnails.
+LINK = np.dtype(
+    [("first", np.int64), ("second", np.int64), ("kind", np.int8), ("distance", np.float32), ("likeness", np.float32)]
+)
+_HASHES = 1 << 19  # pairs of hashes compared at once
+_VECTORS = 4096  # vectors multiplied with as many others at once
+_THUMBNAILS = 1 << 12  # pairs whose thumbnails are compared at once
+_ONES = np.array([value.bit_count() for value in range(256)], dtype=np.uint8)
 
-MAX_RADIUS = 15
-_BANDS, _WIDTH = 4, 16
-_BAND_MASK = np.uint64((1 << _WIDTH) - 1)
-_BLOCK = 1 << 19  # pairs looked at in one go
-_FAVOUR = 30  # a pair that a table leads to takes as long as so many looked at one after the other (measured)
-_VECTORS = 4096  # vectors multiplied with as many others in one go
 
-
-def hamming_pairs(first: np.ndarray, second: np.ndarray | None, radius: int) -> Iterator[Pairs]:
-    """Yield the pairs of hashes, uint64 (N,) and (M,), that differ in at most `radius` bits, each pair once.
-
-    Without `second` the pairs are among `first`, i < j. By pigeonhole: of four bands of 16 bits one differs in at most
-    radius / 4 bits, and there are few such values, which a table of the hashes by that band leads to (multi-index
-    hashing, Norouzi et al. 2012). Where the hashes crowd so much that all pairs are less work, all are looked at.
-    """
-    assert 0 <= radius <= MAX_RADIUS and first.dtype == np.uint64, f"{radius} {first.dtype}"
-    among = second is None
-    others = first if second is None else second
-    flips = _flips(radius // _BANDS)
-    tables = [(_Table(first, band), _Table(others, band)) for band in range(_BANDS)]
-    work = 0
-    for ours, theirs in tables:
-        for flip in flips:
-            work += int(_counts(ours, theirs, flip).sum())
-            if work * _FAVOUR > len(first) * len(others):
-                yield from _among_all(first, others, radius, among)
-                return
-    for ours, theirs in tables:
-        for flip in flips:
-            for at, to in _candidates(ours, theirs, flip, among):
-                difference = ours.hashes[at] ^ theirs.hashes[to]
-                distance = popcount(difference)
-                near = distance <= radius
-                for band in range(ours.band):  # An earlier table led to these.
-                    near &= popcount(_band(difference, band)) > radius // _BANDS
-                if near.any():
-                    i, j = ours.rows[at[near]], theirs.rows[to[near]]
-                    yield (np.minimum(i, j), np.maximum(i, j), distance[near]) if among else (i, j, distance[near])
+def hamming_pairs(first: np.ndarray, second: np.ndarray, radius: int) -> Iterator[Pairs]:
+    """Yield the pairs i < j of hashes `first[i]` and `second[j]`, uint64 (N,), that differ in at most `radius` bits."""
+    height = max(1, _HASHES // max(1, len(second)))
+    for top in range(0, len(first), height):
+        distances = popcount(first[top : top + height, None] ^ second[None, top:])
+        i, j = np.nonzero(distances <= radius)
+        i, j, distance = i[i < j], j[i < j], distances[i, j][i < j]
+        yield i + top, j + top, distance
 
 
 def cosine_pairs(features: np.ndarray, radius: float, device: torch.device | str = "cpu") -> Iterator[Pairs]:
     """Yield the pairs i < j of feature vectors, float (N, D), whose cosine distance, 1 - cos, is at most `radius`.
 
-    Products are taken in float32, in blocks; of the features one block at a time is copied.
+    Products are taken in float32; of the features one block at a time is copied.
     """
 
     def block(start: int) -> torch.Tensor:
@@ -67,86 +53,57 @@ def cosine_pairs(features: np.ndarray, radius: float, device: torch.device | str
         for left in starts[top // _VECTORS :]:
             cosines = rows @ (rows if left == top else block(left)).T
             near = (cosines >= 1 - radius).cpu()
-            if left == top:
-                near = near.triu(1)
-            i, j = near.nonzero(as_tuple=True)
-            if len(i):
-                distances = (1 - cosines.cpu()[i, j]).clamp(min=0)
-                yield i.numpy() + top, j.numpy() + left, distances.numpy()
+            i, j = (near.triu(1) if left == top else near).nonzero(as_tuple=True)
+            distances = (1 - cosines.cpu()[i, j]).clamp(min=0)
+            yield i.numpy() + top, j.numpy() + left, distances.numpy()
 
 
 def popcount(values: np.ndarray) -> np.ndarray:
-    """Count the ones in each number, uint64, of any shape."""
-    counts: np.ndarray = np.bitwise_count(values) if hasattr(np, "bitwise_count") else _popcount_by_sums(values)
-    return counts
+    """Count the ones in each number, uint64 (N, M): uint8 (N, M)."""
+    if hasattr(np, "bitwise_count"):  # numpy 2
+        return np.asarray(np.bitwise_count(values))
+    return _ONES[values.view(np.uint8).reshape(*values.shape, 8)].sum(-1, dtype=np.uint8)
 
 
-def _popcount_by_sums(values: np.ndarray) -> np.ndarray:
-    """As `popcount`, for numpy before 2.0: sums of 2, 4, then 8 bits side by side, and of the bytes by a product."""
-    pairs, fours, bytes_, ones = (np.uint64(m * 0x0101010101010101) for m in (0x55, 0x33, 0x0F, 0x01))
-    values = values - ((values >> np.uint64(1)) & pairs)
-    values = (values & fours) + ((values >> np.uint64(2)) & fours)
-    values = (values + (values >> np.uint64(4))) & bytes_
-    return ((values * ones) >> np.uint64(56)).astype(np.uint8)
+def near_links(fingerprints: np.ndarray, rows: np.ndarray, bits: int, least: float, flips: bool) -> np.ndarray:
+    """Link images, of `rows`, whose hashes differ in at most `bits` and whose thumbnails are at least so alike.
+
+    flips: whether to look for mirror images too. Returns LINK (L,).
+    """
+    hashes, flipped = fingerprints["hash"][rows], fingerprints["flipped"][rows]
+    searches: list[tuple[Kind, np.ndarray, np.ndarray]] = [("hash", hashes, hashes)]
+    searches += [("mirrored", hashes, flipped), ("mirrored", flipped, hashes)] if flips else []
+    return merged(confirmed(fingerprints, rows, hamming_pairs(a, b, bits), kind, least) for kind, a, b in searches)
 
 
-class _Table:
-    """Hashes in the order of one band, the rows they came from, and where each value of the band begins."""
+def confirmed(
+    fingerprints: np.ndarray, rows: np.ndarray, pairs: Iterable[Pairs], kind: Kind, least: float = -1.0
+) -> np.ndarray:
+    """Link the images, of `rows`, of those pairs of places in it whose thumbnails are alike: LINK (L,).
 
-    def __init__(self, hashes: np.ndarray, band: int) -> None:
-        self.band = band
-        values = _band(hashes, band).astype(np.int64)
-        self.rows = np.argsort(values, kind="stable")
-        self.hashes, self.values = hashes[self.rows], values[self.rows]
-        self.starts = np.concatenate([[0], np.cumsum(np.bincount(values, minlength=1 << _WIDTH))])
-
-
-def _counts(ours: _Table, theirs: _Table, flip: int) -> np.ndarray:
-    """Return how many of theirs each of ours leads to with these bits of its band flipped, int64 (N,)."""
-    values = ours.values ^ flip
-    counts: np.ndarray = theirs.starts[values + 1] - theirs.starts[values]
-    return counts
-
-
-def _candidates(ours: _Table, theirs: _Table, flip: int, among: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the places in both tables that a flip leads from and to, in blocks; `among` one set each pair once."""
-    counts = _counts(ours, theirs, flip)
-    starts = theirs.starts[ours.values ^ flip]
-    if among and flip:
-        counts[ours.values & (1 << (flip.bit_length() - 1)) != 0] = 0
-    elif among:  # From each to those behind it with the same value.
-        behind = np.arange(1, len(counts) + 1)
-        counts, starts = starts + counts - behind, behind
-    ends = np.cumsum(counts)
-    top = 0
-    while top < len(counts):
-        done = ends[top] - counts[top]
-        bottom = max(top + 1, int(np.searchsorted(ends, done + _BLOCK, side="right")))
-        some = counts[top:bottom]
-        at = np.repeat(np.arange(top, bottom), some)
-        within = np.arange(len(at)) - np.repeat(ends[top:bottom] - some - done, some)
-        if len(at):
-            yield at, starts[at] + within
-        top = bottom
+    Raises DataError for more pairs than can be of use.
+    """
+    found = [np.empty(0, dtype=LINK)]
+    count = 0
+    for i, j, distance in pairs:
+        for start in range(0, len(i), _THUMBNAILS):
+            some = slice(start, start + _THUMBNAILS)
+            links = np.empty(len(i[some]), dtype=LINK)
+            links["first"], links["second"], links["distance"] = rows[i[some]], rows[j[some]], distance[some]
+            links["kind"] = SEARCHED.index(kind)
+            ours, theirs = (fingerprints["thumbnail"][links[end]] for end in ("first", "second"))
+            links["likeness"] = likeness(ours, mirrored(theirs) if kind == "mirrored" else theirs)
+            found.append(links[links["likeness"] >= least])
+            count += len(found[-1])
+            if count > MAX_LINKS:
+                message = f"more than {MAX_LINKS:,} pairs of images count as near copies"
+                raise DataError(message, "be stricter: a smaller `bits` or `feature_distance`, or a greater `likeness`")
+    return np.concatenate(found)
 
 
-def _band(hashes: np.ndarray, band: int) -> np.ndarray:
-    return (hashes >> np.uint64(band * _WIDTH)) & _BAND_MASK
-
-
-def _flips(radius: int) -> list[int]:
-    """List the values of a band with at most `radius` ones."""
-    chosen = (bits for count in range(radius + 1) for bits in combinations(range(_WIDTH), count))
-    return [sum(1 << bit for bit in bits) for bits in chosen]
-
-
-def _among_all(first: np.ndarray, others: np.ndarray, radius: int, below: bool) -> Iterator[Pairs]:
-    """Look at every pair; with `below` at those with i < j."""
-    height = max(1, _BLOCK // max(1, len(others)))
-    for top in range(0, len(first), height):
-        left = top if below else 0
-        distances = popcount(first[top : top + height, None] ^ others[None, left:])
-        i, j = np.nonzero(distances <= radius)
-        distance, i, j = distances[i, j], i + top, j + left
-        chosen = i < j if below else slice(None)
-        yield i[chosen], j[chosen], distance[chosen]
+def merged(links: Iterable[np.ndarray]) -> np.ndarray:
+    """Join links, LINK (L,); where a pair is linked twice, the surest kind and least distance counts."""
+    joined = np.concatenate([*links])
+    joined = joined[np.lexsort([joined[key] for key in ("distance", "kind", "second", "first")])]
+    _, firsts = np.unique(joined[["first", "second"]], return_index=True)
+    return joined[firsts]

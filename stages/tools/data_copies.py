@@ -11,7 +11,8 @@ from typing import Any
 
 from ...core import files
 from ...core.curation.contact_sheet import Strip, packed, square, write_sheet
-from ...core.curation.duplicates import SEARCHED, Copy, Group
+from ...core.curation.duplicates import Copy, Group
+from ...core.curation.near import SEARCHED
 from ...core.errors import DataError
 from ...core.images.settings import Data
 from ...core.images.sources import split_by_fraction

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from ...core.curation.contact_sheet import require_new
-from ...core.curation.duplicates import Group, feature_links, grouped, merged, near_links
-from ...core.curation.fingerprints import Fingerprint, Fingerprints, fingerprint_of, scratch
-from ...core.curation.near import cosine_pairs
+from ...core.curation.duplicates import Group, grouped
+from ...core.curation.fingerprints import FINGERPRINT, fingerprint_of, keeping_order, scratch, stand_ins
+from ...core.curation.near import confirmed, cosine_pairs, merged, near_links
 from ...core.errors import DataError
 from ...core.features.registry import open_extractor
 from ...core.images.decode import as_tensor
@@ -23,7 +23,6 @@ from .data_copies import Copies
 from .data_parts import TRAINED, Catalogue, looked_at, read_all, shown
 
 FEATURE_DISTANCE = 0.04  # of MobileNetV2
-_TOGETHER = 256  # fingerprints hashed together
 _SIDE, _BATCH = 224, 64  # of images for a network
 
 
@@ -65,36 +64,28 @@ def run(config: DataDedup, progress: Progress) -> Outcome:
     )
 
 
-def _fingerprints(images: Catalogue, progress: Progress) -> tuple[Fingerprints, list[str]]:
-    """Take the fingerprint of every image. Returns them, and the names of images that cannot be decoded."""
-    fingerprints = Fingerprints(len(images))
+def _fingerprints(images: Catalogue, progress: Progress) -> tuple[np.ndarray, list[str]]:
+    """Take the FINGERPRINT of every image, (N,). Returns them, and the names of images that cannot be decoded."""
+    fingerprints = scratch((len(images),), FINGERPRINT)
     broken: list[str] = []
-    rows: list[int] = []
-    waiting: list[Fingerprint] = []
     for row, (_, source, index, seen) in enumerate(read_all(images.parts, fingerprint_of, progress, "reading images")):
         if isinstance(seen, DataError):
             progress.warn(shown(seen.message, 300))
             broken.append(source.names[index])
         else:
-            rows.append(row)
-            waiting.append(seen)
-        if len(waiting) == _TOGETHER:
-            fingerprints.add(rows, waiting)
-            rows, waiting = [], []
-    if waiting:
-        fingerprints.add(rows, waiting)
+            fingerprints[row] = seen
     return fingerprints, broken
 
 
-def _groups(config: DataDedup, images: Catalogue, fingerprints: Fingerprints, progress: Progress) -> list[Group]:
+def _groups(config: DataDedup, images: Catalogue, fingerprints: np.ndarray, progress: Progress) -> list[Group]:
     """Link images by what they look like, and by features where asked, and gather them.
 
     What is held out is rather kept than what is trained on, so that it remains what others measure by.
     """
     held_out = np.repeat([part not in TRAINED for part, _ in images.parts], np.diff(images.starts))
-    places = fingerprints.order(held_out)
-    stands = fingerprints.stand_ins(places)
-    rows = np.flatnonzero(fingerprints.known & (stands == np.arange(len(images))))
+    places = keeping_order(fingerprints, held_out)
+    stands = stand_ins(fingerprints, places)
+    rows = np.flatnonzero(fingerprints["known"] & (stands == np.arange(len(images))))
     progress.note(f"comparing the hashes of {len(rows):,} images that differ in their pixels")
     links = near_links(fingerprints, rows, config.bits, config.likeness, config.mirrored)
     if config.features == "none":
@@ -103,7 +94,7 @@ def _groups(config: DataDedup, images: Catalogue, fingerprints: Fingerprints, pr
         device = machine_policy(Machine(device=config.device)).device
         features = _features(config, images, rows, device, progress)
         pairs = cosine_pairs(features, config.feature_distance or FEATURE_DISTANCE, device)
-        links = merged([links, feature_links(fingerprints, rows, pairs)])
+        links = merged([links, confirmed(fingerprints, rows, pairs, "features")])
     return grouped(fingerprints, stands, links, places)
 
 

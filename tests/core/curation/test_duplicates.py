@@ -3,37 +3,38 @@
 import numpy as np
 import pytest
 
-from ldm.core.curation import duplicates, fingerprints
-from ldm.core.curation.duplicates import SEARCHED, Links, components, grouped, merged, near_links
-from ldm.core.curation.fingerprints import Fingerprint, Fingerprints
+from ldm.core.curation import fingerprints, near
+from ldm.core.curation.duplicates import components, grouped
+from ldm.core.curation.fingerprints import FINGERPRINT, fingerprint_of, keeping_order, scratch, stand_ins
+from ldm.core.curation.near import LINK, SEARCHED, merged, near_links
 from ldm.core.errors import DataError
+from ldm.core.images.dataset import image_source
 from tests.support.pictured import landscape
 
 
-def links(*pairs: tuple[int, int], kind: str = "hash", distances: list[float] | None = None) -> Links:
-    first, second = (np.array(ends, dtype=np.int64) for ends in zip(*pairs, strict=True)) if pairs else ([], [])
-    count = len(pairs)
-    kinds = np.full(count, SEARCHED.index(kind), dtype=np.int8)  # type: ignore[arg-type]
-    distance = np.array(distances or [2.0] * count, dtype=np.float32)
-    return Links(np.asarray(first, int), np.asarray(second, int), kinds, distance, np.full(count, 0.96, np.float32))
+def links(*pairs: tuple[int, int], kind: str = "hash", distances: list[float] | None = None) -> np.ndarray:
+    rows = [(*pair, SEARCHED.index(kind), 2.0, 0.96) for pair in pairs]  # type: ignore[arg-type]
+    found = np.array(rows, dtype=LINK)
+    if distances:
+        found["distance"] = distances
+    return found
 
 
-def known(count: int, contents: dict[int, bytes] | None = None, pixels: dict[int, bytes] | None = None) -> Fingerprints:
+def known(count: int, contents: dict[int, bytes] | None = None, pixels: dict[int, bytes] | None = None) -> np.ndarray:
     """Fingerprints of `count` different images, some of which are given the bytes or pixels of others."""
-    all_fingerprints = Fingerprints(count)
-    small = np.zeros((32, 32, 3), dtype=np.uint8)
+    found = np.zeros(count, dtype=FINGERPRINT)
     for row in range(count):
         own = row.to_bytes(32, "big")
-        content, shown = (contents or {}).get(row, own), (pixels or {}).get(row, own)
-        all_fingerprints.add([row], [Fingerprint(content, shown, small, area=100, weight=10)])
-    return all_fingerprints
+        found["content"][row], found["pixels"][row] = (contents or {}).get(row, own), (pixels or {}).get(row, own)
+    found["known"] = True
+    return found
 
 
-def groups_of(count: int, found: Links, order: list[int] | None = None, **same):
+def groups_of(count: int, found: np.ndarray, order: list[int] | None = None, **same):
     all_fingerprints = known(count, **same)
     places = np.empty(count, dtype=np.int64)
     places[order or np.arange(count)] = np.arange(count)
-    return grouped(all_fingerprints, all_fingerprints.stand_ins(places), found, places)
+    return grouped(all_fingerprints, stand_ins(all_fingerprints, places), found, places)
 
 
 def kept_and_out(group) -> tuple[list[int], dict[int, int]]:
@@ -115,28 +116,25 @@ def test_equal_bytes_equal_pixels_and_copies_of_those_are_told_apart():
 
 
 def test_images_that_could_not_be_decoded_are_in_no_group():
-    all_fingerprints = Fingerprints(4)
-    all_fingerprints.add([1, 3], [Fingerprint(b"a" * 32, b"p" * 32, np.zeros((32, 32, 3), np.uint8), 1, 1)] * 2)
+    all_fingerprints = known(4, pixels={1: b"p" * 32, 3: b"p" * 32})
+    all_fingerprints[[0, 2]] = np.zeros(2, dtype=FINGERPRINT)
     places = np.arange(4)
-    (group,) = grouped(all_fingerprints, all_fingerprints.stand_ins(places), links(), places)
+    (group,) = grouped(all_fingerprints, stand_ins(all_fingerprints, places), links(), places)
     assert group.rows == [1, 3]
 
 
 def test_what_is_held_out_is_rather_kept_then_the_larger_then_the_heavier_then_the_first():
-    all_fingerprints = Fingerprints(5)
-    small = np.zeros((32, 32, 3), dtype=np.uint8)
-    sizes = [(10, 5), (20, 5), (20, 9), (1, 1), (20, 9)]
-    named = [Fingerprint(bytes([row]) * 32, bytes([row]) * 32, small, *size) for row, size in enumerate(sizes)]
-    all_fingerprints.add([*range(5)], named)
-    places = all_fingerprints.order(np.array([False, False, False, True, False]))
+    all_fingerprints = known(5)
+    all_fingerprints["area"], all_fingerprints["weight"] = [10, 20, 20, 1, 20], [5, 5, 9, 1, 9]
+    places = keeping_order(all_fingerprints, np.array([False, False, False, True, False]))
     assert np.argsort(places).tolist() == [3, 2, 4, 1, 0]
 
 
-def seen(*pictures: np.ndarray) -> Fingerprints:
-    found = Fingerprints(len(pictures))
+def seen(*pictures: np.ndarray) -> np.ndarray:
+    source = image_source("here", [f"{row:06d}" for row in range(len(pictures))], pictures.__getitem__, None)
+    found = scratch((len(pictures),), FINGERPRINT)
     for row, picture in enumerate(pictures):
-        digest = bytes([row]) * 32
-        found.add([row], [Fingerprint(digest, digest, fingerprints.perceptual.shrunk(picture), 1, 1)])
+        found[row] = fingerprint_of(source, row, picture)
     return found
 
 
@@ -145,26 +143,26 @@ def test_mirrored_copies_are_found_when_asked_for_and_a_symmetric_picture_is_no_
     a, b, c = (landscape(number) for number in range(3))
     symmetric = np.concatenate([c[:, :48], c[:, :48][:, ::-1]], axis=1)
     found = near_links(seen(a, b, a[:, ::-1], symmetric), np.arange(4), 10, 0.95, mirrored)
-    assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == ([(0, 2)] if mirrored else [])
-    assert [SEARCHED[kind] for kind in found.kind] == (["mirrored"] if mirrored else [])
+    assert list(zip(found["first"].tolist(), found["second"].tolist(), strict=True)) == ([(0, 2)] if mirrored else [])
+    assert [SEARCHED[kind] for kind in found["kind"]] == (["mirrored"] if mirrored else [])
 
 
 def test_both_a_like_hash_and_a_like_thumbnail_are_asked_for():
     a = landscape(1)
     all_fingerprints = seen(a, a)
     assert len(near_links(all_fingerprints, np.arange(2), 0, 0.99, False)) == 1
-    all_fingerprints.thumbnails[1] = 255 - all_fingerprints.thumbnails[1]
+    all_fingerprints["thumbnail"][1] = 255 - all_fingerprints["thumbnail"][1]
     assert len(near_links(all_fingerprints, np.arange(2), 0, 0.5, False)) == 0
 
 
 def test_links_are_counted_by_the_images_own_rows_when_some_are_passed_over():
     a, b = landscape(1), landscape(2)
     found = near_links(seen(b, a, b, a), np.array([1, 3]), 4, 0.99, False)
-    assert (found.first.tolist(), found.second.tolist()) == ([1], [3])
+    assert (found["first"].tolist(), found["second"].tolist()) == ([1], [3])
 
 
 def test_more_links_than_can_be_of_use_are_refused_with_what_to_change(monkeypatch):
-    monkeypatch.setattr(duplicates, "MAX_LINKS", 5)
+    monkeypatch.setattr(near, "MAX_LINKS", 5)
     with pytest.raises(DataError, match="more than 5 pairs") as refused:
         near_links(seen(*[landscape(1)] * 4), np.arange(4), 4, 0.9, False)
     assert "`likeness`" in str(refused.value.remedy)
@@ -175,5 +173,5 @@ def test_large_arrays_lie_in_a_file_and_hold_the_same(monkeypatch):
     in_memory = near_links(seen(a, b, a), np.arange(3), 4, 0.9, False)
     monkeypatch.setattr(fingerprints, "_IN_MEMORY", 0)
     on_disk = seen(a, b, a)
-    assert isinstance(on_disk.thumbnails, np.memmap)
-    assert near_links(on_disk, np.arange(3), 4, 0.9, False).second.tolist() == in_memory.second.tolist() == [2]
+    assert isinstance(on_disk, np.memmap)
+    assert near_links(on_disk, np.arange(3), 4, 0.9, False)["second"].tolist() == in_memory["second"].tolist() == [2]

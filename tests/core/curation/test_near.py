@@ -19,29 +19,27 @@ def crowded(seed: int, count: int) -> np.ndarray:
     return hashes
 
 
-def by_all(first: np.ndarray, second: np.ndarray | None, radius: int) -> set[tuple[int, int, int]]:
-    others = first if second is None else second
+def by_all(first: np.ndarray, second: np.ndarray, radius: int) -> set[tuple[int, int, int]]:
     return {
         (i, j, (int(a) ^ int(b)).bit_count())
         for i, a in enumerate(first)
-        for j, b in enumerate(others)
-        if (second is not None or i < j) and (int(a) ^ int(b)).bit_count() <= radius
+        for j, b in enumerate(second)
+        if i < j and (int(a) ^ int(b)).bit_count() <= radius
     }
 
 
-def by_search(first: np.ndarray, second: np.ndarray | None, radius: int) -> list[tuple[int, int, int]]:
+def by_search(first: np.ndarray, second: np.ndarray, radius: int) -> list[tuple[int, int, int]]:
     found = near.hamming_pairs(first, second, radius)
     return [(int(i), int(j), int(d)) for pairs in found for i, j, d in zip(*pairs, strict=True)]
 
 
-@pytest.mark.parametrize("favour", [0, 10**9], ids=["tables", "all"])
-@pytest.mark.parametrize("radius", [0, 3, 4, 8, 10, 15])
-def test_pairs_of_hashes_are_those_of_comparing_all_each_once(monkeypatch, radius, favour):
-    monkeypatch.setattr(near, "_FAVOUR", favour)
-    monkeypatch.setattr(near, "_BLOCK", 1000)
-    first, second = crowded(1, 150), crowded(2, 90)
-    second[:30] = first[:30]
-    for others in (None, second):
+@pytest.mark.parametrize("block", [1, 1000, 1 << 19])
+@pytest.mark.parametrize("radius", [0, 3, 10, 15])
+def test_pairs_of_hashes_are_those_of_comparing_all_each_once(monkeypatch, radius, block):
+    monkeypatch.setattr(near, "_HASHES", block)
+    first, second = crowded(1, 150), crowded(2, 150)
+    second[30:60] = first[:30]
+    for others in (first, second):
         found = by_search(first, others, radius)
         assert len(found) == len(set(found)) and set(found) == by_all(first, others, radius)
         assert {distance for *_, distance in found} >= {0, radius}
@@ -50,20 +48,17 @@ def test_pairs_of_hashes_are_those_of_comparing_all_each_once(monkeypatch, radiu
 @pytest.mark.parametrize("count", [0, 1])
 def test_none_and_one_have_no_pairs(count):
     hashes = RNG.integers(0, 2**64, count, dtype=np.uint64)
-    assert by_search(hashes, None, 8) == []
-    assert list(near.cosine_pairs(np.ones((count, 4)), 0.5)) == []
+    assert by_search(hashes, hashes, 8) == []
+    assert [len(i) for i, _, _ in near.cosine_pairs(np.ones((count, 4)), 0.5)] == [0] * count
 
 
-def test_many_of_one_value_are_all_pairs(monkeypatch):
-    monkeypatch.setattr(near, "_FAVOUR", 0)
-    assert len(by_search(np.full(60, 12345, dtype=np.uint64), None, 3)) == 60 * 59 // 2
-
-
-def test_bits_are_counted_alike_with_and_without_numpys_own_counting():
-    values = RNG.integers(0, 2**64, 1000, dtype=np.uint64)
-    values[:4] = [0, 2**64 - 1, 1, 2**63]
-    expected = [int(value).bit_count() for value in values]
-    assert near.popcount(values).tolist() == near._popcount_by_sums(values).tolist() == expected
+def test_bits_are_counted_alike_with_and_without_numpys_own_counting(monkeypatch):
+    values = RNG.integers(0, 2**64, (100, 10), dtype=np.uint64)
+    values[0, :4] = [0, 2**64 - 1, 1, 2**63]
+    expected = [[int(value).bit_count() for value in row] for row in values]
+    assert near.popcount(values).tolist() == expected
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert near.popcount(values).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
