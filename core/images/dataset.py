@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from PIL import Image
 from ..errors import DataError
 from ..system.machine import num_cores
 from . import decode
+from .order import pieces
 
 _MOST_NUMBERS = 100_000  # greatest label that may be one of classes without images, as held-out parts have them
 _LONGEST_NAME = 1000  # letters of a class; pictures and reports make room for it
@@ -76,22 +77,22 @@ class ImageSource:
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
-        row = int(self.rows[index])
-        if row not in self.digests:
-            self.digests[row] = content_digest(self.fetch(row))
-        return self.digests[row]
+        known = self.digests.get(int(self.rows[index]))
+        return known or self.remember(index, self.read(index))
 
     def remember(self, index: int, content: bytes | np.ndarray) -> bytes:
         """Return the `content_hash` of a sample whose content was read, so that it need not be read again for it."""
-        return self.digests.setdefault(int(self.rows[index]), content_digest(content))
+        row = int(self.rows[index])
+        if row not in self.digests:
+            framed = content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
+            self.digests[row] = hashlib.sha256(framed).digest()
+        return self.digests[row]
 
     def content_hashes(self) -> list[bytes]:
         """Return every sample's `content_hash`, in order, reading in parallel; read once, then remembered."""
         with ThreadPoolExecutor(num_workers()) as pool:
-            blocks = [range(start, min(start + 256, len(self))) for start in range(0, len(self), 256)]
-            return [
-                digest for block in pool.map(lambda b: [self.content_hash(i) for i in b], blocks) for digest in block
-            ]
+            blocks = pieces(np.arange(len(self)), 256)
+            return list(chain.from_iterable(pool.map(lambda block: list(map(self.content_hash, block)), blocks)))
 
     def fingerprint(self) -> str:
         """Return a sha256, hex, of class names and of the sorted (name, label, content hash) of all samples."""
@@ -138,8 +139,7 @@ class ImageSource:
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         empty = [self.class_names[label] for label in np.flatnonzero(counts == 0)]
         if empty:
-            message = f"{self.location} has no images of class {', '.join(empty[:5])}"
-            message += f" and {len(empty) - 5} others" if len(empty) > 5 else ""
+            message = f"{self.location} has no images of class {listed(empty)}"
             raise DataError(message, "add images, or leave the class out and number the labels 0, 1, 2 …")
         return self
 
@@ -174,7 +174,7 @@ def image_source(
         zeros = np.zeros(len(rows), dtype=np.int64)
         return ImageSource(location, ("all",), ordered, zeros, fetch, rows, False, tuple(ignored))
     for class_name in class_names or ():
-        if any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in class_name):
+        if not is_text(class_name):
             raise DataError(f"{location} has a class named {class_name!r}, which is no text", "rename the class")
         if len(class_name) > _LONGEST_NAME:
             message = f"{location} has a class whose name has {len(class_name):,} letters: {class_name[:40]!r}…"
@@ -194,11 +194,9 @@ def image_source(
     return replace(source, empty_folders=tuple(empty_folders), numbered=numbered)
 
 
-def content_digest(content: bytes | np.ndarray) -> bytes:
-    """Return the sha256, 32 bytes, of a file's bytes, or of an array's shape and values."""
-    if not isinstance(content, bytes):
-        content = repr(content.shape).encode() + content.tobytes()
-    return hashlib.sha256(content).digest()
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def num_workers() -> int:
@@ -213,6 +211,14 @@ def _refuse_gap(location: str, names: Sequence[str], labels: np.ndarray) -> None
         missing = int(np.flatnonzero(distinct != np.arange(len(distinct)))[0])
         culprit = f"label {distinct[-1]} of {names[first[-1]]} is the greatest, yet no image has label {missing}"
         raise DataError(f"{location}: {culprit}", "number the labels 0, 1, 2 … or name all classes in classes.json")
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is text that a file can be named by: JSON may hold halves of surrogate pairs."""
+    try:
+        return isinstance(value, str) and _encoded(value) is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _encoded(text: str) -> bytes:

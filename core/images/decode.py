@@ -37,29 +37,25 @@ _UPRIGHT = {
 }
 
 
-def decode(
-    data: bytes, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def decode(data: bytes, name: str, background: tuple[int, int, int] = WHITE) -> np.ndarray:
     """Decode an image file to RGB, uint8 (H, W, 3), as `decode_picture` does."""
-    return np.array(decode_picture(data, name, background, max_pixels))
+    return np.array(decode_picture(data, name, background))
 
 
-def decode_picture(
-    data: bytes, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
+def decode_picture(data: bytes, name: str, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """Decode an image file to RGB, upright as EXIF says.
 
     Grey becomes three equal channels, 16 bits are scaled to 8, transparency is composited on `background`, CMYK is
     converted without a colour profile (embedded profiles are not applied), and of an animation the first frame is
     taken. Raises DataError naming the file when it is empty, truncated, damaged, not an image, larger than
-    `max_pixels` (by the header, before anything is allocated), or holds numbers without a known range, such
+    `MAX_PIXELS` (by the header, before anything is allocated), or holds numbers without a known range, such
     as floats.
     """
     if not data:
         raise DataError(f"{name} is empty", "remove the file or replace it")
     border = as_data_error(f"{name} cannot be decoded", "replace or remove it, or skip broken images")
     with border, _opened(data, name) as image:
-        _refuse_bomb(image.width * image.height, len(data), name, max_pixels)
+        _refuse_bomb(image.width * image.height, len(data), name)
         _refuse_unscaled_key(image, name)
         white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
         bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
@@ -92,9 +88,9 @@ def readable_formats() -> tuple[str, ...]:
     return _FORMATS
 
 
-def _refuse_bomb(pixels: int, num_bytes: int, name: str, max_pixels: int) -> None:
-    if pixels > max_pixels:
-        raise DataError(f"{name} declares {pixels:,} pixels; the limit is {max_pixels:,}", "shrink or remove it")
+def _refuse_bomb(pixels: int, num_bytes: int, name: str) -> None:
+    if pixels > MAX_PIXELS:
+        raise DataError(f"{name} declares {pixels:,} pixels; the limit is {MAX_PIXELS:,}", "shrink or remove it")
     if pixels > max(_BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE * num_bytes):
         message = f"{name} declares {pixels:,} pixels in {num_bytes:,} bytes, like a decompression bomb"
         raise DataError(message, "shrink or remove it")

@@ -17,10 +17,9 @@ import numpy as np
 
 from .. import files
 from ..errors import DataError
-from .dataset import ImageSource
+from .dataset import ImageSource, is_text, listed
 
 _QUOTED = re.compile(r'\A(["#[\s]|\Z)|\s\Z|[\x00-\x1f\x7f]')  # what a line would not give back
-_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,11 @@ class Exclusion:
         found: dict[str, tuple[int, int]] = {}
         for place, (part, source) in enumerate(parts):
             for row, name in enumerate(source.names):
-                for listed in {name, f"{part}/{name}"} & self.names:
-                    if listed in found:
-                        twice = f"{parts[found[listed][0]][0]}/… and {part}/…"
-                        raise DataError(f"{self.path}: {listed} could be two images", f"write which: {twice}")
-                    found[listed] = place, row
+                for spelled in {name, f"{part}/{name}"} & self.names:
+                    if spelled in found:
+                        twice = f"{parts[found[spelled][0]][0]}/… and {part}/…"
+                        raise DataError(f"{self.path}: {spelled} could be two images", f"write which: {twice}")
+                    found[spelled] = place, row
         self._require_known(self.names - found.keys(), parts, others)
 
         kept = []
@@ -73,9 +72,7 @@ class Exclusion:
         for part, source in others() if unknown else ():
             unknown = unknown.difference(source.names, (f"{part}/{name}" for name in source.names))
         if unknown:
-            listed = ", ".join(sorted(unknown)[:_LISTED])
-            listed += f" and {len(unknown) - _LISTED:,} more" if len(unknown) > _LISTED else ""
-            message = f"{self.path} lists what is no image of {parts[0][1].location}: {listed}"
+            message = f"{self.path} lists what is no image of {parts[0][1].location}: {listed(sorted(unknown), 3)}"
             raise DataError(message, "take them off the list, or make it again with `ldm data dedup --exclude-out`")
 
     def _require_left(self, before: ImageSource, after: ImageSource, whole_classes: bool) -> None:
@@ -132,18 +129,7 @@ def _as_json_list(text: str) -> list[str] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, list) and all(map(_is_name, value)) else None
-
-
-def _is_name(value: object) -> bool:
-    """Return whether a value is text that a file can be named by: JSON may hold halves of surrogate pairs."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return value if isinstance(value, list) and all(map(is_text, value)) else None
 
 
 def _unquoted(line: str, place: str) -> str:
@@ -151,6 +137,6 @@ def _unquoted(line: str, place: str) -> str:
         value = json.loads(line)
     except ValueError:
         value = None
-    if not _is_name(value):
+    if not is_text(value):
         raise DataError(f"{place} begins with a quote and is no JSON string of a name: {line}", "mend it")
     return str(value)

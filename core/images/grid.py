@@ -1,4 +1,4 @@
-"""Pictures of pictures: labelled grids, strips and animations."""
+"""Pictures of pictures: labelled grids and animations."""
 
 from collections.abc import Sequence
 from math import ceil, isqrt
@@ -59,11 +59,6 @@ def grid(
 def scale_for(images: np.ndarray, side: int = 64) -> int:
     """Return by how much to enlarge images, uint8 (N, H, W, 3), so that they are at least about `side` pixels wide."""
     return max(1, round(side / images.shape[2]))
-
-
-def strip(frames: np.ndarray, labels: Sequence[str] | None = None, scale: int = 1) -> np.ndarray:
-    """Lay images, uint8 (N, H, W, 3), side by side; return uint8 (height, width, 3)."""
-    return grid(frames, columns=len(frames), labels=labels, scale=scale)
 
 
 def animation(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80, hold: int = 1500) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 from .dataset import ImageSource, image_source
 from .decode import SUFFIXES
 
@@ -63,7 +63,7 @@ def parts_of(listing: Listing) -> Parts:
     found = [name for name in visible if is_image(name)]
     listing = replace(listing, names=visible, folders=[name for name in listing.folders if not is_hidden(name)])
     prefix = _wrapper(found, listing.archive)
-    tops = {name[len(prefix) :].split("/")[0] if "/" in name[len(prefix) :] else "" for name in found}
+    tops = {_top(name, prefix) for name in found}
     if tops and tops <= PART_NAMES.keys() and "train" in {PART_NAMES[top] for top in tops}:
         folders = one_of_each(listing.location, "folders", [(PART_NAMES[top], prefix + top) for top in sorted(tops)])
         return {part: partial(_labelled_by_folder, listing, folder + "/") for part, folder in folders.items()}
@@ -99,31 +99,41 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
     found = [name for name in inside if is_image(name)]
     ignored = [name for name in inside if not is_image(name) and PurePosixPath(name).name != CLASSES_FILE]
     location = listing.location
-    tops = {name[len(prefix) :].split("/")[0] for name in found if "/" in name[len(prefix) :]}
-    loose = [name for name in found if "/" not in name[len(prefix) :]]
+    keys = [_top(name, prefix) for name in found]
+    tops = set(keys) - {""}
+    loose = [name for name, key in zip(found, keys, strict=True) if not key]
     if tops and loose:
         message = f"{location} has images both in class folders ({min(tops)}) and outside them ({loose[0]})"
         raise DataError(message, "move them into the folder of their class")
 
-    folders = {name[len(prefix) :].split("/")[0] for name in listing.folders if name.startswith(prefix)} - {""}
-    folders |= {name[len(prefix) :].split("/")[0] for name in ignored if "/" in name[len(prefix) :]}
-    empty = [prefix + name for name in sorted(folders - tops)] if tops else []
+    folders = {_top(name + "/", prefix) for name in listing.folders if name.startswith(prefix)}
+    folders |= {_top(name, prefix) for name in ignored}
+    empty = [prefix + name for name in sorted(folders - tops - {""})] if tops else []
 
     def fetch(row: int) -> bytes:
         return listing.read(found[row])
 
     if not tops:
         return image_source(location, found, fetch, None, ignored=ignored)
-    keys = class_order(tops)
-    index = {key: label for label, key in enumerate(keys)}
-    labels = np.array([index[name[len(prefix) :].split("/")[0]] for name in found], dtype=np.int64)
-    class_names = human_names(keys, _classes_file(listing, prefix), location)
+    labels, order = numbered(keys)
+    class_names = human_names(order, _classes_file(listing, prefix), location)
     return image_source(location, found, fetch, labels, class_names, ignored, empty)
 
 
-def class_order(keys: set[str]) -> list[str]:
-    """Sort class names: by value where all are numbers, so that class "10" follows "9", else by character."""
-    return sorted(keys, key=int) if all(map(_NUMBER.fullmatch, keys)) else sorted(keys)
+def _top(name: str, prefix: str) -> str:
+    """Return the folder at the top that a file below `prefix` is in; nothing where it is in none."""
+    return name[len(prefix) :].rpartition("/")[0].partition("/")[0]
+
+
+def numbered(keys: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Number classes by their names: return each one's label, int64 (N,), and the names in the order of labels.
+
+    That is by value where all are numbers, so that class "10" follows "9", else by character.
+    """
+    names = set(keys)
+    order = sorted(names, key=int) if all(map(_NUMBER.fullmatch, names)) else sorted(names)
+    index = {key: label for label, key in enumerate(order)}
+    return np.array([index[key] for key in keys], dtype=np.int64), order
 
 
 def _classes_file(listing: Listing, prefix: str) -> Any:
@@ -138,10 +148,8 @@ def _classes_file(listing: Listing, prefix: str) -> Any:
 
 def parse_json(data: bytes, name: str) -> Any:
     """Parse JSON; DataError naming the file when it is none."""
-    try:
+    with as_data_error(f"{name} is not valid JSON", "mend or remove it"):
         return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not valid JSON: {error}", "mend or remove it") from None
 
 
 def human_names(keys: list[str], table: Any, location: str) -> list[str]:

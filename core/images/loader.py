@@ -1,9 +1,10 @@
 """Decoded batches of images for training: all at once in memory where they fit, else decoded as they are needed."""
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +13,9 @@ from ..errors import DataError
 from .dataset import ImageSource, num_workers
 from .decode import WHITE, Crop, as_tensor, to_training
 from .order import mirrored, pieces
+from .reading import in_order, read_each
 
-MAX_SKIPPED = 0.01
-_BLOCK = 64  # images given to the pool at once, and between two reports of progress
+_BLOCK = 64  # images between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Preparation:
     background: tuple[int, int, int] = WHITE
     crop: Crop = "adm"
     on_error: str = "stop"
-    max_skipped: float = MAX_SKIPPED
+    max_skipped: float = 0.01
     cache_bytes: int = 2 << 30
 
 
@@ -72,21 +73,15 @@ class ImageLoader:
 
     def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
         """Yield one batch per array of indices, in order, decoding up to `ahead` batches beyond the one in use."""
-        waiting: deque[np.ndarray | list[Future[np.ndarray]]] = deque()
-        try:
+        if self._cache is not None:
+            yield from (self._cache[indices] for indices in many)
+            return
+        many, size = list(many), self.prepare.image_size
+        rows = (int(row) for indices in many for row in indices)
+        with closing(in_order(self._pool, self._square, rows, ahead * max(map(len, many), default=0))) as squares:
             for indices in many:
-                if self._cache is not None:
-                    waiting.append(self._cache[indices])
-                else:
-                    waiting.append([self._pool.submit(self._square, self.source, int(i)) for i in indices])
-                if len(waiting) > ahead:
-                    yield self._gather(waiting.popleft())
-            while waiting:
-                yield self._gather(waiting.popleft())
-        finally:
-            for batch in waiting:
-                for future in batch if isinstance(batch, list) else ():
-                    future.cancel()
+                some = list(islice(squares, len(indices)))
+                yield np.array(some, dtype=np.uint8).reshape(-1, size, size, 3)
 
     def in_turn(self, size: int, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices, images) of all samples, or of the chosen ones in their order, `size` at a time."""
@@ -97,15 +92,8 @@ class ImageLoader:
         """Stop the decoding threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _gather(self, batch: "np.ndarray | list[Future[np.ndarray]]") -> np.ndarray:
-        if isinstance(batch, np.ndarray):
-            return batch
-        size = self.prepare.image_size
-        squares = [future.result() for future in batch]
-        return np.stack(squares) if squares else np.empty((0, size, size, 3), dtype=np.uint8)
-
-    def _square(self, source: ImageSource, index: int) -> np.ndarray:
-        picture = source.picture(index, self.prepare.background)
+    def _square(self, index: int, content: bytes | np.ndarray | None = None) -> np.ndarray:
+        picture = self.source.picture(index, self.prepare.background, content)
         return to_training(picture, self.prepare.image_size, self.prepare.crop)
 
     def _decode_all(self, cache: np.ndarray | None, on_progress: Callable[[int, int], None] | None) -> None:
@@ -113,27 +101,22 @@ class ImageLoader:
         whole = self.source
         keep = np.ones(len(whole), dtype=bool)
 
-        def decode(index: int) -> str | None:
-            try:
-                square = self._square(whole, index)
-            except DataError as error:
-                if self.prepare.on_error == "stop":
-                    raise
-                return error.message
+        def decode(index: int, content: bytes | np.ndarray) -> None:
+            square = self._square(index, content)
             if cache is not None:
                 cache[index] = square
-            return None
 
-        for start in range(0, len(whole), _BLOCK):
-            indices = range(start, min(start + _BLOCK, len(whole)))
-            for index, reason in zip(indices, self._pool.map(decode, indices), strict=True):
-                if reason is not None:
-                    keep[index] = False
-                    self.skipped.append((whole.names[index], reason))
-            if len(self.skipped) > self.prepare.max_skipped * len(whole):
-                self._refuse(len(whole))
-            if on_progress is not None:
-                on_progress(indices.stop, len(whole))
+        for index, error in enumerate(read_each(whole, decode)):
+            if error is not None:
+                if self.prepare.on_error == "stop":
+                    raise error
+                keep[index] = False
+                self.skipped.append((whole.names[index], error.message))
+                if len(self.skipped) > self.prepare.max_skipped * len(whole):
+                    self._refuse(len(whole))
+            done = index + 1
+            if on_progress is not None and (done % _BLOCK == 0 or done == len(whole)):
+                on_progress(done, len(whole))
 
         if self.skipped:
             self.source = whole.subset(np.flatnonzero(keep)).require_every_class()

@@ -1,8 +1,9 @@
 """Every sample of a source read and worked on once, in order, several at a time where that is faster."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..errors import DataError
 from .dataset import ImageSource, num_workers
 
+S = TypeVar("S")
 T = TypeVar("T")
 _BLOCK = 32  # samples that one thread takes at a time
 
@@ -33,16 +35,27 @@ def read_each(source: ImageSource, work: Callable[[int, bytes | np.ndarray], T])
         yield from map(one, range(len(source)))
         return
     workers = num_workers()
-    waiting: deque[Future[list[T | DataError]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
-        try:
-            for start in range(0, len(source), _BLOCK):
-                block = range(start, min(start + _BLOCK, len(source)))
-                waiting.append(pool.submit(lambda some: [one(index) for index in some], block))
-                if len(waiting) > 2 * workers:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    blocks = (range(start, min(start + _BLOCK, len(source))) for start in range(0, len(source), _BLOCK))
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="read") as pool,
+        closing(in_order(pool, lambda block: [one(index) for index in block], blocks, 2 * workers)) as results,
+    ):
+        for block in results:
+            yield from block
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[S], T], items: Iterable[S], ahead: int
+) -> Generator[T, None, None]:
+    """Yield `work(item)` of every item, in order; the pool works on up to `ahead` items beyond the one in use."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

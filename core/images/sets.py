@@ -1,8 +1,9 @@
 """Training and validation images, as stages read them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from PIL import ImageColor
 
 from ..errors import ConfigError
 from ..files import sha256_json
@@ -10,7 +11,7 @@ from ..progress import Progress
 from ..runs.inputs import section_of
 from ..runs.run import StageRun
 from ..settings.fields import Section
-from .dataset import ImageSource
+from .dataset import ImageSource, listed
 from .exclusion import Exclusion, read_exclusion
 from .loader import ImageLoader, Preparation
 from .settings import Data
@@ -53,8 +54,8 @@ class ImageSources:
         """The images as an input of a stage, and the list of those left out, where there is one."""
         if self.exclude is None:
             return {"data": self.as_input}
-        listed = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
-        return {"data": self.as_input, EXCLUDE: {**listed, "images": len(self.exclude.names)}}
+        left_out = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
+        return {"data": self.as_input, EXCLUDE: {**left_out, "images": len(self.exclude.names)}}
 
     def read(self, progress: Progress, keep: bool = True) -> ImageSets:
         """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded.
@@ -73,15 +74,11 @@ class ImageSources:
     def described(self) -> str:
         """Images, classes and ignored files in words, by which a wrong folder is known before hours of training."""
         images, names = len(self.train) + len(self.val), self.train.class_names
-        classes = f"{len(names)} classes: {_listed(names)}" if self.train.labelled else "one class (no folders)"
+        classes = f"{len(names)} classes: {listed(names)}" if self.train.labelled else "one class (no folders)"
         ignored = self.train.ignored
-        aside = f"; ignored, as no images: {_listed(ignored)}" if ignored else ""
+        aside = f"; ignored, as no images: {listed(ignored)}" if ignored else ""
         without = f"; {len(self.exclude.names):,} left out by {self.exclude.path}" if self.exclude else ""
         return f"{self.data.source}: {images:,} images of {classes}{aside}{without}"
-
-
-def _listed(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def image_sources(data: Data) -> ImageSources:
@@ -106,7 +103,7 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
     """
     prepare = Preparation(
         image_size=data.image_size,
-        background=_rgb(data.background),
+        background=ImageColor.getrgb(data.background)[:3],
         on_error=data.on_error,
         max_skipped=data.max_skipped,
         cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
@@ -120,12 +117,6 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
         shown = "; ".join(reason for _, reason in loader.skipped[:3])
         progress.warn(f"skipped {len(loader.skipped)} unreadable {role} images: {shown}")
     return loader
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    named = {"white": "#ffffff", "black": "#000000"}.get(colour, colour)
-    red, green, blue = bytes.fromhex(named.removeprefix("#"))
-    return red, green, blue
 
 
 def data_of(artifact: StageRun) -> Data:

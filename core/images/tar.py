@@ -22,10 +22,10 @@ from .listing import (
     PART_NAMES,
     Listing,
     Parts,
-    class_order,
     human_names,
     is_hidden,
     is_image,
+    numbered,
     parse_json,
     parts_of,
 )
@@ -64,15 +64,14 @@ def parts_of_tars(paths: list[Path], location: str) -> Parts:
     by_part: dict[str, list[Path]] = {}
     for path, match in zip(paths, named, strict=True):
         by_part.setdefault(PART_NAMES[match[1]] if match else "all", []).append(path)
-    if len(by_part) > 1 and "all" in by_part:
+    if len(paths) == 1:
+        members, folders = tar_members(paths[0], location)
+        images = [name for name in members if is_image(name) and not is_hidden(name)]
+        if not any(_label_of(name, members) for name in images):
+            return parts_of(Listing(location, list(members), folders, lambda name: members[name].read(), True))
+        return {"all": partial(open_tars, paths, location, {paths[0]: members})}
+    if len(by_part) == 1 or "all" in by_part:
         by_part = {"all": paths}
-    if len(by_part) == 1:
-        by_part = {"all": paths}
-        if len(paths) == 1:
-            members, folders = tar_members(paths[0], location)
-            if not _has_labels(members):
-                return parts_of(Listing(location, list(members), folders, lambda name: members[name].read(), True))
-            return {"all": partial(open_tars, paths, location, {paths[0]: members})}
     return {part: partial(open_tars, chosen, location) for part, chosen in by_part.items()}
 
 
@@ -115,9 +114,7 @@ def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Me
         numbers = np.array(labels, dtype=np.int64)
         return image_source(location, names, fetch, numbers, _names_of_numbers(table, str(classes)), ignored)
     if kinds == {str}:
-        keys = class_order({str(label) for label in labels})
-        index = {key: number for number, key in enumerate(keys)}
-        numbers = np.array([index[str(label)] for label in labels], dtype=np.int64)
+        numbers, keys = numbered([str(label) for label in labels])
         return image_source(location, names, fetch, numbers, human_names(keys, table, location), ignored)
     raise DataError(f"{location} labels some images by number and others by name", "use one of the two")
 
@@ -128,12 +125,6 @@ def _classes_file(tar: Path, location: str) -> Path:
     while not (folder / CLASSES_FILE).is_file() and root in folder.parents:
         folder = folder.parent
     return folder / CLASSES_FILE
-
-
-def _has_labels(members: dict[str, Member]) -> bool:
-    """Return whether any image has a label beside it."""
-    images = [name for name in members if is_image(name) and not is_hidden(name)]
-    return any(_label_of(name, members) for name in images)
 
 
 def _samples(path: Path, members: dict[str, Member]) -> tuple[dict[str, str], list[str]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ class FieldTable:
     @property
     def total_bytes(self) -> int:
         """The size of all samples together."""
-        return int(np.sum(self.sizes)) if isinstance(self.sizes, np.ndarray) else self.offsets.size * self.sizes
+        return int(np.broadcast_to(self.sizes, self.offsets.shape).sum())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,12 +62,6 @@ class FieldTable:
                 path, offset = self.paths[self.shard[sample[place]]], self.offsets[row[place], sample[place]]
                 message = f"{path} is damaged at byte {offset}: the latent there is not what was written"
                 raise DataError(message, AGAIN)
-
-
-class Files(Protocol):
-    """The shards of a split, read at places (shard, offset, size)."""
-
-    def read(self, places: Iterable[tuple[int, int, int]]) -> Sequence[Content]: ...
 
 
 class MappedFiles:
@@ -120,7 +113,7 @@ class _OpenFile:
 class Reader:
     """Reads one field out of files."""
 
-    def __init__(self, table: FieldTable, files: Files) -> None:
+    def __init__(self, table: FieldTable, files: MappedFiles | StreamedFiles) -> None:
         self.table, self._files = table, files
 
     def pieces(self, row: np.ndarray, sample: np.ndarray) -> Sequence[Content]:

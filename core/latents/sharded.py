@@ -28,7 +28,7 @@ from ..system.machine import available_memory
 from .dataset import VALIDATION_SEED, draw
 from .fields import FLIP, LABEL, LATENT, STD, Field
 from .index import INDEX, read_index
-from .readers import FieldTable, Files, Held, MappedFiles, Reader, StreamedFiles
+from .readers import FieldTable, Held, MappedFiles, Reader, StreamedFiles
 from .shards import AGAIN
 
 Reading = Literal["held", "mapped", "streamed"]
@@ -65,7 +65,7 @@ class ShardedLatents:
         if self.labels is not None:
             self.fields[LABEL] = Field("int64")
         paths = tables[LATENT].paths
-        files: Files = StreamedFiles(paths) if reading == "streamed" else MappedFiles(paths)
+        files = StreamedFiles(paths) if reading == "streamed" else MappedFiles(paths)
         self._readers: dict[str, Reader | Held] = {}
         for name, table in tables.items():
             known = replace(table, checksums=None) if trusted else table
@@ -154,10 +154,10 @@ def read_tables(
         raise DataError(f"{folder / INDEX} lists no {split!r} samples", AGAIN)
     shard, labels = index[f"{split}.shard"], index.get(f"{split}.label")
     paths = [folder / name for name in names]
-    sizes_of_files = np.array([_size(path) for path in paths], dtype=np.int64)
     listed = {LATENT: Field("float16", shape), STD: Field("float16", shape)} if fields is None else fields
     tables: dict[str, FieldTable] = {}
     with as_data_error(f"{folder / INDEX} does not fit its shards", AGAIN):
+        sizes_of_files = np.array([path.stat().st_size for path in paths], dtype=np.int64)
         _require(bool(np.all((shard >= 0) & (shard < len(paths)))) and bool(np.all(np.diff(shard) >= 0)), "shard")
         unlabelled = labels is None and fields is not None and LABEL not in fields
         _require(unlabelled or (labels is not None and labels.shape == shard.shape), LABEL)
@@ -190,10 +190,3 @@ def _lies_inside(table: FieldTable, sizes_of_files: np.ndarray) -> bool:
         row = int(np.prod(table.form.shape[1:], dtype=np.int64)) * table.dtype.itemsize  # type: ignore[arg-type]
         whole = whole and bool(np.all((table.sizes >= 0) & (table.sizes % row == 0)))
     return whole
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", AGAIN) from None

@@ -54,8 +54,8 @@ def test_labels_add_ink_beside_the_images_and_leave_them_unchanged(kind):
         assert page.shape == plain.shape and (page != plain).any()
 
 
-def test_a_strip_is_one_row():
-    page = grid.strip(IMAGES)
+def test_as_many_columns_as_images_are_one_row():
+    page = grid.grid(IMAGES, columns=len(IMAGES))
     assert [places_of(image, page)[0][0] for image in IMAGES] == [2] * 7 and page.shape[0] == 24
 
 
