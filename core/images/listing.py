@@ -61,12 +61,13 @@ def parts_of(listing: Listing) -> Parts:
     """
     visible = [name for name in listing.names if not is_hidden(name)]
     found = [name for name in visible if is_image(name)]
-    listing = replace(listing, names=visible, folders=[name for name in listing.folders if not is_hidden(name)])
+    folders = {*listing.folders, *(name.rpartition("/")[0] for name in listing.names)}  # archives may list files alone
+    listing = replace(listing, names=visible, folders=[name for name in folders if not is_hidden(name)])
     prefix = _wrapper(found, listing.archive)
     tops = {_top(name, prefix) for name in found}
     if tops and tops <= PART_NAMES.keys() and "train" in {PART_NAMES[top] for top in tops}:
-        folders = one_of_each(listing.location, "folders", [(PART_NAMES[top], prefix + top) for top in sorted(tops)])
-        return {part: partial(_labelled_by_folder, listing, folder + "/") for part, folder in folders.items()}
+        kept = one_of_each(listing.location, "folders", [(PART_NAMES[top], prefix + top) for top in sorted(tops)])
+        return {part: partial(_labelled_by_folder, listing, folder + "/") for part, folder in kept.items()}
     return {"all": partial(_labelled_by_folder, listing, prefix)}
 
 
@@ -107,7 +108,6 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
         raise DataError(message, "move them into the folder of their class")
 
     folders = {_top(name + "/", prefix) for name in listing.folders if name.startswith(prefix)}
-    folders |= {_top(name, prefix) for name in ignored}
     empty = [prefix + name for name in sorted(folders - tops - {""})] if tops else []
 
     def fetch(row: int) -> bytes:
