@@ -1,1 +1,1 @@
-"""The parts that stages are made of: mathematics, models, data, training, metrics. Prints nothing, reads no argv."""
+"""The library behind the stages: mathematics, models, data, training, metrics. It does not print or read argv."""

@@ -1,4 +1,4 @@
-"""What a user can mend: one class per exit code, each message with its remedy."""
+"""Errors that a user can fix: one class per exit code, each message with its remedy."""
 
 import errno
 import re
@@ -9,11 +9,11 @@ SETTING = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)?)(?:=([^`]*))?`")  # a setting 
 
 
 class UserError(Exception):
-    """Something the user can mend: what is wrong (with the file or setting and the value seen) and what to do.
+    """An error that the user can fix: what is wrong (with the file or setting and the value seen) and what to do.
 
-    Settings stand in backquotes in both texts, as `cfg=3` or `train.batch_size`; the command line shows the flag of the
+    Settings are in backquotes in both texts, as `cfg=3` or `train.batch_size`; the command line shows the flag of the
     command that was typed. Shown as one line and a remedy, without a traceback. exit_code: the process's exit status.
-    section: of the stage's settings in which these were given, where a part of it was asked on its own.
+    section: of the stage's settings that the named settings belong to, where only that section was read.
     """
 
     exit_code = 2
@@ -35,7 +35,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A flag, key or combination of settings that cannot be honoured."""
+    """A flag, key or combination of settings that ldm cannot follow."""
 
 
 class DataError(UserError):
@@ -45,25 +45,25 @@ class DataError(UserError):
 
 
 class Diverged(UserError):  # noqa: N818
-    """Training produced too many non-finite steps to go on."""
+    """Training had too many non-finite steps to continue."""
 
     exit_code = 4
 
 
 class Stopped(UserError):  # noqa: N818
-    """A signal stopped the work at a point from which the same command goes on."""
+    """A signal stopped the work; the same command continues from there."""
 
     exit_code = 75
 
 
 class LostProcess(UserError):  # noqa: N818
-    """Another process of the same run is gone: killed, out of memory, or its machine is down."""
+    """Another process of the same run has ended: killed, out of memory, or its machine is down."""
 
     exit_code = 1
 
 
 class OtherProcessFailed(Exception):  # noqa: N818
-    """Another process of the same run failed and reports why; this one ends silently with the same exit code."""
+    """Another process of the same run failed and reports it; this one ends silently with the same exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"another process of this run ended with {exit_code}")
@@ -72,9 +72,9 @@ class OtherProcessFailed(Exception):  # noqa: N818
 
 @contextmanager
 def as_data_error(message: str, remedy: str | None = None) -> Iterator[None]:
-    """Turn whatever a parser of others' bytes raises into a DataError with its reason; want of memory is none.
+    """Turn any error of a parser of external files into a DataError with its reason, except running out of memory.
 
-    For the borders of parsers alone: nobody knows all that those of images, archives and headers raise on damage.
+    Only for calls of such parsers: those of images, archives and headers document no complete list of what they raise.
     """
     try:
         yield
@@ -91,7 +91,7 @@ _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate mem
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell an error for want of memory, by torch too: an accelerator's by its class, the processor's by its text."""
+    """Return whether an error means out of memory; torch's is known by its class on a GPU, by its text on a CPU."""
     return (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

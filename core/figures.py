@@ -1,6 +1,6 @@
 """Figures of numbers: lines in panels and matrices, as pixels, or as SVG in the page's own ink.
 
-What is shown is data, `Line` and `Panel`; here is the one place that draws it. Pictures of images are in `images.grid`.
+What is shown is data, `Line` and `Panel`; only this module draws it. Pictures of images are in `images.grid`.
 """
 
 import html
@@ -14,7 +14,7 @@ import numpy as np
 
 from .images.grid import drawable
 
-# Okabe & Ito's colours, told apart with every kind of colour vision and in grey, and the ink of text.
+# Okabe & Ito's colours, distinct with every kind of colour vision and in grey, and the ink of text.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
 BLACK, GREY, INK = 6, 7, -1
 _ON_ANY_PAPER = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#64748b")  # seen on white and on black
@@ -38,8 +38,8 @@ Legend = Literal["right", "inside", "beside"]
 class Line:
     """A curve: x and y of equal shape (N,); points that are not finite are left out. Lines without label are unnamed.
 
-    colour: index into `COLOURS`, or INK; what is the same thing in several panels has the same one. style:
-    matplotlib's, "o-" marks each point. width: in points; a thinner line drawn after a wide one leaves both to be seen.
+    colour: index into `COLOURS`, or INK; the same thing in several panels has the same one. style:
+    matplotlib's, "o-" marks each point. width: in points; a thinner line drawn over a wide one leaves both visible.
     """
 
     label: str
@@ -141,7 +141,7 @@ def matrix(shares: np.ndarray, names: Sequence[str], x_label: str, y_label: str)
         axes.set(xlabel=x_label, ylabel=y_label)
         if len(names) <= 30:
             shown = [drawable(name) for name in names]
-            axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", parse_math=False)  # "$5" is no formula.
+            axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", parse_math=False)  # "$5" is text.
             axes.set_yticks(range(len(names)), shown, parse_math=False)
         if len(names) <= 12:
             for (row, column), share in np.ndenumerate(shares):
@@ -152,7 +152,7 @@ def matrix(shares: np.ndarray, names: Sequence[str], x_label: str, y_label: str)
 
 
 def _fill(axes: Any, panel: Panel, colours: Sequence[str], legend: Legend | None) -> dict[str, Any]:
-    """Draw a panel on matplotlib axes. Returns what stands for each label in a legend."""
+    """Draw a panel on matplotlib axes. Returns the legend's handle for each label."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     named: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or absent, and recognising them again by their sha256."""
+"""Writing files so that they are whole or absent, and their sha256."""
 
 import errno
 import hashlib
@@ -52,7 +52,7 @@ def sync_directory(path: Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place.
 
-    Raises UserError when the disk is full; the file that was there before is untouched.
+    Raises UserError when the disk is full; the file that was there before does not change.
     """
     temporary = path.with_name(f"{TEMPORARY}-{path.name[:50]}-{secrets.token_hex(4)}")
     try:
@@ -95,7 +95,7 @@ def json_bytes(value: Any) -> bytes:
 def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """Read a JSON object; DataError naming the file if it is missing, damaged or something else."""
     try:
-        if path.exists() and not path.is_file():  # A pipe would keep its reader waiting, a device has no end.
+        if path.exists() and not path.is_file():  # Reading a pipe would block, and a device has no end.
             raise DataError(f"{path} is not a file", remedy)
         value = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
 
 
 def is_inside(name: str) -> bool:
-    """Tell whether a relative path, as of a file in a table, leads to a place inside its folder that can be."""
+    """Return whether a relative path, as of a file in a table, is valid and stays inside its folder."""
     return all(part not in ("", ".", "..") and _can_be_named(part) for part in name.split("/"))
 
 
@@ -123,9 +123,9 @@ def _can_be_named(part: str) -> bool:
 
 @contextmanager
 def new_directory(final: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `final` when the block ends well, and vanishes when it does not.
+    """Yield a temporary directory that becomes `final` when the block succeeds, and is removed when it fails.
 
-    replace: in the place of one that is there, which goes once the new one is whole.
+    replace: replace an existing one, which is removed once the new one is whole.
     """
     temporary = final.with_name(f"{TEMPORARY}-{final.name[:50]}-{secrets.token_hex(4)}")
     aside = temporary.with_name(f"{temporary.name}-old")
@@ -157,7 +157,7 @@ def discard(directory: Path) -> None:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove what interrupted writes left in a directory and below it; what was about to be replaced comes back."""
+    """Remove what interrupted writes left in a directory and below it; restore what was about to be replaced."""
     for path in sorted(directory.rglob(f"{TEMPORARY}*")):
         aside = _MOVED_ASIDE.fullmatch(path.name)
         if aside is not None and path.is_dir() and not path.with_name(aside[1]).exists():
@@ -165,12 +165,12 @@ def remove_temporaries(directory: Path) -> None:
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)  # It may have gone with its folder.
+            path.unlink(missing_ok=True)  # It may have been removed with its folder.
 
 
 @contextmanager
 def saying_disk_full(path: Path) -> Iterator[None]:
-    """Turn the system's word for a full disk, a quota or a file size limit into a UserError naming the path."""
+    """Turn the system's error for a full disk, a quota or a file size limit into a UserError naming the path."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -182,6 +182,6 @@ def saying_disk_full(path: Path) -> Iterator[None]:
 
 
 def _os_error(error: SafetensorError) -> int | None:
-    """The system's error number, which safetensors tells in its message only."""
+    """Return the system's error number, which safetensors gives in its message only."""
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""How the parts tell whoever runs them what is going on, without printing."""
+"""How stages report progress and results to their caller, without printing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,22 +6,22 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Receives what a stage does as it does it; the command line shows it, a notebook may ignore it."""
+    """Receives what a stage reports while it runs; the command line shows it, a notebook may ignore it."""
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        """Begin a piece of work of `total` units, `done` of which were there already."""
+        """Start a task of `total` units, of which `done` are finished already."""
 
     def update(self, done: int, **numbers: float) -> None:
-        """Tell that `done` units are finished; `numbers` are current readings such as the loss."""
+        """Report that `done` units are finished; `numbers` are current values such as the loss."""
 
     def finish(self) -> None:
-        """End the piece of work begun last."""
+        """End the task started last."""
 
     def note(self, message: str) -> None:
-        """Tell something worth knowing."""
+        """Report something worth knowing."""
 
     def warn(self, message: str) -> None:
-        """Tell something the user should look at."""
+        """Warn of something that the user should check."""
 
 
 class Silent:
@@ -36,10 +36,10 @@ class Silent:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage hands back: where it wrote, whether it had anything to do, what came out and what to run next.
+    """What a stage returns: where it wrote, whether that was complete already, a summary, and what to run next.
 
-    verdict: what a tool that only looks found there, which is told instead; facts: the same for programs, JSON;
-    exit_code: what the command ends with, other than 0 where what was found is bad.
+    verdict: what a read-only tool found, shown in place of what was written. facts: the same as JSON, for programs.
+    exit_code: the command's exit code, not 0 where the tool found a fault.
     """
 
     directory: Path

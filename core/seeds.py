@@ -1,7 +1,7 @@
 """Every random draw is a function of (seed, purpose, index).
 
-Not of the batch size, the number of workers or processes, nor of how often the work was interrupted: each sample has
-a counter-based generator of its own (Philox; Salmon et al. 2011), keyed by seed and purpose and counted by index.
+It does not depend on batch size, number of workers or processes, or interruptions: each sample has its own
+counter-based generator (Philox; Salmon et al. 2011), keyed by seed and purpose and counted by index.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ _WORD = 2**64
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """Return the generator of one sample's draws for one purpose; its streams overlap with no other's."""
+    """Return the generator of one sample's draws for one purpose; no two streams overlap."""
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
     key = np.frombuffer(digest, dtype=np.uint64)
     counter = np.array([0, 0, index % _WORD, index // _WORD], dtype=np.uint64)
@@ -51,7 +51,7 @@ def seed_everything(seed: int, purpose: str) -> None:
 
 
 def _generators(seed: int, purpose: str, indices: Iterable[int]) -> Iterator[np.random.Generator]:
-    """Yield `generator(seed, purpose, index)` for every index: one, rewound, for making one takes ten times as long."""
+    """Yield `generator(seed, purpose, index)` for every index: one generator, reset, since making one is slow."""
     one = generator(seed, purpose)
     start = one.bit_generator.state
     for index in indices:

@@ -35,7 +35,7 @@ _MEASURED_AT_ONCE = 512
 
 
 def run(config: Encode, progress: Progress) -> Outcome:
-    """Encode the training and validation images of a run. Returns where the shards lie."""
+    """Encode the training and validation images of a run. Returns the folder of the shards."""
     folder = output_folder(config)
     with occupied(folder, config.machine) as policy:
         # Inputs: the autoencoder, and the images it was trained on unless others are given.
@@ -58,7 +58,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         images = sources.read(progress, keep=False)
         started = time.monotonic()
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
-        val, num_val = _encode(images.val, "val", False, job, progress)  # None looks at mirrored ones there.
+        val, num_val = _encode(images.val, "val", False, job, progress)  # Validation does not mirror.
         speed = (num_train + num_val) / (time.monotonic() - started)
 
         # One process writes the index, the statistics and, last of all, the manifest.
@@ -114,7 +114,7 @@ def _same_size(config: Encode, trained_at: int) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """What encodes, where, and where to."""
+    """An encoding: settings, network, device and output folder."""
 
     config: Encode
     network: Autoencoder
@@ -125,19 +125,19 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Part:
-    """A shard that is there, and the statistics of its latents."""
+    """A shard on the disk, and the statistics of its latents."""
 
     shard: shards.Shard
     statistics: LatentStatistics
 
 
 def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Progress) -> tuple[Iterator[_Part], int]:
-    """Write the shards of one split that are not there yet. Returns all of them, and how many images were encoded.
+    """Write the missing shards of one split. Returns all of them, and how many images were encoded.
 
-    Batches never cross shards, so that a shard's bytes do not depend on which others were there. Threads decode the
+    Batches never cross shards, so that a shard's bytes do not depend on which others exist. Threads decode the
     next images and another writes the last shard, while the network runs. Several processes take the missing shards
-    in turn, one each. The bytes of a shard are looked at as they are written; only those that were there, or that
-    another process wrote, are read, when they are asked for.
+    in turn, one each. A shard is measured as it is written; one that existed, or that another process
+    wrote, is read when the caller reaches it.
     """
     world, config = processes.world(), job.config
     # Which shards are missing, and this process's batches for them.
@@ -170,9 +170,11 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
                 raise stop.stopped(f"after {done:,} {split} images")
             if own is not None:
                 writing[own] = writer.submit(_write, paths[own], int(rows[own][0]), samples)
+            # The whole turn counts, the shards of the other processes too.
             done += sum(len(rows[number]) for number in turn)
         for pending in writing.values():
             pending.result()
+    # From here on every process finds the shards of all on the disk.
     processes.barrier()
     progress.finish()
 
@@ -184,7 +186,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
 
 
 def _missing(paths: list[Path]) -> list[int]:
-    """List the numbers of the shards that are not there, as the first process sees it: one may be written meanwhile."""
+    """List the numbers of the missing shards, as the main process sees them: another may be writing one."""
     there = [path.exists() for path in paths]
     return [number for number, found in enumerate(processes.broadcast_flags(there)) if not found]
 
@@ -208,6 +210,7 @@ def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tenso
     """Encode one batch, and its mirror image where asked: by field, on the device."""
     batch = to_device(as_tensor(pixels), job.policy.device)
     fields: dict[str, torch.Tensor] = {}
+    # Mirror pixels, not latents: an encoder does not commute with mirroring.
     for prefix, view in (("", batch), (FLIP, batch.flip(-1)))[: 2 if flip else 1]:
         with job.policy.autocast():
             fields |= {prefix + name: values for name, values in codec_fields(job.network, view, job.tokens).items()}
@@ -216,10 +219,11 @@ def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tenso
 
 @torch.no_grad()
 def codec_fields(network: Autoencoder, images: torch.Tensor, tokens: bool) -> dict[str, torch.Tensor]:
-    """Return what a codec offers of images (B, 3, H, W): latents and deviations, float16, and tokens, int32 (B, L).
+    """Return a codec's fields of images (B, 3, H, W): latents and deviations, float16, and tokens, int32 (B, L).
 
-    tokens: also those of all its maps, one after the other, row by row.
+    tokens: add those of all its maps, one after the other, row by row.
     """
+    # Mean and deviation, no draw: training draws from the posterior each time it reads a sample.
     mean, std = network.posterior(images)
     fields = {LATENT: mean.half()}
     if std is not None:
@@ -232,25 +236,27 @@ def codec_fields(network: Autoencoder, images: torch.Tensor, tokens: bool) -> di
 
 @torch.no_grad()
 def token_maps(network: Autoencoder, image_size: int, policy: Policy) -> list[list[int]]:
-    """Return the shapes of a codec's maps of tokens where they are worth writing: where there are several.
+    """Return the shapes of a codec's maps of tokens, where there are several.
 
-    A single map says nothing that the latents beside it do not say.
+    A single map is not worth writing: it follows from the latents beside it.
     """
     if not isinstance(network.codec, TokenCodec):
         return []
     with policy.autocast():
+        # Shapes depend on the image size alone, so a pass on zeros gives them.
         maps = network.codec.tokens(torch.zeros(1, 3, image_size, image_size, device=policy.device))
     return [list(each.shape[1:]) for each in maps] if len(maps) > 1 else []
 
 
 def _fetched(images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.Tensor]) -> list[shards.LatentSample]:
-    """Bring a batch's fields here. Raises DataError where they are not finite."""
+    """Copy a batch's fields to the CPU. Raises DataError where they are not finite."""
     arrays = {name: values.cpu().numpy() for name, values in fields.items()}
     arrays |= {name: array.astype(np.uint16) for name, array in arrays.items() if name.endswith(TOKENS)}
+    # Checked here and not on the device, where the check would wait for each batch.
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise DataError(
             "the autoencoder encodes to latents that are not finite in float16",
-            "use one with a trained encoder: a VQ-VAE that went through `ldm export` only decodes",
+            "use one with a trained encoder: a VQ-VAE of `ldm export` only decodes",
         )
     return [
         shards.LatentSample(
@@ -272,11 +278,11 @@ def _read(path: Path, first_key: int) -> _Part:
 
 
 def _measured(samples: list[shards.LatentSample]) -> LatentStatistics:
-    """Measure one shard's latents, in pieces that begin with it: the same whether it was just written or read."""
+    """Measure one shard's latents, in fixed pieces: the same whether it was just written or read."""
     statistics = LatentStatistics(len(samples[0].arrays[LATENT]))
     for start in range(0, len(samples), _MEASURED_AT_ONCE):
         some = [sample.arrays[LATENT] for sample in samples[start : start + _MEASURED_AT_ONCE]]
-        # In one order of memory, that of a shard: sums are rounded in the order in which they walk it.
+        # Contiguous, as a shard is: the rounding of sums depends on the order in memory.
         statistics.add(torch.from_numpy(np.ascontiguousarray(np.stack(some))))
     return statistics
 

@@ -36,7 +36,7 @@ STRIP_IMAGES, STRIP_STEPS = 4, 10
 
 
 def run(config: Sample, progress: Progress) -> Outcome:
-    """Draw images of the chosen classes. Returns where they lie."""
+    """Draw images of the chosen classes. Returns their folder."""
     # What is asked for, checked against the denoiser's manifest before anything is loaded or written.
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
     conditioning = conditioning_of(source.metadata)
@@ -46,7 +46,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     label = config.label or _label(config)
     folder = output_folder(config, label)
 
-    # Sampler and guidance, as this denoiser can honour them.
+    # Sampler and guidance, as far as this denoiser supports them.
     diffusion = diffusion_of(source)
     has_null, channels = conditioning.has_null, source.metadata["latent_shape"][0]
     sampling = sampling_of(config, has_null).on(diffusion.num_steps)
@@ -64,7 +64,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         # Load the networks; draw `num` images of each class, all with consecutive seeds.
         model = with_guides(load_model(source, config, policy), guides, config, policy)
         maybe_compile(model.network, bool(config.machine.compile), policy.device)
-        rows = np.repeat(np.arange(len(request.titles)), config.num)  # of the request, for each image
+        rows = np.repeat(np.arange(len(request.titles)), config.num)  # each image's row of the request
         cond = conditions.index(request.cond, rows)
         seed_indices = config.seed + np.arange(len(rows), dtype=np.int64)
         names, speed = _draw(model, cond, seed_indices, sampling, config, policy, folder, progress)
@@ -94,12 +94,12 @@ def run(config: Sample, progress: Progress) -> Outcome:
 
 
 def _state(source: StageRun) -> dict[str, Any]:
-    """Say which state of the denoiser is sampled, where that is not its last."""
+    """Return which state of the denoiser is sampled, unless it is the last."""
     return {"checkpoint": f"best, after {source.metadata['images_seen']:,} images"} if "best" in source.metadata else {}
 
 
 def _label(config: Sample) -> str:
-    """Name a sample folder after its settings: readable, and another one for every difference."""
+    """Return a readable folder name of the settings, different for different settings."""
     classes = "".join(c if c.isalnum() or c in "-," else "_" for c in config.classes)[:40]
     steps = config.steps if config.steps is not None else ""
     scale = sampling_of(config, has_null=True).cfg
@@ -118,10 +118,10 @@ def _draw(
     folder: Path,
     progress: Progress,
 ) -> tuple[list[str], float | None]:
-    """Draw the images that are not there yet, a file each, named by seed; each of several processes draws a share.
+    """Draw the missing images, a file each, named by seed; each process draws a share.
 
-    A thread writes one batch while the next is drawn; before that one is passed on the first is whole on the disk.
-    Returns the names of all, and how many a second were drawn; None where there was none left to draw.
+    A thread writes one batch while the next is drawn; each is whole on the disk before the next is submitted. Returns
+    all names, and images a second; None where none was missing.
     """
     # An image on the disk is whole, so what is missing is what is left to draw; the main process decides.
     names = [f"{seed:06d}.png" for seed in seed_indices]
@@ -151,7 +151,7 @@ def _draw(
                 break
         if writing is not None:
             writing.result()
-    processes.barrier()  # What the others have drawn is on the disk, too.
+    processes.barrier()  # The images of all processes are on the disk.
     if done < len(names):
         raise stop.stopped(f"after {done:,} images")
     progress.finish()
@@ -164,7 +164,7 @@ def _write(paths: list[Path], images: np.ndarray) -> None:
 
 
 def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:
-    """Write `grid.png`: a labelled row for each of what was asked for, or one's images in a square."""
+    """Write `grid.png`: a labelled row for each class, or the images of a single one in a square."""
     # One class: up to 100 images in a square. Several: a row each.
     titles = request.titles[:GRID_CLASSES]
     if len(titles) == 1:

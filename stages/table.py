@@ -1,8 +1,8 @@
 """The table of commands: every stage with the kinds of directories that it writes, and every tool.
 
-What a stage is stands here once: the command line, `verify`, `inspect`, `report`, `doctor`, `ldm plan` and the
-generated pages read it. Whatever is heavy is named by its dotted place, `module:name` below the package, and loaded
-when needed: this module imports neither torch nor pydantic.
+Each stage is described once, here: the command line, `verify`, `inspect`, `report`, `doctor`, `ldm plan` and the
+generated pages read it. Heavy modules are named as `module:name` below the package, and imported when needed: this
+module imports neither torch nor pydantic.
 """
 
 import importlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pieces:
-    """What an unfinished directory goes on from: files of a pattern, what they are, and what checks one by its path."""
+    """Files from which an unfinished directory continues: their pattern, their name, and what checks one by path."""
 
     pattern: str
     noun: str
@@ -37,12 +37,12 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of directory: what its manifest calls it, and where it lies in a run.
+    """A kind of directory: its name in a manifest, and its place in a run.
 
-    role: what it is to those that read it. title: in a report. inputs: those that are directories of ours, by the names
-    that its manifest gives them. labelled: whether a run has one for each label. beside: what it is for, where it is no
-    link of the chain from images to numbers. network: the module that loads its `final/`. contents: what checks, beyond
-    the bytes of its files, that they hold what the manifest says.
+    role: its role for the stages that read it. title: in a report. inputs: those that are directories of ours, by their
+    names in its manifest. labelled: whether a run has one for each label. beside: its purpose, where it is not part of
+    the chain from images to numbers. network: the module that loads its `final/`. contents: what checks its files
+    against the manifest, beyond their bytes.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Target:
 class Command:
     """A command with settings.
 
-    module: whose `run(settings, progress)` does the work. model: the class of its settings. writes: the kinds of
+    module: its `run(settings, progress)` does the work. model: the class of its settings. writes: the kinds of
     directories it makes, for a stage. targets: those that a pipeline has. shared: whether several processes may do it
     together. smallest: the settings of the self-test. aliases: other names.
     """
@@ -91,17 +91,17 @@ class Command:
 
     @property
     def settings(self) -> "type[Section]":
-        """The class of its settings. Loading it takes pydantic."""
+        """The class of its settings. Loading it imports pydantic."""
         found: type[Section] = named(self.model)
         return found
 
     def load(self) -> Any:
-        """Import the module that does its work, which may take torch."""
+        """Import the module that does its work, and perhaps torch."""
         return importlib.import_module(f"..{self.module}", __package__)
 
 
 def named(place: str) -> Any:
-    """Import what `module:name` names."""
+    """Import and return `module:name`."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(f"..{module}", __package__), name)
 
@@ -316,14 +316,14 @@ _TOOLS = (
     ),
     Command(
         "inspect",
-        "Say what a folder is, what made it and how far it is.",
+        "Show what a folder is, what made it and its state.",
         ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
         "stages.tools.inspect",
         "stages.configs.folders:Inspect",
     ),
     Command(
         "doctor",
-        "Check that this machine and what is installed can run every stage.",
+        "Check that this machine and its packages can run every stage.",
         ("ldm doctor", "ldm doctor --quick", "ldm doctor --runs-dir /data/runs --device cuda --json"),
         "cli.doctor",
         "stages.configs.doctor:Doctor",
@@ -348,7 +348,7 @@ _TOOLS = (
     ),
     Command(
         "import",
-        "Take in a DiT checkpoint or a diffusers DiT folder as a run.",
+        "Import a DiT checkpoint or a diffusers DiT folder as a run.",
         (
             "ldm import DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema --name dit-xl",
             "ldm import path/to/pipeline --name theirs",
@@ -358,7 +358,7 @@ _TOOLS = (
     ),
     Command(
         "data inspect",
-        "Count images, name broken ones, and say what training would make of them.",
+        "Count images, list broken ones, and show how training would read them.",
         (
             "ldm data inspect photos/",
             "ldm data inspect photos.zip --image-size 128 --sheet photos.png",
@@ -369,7 +369,7 @@ _TOOLS = (
     ),
     Command(
         "data dedup",
-        "Find images that are there twice, or nearly so; write lists, delete nothing.",
+        "Find duplicate and near-duplicate images; write lists, delete nothing.",
         (
             "ldm data dedup photos/ --sheet twins.png",
             "ldm data dedup photos/ --mirrored --out twins.jsonl --exclude-out twins.txt",

@@ -20,7 +20,7 @@ from .configs import TrainAutoencoder
 
 
 def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
-    """Train an autoencoder, or take one that is ready, and measure its latents. Returns where it lies."""
+    """Train an autoencoder, or take a ready one, and measure its latents. Returns its folder."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train if config.autoencoder is None else None) as policy:
         ready = _ready(config)
@@ -61,9 +61,9 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
 
 
 def _ready(config: TrainAutoencoder) -> Autoencoder | None:
-    """Return the autoencoder that was named, or one with nothing to train; None for one that is trained.
+    """Return the given autoencoder, or one with nothing to train; None for one that is trained.
 
-    Before any image is read: reading may take long. Raises ConfigError for one that does not take the images' size.
+    Called before images are read, which may take long. Raises ConfigError for one that does not take the images' size.
     """
     if config.autoencoder is not None:
         if not config.autoencoder.is_dir():

@@ -19,12 +19,12 @@ from .configs import TrainDenoiser
 
 
 def run(config: TrainDenoiser, progress: Progress) -> Outcome:
-    """Train a denoiser on a run's latents, or on its images where the autoencoder leaves pixels as they are."""
+    """Train a denoiser on a run's latents, or on its images where the autoencoder keeps pixels."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
         data = training_data(config.latents, config, policy)
         latents, source = data.described, data.autoencoder
-        # What can be refused is refused before anything is discarded.
+        # Refuse wrong settings before anything is discarded.
         network = network_config(
             config, latents.metadata["latent_shape"], conditioning_of(latents.metadata, config.label_dropout)
         )
@@ -68,7 +68,7 @@ def _plan(config: TrainDenoiser) -> loop.Plan:
 
 
 def _description(config: TrainDenoiser, latents: StageRun) -> dict[str, Any]:
-    """What sampling needs to know beside the weights."""
+    """Return what sampling needs beside the weights."""
     return {
         "diffusion": config.diffusion.model_dump(mode="json"),
         "time_convention": "t = 0 is data, t = 1 is noise",

@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two normalised 3×3 convolutions around which the input is carried."""
+    """A residual block of two normalised 3×3 convolutions."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -75,11 +75,11 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(_silu(self.norm1(x)))
         h = self.conv2(_silu(self.norm2(h)))
-        return h.add_(x)  # No backward pass needs what a convolution gave.
+        return h.add_(x)  # The backward pass does not need a convolution's output.
 
 
 class Attention(nn.Module):
-    """Self-attention of one head over all positions, carried around."""
+    """Residual self-attention of one head over all positions."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def _middle(width: int, config: LevelsConfig) -> nn.Sequential:
 
 
 def _silu(x: Tensor) -> Tensor:
-    """SiLU of what nobody else holds: where no backward pass will ask for it, in its place."""
+    """SiLU of a tensor that is not used again: in place, unless a backward pass needs it."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 

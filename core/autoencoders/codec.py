@@ -2,7 +2,7 @@
 
 A codec maps images to raw latents and back; each family is a file of its own, known to `registry` alone. `Autoencoder`
 wraps one and adds the measured mean and deviation of each latent channel, so that outside of it latents have zero mean
-and unit deviation, and nobody else multiplies by a scale.
+and unit deviation, and no other code multiplies by a scale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a trainable codec makes of a batch.
+    """A trainable codec's output for a batch.
 
     images: (B, 3, H, W), not clamped. loss: the codec's own term, scalar: codebook, commitment, divergence. numbers: to
     log, scalars. observed: without gradient, what `after_step` and `summarise` look at.
@@ -120,12 +120,12 @@ class Reconstruction:
 class TrainableCodec(Codec, Protocol):
     """A codec that `core.training.tasks.autoencoding` trains; pixels, perception and a discriminator are the task's.
 
-    BatchNorm may be used: the EMA copies its statistics, and those of a part that is not trained stay as they are.
+    BatchNorm may be used: the EMA copies its statistics, and those of an untrained part do not change.
     """
 
     @property
     def synchronous(self) -> bool:
-        """Whether `after_step` changes something: a step then has to be finished before the next one."""
+        """Whether `after_step` changes the codec: a step then has to be finished before the next one."""
 
     @property
     def last_layer(self) -> Tensor:
@@ -133,7 +133,7 @@ class TrainableCodec(Codec, Protocol):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """What a phase of the training may be about: `all`, `middle` (around the latents) and `head` (the output)."""
+        """What a phase of the training may train: `all`, `middle` (around the latents) and `head` (the output)."""
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:
@@ -143,17 +143,17 @@ class TrainableCodec(Codec, Protocol):
         """Encode and decode images (B, 3, H, W) in [-1, 1]; draws: of the training step, None in validation."""
 
     def initialise(self, images: Tensor, draws: Draws) -> None:
-        """Prepare for training on images such as these, before the first step."""
+        """Initialise from training images, before the first step."""
 
     def after_step(self, observed: Sequence[Any], draws: Draws) -> None:
-        """Follow a step that was accepted. observed: of each of its passes, in this process."""
+        """Update the codec after an accepted step. observed: of each of its passes, in this process."""
 
     def summarise(self, observed: Sequence[Any]) -> dict[str, float]:
-        """Return numbers on a whole validation, from what was observed of each of its batches."""
+        """Return numbers of a whole validation, from `observed` of each of its batches."""
 
 
 def train_only(codec: TrainableCodec, part: str) -> list[nn.Module]:
-    """Let gradients reach one of the codec's `parts` only.
+    """Let gradients reach only one of the codec's `parts`.
 
     Returns the other modules that keep statistics, which have to be in evaluation mode while the part is trained.
     """
@@ -221,9 +221,9 @@ class Autoencoder(nn.Module):
     def normalise_by(self, measured: LatentStatistics) -> None:
         """Normalise raw latents by what was measured of them; see `set_statistics` for errors.
 
-        A latent space with a codebook is first rotated so that all channels deviate alike: divided by one number, the
-        nearest code is the same in normalised latents as in raw ones, as a denoiser's even errors and libraries that
-        look codes up in what they are handed would have it.
+        A latent space with a codebook is first rotated so that all channels have the same deviation. Divided by one
+        number, normalised latents have the same nearest codes as raw ones: a denoiser's errors count evenly, and
+        libraries that look up codes of normalised latents find the right ones.
         """
         rotation = evening_rotation(measured.covariance)
         if self.codec.rotate(rotation):
@@ -233,7 +233,7 @@ class Autoencoder(nn.Module):
             self.set_statistics(measured.mean, measured.std)
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set what raw latents are normalised by, each (C,). Raises DataError for a channel that carries nothing."""
+        """Set what raw latents are normalised by, each (C,). Raises DataError for a channel without variance."""
         assert mean.shape == std.shape == self.latent_mean.shape, f"statistics {mean.shape}, {std.shape}"
         useless = ~(torch.isfinite(mean) & torch.isfinite(std) & (std.float() > 0))
         if bool(useless.any()):

@@ -1,6 +1,6 @@
 """A discriminator of patches (Isola et al. 2017, PatchGAN).
 
-GroupNorm stands where the paper has BatchNorm: it keeps no state, so a step that is not accepted leaves no trace.
+GroupNorm stands where the paper has BatchNorm: it keeps no state, so a step that is skipped changes nothing.
 """
 
 import math
@@ -12,7 +12,7 @@ _NORM_GROUPS = 8
 
 
 class Discriminator(nn.Module):
-    """Judge overlapping patches of an image: num_layers 1, 2, 3 see 16, 34, 70 pixels."""
+    """Classify overlapping patches of an image as real or not: num_layers 1, 2, 3 see 16, 34, 70 pixels."""
 
     def __init__(self, channels: int = 64, num_layers: int = 3, in_channels: int = 3) -> None:
         super().__init__()

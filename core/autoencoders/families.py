@@ -1,4 +1,4 @@
-"""The families of codecs that this project has of its own: one line each. Imports no torch."""
+"""The project's own families of codecs: one line each. Imports no torch."""
 
 from ..settings.families import Family
 from .identity_config import IdentityConfig

@@ -1,4 +1,4 @@
-"""Pixels as they are, for models without a latent space: nothing is trained, and the statistics are the data's."""
+"""Pixels as latents, for models without a latent space: nothing is trained, and the statistics are the data's."""
 
 from collections.abc import Mapping
 from typing import Any

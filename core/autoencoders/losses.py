@@ -1,4 +1,4 @@
-"""What a reconstruction is judged by: pixels, and a discriminator whose weight adapts (Esser et al. 2021, VQ-GAN)."""
+"""Losses of a reconstruction: pixels, and a discriminator whose weight adapts (Esser et al. 2021, VQ-GAN)."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Return the autoencoder's adversarial loss, scalar float32: its patches should be taken for real."""
+    """Return the autoencoder's adversarial loss, scalar float32: the discriminator should take its patches for real."""
     return -fake_logits.float().mean()
 
 
@@ -30,7 +30,7 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     """Return the weight, scalar without gradient, at which both losses move the decoder's last layer equally.
 
     λ = ||∇ L_rec|| / (||∇ L_adv|| + δ), Esser et al. 2021, eq. 7. Both losses must depend on `last_layer`; their
-    graphs are kept. Of several processes, the gradients' means count. Multiply by the user's own weight.
+    graphs are kept. With several processes, it uses the gradients' means. Multiply by the user's own weight.
     """
     gradients = []
     for loss in (reconstruction_loss, adversarial_loss):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_VECTOR = 16  # channels of a group, from which on torch's own passes in bf16 are fast
+_VECTOR = 16  # channels of a group, from which torch's own passes in bf16 are fast
 _FEW_PIXELS = 1024  # below which torch goes group by group
 
 
@@ -14,13 +14,15 @@ class GroupNorm(nn.GroupNorm):
     """torch's, with the same results to the bit forwards.
 
     On CPUs, over channels-last bf16 with narrow groups, torch's backward pass takes two to seven times as long as in
-    fp32, and its forward pass over few pixels three to five times. There, what comes in is converted, which loses
-    nothing: the sums are made in fp32 in any case. Gradients of gradients cannot be had there.
+    fp32, and its forward pass over few pixels three to five times. There, the input is converted to fp32, which loses
+    nothing, since sums are in fp32 in any case. Second derivatives are not supported there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.requires_grad and not x.requires_grad and torch.is_grad_enabled():
-            x = x.detach().requires_grad_()  # The backward pass of torch 2.13 crashes where only the weight wants one.
+            x = (
+                x.detach().requires_grad_()
+            )  # The backward pass of torch 2.13 crashes for a gradient of the weight alone.
         narrow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and self.num_channels < _VECTOR * self.num_groups
         if not narrow or torch.compiler.is_compiling():
             return super().forward(x)
@@ -43,7 +45,7 @@ class _ByFloat32(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:3])
-        # The kernel reads the gradient as it reads x, whatever its strides say.
+        # The kernel reads the gradient as it reads x, whatever its strides.
         gradient = gradient.float().contiguous(memory_format=_layout(x))
         of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
             gradient, x.float(), mean.float(), rstd.float(), weight, *_sizes(x), ctx.groups, wanted

@@ -77,6 +77,6 @@ class CodebookConfig(NetworkConfig):
     dead_code_threshold: float = Field(default=0.1, ge=0, lt=1)
 
     def check(self) -> None:
-        if self.cosine and self.latent_channels < 2:  # on a sphere of one dimension nothing but a sign is left
+        if self.cosine and self.latent_channels < 2:  # a sphere of one dimension has only two points
             raise ConfigError(f"model.latent_channels is {self.latent_channels}", "take 2 or more with model.cosine")
         super().check()

@@ -1,7 +1,7 @@
 """Autoencoders of the diffusers library, from a local folder: AutoencoderKL, AutoencoderTiny, AutoencoderDC, VQModel.
 
-Nothing is downloaded and no pickle is read. The `scaling_factor` and `shift_factor` of their configurations are left
-aside: our own statistics, measured per channel, take their place.
+Nothing is downloaded and no pickle is read. The `scaling_factor` and `shift_factor` of their configurations are not
+used: our own statistics, measured per channel, replace them.
 """
 
 import inspect
@@ -89,7 +89,7 @@ class DiffusersCodec(nn.Module):
 def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
     """Build a network of one of the `CLASSES` without its weights.
 
-    Raises ValueError for sizes that no autoencoder has, and whatever the library does for what else cannot be built.
+    Raises ValueError for impossible sizes, and whatever the library raises for other configs that it cannot build.
     """
     for key, value in config.items():
         sizes = value if isinstance(value, (list, tuple)) else [value]
@@ -104,7 +104,7 @@ def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
 def load_diffusers(folder: Path) -> DiffusersCodec:
     """Load a folder as `save_pretrained` writes it.
 
-    Raises DataError naming the file: a class that is none of the `CLASSES`, weights that are not safetensors, are
+    Raises DataError naming the file: an unknown class, weights that are not safetensors, are
     missing, damaged or do not fit, images of other than three channels.
     """
     config = read_json(folder / CONFIG)
@@ -134,8 +134,8 @@ def load_diffusers(folder: Path) -> DiffusersCodec:
 
 
 def _require_described(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
-    """Refuse a config of no network, of other than RGB images, or of a network much larger than its weights, before
-    memory is taken for it."""
+    """Refuse an invalid config, one of other than RGB images, or one of a network much larger than its weights,
+    before memory is allocated for it."""
     with _loading(folder, kind):
         with safe_open(folder / WEIGHTS, "pt") as tensors:
             held = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
@@ -163,7 +163,7 @@ def _require_runnable(kind: str, config: str) -> None:
     wanted = (1, codec.latent_channels, _TRIED_LATENT, _TRIED_LATENT)
     for found, shape in ((latents, wanted), (codec.decode(latents), tuple(images.shape))):
         if found.shape != shape:
-            raise ValueError(f"it gives {tuple(found.shape)} where {shape} is wanted")
+            raise ValueError(f"it returns {tuple(found.shape)}, not {shape}")
 
 
 def _loading(folder: Path, kind: str) -> AbstractContextManager[None]:
@@ -173,7 +173,7 @@ def _loading(folder: Path, kind: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library from writing past our messages: what it would warn of is either refused or does not matter."""
+    """Silence the library: what it warns of is either refused or does not matter."""
     from diffusers.utils import logging
 
     before = logging.get_verbosity()

@@ -3,8 +3,8 @@
     loss = ||sg[z] - e||^2 + beta ||z - sg[e]||^2
 
 beta is on the encoder's term. With an EMA codebook the first term is left out: codes are EMAs of the
-vectors assigned to them. The codebook changes only in `initialise` and `update`, which the trainer calls: once a
-step was found finite, and with its own generator, so that nothing here draws from a global stream.
+vectors assigned to them. The codebook changes only in `initialise` and `update`, which the trainer calls: after
+a finite step, and with its own generator, so that nothing here draws from a global stream.
 
 Shapes: N vectors, D channels, K codes.
 """
@@ -35,7 +35,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What quantising a batch gives.
+    """The result of quantising a batch.
 
     latents: (B, D, h, w), the codes, with the gradient of the vectors they replace. loss: scalar, beta included.
     indices: (B, h, w). counts: (K,), how many vectors took each code.
@@ -59,7 +59,7 @@ class Quantizer(nn.Module):
         super().__init__()
         self.config = config
         codes, sums = (torch.empty(config.codebook_size, config.latent_channels) for _ in range(2))
-        if not codes.is_meta:  # Arithmetic without values would load sympy and the compiler, for two seconds.
+        if not codes.is_meta:  # Meta tensors would load sympy and the compiler, for two seconds.
             codes = self.project(torch.randn(config.codebook_size, config.latent_channels), dim=1)
             sums = codes / config.codebook_size
         if config.codebook == "gradient":
@@ -147,12 +147,12 @@ class Quantizer(nn.Module):
             self.sums.copy_((self.sums.double() @ rotation.to(self.sums.device).T).to(self.sums))
 
     def _choose(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self.project(self.codes)  # Neither a gradient's step nor an average of codes stays on the sphere.
+        codes = self.project(self.codes)  # A gradient step and an average of codes both leave the sphere.
         indices = nearest_code(vectors.detach(), codes.detach())
         return indices, F.embedding(indices, codes)
 
     def _place(self, codes: Tensor, where: Tensor) -> None:
-        """Put codes (K, D) where the mask (K,) says, each with an even share."""
+        """Set codes (K, D) where the mask (K,) is True, each with an even share."""
         even = 1 / self.config.codebook_size
         self.codes.copy_(torch.where(where[:, None], codes, self.codes))
         self.shares.copy_(torch.where(where, torch.full_like(self.shares, even), self.shares))
@@ -164,7 +164,7 @@ class Quantizer(nn.Module):
 def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return for each vector (N, D) the index of the code (K, D) nearest to it, int64 (N,); ties to the lowest.
 
-    In float32 whatever autocast or TF32 say, since lower precision takes other codes. ||z - e||^2 is compared
+    In float32 also under autocast or TF32, since lower precision chooses other codes. ||z - e||^2 is compared
     without its ||z||^2, about the codes' mean so that an offset common to all does not cost digits.
     """
     rows = _CACHE_ROWS if vectors.device.type == "cpu" else _DEVICE_ROWS

@@ -1,7 +1,7 @@
 """The kinds of codecs; autoencoders to and from a folder.
 
-A folder of ours is as `core.runs.weights` says, its `config.json` with the latent statistics. Folders of diffusers and
-the two files of TAEF2 are read as they are.
+A folder of ours has the layout of `core.runs.weights`, its `config.json` with the latent statistics. Folders of
+diffusers and the two files of TAEF2 are read as well.
 """
 
 from collections.abc import Callable, Mapping
@@ -96,7 +96,7 @@ def fingerprint(folder: Path) -> str:
 def load(folder: Path) -> Autoencoder:
     """Load a folder of ours, of diffusers, or with the files of TAEF2, on the CPU, in evaluation mode.
 
-    Only a folder of ours brings latent statistics; the others have mean 0 and deviation 1 until they are measured.
+    Only a folder of ours has latent statistics; the others have mean 0 and deviation 1 until they are measured.
     Raises DataError naming what is missing, damaged, of an unknown kind or does not fit.
     """
     if (folder / taef2.ENCODER).exists() or (folder / taef2.DECODER).exists():
@@ -115,7 +115,7 @@ def _refuse_pipeline(folder: Path) -> None:
 def _load_own(folder: Path) -> Autoencoder:
     described = read_description(folder, KINDS, _REMEDY)
     kind, path = described["kind"], folder / CONFIG
-    # Without memory for the weights at first: a damaged size must not claim any.
+    # On the meta device first: a damaged size must not allocate memory.
     with torch.device("meta"):
         try:
             codec = KINDS[kind].build(described["config"])
@@ -132,7 +132,7 @@ def _load_own(folder: Path) -> Autoencoder:
 
 
 def _laid_out_as(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors, as float32, in the order of memory in which a network on the meta device wants them."""
+    """Copy tensors, as float32, in the memory format of a network on the meta device."""
     own = network.state_dict()
     return {
         name: torch.empty_strided(own[name].shape, own[name].stride(), dtype=own[name].dtype).copy_(tensor)

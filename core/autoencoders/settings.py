@@ -21,7 +21,7 @@ class AutoencoderModel(FamilySection):
 
 
 class VQVAELoss(Section):
-    """What the reconstruction is judged by."""
+    """The losses of the reconstruction."""
 
     reconstruction: Literal["l1", "l2"] = option("l1", "Pixel loss.")
     lpips: Location | None = option(None, "Folder with LPIPS weights; none leaves the perceptual loss out.", "--lpips")

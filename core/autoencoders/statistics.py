@@ -1,4 +1,4 @@
-"""Statistics of latents over a stream of batches, and the rotation after which all channels deviate alike."""
+"""Statistics of latents over a stream of batches, and the rotation that gives all channels the same deviation."""
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ class LatentStatistics:
         self._products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
 
     def add(self, latents: Tensor) -> None:
-        """Take in a batch (B, C, h, w) of any float type, on any device, in any layout."""
-        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1).contiguous()  # Sums round by the layout.
+        """Add a batch (B, C, h, w) of any float type, on any device, in any layout."""
+        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1).contiguous()  # Sums round by layout.
         assert rows.shape[0] == len(self.mean), f"latents of shape {tuple(latents.shape)}"
         if rows.shape[1]:
             mean = rows.mean(dim=1)
@@ -26,7 +26,7 @@ class LatentStatistics:
             self._merge(rows.shape[1], mean, centred @ centred.T)
 
     def merge(self, other: "LatentStatistics") -> None:
-        """Take in what was measured elsewhere. The last digits depend on the order in which parts are taken in."""
+        """Add what was measured elsewhere. The last digits depend on the order of the parts."""
         if other.count:
             self._merge(other.count, other.mean, other._products)
 

@@ -64,7 +64,7 @@ def load_taef2(folder: Path) -> TAEF2:
 
 
 class _Block(nn.Module):
-    """Three convolutions around which the input is carried; at the lowest level, after a normalised mixing."""
+    """A residual block of three convolutions; at the lowest level, after a normalised mixing."""
 
     def __init__(self, normalised: bool) -> None:
         super().__init__()

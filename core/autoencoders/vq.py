@@ -66,7 +66,7 @@ class VQVAE(nn.Module):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """All; what is next to the latents; the layers that give the images."""
+        """All; the layers next to the latents; the layers that output the images."""
         encoder, decoder = self.encoder, self.decoder
         middle = [encoder.middle, encoder.norm_out, encoder.conv_out, decoder.conv_in, decoder.middle]
         return {"all": [self], "middle": middle, "head": [decoder.norm_out, decoder.conv_out]}
@@ -88,7 +88,7 @@ class VQVAE(nn.Module):
         self.quantizer.initialise(latents.movedim(1, -1).flatten(0, -2), draws.generator("codebook"))
 
     def after_step(self, observed: Sequence[Assignment], draws: Draws) -> None:
-        """Move the codebook by the vectors of all processes, unless the encoder is kept as it is."""
+        """Move the codebook by the vectors of all processes, unless the encoder is frozen."""
         if not self.encoder.conv_out.weight.requires_grad:
             return
         gather = processes.all_gather_rows

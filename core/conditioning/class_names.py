@@ -1,4 +1,4 @@
-"""Class names and the little language of `--class`: names, indices, lists, ranges, all. Imports no torch."""
+"""Class names and the syntax of `--class`: names, indices, lists, ranges, all. Imports no torch."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:
     """Read `3`, `tench`, `0-4`, `cat,dog`, `all` as class indices, in the order given, each once.
 
-    A name wins over an index, and a name that holds a comma or dash over a list or range. Case does not matter, and `_`
+    A name goes before an index, and a name with a comma or dash before a list or range. Case does not matter, and `_`
     may stand for a space, where one name fits. Raises ConfigError with the nearest names.
     """
     if text.strip().lower() == "all" and text not in names:
@@ -42,7 +42,7 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
         first, last = int(span[1]), int(span[2] or span[1])
         if first > last:
             raise ConfigError(f"`classes={part}` runs backwards", f"write {last}-{first}")
-        if str(first) in names and str(last) in names:  # A name wins over an index, here too.
+        if str(first) in names and str(last) in names:  # A name takes precedence over an index, here too.
             numbered = [str(number) for number in range(first, last + 1) if str(number) in names]
             if len(numbered) <= last - first:
                 raise ConfigError(f"`classes={part}`: not all numbers between are classes", "name them one by one")
@@ -59,7 +59,7 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
 
 
 def _folded(name: str) -> str:
-    """Fold case, `_` and space, and what two systems write in different ways: a folder's é may be e and an accent."""
+    """Fold case, `_` and space, and Unicode forms that systems differ in: a folder's é may be e and an accent."""
     return unicodedata.normalize("NFC", name).casefold().replace("_", " ")
 
 

@@ -25,7 +25,7 @@ class Request:
 
 
 class Conditioning(Protocol):
-    """What conditions there are. Several kinds together are one conditioning with the fields and nulls of each."""
+    """The conditions of a data set. Several kinds together are one conditioning with the fields and nulls of each."""
 
     @property
     def kind(self) -> str:
@@ -41,16 +41,16 @@ class Conditioning(Protocol):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What the config of a network that takes it has to know, by field of the config."""
+        """The fields that it sets in the config of a network."""
 
     def null(self, n: int, device: torch.device) -> Cond:
-        """Return the fields of n samples without a condition. Raises ConfigError where there is no null."""
+        """Return the fields of n samples without a condition. Raises ConfigError without a null."""
 
     def request(self, text: str) -> Request:
         """Return what the user asked for by a flag such as `--class`. Raises ConfigError for what is unknown."""
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON of which the registry rebuilds it."""
+        """Return JSON from which the registry rebuilds it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class NoConditioning:
 
 
 def no_null() -> ConfigError:
-    """Return the error for guidance of a model that knows no null."""
+    """Return the error for guidance of a model without a null."""
     return ConfigError(
         "this model was trained with label dropout 0 and has no null class to guide away from",
         "use `cfg=1`, or train with `label_dropout=0.1`",

@@ -19,7 +19,7 @@ LABELS = "labels"  # the kind, and the field of a condition
 
 @dataclass(frozen=True)
 class LabelConditioning:
-    """What labels there are. has_null: whether a null class was trained, that is, label dropout was above 0."""
+    """Class labels. has_null: whether a null class was trained, that is, label dropout was above 0."""
 
     class_names: tuple[str, ...]
     has_null: bool = True

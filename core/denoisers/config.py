@@ -1,4 +1,4 @@
-"""What the config of every denoiser has: what data and training give, whatever the family. Imports no torch."""
+"""Fields in the config of every denoiser, of any family: those set by data and training. Imports no torch."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from ..settings.families import NetworkConfig
 
 
 class DenoiserConfig(NetworkConfig):
-    """What a denoiser is built from, beside its family's own settings.
+    """The config of a denoiser, beside its family's own settings.
 
     latent_size: side, or (height, width), of the latents; `check` refuses those that the network does not take.
     num_classes: 0 for latents without labels. label_dropout: only whether it is above 0 matters here: then there is a
@@ -42,5 +42,5 @@ class DenoiserConfig(NetworkConfig):
 
     @property
     def num_blocks(self) -> int | None:
-        """How many `blocks` the network has, where the config says it."""
+        """The number of the network's `blocks`, where the config has it."""
         return None

@@ -82,14 +82,14 @@ class DiT(DenoiserNetwork):
         # (B, C, H, W) → tokens (B, T, D). Their positions: rotary angles in every attention, or a sum at the start.
         tokens = self.patch(self._patches(x_t))
         rotary = (self.cosine, self.sine) if self.config.rope else None
-        # What blocks add to is float32 or more, also under autocast.
+        # The residual stream is float32 or wider, also under autocast.
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32)) if rotary else tokens + self.positions
 
         # The blocks. taps: after which of them the hidden states are returned too.
         hidden = {}
         for i, (block, modulation) in enumerate(zip(self.blocks, modulations[:-1], strict=True)):
             if self.checkpointing and torch.is_grad_enabled():
-                # Nothing is drawn in a block: the generators' state need not be kept for it.
+                # A block draws nothing, so the state of generators is not kept for it.
                 tokens = checkpoint(block, tokens, modulation, rotary, use_reentrant=False, preserve_rng_state=False)
             else:
                 tokens = block(tokens, modulation, rotary)

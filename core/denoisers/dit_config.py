@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _MAX_TOKENS = 1 << 20
-_MAX_POSITIONS = 1 << 25  # numbers in the table of positions, which is made whatever the weights are
+_MAX_POSITIONS = 1 << 25  # numbers in the table of positions, which does not depend on the weights
 
 
 class DiTConfig(DenoiserConfig):

@@ -1,4 +1,4 @@
-"""The layers that transformers for diffusion are made of.
+"""The layers of diffusion transformers.
 
 Shape suffixes where the rank changes: B batch, T tokens, D width, N heads, H head width, F frequencies.
 """
@@ -32,7 +32,7 @@ def normalise(x: Tensor, rms: bool) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """Return x Φ(x) in its tanh form, x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³) (Hendrycks & Gimpel 2016).
 
-    Compiled, it is written x sigmoid(2u), the same function: compilers turn that into code twice as fast.
+    Compiled, it is written as x sigmoid(2u), the same function, whose code is twice as fast.
     """
     if torch.compiler.is_compiling():
         return x * torch.sigmoid(x * (1 + 0.044715 * x * x) * math.sqrt(8 / math.pi))
@@ -42,7 +42,7 @@ def gelu(x: Tensor) -> Tensor:
 def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
     """Return the fixed position code of every token, float32 (T, D), row by row over a (rows, columns) grid.
 
-    Half of the width tells the column and half the row, each as [sin, cos](position / 10000^(k / (D/4))): the
+    Half of the width encodes the column and half the row, each as [sin, cos](position / 10000^(k / (D/4))): the
     two-dimensional form of Vaswani et al. 2017 that He et al. 2022 (MAE) and Peebles & Xie 2023 (DiT) use.
     """
     frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
@@ -66,7 +66,7 @@ def rotary_angles(head_width: int, grid: tuple[int, int]) -> Tensor:
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the channel pairs (k, k + H/2) of x (B, N, T, H) by angles whose cosine and sine (T, H/2) are given."""
+    """Turn the channel pairs (k, k + H/2) of x (B, N, T, H) by angles with cosine and sine (T, H/2)."""
     cosine, sine = rotary
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1).to(x.dtype)
@@ -75,9 +75,9 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 class Linear(nn.Linear):
     """A linear map of x (..., D).
 
-    Compiled for a CPU, the bias is added apart from the product, so that it becomes part of what follows: a product
-    that begins with a bias takes a third longer there. Not compiled, where no gradient is wanted, what follows becomes
-    part of the product instead: in bf16, a GELU of its own takes longer than the product before it.
+    Compiled for a CPU, the bias is added after the product, so that it is fused with what follows: a product that
+    starts from a bias takes a third longer there. Not compiled and without gradients, what follows is fused into the
+    product instead: in bf16, a separate GELU takes longer than the product before it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Linear(nn.Linear):
         return self._at_once(x, "gelu") if self._is_one_kernel() else gelu(self(x))
 
     def _is_one_kernel(self) -> bool:
-        """Whether torch's compiler would hand the product to oneDNN with all that follows: so can we, without it."""
+        """Whether torch's compiler would pass the product and what follows to oneDNN: so can we, without it."""
         if not _ONE_KERNEL or self.weight.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         autocast = torch.is_autocast_enabled("cpu")

@@ -1,4 +1,4 @@
-"""What every denoising network has, whatever its family."""
+"""The interface of denoising networks of every family."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -12,7 +12,7 @@ from .config import DenoiserConfig
 
 
 class DenoiserNetwork(nn.Module):
-    """Network of (x_t, t, cond); the prediction type says what its output means.
+    """A network of (x_t, t, cond); the prediction type defines its output.
 
     config: its family's, which refuses latent sizes that the network does not take. blocks: the parts that it has many
     of in a row, to be compiled or sharded one by one. fields: those of a condition that it takes. checkpointing:
@@ -27,26 +27,26 @@ class DenoiserNetwork(nn.Module):
     @property
     @abstractmethod
     def training_flops(self) -> float:
-        """About how many floating point operations a latent costs in a training step."""
+        """Floating point operations per latent in a training step, about."""
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Any:
         """Return the output (B, C or 2C, h, w) in x_t's dtype; with taps, also the hidden states after those blocks.
 
-        x_t: (B, C, h, w). t: (B,) in [0, 1]. cond: as it is, or prepared. A sample's output does not depend on the
+        x_t: (B, C, h, w). t: (B,) in [0, 1]. cond: plain, or prepared. A sample's output does not depend on the
         others in its batch, up to the rounding of matrix products (1e-5 in fp32).
         """
 
     def prepare(self, cond: Cond) -> Cond:
-        """Return what follows from the condition alone, fields with the batch first: once for all steps of sampling."""
+        """Return what depends on the condition alone, fields with the batch first: once for all steps of sampling."""
         return cond
 
 
 def check_latents(config: DenoiserConfig, latent_shape: tuple[int, ...] | None, path: Path, remedy: str) -> None:
-    """Refuse a config, read from a path, that is of latents of another shape than (C, H, W), where one is given.
+    """Refuse a config, read from a path, of latents of another shape than (C, H, W), if not None.
 
-    Weights alone do not tell: those of two sizes have the same shapes. Raises DataError with the remedy.
+    Weights alone do not show it: they have the same shapes for two sizes. Raises DataError with the remedy.
     """
     if latent_shape not in (None, config.latent_shape):
         own, wanted = (" × ".join(map(str, shape)) for shape in (config.latent_shape, latent_shape))
-        raise DataError(f"{path} is of latents of {own}, where those of {wanted} are wanted", remedy)
+        raise DataError(f"{path} takes latents of {own}, not {wanted}", remedy)

@@ -1,6 +1,6 @@
 """A classifier of noisy latents at any time, for classifier guidance (Dhariwal & Nichol 2021, section 4).
 
-The blocks are those of the denoising transformer, modulated by the time alone; the tokens' mean is read out.
+The blocks are those of the denoising transformer, modulated by the time alone; the head reads the tokens' mean.
 """
 
 from pathlib import Path
@@ -62,7 +62,7 @@ class NoisyClassifier(nn.Module):
 def logits(network: nn.Module, schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
     """Return logits, float32 (B, K), of x_t (B, C, h, w) at t (B,): the network's output times alpha(t).
 
-    What x_t tells of the class fades with the signal: log p(y | x_t) grows from log p(y) in proportion to alpha. A
+    The information on the class fades with the signal: log p(y | x_t) grows from log p(y) in proportion to alpha. A
     network's own gradient does not fade, and guidance, which moves x0 by sigma² / alpha times the gradient, would start
     with a leap as large as 1 / alpha (20,000 on the cosine schedule).
     """
@@ -77,7 +77,7 @@ def log_prob(network: nn.Module, schedule: Schedule, x_t: Tensor, t: Tensor, con
 
 
 def save(network: NoisyClassifier, folder: Path) -> list[str]:
-    """Write the network's folder, as `core.runs.weights` says. Returns the names of its files."""
+    """Write the network's folder, in the layout of `core.runs.weights`. Returns the names of its files."""
     return save_network(network, folder, KIND, network.config.model_dump(mode="json"))
 
 
@@ -92,7 +92,7 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> NoisyClas
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
     check_latents(config.body, latent_shape, folder / CONFIG, REMEDY)
-    with torch.device("meta"):  # where a damaged size claims no memory
+    with torch.device("meta"):  # where a damaged size allocates no memory
         network = NoisyClassifier(config)
     load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)
     return network

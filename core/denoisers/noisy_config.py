@@ -8,7 +8,7 @@ from .dit_config import DiTConfig
 
 
 class NoisyClassifierSize(Section):
-    """What users set of the network."""
+    """The network's settings."""
 
     width: int = option(128, "Width of the tokens.", ge=8)
     depth: int = option(4, "Blocks.", ge=1)
@@ -28,5 +28,5 @@ class NoisyClassifierConfig(NetworkConfig, NoisyClassifierSize):
 
     @property
     def body(self) -> DiTConfig:
-        """The transformer whose blocks it has. Raises ConfigError where the numbers do not go together."""
+        """The transformer with the same blocks. Raises ConfigError where the numbers do not fit together."""
         return DiTConfig(**self.model_dump())

@@ -17,7 +17,7 @@ from .families import FAMILIES
 from .network import DenoiserNetwork, check_latents
 
 NETWORKS = FAMILIES  # the kinds that `load` reads
-REMEDY = "train it again with `ldm train-dit`, or point at a whole one"
+REMEDY = "train it again with `ldm train-dit`, or give a complete one"
 
 
 def require_fields(family: str, conditioning: Conditioning) -> None:
@@ -44,7 +44,7 @@ def outline(config: DenoiserConfig, device: str = "meta") -> DenoiserNetwork:
 
 
 def save(model: DenoiserNetwork, folder: Path, extra: dict[str, Any] | None = None) -> None:
-    """Write a network's weights and config into a folder; `extra` stands in config.json beside them."""
+    """Write a network's weights and config into a folder; `extra` is stored in config.json, too."""
     save_network(model, folder, kind_of(model.config, FAMILIES), model.config.model_dump(mode="json"), **(extra or {}))
 
 
@@ -52,14 +52,14 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DenoiserN
     """Load a network from a folder that `save` wrote: fp32, on the CPU, in eval mode.
 
     latent_shape: (C, H, W), where it is known from elsewhere. Raises DataError naming the file that is missing,
-    damaged, of another kind, of other latents, or at odds with the other file.
+    damaged, of another kind, of other latents, or not matching the other file.
     """
     described = read_description(folder, FAMILIES, REMEDY)
     config = _config(described, folder / CONFIG)
     check_latents(config, latent_shape, folder / CONFIG, REMEDY)
     tensors = read_weights(folder, described, REMEDY)
     _check_count(config, tensors, folder)
-    model = outline(config)  # The loaded tensors take its parameters' places.
+    model = outline(config)  # The loaded tensors replace its parameters.
     load_into(model, tensors, folder / WEIGHTS, REMEDY, assign=True)
     return model.eval()
 

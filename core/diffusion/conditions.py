@@ -1,7 +1,7 @@
-"""Conditions: what a denoiser is asked to make, as named tensors that all have the batch axis first.
+"""Conditions: named tensors, all with the batch axis first, that a denoiser's output depends on.
 
-Guidance, samplers and editing pass conditions on and call the functions here. They never look inside: which fields
-there are is between the conditioning and the network. Scalars of a sample, such as a guidance scale, are fields (B,).
+Guidance, samplers and editing pass conditions on and call the functions here. They never look inside: only the
+conditioning and the network know the fields. Scalars of a sample, such as a guidance scale, are fields (B,).
 Without a condition the dict is empty.
 """
 
@@ -39,7 +39,7 @@ def where(chosen: Tensor, yes: Cond, no: Cond) -> Cond:
 
 
 def once(function: Callable[[Cond], Cond]) -> Callable[[Cond], Cond]:
-    """Return `function` with its last result kept: samplers pass the very same condition at every step."""
+    """Return `function` with its last result kept: samplers pass the same condition at every step."""
     last: tuple[Cond, Cond] | None = None
 
     def remembered(cond: Cond) -> Cond:

@@ -1,7 +1,7 @@
-"""Editing by a denoiser that knows nothing of it: where sampling starts, which times it visits, and wrappers.
+"""Editing with an unchanged denoiser: where sampling starts, which times it visits, and wrappers.
 
-What starts from an image is a state and the rest of the grid. What goes back and forth is a list of times for
-`samplers.walk`. What keeps a part of an image is a wrapper that takes a denoiser and returns one.
+Image-to-image is a start state and the rest of the grid. RePaint's jumps are a list of times for `samplers.walk`.
+Inpainting is a wrapper that takes a denoiser and returns one.
 """
 
 import itertools
@@ -22,7 +22,7 @@ def from_image(x0: Tensor, noise: Tensor, schedule: Schedule, grid: Tensor, stre
 
     strength: the time in [0, 1] that x0 is noised to, moved to the nearest of the grid, which ends at 0. At the grid's
     first time that is the noise alone: alpha x0 would show through where a schedule does not end in pure noise. At 0 it
-    is x0, and no step is left.
+    is x0, and there is no step.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength:g}: it must lie in [0, 1]")
@@ -33,10 +33,10 @@ def from_image(x0: Tensor, noise: Tensor, schedule: Schedule, grid: Tensor, stre
 
 
 def resampling(grid: Tensor, jump: int, repeats: int) -> Tensor:
-    """Return the grid's times with jumps back (RePaint; Lugmayr et al. 2022): parts new and known come to agree.
+    """Return the grid's times with jumps back (RePaint; Lugmayr et al. 2022): they make the new part fit the known one.
 
-    Counted from the end, every `jump` steps the walk goes back by as many, so that it takes them `repeats` times in
-    all; repeats 1 is the grid itself.
+    Counted from the end, the walk goes back by `jump` steps after every `jump` steps, so that it takes each `repeats`
+    times; repeats 1 is the grid itself.
     """
     if jump < 1 or repeats < 1:
         raise ValueError(f"jump is {jump}, repeats {repeats}: both must be 1 or more")
@@ -58,10 +58,10 @@ def resampling(grid: Tensor, jump: int, repeats: int) -> Tensor:
 def inpainting(
     denoise: Denoiser, known: Tensor, new: Tensor, schedule: Schedule, noise: Callable[[int], Tensor]
 ) -> Denoiser:
-    """Make only what is new, and keep the rest (replacement, as in RePaint; Lugmayr et al. 2022).
+    """Generate only the new part, and keep the rest (replacement, as in RePaint; Lugmayr et al. 2022).
 
     known: clean, as x0. new: bool, broadcasts against it: True where x0 is to be made. noise: call number → fresh
-    noise. The denoiser sees the known part at the noise level of x_t, and the estimate has it as it is, so that any
+    noise. The denoiser sees the known part at the noise level of x_t, and the estimate has it clean, so that any
     sampler ends in it exactly.
     """
     calls = itertools.count()
@@ -76,5 +76,5 @@ def inpainting(
 
 
 def latent_mask(new: Tensor, downsampling: int) -> Tensor:
-    """Return where latents are new, bool (B, 1, h, w), of pixels bool (B, 1, H, W): each cell that is touched."""
+    """Return where latents are new, bool (B, 1, h, w), from pixels bool (B, 1, H, W): cells with any new pixel."""
     return F.max_pool2d(new.float(), downsampling) > 0

@@ -1,6 +1,6 @@
-"""Denoisers that need no training: the exact E[x0 | x_t] of normal mixtures, and where their flow really goes.
+"""Denoisers that need no training: the exact E[x0 | x_t] of normal mixtures, and their exact flow.
 
-What samplers and guidance do is seen, and measured, best where the network cannot be blamed.
+They show and measure samplers and guidance without the error of a network.
 """
 
 from dataclasses import dataclass

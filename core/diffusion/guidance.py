@@ -73,7 +73,7 @@ def classifier_free(
 def autoguidance(denoise: Denoiser, weak: Denoiser, scale: float, interval: Interval | None = None) -> Denoiser:
     """Guide away from a weaker model of the same data: w + scale (c − w) (Karras et al. 2024, equation 3).
 
-    Scale 1 asks the weak model nothing. Inside of `classifier_free`, both models must know the null class.
+    Scale 1 does not call the weak model. Inside of `classifier_free`, both models must have a null class.
     """
     if scale == 1:
         return denoise
@@ -90,8 +90,8 @@ def classifier(
 ) -> Denoiser:
     """Guide by a classifier of noisy samples, DDIM form: eps − scale sigma ∇ log p(cond | x_t).
 
-    Dhariwal & Nichol 2021, algorithm 2; on x0 it is + scale sigma² / alpha ∇. Where alpha is 0, x_t tells nothing
-    of the class and the gradient is 0. The DDPM form (algorithm 1) is `samplers.ddpm` with a gradient. To combine
+    Dhariwal & Nichol 2021, algorithm 2; on x0 it is + scale sigma² / alpha ∇. Where alpha is 0, x_t does not depend on
+    the class and the gradient is 0. The DDPM form (algorithm 1) is `samplers.ddpm` with a gradient. To combine
     with `classifier_free`, wrap its result: the classifier never sees the null class.
     """
     if scale == 0:
@@ -107,7 +107,7 @@ def classifier(
 
 
 def gradient_of(log_prob: LogProb) -> Gradient:
-    """Make the gradient in x_t out of a classifier's log-probability; works under `torch.no_grad`."""
+    """Return the gradient in x_t of a classifier's log-probability; works under `torch.no_grad`."""
 
     def gradient(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with torch.enable_grad():
@@ -119,10 +119,10 @@ def gradient_of(log_prob: LogProb) -> Gradient:
 
 
 def within(inside: Denoiser, outside: Denoiser, interval: Interval | None) -> Denoiser:
-    """Ask one denoiser at times in [low, high] and the other elsewhere.
+    """Return a denoiser that calls one at times in [low, high] and the other elsewhere.
 
-    With a 0-d time, only one of the two is asked, and the device is not waited for. Times (B,) ask both and choose
-    per sample. Without an interval the first serves all times. Raises ValueError unless 0 ≤ low ≤ high ≤ 1.
+    With a 0-d time, only one of the two is called, without waiting for the device. With times (B,) both are, and each
+    sample takes its own. Without an interval the first is always used. Raises ValueError unless 0 ≤ low ≤ high ≤ 1.
     """
     if interval is None:
         return inside

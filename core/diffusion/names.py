@@ -1,6 +1,6 @@
-"""The names of schedules, predictions, weightings, times and samplers, and which of them go together. Imports no torch.
+"""Names of schedules, predictions, weightings, times and samplers, and which of them fit together. Imports no torch.
 
-The code of each stands in the module of that name; settings take the names from here.
+The code of each is in the module of that name; settings take the names from here.
 """
 
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""What a denoiser is trained to do: what is drawn for a batch, and the loss of a network on it."""
+"""Training objectives of denoisers: what is drawn for a batch, and the loss of a network on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ Draw = Callable[[str], Tensor]
 
 
 class Objective(Protocol):
-    """A training objective: any network's loss on a batch. It may hold a teacher, which it asks without gradient.
+    """A training objective: any network's loss on a batch. It may hold a teacher, called without gradient.
 
-    schedule, prediction and shift are those of the model that comes out, as sampling needs them.
+    schedule, prediction and shift are those of the trained model, as sampling needs them.
     """
 
     @property
@@ -33,12 +33,12 @@ class Objective(Protocol):
     def shift(self) -> float: ...
 
     def draw(self, normal: Draw, uniform: Draw) -> dict[str, Tensor]:
-        """Return what is random in a batch by name, batch first, from draws (B, C, h, w) and (B,) in [0, 1)."""
+        """Return a batch's random tensors by name, batch first, from draws (B, C, h, w) and (B,) in [0, 1)."""
 
     def loss(self, network: Network, x0: Tensor, given: dict[str, Tensor], cond: Cond) -> Tensor:
         """Return each sample's loss, float32 (B,), of x0 (B, C, h, w).
 
-        given: what `draw` returned, and whatever else the data set has of the samples, such as features.
+        given: what `draw` returned, and other tensors of the samples in the data set, such as features.
         """
 
 
@@ -46,10 +46,10 @@ class Objective(Protocol):
 class Denoising:
     """The standard objective: the weighted squared error of the network's prediction, at times that are drawn.
 
-    The fields mean what the settings in `diffusion` say.
+    The fields are the settings of `diffusion`.
 
     vlb_weight: λ of L_simple + λ L_vlb (Nichol & Dhariwal 2021, equation 16), for networks of 2C output channels that
-    learn the variance too; None for those of C that do not. Raises ValueError for parts that do not go together.
+    learn the variance too; None for those of C that do not. Raises ValueError for fields that do not fit together.
     """
 
     schedule: Schedule
@@ -69,7 +69,7 @@ class Denoising:
 
     @property
     def on_table(self) -> bool:
-        """Whether training sees the table's times only: on the straight path it need not, but for the bound's steps."""
+        """Whether training sees the table's times only: on the straight path only for the bound's steps."""
         return self.schedule.variance_preserving or self.vlb_weight is not None
 
     def draw_times(self, uniform: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class FixedNoise:
-    """Squared error of x0 at one time only: a denoiser of one step. Of pure noise it makes the mean of the data."""
+    """Squared error of x0 at one time only: a denoiser of one step. From pure noise it predicts the data's mean."""
 
     schedule: Schedule
     time: float

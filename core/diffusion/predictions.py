@@ -17,7 +17,7 @@ from .schedules import Schedule
 
 
 def check(kind: str, schedule: Schedule) -> None:
-    """Raise ValueError for a prediction that this schedule does not allow, as `names.check_prediction` says."""
+    """Raise ValueError for a prediction that this schedule does not allow; see `names.check_prediction`."""
     check_prediction(kind, schedule.kind, schedule.zero_terminal_snr)
 
 
@@ -53,5 +53,5 @@ def to_x0(kind: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
 
 
 def to_eps(x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return the noise that takes x0 to x_t, on any path. Divides by sigma: not to be asked at t = 0."""
+    """Return the noise that takes x0 to x_t, on any path. Divides by sigma: not defined at t = 0."""
     return (x_t - alpha * x0) / sigma

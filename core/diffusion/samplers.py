@@ -1,14 +1,14 @@
 """Samplers: plain functions of a denoiser, noise, and a grid of times.
 
-All share their first arguments, so that any can stand where another does:
+All share their first arguments, so that they are interchangeable:
 
     denoise    (x_t, t, cond) → x0; t is the grid's time, 0-d float64 on the CPU.
-    x          (B, ...), standard normal noise, taken for x_t at the grid's first time.
+    x          (B, ...), standard normal noise, used as x_t at the grid's first time.
     schedule   whose alpha and sigma the denoiser was trained with; any path, variance preserving or not.
     grid       (S + 1,) falling times on the CPU, as from `times.grid`; S steps are taken. One that ends at t = 0 gives
                the last estimate of x0 itself.
     cond       passed to the denoiser.
-    noise      step index → the fresh noise of that step, as x; asked only where a step adds any.
+    noise      step index → the fresh noise of that step, as x; called only where a step adds any.
     on_step    called after each step with its index, the time reached, x there, and the estimate of x0 it used.
 
 They return x at the grid's last time in x's shape, dtype and device, and raise ValueError for a grid that is not
@@ -85,7 +85,7 @@ def ddpm(
 ) -> Tensor:
     """Sample by DDPM (Ho et al. 2020, algorithm 2): the posterior mean plus noise.
 
-    variance: "posterior" (β̃) or "beta" (β), their two choices, or a function (x_t, t, cond) → fraction, asked right
+    variance: "posterior" (β̃) or "beta" (β), their two choices, or a function (x_t, t, cond) → fraction, called right
     after the denoiser, for one that was learned between them (`variance.SplitOutput`). gradient: of a classifier's
     log-probability times its scale; moves the mean by variance × gradient (Dhariwal & Nichol 2021, algorithm 1).
     Raises ValueError for another variance.
@@ -126,7 +126,7 @@ def euler(
     noise: Noise | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Sample by Euler's method in straight coordinates; deterministic, so `noise` is never asked.
+    """Sample by Euler's method in straight coordinates; deterministic, so `noise` is never called.
 
     Any path becomes rectified flow when divided by alpha + sigma: z = x / (alpha + sigma) has dz/dτ = (z − x0) / τ in
     τ = sigma / (alpha + sigma), finite at both ends. The step is the same map as DDIM's with eta = 0.
@@ -187,7 +187,7 @@ def dpmpp_2m(
     """Sample by DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order for S evaluations; deterministic.
 
     DDIM's step from an x0 extrapolated through the last two estimates, in λ = log(alpha / sigma). Three steps use the
-    last estimate alone: the first, the one to t = 0 (λ = ∞), and, as is not in the paper, any more than twice as
+    last estimate alone: the first, the one to t = 0 (λ = ∞), and, unlike in the paper, any more than twice as
     long in λ as the one before, such as the last of leading and linspace spacing: extrapolated so far, x0 overshoots
     (linear schedule, exact denoiser, 20 linspace steps: samples 10 % too wide with it, 0 % without).
     """
@@ -244,11 +244,11 @@ def walk(
     on_step: OnStep | None = None,
     **options: Any,
 ) -> Tensor:
-    """Go along times that may rise as well: where they fall by a sampler, where they rise by adding noise.
+    """Follow times that may rise, too: where they fall by a sampler, where they rise by adding noise.
 
     A rise from s to t is the forward process, x_t = a x_s + √(sigma_t² − a² sigma_s²) n with a = alpha_t / alpha_s.
-    Along a grid that only falls this is the sampler itself; a single time is no step. Steps are counted over the whole
-    walk; on_step is called after those that fall. options: the sampler's own.
+    Along a grid that only falls this is the sampler itself; a single time takes no step. Steps are counted over the
+    whole walk; on_step is called after those that fall. options: the sampler's own.
     """
     place = 0
     while place < len(times) - 1:

@@ -64,7 +64,7 @@ class Schedule:
 
     @property
     def variance_preserving(self) -> bool:
-        """Say whether alpha² + sigma² = 1 at all times."""
+        """Whether alpha² + sigma² = 1 at all times."""
         return self.kind != STRAIGHT
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class Schedule:
         precise = t.to(precision(t.device))
         if not self.variance_preserving:
             return 1 - precise, precise
-        # A float32 time is i/T only up to rounding; what is that near to a table point means it.
+        # A float32 time is i/T only up to rounding: a time that near to a table point counts as it.
         position = precise * self.num_steps
         nearest = position.round()
         rounding = 2 * self.num_steps * torch.finfo(t.dtype).eps

@@ -13,7 +13,7 @@ from .names import SPACINGS, require
 def on_table(t: Tensor, num_steps: int) -> Tensor:
     """Move times in [0, 1] up to the table's next one, 1/T … 1; keeps shape and dtype.
 
-    Of numbers u in [0, 1) drawn evenly, each of the T times gets as many.
+    For uniform u in [0, 1), each of the T times is equally likely.
     """
     return ((t.double() * num_steps).ceil().clamp(1, num_steps) / num_steps).to(t.dtype)
 
@@ -26,7 +26,7 @@ def continuous_times(uniform: Tensor, smallest: float = 1e-5) -> Tensor:
 def logit_normal(uniform: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Map u in [0, 1) to t = sigmoid(n), n ~ N(mean, std²), rising with u (Esser et al. 2024, section 3.1).
 
-    Times keep clear of 0 and 1. Raises ValueError for a std that is not positive.
+    Times stay away from 0 and 1. Raises ValueError for a std that is not positive.
     """
     if std <= 0:
         raise ValueError(f"std is {std:g}: logit-normal times need a positive one")
@@ -38,7 +38,7 @@ def logit_normal(uniform: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor
 def shift(t: Tensor, factor: float) -> Tensor:
     """Move times towards noise (factor > 1) or data (< 1): s t / (1 + (s − 1) t) (Esser et al. 2024, equation 23).
 
-    Serves drawn times and grids alike; keeps 0 and 1. Raises ValueError for a factor that is not positive.
+    For drawn times and grids; keeps 0 and 1. Raises ValueError for a factor that is not positive.
     """
     if factor <= 0:
         raise ValueError(f"the time shift is {factor:g}: it must be positive, and 1 changes nothing")
@@ -48,7 +48,7 @@ def shift(t: Tensor, factor: float) -> Tensor:
 def grid(num_steps: int, steps: int, spacing: str = "trailing", offset: int = 0, to_zero: bool = True) -> Tensor:
     """Lay out the times of a sampler with exactly `steps` steps on a table of `num_steps`.
 
-    Returns (steps + 1,) float64 on the CPU, strictly falling: steps times at which the denoiser is asked, then the
+    Returns (steps + 1,) float64 on the CPU, strictly falling: steps times at which the denoiser is called, then the
     end. The times of diffusers' DDIM and DDPM schedulers, with these exceptions, all where theirs go astray:
 
     - `leading`: (floor(i T / S) + 1 + offset) / T. They use i·(T // S), the same where S divides T; elsewhere theirs

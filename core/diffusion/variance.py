@@ -54,7 +54,7 @@ class SplitOutput:
 
     def fraction(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the fraction of the pass just made, for the len(x_t) samples that came first in it."""
-        assert self.rest is not None, "the denoiser runs before its variance is asked"
+        assert self.rest is not None, "call the denoiser before its variance"
         return (self.rest[: len(x_t)].to(x_t.dtype) + 1) / 2
 
 
@@ -69,7 +69,7 @@ def vlb_bits(
     variance alone.
 
     x0, x_t, x0_hat: (B, ...). t: (B,), times of the table, 1/T … 1. fraction: broadcasts against x0. At t = 1/T, where
-    β̃ is 0, that of the next step serves as the lower bound, as in the paper. The result is float64 where that exists.
+    β̃ is 0, that of the next step is the lower bound, as in the paper. The result is float64 where that exists.
     """
     # Steps as whole numbers: t − 1/T in float32 would miss the table's time.
     step = (t.to(precision(t.device)) * schedule.num_steps).round().view(-1, *(1,) * (x0.ndim - 1))
@@ -93,7 +93,7 @@ def vlb_bits(
 
 
 def prior_bits(schedule: Schedule, x0: Tensor) -> Tensor:
-    """Return KL(q(x_1 | x0) ‖ N(0, 1)), what noise still tells of the data, in bits per dimension, (B,)."""
+    """Return KL(q(x_1 | x0) ‖ N(0, 1)), the information that noise keeps of the data, in bits per dimension, (B,)."""
     alpha, sigma = schedule.alpha_sigma(torch.ones((), dtype=torch.float64))
     zero = torch.zeros((), dtype=torch.float64)
     return gaussian_kl_bits(alpha * x0, 2 * sigma.log(), zero, zero).flatten(1).mean(1)

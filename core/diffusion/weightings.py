@@ -3,7 +3,7 @@
 Salimans & Ho 2022, section 4, define the weightings on ‖x0 − x̂0‖². The same loss on a network's own output needs
 the weight divided by how much larger that output's squared error is:
 ‖Δeps‖² = SNR ‖Δx0‖², ‖Δv‖² = (SNR + 1) ‖Δx0‖², ‖Δflow‖² = (√SNR + 1)² ‖Δx0‖².
-All of it happens on logarithms, where nothing overflows.
+All is computed on logarithms, where nothing overflows.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from .names import PREDICTIONS, WEIGHTINGS, require
 
 # The largest weight given. The x0 column of the table grows without bound as t → 0, the eps column of `uniform`
-# as alpha → 0. This lets the first of 1000 steps of DDPM's linear schedule (SNR 9999) through untouched.
+# as alpha → 0. This does not change the first of 1000 steps of DDPM's linear schedule (SNR 9999).
 CAP = 1e4
 
 # Beyond this the log-SNR is as good as infinite: exp(±200) is past every cap, and ∞ − ∞ is avoided.

@@ -97,7 +97,7 @@ def local_device(wanted: str) -> str:
     num_gpus = torch.cuda.device_count()
     if torch.cuda.is_available() and world.local_rank >= num_gpus:
         raise ConfigError(
-            f"a process has the number {world.local_rank} on its machine, which has {num_gpus} GPUs",
+            f"a process has the local rank {world.local_rank}, but its machine has {num_gpus} GPUs",
             f"start with --nproc-per-node {num_gpus}",
         )
     return f"cuda:{world.local_rank}"
@@ -131,7 +131,7 @@ def process_group(device: torch.device) -> Iterator[World]:
             if first != world.rank:
                 raise OtherProcessFailed(codes[first]) from error
         elif not isinstance(error, OtherProcessFailed):
-            # A defect may strike where the others wait for tensors: the end of this process is what wakes them.
+            # A bug may appear while the others wait for tensors: only the end of this process wakes them.
             error.reported = True  # type: ignore[attr-defined]
             orderly = False
         raise
@@ -143,18 +143,18 @@ def process_group(device: torch.device) -> Iterator[World]:
 
 @contextmanager
 def _detect_lost_process() -> Iterator[None]:
-    """Turn the transport's error for a process that is gone into LostProcess."""
+    """Turn the transport's error for a process that has ended into LostProcess."""
     try:
         yield
     except RuntimeError as error:
         raise LostProcess(
-            f"another process of this run is gone: {str(error).strip().splitlines()[0]}",
-            "see what it said last, then run the same command again",
+            f"another process of this run has ended: {str(error).strip().splitlines()[0]}",
+            "read its last message, then run the same command again",
         ) from error
 
 
 def barrier() -> None:
-    """Wait for all processes. Raises OtherProcessFailed where one has failed, LostProcess where one is gone."""
+    """Wait for all processes. Raises OtherProcessFailed where one has failed, LostProcess where one has ended."""
     all_gather_int()
 
 
@@ -176,7 +176,7 @@ def broadcast_int(value: int) -> int:
 
 
 def stop_requested(stop: StopFlag) -> bool:
-    """Return whether a signal asked any process to stop; the flag of each then says so. A `barrier`."""
+    """Return whether a signal asked any process to stop; the flag of each is then set. A `barrier`."""
     received = max(all_gather_int(stop.received or 0))
     if received:
         stop.received = signal.Signals(received)
@@ -185,7 +185,7 @@ def stop_requested(stop: StopFlag) -> bool:
 
 @_detect_lost_process()
 def broadcast_flags(flags: list[bool]) -> list[bool]:
-    """Return the main process's flags: what each process looked up, as on a disk, may differ. A `barrier`."""
+    """Return the main process's flags: what each process reads, as from a disk, may differ. A `barrier`."""
     if _group is None:
         return flags
     barrier()
@@ -209,7 +209,7 @@ def start_all_reduce(tensor: Tensor) -> Callable[[], object]:
 
     On a GPU waiting only orders later work behind the sum.
     """
-    assert _group is not None, "no other process to sum with"
+    assert _group is not None, "needs a second process to sum with"
     work = dist.all_reduce(tensor, group=_group.tensors, async_op=True)
     assert work is not None
     return _detect_lost_process()(work.wait)
@@ -238,10 +238,10 @@ def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
 
 
 def device_mesh(device: torch.device) -> "DeviceMesh":
-    """Return the processes as `fully_shard` takes them."""
+    """Return the processes as the mesh that `fully_shard` takes."""
     from torch.distributed.device_mesh import DeviceMesh
 
-    assert _group is not None, "no other process to shard over"
+    assert _group is not None, "needs a second process to shard over"
     return DeviceMesh.from_group(_group.tensors, device.type)
 
 
@@ -273,5 +273,5 @@ def _ignore_sigterm() -> None:
 def _env_int(name: str, default: str) -> int:
     text = os.environ.get(name, default)
     if not text.isdecimal() or (name == "WORLD_SIZE" and text == "0"):
-        raise ConfigError(f"the variable {name} is {text!r}, no number of processes", "start with torchrun or unset it")
+        raise ConfigError(f"the variable {name} is {text!r}, not a process number", "start with torchrun or unset it")
     return int(text)

@@ -45,7 +45,7 @@ class ShardedTensors:
         return full.cpu() if processes.world().is_main else local
 
     def send_rest(self) -> None:
-        """Take part in reading what has not been read."""
+        """Send this process's rows of the tensors that were not read."""
         if not self._full_shapes:
             self._unread.clear()
         while self._unread:
@@ -58,9 +58,9 @@ class ShardedTensors:
 
 @contextmanager
 def gathered_by_main(groups: Iterable[ShardedTensors]) -> Iterator[None]:
-    """In the block the main process alone reads the groups; the others, which do nothing there, send their rows.
+    """Let the main process alone read the groups in the block; the others do nothing there but send their rows.
 
-    Where the main process fails half-way, it still takes what the others send: they learn of errors at a barrier.
+    Where the main process fails, it still receives what the others send: they see errors at a barrier.
     """
     try:
         yield

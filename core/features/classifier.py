@@ -1,4 +1,4 @@
-"""A small convolutional classifier, trained on the reference images: the extractor of a run that has no other.
+"""A small convolutional classifier, trained on the reference images: a run's default extractor.
 
 Legend of shapes: B images, C channels, H W pixels, K classes, D features.
 """
@@ -22,7 +22,7 @@ from .extractor import Extractor, resize
 
 KIND = "classifier"
 NETWORKS = (KIND,)  # the kinds that `load` reads
-GROUPS = 8  # of the normalisation, which divide every width
+GROUPS = 8  # of GroupNorm; they divide every width
 REMEDY = "make it with `ldm train-classifier`"
 
 
@@ -99,12 +99,12 @@ def classification_loss(classifier: nn.Module, images: Tensor, labels: Tensor, o
 
 
 def random_offsets(count: int, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Draw how far to move each of `count` images, int64 (count, 2) in -max_shift..max_shift, on the CPU."""
+    """Draw the offset of each of `count` images, int64 (count, 2) in -max_shift..max_shift, on the CPU."""
     return torch.randint(-max_shift, max_shift + 1, (count, 2), generator=generator)
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:
-    """Move each image by its own (down, right) offset in pixels; the border pixels fill what becomes free.
+    """Move each image by its own (down, right) offset in pixels; repeated border pixels fill the gap.
 
     images (B, C, H, W); offsets int64 (B, 2). Returns the same shape.
     """
@@ -130,9 +130,9 @@ class SavedClassifier:
 def save(
     classifier: Classifier, folder: Path, class_names: Sequence[str], extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a classifier's folder, as `core.runs.weights` says.
+    """Write a classifier's folder, in the layout of `core.runs.weights`.
 
-    extra: whatever else should travel with the weights (JSON), such as the accuracy reached.
+    extra: stored with the weights (JSON), such as the accuracy reached.
     """
     assert len(class_names) == classifier.config.num_classes, "one name per class"
     described = {"class_names": list(class_names), "extra": dict(extra or {})}
@@ -149,12 +149,12 @@ def load(folder: Path) -> SavedClassifier:
         config = ClassifierConfig.from_json(described["config"])
         names = described.get("class_names")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ConfigError("its class_names are no list of names")
+            raise ConfigError("its class_names are not a list of names")
         if len(names) != config.num_classes:
             raise ConfigError(f"{len(names)} class names for {config.num_classes} classes")
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
-    with torch.device("meta"):  # where a damaged size claims no memory
+    with torch.device("meta"):  # where a damaged size allocates no memory
         network = Classifier(config)
     load_into(network, read_weights(folder, described, REMEDY), folder / WEIGHTS, REMEDY, assign=True)
     network.eval().requires_grad_(False)

@@ -1,7 +1,7 @@
-"""Feature extractors: the networks in whose features images are compared, each with what identifies it.
+"""Feature extractors: the networks in whose features images are compared, each with its identity.
 
-A distance between images means nothing without the network it was measured in, so name, weights and resize travel
-with every number.
+A distance between images depends on the network it was measured in, so every number is stored with name, weights
+and resize.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..system.precision import no_tf32
 
-INCEPTION = "inception"  # the one in whose features the Fréchet distance is the FID
+INCEPTION = "inception"  # the Fréchet distance in its features is the FID
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor saw in a set of images: features float32 (N, D) and logits float32 (N, K), on the CPU."""
+    """An extractor's output for a set of images: features float32 (N, D) and logits float32 (N, K), on the CPU."""
 
     features: Tensor
     logits: Tensor
@@ -65,7 +65,7 @@ class Features:
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> Features:
     """Run an extractor over batches of images (B, 3, H, W) in [-1, 1].
 
-    Raises DataError when there is no image, or one whose features are not finite.
+    Raises DataError without images, or for one whose features are not finite.
     """
     seen = [tuple(part.cpu() for part in extractor.both(images)) for images in batches]
     if not seen:

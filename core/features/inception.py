@@ -1,4 +1,4 @@
-"""Inception-v3 as the Fréchet inception distance needs it: through torch-fidelity, with the one set of weights."""
+"""Inception-v3 for the Fréchet inception distance: from torch-fidelity, with its weights."""
 
 from collections.abc import Callable
 from http.client import HTTPException
@@ -33,7 +33,7 @@ def open_inception(file: Path, device: torch.device) -> Extractor:
     network: nn.Module = built.eval().requires_grad_(False).to(device)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        # The network was measured on 8-bit pixels, so it is given 8-bit pixels; it resizes them to 299 itself.
+        # FIDs are measured on 8-bit pixels, so it gets 8-bit pixels; it resizes them to 299 itself.
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         features, logits = network(pixels)
         return features, logits
@@ -59,7 +59,7 @@ def _torch_fidelity() -> Callable[..., Any]:
 
 
 def downloaded(file: Path | None) -> Path:
-    """Fetch the weights, to where torch keeps such or to `file`, unless they are there. Raises DataError."""
+    """Download the weights, to torch's cache or to `file`, unless they are there. Raises DataError."""
     file = file or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     if file.exists():
         return file

@@ -36,7 +36,7 @@ class LeNet5(nn.Module):
 def open_lenet(path: Path, device: torch.device) -> Extractor:
     """Open the network with the published file or the folder that holds it.
 
-    Raises DataError naming the file when it is missing or its sha256 is another.
+    Raises DataError naming the file when it is missing or its sha256 differs.
     """
     file = path / WEIGHTS if path.is_dir() else path
     network = LeNet5()

@@ -9,7 +9,7 @@ from ..files import sha256_file
 from ..runs.weights import load_into, read_state_dict
 from .extractor import Extractor, resize
 
-WEIGHTS = "mobilenet_v2-b0353104.pth"  # The digits are the first of its sha256.
+WEIGHTS = "mobilenet_v2-b0353104.pth"  # The digits are the start of its sha256.
 URL = f"https://download.pytorch.org/models/{WEIGHTS}"
 CLASSES = Path(__file__).parent / "builtin" / "imagenet_classes.txt"
 SIZE, DIM, NUM_CLASSES = 224, 1280, 1000
@@ -65,7 +65,7 @@ def open_mobilenet(path: Path, device: torch.device) -> Extractor:
     """Open the network with the weights of a file, or of a folder with `WEIGHTS`. Raises DataError naming the file."""
     file = path / WEIGHTS if path.is_dir() else path
     network = MobileNetV2()
-    # How many batches the statistics were taken of counts for nothing here, and not every file says it.
+    # The number of batches behind the statistics is not used, and not every file has it.
     counts = {name: count for name, count in network.state_dict().items() if name.endswith("num_batches_tracked")}
     load_into(network, {**counts, **read_state_dict(file, REMEDY)}, file, REMEDY)
     network.eval().requires_grad_(False).to(device)

@@ -1,4 +1,4 @@
-"""Features of reference images, kept on disk by those who compare with the same reference again and again."""
+"""Features of reference images, kept on disk for repeated comparison with the same reference."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ TENSORS, DESCRIPTION = "features.safetensors", "features.json"
 
 
 def keep_features(features: Features, of: Mapping[str, Any], folder: Path) -> None:
-    """Write features into a folder, and as JSON, last, what they are `of`: images, extractor, whatever else counts."""
+    """Write features into a folder, and last, as JSON, what they are `of`: images, extractor and other conditions."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     tensors = {"features": features.features.contiguous(), "logits": features.logits.contiguous()}
@@ -25,7 +25,7 @@ def keep_features(features: Features, of: Mapping[str, Any], folder: Path) -> No
 
 
 def kept_features(of: Mapping[str, Any], folder: Path) -> Features | None:
-    """Read what `keep_features` wrote; None where there is nothing, or of something else, or damaged."""
+    """Read what `keep_features` wrote; None where it is missing, of something else, or damaged."""
     try:
         described = read_json(folder / DESCRIPTION)
         if described.get("of") != dict(of) or described.get("sha256") != sha256_file(folder / TENSORS):

@@ -13,7 +13,7 @@ from .settings import ExtractorName
 
 
 class Entry(NamedTuple):
-    """How an extractor is opened with its weights on a device, and where weights come from."""
+    """How an extractor is opened with its weights on a device, and where to get weights."""
 
     open: Callable[[Path, torch.device], Extractor]
     remedy: str

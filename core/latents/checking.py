@@ -1,4 +1,4 @@
-"""Do latents on disk hold what their manifest says? What `ldm verify` asks beyond the bytes of the files."""
+"""Whether latents on disk match their manifest: what `ldm verify` checks beyond the bytes of the files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Latents by position: what a training reads, whatever they come from.
+"""Latents by position: what a training reads, whatever their source.
 
 Every draw is a function of (seed, purpose, position): which samples are mirrored, and what is drawn from a posterior.
 """
@@ -30,11 +30,11 @@ class LatentDataset(Protocol):
 
     @property
     def fields(self) -> Mapping[str, Field]:
-        """What each sample has."""
+        """The fields of each sample."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What labels mean, in their order."""
+        """The names of labels, in order."""
 
     def __len__(self) -> int: ...
 
@@ -55,7 +55,7 @@ class LatentDataset(Protocol):
 
 
 def draw(mean: Tensor, std: Tensor | None, positions: np.ndarray, seed: int, purpose: str) -> Tensor:
-    """Draw latents from posteriors of mean and std (B, C, h, w); return the mean where there is no std."""
+    """Draw latents from posteriors of mean and std (B, C, h, w); return the mean where std is None."""
     if std is None:
         return mean
     noise = seeds.normal(seed, purpose, positions, tuple(mean.shape[1:]))
@@ -84,11 +84,11 @@ class HeldOut:
     evenly: Tensor
 
     def normal(self, purpose: str) -> Tensor:
-        """Return the noise, whatever it is for."""
+        """Return the noise, for any purpose."""
         return self.noise
 
     def uniform(self, purpose: str) -> Tensor:
-        """Return the evenly spread numbers, whatever they are for."""
+        """Return the evenly spread numbers, for any purpose."""
         return self.evenly
 
 

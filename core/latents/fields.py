@@ -1,6 +1,6 @@
-"""The named fields of a sample of latents: which there are, and of what form.
+"""The named fields of a sample of latents: their names and forms.
 
-A field is named by the ending of its member in a shard: `npy`, the latent, is KEY.npy. Beside it may stand its
+A field is named by the ending of its member in a shard: `npy`, the latent, is KEY.npy. Others may be its
 posterior's deviation, a label, captions or their tokens and embeddings, token maps, features: whatever the codec and
 the data offer. `flip.NAME` is field NAME of the mirrored image.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 LATENT, STD, TOKENS, LABEL, FLIP = "npy", "std.npy", "tokens.npy", "cls", "flip."
 TEXT = "text"
-# Arrays of what every folder holds that was written before manifests listed fields.
+# The arrays of every folder written before manifests listed fields.
 ARRAYS = (LATENT, FLIP + LATENT, STD, FLIP + STD)
 
 
@@ -37,11 +37,11 @@ class Field:
         return prod(self.shape) * np.dtype(self.dtype).itemsize  # type: ignore[arg-type]
 
     def describe(self, made_by: str) -> dict[str, Any]:
-        """Return what a manifest says of it. made_by: the fingerprint of the input that it comes from."""
+        """Return its entry in a manifest. made_by: the fingerprint of the input that it comes from."""
         return {"dtype": self.dtype, "shape": list(self.shape), "made_by": made_by}
 
     def merged(self, other: "Field") -> "Field":
-        """Return the form that covers both: the length is open where theirs differ. Raises ValueError if none does."""
+        """Return the form that covers both: the length is open where theirs differ. Raises ValueError if none can."""
         same = self.dtype == other.dtype and len(self.shape) == len(other.shape) and self.shape[1:] == other.shape[1:]
         if not same:
             raise ValueError(f"{other.dtype} of shape {other.shape} beside {self.dtype} of shape {self.shape}")
@@ -54,7 +54,7 @@ def form_of(content: np.ndarray | str) -> Field:
 
 
 def merge(forms: Iterable[Mapping[str, Field]]) -> dict[str, Field]:
-    """Return all fields of several sets of samples, each in the form that covers theirs. Raises ValueError for none."""
+    """Return all fields of several sets of samples, each in the form that covers all. Raises ValueError if none can."""
     covering: dict[str, Field] = {}
     for each in forms:
         for name, form in each.items():
@@ -63,7 +63,7 @@ def merge(forms: Iterable[Mapping[str, Field]]) -> dict[str, Field]:
 
 
 def fields_of(metadata: Mapping[str, Any]) -> dict[str, Field] | None:
-    """Return the fields that a manifest lists; None of one that lists none, because ldm did not do so yet."""
+    """Return the fields that a manifest lists; None for an older manifest, which does not list them."""
     if "fields" not in metadata:
         return None
     return {name: Field(form["dtype"], tuple(form["shape"])) for name, form in metadata["fields"].items()}

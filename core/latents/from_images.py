@@ -1,4 +1,4 @@
-"""Latents of images that are encoded when they are asked for: pixels themselves, which are not worth writing down."""
+"""Latents of images that are encoded on the fly: pixels themselves, which need not be written again."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from .fields import FLIP, LABEL, LATENT, Field
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """A `LatentDataset` of images, encoded anew each time, on the policy's device.
+    """A `LatentDataset` of images, encoded on every access, on the policy's device.
 
     Samples, flips and draws are those of shards of the same images: order, resuming and conditions do not differ, and
     latents by no more than the rounding of shards to float16. flips: whether training may mirror images.

@@ -19,7 +19,7 @@ _CHECKSUM, _SIZE = "crc32", "size"
 
 
 def write_index(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> dict[str, Field]:
-    """Write the index over shards: split → what they hold, in order. Returns the fields of all, for the manifest.
+    """Write the index over shards: split → its shards' contents, in order. Returns the fields of all, for the manifest.
 
     Its arrays: SPLIT.shard, SPLIT.label, and of each field SPLIT.FIELD, the offsets, SPLIT.FIELD.crc32, and
     SPLIT.FIELD.size where sizes differ.
@@ -32,7 +32,7 @@ def write_index(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> dict[str
 def check_index(
     folder: Path, names: Mapping[str, Sequence[str]], fields: Mapping[str, Field] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return each split's labels, int64 (−1 where there are none), after finding in all shards what the index says.
+    """Return each split's labels, int64 (−1 where there are none), after comparing all shards with the index.
 
     fields: as the manifest lists them, if it does. Raises DataError naming the shard as `load_shard` does, the index
     that differs, or the folder whose fields are of other forms.
@@ -43,7 +43,7 @@ def check_index(
         for name in listed:
             shards[split].append(load_shard(folder / name, sum(map(len, shards[split])))[0])
     found = _index_of(shards)
-    if not any(key.endswith(_CHECKSUM) for key in index):  # Written before there were checksums.
+    if not any(key.endswith(_CHECKSUM) for key in index):  # Older folders have no checksums.
         found = {key: values for key, values in found.items() if not key.endswith(_CHECKSUM)}
     if index.keys() != found.keys() or any(not np.array_equal(index[key], found[key]) for key in found):
         raise DataError(f"{folder / INDEX} is not the index of the shards beside it", AGAIN)
@@ -54,7 +54,7 @@ def check_index(
 
 
 def read_index(folder: Path) -> dict[str, np.ndarray]:
-    """Read an index as `write_index` wrote it. Raises DataError where there is none to be read."""
+    """Read an index as `write_index` wrote it. Raises DataError where it cannot be read."""
     with as_data_error(f"{folder / INDEX} cannot be read", AGAIN):
         index: dict[str, np.ndarray] = load_file(folder / INDEX)
     for name, array in index.items():
@@ -66,7 +66,7 @@ def read_index(folder: Path) -> dict[str, np.ndarray]:
 def _fields_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, Field]:
     """Return the forms of all fields, the label's included."""
     parts = [part for each in shards.values() for part in each if len(part)]
-    with as_data_error("the shards hold fields that do not go together", AGAIN):
+    with as_data_error("the shards hold fields of different forms", AGAIN):
         forms = merge(part.forms for part in parts)
     labelled = bool(parts) and all(part.labels is not None for part in parts)
     return {**forms, LABEL: Field("int64")} if labelled else forms

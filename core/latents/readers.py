@@ -1,4 +1,4 @@
-"""Three ways to read fields at random out of shards, and what they have in common: where each sample's bytes lie."""
+"""Three ways to read fields at random out of shards, and what they share: where each sample's bytes lie."""
 
 import os
 import zlib
@@ -27,7 +27,7 @@ class FieldTable:
 
     paths: of the shards. shard: which of them, rising, int64 (N,). offsets: int64 (1 or 2, N), the second row of
     mirrored images. sizes: bytes of every sample, or int64 (1 or 2, N) where they differ. checksums: CRC-32, uint32
-    (1 or 2, N), by which what is read is checked; None where it need not or cannot be.
+    (1 or 2, N), for checking what is read; None where that is not needed or not possible.
     """
 
     form: Field
@@ -60,12 +60,12 @@ class FieldTable:
         for place, (content, checksum) in enumerate(zip(found, sums, strict=True)):
             if zlib.crc32(content) != checksum:
                 path, offset = self.paths[self.shard[sample[place]]], self.offsets[row[place], sample[place]]
-                message = f"{path} is damaged at byte {offset}: the latent there is not what was written"
+                message = f"{path} is damaged at byte {offset}: the latent there differs from what was written"
                 raise DataError(message, AGAIN)
 
 
 class MappedFiles:
-    """Memory maps; the system keeps and drops their pages as it sees fit."""
+    """Memory maps, whose pages the system keeps or drops."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._maps = [_map(path).data for path in paths]
@@ -76,7 +76,7 @@ class MappedFiles:
 
 
 class StreamedFiles:
-    """Reads from the disk what is asked for and nothing else; keeps files open, but not more than a system bears."""
+    """Reads only what is asked for from the disk; keeps files open, fewer than the system's limit."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
@@ -85,7 +85,7 @@ class StreamedFiles:
     def read(self, places: Iterable[tuple[int, int, int]]) -> Sequence[Content]:
         places, opened = list(places), self._opened
         if hasattr(os, "posix_fadvise"):
-            for shard, start, size in places:  # The disk serves them all at once.
+            for shard, start, size in places:  # The disk reads them in parallel.
                 opened(shard).announce(start, size)
         found = [opened(shard).read(start, size) for shard, start, size in places]
         for content, (shard, _, size) in zip(found, places, strict=True):
@@ -95,7 +95,7 @@ class StreamedFiles:
 
 
 class _OpenFile:
-    """A file that is closed when nobody has it any more; several threads may read it at once."""
+    """A file that closes with its last reference; several threads may read it at once."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDONLY)
@@ -143,7 +143,7 @@ class Held:
             for start in range(0, self._num_samples, _AT_ONCE):
                 samples = np.arange(start, min(start + _AT_ONCE, self._num_samples))
                 arrays[row, start : start + _AT_ONCE] = reader.take(np.full(len(samples), row), samples)
-        # GPUs gather no unsigned numbers of 16 bits, but bytes are bytes.
+        # GPUs cannot gather 16-bit unsigned numbers, so gather their bytes.
         self._arrays = arrays.flatten(0, 1).view(torch.int16 if table.dtype == torch.uint16 else table.dtype)
 
     def take(self, row: np.ndarray, sample: np.ndarray) -> torch.Tensor:
@@ -152,9 +152,9 @@ class Held:
 
 
 def _map(path: Path) -> np.ndarray:
-    """Map a file, uint8, copy on write. It does not stay open: a system bears fewer open files than a set may have."""
+    """Map a file, uint8, copy on write. It does not stay open: a set may have more files than the system's limit."""
     try:
         str(path).encode()
-    except UnicodeEncodeError:  # torch knows no names but text.
+    except UnicodeEncodeError:  # torch takes names as text only.
         return np.memmap(path, dtype=np.uint8, mode="r")
     return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()

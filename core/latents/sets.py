@@ -24,7 +24,7 @@ _HASHED_FIRST = 1 << 30  # bytes of shards, a second or two
 def open_latents(folder: Path | None, config: Run) -> tuple[StageRun, StageRun]:
     """Open latents, by default the run's own, and the autoencoder that they came from.
 
-    Raises DataError with the command that mends it where one is missing, or the autoencoder changed since.
+    Raises DataError with the command to run where one is missing, or the autoencoder changed since.
     """
     latents = open_own(LATENTS, config, folder, "latents")
     return latents, open_producer(latents, "autoencoder", AUTOENCODER, config)
@@ -36,13 +36,12 @@ def read_latents(
     device: torch.device | None = None,
     conditions: Sequence[str] = (),
 ) -> LatentSets:
-    """Open the shards of finished latents, after making sure that they are what was written.
+    """Open the shards of finished latents, after checking them.
 
-    reading: see `core.latents.sharded`; "auto" takes what they fit in. conditions: fields that belong to the condition,
-    beside the label. Shards of a gigabyte in all, and those without checksums, are compared with the manifest first, by
-    several processes each a share; larger sets, of which that would take long, are compared with their checksums latent
-    by latent, as they are read. Raises DataError for damage, for labels of unknown classes, and for a field that is not
-    there.
+    reading: see `core.latents.sharded`; "auto" chooses by what they fit in. conditions: fields of the condition, beside
+    the label. Sets of up to a gigabyte, and those without checksums, are compared with the manifest first, a share by
+    each process; larger sets are compared with their checksums, latent by latent, as they are read. Raises DataError
+    for damage, for labels of unknown classes, and for a missing field.
     """
     metadata, device = latents.metadata, device or torch.device("cpu")
     shape, names = tuple(metadata["latent_shape"]), {split: metadata["shards"][split] for split in ("train", "val")}
@@ -52,7 +51,7 @@ def read_latents(
     fields, class_names = fields_of(metadata), tuple(metadata["class_names"])
     for name in conditions:
         if fields is None or name not in fields:
-            raise DataError(f"{latents.path} has no field {name!r}", latents.remedy)
+            raise DataError(f"{latents.path} lacks the field {name!r}", latents.remedy)
     tables = [
         table for split in names for table in read_tables(latents.path, split, names[split], shape, fields)[1].values()
     ]
@@ -62,7 +61,7 @@ def read_latents(
     whole = shard_bytes <= _HASHED_FIRST or any(table.checksums is None for table in tables)
     if whole:
         _verify_together(latents, shards)
-    # What is read from the disk again and again is checked again and again.
+    # What is read from the disk every time is checked every time.
     trusted = whole and reading != "streamed"
     how = (shape, reading, device, trusted, fields, class_names, conditions)
     train, val = (ShardedLatents(latents.path, split, names[split], *how) for split in names)

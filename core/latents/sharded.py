@@ -3,8 +3,8 @@
 Whichever it is, a batch is the same to the bit: only its samples and positions decide what is in it.
 
 "held": one tensor for each field on the device, filled once. "mapped": the shards are mapped, their pages shared with
-other processes and given back by the system when it needs memory. "streamed": nothing stays but a bounded number of
-open files; each array is read when it is asked for, so that sets may be larger than the memory.
+other processes and given back by the system when it needs memory. "streamed": only a bounded number of
+files stays open; each array is read when it is asked for, so that sets may be larger than the memory.
 
 Shards that were not compared with the manifest's sha256, which means reading all of them, have every array compared
 with its CRC-32 as it is read.
@@ -38,7 +38,7 @@ class ShardedLatents:
     """One split of a folder of shards, read at random through its index: a `LatentDataset`.
 
     shape: (C, h, w). fields: as the manifest lists them; None for folders of which it lists none. device: where batches
-    are; that of `reading="held"` only, else the CPU. trusted: the shards are known to be what was written. conditions:
+    are; that of `reading="held"` only, else the CPU. trusted: the shards were compared with the manifest. conditions:
     fields that are part of the condition, beside the label.
 
     Raises DataError for an index that does not fit its shards, and for a damaged array when it is read.
@@ -129,7 +129,7 @@ class ShardedLatents:
 def best_reading(shard_bytes: int, field_bytes: int, device: torch.device) -> Reading:
     """Choose how to read sets of so many bytes, of which so many are fields.
 
-    On a GPU they are held if they fit in a third of what is free there, for networks need the rest; else they are
+    On a GPU they are held if they fit in a third of its free memory, since networks need the rest; else they are
     mapped if they fit in half of the memory that is available, and streamed if not.
     """
     if device.type == "cuda" and field_bytes <= torch.cuda.mem_get_info(device)[0] // 3:

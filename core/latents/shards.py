@@ -116,7 +116,7 @@ def write_shard(path: Path, first_key: int, samples: Iterable[LatentSample]) -> 
 def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
     """Read a shard once: what it holds, and its samples.
 
-    Raises DataError if it is no whole tar, or its samples are not whole and keyed from `first_key` on.
+    Raises DataError for a damaged tar, or samples that are not whole and keyed from `first_key` on.
     """
     data = path.read_bytes()
     rows, samples = _Rows(), list[LatentSample]()
@@ -146,9 +146,9 @@ def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
-    """Yield (key, field, offset of the content, content) of every member. DataError if it is no whole tar.
+    """Yield (key, field, offset of the content, content) of every member. DataError for a damaged tar.
 
-    A member's bytes are taken as they are: only the manifest's sha256 knows whether they are what was written.
+    A member's bytes are not checked: only the manifest's sha256 covers them.
     """
     return _members(path, path.read_bytes())
 
@@ -163,7 +163,7 @@ class _Rows:
         self._rows: dict[str, list[tuple[int, int, int]]] = {LATENT: []}  # offset, size, checksum
 
     def add(self, name: str, offset: int, content: bytes, form: Field) -> None:
-        """Take in one field of the sample that is being gone through. Raises ValueError for a form of its own."""
+        """Add one field of the current sample. Raises ValueError where its form differs from the others'."""
         known = self._forms.get(name, form)
         self._forms[name] = known if known == form else known.merged(form)
         self._rows.setdefault(name, []).append((offset, len(content), zlib.crc32(content)))
@@ -207,5 +207,5 @@ def _array(content: bytes) -> tuple[np.ndarray, int]:
     """Return the array of a member, and where its numbers begin."""
     array, start = parse(content)
     if array.dtype.name not in _DTYPES or array.dtype.byteorder == ">" or not array.flags.c_contiguous:
-        raise ValueError(f"{array.dtype} of shape {array.shape} is no field of a shard")
+        raise ValueError(f"{array.dtype} of shape {array.shape} cannot be a field of a shard")
     return array, start

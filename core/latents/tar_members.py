@@ -1,6 +1,6 @@
 """Members of a tar of numbered samples, made fast: byte for byte what `tarfile` writes in its USTAR format.
 
-Of one field's headers only the sample's number and the checksum differ: the rest is made once.
+Headers of one field differ only in the sample's number and the checksum: the rest is made once.
 """
 
 from functools import lru_cache

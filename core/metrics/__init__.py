@@ -1,1 +1,1 @@
-"""Numbers that say how good images are: distances between sets of features, and likeness of single images."""
+"""Measures of image quality: distances between sets of features, and similarity of single images."""

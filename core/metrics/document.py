@@ -1,4 +1,4 @@
-"""What an evaluation writes, `metrics.json`: its numbers, what real images measure, and their conditions."""
+"""The output of an evaluation, `metrics.json`: its numbers, what real images measure, and their conditions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ NUMBERS = "metrics.json"
 
 
 class Conditions(BaseModel):
-    """What numbers depend on, as far as their readers need it."""
+    """Conditions of the numbers, as far as their readers need them."""
 
     model_config = ConfigDict(strict=True)
     sampling: Sampling = absent()
@@ -39,7 +39,7 @@ class _Document(BaseModel):
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """Read an evaluation's numbers and conditions. Raises DataError naming what in the file is wrong."""
+    """Read an evaluation's numbers and conditions. Raises DataError naming the wrong value."""
     remedy = f"remove {folder}, then ldm eval again"
     document = files.read_json(folder / NUMBERS, remedy)
     wrong = first_wrong(_Document, document)
@@ -87,7 +87,7 @@ def evaluation_outcome(work: StageRun, next_commands: list[str]) -> Outcome:
 
 
 def _shown(document: dict[str, Any]) -> dict[str, str]:
-    """Choose what the command prints: every number beside its floor, and how many images it rests on."""
+    """Return what the command shows: every number beside its floor, and the numbers of images."""
     numbers, conditions = document["numbers"], document["conditions"]
     if "n_samples" not in conditions:  # Of a likelihood: each bound with its error.
         bounds = {name: value for name, value in numbers.items() if name.startswith("bits_per_dim[")}

@@ -1,6 +1,6 @@
-"""All numbers of a set of images against a reference, in one extractor's features, with what they depend on.
+"""All numbers of a set of images against a reference, in one extractor's features, with their conditions.
 
-Beside every number stands its floor: the same number for real images in the place of the fakes.
+Every number has a floor: the same number for real images in place of the fakes.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Settings:
     """What the numbers depend on besides the images; the defaults are those of the papers.
 
     manifold_images: of each side, at most, for precision, recall, density, coverage and the nearest ratio, whose cost
-    grows with the square; a choice by the seed.
+    grows with the square; chosen by the seed.
     """
 
     kernel_subsets: int = 100
@@ -51,7 +51,7 @@ class Report:
 
 
 def require_enough(num_reference: int, num_samples: int, settings: Settings | None = None) -> None:
-    """Raise DataError for sets that are too small to be compared: to be called before they are read, too."""
+    """Raise DataError for sets that are too small to compare; called also before they are read."""
     least = (settings or Settings()).least
     for role, number, needed in (("reference", num_reference, 2 * least), ("samples", num_samples, least)):
         if number < needed:
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def compare_reals(real: Features, num_samples: int, extractor_name: str, settings: Settings) -> dict[str, float]:
-    """Return the floor of `compare`: some real images, as many as there are samples if may be, against the rest."""
+    """Return the floor of `compare`: some real images, as many as samples if possible, against the rest."""
     chosen, rest = split_reference(len(real), num_samples, settings.seed)
     return compare(real.features[rest], real.features[chosen], extractor_name, settings)
 
@@ -106,7 +106,7 @@ def conditions_of(extractor: Extractor, num_reference: int, num_samples: int, se
 
 
 def compare(real: Tensor, fake: Tensor, extractor_name: str, settings: Settings | None = None) -> dict[str, float]:
-    """Return all distances of features fake (M, D) from real (N, D), by name; those that have a meaning."""
+    """Return all distances of features fake (M, D) from real (N, D), by name; those that are defined."""
     settings = settings or Settings()
     seed, subsets, size = settings.seed, settings.kernel_subsets, settings.kernel_subset_size
     kernel = kernel_distance(real, fake, subsets, size, seed)
@@ -141,7 +141,7 @@ def score(logits: Tensor, extractor_name: str, settings: Settings | None = None)
 
 
 def split_reference(n_real: int, n_fake: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw the images that stand in for the fakes in the floor, and the rest, which they are compared with.
+    """Draw the images that replace the fakes in the floor, and return the rest, the reference.
 
     As many as there are fakes, at most half the reference, so that neither side is in the other. Two int64 index
     tensors, disjoint, together all of range(n_real).
@@ -169,7 +169,7 @@ def class_accuracy(logits: Tensor, labels: Tensor, columns: Sequence[int], extra
 def class_columns(class_names: Sequence[str], extractor_names: Sequence[str]) -> list[int]:
     """Return the extractor's index of each class, matched by name or by one of its comma-separated synonyms.
 
-    Case, underscores and hyphens do not count where no name is the same. Raises ConfigError naming a class that has no
+    Case, underscores and hyphens are ignored where no name is equal. Raises ConfigError naming a class that has no
     match, or several.
     """
     names = [_plain(name) for name in extractor_names]

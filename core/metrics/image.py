@@ -1,4 +1,4 @@
-"""How alike two images are, pixel by pixel and window by window.
+"""Similarity of two images: by pixel (PSNR), and by window (SSIM).
 
 Images are (B, C, H, W) in [-1, 1]; every function gives one number per image.
 """
@@ -21,7 +21,7 @@ PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 def psnr(images: Tensor, references: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB, float64 (B,): −10 log₁₀ of the mean squared error on [0, 1].
 
-    Values are clamped to [-1, 1] first. Equal images, whose ratio is infinite, get 100 dB, and no others come near.
+    Values are clamped to [-1, 1] first. Equal images, whose ratio is infinite, get 100 dB, out of reach for others.
     """
     x, y = _unit(images, references)
     return (-10 * (x - y).square().mean((1, 2, 3)).log10()).clamp(max=_EQUAL_DB)

@@ -7,7 +7,7 @@ from ..seeds import generator
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:
-    """Return mean and standard deviation over `splits` parts as equal as can be, in a shuffled order; between 1 and K.
+    """Return mean and standard deviation over `splits` parts of about equal size, in a shuffled order; between 1 and K.
 
     logits (N, K), N ≥ splits. With one split the order does not matter.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation compares: the feature extractor, the reference images, and batches of images."""
+"""Inputs of an evaluation: the feature extractor, the reference images, and batches of images."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def reference_images(config: Comparison, data: Data, validation: bool = False) -
         try:
             splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
         except DataError as error:
-            remedy = "run it where they lie as they were, or give `reference`"
+            remedy = "run it where they are unchanged, or give `reference`"
             raise DataError(f"the images of the run: {error.message}", remedy) from None
         source = splits[1 if validation else 0]
         path = f"{data.source} ({'validation' if validation else 'training'} images)"
@@ -64,7 +64,7 @@ def reference_images(config: Comparison, data: Data, validation: bool = False) -
 def described_features(
     extractor: Extractor, reference: dict[str, Any], config: Comparison, data: Data
 ) -> dict[str, Any]:
-    """Return what the features of a reference depend on, JSON: where it is the same, they are."""
+    """Return what the features of a reference depend on, JSON: they are equal where it is."""
     return {
         **{name: getattr(extractor, name) for name in ("name", "weights_sha256", "resize")},
         "reference": reference["fingerprint"],
@@ -86,7 +86,7 @@ def known_classes(class_names: Sequence[str], extractor: Extractor, progress: Pr
 
 
 def limited(source: ImageSource, config: Comparison) -> ImageSource:
-    """Return `limit` images drawn by the seed, in their order; all of them where there are no more, or limit is 0."""
+    """Return `limit` images drawn by the seed, in their order; all of them where there are fewer, or limit is 0."""
     if not config.limit or config.limit >= len(source):
         return source
     return source.subset(np.sort(spread(len(source), config.limit, config.seed)))

@@ -1,4 +1,4 @@
-"""The reference images nearest to a sample, in feature space: whether a model draws or remembers."""
+"""The reference images nearest to a sample, in feature space: whether a model generates or memorises."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _ROWS = 4096
-_EXACT = "donot_use_mm_for_euclid_dist"  # products of matrices lose what two close images differ by
+_EXACT = "donot_use_mm_for_euclid_dist"  # matrix products lose the small differences of close images
 
 
 @dataclass(frozen=True)

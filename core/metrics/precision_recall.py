@@ -1,7 +1,7 @@
 """How much of the samples lies in the reference's manifold and the other way round, in balls of nearest neighbours.
 
 Precision and recall: Kynkäänniemi et al. 2019, k = 3. Density and coverage: Naeem et al. 2020, k = 5.
-Real and fake are keyword arguments throughout: exchanged, precision becomes recall without any other sign of it.
+Real and fake are keyword arguments throughout: exchanged, precision silently becomes recall.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def nearest_ratio(*, real: Tensor, fake: Tensor) -> float | None:
     """Return how far a fake is from its nearest real, over how far a real is from its nearest other one; medians.
 
     About 1 for fresh samples of the same kind; far below it where samples copy the reference. real (N, D), N > 1;
-    fake (M, D). None for a reference of which most images have a copy: there is no distance to compare with.
+    fake (M, D). None for a reference of which most images have a copy: their distance is 0.
     """
     real, fake = _prepare(real, fake)
     among_reals = squared_radii(real, 1).median().sqrt()

@@ -1,4 +1,4 @@
-"""What images are compared with, and in which features. Imports no torch."""
+"""Reference and features of a comparison. Imports no torch."""
 
 from typing import Literal
 
@@ -11,11 +11,11 @@ class Comparison(Stage):
 
     reference: str | None = option(
         None,
-        "Data source, folder or saved statistics; by default the training images, for reconstructions the others.",
+        "Data source, folder or saved statistics; by default training images, for reconstructions validation ones.",
         "--reference",
     )
     features: Literal["auto", ExtractorName] = option("auto", EXTRACTOR_HELP, "--features")
     weights: Location | None = option(None, "File or folder with the extractor's weights.", "--weights")
     download: bool = option(False, "Allow the download of Inception's weights.", "--download")
-    limit: Count = option(0, "Images at most on either side, or latents; 0 is no limit.", "--limit")
+    limit: Count = option(0, "Images at most on either side, or latents; 0 for no limit.", "--limit")
     batch_size: int = option(64, "Images at once.", "--batch-size", ge=1, identity=False)

@@ -1,7 +1,7 @@
-"""`best/` in a denoiser's folder: the state of its training that measured best, a denoiser's folder in its own right.
+"""`best/` in a denoiser's folder: the best state of its training by the criterion, itself a denoiser's folder.
 
 It has the layout, the manifest and the inputs of the folder that it lies in, so that whatever opens a denoiser opens
-it too, while the training goes on as well. It is written beside its place and takes it whole.
+it too, also while the training continues. It is written beside its final name and renamed once whole.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from ..runs.roles import DENOISER
 from ..runs.run import MANIFEST, StageRun, open_run
 from ..runs.schemas import Count, Number, Text, first_wrong
 
-BEST = "best"  # in a denoiser's folder: its state that measured best, a folder of the same kind
+BEST = "best"  # in a denoiser's folder: its best state, a folder of the same kind
 
 
 @dataclass(frozen=True)
 class BestState:
-    """Where the best state of a network in training is kept. description: what sampling needs beside the weights."""
+    """The folder of a training's best state. description: what sampling needs beside the weights."""
 
     work: StageRun
     network: DenoiserNetwork
@@ -36,11 +36,11 @@ class BestState:
         return self.work.path / BEST
 
     def is_there(self) -> bool:
-        """Say whether one is kept."""
+        """Return whether a best state is kept."""
         return (self.path / MANIFEST).is_file()
 
     def save(self, images_seen: int, measured: Mapping[str, Any]) -> None:
-        """Save the network as it is now in the place of the one before.
+        """Save the network's current state in place of the last one.
 
         measured: JSON, for its provenance. All processes call it, as the network may be sharded; the main one writes.
         """
@@ -54,7 +54,7 @@ class BestState:
             name: {**entry, "path": Path("..", entry["path"]).as_posix()} for name, entry in identity.inputs.items()
         }
         with files.new_directory(self.path, replace=True) as folder:
-            processes.barrier()  # The others wait where an error of this process so far would reach them.
+            processes.barrier()  # The others wait at a barrier, which also raises this process's errors so far.
             denoisers.save(self.network, folder / "final", {**self.description, "best": found})
             inside = replace(self.work, path=folder, identity=replace(identity, inputs=inputs))
             outputs = ["final/model.safetensors", "final/config.json"]
@@ -78,7 +78,7 @@ class _Kept(BaseModel):
 
 
 def kept_best(folder: Path) -> dict[str, Any] | None:
-    """Return of a denoiser's best state its `images_seen`, `criterion` and `value`; None where none is kept."""
+    """Return `images_seen`, `criterion` and `value` of a denoiser's best state; None where none is kept."""
     try:
         found = open_best(folder, "").metadata.get("best")
     except DataError:
@@ -87,7 +87,7 @@ def kept_best(folder: Path) -> dict[str, Any] | None:
 
 
 def described(best: StageRun) -> str:
-    """Say of a best state in a few words when it was and what it measured."""
+    """Return a line on a best state: images seen, and its value."""
     found = best.metadata["best"]
     floor = found["real_against_real"].get(found["criterion"])
     beside = f" (real against real {floor:.4g})" if floor is not None else ""

@@ -1,4 +1,4 @@
-"""From conditions and seeds to images: the one place where network, schedule, guidance, sampler and decoder meet."""
+"""From conditions and seeds to images: the one place that joins network, schedule, guidance, sampler and decoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from .settings import Drawing
 
 @dataclass(frozen=True)
 class Sampling(Guidance):
-    """How images are drawn; the fields mean what the options of `ldm sample` say."""
+    """How images are drawn; the fields are the options of `ldm sample`."""
 
     sampler: str = "ddim"
     steps: int | None = None
@@ -32,17 +32,17 @@ class Sampling(Guidance):
 
     @property
     def num_steps(self) -> int:
-        """The steps asked for, or the sampler's own number."""
+        """The steps asked for, or the sampler's default."""
         return self.steps if self.steps is not None else samplers.DEFAULT_STEPS[self.sampler]
 
     def on(self, num_steps: int) -> "Sampling":
-        """Return these settings for a schedule of so many steps: the sampler's own number may be more."""
+        """Return these settings for a schedule of so many steps, of which the sampler's default may be more."""
         return self if self.steps is not None else replace(self, steps=min(self.num_steps, num_steps))
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a sampler is about to do for some images of a request, which an edit may change.
+    """The start of sampling for some images of a request, which an edit may change.
 
     rows: of the images, int64 (B,). x, times: the state that it starts from, and the times that it visits. noise:
     purpose and step → standard normal draws as x, by each image's own seed.
@@ -57,7 +57,7 @@ class Start:
 
 
 Edit = Callable[[Start], Start]
-DEFAULT_CFG = 3.0  # guidance where nothing is said and the model has a null class
+DEFAULT_CFG = 3.0  # default guidance of a model with a null class
 _PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units busy
 _LARGEST_CHUNK = 64
 
@@ -82,7 +82,7 @@ def sampling_of(drawing: Drawing, has_null: bool) -> Sampling:
 
 
 def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, learned_variance: bool) -> None:
-    """Refuse settings that a model cannot honour. Raises ConfigError naming the setting.
+    """Refuse settings that a model cannot follow. Raises ConfigError naming the setting.
 
     num_steps: of the model's schedule. has_null: whether it was trained with a null class. channels: of its latents.
     learned_variance: whether it learned the variance of its steps.
@@ -128,7 +128,7 @@ def generate(
     """Draw one image per seed, uint8 (B, H, W, 3).
 
     cond: a row per image, on the CPU. seed_indices: int64 (B,), each the seed of all of its image's draws. on_step:
-    called after each step, as the samplers say, with latents; for more images than `chunk_size`, once per chunk. edit:
+    called after each step, as by the samplers, with latents; for more images than `chunk_size`, once per chunk. edit:
     changes where sampling starts, which times it visits, or the denoiser; see `core.diffusion.editing`.
 
     Matrix products of different heights round differently, so the network always sees chunks of one size, the last
@@ -152,6 +152,7 @@ def generate(
 
 def chunk_size(latent_shape: tuple[int, int, int], policy: Policy) -> int:
     """Return how many images the network sees at once: a function of latent size and kind of device only."""
+    # Nothing else may enter: another size would round images differently.
     pixels = latent_shape[1] * latent_shape[2]
     at_once = _PIXELS_AT_ONCE if policy.device.type == "cpu" else 16 * _PIXELS_AT_ONCE
     return min(max(at_once // pixels, 1), _LARGEST_CHUNK)
@@ -172,11 +173,12 @@ def _chunk(
     """Sample the latents of one chunk, of which the first `count` are wanted."""
 
     def noise(purpose: str, step: int) -> torch.Tensor:
+        # By each image's own seed and the step: an image does not depend on the others in its chunk.
         draws = [seeds.normal(int(seed), purpose, [step], model.latent_shape) for seed in seed_indices]
         return to_device(torch.cat(draws), policy.device)
 
     def wanted(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
-        assert on_step is not None, "only then called"
+        assert on_step is not None, "called only with on_step"
         on_step(step, time, x[:count], x0[:count])
 
     # Guide the denoiser. DDPM takes a learned variance, and a classifier's gradient, in its steps instead.
@@ -196,7 +198,7 @@ def _chunk(
     grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
     grid = times.shift(grid, model.shift if sampling.shift is None else sampling.shift)
 
-    # From pure noise along the whole grid, unless an edit says otherwise.
+    # From pure noise along the whole grid, unless an edit changes that.
     start = Start(rows, steered.denoise, noise("initial noise", 0), grid, model.schedule, noise)
     if edit is not None:
         start = edit(start)

@@ -1,4 +1,4 @@
-"""Finished models, opened, compared with each other, and loaded, for sampling and evaluation."""
+"""Finished models: opened, compared with each other, and loaded, for sampling and evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ from .settings import Diffusion, Drawing
 def open_denoiser(folder: Path | None, config: Run, best: bool = False, setting: str = "denoiser") -> StageRun:
     """Open a denoiser stage, named by a setting or the run's own, or the best state that its training kept.
 
-    Raises DataError with the command that would make it, and ConfigError for a setting that names none.
+    Raises DataError with the command that would make it, and ConfigError for a setting that does not name one.
     """
     if not best:
         return open_own(DENOISER, config, folder, setting)
@@ -60,7 +60,7 @@ def open_guides(source: StageRun, config: Drawing, guides_from_null: bool) -> di
     """Open what guides a denoiser, by its role: a weaker denoiser, a classifier of noisy latents.
 
     guides_from_null: whether classifier-free guidance is asked for as well. Raises DataError for a missing one, and
-    ConfigError for one that knows other latents, classes or noise than the denoiser.
+    ConfigError for one trained on other latents, classes or noise than the denoiser.
     """
     guides = {}
     if config.autoguide is not None:

@@ -1,4 +1,4 @@
-"""From a trained model and the settings of guidance to the denoiser that a sampler asks."""
+"""From a trained model and the settings of guidance to the denoiser that a sampler calls."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +48,7 @@ class Model:
     def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
         """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w).
 
-        A few at a time: a decoder's widest maps take more memory than all of the denoiser.
+        A few at a time, since a decoder's widest maps take more memory than the whole denoiser.
         """
         pixels = latents.shape[-2] * latents.shape[-1] * self.autoencoder.downsampling**2
         parts = equal_chunks(latents, _PIXELS_DECODED // pixels)
@@ -58,7 +58,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly, and where, samples are guided; the fields mean what the options of `ldm sample` say."""
+    """How strongly, and at which times, samples are guided; the fields are the options of `ldm sample`."""
 
     cfg: float = 1.0
     cfg_interval: tuple[float, float] | None = None
@@ -70,7 +70,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Guided:
-    """A guided denoiser, and what DDPM's steps take besides: the learned variance, the classifier's gradient."""
+    """A guided denoiser, and arguments of DDPM only: the learned variance, the classifier's gradient."""
 
     denoise: Denoiser
     for_ddpm: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, lear
 
 
 def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
-    """Return a model's denoiser, and what splits its output where that says the variance as well."""
+    """Return a model's denoiser, and what splits its output where that includes the variance."""
     prepare = conditions.once(model.network.prepare)
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -42,7 +42,7 @@ class Diffusion(Section):
     @model_validator(mode="before")
     @classmethod
     def _rectified_flow_has_its_own(cls, values: Any) -> Any:
-        """On the straight path the flow's velocity and its plain loss are meant where nothing else is said."""
+        """On the straight path the defaults are the flow's velocity and its plain loss."""
         if isinstance(values, dict) and values.get("schedule") == STRAIGHT:
             return {"prediction": "flow", "weighting": "flow", **values}
         return values
@@ -97,7 +97,7 @@ class Drawing(Stage):
     )
     eta: float = option(0.0, "DDIM's share of fresh noise: 0 deterministic, 1 DDPM.", "--eta", ge=0, le=1)
     spacing: SpacingName = option(
-        "trailing", "Which of the schedule's steps; uniform needs none of its table.", "--spacing"
+        "trailing", "Which of the schedule's steps; uniform does not use its table.", "--spacing"
     )
     shift: float | None = option(
         None, "Move the sampler's times towards noise (above 1) or data; by default as in training.", gt=0
@@ -110,7 +110,7 @@ class Drawing(Stage):
     def _one_form_of_guidance(self) -> "Drawing":
         if self.cfg is not None and self.cfg_paper is not None:
             raise ValueError(
-                f"`cfg={self.cfg:g}` and `cfg_paper={self.cfg_paper:g}` say the same thing in two forms"
+                f"`cfg={self.cfg:g}` and `cfg_paper={self.cfg_paper:g}` are the same setting in two forms"
                 " (`cfg_paper=w` is `cfg=1 + w`); give one of them"
             )
         return self

@@ -21,7 +21,7 @@ from .loading import load_autoencoder
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Latents, or the images of an autoencoder that leaves pixels as they are.
+    """Latents, or the images of an autoencoder that keeps pixels.
 
     described: the directory whose metadata describe them: the latents', or the autoencoder's. images: None where there
     are latents.
@@ -45,13 +45,13 @@ class TrainingData:
 
 
 def training_data(folder: Path | None, config: Run, policy: Policy) -> TrainingData:
-    """Open the latents in a folder, by default the run's own; the images, where there are none and none are needed.
+    """Open the latents in a folder, by default the run's own; or the images, where no latents exist or are needed.
 
-    Raises DataError with the command that mends it where something is missing or has changed.
+    Raises DataError with the command to run where something is missing or has changed.
     """
     if folder is None and not own_folders(LATENTS, config.root) and own_folders(AUTOENCODER, config.root):
         autoencoder = open_own(AUTOENCODER, config, setting="autoencoder")
-        if not list(load_autoencoder(autoencoder, policy).network.parameters()):  # Encoding is as good as free.
+        if not list(load_autoencoder(autoencoder, policy).network.parameters()):  # Encoding costs almost nothing.
             return TrainingData(autoencoder, autoencoder, _images_of(autoencoder))
     return TrainingData(*open_latents(folder, config))
 

@@ -1,1 +1,1 @@
-"""Pictures of the mathematics: plain functions give the numbers, and the drawing above them is thin."""
+"""Pictures of the mathematics: plain functions compute the numbers, a thin layer draws them."""

@@ -1,4 +1,4 @@
-"""How fast samplers come to the end of the exact flow: their error over the evaluations it costs."""
+"""Convergence of samplers to the end of the exact flow: their error over the number of evaluations."""
 
 from collections.abc import Mapping
 
@@ -18,13 +18,13 @@ DATA = Mixture(
     weights=torch.full((1, 2), 0.5, dtype=torch.float64),
 )
 STEPS = (5, 10, 20, 50, 100, 250)
-SHOWN = ("ddim", "euler", "heun", "dpmpp-2m")  # the deterministic ones: only they have an end to miss
-# DDIM and Euler are one map: a wide line, and a thin one on it.
+SHOWN = ("ddim", "euler", "heun", "dpmpp-2m")  # the deterministic ones: only they follow the flow
+# DDIM and Euler are the same map: a wide line, and a thin one over it.
 _LOOKS = {"ddim": ("-", 5.0), "euler": ("-", 1.6), "heun": ("o-", 1.8), "dpmpp-2m": ("s-", 1.8)}
 
 
 def sampler_errors(name: str, schedule: Schedule, steps: tuple[int, ...] = STEPS) -> tuple[Tensor, Tensor]:
-    """Return what a sampler costs and errs at each number of steps with an exact denoiser of `DATA`.
+    """Return a sampler's cost and error at each number of steps with an exact denoiser of `DATA`.
 
     Both are float64 (len(steps),). The cost is in evaluations of the denoiser; the error is the root mean square
     distance, over evenly ranked starts, to where the exact flow takes the same start.
@@ -34,16 +34,16 @@ def sampler_errors(name: str, schedule: Schedule, steps: tuple[int, ...] = STEPS
     truth = DATA.flow(schedule, starts, 1.0, 0.0, label=0)
     costs, errors = [], []
     for number in steps:
-        asked = 0
+        evaluations = 0
 
         def denoise(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-            nonlocal asked
-            asked += 1
+            nonlocal evaluations
+            evaluations += 1
             return DATA.denoise(schedule, x_t, t, cond["labels"])
 
         grid = times.grid(schedule.num_steps, number)
         reached = samplers.SAMPLERS[name](denoise, starts, schedule, grid, cond)
-        costs.append(asked)
+        costs.append(evaluations)
         errors.append(float((reached - truth).square().mean().sqrt()))
     return torch.tensor(costs, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64)
 

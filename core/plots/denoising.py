@@ -1,4 +1,4 @@
-"""One step against many: what a denoiser takes x_t to be at once, and where a sampler arrives from the same x_t."""
+"""One step against many: a denoiser's estimate of x0, and a sampler's result from the same x_t."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .noising import SIDE
 
 @dataclass(frozen=True)
 class Denoised:
-    """What became of samples at a time t: all (B, C, h, w), and in the sampler's case after so many steps."""
+    """Samples noised to time t and denoised: all (B, C, h, w), and the sampler's number of steps."""
 
     noisy: Tensor
     one_step: Tensor
@@ -28,7 +28,7 @@ class Denoised:
 def grid_from(t: float, grid: Tensor) -> Tensor:
     """Return the times of a sampler that begins at t: those of its grid from pure noise that lie below.
 
-    A time off the grid is put in front, so that no step is longer than in sampling from pure noise.
+    A time off the grid is put first, so that no step is longer than in sampling from pure noise.
     """
     return torch.cat([torch.tensor([t], dtype=torch.float64), grid[grid < t - 1e-9]])
 
@@ -37,10 +37,10 @@ def grid_from(t: float, grid: Tensor) -> Tensor:
 def denoised(
     denoise: Denoiser, schedule: Schedule, x0: Tensor, eps: Tensor, cond: Cond, t: float, grid: Tensor
 ) -> Denoised:
-    """Noise samples to time t and denoise them, once at one stroke and once by DDIM.
+    """Noise samples to time t and denoise them, once in one step and once by DDIM.
 
-    x0, eps: (B, C, h, w). grid: DDIM's from pure noise, of which it takes the steps below t. At t = 0 there is nothing
-    to be denoised.
+    x0, eps: (B, C, h, w). grid: DDIM's from pure noise, of which it takes the steps below t. At t = 0 nothing is
+    denoised.
     """
     at = torch.tensor(t, dtype=torch.float64)
     x_t = add_noise(x0, eps, *schedule.alpha_sigma(at))
@@ -58,7 +58,7 @@ def denoising_picture(
     decode: latents (B, C, h, w) → uint8 (B, H, W, 3).
     """
     columns = [np.stack([decode(part) for part in (r.noisy, r.one_step, r.iterative)], axis=1) for r in results]
-    ordered = np.stack(columns, axis=2)  # sample, row, column, and the picture's own three
+    ordered = np.stack(columns, axis=2)  # sample, row, column, and the axes of a picture
     pictures = ordered.reshape(-1, *ordered.shape[3:])
     return grid(
         pictures,

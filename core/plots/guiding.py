@@ -1,6 +1,6 @@
-"""What classifier-free guidance makes of a distribution that is known: densities of samples, and their paths.
+"""Classifier-free guidance on a known distribution: densities of samples, and their paths.
 
-Numbers, of two classes with two peaks each. Their denoiser is exact, so all that happens is guidance itself; and as a
+Numbers, of two classes with two peaks each. Their denoiser is exact, so the pictures show guidance alone; and since a
 deterministic sampler keeps the order of numbers, the density of its samples follows from that of the noise.
 """
 

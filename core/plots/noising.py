@@ -1,4 +1,4 @@
-"""The forward process on real images: what is left of them at each time."""
+"""The forward process on real images: their signal at each time."""
 
 from collections.abc import Mapping
 

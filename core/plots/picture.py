@@ -1,4 +1,4 @@
-"""The files that plots are written to: marked as ours, so that no other file is ever written over."""
+"""The files of plots: marked as ours, so that no other file is overwritten."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _KEY, _MARK = "Software", "ldm plot"
 
 
 def claim_picture(path: Path) -> None:
-    """Make the folder of a picture to be written, and refuse to write over what is not a picture of `write_picture`.
+    """Make the folder of a picture, and refuse to overwrite what `write_picture` did not write.
 
     Raises ConfigError naming the path.
     """

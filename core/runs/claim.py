@@ -1,4 +1,4 @@
-"""How a stage claims a directory: for one configuration and its inputs, to begin it or to go on with it."""
+"""How a stage claims a directory: for one configuration and its inputs, to start it or to continue it."""
 
 import dataclasses
 import json
@@ -18,11 +18,11 @@ from .run import IDENTITY, MANIFEST, RECIPE, Identity, StageRun, holds_more_than
 def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
     """Make sure that an occupied directory belongs to this very configuration and these inputs.
 
-    A new directory gets its `identity.json`. An existing one of the same identity is returned as it is, to go on
-    from. One of another configuration or other inputs is discarded with `replace`, or if no work was done in it yet,
+    A new directory gets its `identity.json`. An existing one of the same identity is returned to
+    continue. One of another configuration or other inputs is discarded with `replace`, or if no work was done in it,
     otherwise refused with what differs (ConfigError, exit 2). What another kind of stage made is refused in any case.
     `replace` also discards a finished one that is damaged, and writes the recipe again. Where the identity of a
-    finished one is missing or damaged, its manifest says it.
+    finished one is missing or damaged, its manifest gives it.
     """
     wanted = json.loads(json.dumps(identity.document()))
     recorded = _recorded(path, identity)
@@ -33,7 +33,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
         if differing and not replace and holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
-                "give the same settings, another `name`, or `replace` to start afresh",
+                "give the same settings, another `name`, or `replace` to start over",
             )
         if differing or (replace and _is_damaged(path, identity)):
             _clear(path)
@@ -65,7 +65,7 @@ def brought_up(
 
 
 def _recorded(path: Path, identity: Identity) -> dict[str, Any] | None:
-    """Return what a finished directory's manifest says that it is made of; None where it cannot be relied on."""
+    """Return the identity that a finished directory's manifest records; None where the manifest is not valid."""
     try:
         found = open_run(path, role_of(identity.kind), identity.command)
     except DataError:
@@ -76,7 +76,7 @@ def _recorded(path: Path, identity: Identity) -> dict[str, Any] | None:
 
 def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, Any]:
     try:
-        found = files.read_json(path / IDENTITY, "start afresh with `replace`")
+        found = files.read_json(path / IDENTITY, "start over with `replace`")
         known = found.get("config")
         if isinstance(known, dict):
             found["config"] = brought_up(known, identity.defaults, identity.incidental)
@@ -99,7 +99,7 @@ def _is_damaged(path: Path, identity: Identity) -> bool:
 
 
 def _clear(path: Path) -> None:
-    """Discard what a stage's directory holds: the manifest first, the identity last, so that it can be interrupted."""
+    """Discard what a stage's directory holds: the manifest first, the identity last, so that it can be repeated."""
     (path / MANIFEST).unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.name in (LOCK, IDENTITY):

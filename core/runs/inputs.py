@@ -1,4 +1,4 @@
-"""What a stage is given: the directories of the stages before it, found, opened, described and followed."""
+"""A stage's inputs: the directories of the stages before it, found, opened, described and followed."""
 
 import os
 from pathlib import Path
@@ -60,28 +60,28 @@ def chosen(role: Role, config: Run, folder: Path | None, setting: str) -> Path:
 
 
 def has_begun(folder: Path) -> bool:
-    """Say whether a stage wrote the folder, to its end or not."""
+    """Return whether a stage wrote the folder, complete or not."""
     return any((folder / name).is_file() for name in (MANIFEST, IDENTITY))
 
 
 def made_by(role: Role, config: Run, folder: Path) -> str:
-    """Return the command line that makes, in this run, what a folder of that role is to hold."""
+    """Return the command line that makes, in this run, a folder of that role."""
     line = command_line(role.command(kind_of(folder) or folder.name), config)
     return f"{line} {role.given}".strip() if not (folder / RECIPE).exists() else line
 
 
 def as_input(run: StageRun, folder: Path) -> dict[str, Any]:
-    """Describe an run as an input of the stage in `folder`: where it lies from there, and what it holds."""
+    """Describe a run as an input of the stage in `folder`: where it lies from there, and what it holds."""
     return {"path": Path(os.path.relpath(run.path, folder)).as_posix(), "fingerprint": run.fingerprint}
 
 
 def input_path(run: StageRun, role: str) -> Path:
-    """Return where an run's own input lies."""
+    """Return the path of a run's own input."""
     recorded = run.inputs.get(role)
     if recorded is None:
         raise DataError(f"{run.path} does not say which {role} it was made with", run.remedy)
     if not all(part in ("", ".", "..") or is_inside(part) for part in recorded["path"].split("/")):
-        raise DataError(f"{run.path} was made with {role} {recorded['path'][:80]!r}, no path", run.remedy)
+        raise DataError(f"{run.path} was made with {role} {recorded['path'][:80]!r}, which is not a path", run.remedy)
     return Path(os.path.normpath(run.path / recorded["path"]))
 
 

@@ -26,7 +26,7 @@ def occupy(path: Path) -> Iterator[None]:
     with (path / LOCK).open("a+") as lock:
         if not _lock(lock):
             time.sleep(_INTRODUCTION)
-            if not _lock(lock):  # It may have been someone who only looked.
+            if not _lock(lock):  # The other process may only have looked whether the lock is free.
                 remedy = "wait for it, stop it, or give another `name`"
                 raise ConfigError(f"{path} is in use by {_introduction(lock)}", remedy)
         with files.saying_disk_full(path / LOCK):
@@ -37,7 +37,7 @@ def occupy(path: Path) -> Iterator[None]:
 
 
 def owner(path: Path) -> str | None:
-    """Say who is writing a stage's directory; None where nobody is."""
+    """Return which process is writing a stage's directory; None where there is none."""
     try:
         with (path / LOCK).open("r") as lock:
             return None if _lock(lock, fcntl.LOCK_SH) else _introduction(lock)
@@ -62,7 +62,7 @@ def _prepare(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ConfigError(f"{path} is in the way: a file, not a folder", "move it or give another `name`") from None
+        raise ConfigError(f"{path} is a file, not a folder", "move it or give another `name`") from None
     except NotADirectoryError:
         raise ConfigError(f"{path} cannot be made: part of it is a file", "give another `runs_dir`") from None
     except OSError as error:

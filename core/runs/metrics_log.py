@@ -1,4 +1,4 @@
-"""`metrics.jsonl` as it is read: by a training that resumes, and by whoever shows a run. Imports no torch."""
+"""`metrics.jsonl` as it is read: by a training that resumes, and by commands that show a run. Imports no torch."""
 
 import json
 from pathlib import Path

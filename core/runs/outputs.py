@@ -1,4 +1,4 @@
-"""What a stage writes to: its folder, occupied by one command at a time and claimed for its settings and inputs."""
+"""A stage's output folder: locked by one command at a time and claimed for its settings and inputs."""
 
 import json
 import shlex
@@ -39,8 +39,8 @@ def command_line(command: str, config: Run) -> str:
 def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: str | None = None) -> StageRun:
     """Claim an occupied folder for this configuration and these inputs; see `claim.claim`.
 
-    Of several processes the first does it, and the others go on once it has. kind: of what the folder will hold, where
-    a command makes more than one.
+    Of several processes the main one does it, and the others wait for it. kind: of the folder, where a command can
+    make several kinds.
     """
     settings = config.model_dump(mode="json", exclude={"replace"})
     made_by = shlex.join(["ldm", config.command, "-c", str(folder / RECIPE)])
@@ -55,7 +55,7 @@ def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: 
 
 
 def _defaults(config: Stage) -> dict[str, Any]:
-    """What each setting is where nothing is said, JSON."""
+    """Return the default of each setting, JSON."""
     return json.loads(json.dumps(identity(defaults(type(config), config.model_dump()))))
 
 

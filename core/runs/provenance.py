@@ -1,4 +1,4 @@
-"""What made an artifact: command line, versions, machine, git commit, time."""
+"""Provenance of an artifact: command line, versions, machine, git commit, time."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def provenance() -> dict[str, Any]:
-    """Say what makes an artifact: command line, versions, machine, git commit, and the time now."""
+    """Return the provenance: command line, versions, machine, git commit, and the time now."""
     packages: dict[str, str | None] = {}
     for package in ("torch", "numpy", "pillow", "safetensors", "diffusers"):
         try:

@@ -1,6 +1,6 @@
-"""What a stage's directory is to those that read it: an autoencoder, latents, a denoiser, whichever command made it.
+"""Roles of directories for the stages that read them: an autoencoder, latents, a denoiser, whatever command made it.
 
-A manifest names each input by a role of its own (`weak` is a denoiser, too); the table of stages says which. Imports
+A manifest names each input by a role of its own (`weak` is a denoiser, too); the table of stages lists which. Imports
 nothing heavy.
 """
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Role:
-    """makers: the kinds of directories that serve, which are the names of their folders in a run, each with the command
-    that makes it, the usual one first. schema: of their metadata, a class in `schemas`. given: what the usual command
-    has to be given. needed: whether what was made with it is of no use without it.
+    """makers: the kinds of directories with this role, which name their folders in a run, each with the command
+    that makes it, the usual one first. schema: of their metadata, a class in `schemas`. given: the arguments that the
+    usual command requires. needed: whether what was made with it needs it later, too.
     """
 
     name: str
@@ -28,17 +28,17 @@ class Role:
 
     @property
     def form(self) -> "type[Metadata] | None":
-        """The schema itself. Loading it takes a tenth of a second, which completion in a shell has not."""
+        """The schema itself. Loading it takes a tenth of a second, too long for completion in a shell."""
         schemas = importlib.import_module(".schemas", __package__)
         return getattr(schemas, self.schema) if self.schema else None
 
     def known(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Return of a run's metadata what the schema checks: whatever else stands there may be anything."""
+        """Return the part of a run's metadata that the schema checks; the rest is not validated."""
         fields = self.form.model_fields if self.form else {}
         return {name: value for name, value in metadata.items() if name in fields}
 
     def command(self, kind: str | None) -> str:
-        """Return the command that makes a kind of directory; where it is of no kind yet, the usual one."""
+        """Return the command that makes a kind of directory; the usual one for an unknown kind."""
         return self.makers.get(kind or "", next(iter(self.makers.values())))
 
 
@@ -61,5 +61,5 @@ ROLES = (AUTOENCODER, LATENTS, DENOISER, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, 
 
 
 def role_of(kind: str) -> Role:
-    """Return the role of a kind of directory; of one that is not known here, a role without a schema."""
+    """Return the role of a kind of directory; for an unknown one, a role without a schema."""
     return next((role for role in ROLES if kind in role.makers), Role(kind, {kind: kind}))

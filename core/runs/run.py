@@ -34,7 +34,7 @@ OWN_DIGEST = "manifest_sha256"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a stage's directory is made of: another configuration or input means another directory.
+    """The identity of a stage's directory: another configuration or input means another directory.
 
     config: the settings that matter, JSON. inputs: role → {"path": where it was, "fingerprint": what it holds}.
     command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts. defaults: what
@@ -60,10 +60,10 @@ class StageRun:
     """One run of one stage: its directory, in one of three states.
 
     open: claimed by its stage, which writes it and ends with `commit`; it has an identity. complete: opened for
-    reading, its manifest read and checked (`open_run`). foreign: found at a path, whole or not; nothing of it is
-    relied on.
+    reading, its manifest read and checked (`open_run`). foreign: found at a path, whole or not, its content
+    unchecked.
 
-    command: the command line that makes it. complete: whether the manifest, its last file, was there. begun: when it
+    command: the command line that makes it. complete: whether the manifest, its last file, was there. started: when it
     was claimed, by the monotonic clock.
     """
 
@@ -73,13 +73,13 @@ class StageRun:
     complete: bool = False
     manifest: Mapping[str, Any] = field(default_factory=dict)
     identity: Identity | None = field(default=None, compare=False)
-    begun: float = field(default_factory=time.monotonic, compare=False)
+    started: float = field(default_factory=time.monotonic, compare=False)
 
     @property
     def state(self) -> str:
-        """How far it is: complete, unfinished or missing."""
-        begun = self.complete or (self.path / IDENTITY).is_file() or (self.path / MANIFEST).is_file()
-        return "complete" if self.complete else "unfinished" if begun else "missing"
+        """Its state: complete, unfinished or missing."""
+        started = self.complete or (self.path / IDENTITY).is_file() or (self.path / MANIFEST).is_file()
+        return "complete" if self.complete else "unfinished" if started else "missing"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -96,12 +96,12 @@ class StageRun:
 
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """What it was made of, by role: where that was, and its fingerprint."""
+        """Its inputs by role: the path of each, and its fingerprint."""
         return dict(self.manifest.get("inputs", {}))
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """With what it was made: command line, versions, machine, time."""
+        """Its provenance: command line, versions, machine, time."""
         return dict(self.manifest.get("provenance", {}))
 
     @cached_property
@@ -116,7 +116,7 @@ class StageRun:
     def verify(self, *names: str) -> None:
         """Compare some output files, or all of them, with the manifest. Raises DataError naming the first that differs.
 
-        Several are read at once: hashing is what takes the time.
+        Several are read at once, since hashing takes most of the time.
         """
         chosen = names or tuple(self.manifest["files"])
         self.verify_sizes(*chosen)
@@ -151,8 +151,8 @@ class StageRun:
     ) -> "StageRun":
         """Write the manifest, last of all files. outputs: names, relative to the directory, that later stages read.
 
-        hashes: the sha256 of those outputs that need not be read for it, known to who wrote them. images_per_second: of
-        the work itself, where that goes through images once.
+        hashes: sha256 of outputs that the caller has computed already. images_per_second: speed of a stage that goes
+        through its images once.
         """
         identity = self.identity
         assert identity is not None, "only a stage that claimed its directory commits it"
@@ -171,7 +171,7 @@ class StageRun:
             "facts": metadata,
             "provenance": {
                 **provenance(),
-                "seconds": round(time.monotonic() - self.begun, 1),
+                "seconds": round(time.monotonic() - self.started, 1),
                 "images_per_second": None if images_per_second is None else round(images_per_second, 2),
             },
         }
@@ -205,7 +205,7 @@ def open_run(path: Path, role: Role, made_by: str) -> StageRun:
         raise DataError(f"{path} holds {kind!r}, not {expected}", f"make one: {made_by}")
     if manifest.pop(OWN_DIGEST, None) != files.sha256_json(manifest):
         raise DataError(f"{path / MANIFEST} is damaged: it differs from its own sha256", again)
-    from .schemas import wrong_with  # here, since it takes a tenth of a second that completion in a shell has not
+    from .schemas import wrong_with  # here, since it takes a tenth of a second, too long for completion in a shell
 
     wrong = wrong_with(manifest, role.form)
     if wrong is None and not _is_own_command(manifest["command"]):
@@ -216,7 +216,7 @@ def open_run(path: Path, role: Role, made_by: str) -> StageRun:
 
 
 def _is_own_command(line: str) -> bool:
-    """Say whether a command line, which remedies ask people to run, is one of ours and does nothing else."""
+    """Return whether a command line, which remedies ask users to run, is one ldm command and nothing else."""
     try:
         words = shlex.split(line)
     except ValueError:
@@ -241,5 +241,5 @@ def kind_of(path: Path) -> str | None:
 
 
 def holds_more_than(path: Path, *names: str) -> bool:
-    """Say whether a folder has other entries than those, and than what an interrupted write left."""
+    """Return whether a folder has entries other than those and what an interrupted write left."""
     return any(entry.name not in names and not entry.name.startswith(files.TEMPORARY) for entry in path.iterdir())

@@ -1,4 +1,4 @@
-"""Manifest schemas: what a manifest records of its stage, as far as others rely on it, and in what form.
+"""Manifest schemas: what a manifest records of its stage, as far as other stages rely on it.
 
 A manifest from elsewhere may carry the right hash of the wrong things. Metadata that nothing reads are not checked,
 and what is not listed here may be absent.
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, V
 
 from ..files import is_inside
 
-MANY = 1 << 31  # more than images, latents or classes of anything
+MANY = 1 << 31  # above any number of images, latents or classes
 _LARGEST_SIDE = 1 << 16
 
 
@@ -21,7 +21,7 @@ def _inside(name: str) -> str:
     return name
 
 
-Text = InstanceOf[str]  # Names of files may hold bytes that are no UTF-8, which pydantic's own text may not.
+Text = InstanceOf[str]  # File names may have bytes that are not UTF-8, which pydantic's str rejects.
 Name = Annotated[InstanceOf[str], AfterValidator(_inside)]
 Side = Annotated[int, Field(ge=1, le=_LARGEST_SIDE)]
 Count = Annotated[int, Field(ge=0, le=MANY)]
@@ -31,7 +31,7 @@ Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
 
 
 def absent() -> Any:
-    """Declare a field that need not be there, and is not null where it is."""
+    """Declare a field that may be absent, but not null."""
     return Field(default=None)
 
 
@@ -40,10 +40,10 @@ class _Record(BaseModel):
 
 
 class Metadata(_Record):
-    """What a stage records of what it made, for those that read it."""
+    """What a stage records of its output, for the stages that read it."""
 
     def named_files(self) -> Iterable[str]:
-        """Return the files of the stage that the metadata name: all of them stand in its table of files."""
+        """Return the files of the stage that the metadata name: all are in its table of files."""
         return ()
 
 
@@ -55,7 +55,7 @@ class File(_Record):
 
 
 class Input(_Record):
-    """What a stage was made of: where it was, and what it held."""
+    """An input of a stage: its path, and its fingerprint."""
 
     path: Text
     fingerprint: Text
@@ -198,18 +198,18 @@ class Evaluation(Metadata):
 
 
 def wrong_with(manifest: Mapping[str, Any], form: type[Metadata] | None) -> str | None:
-    """Say what of a manifest is not as it should be, in a few words: where, and why; None for nothing."""
+    """Return the first error of a manifest, where and why; None where it is valid."""
     wrong = first_wrong(Manifest, manifest)
     if wrong is None and form is not None:
         wrong = first_wrong(form, manifest["facts"], "facts.")
         named = () if wrong else form.model_validate(manifest["facts"]).named_files()
         strange = next((name for name in named if name not in manifest["files"]), None)
-        wrong = wrong if strange is None else f"facts: {strange[:80]!r} is none of its files"
+        wrong = wrong if strange is None else f"facts: {strange[:80]!r} is not one of its files"
     return wrong
 
 
 def first_wrong(form: type[BaseModel], value: object, prefix: str = "") -> str | None:
-    """Say what of a value is first not of a form: `facts.image_size: Input should be …`; None for nothing."""
+    """Return the first error of a value, as `facts.image_size: Input should be …`; None where it is valid."""
     try:
         form.model_validate(value)
     except ValidationError as error:

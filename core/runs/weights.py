@@ -29,8 +29,8 @@ _STATES = ("ema", "model", "state_dict")  # of training checkpoints, by their au
 def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[str, Any], **beside: Any) -> list[str]:
     """Write a network's folder, each file whole or not at all, the configuration last. Returns the files' names.
 
-    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON. Of a network that is
-    sharded over several processes all have to call it; the main one writes.
+    config: from which its family rebuilds it; beside: what else `config.json` keeps. Both JSON. For a network that is
+    sharded, all processes have to call it; the main one writes.
     """
     tensors, is_main = sharded_tensors(network.state_dict()), processes.world().is_main
     with gathered_by_main([tensors]):
@@ -61,7 +61,7 @@ def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[
 def read_weights(folder: Path, described: Mapping[str, Any], remedy: str) -> dict[str, Tensor]:
     """Read the tensors of a network's folder, and compare their file with the sha256 in its description."""
     tensors = read_safetensors(folder / WEIGHTS, remedy)
-    recorded = described.get("weights_sha256")  # Folders of before it was written lack it.
+    recorded = described.get("weights_sha256")  # Older folders lack it.
     if recorded is not None and recorded != sha256_file(folder / WEIGHTS):
         raise DataError(f"{folder / WEIGHTS} is damaged: its sha256 differs from {folder / CONFIG}", remedy)
     return tensors
@@ -100,9 +100,9 @@ def read_state_dict(path: Path, remedy: str) -> dict[str, Tensor]:
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuse an archive with a member that announces more than the file holds: torch would allocate all of it.
+    """Refuse an archive with a member that declares more bytes than the file has: torch would allocate them all.
 
-    torch stores members as they are, so that none can. Raises BadZipFile.
+    torch stores members uncompressed, so that no valid one does. Raises BadZipFile.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -151,7 +151,7 @@ def require_fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, r
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, remedy: str, assign: bool = False) -> None:
     """Load tensors, as float32, into a network that they must fit exactly.
 
-    assign: put them in the place of its own, which then need no memory (`meta`), rather than copy them.
+    assign: replace its own tensors, which then need no memory (`meta`), rather than copy into them.
     """
     require_fit(network, tensors, path, remedy)
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=assign)

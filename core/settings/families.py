@@ -1,6 +1,6 @@
 """Families of networks: the config of each declared once, its named sizes, and the `model` section made of both.
 
-A config is at once what a network is built from and what users set. Its fields made by `option` are settings; the
+A network is built from its config, and users set the same fields. Its fields made by `option` are settings; the
 others (the latents' shape, the number of classes) are given by the data. The section of a stage has a preset, which
 names the family, and the settings of that family, each of them optional. Imports no torch.
 """
@@ -24,7 +24,7 @@ from .words import did_you_mean, nearest
 class NetworkConfig(Section):
     """What a network is built from. Raises ConfigError naming the field, its value and what is allowed.
 
-    presets: the settings of the named sizes, lower case. default_preset: one of them. sizes: their names, in short.
+    presets: the settings of the named sizes, lower case. default_preset: one of them. sizes: short list of names.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -44,7 +44,7 @@ class NetworkConfig(Section):
         return config
 
     def check(self) -> None:
-        """Raise ConfigError where fields do not go together."""
+        """Raise ConfigError where fields do not fit together."""
 
     def replace(self, **fields: Any) -> Self:
         """Return the config with other values of some fields."""
@@ -67,7 +67,7 @@ class NetworkConfig(Section):
 
 
 def _refused(detail: Any, config: type[NetworkConfig]) -> str:
-    """Say what is wrong with one field."""
+    """Return the error of one field."""
     name = detail["loc"][0]
     if detail["type"] == "missing":
         return f"{name} is missing"
@@ -107,7 +107,7 @@ def preset_names(families: Families) -> tuple[str, ...]:
 def family_of(preset: str, families: Families) -> str:
     """Return the family of a named size, in any case: `DiT-S/2` is of the family `dit`.
 
-    Raises ConfigError naming the nearest for a name there is not.
+    Raises ConfigError naming the nearest for an unknown name.
     """
     for name, family in families.items():
         if preset.lower() in family.config.presets:

@@ -1,8 +1,8 @@
-"""What every stage's configuration is made of: options with flags, sections shared by stages, counts like `1M`.
+"""Building blocks of every stage's configuration: options with flags, shared sections, counts like `1M`.
 
 A configuration is a frozen pydantic model. Each field made by `option` carries its help text, the flag that sets it
 (if it has one) and whether it is part of a run's identity: settings that only say how the work is carried out
-(device, worker count) may differ when a run goes on.
+(device, worker count) may differ when a run continues.
 """
 
 import re
@@ -53,27 +53,27 @@ def _stay_inside(name: str) -> str:
 def _single(name: str) -> str:
     if len(PurePath(_stay_inside(name)).parts) > 1:
         raise ValueError("must be one name, without /")
-    if name in JUDGED_APART:
-        raise ValueError(f"must not be {name}, which is what `ldm eval` calls its judgement of those")
+    if name in RESERVED_LABELS:
+        raise ValueError(f"must not be {name}, where `ldm eval` writes its evaluation of those")
     return name
 
 
-JUDGED_APART = ("reconstructions", "likelihood")
+RESERVED_LABELS = ("reconstructions", "likelihood")
 Name = Annotated[str, AfterValidator(_stay_inside)]
-"""What a folder is called, or a path below the one that holds it."""
+"""Name of a folder, or a relative path below its parent."""
 Label = Annotated[str, AfterValidator(_single)]
-"""What samples, and their judgement, are called."""
+"""Name of a folder of samples and of their evaluation."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Restricts a text to some names, in any case; it stays as it was typed. known: returns the names there are."""
+    """Restricts a text to some names, in any case; the value stays as typed. known: returns the names there are."""
 
     known: Callable[[], Iterable[str]]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names there are now: families may be added."""
+        """The names known now: families may be added."""
         return tuple(self.known())
 
     def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -89,7 +89,7 @@ def option(default: Any, help: str, flag: str | None = None, identity: bool = Tr
     """Declare a setting.
 
     flag: its command-line name (`--x`, several split by `/` for a switch and its opposite; a word without dashes is
-    an argument told by its place), None for settings that only `section.key=value` and recipes reach. identity:
+    a positional argument), None for settings that only `section.key=value` and recipes reach. identity:
     whether a run made with another value is another run.
     """
     return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
@@ -101,9 +101,9 @@ def is_option(field: FieldInfo) -> bool:
 
 
 def section(kind: type["Section"], inherited: bool = False) -> Any:
-    """Declare a group of settings. It is built when it is first needed, so that help pages need not wait for it.
+    """Declare a group of settings. It is built on first use, so that help pages load fast.
 
-    inherited: whether the stage takes what is left unsaid from the stage before it, and not from the defaults.
+    inherited: whether missing settings are taken from the stage before, and not from the defaults.
     """
     return Field(default_factory=partial(kind.model_validate, {}), json_schema_extra={"inherited": inherited})
 
@@ -111,8 +111,7 @@ def section(kind: type["Section"], inherited: bool = False) -> Any:
 class Section(BaseModel):
     """A group of settings: frozen, without unknown keys; numbers are finite.
 
-    defaults: given with the bases of a class, `class Own(Train, defaults={"lr": 1e-3})`: other defaults of what is
-    declared there.
+    defaults: other defaults for fields of the base class: `class Own(Train, defaults={"lr": 1e-3})`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
@@ -141,7 +140,7 @@ class Run(Section):
 class Stage(Run):
     """Where a stage works, and with which seed: the settings that all stages have.
 
-    command: what `ldm` is called with. kind: of the directory that it writes, and that directory's name in a run.
+    command: the stage's `ldm` command. kind: of the directory that it writes, and that directory's name in a run.
     """
 
     command: ClassVar[str]
@@ -154,7 +153,7 @@ class Stage(Run):
 
 
 def identity(section: Section) -> dict[str, Any]:
-    """Return the settings that make a run this run, JSON: those that only say how the work is done are left out."""
+    """Return the settings that identify a run, JSON: those that only say how the work is done are left out."""
     chosen: dict[str, Any] = {}
     dumped = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
@@ -179,7 +178,7 @@ def incidental(section: Section) -> frozenset[str]:
 
 
 def defaults(model: type[Section], recorded: Mapping[str, Any]) -> Section:
-    """Return a configuration as it is by default, but for the presets that were recorded: these name families."""
+    """Return a configuration with defaults, except for the recorded presets, which name families."""
     presets = {
         name: {"preset": value["preset"]}
         for name, value in recorded.items()

@@ -1,6 +1,6 @@
 """Settings in a YAML file, read as a tree of texts: what recipes are, and the `config.yaml` of a stage.
 
-YAML decides nothing about values: each scalar but null stays the text that was written, so that `1e-4` (a string
+YAML does not interpret values: each scalar but null stays the text that was written, so that `1e-4` (a string
 to YAML 1.1) and `no` (false to it, even where a name is wanted) mean what the setting makes of them. Tags, anchors and
 repeated keys are refused, and so is what is too large or too deep to be settings.
 """
@@ -44,8 +44,8 @@ def read_settings(path: Path) -> Settings:
         tree = _plain(node, (), lines, path)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: byte {error.start}", "save it as UTF-8") from None
-    except (yaml.YAMLError, ValueError) as error:  # "\U00110000" in quotes is no YAMLError to PyYAML.
-        remedy = "mend it there; `ldm recipes show mnist` prints one that is right"
+    except (yaml.YAMLError, ValueError) as error:  # For "\U00110000" in quotes PyYAML raises ValueError.
+        remedy = "correct it; `ldm recipes show mnist` prints a valid recipe"
         raise ConfigError(f"{path} is not YAML: {_problem(error)}", remedy) from None
     if tree is None:
         tree = {}
@@ -55,7 +55,7 @@ def read_settings(path: Path) -> Settings:
 
 
 class _Loader(yaml.BaseLoader):
-    """Composes nodes only; refuses what a recipe has no use for before any of it is followed."""
+    """Composes nodes only; refuses aliases, tags and deep nesting before it follows any."""
 
     depth = 0
 

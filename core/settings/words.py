@@ -1,4 +1,4 @@
-"""The known word that someone may have meant."""
+"""The known word that a user may have meant."""
 
 import difflib
 from collections.abc import Iterable

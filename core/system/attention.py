@@ -1,4 +1,4 @@
-"""Attention as transformers and autoencoders have it, by whichever way is fast on the machine."""
+"""Attention of transformers and autoencoders, computed in the way that is fast on the machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +11,18 @@ from .memory import equal_chunks
 from .precision import bf16_units
 
 _MOST_WEIGHTS = 1 << 28  # 512 MB in bf16
-_CACHED_WEIGHTS = 1 << 21  # what a CPU's cache holds while they become probabilities
-# Asked once: compiled code takes it for a constant, without the decorator that would load the compiler here.
+_CACHED_WEIGHTS = 1 << 21  # what a CPU's cache holds during the softmax
+# Looked up once: a constant to compiled code, without the decorator that would load the compiler here.
 _HAS_AMX = bf16_units(torch.device("cpu")) == "AMX"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q kᵀ / √H) v for q, k, v (B, N, T, H).
 
-    In bf16 on CPUs the three products written out are two to eight times as fast as torch's fused attention: always in
+    In bf16 on CPUs three separate operations are two to eight times as fast as torch's fused attention: always in
     its backward pass, and in the forward pass alone on CPUs without AMX. They hold B N T² weights, so that torch's
-    serves where those would be many. Samples are taken a few at a time, as many as the cache can hold the weights of:
-    of 1,024 tokens that takes two thirds of the time.
+    is used where those would be many. Samples are taken a few at a time, so that their weights fit in the cache: for
+    1,024 tokens that takes two thirds of the time.
     """
     few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and (torch.is_grad_enabled() or not _HAS_AMX)
@@ -37,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @contextmanager
 def fused() -> Iterator[None]:
-    """Use torch's fused attention everywhere inside the block: on the CPU, it holds what that of a GPU would."""
+    """Use torch's fused attention everywhere inside the block: on the CPU it then keeps what a GPU keeps."""
     global _MOST_WEIGHTS
     usual, _MOST_WEIGHTS = _MOST_WEIGHTS, 0
     try:

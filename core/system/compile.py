@@ -17,10 +17,10 @@ _LONG_TRAINING = {"cpu": 2e14, "cuda": 5e16}  # ten minutes of two cores and of 
 def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None:
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 
-    A network with `blocks` is compiled block by block: as they are alike, one compilation serves all, which takes
+    A network with `blocks` is compiled block by block: since they are alike, they share one compilation, which takes
     seconds where the whole takes a minute. A frozen one (see `for_inference`) is compiled as a whole on a CPU: without
     a backward pass that takes half as long, and what lies between blocks counts there. On a GPU, and as a whole, it is
-    compiled for the exact shapes it meets, which are few: training has one, and sampling, which fills up its last
+    compiled for the exact shapes that occur, which are few: training has one, and sampling, which fills up its last
     batch, one with guidance and one without. Raises ConfigError where the compiler that torch needs is missing.
     """
     if not wanted:
@@ -48,7 +48,7 @@ def compiling_pays(flops: float, device: torch.device) -> bool:
     """Return whether compiling its network makes a training of `flops` floating point operations shorter.
 
     Compiling takes up to a minute and saves a quarter of the rest: it pays from about ten minutes on. False where the
-    compiler is missing, since nobody asked for it.
+    compiler is missing, since compiling was not asked for.
     """
     try:
         require_compiler(device)
@@ -61,7 +61,7 @@ def require_compiler(device: torch.device) -> None:
     """Raise ConfigError where what torch.compile needs on a device is missing."""
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise ConfigError(
-            "`machine.compile=yes` needs a C++ compiler, and there is no g++",
+            "`machine.compile=yes` needs a C++ compiler, but g++ is missing",
             "install g++, or leave `machine.compile=yes` out",
         )
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
@@ -69,4 +69,4 @@ def require_compiler(device: torch.device) -> None:
             "`machine.compile=yes` on CUDA needs triton", "pip install triton, or leave `machine.compile=yes` out"
         )
     if device.type == "mps":
-        raise ConfigError("`machine.compile=yes` does not serve mps", "leave `machine.compile=yes` out")
+        raise ConfigError("`machine.compile=yes` is not supported on mps", "leave `machine.compile=yes` out")

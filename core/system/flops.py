@@ -1,7 +1,7 @@
 """What a step costs, counted without taking it: floating point operations, memory and kernels; and the GPUs by name.
 
-FLOPs are those of matrix products and convolutions, two for a multiply-add. Memory is that of tensors: what a kernel
-takes for a moment is not in it, nor what Python and torch take.
+FLOPs are those of matrix products and convolutions, two for a multiply-add. Memory is that of tensors, without
+temporary buffers of kernels and what Python and torch take.
 """
 
 import math
@@ -66,10 +66,10 @@ class Passes:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one step of a process at its most.
+    """Bytes of one step of a process at its peak.
 
     weights, gradients, moments (AdamW's), average (the EMA): float32. activations: what a batch keeps for the backward
-    pass. together: the most there is at a time; less than the sum, for gradients come as activations go.
+    pass. together: the peak; less than the sum, since activations are freed as gradients are made.
     """
 
     weights: int
@@ -124,7 +124,7 @@ def step_cost(
     policy: Policy,
     checkpointing: bool = False,
 ) -> tuple[Passes, Memory]:
-    """Count a training step of a network at a batch, on tensors without values: nothing is computed or allocated.
+    """Count a training step of a network on a batch, on meta tensors: nothing is computed or allocated.
 
     outline: device → the network, without drawn weights. inputs: batch size and device → its arguments. Autocast and
     attention are those of the CPU where `policy` is of the CPU, else those of a GPU.
@@ -150,9 +150,9 @@ def step_cost(
 def task_cost(
     loss: Callable[[int], Tensor], trained: nn.Module, averaged: nn.Module, batch: int
 ) -> tuple[Passes, Memory]:
-    """Count a step of any training per image and, in memory, at a batch, by really taking it with one and two images.
+    """Count a step of any training, per image and in memory for a batch, by running it with one and two images.
 
-    loss: number of images → their loss. For networks whose steps look at numbers; small ones, since it is computed.
+    loss: number of images → their loss. For networks whose steps read values; small ones, since it is computed.
     """
     peaks, activations = [], []
     for count in (2, 1):
@@ -190,7 +190,7 @@ def sharded(memory: Memory, processes: int, parts: Iterable[nn.Module], width: i
 
 
 def on_cpu(policy: Policy) -> Policy:
-    """Return the policy under which a network is counted on the CPU: of the same width."""
+    """Return the policy under which a network is counted on the CPU: a dtype of the same width."""
     return Policy(torch.device("cpu"), torch.float32 if policy.dtype == torch.float32 else torch.bfloat16)
 
 

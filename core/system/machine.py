@@ -1,4 +1,4 @@
-"""What the system says about the machine: processor, memory, disk. What it does not say is None, never a guess."""
+"""What the system reports of the machine: processor, memory, disk. What it does not report is None, never a guess."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ _BLOCK = 4096
 
 
 def processor_name() -> str:
-    """Return what the processor calls itself."""
+    """Return the processor's name."""
     for line in _lines(_CPUINFO):
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -35,7 +35,7 @@ def num_cores() -> int:
 
 
 def available_memory() -> int:
-    """Return how many bytes of memory can be had without swapping, within the container's limit."""
+    """Return how many bytes of memory are available without swapping, within the container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -51,7 +51,7 @@ def used_memory() -> int:
 
 
 def used_gpu_memory() -> int | None:
-    """Return how many bytes torch holds on all GPUs; None where it has not begun to use any. Loads no torch."""
+    """Return how many bytes torch holds on all GPUs; None where it uses none yet. Loads no torch."""
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
         return None
@@ -65,7 +65,7 @@ def existing_parent(path: Path) -> Path:
 
 
 def sync_rate(folder: Path, seconds: float = 1.0) -> float:
-    """Return how many small writes a second the disk below a folder takes for good (fsync), measured for so long.
+    """Return how many small writes a second the disk of a folder completes (fsync), measured for so long.
 
     The file that is written is removed again. Raises OSError where the folder cannot be written.
     """
@@ -92,7 +92,7 @@ def _available_in_container() -> int | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a file of the system, none where there is no such file."""
+    """Return the lines of a system file, none where it does not exist."""
     try:
         return path.read_text().splitlines()
     except OSError:

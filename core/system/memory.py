@@ -1,4 +1,4 @@
-"""Memory on the CPU: reuse what tensors free, and work on a batch in chunks where all of it would not fit."""
+"""Memory on the CPU: reuse what tensors free, and work on a batch in chunks where the whole would not fit."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ _USER_SETTINGS = (
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse the memory of freed tensors. Returns whether the C library could be told to.
+    """Let this process reuse the memory of freed tensors. Returns whether the C library accepted the setting.
 
     By default the GNU C library returns large blocks to the system as soon as they are freed, and the next step's
     tensors come as fresh pages, each zeroed at its first touch: a fifth of the time of small networks on a CPU. From

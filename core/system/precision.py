@@ -1,4 +1,4 @@
-"""The one precision policy: fp32 master weights, and a compute dtype that the hardware is fast at."""
+"""The one precision policy: fp32 master weights, and a compute dtype that is fast on the hardware."""
 
 import os
 from collections.abc import Iterator
@@ -125,7 +125,7 @@ def _device(name: str) -> torch.device:
             )
         if index and int(index) >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
-            raise ConfigError(f"`machine.device={name}`, but there is no such device", f"give cuda:0 to cuda:{last}")
+            raise ConfigError(f"`machine.device={name}`, but this device does not exist", f"give cuda:0 to cuda:{last}")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("`machine.device=mps`, but this torch sees no Apple GPU", "use `machine.device=cpu`")
     return torch.device(name)
@@ -140,10 +140,11 @@ def _dtype(device: torch.device, precision: str) -> torch.dtype:
         raise ConfigError(f"`machine.precision={precision}` is unknown", "give auto, fp32, bf16 or fp16")
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(
-            "`machine.precision=fp16` does not serve training on a CPU", "use `machine.precision=bf16`, fp32 or auto"
+            "`machine.precision=fp16` cannot train on a CPU",
+            "use `machine.precision=bf16`, fp32 or auto",
         )
     if precision == "bf16" and device.type == "mps":
-        raise ConfigError("`machine.precision=bf16` does not serve mps", "use `machine.precision=fp32`, or fp16")
+        raise ConfigError("`machine.precision=bf16` is not supported on mps", "use `machine.precision=fp32`, or fp16")
     if precision == "bf16" and device.type == "cuda" and not bf16_units(device):
         raise ConfigError("this GPU has no bf16 units", "use `machine.precision=fp16`, or auto")
     return _DTYPES[precision]

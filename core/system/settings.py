@@ -1,4 +1,4 @@
-"""On what a stage computes: the `machine` section. Imports no torch."""
+"""Where a stage computes: the `machine` section. Imports no torch."""
 
 from typing import Literal
 
@@ -6,15 +6,15 @@ from ..settings.fields import Section, option
 
 
 class Machine(Section):
-    """On what, and in which dtype, a stage computes."""
+    """Where, and in which dtype, a stage computes."""
 
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", "--device", identity=False)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "Dtype of the networks; auto takes what the hardware is fast at.", "--precision"
+        "auto", "Dtype of the networks; auto takes one that is fast on the hardware.", "--precision"
     )
     compile: bool | None = option(
         None,
-        "Compile the networks with torch.compile; where nothing is said, in a long train-dit only.",
+        "Compile the networks with torch.compile; by default in a long train-dit only.",
         "--compile/--eager",
         identity=False,
     )

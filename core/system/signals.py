@@ -22,9 +22,9 @@ class StopFlag:
         return self.received is not None
 
     def stopped(self, where: str) -> Stopped:
-        """Return the error that ends the work; `where` says how far it got."""
+        """Return the error that ends the work; `where` states the progress."""
         assert self.received is not None
-        return Stopped(f"stopped by {self.received.name} {where}", "run the same command again to go on")
+        return Stopped(f"stopped by {self.received.name} {where}", "run the same command again to continue")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

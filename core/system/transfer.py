@@ -33,7 +33,7 @@ def pin_memory(batch: Any) -> Any:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return a batch on a device. A CUDA GPU copies it when its queue comes to it; the program does not wait.
+    """Return a batch on a device. A CUDA GPU copies it in its queue; the program does not wait.
 
     Other devices get it at once: an Apple GPU may read unpinned memory after it was freed.
     """

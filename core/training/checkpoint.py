@@ -62,7 +62,7 @@ def evaluation_pending(found: Checkpoint) -> bool:
 
 
 def require_complete(found: Checkpoint, remedy: str) -> None:
-    """Raise DataError for an undamaged checkpoint that does not hold what the training loop needs."""
+    """Raise DataError where a checkpoint, though undamaged, lacks what the training loop needs."""
     wrong = first_wrong(_State, found.state)
     if wrong is not None:
         raise DataError(f"{found.path / STATE} is damaged: {wrong}", remedy)
@@ -104,7 +104,7 @@ def path_of(folder: Path, images: int) -> Path:
 def newest(folder: Path, warn: Callable[[str], None], read: Read = load_file) -> Checkpoint | None:
     """Load the newest checkpoint that verifies, None where there is none. read: see `load`.
 
-    A damaged one is skipped, and named through `warn`. Raises DataError when there are some and all are damaged.
+    A damaged one is skipped with a warning. Raises DataError when there are checkpoints and all are damaged.
     """
     if (folder / FOLDER).is_dir():
         files.remove_temporaries(folder / FOLDER)
@@ -116,7 +116,7 @@ def newest(folder: Path, warn: Callable[[str], None], read: Read = load_file) ->
             warn(f"passing over a damaged checkpoint: {error.message}")
     if found:
         where = folder / FOLDER
-        raise DataError(f"no checkpoint in {where} is whole", f"restore one, or remove {where} to start afresh")
+        raise DataError(f"no checkpoint in {where} is whole", f"restore one, or remove {where} to start over")
     return None
 
 

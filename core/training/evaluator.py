@@ -1,7 +1,7 @@
 """What is measured of the EMA during training, such as the FID of its samples, and which state was the best so far.
 
-An evaluation is a line of `metrics.jsonl` that holds its conditions. It changes nothing of the training: its draws have
-seeds of their own. One that a stop cuts short is noted in the checkpoint, and made when training resumes from there.
+An evaluation is a line of `metrics.jsonl` that holds its conditions. It does not change the training: its draws
+have their own seeds. One that a stop interrupts is recorded in the checkpoint, and made when training resumes there.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,20 +25,20 @@ class Evaluator(Protocol):
     higher_is_better: bool
 
     def evaluate(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Return what to record, JSON; None as soon as `should_stop` says so, which all processes call equally often.
+        """Return what to record, JSON; None once `should_stop` returns True, which all processes call equally often.
 
         The networks hold the EMA, in eval mode. Only the main process's numbers count; the others' may be empty.
         """
 
     def save_best(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Save the EMA as the best state so far. All processes are asked to at once; the main one writes."""
+        """Save the EMA as the best state so far. All processes call this together; the main one writes."""
 
     def has_best(self) -> bool:
         """Return whether a best state that was saved is still there."""
 
 
 class Best:
-    """The best value of an evaluator's criterion so far: in the lines of `metrics.jsonl`, then in those shown to it."""
+    """The best value of an evaluator's criterion so far: in the lines of `metrics.jsonl`, then in those added."""
 
     def __init__(self, evaluator: Evaluator, lines: Iterable[Mapping[str, Any]]) -> None:
         self._evaluator = evaluator
@@ -48,7 +48,7 @@ class Best:
                 self.improves(line)
 
     def improves(self, line: Mapping[str, Any]) -> bool:
-        """Take in a line; return whether it is an evaluation better than all before. Of equals the first is best."""
+        """Add a line; return whether it is an evaluation better than all before. Of equal ones the first is best."""
         value = line.get(self._evaluator.criterion)
         if not isinstance(value, (int, float)) or line.get(CONDITIONS) != self._evaluator.conditions:
             return False

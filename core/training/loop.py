@@ -189,7 +189,7 @@ class _Run:
         found = found or checkpoint.load(checkpoint.path_of(self.folder, images), read)
 
         # Restore weights, EMA, AdamW and loss scale, then the clock.
-        remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start afresh"
+        remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start over"
         checkpoint.require_complete(found, remedy)
         self.stepper.load(found, remedy)
         self.images, self.steps = found.state["images"], found.state["steps"]
@@ -238,7 +238,7 @@ class _Run:
         if not self.is_main:
             return
         self.log_file.add({"images": self.images, "step": self.steps, **numbers})
-        if draw and self.steps:  # Before the first step there is no curve yet.
+        if draw and self.steps:  # Before the first step the curve is empty.
             record.write_curves(self.folder)
         self.progress.update(self.images, **numbers)
 

@@ -24,7 +24,7 @@ class Meter(BaseModel):
     @model_validator(mode="after")
     def _same_names(self) -> "Meter":
         if self.sums.keys() != self.counts.keys():
-            raise ValueError("its sums and counts are of different numbers")
+            raise ValueError("its sums and counts have different names")
         return self
 
     def add(self, numbers: dict[str, float]) -> None:

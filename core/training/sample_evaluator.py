@@ -1,7 +1,7 @@
 """Evaluation of a denoiser in training by its samples: drawn as by `ldm sample`, compared as by `ldm eval`.
 
-Everything that can be refused is refused before any work, the reference's features are computed once, and the best
-state is saved as a denoiser's folder of its own, which can be used wherever a denoiser is.
+Wrong settings are refused before any work, the reference's features are computed once, and the best state is saved
+as a denoiser's folder, which can be used wherever a denoiser is.
 """
 
 import json
@@ -51,7 +51,7 @@ MANIFOLD_IMAGES = 2_000  # of each side, for the numbers whose cost grows with t
 class SampleEvaluator:
     """Draws samples of the network in training and compares them with reference images: an `Evaluator`.
 
-    Making one raises ConfigError and DataError for whatever could not be evaluated; `start` does the first work.
+    Construction raises ConfigError and DataError for what cannot be evaluated; `start` does the first work.
     latents: what the denoiser is trained on; source: the autoencoder that they came from.
     """
 
@@ -136,11 +136,11 @@ class SampleEvaluator:
         return features
 
     def evaluate(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Draw the samples, each process its share, and compare them; None as soon as it is to stop."""
+        """Draw the samples, each process its share, and compare them; None once a stop is requested."""
         fake = self._sample_features(should_stop)
         if fake is None:
             return None
-        # In all processes, for a network may be sharded over them.
+        # In all processes, since a network may be sharded over them.
         loss = self.validate() if self.criterion == "val_loss" else {}
         if self.real is None:
             return {}
@@ -152,7 +152,7 @@ class SampleEvaluator:
         return {**numbers, **loss, "real_against_real": self.floor}
 
     def save_best(self, images_seen: int, numbers: Mapping[str, Any]) -> None:
-        """Save the network as it is as the best; only the main process has the numbers."""
+        """Save the network's current state as the best; only the main process has the numbers."""
         measured = {name: value for name, value in numbers.items() if name != "real_against_real"}
         found = {"criterion": self.criterion, "value": numbers.get(self.criterion), "numbers": measured}
         self.best.save(images_seen, {**found, "real_against_real": self.floor, "conditions": self.conditions})
@@ -216,13 +216,13 @@ def _until_stopped(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]
     """Yield batches until a signal asks to stop. Raises Stopped."""
     for batch in images:
         if stop:
-            raise stop.stopped("before the training, looking at the reference")
+            raise stop.stopped("before the training, while reading the reference")
         yield batch
 
 
 @contextmanager
 def _in_section_metrics() -> Iterator[None]:
-    """Say of errors that the settings they name are those of the section, and how to do without them."""
+    """Prefix errors with the section of the settings they name, and add how to train without it."""
     try:
         yield
     except (ConfigError, DataError) as error:

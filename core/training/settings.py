@@ -68,7 +68,7 @@ class Preview(Section):
 
 
 class Metrics(Section):
-    """Numbers of samples while training, always of the same seeds: drawn as `ldm sample` does, judged as `ldm eval`."""
+    """Evaluation of samples while training, always from the same seeds, as by `ldm sample` and `ldm eval`."""
 
     every: Count = option(
         0, "Images between measurements of samples; 0 switches them off.", "--metrics-every", identity=False
@@ -79,7 +79,7 @@ class Metrics(Section):
     sampler: SamplerName = option("dpmpp-2m", "Sampler.", identity=False)
     steps: int | None = option(None, "Steps; by default the sampler's own number.", identity=False, ge=1)
     reference: str | None = option(None, "Data source to compare with; by default the training images.", identity=False)
-    limit: Count = option(5_000, "Reference images at most; 0 is no limit.", identity=False)
+    limit: Count = option(5_000, "Reference images at most; 0 for no limit.", identity=False)
     features: Literal["auto", ExtractorName] = option("auto", EXTRACTOR_HELP, identity=False)
     weights: Location | None = option(None, "File or folder with the extractor's weights.", identity=False)
     best: Literal["frechet", "kernel", "precision", "recall", "class_accuracy", "loss"] = option(

@@ -3,7 +3,7 @@
 torch's `fully_shard` (the scheme of Rajbhandari et al. 2020, ZeRO, stage 3) gathers a block's weights when they are
 needed and frees them afterwards; gradients are reduce-scattered. Optimizer, EMA and checkpoints see `local`, a module
 with the same names whose plain tensors share memory with this process's rows of the float32 weights: neither they nor
-the network's own code know of the sharding.
+the network's own code depend on the sharding.
 """
 
 import copy
@@ -54,7 +54,7 @@ class Sharded:
         self._local = dict(self.local.named_parameters())
 
     def sync_next_backward(self) -> None:
-        """Nothing: `fully_shard` sums after every pass, so that no process ever holds the gradients of all rows."""
+        """Do nothing: `fully_shard` sums after every pass, so that no process ever holds the gradients of all rows."""
 
     def wait(self) -> None:
         """Move the gradients, means over the processes as `fully_shard` divides, to the local parameters."""
@@ -71,7 +71,7 @@ class Sharded:
             self.reshard()
 
     def reshard(self) -> None:
-        """Free gathered weights, which the next pass gathers anew: call it after changing local weights."""
+        """Free gathered weights, so that the next pass gathers them again: call it after changing local weights."""
         for module in self.network.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()

@@ -67,6 +67,7 @@ class Stepper:
         # Every process holds all weights and averages gradients, or `fully_shard` spreads one network over them.
         self.sharded = self._shard() if plan.shard and processes.world().size > 1 else None
         if self.sharded is None:
+            # The same seed may give other last bits on another machine: all start from the main process's weights.
             processes.broadcast_from_main(task.modules.state_dict().values())
             self.modules, self.networks = task.modules, task.networks
             averaged: nn.Module = task.averaged
@@ -179,6 +180,7 @@ class Stepper:
         values = torch.stack([mean_loss.to(_widest_float(mean_loss.device)), *sums.values()])
         if processes.world().size > 1:
             values = processes.all_reduce_mean(values)
+            # The loss is float32 for one process, so also for many.
             values[0] = values[0].float()
 
         # Clip true gradients, so unscale them before; the norm logged is the one before clipping.
@@ -202,6 +204,7 @@ class Stepper:
 
     def _finish(self, accepted: bool, logged: dict[str, float]) -> None:
         """Do what follows the optimizers: the task's own updates, then the EMA and mean losses of an accepted step."""
+        # The task first: a codebook that it moves belongs to the state that the EMA averages.
         self.task.after_step(accepted)
         if accepted:
             self.ema.update()
@@ -216,6 +219,7 @@ class Stepper:
         if self.sharded is None:
             self.ema.copy_to(self.task.averaged)
         else:
+            # Free gathered weights, which are still those from before.
             self.ema.copy_to(self.sharded.local)
             self.sharded.reshard()
         self.task.modules.eval()

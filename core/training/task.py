@@ -1,4 +1,4 @@
-"""What a training is: its plan, its batches, and the task that brings networks and losses."""
+"""What the training loop takes: a plan, batches, and a task with its networks and losses."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +44,13 @@ class Task(Protocol):
         """Return the batch's tensors, in nested tuples, lists or dicts. Called in a thread, during the step before."""
 
     def split(self, data: Any, parts: int) -> list[Any]:
-        """Split a batch into equal parts, for accumulation; `split_batch` where it has nothing but tensors to split."""
+        """Split a batch into equal parts, for accumulation; `split_batch` does it where all parts are tensors."""
 
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return a network's mean loss, and numbers to log. A loss without gradient leaves the network as it is."""
+        """Return a network's mean loss, and numbers to log. A loss without gradient leaves the network unchanged."""
 
     def after_step(self, accepted: bool) -> None:
-        """Called after every step; `accepted` unless it was skipped because a loss or gradient was not finite."""
+        """Update the task after a step; `accepted` unless it was skipped because a loss or gradient was not finite."""
 
     def validate(self) -> dict[str, float]:
         """Return numbers on held-out samples; `averaged` holds the EMA meanwhile."""

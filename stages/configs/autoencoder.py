@@ -16,14 +16,14 @@ class TrainAutoencoder(AutoencoderTraining):
 
 
 class TrainVQVAE(TrainAutoencoder):
-    """Settings of `ldm train-vqvae`: the same work with a VQ-VAE as default, in a folder of its own."""
+    """Settings of `ldm train-vqvae`: the same work with a VQ-VAE as default, in its own folder."""
 
     command: ClassVar[str] = "train-vqvae"
     kind: ClassVar[str] = "vqvae"
 
 
 class Encode(Stage):
-    """Settings of `ldm encode`. What `data` leaves unsaid is taken from the autoencoder's own training."""
+    """Settings of `ldm encode`. Missing settings of `data` are those of the autoencoder's training."""
 
     command: ClassVar[str] = "encode"
     kind: ClassVar[str] = "latents"

@@ -6,7 +6,7 @@ from ...core.training.tasks.settings import ClassifierTraining
 
 
 class TrainClassifier(ClassifierTraining):
-    """Settings of `ldm train-classifier`. What `data` leaves unsaid is taken from the run's autoencoder."""
+    """Settings of `ldm train-classifier`. Missing settings of `data` are those of the run's autoencoder."""
 
     command: ClassVar[str] = "train-classifier"
     kind: ClassVar[str] = "classifier"

@@ -12,11 +12,11 @@ from ...core.settings.fields import Location, Section, option
 class LookingAtData(Section):
     """Which images to look at, and where to write a picture of them."""
 
-    source: str = option(..., "Folder, zip, tars, idx, npz, or `mnist`: whatever training takes.", "SOURCE")
-    validation: str | None = option(None, "Images held out that lie elsewhere.", "--val-data")
+    source: str = option(..., "Folder, zip, tars, idx, npz, or `mnist`, as for training.", "SOURCE")
+    validation: str | None = option(None, "Separate source of validation images.", "--val-data")
     exclude: Location | None = option(None, "List of images to leave out, as training would.", "--exclude")
     sheet: Location | None = option(None, "Contact sheet to write, PNG.", "--sheet")
-    replace: bool = option(False, "Write over files that exist.", "--replace")
+    replace: bool = option(False, "Overwrite existing files.", "--replace")
 
     @field_validator("sheet")
     @classmethod
@@ -29,7 +29,7 @@ class LookingAtData(Section):
 class DataInspect(LookingAtData):
     """Settings of `ldm data inspect`."""
 
-    image_size: int = option(64, "Size that training is meant for, pixels.", "--image-size", ge=4, le=4096)
+    image_size: int = option(64, "Image size of the planned training, pixels.", "--image-size", ge=4, le=4096)
 
 
 class DataDedup(LookingAtData):
@@ -73,9 +73,9 @@ class DataDedup(LookingAtData):
         if self.features == "none":
             for name in ("weights", "feature_distance"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"`{name}` says nothing without `features`")
+                    raise ValueError(f"`{name}` has no effect without `features`")
         elif self.weights is None:
             raise ValueError(f"`features={self.features}` needs `weights`")
         elif self.features != "mobilenet-v2" and self.feature_distance is None:
-            raise ValueError(f"`features={self.features}` needs `feature_distance`: distances differ from net to net")
+            raise ValueError(f"`features={self.features}` needs `feature_distance`: distances differ between networks")
         return self

@@ -13,7 +13,7 @@ class TrainDenoiser(DenoiserTraining):
 
 
 class TrainDiT(TrainDenoiser):
-    """Settings of `ldm train-dit`: the same work with a DiT as default, in a folder of its own."""
+    """Settings of `ldm train-dit`: the same work with a DiT as default, in its own folder."""
 
     command: ClassVar[str] = "train-dit"
     kind: ClassVar[str] = "dit"

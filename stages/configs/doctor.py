@@ -9,6 +9,6 @@ from ...core.system.settings import Machine
 class Doctor(Section):
     """Settings of `ldm doctor`."""
 
-    runs_dir: Location = option(Path("runs"), "Folder that holds the runs; it need not be there yet.", "--runs-dir")
+    runs_dir: Location = option(Path("runs"), "Folder that holds the runs; it need not exist yet.", "--runs-dir")
     quick: bool = option(False, "Leave the self-test of the stages out.", "--quick")
     machine: Machine = section(Machine)

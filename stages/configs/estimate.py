@@ -30,28 +30,28 @@ class Estimate(Section):
 
     recipe: str | None = option(None, "Recipe: a YAML file, or the name of one; without it, the defaults.", "RECIPE")
     preset: DenoiserPreset | None = option(
-        None, "Denoiser of this size in the recipe's place: DiT-S/2 … DiT-XL/2.", "--preset"
+        None, "Denoiser of this size instead of the recipe's: DiT-S/2 … DiT-XL/2.", "--preset"
     )
     latent: tuple[int, int, int] | None = option(
         None, "Latents of channels,height,width; by default those of the recipe's autoencoder.", "--latent"
     )
     classes: int | None = option(None, "Classes; by default those of the data.", "--classes", ge=1)
-    dataset: Count | None = option(None, "Training images; by default counted where the data are.", "--dataset")
+    dataset: Count | None = option(None, "Training images; by default counted in the data.", "--dataset")
     batch_size: int | None = option(
-        None, "Images per step of train-dit, over all GPUs, in the recipe's place.", "--batch-size", ge=1
+        None, "Images per step of train-dit, over all GPUs, instead of the recipe's.", "--batch-size", ge=1
     )
     gpus: int = option(1, "GPUs that train together, each with a share of the batch.", "--gpus", ge=1)
-    shard: bool | None = option(None, "As train-dit --shard: weights and optimizer lie over the GPUs.", "--shard")
+    shard: bool | None = option(None, "As train-dit --shard: weights and optimizer are split over the GPUs.", "--shard")
     where: Where = option(
-        "this", "On which GPU; this machine is measured, the others known by data sheets.", "--machine"
+        "this", "GPU to estimate for; this machine is measured, others are taken from data sheets.", "--machine"
     )
-    flops: Rate | None = option(None, "Operations a second of another machine at its best: 250G, 1.9T.", "--flops")
+    flops: Rate | None = option(None, "Peak operations a second of another machine: 250G, 1.9T.", "--flops")
     utilisation: float | None = option(
         None,
-        "Share of that, or of the data sheet, that a training reaches; by default 0.35.",
+        "Share of that peak, or of the data sheet's, that training reaches; by default 0.35.",
         "--utilisation",
         gt=0,
         le=1,
     )
-    seconds: float = option(4.0, "How long each stage is measured on this machine.", "--seconds", gt=0)
+    seconds: float = option(4.0, "Seconds for measuring each stage on this machine.", "--seconds", gt=0)
     machine: Machine = section(Machine)

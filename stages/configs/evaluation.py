@@ -22,7 +22,7 @@ class Eval(Comparison):
         None, "Label or folder of the samples; by default the only ones in the run.", "--samples"
     )
     autoencoder: Location | None = option(
-        None, "Autoencoder stage whose images are meant; by default the run's own.", "--autoencoder"
+        None, "Autoencoder stage whose images are the reference; by default the run's own.", "--autoencoder"
     )
     denoiser: Location | None = option(
         None, "With --bits-per-dim: denoiser stage; by default the run's own.", "--denoiser"

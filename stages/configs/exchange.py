@@ -11,7 +11,7 @@ class Export(Run):
     directory: Location = option(..., "Folder to write; new, empty, or an export to --replace.", "DIR")
     to: Literal["diffusers"] = option("diffusers", "Format: a folder for diffusers' DiTPipeline.", "--to")
     denoiser: Location | None = option(None, "Denoiser stage to export; by default the run's own.", "--denoiser")
-    replace: bool = option(False, "Write again over an earlier export.", "--replace")
+    replace: bool = option(False, "Overwrite an earlier export.", "--replace")
 
 
 class Import(Run):
@@ -21,20 +21,23 @@ class Import(Run):
         ..., "A checkpoint of facebookresearch/DiT (.pt), or a folder of diffusers' DiTPipeline.", "PATH"
     )
     autoencoder: Location | None = option(
-        None, "Autoencoder folder that the denoiser was trained on; a pipeline brings its own.", "--autoencoder"
+        None, "Autoencoder folder that the denoiser was trained on; by default a pipeline's own.", "--autoencoder"
     )
     class_names: Location | None = option(
         None, "Text file with the name of a class on each line; by default the pipeline's own.", "--class-names"
     )
     heads: int | None = option(None, "Attention heads of a checkpoint; known for DiT-S, B, L and XL.", "--heads", ge=1)
     num_classes: int | None = option(
-        None, "Classes of a checkpoint; by default its table has one row more, the null class.", "--num-classes", ge=1
+        None,
+        "Classes of a checkpoint; by default one fewer than the rows of its table.",
+        "--num-classes",
+        ge=1,
     )
-    replace: bool = option(False, "Discard what the run holds of other models.", "--replace")
+    replace: bool = option(False, "Discard other models in the run.", "--replace")
 
     @property
     def words(self) -> list[str]:
-        """The command line that imports the same, but for the run it goes to."""
+        """The command line of the same import, without the run."""
         words = ["ldm", "import", self.path.as_posix()]
         for name in ("autoencoder", "class_names", "heads", "num_classes"):
             if getattr(self, name) is not None:

@@ -1,4 +1,4 @@
-"""Settings of the tools that look at folders: `ldm verify` and `ldm inspect`."""
+"""Settings of the tools that read folders: `ldm verify` and `ldm inspect`."""
 
 from ...core.settings.fields import Location, Section, option
 

@@ -1,4 +1,4 @@
-"""Settings of `ldm plot`: what to draw, and what can be said about each picture."""
+"""Settings of `ldm plot`: what to draw, and the options of each picture."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ DEFAULT_TIMES = {
     "noising": tuple(tenth / 10 for tenth in range(11)),
     "denoising": (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
 }
-# What each picture looks at; any other setting given to it is refused.
+# The settings that each picture uses; others are refused.
 USED = {
     "schedule": {"schedule"},
     "weights": {"schedule"},
@@ -37,7 +37,7 @@ Time = Annotated[float, Field(ge=0, le=1)]
 
 
 class Plot(Run):
-    """Settings of `ldm plot`. None leaves the choice to the picture."""
+    """Settings of `ldm plot`. None is the picture's own default."""
 
     what: Literal["schedule", "weights", "noising", "denoising", "samplers", "guidance"] = option(
         ...,
@@ -94,7 +94,7 @@ class Plot(Run):
     def _schedules_are_known(cls, schedule: str | None) -> str | None:
         for name in _words(schedule or ""):
             if name.removesuffix(ZERO) not in SCHEDULES:
-                raise ValueError(f"{name} is none of {', '.join(SCHEDULES)}")
+                raise ValueError(f"{name} is not one of {', '.join(SCHEDULES)}")
             if name == f"rectified-flow{ZERO}":
                 raise ValueError("rectified-flow always ends in zero signal; leave +zero out")
         return schedule
@@ -109,11 +109,11 @@ class Plot(Run):
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> "Plot":
         for name in sorted(self.model_fields_set - USED[self.what] - {"what", "out"}):
-            raise ValueError(f"`{name}` says nothing to `ldm plot {self.what}`; leave it out")
+            raise ValueError(f"`{name}` is not a setting of `ldm plot {self.what}`; leave it out")
         if self.what in ONE_SCHEDULE and len(self.schedules) > 1:
             raise ValueError(f"`ldm plot {self.what}` shows one schedule, not {self.schedule}")
         if self.schedule is not None and not self.schedules:
-            raise ValueError("`schedule` names no schedule")
+            raise ValueError("`schedule` is empty")
         return self
 
 

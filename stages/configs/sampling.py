@@ -1,4 +1,4 @@
-"""Settings of `ldm sample`: which images of which denoiser; how they are drawn stands in core."""
+"""Settings of `ldm sample`: which images of which denoiser; the options of drawing are in core."""
 
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ class Sample(Drawing):
 
     denoiser: Location | None = option(None, "Denoiser stage to sample; by default the run's own.", "--denoiser")
     checkpoint: Literal["final", "best"] = option(
-        "final", "Weights at the end of the training, or the best that metrics.every has seen.", "--checkpoint"
+        "final", "Weights at the end of the training, or the best measured by metrics.every.", "--checkpoint"
     )
     label: Label | None = option(
         None, "Name of the output under samples/; by default made from the settings.", "--label", False
@@ -24,7 +24,7 @@ class Sample(Drawing):
     num: Count = option(16, "Images of each class.", "--num,--count", ge=1)
     batch_size: int = option(
         64,
-        "Images from one writing to the next; changes none of them, and a small number costs time.",
+        "Images written at once; does not change them, and a small number costs time.",
         "--batch-size",
         ge=1,
         identity=False,

@@ -11,7 +11,7 @@ from ...core.system.settings import Machine
 
 
 class Sweep(Stage):
-    """Settings of `ldm sweep`: scales and step counts, and what `ldm sample` and `ldm eval` are given for each."""
+    """Settings of `ldm sweep`: scales and step counts, and the settings of `ldm sample` and `ldm eval` for each."""
 
     command: ClassVar[str] = "sweep"
     kind: ClassVar[str] = "sweep"
@@ -26,5 +26,5 @@ class Sweep(Stage):
     )
     features: Literal["auto", ExtractorName] = option("auto", EXTRACTOR_HELP, "--features")
     weights: Location | None = option(None, "File or folder with the extractor's weights.", "--weights")
-    limit: Count = option(10_000, "Reference images at most; 0 is no limit.", "--limit")
+    limit: Count = option(10_000, "Reference images at most; 0 for no limit.", "--limit")
     machine: Machine = section(Machine)

@@ -1,4 +1,4 @@
-"""How likely a denoiser finds held-out latents: the part of `ldm eval` that is about bits per dimension."""
+"""Likelihood of held-out latents under a denoiser: `ldm eval --bits-per-dim`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,14 +28,14 @@ LABEL = "likelihood"
 
 
 def run(config: Eval, progress: Progress) -> Outcome:
-    """Bound the likelihood of the run's held-out latents under its denoiser. Returns where the numbers lie."""
+    """Bound the likelihood of the run's held-out latents under its denoiser. Returns the folder of the numbers."""
     folder = output_folder(config, LABEL)
     with occupy(folder):
         policy = machine_policy(config.machine)
         source = open_denoiser(config.denoiser, config)
         data = training_data_of(source, config)
         inputs = {"denoiser": as_input(source, folder), **data.inputs(folder)}
-        del inputs["autoencoder"]  # The denoiser names it.
+        del inputs["autoencoder"]  # As recorded by the denoiser.
         work = claim(folder, config, inputs)
         next_commands = [command_line("report", config)]
         if work.complete:
@@ -78,7 +78,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
 
 
 def estimate_by(model: Model, policy: Policy) -> Estimate:
-    """Return the function that gives a model's estimate of x0 with the variances that the bound is taken for.
+    """Return the function that gives a model's estimate of x0 and the variances to bound.
 
     The learned one where there is one, else both of DDPM's.
     """

@@ -1,4 +1,4 @@
-"""How well an autoencoder reconstructs held-out images: the half of `ldm eval` that is about `train-vqvae`."""
+"""Reconstruction of held-out images by an autoencoder: `ldm eval --of reconstructions`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         by_image = {name: torch.cat([score[name] for score in scores]) for name in scores[0]}
         settings = Settings(seed=config.seed)
         if len(fake) < 2 * settings.least:
-            progress.warn(f"{len(fake)} images are too few for distances between sets: PSNR and its like only")
+            progress.warn(f"{len(fake)} images are too few for distances between sets: only PSNR, SSIM and LPIPS")
             report = Report({}, {}, {"n_reference": len(fake), "n_samples": len(fake)})
         else:
             real = extract(extractor, image_batches(originals, config, progress, "originals"))
@@ -89,7 +89,7 @@ def reconstruction_by(autoencoder: Autoencoder, policy: Policy) -> Callable[[Ten
 
 
 def shown_ranks(total: int, each: int = 4) -> np.ndarray:
-    """Return the ranks of the worst, the middling and the best of `total` images, each once where they are few."""
+    """Return the ranks of the worst, the median and the best of `total` images, each once where they are few."""
     starts = (0, max((total - each) // 2, 0), max(total - each, 0))
     return np.unique(np.concatenate([np.arange(start, min(start + each, total)) for start in starts]))
 
@@ -97,7 +97,7 @@ def shown_ranks(total: int, each: int = 4) -> np.ndarray:
 def _write_worst_and_best(
     path: Path, originals: ImageLoader, reconstruct: Callable[[Tensor], Tensor], ratio: Tensor
 ) -> None:
-    """Write the worst, the middling and the best reconstructions, by PSNR, below their originals."""
+    """Write the worst, the median and the best reconstructions, by PSNR, below their originals."""
     order = ratio.argsort().numpy()
     chosen = order[shown_ranks(len(order))]
     pixels = originals.batch(chosen)

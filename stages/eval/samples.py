@@ -1,4 +1,4 @@
-"""`ldm eval` of samples: they and a reference in, numbers with their conditions out."""
+"""`ldm eval` of samples: samples and a reference in, numbers with their conditions out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,9 +44,9 @@ SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
 
 
 def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = None) -> Outcome:
-    """Compare samples with a reference, and where they have classes, see whether they are read as those.
+    """Compare samples with a reference, and where they have classes, classify them.
 
-    seen: features of references, kept here where several sets of samples are evaluated one after another.
+    seen: features of references, a cache for evaluating several sets of samples one after another.
     """
     where = _samples_folder(config)
     label = where.resolve().name
@@ -103,7 +103,7 @@ def _reference_features(
     """Return the reference images and their features, from `seen` where they are there."""
     key = sha256_json(described_features(extractor, reference, config, data))
     known = (seen or {}).get(key)
-    # Which images are left out for being broken is known once all were decoded.
+    # Broken images that are left out are known only once all were decoded.
     keep = known is None or data.on_error == "skip"
     loader = image_loader(limited(images, config), data, "reference", progress, keep)
     if known is None:
@@ -123,7 +123,7 @@ def _samples_folder(config: Eval) -> Path:
         if not path.exists():
             raise DataError(
                 f"`samples={config.samples}`: neither {inside} nor {path} exists",
-                f"name one of those the run has: {', '.join(found)}"
+                f"name one of the run's: {', '.join(found)}"
                 if found
                 else f"make some: {command_line('sample', config)}",
             )
@@ -161,14 +161,14 @@ def _labelled(made: StageRun) -> ImageSource:
 
 
 def _conditions(made: StageRun | None, where: Path) -> dict[str, Any]:
-    """Return how the samples were drawn, where that is known."""
+    """Return the settings of the samples, where they are known."""
     if made is None:
         return {"samples": str(where)}
     return {"sampling": made.metadata["sampling"], "image_size": made.metadata["image_size"]}
 
 
 def _nearest(folder: Path, fakes: ImageLoader, fake: Features, reals: ImageLoader, real: Features) -> list[str]:
-    """Draw some samples, each beside the reference images nearest to it in feature space: is it drawn or remembered?"""
+    """Draw some samples, each beside the reference images nearest to it in feature space: new, or memorised."""
     chosen = np.unique(np.linspace(0, len(fake) - 1, SHOWN_SAMPLES).round().astype(int))
     found = neighbours(fake.features[chosen], real.features, SHOWN_NEIGHBOURS)
     rows = [
@@ -187,7 +187,7 @@ def _nearest(folder: Path, fakes: ImageLoader, fake: Features, reals: ImageLoade
 
 
 def _confusion(folder: Path, fake: Features, samples: ImageSource, extractor: Extractor) -> list[str]:
-    """Draw which class each sample was read as, where the extractor knows the same classes."""
+    """Draw the confusion matrix of samples, where the extractor knows the same classes."""
     if not samples.labelled or extractor.class_names != samples.class_names:
         return []
     counts = np.zeros((len(samples.class_names),) * 2)

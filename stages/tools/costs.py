@@ -33,9 +33,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Basis:
-    """What the stages' costs have in common.
+    """What all stages' costs depend on.
 
-    train, val: how many images, None where they are not there to be counted. policy: device and dtype of the machine
+    train, val: how many images, None where they cannot be counted. policy: device and dtype of the machine
     that is estimated. rate: its FLOP/s in training, None for this machine, which is measured. notes: what was assumed.
     """
 
@@ -50,16 +50,16 @@ class Basis:
 
     @property
     def launches(self) -> bool:
-        """Whether launching kernels takes time: on a GPU that is known by name."""
+        """Whether launching kernels takes time: on a GPU of a known name."""
         return self.rate is not None and self.how.where != "this"
 
     def note(self, sentence: str) -> None:
-        """Keep what had to be assumed, once."""
+        """Record an assumption, once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
     def seconds(self, flops: float, kernels: float) -> tuple[float, str | None]:
-        """Return how long work takes on the machine that was named, and what limits it, where that is known.
+        """Return how long work takes on the given machine, and its limit, where known.
 
         A GPU computes while the next kernels are launched: the longer of the two counts, `arithmetic` or `launches`.
         """
@@ -81,7 +81,7 @@ class Basis:
 
 
 def basis(how: Estimate, recipe: Recipe) -> Basis:
-    """Find out what all stages have in common. Raises ConfigError for settings that contradict each other."""
+    """Return what all stages' costs depend on. Raises ConfigError for settings that contradict each other."""
     notes: list[str] = []
     images = _images(how, recipe.autoencoder.data, notes)
     return Basis(how, recipe, *images, *_machine(how, recipe.denoiser), notes)
@@ -92,12 +92,12 @@ def _machine(how: Estimate, stage: TrainDenoiser) -> tuple[Policy, float | None]
     share = UTILISATION if how.utilisation is None else how.utilisation
     if how.where == "this":
         if how.flops is None and how.utilisation is not None:
-            raise ConfigError("`utilisation` says nothing where this machine is measured", "add `where` or `flops`")
+            raise ConfigError("`utilisation` has no effect where this machine is measured", "add `where` or `flops`")
         return machine_policy(stage.machine), None if how.flops is None else how.flops * share
     rates, wanted = GPUS[how.where], stage.machine.precision
     name = ("bf16" if "bf16" in rates else "fp16") if wanted == "auto" else wanted
     if name not in rates:
-        raise ConfigError(f"`machine.precision={name}` does not serve {how.where}", f"use {' or '.join(rates)}")
+        raise ConfigError(f"`machine.precision={name}` is not supported on {how.where}", f"use {' or '.join(rates)}")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     return Policy(torch.device("cuda"), dtype), (how.flops or rates[name] * 1e12) * share
 
@@ -111,13 +111,13 @@ def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, in
         if data.source is not None:
             train, val, names = _counts(data, data.source)
     except (DataError, ConfigError) as error:
-        notes.append(f"the images are not at hand ({error.message})")
+        notes.append(f"the images are not available ({error.message})")
     if how.dataset is not None:
         train, val = how.dataset, round(how.dataset * data.val_fraction)
     if train is None:
-        notes.append("how many images there are is unknown: what depends on it is left out; --dataset N says it")
+        notes.append("the number of images is unknown: what depends on it is left out; give --dataset N")
     if how.classes is None and names is None:
-        notes.append(f"how many classes there are is unknown: {ASSUMED_CLASSES} assumed; --classes N says it")
+        notes.append(f"the number of classes is unknown: {ASSUMED_CLASSES} assumed; give --classes N")
     if how.classes is not None or names is None:
         names = tuple(f"class {number}" for number in range(how.classes or ASSUMED_CLASSES))
     return train, val, names
@@ -141,12 +141,12 @@ def _counts(data: Data, location: str) -> tuple[int, int, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage costs; None is not known, or means nothing there.
+    """What one stage costs; None is unknown, or does not apply.
 
     images: that go through the network, repeats counted. batch: at once, over all GPUs. operations: FLOPs of one
     image, and in_all of the stage. memory: bytes of a process, by what they are for; `recomputing` is the most there is
     with checkpointing. disk: bytes written. rate: images a second, over all GPUs. limit: of a GPU known by name, what
-    holds the rate down: `launches` or `arithmetic`.
+    limits the rate: `launches` or `arithmetic`.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""What `ldm` wrote at a path: stages' directories, checkpoints, networks and exports, recognised by what they hold."""
+"""Directories of `ldm` at a path: of stages, checkpoints, networks and exports, recognised by their files."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -51,7 +51,7 @@ def find(path: Path) -> list[StageRun | Piece]:
 
 
 def recognise(path: Path) -> StageRun | Piece | None:
-    """Say what a folder is, by its files; None if ldm did not write it."""
+    """Return what a folder is, by its files; None if ldm did not write it."""
     if (path / checkpoint.STATE).is_file() or (path.parent.name == checkpoint.FOLDER and path.name.isdecimal()):
         return Piece(path, CHECKPOINT)
     if (path / MANIFEST).is_file() or (path / IDENTITY).is_file():
@@ -72,13 +72,13 @@ def recognise_stage(path: Path) -> StageRun | None:
 
 def opened(found: StageRun) -> StageRun:
     """Open a stage's directory; DataError, as of `open_run`, with commands that fit where it lies now."""
-    if not found.complete:  # Not every command that goes on reads a recipe.
+    if not found.complete:  # Not every command that continues reads a recipe.
         raise DataError(f"{found.path} is unfinished: it has no {MANIFEST}", f"finish it: {found.command}")
     return replace(open_run(found.path, role_of(found.kind), found.command), command=found.command)
 
 
 def is_best(found: StageRun) -> bool:
-    """Say whether it is the best state of the training whose directory it lies in."""
+    """Return whether it is the best state of the training whose directory it lies in."""
     return found.path.name == BEST and recognise(found.path.parent) is not None
 
 
@@ -130,7 +130,7 @@ def import_of(path: Path) -> list[str] | None:
 
 
 def imported_as(path: Path) -> list[str] | None:
-    """Return the same as its recipe says it."""
+    """Return the same, from its recipe."""
     try:
         return Import.model_validate(read_settings(path / RECIPE).tree.get("import")).words
     except (UserError, ValueError):
@@ -173,7 +173,7 @@ def _below(path: Path, depth: int) -> Iterator[StageRun | Piece]:
 
 
 def _kind(path: Path) -> str | None:
-    """Return what a manifest or an identity says it is; where both are damaged, what its place in a run says."""
+    """Return its kind by manifest or identity; where both are damaged, by its place in a run."""
     for name, key in ((MANIFEST, "files"), (IDENTITY, "config")):
         try:
             described = files.read_json(path / name)
@@ -207,5 +207,5 @@ def _root_in(recipe: Path, command: str) -> Path | None:
     try:
         settings = read_settings(recipe).tree[command]
         return Path(settings["runs_dir"], settings["name"]).resolve()
-    except Exception:  # Whatever the file holds, and wherever its links lead.
+    except Exception:  # The file and its links may be anything.
         return None

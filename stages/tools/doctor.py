@@ -1,7 +1,7 @@
-"""What `ldm doctor` looks at: can this machine, with what is installed, run the stages and hold their runs?
+"""Checks of `ldm doctor`: whether this machine and its packages can run the stages and store their runs.
 
-Each check is a finding: `ok`; a `hint`, where something optional is missing or slow; or `broken`, with what mends it.
-Nothing but Python's own library is imported before it is known to be there.
+Each check is a finding: `ok`; a `hint`, where something optional is missing or slow; or `broken`, with a remedy.
+Only Python's standard library is imported before other packages are known to be installed.
 """
 
 import importlib
@@ -47,7 +47,7 @@ class Finding:
 
 
 def look(config: Doctor) -> Iterator[Finding]:
-    """Look at what is installed, then at memory and disk, and if torch serves, at what it computes on."""
+    """Check packages, then memory and disk, and if torch works, its device."""
     yield Finding("python", "ok", platform.python_version())
     made = provenance()
     commit = f", commit {made['git'][:12]}{'+' * made['git'].endswith('+')}" if made["git"] else ""
@@ -65,12 +65,12 @@ def look(config: Doctor) -> Iterator[Finding]:
 
 
 def conclude(config: Doctor, findings: Sequence[Finding]) -> Outcome:
-    """Return what came out; the exit code is 2 if anything is broken."""
+    """Return the findings; the exit code is 2 if anything is broken."""
     broken = [finding.name for finding in findings if finding.state == "broken"]
     hints = sum(finding.state == "hint" for finding in findings)
-    verdict = "can be trained into: nothing is broken" + (f", {hints} hint{'s' * (hints > 1)}" if hints else "")
+    verdict = "is ready for training: nothing is broken" + (f", {hints} hint{'s' * (hints > 1)}" if hints else "")
     if broken:
-        verdict = f"cannot be trained into yet; broken: {', '.join(broken)}"
+        verdict = f"is not ready for training; broken: {', '.join(broken)}"
     return Outcome(
         config.runs_dir,
         summary={finding.name: str(finding) for finding in findings},
@@ -81,13 +81,13 @@ def conclude(config: Doctor, findings: Sequence[Finding]) -> Outcome:
 
 
 def _packages() -> Finding:
-    """Compare what is installed with what this version of ldm asks for."""
+    """Compare the installed packages with the requirements of this version of ldm."""
     try:
-        asked = [line for line in metadata.requires("ldm") or [] if not re.search(r"^torch\b|extra ==", line)]
+        requirements = [line for line in metadata.requires("ldm") or [] if not re.search(r"^torch\b|extra ==", line)]
     except metadata.PackageNotFoundError:
         return Finding("packages", "hint", "ldm itself is not installed, only run", "pip install -e . in the checkout")
     wrong, wanted, found = [], [], []
-    for line in asked:
+    for line in requirements:
         name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
         try:
             version = metadata.version(name)
@@ -97,10 +97,10 @@ def _packages() -> Finding:
             continue
         found.append(f"{name} {version}")
         if not satisfies(version, line):
-            wrong.append(f"{name} is {version}, asked for is {line}")
+            wrong.append(f"{name} is {version}, required is {line}")
             wanted.append(line)
     if wrong:
-        # By their own names, which serves a checkout and a wheel; `ldm` on PyPI is another project.
+        # By their own names, for a checkout and a wheel; `ldm` on PyPI is another project.
         return Finding("packages", "broken", "; ".join(wrong), f"pip install {shlex.join(wanted)}")
     return Finding("packages", "ok", ", ".join(found))
 
@@ -119,7 +119,7 @@ def satisfies(version: str, requirement: str) -> bool:
 
 
 def _torch() -> Finding:
-    """Import torch, which may be there and yet not load."""
+    """Import torch, which may be installed and yet not load."""
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:
@@ -128,7 +128,7 @@ def _torch() -> Finding:
 
 
 def _computing(config: Doctor) -> Iterator[Finding]:
-    """Look at device, dtype, threads, and what --compile needs there."""
+    """Check device, dtype, threads, and what --compile needs there."""
     import torch
 
     from ...core.runs.outputs import machine_policy
@@ -141,7 +141,7 @@ def _computing(config: Doctor) -> Iterator[Finding]:
         return
     yield _device(policy.device.type)
     units = precision.bf16_units(policy.device)
-    reason = f"products in bf16 run on {units}" if units else "there are no units for bf16 that would be faster"
+    reason = f"products in bf16 run on {units}" if units else "this machine has no bf16 units that would be faster"
     yield Finding("precision", "ok", f"{policy.name}; {reason}")
     threads, cores = torch.get_num_threads(), machine.num_cores()
     too_many = "lower OMP_NUM_THREADS or machine.threads to the number of cores" if threads > cores else None
@@ -183,7 +183,7 @@ def _compiles_with_python(compiler: str) -> bool:
 
 
 def _room(name: str, value: str, free: float, least: float, good: float, broken: str, hint: str) -> Finding:
-    """Compare how much of something is free with what stages need at least, and with what is good to have."""
+    """Compare the free amount with the least that stages need, and with a comfortable amount."""
     if free < least:
         return Finding(name, "broken", value, broken)
     return Finding(name, "hint", value, hint) if free < good else Finding(name, "ok", value)
@@ -197,7 +197,7 @@ def _memory() -> Finding:
 
 
 def _storage(runs_dir: Path) -> Iterator[Finding]:
-    """Look at room, locks and speed of the disk where runs are written, or would be."""
+    """Check space, locks and speed of the disk where runs are written, or would be."""
     from ...core.runs.lock import occupy
 
     folder = machine.existing_parent(runs_dir)
@@ -210,7 +210,7 @@ def _storage(runs_dir: Path) -> Iterator[Finding]:
     except (OSError, UserError) as error:
         reason = error.message if isinstance(error, UserError) else error.strerror
         yield Finding(
-            "disk", "broken", f"{folder} cannot be written: {reason}", f"{elsewhere}, or change who may write"
+            "disk", "broken", f"{folder} cannot be written: {reason}", f"{elsewhere}, or change its permissions"
         )
         return
     remedy = f"free some room, or {elsewhere}"
@@ -220,15 +220,15 @@ def _storage(runs_dir: Path) -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    """Look for packages that only some settings need."""
-    for module, name, serves in (
+    """Check packages that only some settings need."""
+    for module, name, remedy in (
         ("torch_fidelity", "torch-fidelity", "pip install torch-fidelity, for FID by `ldm eval --features inception`"),
         ("tensorboard", "tensorboard", "pip install tensorboard, for train.tensorboard=yes"),
     ):
         if importlib.util.find_spec(module) is None:
-            yield Finding(name, "hint", "not installed, optional", serves)
+            yield Finding(name, "hint", "not installed, optional", remedy)
         elif module == "torch_fidelity" and importlib.util.find_spec("torchvision") is None:
             value = f"{metadata.version(name)}, without the torchvision it needs"
-            yield Finding(name, "hint", value, "install the torchvision of this torch, from where that is from")
+            yield Finding(name, "hint", value, "install the torchvision of this torch, from the same source")
         else:
             yield Finding(name, "ok", metadata.version(name))

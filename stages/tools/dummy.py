@@ -1,4 +1,4 @@
-"""Dummy images and latents, held in memory, for steps that are taken to be measured."""
+"""Dummy images and latents, held in memory, for measuring steps."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ COUNT = 64  # of either kind: enough for batches that differ, small enough for a
 
 
 def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
-    """Return noise in the place of a run's images, at their size."""
+    """Return noise instead of a run's images, at their size."""
     side = data.image_size
     noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     source = ImageSource(
@@ -35,7 +35,7 @@ def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
 
 
 def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, device: torch.device) -> LatentSets:
-    """Return noise in the place of a run's latents (C, h, w), held on a device as those of most runs are on a GPU.
+    """Return noise instead of a run's latents (C, h, w), held on a device as for most runs on a GPU.
 
     flips: whether mirrored images were encoded as well.
     """

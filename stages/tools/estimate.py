@@ -45,11 +45,11 @@ from .costs import Basis, Recipe, StageCost, basis, table
 from .words import amount, duration
 
 CPU = torch.device("cpu")
-_LATE = 2**60  # images seen, at which every part of every loss counts
+_LATE = 2**60  # images seen, after which every part of every loss is active
 
 
 def estimate(how: Estimate, recipe: Recipe, progress: Progress) -> Outcome:
-    """Estimate the stages of a recipe but `eval`, whose time is that of reading its reference. Returns the table."""
+    """Estimate the stages of a recipe but `eval`, whose time goes into reading its reference. Returns the table."""
     found = basis(how, recipe)
     if how.latent is None:
         autoencoder = _autoencoder(found)
@@ -88,7 +88,7 @@ def estimate(how: Estimate, recipe: Recipe, progress: Progress) -> Outcome:
 
 
 def train_autoencoder(found: Basis, autoencoder: Autoencoder) -> StageCost:
-    """Estimate the training of the autoencoder; a finished one takes none, nor does one of pixels."""
+    """Estimate the training of the autoencoder; a finished one takes none, and pixels take none."""
     stage = found.recipe.autoencoder
     if stage.autoencoder is None and isinstance(autoencoder.codec, TrainableCodec):
         return _by_stepping(found, stage, _autoencoding)
@@ -96,7 +96,7 @@ def train_autoencoder(found: Basis, autoencoder: Autoencoder) -> StageCost:
 
 
 def train_denoiser(found: Basis, latents: LatentSets) -> StageCost:
-    """Estimate the training of the denoiser, with activations kept as the recipe says, and recomputed."""
+    """Estimate the training of the denoiser, with activations kept as in the recipe, and recomputed."""
     stage, gpus, policy = found.recipe.denoiser, found.how.gpus, found.policy
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     network, cond = _network(found, latents), _example(latents)
@@ -122,7 +122,7 @@ def encode(found: Basis, autoencoder: Autoencoder) -> StageCost:
         seconds, limit = views * _measured(found, autoencoder, lambda codec: codec.posterior(images)), None
     else:
         seconds, limit = found.seconds(views * each * batch, views * kernels)
-    rate = found.how.gpus * batch / seconds if seconds else None  # Pixels ask for no operations.
+    rate = found.how.gpus * batch / seconds if seconds else None  # Pixels need no operations.
     is_random = autoencoder.posterior(torch.zeros(1, 3, side, side)).std is not None
     size = bytes_of_a_sample(autoencoder.latent_shape(side), views * (2 if is_random else 1))
     total = None if found.train is None or found.val is None else found.train + found.val
@@ -140,13 +140,13 @@ def encode(found: Basis, autoencoder: Autoencoder) -> StageCost:
 
 
 def sample(found: Basis, latents: LatentSets, autoencoder: Autoencoder | None) -> StageCost:
-    """Estimate the drawing of the recipe's samples, guided as it says."""
+    """Estimate the drawing of the recipe's samples, with its guidance."""
     stage, training, policy = found.recipe.sample, found.recipe.denoiser, found.policy
     try:
         classes = len(parse_classes(stage.classes, found.class_names))
     except ConfigError:
         classes = len(stage.classes.split(","))
-        found.note(f"--class {stage.classes} is taken for {classes} classes")
+        found.note(f"--class {stage.classes} is counted as {classes} classes")
     images, shape = classes * stage.num, latents.train.shape
     network, cond = _network(found, latents), _example(latents)
     forward, has_null = forward_process(training.diffusion), training.label_dropout > 0
@@ -181,7 +181,7 @@ def bytes_of_a_sample(shape: tuple[int, ...], fields: int) -> int:
 
     Sources with names up to 400 bytes take one block.
     """
-    array = 128 + 2 * prod(shape)  # .npy has a header of its own
+    array = 128 + 2 * prod(shape)  # .npy has its own header
     return fields * 512 * (1 + -(-array // 512)) + 2 * (512 + 512)
 
 
@@ -203,7 +203,7 @@ def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
 
 
 def _training(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Callable[[], Task]) -> StageCost:
-    """Put together what a training costs; on this machine, rehearse it."""
+    """Return what a training costs; on this machine, by rehearsing it."""
     settings, gpus = stage.train, found.how.gpus
     share, in_all = found.share(settings.batch_size), passes.training * float(settings.images)
     if found.rate is None:
@@ -231,7 +231,7 @@ def _training(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Ca
 
 
 def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Policy], Task]) -> StageCost:
-    """Estimate a training whose networks look at numbers, so that steps of few images have to be taken."""
+    """Estimate a training whose networks read values, so that steps of few images have to be run."""
     policy = flops.on_cpu(found.policy)
     task = make(found, policy)
 
@@ -260,7 +260,7 @@ def denoiser_cost(
 
 
 def _inputs(shape: tuple[int, ...], cond: Cond, batch: int, device: str | torch.device) -> tuple[Tensor, Tensor, Cond]:
-    """Return what a denoiser is called with, all zeros."""
+    """Return the arguments of a denoiser, all zeros."""
     conds = conditions.each(cond, lambda field: torch.zeros(batch, *field.shape[1:], dtype=field.dtype, device=device))
     return torch.zeros(batch, *shape, device=device), torch.zeros(batch, device=device), conds
 
@@ -288,7 +288,7 @@ def _measured(found: Basis, network: nn.Module, run: Callable[[Any], Any]) -> fl
 def _autoencoding(found: Basis, policy: Policy) -> AutoencodingTask:
     stage = found.recipe.autoencoder
     if stage.loss.lpips is not None and not stage.loss.lpips.is_dir():
-        found.note(f"the perceptual loss is left out: its weights ({stage.loss.lpips}) are not at hand")
+        found.note(f"the perceptual loss is left out: its weights ({stage.loss.lpips}) are not available")
         stage = stage.model_copy(update={"loss": stage.loss.model_copy(update={"lpips": None})})
     return AutoencodingTask(stage, dummy.images(stage.data, len(found.class_names)), policy)
 
@@ -316,12 +316,12 @@ def _autoencoder(found: Basis) -> Autoencoder:
     if given is None:
         return autoencoders.build(found.recipe.autoencoder.model.network_config()).eval()
     if not given.is_dir():
-        raise ConfigError(f"the autoencoder {given} is not at hand", "give the latents' shape: `latent=4,32,32`")
+        raise ConfigError(f"the autoencoder {given} is not available", "give the latents' shape: `latent=4,32,32`")
     return autoencoders.load(given)
 
 
 def _where(found: Basis) -> str:
-    """Say on what the time is."""
+    """Return the machine that the time is for."""
     number = f"{found.how.gpus} x " if found.how.gpus > 1 else ""
     if found.rate is not None:
         kind = found.how.where if found.how.where != "this" else "a machine"
@@ -332,23 +332,23 @@ def _where(found: Basis) -> str:
 
 
 def _conditions(found: Basis) -> list[str]:
-    """Say what the numbers rest on."""
-    said = [
+    """Note what the numbers are based on."""
+    notes = [
         f"networks compute in {found.policy.name}; reading and decoding of images, validations, previews and eval are"
         " not in the times"
     ]
     if found.rate is None:
-        said.append(f"times are of {found.how.seconds:g} s of real steps of each stage on dummy data, in proportion")
+        notes.append(f"times are of {found.how.seconds:g} s of real steps of each stage on dummy data, in proportion")
     elif not found.launches:
-        said.append("times are FLOPs over the rate; small networks and batches reach less of it than large ones")
+        notes.append("times are FLOPs over the rate; small networks and batches reach less of it than large ones")
     else:
-        said.append(
+        notes.append(
             f"times are FLOPs over the rate, or {flops.LAUNCH * 1e6:.0f} us for each kernel launched where that is"
             " longer, which is the least; from JPEG or PNG, images/s are at most those that the CPU decodes"
         )
     if found.how.gpus > 1:
-        said.append("communication between GPUs is not in the times")
+        notes.append("communication between GPUs is not in the times")
     if found.policy.device.type == "cpu":
         resident = machine.used_memory() / 1e6
-        said.append(f"memory is that of tensors; Python and what is loaded take about {resident:,.0f} MB besides")
-    return said
+        notes.append(f"memory is that of tensors; Python and what is loaded take about {resident:,.0f} MB besides")
+    return notes

@@ -1,4 +1,4 @@
-"""`ldm export`: a run in, a folder that stock diffusers loads out, with a model card."""
+"""`ldm export`: a run in, a folder that diffusers loads out, with a model card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,14 @@ from ..configs.exchange import Export
 
 @dataclass(frozen=True)
 class Sources:
-    """The stages an export is made of, and what there is to show of them."""
+    """The stages of an export, and what its model card shows."""
 
     denoiser: StageRun
     autoencoder: StageRun
     shown: Shown
 
     def identity(self, config: Export) -> dict[str, Any]:
-        """Return what the export's content follows from, JSON."""
+        """Return what determines the export's content, JSON."""
         return {
             "to": config.to,
             "denoiser": self.denoiser.fingerprint,
@@ -43,7 +43,7 @@ class Sources:
 
 
 def run(config: Export, progress: Progress) -> Outcome:
-    """Write a run as a pipeline of diffusers. Returns where it lies."""
+    """Write a run as a pipeline of diffusers. Returns its folder."""
     sources = _open(config)
     made_of = sources.identity(config)
     if _is_ours(config, made_of):
@@ -114,18 +114,18 @@ def _compare(model: Model, parts: Parts) -> Agreement:
 
 
 def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
-    """Say whether the folder holds this very export. Raises ConfigError for one that may not be written.
+    """Return whether the folder holds this export. Raises ConfigError for a folder that may not be overwritten.
 
-    Nothing is ever discarded but what an export wrote and nobody changed.
+    Only unchanged files of an export are ever discarded.
     """
     folder = config.directory
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is in the way: a file, not a folder", "give another folder")
+        raise ConfigError(f"{folder} is a file, not a folder", "give another folder")
     found = files_in(folder) if folder.is_dir() else []
     if not found and not (folder.is_dir() and any(folder.iterdir())):
         return False
     if not (folder / RECORD).is_file():
-        raise ConfigError(f"{folder} is not empty, and no export of ldm", "give a new folder")
+        raise ConfigError(f"{folder} is not empty, and not an export of ldm", "give a new folder")
     record = read_record(folder)
     foreign, is_missing = record.changed(), bool(record.missing())
     if not foreign and not is_missing and record.content.get("made_of") == made_of and not config.replace:
@@ -142,7 +142,7 @@ def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
 
 
 def _set_aside(folder: Path) -> Path | None:
-    """Make room for the new folder; the old one is kept until that is there."""
+    """Replace an old folder by the new one; the old one is kept until then."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     aside = folder.with_name(f"{files.TEMPORARY}-old-{folder.name[:50]}")

@@ -31,14 +31,14 @@ from ...core.runs.roles import AUTOENCODER
 from ...core.runs.run import Identity, StageRun
 from ..configs.exchange import Import
 
-# The weights that make the loss of the paper, or of Salimans & Ho, for each prediction: known of none, used by none.
+# The weighting of the paper's loss for each prediction, or of Salimans & Ho: a record only, sampling does not use it.
 _WEIGHTINGS = {"eps": "snr", "x0": "uniform", "v": "snr+1", "flow": "flow"}
 _READ = (".json", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What was found at PATH: the denoiser, how it was trained, names that come with it, and its autoencoder."""
+    """The model at PATH: the denoiser, its training settings, its class names, and its autoencoder."""
 
     denoiser: DenoiserNetwork
     process: Process
@@ -48,7 +48,7 @@ class Given:
 
 
 def run(config: Import, progress: Progress) -> Outcome:
-    """Write a run's autoencoder and denoiser from a model made elsewhere. Returns where the denoiser lies."""
+    """Write a run's autoencoder and denoiser from a model made elsewhere. Returns the denoiser's folder."""
     if not config.path.exists():
         raise DataError(f"{config.path} does not exist", "give a DiT checkpoint, or a folder of diffusers' DiTPipeline")
     if config.autoencoder is not None and not config.autoencoder.is_dir():
@@ -75,21 +75,21 @@ def run(config: Import, progress: Progress) -> Outcome:
 
 
 def _open(config: Import, progress: Progress) -> Given:
-    """Read what lies at PATH. Raises ConfigError for flags that do not go with it, DataError for what it is not."""
+    """Read the model at PATH. Raises ConfigError for flags that do not apply, DataError where it is not a model."""
     if config.path.is_dir():
         for name in ("heads", "num_classes"):
             if getattr(config, name) is not None:
-                raise ConfigError(f"`{name}` belongs to a checkpoint, and {config.path} is a folder", "leave it out")
+                raise ConfigError(f"`{name}` applies to a checkpoint, but {config.path} is a folder", "leave it out")
         pipeline = open_pipeline(config.path)
         if pipeline.clips:
-            progress.warn(f"the scheduler in {config.path} clips every estimate of x0, which `ldm sample` never does")
+            progress.warn(f"the scheduler in {config.path} clips every estimate of x0, which `ldm sample` does not do")
         folder = config.autoencoder or pipeline.autoencoder
         denoiser = pipeline.load_denoiser()
         return Given(denoiser, pipeline.process, pipeline.class_names, folder, _fingerprint(config.path))
     denoiser = checkpoint.load_dit(config.path, config.heads, config.num_classes)
     if config.autoencoder is None:
         raise ConfigError(
-            f"{config.path} is a denoiser alone",
+            f"{config.path} has a denoiser but no autoencoder",
             "add `autoencoder=FOLDER`, the diffusers autoencoder it was trained on",
         )
     return Given(denoiser, checkpoint.PROCESS, {}, config.autoencoder, sha256_file(config.path))
@@ -102,13 +102,13 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _load_autoencoder(folder: Path, progress: Progress) -> Autoencoder:
-    """Load a folder of ours with its statistics, or one of diffusers with those its scaling factor stands for."""
+    """Load a folder of ours with its statistics, or one of diffusers with those of its scaling factor."""
     autoencoder = registry.load(folder)
     described = read_json(folder / CONFIG)
     if "_class_name" in described:
         use_scaling_factor(autoencoder, folder)
         if described.get("shift_factor"):
-            progress.warn(f"{folder / CONFIG}: shift_factor is left aside, as DiT pipelines do")
+            progress.warn(f"{folder / CONFIG}: shift_factor is ignored, as in DiT pipelines")
     if any(bool(parameter.isnan().any()) for parameter in autoencoder.parameters()):
         progress.note(f"{folder} decodes only: an encoder was not exported with it")
     return autoencoder
@@ -134,7 +134,7 @@ def _names(config: Import, given: Given) -> list[str]:
 def _metadata(
     config: Import, denoiser: DenoiserNetwork, autoencoder: Autoencoder, class_names: list[str]
 ) -> dict[str, Any]:
-    """Return what both directories say of images and latents. Raises ConfigError where the two do not fit."""
+    """Return what both directories record of images and latents. Raises ConfigError where the two do not fit."""
     shape = denoiser.config
     if autoencoder.latent_channels != shape.latent_channels:
         raise ConfigError(
@@ -170,7 +170,7 @@ def _denoiser_inputs(config: Import, given: Given, autoencoder: StageRun) -> dic
 
 
 def _denoiser_metadata(config: Import, given: Given) -> dict[str, Any]:
-    """Return what sampling needs to know. Raises DataError where the prediction does not suit the schedule."""
+    """Return what sampling needs. Raises DataError where the prediction does not suit the schedule."""
     process = given.process
     try:
         predictions.check(process.prediction, schedule(process.kind, process.num_steps, process.zero_terminal_snr))

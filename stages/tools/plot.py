@@ -1,4 +1,4 @@
-"""`ldm plot`: pictures of the mathematics, and of what a trained denoiser makes of it."""
+"""`ldm plot`: pictures of the mathematics, and of a trained denoiser."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ LARGEST_SIDE = 128
 
 
 def run(config: Plot, progress: Progress) -> Outcome:
-    """Draw one picture. Returns where it lies."""
+    """Draw one picture. Returns its path."""
     claim_picture(config.path)
     picture = PICTURES[config.what](config, progress)
     write_picture(config.path, picture)
@@ -71,14 +71,14 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     source = open_denoiser(None, config)
     diffusion = diffusion_of(source)
     has_null, channels = source.metadata["label_dropout"] > 0, source.metadata["latent_shape"][0]
-    asked = Sampling(steps=config.steps, cfg=config.cfg)
-    check(asked, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
+    sampling = Sampling(steps=config.steps, cfg=config.cfg)
+    check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
     data = training_data_of(source, config)
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)
     held_out = data.read(policy, progress, "streamed").val
     maybe_compile(model.network, bool(config.machine.compile), policy.device)
-    denoise = guided(model, asked, policy).denoise
+    denoise = guided(model, sampling, policy).denoise
 
     chosen = spread(len(held_out), config.count, config.seed)
     x0 = held_out.batch(chosen, chosen, config.seed, flips=False).to(policy.device)

@@ -40,7 +40,7 @@ class Point:
 
 
 def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outcome:
-    """Write table, curves and a grid of the same seeds across all points. Returns where they lie."""
+    """Write table, curves and a grid of the same seeds across all points. Returns their folder."""
     folder = config.root / KIND
     with occupy(folder):
         evaluated = [open_own(EVALUATION, config, point.evaluation) for point in points]
@@ -73,13 +73,13 @@ def _row(point: Point, evaluation: StageRun) -> dict[str, Any]:
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the numbers that are reported and drawn, of those that the rows have."""
+    """Return the names of numbers to report and draw, among those that the rows have."""
     known = dict.fromkeys(name for row in rows for name in row)
     return [name for shown in SHOWN for name in known if name.partition("[")[0] == shown]
 
 
 def _summary(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
-    """Write what the command prints: a line for each row under the names of its numbers, last real images."""
+    """Return the table that the command shows: a line for each row, with a header, real images last."""
     names = _shown(rows)
     lines = {f"cfg {row['cfg']:g}, {row['steps']} steps": row for row in rows}
     if any(name in floor for name in names):
@@ -103,7 +103,7 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
 def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarray:
     """Draw each number over the guidance scale, a line for each number of steps, and over steps, one for each scale.
 
-    A setting that has one value only is not an axis. Dashed is what real images in the place of the samples measure.
+    A setting that has one value only is not an axis. Dashed: real images in place of the samples.
     """
     names = _shown(rows)
     chosen = [setting for setting in SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]

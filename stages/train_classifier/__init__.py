@@ -6,5 +6,5 @@ from . import images, noisy
 
 
 def run(config: TrainClassifier, progress: Progress) -> Outcome:
-    """Train a classifier on a run's images or others, or on its noisy latents. Returns where it lies."""
+    """Train a classifier on a run's images or others, or on its noisy latents. Returns its folder."""
     return noisy.run(config, progress) if config.noisy else images.run(config, progress)

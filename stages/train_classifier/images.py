@@ -15,7 +15,7 @@ from ..configs import TrainClassifier
 
 
 def run(config: TrainClassifier, progress: Progress) -> Outcome:
-    """Train a classifier on a run's images or others. Returns where it lies."""
+    """Train a classifier on a run's images or others. Returns its folder."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
         if config.autoencoder or any((path / MANIFEST).exists() for path in own_folders(AUTOENCODER, config.root)):
@@ -23,7 +23,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         sources = image_sources(config.data)
         if len(sources.train.class_names) < 2:
             raise DataError(
-                f"{sources.train.location} has one class: there is nothing to tell apart", "give labelled images"
+                f"{sources.train.location} has one class: a classifier needs two or more", "give labelled images"
             )
         work = claim(folder, config, sources.inputs)
         next_commands = [command_line("eval", config)]

@@ -21,16 +21,16 @@ from ..configs import TrainClassifier
 
 
 def run(config: TrainClassifier, progress: Progress) -> Outcome:
-    """Train a classifier of a run's noisy latents. Returns where it lies."""
+    """Train a classifier of a run's noisy latents. Returns its folder."""
     folder = config.root / NOISY
     with occupied(folder, config.machine, config.train) as policy:
         data = training_data(config.latents, config, policy)
         latents = data.described
         if len(latents.metadata["class_names"]) < 2:
-            raise DataError(f"{latents.path} has one class: there is nothing to tell apart", "encode labelled images")
+            raise DataError(f"{latents.path} has one class: a classifier needs two or more", "encode labelled images")
         process = noise_of(config)
         network = network_config(config.noisy_model, latents)
-        work = claim(folder, _settled(config, process), data.inputs(folder), kind=NOISY)
+        work = claim(folder, _with_process(config, process), data.inputs(folder), kind=NOISY)
         next_commands = [command_line("sample", config) + " --classifier-scale 2"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
@@ -51,21 +51,21 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
 
 
 def noise_of(config: TrainClassifier) -> dict[str, Any]:
-    """Return the forward process to classify under: what was said, else the run's denoiser's, else the default."""
+    """Return the forward process to classify under: the given one, else the run's denoiser's, else the default."""
     there = config.denoiser or any((folder / MANIFEST).exists() for folder in own_folders(DENOISER, config.root))
     known = (diffusion_of(open_denoiser(config.denoiser, config)) if there else Diffusion()).model_dump()
-    said = config.noisy_model.model_dump()
+    given = config.noisy_model.model_dump()
     names = ("schedule", "num_steps", "zero_terminal_snr")
-    return {name: known[name] if said[name] is None else said[name] for name in names}
+    return {name: known[name] if given[name] is None else given[name] for name in names}
 
 
-def _settled(config: TrainClassifier, process: dict[str, Any]) -> TrainClassifier:
-    """Return the settings with the forward process said, so that a denoiser trained later changes nothing."""
+def _with_process(config: TrainClassifier, process: dict[str, Any]) -> TrainClassifier:
+    """Return the settings with the forward process set, so that a denoiser trained later does not change them."""
     return config.model_copy(update={"noisy_model": config.noisy_model.model_copy(update=process)})
 
 
 def network_config(model: NoisyClassifierModel, latents: StageRun) -> NoisyClassifierConfig:
-    """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
+    """Return the network that the settings and the latents ask for. Raises ConfigError if they do not fit together."""
     channels, size, _ = latents.metadata["latent_shape"]
     return NoisyClassifierConfig(
         latent_channels=channels,

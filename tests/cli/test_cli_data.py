@@ -85,7 +85,7 @@ def test_dedup_tells_groups_and_writes_what_training_reads(photos: Path, capsys:
         (["dedup", "photos", "--bits", "16"], 2, "bits (--bits) is 16: must be at least 0 and at most 15"),
         (["dedup", "photos", "--likeness", "2"], 2, "must be greater than 0 and at most 1"),
         (["dedup", "photos", "--features", "mobilenet-v2"], 2, "--features mobilenet-v2 needs --weights"),
-        (["dedup", "photos", "--weights", "w"], 2, "--weights says nothing without --features"),
+        (["dedup", "photos", "--weights", "w"], 2, "--weights has no effect without --features"),
         (["dedup", "photos", "--features", "inception", "--weights", "w"], 2, "needs --feature-distance"),
         (["dedup", "photos", "--exclude", "none.txt"], 3, "none.txt cannot be read"),
         (["dedup", "photos", "-c", "mnist"], 2, "-c"),

@@ -195,7 +195,7 @@ def test_wrong_usage_is_told_and_exits_2(arguments: list[str], says: str, capsys
     ("arguments", "remedy"),
     [
         (["report", "nosuch"], "name one of the runs there are: other"),
-        (["eval", "--samples", "nosuch"], "name one of those the run has: 3-ddim"),
+        (["eval", "--samples", "nosuch"], "name one of the run's: 3-ddim"),
         (["recipes", "show", "nosuch"], "name one of mnist, or give the path of a file"),
         (["config", "schema", "nosuch"], "name one of train-vqvae, train-autoencoder, encode, "),
         (["data", "inspect", "nosuch"], "give a folder, a .zip, "),

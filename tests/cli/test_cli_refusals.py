@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("train-dit", "choose `train.decay=cosine`", "choose train.decay=cosine"),
         ("sample", "train with `label_dropout=0.1`", "train with --label-dropout 0.1"),
         ("sample", "train with `diffusion.learn_variance=yes`", "train with --learn-variance"),
-        ("verify", "start afresh with `replace`", "start afresh with --replace"),
+        ("verify", "start over with `replace`", "start over with --replace"),
         ("", "add `data.source=FOLDER`", "add --data FOLDER"),
         ("plot", "`ldm plot weights` shows one schedule", "`ldm plot weights` shows one schedule"),
         ("sample", "`nothing=1` of the kind", "`nothing=1` of the kind"),

@@ -242,7 +242,7 @@ def test_a_shared_encode_or_sample_of_which_any_process_is_killed_goes_on_to_the
             elif ended[rank].code == 0:
                 assert (prepared.folder(runs_dir) / MANIFEST).exists(), "the work was done"
             else:
-                assert ended[rank].code == 1 and "another process of this run is gone" in ended[rank].err, ended
+                assert ended[rank].code == 1 and "another process of this run has ended" in ended[rank].err, ended
                 assert "Traceback" not in ended[rank].err, ended
         prepared.check_names(runs_dir)
         again = [command.wait(60) for command in start_together(prepared, runs_dir, int(random.integers(1, 3)))]

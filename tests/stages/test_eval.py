@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.runs.run import MANIFEST
-from ldm.core.settings.fields import JUDGED_APART
+from ldm.core.settings.fields import RESERVED_LABELS
 from ldm.stages.eval import likelihood, reconstructions
 from ldm.stages.eval.reconstructions import shown_ranks
 from tests.support.pipeline_run import Heard, Pipeline, pngs
@@ -66,14 +66,14 @@ def test_what_saved_statistics_cannot_be_compared_with_is_refused(trained: Pipel
         trained.run("eval", of="reconstructions", reference=saved, replace=True)
 
 
-@pytest.mark.parametrize("label", ["../dit", "/tmp/x", "a/b", "..", "", *JUDGED_APART])
+@pytest.mark.parametrize("label", ["../dit", "/tmp/x", "a/b", "..", "", *RESERVED_LABELS])
 def test_a_label_that_leads_elsewhere_is_refused(trained: Pipeline, label: str) -> None:
     with pytest.raises(ValidationError, match=r"label\n.*must "):
         trained.config("sample", label=label)
 
 
 def test_the_names_that_eval_has_of_its_own_are_those_refused() -> None:
-    assert set(JUDGED_APART) == {likelihood.LABEL, reconstructions.LABEL}
+    assert set(RESERVED_LABELS) == {likelihood.LABEL, reconstructions.LABEL}
 
 
 def test_a_schedule_of_fewer_steps_than_a_sampler_takes_is_sampled_in_all_of_them(

@@ -38,7 +38,7 @@ def drawn(pipeline: Pipeline, **settings: object) -> dict[str, bytes]:
 
 def test_the_papers_form_is_the_same_thing_with_one_added(guided: Pipeline) -> None:
     assert drawn(guided, cfg_paper=1.5) == drawn(guided, cfg=2.5) != drawn(guided, cfg=1.5)
-    with pytest.raises(ValidationError, match="`cfg=3` and `cfg_paper=2` say the same thing"):
+    with pytest.raises(ValidationError, match="`cfg=3` and `cfg_paper=2` are the same setting"):
         guided.config("sample", cfg=3, cfg_paper=2)
 
 

@@ -1,1 +1,1 @@
-"""What is trained, a task each: networks, batches and losses for the one loop."""
+"""The training tasks: networks, batches and losses for the one loop."""

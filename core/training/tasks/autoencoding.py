@@ -26,7 +26,7 @@ from ...training import loop
 from .settings import AutoencoderTraining
 
 VALIDATION_IMAGES = 512
-FIRST_IMAGES = 256  # which the codec looks at before the first step
+FIRST_IMAGES = 256  # from which the codec is initialised
 
 
 Data = tuple[torch.Tensor, Draws]
@@ -43,7 +43,7 @@ class AutoencodingTask:
         self.num_samples = len(images.train)
         seeds.seed_everything(config.seed, "autoencoder weights")
 
-        # Networks: the codec, and what evaluates its images.
+        # Networks: the codec, LPIPS and the discriminator of its images.
         size = config.data.image_size
         self.autoencoder = registry.build(config.model.network_config()).to(policy.device)
         self.autoencoder.latent_shape(size)
@@ -94,14 +94,14 @@ class AutoencodingTask:
         return self._reconstruction_loss(images, draws) if role == "autoencoder" else self._discriminator_loss(images)
 
     def after_step(self, accepted: bool) -> None:
-        """Let the codec follow a step that was accepted."""
+        """Update the codec after an accepted step."""
         if accepted and self.synchronous:
             self.codec.after_step(self.observed, Draws(self.config.seed, self.images_seen, np.empty(0, np.int64)))
         self.observed.clear()
         self.decoded.clear()
 
     def validate(self) -> dict[str, float]:
-        """Return PSNR and SSIM on held-out images, and what the codec says of itself."""
+        """Return PSNR and SSIM on held-out images, and the codec's own numbers."""
         observed: list[Any] = []
 
         def reconstruct(images: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,7 @@ class AutoencodingTask:
         write_reconstructions(self.autoencoder, self.images.val, self.config.pictures, self.policy, folder, images_seen)
 
     def _reconstruction_loss(self, images: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Pixels, perception, the codec's own term, and the adversarial loss once it counts."""
+        """Pixels, perception, the codec's own term, and the adversarial loss once it is active."""
         settings = self.config.loss
         out = self.codec(images, draws)
         if self.synchronous:
@@ -142,7 +142,7 @@ class AutoencodingTask:
         return loss, numbers
 
     def _discriminator_loss(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Separate this pass's images from their reconstructions; a loss without gradient before it counts."""
+        """Separate this pass's images from their reconstructions; a loss without gradient before it is active."""
         if not self._adversarial:
             return torch.zeros((), device=self.policy.device), {}
         discriminator = self.networks["discriminator"]

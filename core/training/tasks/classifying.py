@@ -33,7 +33,7 @@ class ClassifyingTask:
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return images, labels and offsets."""
         seed, reach = self.config.seed, self.config.max_shift
-        # Mirrored only where the data allows it: a mirrored digit may be none. Shifts are uniform in [-reach, reach].
+        # Mirrored only where the data allows it, unlike digits. Shifts are uniform in [-reach, reach].
         images = training_images(self.images.train, batch.samples, batch.positions, seed, self.config.data.flip)
         offsets = seeds.integers(seed, "shift", batch.positions, 2 * reach + 1, 2) - reach
         labels = torch.from_numpy(self.images.train.labels[batch.samples])
@@ -50,7 +50,7 @@ class ClassifyingTask:
         """Nothing but the weights changes with a step."""
 
     def validate(self) -> dict[str, float]:
-        """Return the share of held-out images that are read as their class, and their cross-entropy."""
+        """Return accuracy and cross-entropy on held-out images."""
         right, total = accuracy_and_loss(self.network, self.images.val, self.policy)
         return {"val_accuracy": right, "val_loss": total}
 

@@ -34,7 +34,7 @@ Data = tuple[torch.Tensor, dict[str, torch.Tensor], Cond]  # x0, what was drawn 
 
 
 def network_config(config: DenoiserTraining, latent_shape: Sequence[int], conditioning: Conditioning) -> DenoiserConfig:
-    """Return the network that the settings and the latents ask for. Raises ConfigError if they do not go together."""
+    """Return the network that the settings and the latents ask for. Raises ConfigError if they do not fit together."""
     denoisers.require_fields(config.model.family, conditioning)
     channels, *size = latent_shape
     network = config.model.network_config(
@@ -66,7 +66,7 @@ class DenoisingTask:
 
         # Weights depend on the seed alone: neither on the data nor on the device.
         seeds.seed_everything(config.seed, "denoiser weights")
-        # What is to be sharded goes to the device part by part, which need not hold all of it.
+        # A network to be sharded moves to the device part by part, which need not hold all of it.
         shards = config.train.shard and processes.world().size > 1
         built = denoisers.build(network)
         self.network = built if shards else built.to(policy.device)
@@ -78,9 +78,9 @@ class DenoisingTask:
         self.synchronous = False
 
     def _is_compiled(self) -> bool:
-        """Whether to compile: what was asked for, else where the training as a whole is long enough for it.
+        """Return whether to compile: the setting, else whether the training as a whole is long enough.
 
-        Not what is left of it: a resumed training must go on in the arithmetic that it began in.
+        Not the rest of it: a resumed training must continue with the arithmetic that it started with.
         """
         if self.config.machine.compile is not None:
             return self.config.machine.compile
@@ -125,7 +125,7 @@ class DenoisingTask:
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write the grid of previews: one row per class, always the same seeds."""
         images, names = draw_preview(self.model(), self.config.preview, self.policy)
-        if not processes.world().is_main:  # It was there for its part of the network.
+        if not processes.world().is_main:  # The others only computed their part of the network.
             return
         (folder / "samples").mkdir(exist_ok=True)
         picture = grid(images, columns=self.config.preview.per_class, row_labels=names, scale=scale_for(images))
@@ -133,7 +133,7 @@ class DenoisingTask:
 
     def model(self) -> Model:
         """Return the model as sampling sees it."""
-        assert self.autoencoder is not None, "without one there is nothing to see"
+        assert self.autoencoder is not None, "previews need an autoencoder"
         return Model(
             network=self.network,
             autoencoder=self.autoencoder,

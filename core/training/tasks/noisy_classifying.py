@@ -67,7 +67,7 @@ class NoisyClassifyingTask:
     def validate(self) -> dict[str, float]:
         """Return accuracy on held-out latents over all times, and where t is below a quarter; and the cross-entropy.
 
-        Of so few latents that none is below, those with the least noise stand for the quarter.
+        Where no latent is below, those with the least noise replace the quarter.
         """
         right, t, total = [], [], 0.0
         # Logits at times spread evenly over the schedule, each held-out latent at one of them.

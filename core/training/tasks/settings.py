@@ -36,11 +36,11 @@ class DenoiserTraining(Stage):
     model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
     label_dropout: float = option(
-        0.1, "Share of labels replaced by the null class; 0 gives up guidance.", "--label-dropout", ge=0, lt=1
+        0.1, "Share of labels replaced by the null class; 0 disables guidance.", "--label-dropout", ge=0, lt=1
     )
     reading: Literal["auto", "held", "mapped", "streamed"] = option(
         "auto",
-        "Latents held on the device, mapped into memory, or streamed from the disk; auto takes what they fit in.",
+        "Latents held on the device, mapped into memory, or streamed from the disk; auto chooses by what they fit in.",
         identity=False,
     )
     train: DenoiserTrain = section(DenoiserTrain)
@@ -50,7 +50,7 @@ class DenoiserTraining(Stage):
 
 
 class ClassifierTraining(Stage):
-    """How a classifier is trained. What `data` leaves unsaid is taken from the run's autoencoder."""
+    """How a classifier is trained. Missing settings of `data` are those of the run's autoencoder."""
 
     noisy: bool = option(False, "Classify noisy latents, for classifier guidance, instead of images.", "--noisy")
     latents: Location | None = option(None, "With --noisy: latents to train on; by default the run's own.", "--latents")

@@ -164,7 +164,7 @@ def test_samples_whose_fields_do_not_go_together_are_refused(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"float16 of shape \(3, 6\) beside float16 of shape \(3, 5\)"):
         write_shard(tmp_path / "a.tar", 0, [one, wide])
     shards = [write_shard(tmp_path / f"{key}.tar", key, [each]) for key, each in enumerate((one, wide))]
-    with pytest.raises(DataError, match="fields that do not go together"):
+    with pytest.raises(DataError, match="fields of different forms"):
         write_index(tmp_path, {"train": shards})
     less = replace(other, texts={})
     shards = [write_shard(tmp_path / f"{key}.tar", key, [each]) for key, each in enumerate((one, less))]

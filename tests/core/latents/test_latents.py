@@ -96,7 +96,7 @@ def test_a_streamed_latent_that_is_not_what_was_written_is_named_when_it_is_read
         latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, "streamed")
         assert torch.equal(latents.array("npy", np.arange(5, 8)).float(), expected(samples, "npy")), "these are whole"
         with pytest.raises(
-            DataError, match=r"shard-000001\.tar is damaged at byte \d+: the latent there is not"
+            DataError, match=r"shard-000001\.tar is damaged at byte \d+: the latent there differs"
         ) as told:
             latents.array("npy", np.array([0, 5 + row]), np.array([True, True]))
         assert "encode again" in str(told.value.remedy)

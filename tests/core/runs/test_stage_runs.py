@@ -229,7 +229,7 @@ def test_a_producer_that_changed_since_is_refused(tmp_path: Path) -> None:
 def test_the_same_settings_go_on_and_find_a_finished_directory_complete(tmp_path: Path) -> None:
     with occupy(tmp_path):
         work = claim(tmp_path, IDENTITY)
-        assert work == replace(StageRun(tmp_path, "anything", COMMAND), begun=work.begun) and not work.complete
+        assert work == replace(StageRun(tmp_path, "anything", COMMAND), started=work.started) and not work.complete
         (tmp_path / "shard-000000.tar").write_bytes(b"done before")
     with occupy(tmp_path):
         moved = {"autoencoder": {"path": "/elsewhere", "fingerprint": "f0"}}

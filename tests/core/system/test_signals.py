@@ -33,7 +33,7 @@ def test_a_signal_sets_the_flag_and_the_old_handlers_come_back(name: str) -> Non
         assert stop and stop.received == number
         error = stop.stopped("after 128 images")
     assert error.exit_code == 75
-    assert str(error) == f"stopped by {name} after 128 images (run the same command again to go on)"
+    assert str(error) == f"stopped by {name} after 128 images (run the same command again to continue)"
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
 
 

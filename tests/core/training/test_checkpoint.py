@@ -87,13 +87,13 @@ def test_every_damage_to_the_newest_is_named_and_the_one_before_is_taken(tmp_pat
     assert found is not None and found.state["images"] == 128 and not warnings
 
 
-def test_when_all_are_damaged_nothing_starts_afresh_silently(tmp_path: Path) -> None:
+def test_when_all_are_damaged_nothing_starts_over_silently(tmp_path: Path) -> None:
     for images in (64, 128):
         (save(tmp_path, images) / "ema.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match=r"no checkpoint in .* is whole") as caught:
         load(tmp_path)
     where = tmp_path / "checkpoints"
-    assert caught.value.remedy == f"restore one, or remove {where} to start afresh"
+    assert caught.value.remedy == f"restore one, or remove {where} to start over"
     shutil.rmtree(where)
     assert load(tmp_path) == (None, [])
 

@@ -41,12 +41,12 @@ class Ruler:
         self.kill_at: int | None = None
         self.kill_before_saving: int | None = None
         self.kill_after_saving: int | None = None
-        self.begun = 0
+        self.started = 0
         self.initial = task.network[0].weight.detach().clone()
 
     def evaluate(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         assert not self.task.network.training
-        self.begun += 1
+        self.started += 1
         images = 4 * self.task.step + 4
         for step in range(STEPS_OF_AN_EVALUATION):
             if should_stop():
@@ -152,7 +152,7 @@ def test_a_stop_within_an_evaluation_ends_it_and_the_evaluation_is_made_on_resum
 @pytest.mark.parametrize("images", [8, 12])
 def test_a_stop_before_an_evaluation_that_is_due_postpones_it(tmp_path: Path, uninterrupted: Path, images: int) -> None:
     stopped = run(tmp_path, stop_at=images // 4 - 1)
-    assert evaluated(tmp_path) == [8][: images // 12] and stopped.begun == 1
+    assert evaluated(tmp_path) == [8][: images // 12] and stopped.started == 1
     finish(tmp_path)
     assert remains(tmp_path) == remains(uninterrupted)
 
@@ -180,7 +180,7 @@ def test_a_pending_evaluation_is_recorded_once_however_often_making_it_fails(
     for when in ("kill_at", "kill_before_saving", "kill_after_saving", "signal_at"):
         at = 16 if when.endswith("saving") else 4
         ruler = run(tmp_path, prepare=lambda ruler, name=when, images=at: setattr(ruler, name, images), stop_at=6)
-        assert ruler.begun == 1 and not ruler.task.stepped_with, "it ended before the first step"
+        assert ruler.started == 1 and not ruler.task.stepped_with, "it ended before the first step"
     finish(tmp_path)
     assert remains(tmp_path) == remains(uninterrupted)
 

@@ -110,7 +110,7 @@ def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
 
 def test_without_the_data_what_depends_on_them_is_left_out_and_said(tmp_path: Path) -> None:
     stages, outcome, notes = estimated(tmp_path, flops=1e9)
-    assert "nowhere does not exist" in notes and "--dataset N says it" in notes and "10 assumed" in notes
+    assert "nowhere does not exist" in notes and "give --dataset N" in notes and "10 assumed" in notes
     assert stages["encode"]["images"] is stages["encode"]["seconds"] is stages["encode"]["disk"] is None
     assert stages["train-dit"]["operations"] > 0 and "where that is known" in str(outcome.verdict)
     told, _, notes = estimated(tmp_path, flops=1e9, dataset=1000, classes=5)
@@ -225,7 +225,7 @@ def test_larger_denoisers_and_other_latents_can_be_asked_for_without_a_recipe() 
     ("how", "said"),
     [
         ({"gpus": 3}, "a batch of 8 does not divide among 3 GPUs"),
-        ({"utilisation": 0.5}, "`utilisation` says nothing"),
+        ({"utilisation": 0.5}, "`utilisation` has no effect"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(tmp_path: Path, how: dict[str, Any], said: str) -> None:
@@ -234,7 +234,7 @@ def test_what_cannot_be_estimated_is_refused(tmp_path: Path, how: dict[str, Any]
 
 
 def test_a_format_that_a_gpu_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="precision=bf16` does not serve v100"):
+    with pytest.raises(ConfigError, match="precision=bf16` is not supported on v100"):
         estimated(tmp_path, where="v100", machine={"precision": "bf16"})
 
 

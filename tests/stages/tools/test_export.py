@@ -97,7 +97,7 @@ def test_a_folder_of_other_files_is_left_alone(
 ) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").touch()
-    with pytest.raises(ConfigError, match="no export of ldm"):
+    with pytest.raises(ConfigError, match="not an export of ldm"):
         run_export(drawing, tmp_path / "photos", replace=replace)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="not a folder"):

@@ -154,7 +154,7 @@ def test_flags_that_do_not_go_with_the_path_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="add `autoencoder=FOLDER`"):
         run_import(fresh, checkpoint, heads=2)
-    with pytest.raises(ConfigError, match="`heads` belongs to a checkpoint"):
+    with pytest.raises(ConfigError, match="`heads` applies to a checkpoint"):
         run_import(fresh, exported, heads=2)
     with pytest.raises(ConfigError, match="not a folder"):
         run_import(fresh, checkpoint, autoencoder=tmp_path / "absent", heads=2)

@@ -128,13 +128,13 @@ def test_guidance_without_a_null_class_and_too_many_steps_are_refused(copied: Pi
             ["schedules"],
             "what is schedules: must be one of schedule, weights, noising, denoising, samplers, guidance; ",
         ),
-        (["schedule", "--schedule", "cosin"], "cosin is none of linear, scaled-linear"),
+        (["schedule", "--schedule", "cosin"], "cosin is not one of linear, scaled-linear"),
         (["schedule", "--schedule", "rectified-flow+zero"], "always ends in zero signal"),
-        (["schedule", "--schedule", ","], "--schedule names no schedule"),
+        (["schedule", "--schedule", ","], "--schedule is empty"),
         (["weights", "--schedule", "linear,cosine"], "`ldm plot weights` shows one schedule, not linear,cosine"),
-        (["schedule", "--cfg", "3"], "--cfg says nothing to `ldm plot schedule`"),
-        (["noising", "--name", "mine"], "--name says nothing to `ldm plot noising`"),
-        (["denoising", "--schedule", "linear"], "--schedule says nothing to `ldm plot denoising`"),
+        (["schedule", "--cfg", "3"], "--cfg is not a setting of `ldm plot schedule`"),
+        (["noising", "--name", "mine"], "--name is not a setting of `ldm plot noising`"),
+        (["denoising", "--schedule", "linear"], "--schedule is not a setting of `ldm plot denoising`"),
         (["schedule", "--out", "picture.jpg"], "pictures are PNG"),
         (["noising", "--times", "0,2"], "times (--times) is 2: must be at least 0 and at most 1"),
         (["noising", "--times", "0,half"], "must be numbers, as in 0.2,0.5,0.8"),
@@ -163,7 +163,7 @@ def test_a_file_in_the_way_is_refused_before_any_data_is_read(tmp_path: Path) ->
 
 
 def test_settings_are_checked_without_a_command_line_too() -> None:
-    with pytest.raises(ValidationError, match="says nothing"):
+    with pytest.raises(ValidationError, match="is not a setting"):
         Plot(what="weights", seed=1)
     assert Plot(what="schedule").path == Path("plots/schedule.png")
     assert Plot(what="denoising", name="fish").path == Path("runs/fish/plots/denoising.png")
