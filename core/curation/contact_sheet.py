@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,8 @@ def class_strips(source: ImageSource, size: int, columns: int, rows: int) -> lis
     strips = []
     for label in map(int, chosen):
         members = np.flatnonzero(source.labels == label)
-        images: list[np.ndarray] = []
-        for index in members[spread(len(members), len(members))]:
-            if len(images) == columns:
-                break
-            image = square(source, int(index), size)
-            images += [] if image is None else [image]
+        squares = (square(source, int(index), size) for index in members[spread(len(members), len(members))])
+        images = [*islice((image for image in squares if image is not None), columns)]
         strips.append(Strip(f"{source.class_names[label]} ({len(members):,})", images))
     return strips
 
@@ -50,18 +47,14 @@ def packed(strips: Sequence[Strip], columns: int, rows: int) -> list[Strip]:
     None is broken over two rows; what is longer than a row is cut off.
     """
     lines: list[Strip] = []
-    images: list[np.ndarray] = []
-    captions: list[str] = []
     for strip in strips:
-        gap = 1 if images else 0
-        if images and len(images) + gap + len(strip.images[:columns]) > columns:
+        images, captions = strip.images[:columns], strip.captions[:columns]
+        if lines and len(lines[-1].images) + 1 + len(images) <= columns:
+            gap = np.full_like(images[0], _PAPER)
+            lines[-1] = Strip("", [*lines[-1].images, gap, *images], [*lines[-1].captions, "", *captions])
+        else:
             lines.append(Strip("", images, captions))
-            images, captions, gap = [], [], 0
-        if len(lines) == rows:
-            break
-        images = [*images, *[np.full_like(strip.images[0], _PAPER)] * gap, *strip.images[:columns]]
-        captions = [*captions, *[""] * gap, *strip.captions[:columns]]
-    return [*lines, Strip("", images, captions)][:rows] if images else lines
+    return lines[:rows]
 
 
 def square(source: ImageSource, index: int, size: int, crop: Crop = "adm") -> np.ndarray | None:
@@ -78,15 +71,15 @@ def write_sheet(path: Path, strips: Sequence[Strip]) -> None:
     assert filled, "a sheet of no images"
     columns = max(len(strip.images) for strip in strips)
     blank = np.full_like(filled[0], _PAPER)
-    images = [[*strip.images, *[blank] * (columns - len(strip.images))] for strip in strips]
-    captions = [[*strip.captions, *[""] * (columns - len(strip.captions))] for strip in strips]
-    everything = np.stack([image for row in images for image in row])
+    images = np.stack([image for strip in strips for image in [*strip.images, *[blank] * columns][:columns]])
+    captions = [text for strip in strips for text in [*strip.captions, *[""] * columns][:columns]]
+    labels = [strip.label for strip in strips]
     page = grid(
-        everything,
+        images,
         columns=columns,
-        labels=[caption for row in captions for caption in row] if any(strip.captions for strip in strips) else None,
-        row_labels=[strip.label for strip in strips] if any(strip.label for strip in strips) else None,
-        scale=scale_for(everything),
+        labels=captions if any(captions) else None,
+        row_labels=labels if any(labels) else None,
+        scale=scale_for(images),
     )
     write_png(path, page)
 

@@ -1,10 +1,14 @@
-"""The forward process on real images: their signal at each time."""
+"""Pictures of the forward process on images, and of one step of a denoiser beside a sampler's many."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ..diffusion import samplers
+from ..diffusion.conditions import Cond
+from ..diffusion.denoisers import Denoiser
 from ..diffusion.schedules import Schedule, add_noise
 from ..images.decode import as_tensor, as_uint8
 from ..images.grid import grid, scale_for
@@ -37,5 +41,49 @@ def noising_picture(images: np.ndarray, noise: Tensor, schedules: Mapping[str, S
         labels=signals,
         row_labels=[*schedules] * len(images),
         column_labels=[f"t = {float(time):g}" for time in t],
+        scale=scale_for(pictures, SIDE),
+    )
+
+
+def grid_from(t: float, grid: Tensor) -> Tensor:
+    """Return the times of a sampler that begins at t: those of its grid from pure noise that lie below.
+
+    A time off the grid is put first, so that no step is longer than in sampling from pure noise.
+    """
+    return torch.cat([torch.tensor([t], dtype=torch.float64), grid[grid < t - 1e-9]])
+
+
+@torch.no_grad()
+def denoised(
+    denoise: Denoiser, schedule: Schedule, x0: Tensor, eps: Tensor, cond: Cond, t: float, grid: Tensor
+) -> Tensor:
+    """Noise samples to time t and denoise them, in one step and by DDIM: x_t, one step and many, (3, B, C, h, w).
+
+    x0, eps: (B, C, h, w). grid: DDIM's from pure noise, of which it takes the steps below t. At t = 0 nothing is
+    denoised.
+    """
+    at = torch.tensor(t, dtype=torch.float64)
+    x_t = add_noise(x0, eps, *schedule.alpha_sigma(at))
+    if t == 0:
+        return torch.stack([x_t] * 3)
+    many = samplers.ddim(denoise, x_t, schedule, grid_from(t, grid), cond)
+    return torch.stack([x_t, denoise(x_t, at, cond), many])
+
+
+def denoising_picture(
+    results: Sequence[Tensor], t: Sequence[float], steps: int, decode: Callable[[Tensor], np.ndarray]
+) -> np.ndarray:
+    """Draw what `denoised` gave at each time, uint8 (H, W, 3): for each sample a row of x_t, one step and many.
+
+    decode: latents (B, C, h, w) → uint8 (B, H, W, 3).
+    """
+    columns = [np.stack([decode(part) for part in result], axis=1) for result in results]
+    ordered = np.stack(columns, axis=2)  # sample, row, column, and the axes of a picture
+    pictures = ordered.reshape(-1, *ordered.shape[3:])
+    return grid(
+        pictures,
+        columns=len(results),
+        row_labels=["x_t", "1 step", f"{steps} steps"] * len(ordered),
+        column_labels=[f"t = {time:g}" for time in t],
         scale=scale_for(pictures, SIDE),
     )

@@ -18,9 +18,8 @@ from ...core.pipeline.model import guided
 from ...core.pipeline.training_data import training_data_of
 from ...core.plots.convergence import sampler_panels
 from ...core.plots.curves import schedule_panels, weight_panels
-from ...core.plots.denoising import denoised, denoising_picture
 from ...core.plots.guiding import guidance_panels
-from ...core.plots.noising import noising_picture
+from ...core.plots.noising import denoised, denoising_picture, noising_picture
 from ...core.plots.picture import claim_picture, write_picture
 from ...core.progress import Outcome, Progress
 from ...core.runs.outputs import machine_policy
@@ -39,24 +38,6 @@ def run(config: Plot, progress: Progress) -> Outcome:
     return Outcome(config.path.parent, pictures=[config.path])
 
 
-def _schedule(config: Plot, progress: Progress) -> np.ndarray:
-    return draw(schedule_panels(_schedules(config)))
-
-
-def _weights(config: Plot, progress: Progress) -> np.ndarray:
-    (chosen,) = _schedules(config).values()
-    return draw(weight_panels(chosen), width=3.4)
-
-
-def _samplers(config: Plot, progress: Progress) -> np.ndarray:
-    return draw(sampler_panels(_schedules(config)))
-
-
-def _guidance(config: Plot, progress: Progress) -> np.ndarray:
-    (chosen,) = _schedules(config).values()
-    return draw(guidance_panels(chosen), legend="inside", width=3.9)
-
-
 def _noising(config: Plot, progress: Progress) -> np.ndarray:
     source = open_source(config.data)
     chosen = spread(len(source), config.count, config.seed)
@@ -64,7 +45,8 @@ def _noising(config: Plot, progress: Progress) -> np.ndarray:
     side = config.image_size or min(*decoded[0].shape[:2], LARGEST_SIDE)
     images = np.stack([to_training(image, side) for image in decoded])
     noise = seeds.normal(config.seed, "noise", chosen, (3, side, side))
-    return noising_picture(images, noise, _schedules(config), _times(config))
+    times_shown = torch.tensor(config.times_shown, dtype=torch.float64)
+    return noising_picture(images, noise, _schedules(config), times_shown)
 
 
 def _denoising(config: Plot, progress: Progress) -> np.ndarray:
@@ -98,15 +80,16 @@ def _schedules(config: Plot) -> dict[str, Schedule]:
     return {name: schedule(kind, zero_terminal_snr=zero) for name, (kind, zero) in config.schedules.items()}
 
 
-def _times(config: Plot) -> torch.Tensor:
-    return torch.tensor(config.times_shown, dtype=torch.float64)
+def _one_schedule(config: Plot) -> Schedule:
+    (chosen,) = _schedules(config).values()
+    return chosen
 
 
 PICTURES: dict[str, Callable[[Plot, Progress], np.ndarray]] = {
-    "schedule": _schedule,
-    "weights": _weights,
+    "schedule": lambda config, _: draw(schedule_panels(_schedules(config))),
+    "weights": lambda config, _: draw(weight_panels(_one_schedule(config)), width=3.4),
     "noising": _noising,
     "denoising": _denoising,
-    "samplers": _samplers,
-    "guidance": _guidance,
+    "samplers": lambda config, _: draw(sampler_panels(_schedules(config))),
+    "guidance": lambda config, _: draw(guidance_panels(_one_schedule(config)), legend="inside", width=3.9),
 }

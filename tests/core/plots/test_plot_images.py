@@ -7,8 +7,7 @@ from torch import Tensor
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import add_noise, schedule
 from ldm.core.images.decode import as_tensor, as_uint8
-from ldm.core.plots.denoising import Denoised, denoised, denoising_picture, grid_from
-from ldm.core.plots.noising import noised, noising_picture
+from ldm.core.plots.noising import denoised, denoising_picture, grid_from, noised, noising_picture
 
 
 def holds(picture: np.ndarray, image: np.ndarray, scale: int) -> bool:
@@ -63,13 +62,12 @@ def test_one_step_is_the_denoiser_s_estimate_and_iteration_is_ddim_from_the_same
     def denoise(x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return 0.5 * x_t + cond.view(-1, 1, 1, 1) * (1 - float(t))
 
-    result = denoised(denoise, path, x0, eps, cond, 0.6, times.grid(1000, 10))
+    noisy, one_step, iterative = denoised(denoise, path, x0, eps, cond, 0.6, times.grid(1000, 10))
     at = torch.tensor(0.6, dtype=torch.float64)
     x_t = add_noise(x0, eps, *path.alpha_sigma(at))
-    assert result.steps == 6
-    torch.testing.assert_close(result.noisy, x_t)
-    torch.testing.assert_close(result.one_step, denoise(x_t, at, cond))
-    torch.testing.assert_close(result.iterative, samplers.ddim(denoise, x_t, path, times.grid(1000, 10)[4:], cond))
+    torch.testing.assert_close(noisy, x_t)
+    torch.testing.assert_close(one_step, denoise(x_t, at, cond))
+    torch.testing.assert_close(iterative, samplers.ddim(denoise, x_t, path, times.grid(1000, 10)[4:], cond))
 
 
 def test_at_time_zero_the_denoiser_is_not_asked() -> None:
@@ -78,19 +76,18 @@ def test_at_time_zero_the_denoiser_is_not_asked() -> None:
 
     x0 = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     result = denoised(never, schedule("linear"), x0, torch.ones_like(x0), None, 0.0, times.grid(1000, 10))
-    assert result.steps == 0
-    assert torch.equal(result.noisy, x0) and torch.equal(result.one_step, x0) and torch.equal(result.iterative, x0)
+    assert torch.equal(result, torch.stack([x0] * 3))
 
 
 def test_the_picture_of_denoising_holds_each_stage_of_each_sample_at_each_time() -> None:
     g = torch.Generator().manual_seed(0)
-    results = [Denoised(*torch.rand(3, 2, 3, 8, 8, generator=g), steps=5) for _ in range(2)]
+    results = [torch.rand(3, 2, 3, 8, 8, generator=g) for _ in range(2)]
 
     def decode(z: Tensor) -> np.ndarray:
         return as_uint8(z)
 
     picture = denoising_picture(results, (0.5, 1.0), 10, decode)
     for result in results:
-        for stage in (result.noisy, result.one_step, result.iterative):
+        for stage in result:
             for image in decode(stage):
                 assert holds(picture, image, scale=12)
