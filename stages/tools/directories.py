@@ -14,13 +14,14 @@ from ...core.interchange.export_record import RECORD
 from ...core.pipeline.best import BEST
 from ...core.runs.claim import brought_up
 from ...core.runs.roles import role_of
-from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, open_run
+from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open_run
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.fields import defaults, identity, incidental
 from ...core.settings.recipe_file import leaves, read_settings
 from ...core.training import checkpoint
 from ..configs.exchange import Import
 from ..table import KINDS, MAKERS, TOOLS
+from .words import typed
 
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
@@ -87,34 +88,27 @@ def best(path: Path) -> StageRun | None:
     return recognise_stage(path / BEST) if (path / BEST / MANIFEST).is_file() else None
 
 
-def checkpoints(path: Path) -> list[Path]:
-    """List the checkpoints inside a stage's directory, oldest first."""
-    return checkpoint.saved(path)
-
-
 def command_of(path: Path, kind: str) -> str:
     """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
     if path.name == BEST and _kind(path.parent) is not None:
         return command_of(path.parent, kind)
-    recipe, root = path / RECIPE, _root(path, kind)
-    imported = import_of(path) or imported_as(path)
-    if imported is not None:
-        return shlex.join([*imported, *_placed(root)] if _root_in(recipe, imported[1]) != root.resolve() else imported)
+    placed = _placed(path, kind)
+    if (imported := import_of(path) or imported_as(path)) is not None:
+        return shlex.join([*imported, *placed])
     command = MAKERS[kind].name if kind in MAKERS else kind
-    words = ["ldm", command]
+    words, recipe = ["ldm", command], path / RECIPE
     if command in TOOLS:  # It reads no recipe.
-        return shlex.join([*words, *_changed_settings(path, kind), *_placed(root)])
-    if (settings := next(filter(Path.is_file, (recipe, path / MANIFEST)), None)) is not None:
+        words += [f"{key}={typed(value)}" for key, value in changed_settings(kind, recorded_settings(path)).items()]
+    elif (settings := next(filter(Path.is_file, (recipe, path / MANIFEST)), None)) is not None:
         words += ["-c", str(settings)]
         words += ["--label", path.name] if command == "sample" and settings != recipe else []
-    return shlex.join(words if _root_in(recipe, command) == root.resolve() else [*words, *_placed(root)])
+    return shlex.join([*words, *placed])
 
 
 def recipe_command(found: StageRun) -> str:
     """Return the command line that writes a complete stage's recipe again."""
     command = MAKERS[found.kind].name if found.kind in MAKERS else found.kind
-    words = ["ldm", "config", "show", command, "-c", str(found.path / MANIFEST)]
-    words += _placed(_root(found.path, found.kind))
+    words = ["ldm", "config", "show", command, "-c", str(found.path / MANIFEST), *_placed(found.path, found.kind)]
     words += ["--label", found.path.name] if command == "sample" else []
     return f"{shlex.join(words)} > {shlex.quote(str(found.path / RECIPE))}"
 
@@ -174,38 +168,10 @@ def _below(path: Path, depth: int) -> Iterator[StageRun | Piece]:
 
 def _kind(path: Path) -> str | None:
     """Return its kind by manifest or identity; where both are damaged, by its place in a run."""
-    for name, key in ((MANIFEST, "files"), (IDENTITY, "config")):
-        try:
-            described = files.read_json(path / name)
-        except DataError:
-            continue
-        if isinstance(described.get("kind"), str) and key in described:
-            return str(described["kind"])
-    return next((name for name in (path.name, path.parent.name) if name in KINDS), None)
+    return kind_of(path) or next((name for name in (path.name, path.parent.name) if name in KINDS), None)
 
 
-def _root(path: Path, kind: str) -> Path:
-    """Return the run's folder that a stage's directory lies in."""
-    return path.parent.parent if kind in KINDS and KINDS[kind].labelled else path.parent
-
-
-def _placed(root: Path) -> list[str]:
+def _placed(path: Path, kind: str) -> list[str]:
+    """Return the flags for the run that a stage's directory lies in."""
+    root = path.parent.parent if kind in KINDS and KINDS[kind].labelled else path.parent
     return ["--runs-dir", str(root.parent), "--name", root.resolve().name]
-
-
-def _changed_settings(path: Path, kind: str) -> Iterator[str]:
-    """Yield `key=value` for the settings of a directory that are not the defaults of its command."""
-    usual = dict(leaves(identity(MAKERS[kind].settings())))
-    for key, value in leaves(recorded_settings(path)):
-        if key in usual and usual[key] != value:
-            text = ",".join(map(str, value)) if isinstance(value, list) else value
-            yield f"{key}={'null' if text is None else text}"
-
-
-def _root_in(recipe: Path, command: str) -> Path | None:
-    """Return the run's folder that a stage's recipe names; None where it cannot be read."""
-    try:
-        settings = read_settings(recipe).tree[command]
-        return Path(settings["runs_dir"], settings["name"]).resolve()
-    except Exception:  # The file and its links may be anything.
-        return None

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ...core.pipeline.best import described as best_described
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
-from ...core.runs.run import MANIFEST, StageRun
+from ...core.runs.run import StageRun
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.recipe_file import leaves
 from ...core.training import checkpoint
@@ -31,12 +31,12 @@ from .directories import (
     Piece,
     best,
     changed_settings,
-    checkpoints,
     find,
     opened,
     recognise_stage,
     recorded_settings,
 )
+from .words import megabytes
 
 
 def run(config: Inspect, progress: Progress) -> Outcome:
@@ -47,26 +47,35 @@ def run(config: Inspect, progress: Progress) -> Outcome:
         lines = {each.path.relative_to(config.path).as_posix(): _state(each) for each in found}
         return Outcome(config.path, summary=lines, verdict=f"holds {len(found)} of ldm's directories")
     if isinstance(first, Piece):
-        described = {CHECKPOINT: _checkpoint, NETWORK: _network, EXPORT: _export}[first.kind]
-        article = "an" if first.kind == EXPORT else "a"
-        return Outcome(config.path, summary=described(config.path), verdict=f"is {article} {first.kind}")
-    return Outcome(config.path, summary=_stage(first, progress), verdict=f"is of kind {first.kind}: {_state(first)}")
+        describe = {CHECKPOINT: _checkpoint, NETWORK: _network, EXPORT: _export}[first.kind]
+        rows, verdict = describe(first.path), f"is {'an' if first.kind == EXPORT else 'a'} {first.kind}"
+    else:
+        run, state = _look(first)
+        rows, verdict = _stage(first, run, progress), f"is of kind {first.kind}: {state}"
+    rows |= {"size": _size(first.path), "to check it": shlex.join(["ldm", "verify", str(first.path)])}
+    return Outcome(config.path, summary=rows, verdict=verdict)
 
 
 def _state(found: StageRun | Piece) -> str:
     """Say in a few words how far a directory is."""
-    if isinstance(found, Piece):
-        state = f"{_export_state(found.path)}, " if found.kind == EXPORT else ""
-        return f"{found.kind}, {state}{_size(found.path)}"
-    if (writer := owner(found.path)) is not None:
-        return f"being written by {writer}; {_progress(found)}"
-    if not found.complete:
-        return f"unfinished; {_progress(found)}"
+    if isinstance(found, StageRun):
+        return _look(found)[1]
+    state = f"{_export_state(found.path)}, " if found.kind == EXPORT else ""
+    return f"{found.kind}, {state}{_size(found.path)}"
+
+
+def _look(found: StageRun) -> tuple[StageRun | None, str]:
+    """Open a stage's directory, if it is complete and not damaged, and say in a few words how far it is."""
+    run, error = None, None
     try:
-        opened(found)
-    except DataError as error:
-        return f"damaged: {error.message}"
-    return f"complete, {_size(found.path)}"
+        run = opened(found)
+    except DataError as raised:
+        error = raised
+    if (writer := owner(found.path)) is not None:
+        return run, f"being written by {writer}; {_progress(found)}"
+    if not found.complete:
+        return None, f"unfinished; {_progress(found)}"
+    return run, f"complete, {_size(found.path)}" if error is None else f"damaged: {error.message}"
 
 
 def _progress(found: StageRun) -> str:
@@ -74,7 +83,7 @@ def _progress(found: StageRun) -> str:
     pieces = KINDS[found.kind].pieces if found.kind in KINDS else None
     if pieces is not None:
         return f"{len(list(found.path.glob(pieces.pattern))):,} {pieces.noun} so far"
-    for path in reversed(checkpoints(found.path)):
+    for path in reversed(checkpoint.saved(found.path)):
         try:
             checkpoint.load(path)
         except DataError:
@@ -86,84 +95,59 @@ def _progress(found: StageRun) -> str:
     return "no checkpoint yet"
 
 
-def _stage(directory: StageRun, progress: Progress) -> dict[str, str]:
-    rows = {"made by": directory.command, **dict(_provenance(directory))}
-    settings = changed_settings(directory.kind, recorded_settings(directory.path))
+def _stage(found: StageRun, run: StageRun | None, progress: Progress) -> dict[str, str]:
+    """Describe a stage's directory. run: the same opened, where it is complete and not damaged."""
+    rows = {"made by": found.command, **(_made(run.provenance) if run is not None else {})}
+    settings = changed_settings(found.kind, recorded_settings(found.path))
     rows["settings"] = ", ".join(f"{key}={_typed(value)}" for key, value in settings.items()) or "the defaults"
-    artifact = _opened(directory)
-    if artifact is not None:
-        inputs = artifact.inputs
-        rows |= {f"of {role}": f"{inputs[role].get('path')}: {_sameness(artifact, role, progress)}" for role in inputs}
-        rows |= {name: str(value) for name, value in artifact.metadata.items() if isinstance(value, (int, float, str))}
-        hashed = artifact.manifest["files"].values()
-        rows["files"] = f"{len(hashed):,} by hash, {sum(entry['bytes'] for entry in hashed) / 1e6:,.1f} MB"
-    rows["size"] = _size(directory.path)
-    kept = [str(int(path.name)) for path in checkpoints(directory.path)]
-    if kept:
+    if run is not None:
+        rows |= {f"of {role}": f"{run.inputs[role]['path']}: {_sameness(run, role, progress)}" for role in run.inputs}
+        rows |= {name: str(value) for name, value in run.metadata.items() if isinstance(value, (int, float, str))}
+        hashed = run.manifest["files"].values()
+        rows["files"] = f"{len(hashed):,} by hash, {megabytes(sum(entry['bytes'] for entry in hashed))}"
+    if kept := [str(int(path.name)) for path in checkpoint.saved(found.path)]:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
-    if best_state := best(directory.path):
-        try:
-            rows["best state"] = f"{best_described(opened(best_state))}: {best_state.path}"
-        except DataError as error:
-            rows["best state"] = f"damaged: {error.message}"
-    if artifact is not None and "best" in artifact.metadata:
-        rows["best"] = best_described(artifact)
-    rows["to check it"] = shlex.join(["ldm", "verify", str(directory.path)])
+    if best_state := best(found.path):
+        opened_best, state = _look(best_state)
+        rows["best state"] = state if opened_best is None else f"{best_described(opened_best)}: {best_state.path}"
+    if run is not None and "best" in run.metadata:
+        rows["best"] = best_described(run)
     return rows
 
 
-def _opened(directory: StageRun) -> StageRun | None:
-    try:
-        return opened(directory)
-    except DataError:  # Unfinished or damaged, as its state says.
-        return None
-
-
-def _provenance(directory: StageRun) -> Iterator[tuple[str, str]]:
-    """Yield when and with what a finished stage was made; nothing where its manifest cannot be read."""
-    try:
-        made = files.read_json(directory.path / MANIFEST).get("provenance")
-    except DataError:
-        return
-    if isinstance(made, dict):
-        yield from _made(made)
-
-
-def _made(made: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _made(made: Mapping[str, Any]) -> dict[str, str]:
+    """Say when and with what something was made."""
     packages = made["packages"] if isinstance(made.get("packages"), dict) else {}
     versions = {"ldm": made.get("ldm"), "python": made.get("python"), **packages}
-    yield "made at", str(made.get("created"))
-    yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    yield "commit", str(made.get("git") or "not from a checkout")
+    return {
+        "made at": str(made.get("created")),
+        "made with": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "commit": str(made.get("git") or "not from a checkout"),
+    }
 
 
 def _typed(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _sameness(artifact: StageRun, role: str, progress: Progress) -> str:
+def _sameness(run: StageRun, role: str, progress: Progress) -> str:
     """Say whether an input is still there and holds what it held. Images are read and hashed for it."""
-    recorded = artifact.inputs[role]["fingerprint"]
-    if role == "data":
-        progress.note("hashing the images it was made of")
-        try:
-            found = image_sources(data_of(artifact)).as_input["fingerprint"]
-        except UserError as error:
-            return f"not to be had here ({error.message})"
-        return "still the same" if found == recorded else "changed since"
-    if role == EXCLUDE:
-        try:
-            found = read_exclusion(Path(artifact.inputs[role]["path"])).sha256
-        except DataError:
-            return "not there"
-        return "still the same" if found == recorded else "changed since"
-    producer = recognise_stage(input_path(artifact, role))
-    if producer is None:
-        return f"not looked at (recorded {recorded[:12]})" if input_path(artifact, role).exists() else "not there"
+    recorded, place = run.inputs[role]["fingerprint"], Path(run.inputs[role]["path"])
     try:
-        return "still the same" if opened(producer).fingerprint == recorded else "changed since"
-    except DataError as error:
-        return error.message
+        if role == "data":
+            progress.note("hashing the images it was made of")
+            found = image_sources(data_of(run)).as_input["fingerprint"]
+        elif role == EXCLUDE:
+            found = read_exclusion(place).sha256
+        elif (producer := recognise_stage(input_path(run, role))) is not None:
+            found = opened(producer).fingerprint
+        else:
+            is_there = input_path(run, role).exists()
+            return f"not looked at (recorded {recorded[:12]})" if is_there else "not there"
+    except UserError as error:
+        said = {"data": f"not to be had here ({error.message})", EXCLUDE: "not there"}
+        return said.get(role, error.message)
+    return "still the same" if found == recorded else "changed since"
 
 
 def _checkpoint(path: Path) -> dict[str, str]:
@@ -171,15 +155,14 @@ def _checkpoint(path: Path) -> dict[str, str]:
     try:
         found = checkpoint.load(path)
     except DataError as error:
-        return {"state": f"damaged: {error.message}", "size": _size(path)}
+        return {"state": f"damaged: {error.message}"}
     rows = {"state": "whole", "images seen": f"{int(path.name):,}" if path.name.isdecimal() else "unknown"}
     rows["steps"] = str(found.state.get("steps"))
     for name, tensors in found.groups.items():
         count = sum(tensor.numel() for tensor in tensors.values())
         rows[name] = f"{len(tensors):,} tensors of {count:,} numbers"
     guard = found.state.get("guard")
-    rows["skipped steps"] = str(guard.get("skipped") if isinstance(guard, dict) else None)
-    return rows | {"size": _size(path)}
+    return rows | {"skipped steps": str(guard.get("skipped") if isinstance(guard, dict) else None)}
 
 
 def _network(path: Path) -> dict[str, str]:
@@ -189,9 +172,8 @@ def _network(path: Path) -> dict[str, str]:
     border = as_data_error(f"{path / WEIGHTS} cannot be read", "make the stage that it belongs to again")
     with border, safe_open(path / WEIGHTS, "pt") as tensors:
         count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    rows = {"kind": str(described.get("kind")), "parameters": f"{count:,}"}
-    rows["settings"] = ", ".join(f"{key}={json.dumps(value)}" for key, value in leaves(settings or {}))
-    return rows | {"size": _size(path)}
+    listed = ", ".join(f"{key}={json.dumps(value)}" for key, value in leaves(settings or {}))
+    return {"kind": str(described.get("kind")), "parameters": f"{count:,}", "settings": listed}
 
 
 def _export_state(path: Path) -> str:
@@ -211,17 +193,16 @@ def _export(path: Path) -> dict[str, str]:
     try:
         record = read_record(path)
     except DataError:
-        return rows | {"size": _size(path)}
+        return rows
     rows["made by"] = record.command
     made_of, made = record.content.get("made_of"), record.content.get("provenance")
     if isinstance(made_of, dict):
         rows |= {f"of {role}": str(value)[:12] for role, value in made_of.items() if role != "to"}
         rows["for"] = str(made_of.get("to"))
-    rows |= dict(_made(made)) if isinstance(made, dict) else {"made at": "not recorded"}
+    rows |= _made(made) if isinstance(made, dict) else {"made at": "not recorded"}
     added = sorted(set(files_in(path)) - record.hashes.keys() - {RECORD})
-    rows["files"] = f"{len(record.hashes):,} by hash" + (f", and added: {', '.join(added)}" if added else "")
-    return rows | {"size": _size(path), "to check it": shlex.join(["ldm", "verify", str(path)])}
+    return rows | {"files": f"{len(record.hashes):,} by hash" + (f", and added: {', '.join(added)}" if added else "")}
 
 
 def _size(path: Path) -> str:
-    return f"{sum(file.stat().st_size for file in path.rglob('*') if file.is_file()) / 1e6:,.1f} MB"
+    return megabytes(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))

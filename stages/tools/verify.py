@@ -26,7 +26,6 @@ from .directories import (
     Piece,
     as_recorded_now,
     best,
-    checkpoints,
     find,
     import_of,
     imported_as,
@@ -83,8 +82,8 @@ def _checks(found: StageRun | Piece) -> Iterator[Check]:
     path = found.path
     if isinstance(found, StageRun):
         if (writer := owner(path)) is not None:
-            remedy = "verify it when that has ended"
-            yield Check(partial(_fail, f"{path} is being written by {writer}", remedy), path)
+            error = DataError(f"{path} is being written by {writer}", "verify it when that has ended")
+            yield Check(partial(_fail, error), path)
         else:
             yield from _stage_checks(found)
     elif found.kind == CHECKPOINT:
@@ -99,10 +98,9 @@ def _export_checks(path: Path) -> Iterator[Check]:
     try:
         record = read_record(path)
     except DataError as error:
-        yield Check(partial(_fail, error.message, error.remedy), path)
+        yield Check(partial(_fail, error), path)
     else:
-        for name in record.hashes:
-            yield Check(partial(record.check, name), path)
+        yield from (Check(partial(record.check, name), path) for name in record.hashes)
 
 
 def _stage_checks(found: StageRun) -> Iterator[Check]:
@@ -111,7 +109,7 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
     try:
         run = opened(found)
     except DataError as error:
-        yield Check(partial(_fail, error.message, remedy or error.remedy), path)
+        yield Check(partial(_fail, error, remedy), path)
         if not found.complete and kind is not None and kind.pieces is not None:
             # What the command would go on from; a damaged piece goes, and is made again.
             check = named(kind.pieces.check)
@@ -127,45 +125,41 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
                 yield Check(partial(_producer_fits, run, name, role), path)
         if kind is not None and kind.contents:
             yield Check(partial(named(kind.contents), run), path, whole=True)
-    for each in checkpoints(path):
+    for each in checkpoint.saved(path):
         yield Check(partial(_checkpoint_loads, each), path)
     if kept := best(path):
         yield from _stage_checks(kept)
 
 
-def _fail(message: str, remedy: str | None) -> None:
-    raise DataError(message, remedy)
+def _fail(error: DataError, remedy: str | None = None) -> None:
+    """Raise what was found wrong, with another remedy if there is one."""
+    raise DataError(error.message, remedy or error.remedy) from None
 
 
 def _file_is_whole(made: StageRun, name: str, remedy: str | None) -> None:
     try:
         made.verify(name)
     except DataError as error:
-        raise DataError(error.message, remedy or error.remedy) from None
+        _fail(error, remedy)
 
 
 def _checkpoint_loads(path: Path) -> None:
+    remedy = f"remove {path}: training goes on from the one before, and what is finished does not need it"
     try:
         checkpoint.load(path)
     except DataError as error:
-        remedy = f"remove {path}: training goes on from the one before, and what is finished does not need it"
-        raise DataError(error.message, error.remedy or remedy) from None
+        _fail(error, error.remedy or remedy)
 
 
 def _network_is_whole(path: Path) -> None:
+    """Load a network by the module of the kind of directory that holds such."""
     try:
-        _network_loads(path)
+        kind = files.read_json(path / CONFIG).get("kind")
+        place = next((place for place in _NETWORKS if kind in named(f"{place}:NETWORKS")), _NETWORKS[0])
+        named(f"{place}:load")(path)
     except DataError as error:
         stage = recognise_stage(path.parent)
-        remedy = stage.remedy if stage is not None else None
-        raise DataError(error.message, remedy or error.remedy) from None
-
-
-def _network_loads(path: Path) -> None:
-    """Load a network by the module of the kind of directory that holds such."""
-    kind = files.read_json(path / CONFIG).get("kind")
-    place = next((place for place in _NETWORKS if kind in named(f"{place}:NETWORKS")), _NETWORKS[0])
-    named(f"{place}:load")(path)
+        _fail(error, stage.remedy if stage is not None else None)
 
 
 def _identity_fits(made: StageRun) -> None:

@@ -123,7 +123,8 @@ def test_an_imported_run_is_verified_and_told_apart(checkpoint: Path, kl: Path, 
     assert outcome.summary["verified"] == "vqvae, dit"
     for kind in ("vqvae", "dit"):
         command = command_of(fresh.folder / kind, kind)
-        assert command == f"ldm import {checkpoint} --autoencoder {kl} --heads 2"
+        placed = f"--runs-dir {fresh.runs_dir} --name {fresh.name}"
+        assert command == f"ldm import {checkpoint} --autoencoder {kl} --heads 2 {placed}"
     weights = fresh.folder / "dit" / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match=r"model\.safetensors is damaged"):

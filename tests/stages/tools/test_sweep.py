@@ -1,4 +1,4 @@
-"""`ldm sweep`: every combination is drawn and judged once, and compared from what lies on disk."""
+"""`ldm sweep`: every combination is drawn and evaluated once, and compared from what lies on disk."""
 
 import csv
 import shlex
@@ -59,10 +59,10 @@ def test_the_table_has_distance_class_accuracy_and_recall_under_their_names_abov
     heads = outcome.summary[""]
     assert heads.split("  ") == ["Fréchet distance", "class accuracy", "recall", "precision"]
     row = {name.partition("[")[0]: value for name, value in table(outcome)[1].items()}
-    told = outcome.summary["cfg 3, 2 steps"]
+    shown = outcome.summary["cfg 3, 2 steps"]
     names = ("frechet_distance", "class_accuracy", "recall", "precision")
-    assert told.split() == [f"{float(row[name]):.4g}" for name in names]
-    assert told[: heads.index("recall") + len("recall")].endswith(" " + told.split()[2])
+    assert shown.split() == [f"{float(row[name]):.4g}" for name in names]
+    assert shown[: heads.index("recall") + len("recall")].endswith(" " + shown.split()[2])
     assert outcome.facts["rows"][1]["cfg"] == 3 and len(outcome.summary["real images"].split()) == 3
 
 
@@ -70,15 +70,15 @@ def test_scales_and_steps_that_are_named_twice_are_drawn_once(own: Pipeline) -> 
     assert len(table(swept(own, cfg=(1, 3, 1), steps=(2, 2)))) == 2
 
 
-def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_a_judgement_alone(own: Pipeline) -> None:
+def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_a_evaluation_alone(own: Pipeline) -> None:
     heard = Heard()
     outcome = swept(own, heard, cfg=(1, 2, 3), steps=(3,), sampler="euler")
     assert heard.works.count("reference") == 1 and heard.works.count("samples") == 3
     alone = own.copy(own.runs_dir.parent / "alone")
     shutil.copytree(own.folder / "samples", alone.folder / "samples")
-    judged = [path.parent for path in own.folder.glob("eval/*euler*/manifest.json")]
-    assert len(judged) == len(table(outcome)) == 3
-    for folder in judged:
+    evaluated = [path.parent for path in own.folder.glob("eval/*euler*/manifest.json")]
+    assert len(evaluated) == len(table(outcome)) == 3
+    for folder in evaluated:
         again = alone.run("eval", samples=folder.name, limit=10_000).directory
         for name in ("metrics.json", "nearest.png", "features.safetensors"):
             assert not (folder / name).exists() or (again / name).read_bytes() == (folder / name).read_bytes()
@@ -97,7 +97,7 @@ def test_the_command_that_verify_names_for_a_damaged_comparison_makes_it_again(o
     with pytest.raises(DataError, match=r"table\.csv is damaged") as caught:
         verify.run(Verify(path=folder), Silent())
     command = str(caught.value.remedy).removeprefix("make it again: ")
-    assert command.startswith("ldm sweep seed=3 cfg=1.0,3.0 steps=2,3 ")
+    assert command.startswith("ldm sweep seed=3 cfg=1,3 steps=2,3 ")
     assert ldm([*shlex.split(command)[1:], "--quiet"]) == 0
     assert (folder / "table.csv").read_bytes() == before
     (folder / "manifest.json").unlink()
