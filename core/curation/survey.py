@@ -108,8 +108,7 @@ class Survey:
     traits: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
-    _widths: array = field(default_factory=lambda: array("L"))
-    _heights: array = field(default_factory=lambda: array("L"))
+    _sides: array = field(default_factory=lambda: array("q"))  # width, height, width, …
 
     def add(self, part: str, source: ImageSource, index: int, seen: Look | DataError) -> None:
         """Take in one image."""
@@ -121,24 +120,20 @@ class Survey:
         counts[source.labels[index]] += 1
         self.formats[seen.format] += 1
         self.modes[seen.mode] += 1
-        self._widths.append(seen.width)
-        self._heights.append(seen.height)
+        self._sides.extend((seen.width, seen.height))
         for trait in seen.traits:
             self.traits[trait] += 1
-            examples = self.examples.setdefault(trait, [])
-            if len(examples) < EXAMPLES:
-                examples.append(name)
+            if self.traits[trait] <= EXAMPLES:
+                self.examples.setdefault(trait, []).append(name)
 
     def __len__(self) -> int:
         """How many images can be decoded."""
-        return len(self._widths)
+        return len(self._sides) // 2
 
     @property
     def sizes(self) -> np.ndarray:
         """Width and height of each image, int64 (N, 2)."""
-        return np.stack(
-            [np.frombuffer(sides, dtype=np.dtype("L")) for sides in (self._widths, self._heights)], 1
-        ).astype(np.int64)
+        return np.array(self._sides, dtype=np.int64).reshape(-1, 2)
 
     @property
     def shorter(self) -> np.ndarray:

@@ -14,13 +14,10 @@ from ...core.curation.contact_sheet import Strip, packed, square, write_sheet
 from ...core.curation.duplicates import Copy, Group
 from ...core.curation.near import SEARCHED
 from ...core.errors import DataError
-from ...core.images.settings import Data
-from ...core.images.sources import split_by_fraction
-from .data_parts import Catalogue, listed, shown
+from .data_parts import Catalogue, counted, listed, own_split, shown
 
 COLUMNS, ROWS, TILE = 8, 12, 128  # of the contact sheet, and the side of its images, pixels
 _OFTEN = 0.05  # the share of images that look like others from which on they are rather alike by nature
-_VAL_FRACTION = float(Data.model_fields["val_fraction"].default)
 _FOUND_BY = {
     "bytes": "files equal to one that is kept",
     "pixels": "with the pixels of one that is kept, in another file",
@@ -28,6 +25,11 @@ _FOUND_BY = {
     "mirrored": "that look like the mirror image of one that is kept",
     "features": "whose features are near those of one that is kept",
 }
+_PROBLEMS = (
+    ("leaks", "leaks", "with images of several parts"),
+    ("split_leaks", "leaks", "on both sides of training's own split"),
+    ("conflicts", "labels", "with several classes"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Copies:
             return []
         source = self.images.parts[0][1]
         try:
-            _, val = split_by_fraction(source, _VAL_FRACTION)
+            _, val = own_split(source)
         except DataError:  # Too few images for a split: `ldm data inspect` says so.
             return []
         held_out = set(val.names)
@@ -90,7 +92,7 @@ class Copies:
     def rows(self, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield the lines that are shown, by their headings."""
         total = len(self.images)
-        yield "images", ", ".join(f"{n:,}" + f" in {part}" * (part != "all") for part, n in facts["images"].items())
+        yield "images", counted(self.images.parts)
         if self.broken:
             yield "broken", f"{len(self.broken):,} left aside: {listed(self.broken, len(self.broken))}"
         if not self.groups:
@@ -100,12 +102,9 @@ class Copies:
             if count := facts["copies"].get(kind):
                 yield kind, f"{count:,} {words}"
         yield "to leave out", f"{facts['left_out']:,} of {total:,}, {facts['left_out'] / total:.2%}"
-        if numbers := facts["leaks"]:
-            yield "leaks", f"{len(numbers):,} groups with images of several parts: {self._examples(numbers)}"
-        if numbers := facts["split_leaks"]:
-            yield "leaks", f"{len(numbers):,} groups on both sides of training's own split: {self._examples(numbers)}"
-        if numbers := facts["conflicts"]:
-            yield "labels", f"{len(numbers):,} groups with several classes: {self._examples(numbers, by_class=True)}"
+        for key, heading, words in _PROBLEMS:
+            if numbers := facts[key]:
+                yield heading, f"{len(numbers):,} groups {words}: {self._examples(numbers, key == 'conflicts')}"
         if numbers := facts["chains"]:
             why = "hold images that are alike only by way of others; both are kept"
             yield "chains", f"{len(numbers):,} groups, the first is group {numbers[0]}, {why}"
@@ -165,12 +164,9 @@ class Copies:
         strips = []
         for number, group in numbered[: COLUMNS * ROWS]:
             chosen = _ends(group, COLUMNS)
-            pictures = [square(*self.images.at(copy.row)[1:], TILE, "stretch") for copy in chosen]
-            captions = [self._caption(number, copy, chosen[0]) for copy in chosen]
+            pictures = [(square(*self.images.at(copy.row)[1:], TILE, "stretch"), copy) for copy in chosen]
             # A file that has gone meanwhile leaves no hole for the next one's caption.
-            there = [
-                (picture, caption) for picture, caption in zip(pictures, captions, strict=True) if picture is not None
-            ]
+            there = [(image, self._caption(number, copy, chosen[0])) for image, copy in pictures if image is not None]
             if there:
                 strips.append(Strip("", *zip(*there, strict=True)))
         if strips:

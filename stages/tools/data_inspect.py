@@ -1,6 +1,6 @@
 """`ldm data inspect`: what images are like, what is wrong with them, and what training would make of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,13 @@ from ...core.curation.survey import EXAMPLES, TRAITS, Survey, look
 from ...core.curation.suspicions import similar_classes, suspicious_labels
 from ...core.errors import DataError
 from ...core.images.dataset import ImageSource
-from ...core.images.settings import Data
-from ...core.images.sources import split_by_fraction
 from ...core.progress import Outcome, Progress
 from ..configs.data_tools import DataInspect
-from .data_parts import TRAINED, Parts, listed, looked_at, read_all, shown
+from .data_parts import TRAINED, Parts, counted, listed, looked_at, own_split, read_all, shown
 
 COLUMNS, ROWS = 8, 40  # of the contact sheet
 _BAR = 24  # characters of the longest bar
 _SHOWN_CLASSES = 40  # in words; JSON has all
-_VAL_FRACTION = float(Data.model_fields["val_fraction"].default)
 
 
 def run(config: DataInspect, progress: Progress) -> Outcome:
@@ -89,32 +86,31 @@ def _stops(parts: Parts, survey: Survey) -> Iterator[str]:
     for part, source in parts:
         for folder in source.empty_folders:
             yield f"class folder {shown(folder)} has no images"
-        if part in TRAINED and source.numbered:
-            try:
-                source.require_every_class()
-            except DataError as error:
-                yield shown(error.message, 300)
-        elif part in TRAINED:
+        if part in TRAINED and not source.numbered:
             for label in np.flatnonzero(np.bincount(source.labels, minlength=len(source.class_names)) == 0):
                 yield f"class {shown(source.class_names[label])} has no images"
+        elif part in TRAINED:
+            yield from _refused(source.require_every_class)
         else:
-            try:
-                source.with_classes(parts[0][1].class_names)
-            except DataError as error:
-                yield shown(error.message, 300)
+            yield from _refused(lambda of=source: of.with_classes(parts[0][1].class_names))  # type: ignore[misc]
     if len(parts) == 1:
-        try:
-            split_by_fraction(parts[0][1], _VAL_FRACTION)
-        except DataError as error:
-            yield shown(error.message, 300)
+        yield from _refused(lambda: own_split(parts[0][1]))
     opened = {part for part, _ in parts}
     if broken := [image.name for image in survey.broken if image.part in opened]:
         yield _undecoded(broken)
 
 
+def _refused(check: Callable[[], object]) -> Iterator[str]:
+    """Yield what a check of training says of data that it refuses."""
+    try:
+        check()
+    except DataError as error:
+        yield shown(error.message, 300)
+
+
 def _rows(parts: Parts, survey: Survey, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the lines that are shown, by their headings."""
-    yield "images", ", ".join(f"{len(source):,}" + f" in {part}" * (part != "all") for part, source in parts)
+    yield "images", counted(parts)
     yield from _class_rows(parts[0][1], facts["classes"])
     if len(survey):
         for name in ("width", "height"):

@@ -11,7 +11,8 @@ from ...core.errors import DataError
 from ...core.images.dataset import ImageSource
 from ...core.images.exclusion import Exclusion, read_exclusion, shared_names
 from ...core.images.reading import read_each
-from ...core.images.sources import held_out_part, open_parts
+from ...core.images.settings import Data
+from ...core.images.sources import held_out_part, open_parts, split_by_fraction
 from ...core.progress import Progress
 from ..configs.data_tools import LookingAtData
 
@@ -85,6 +86,16 @@ def read_all(
             done += 1
             progress.update(done)
     progress.finish()
+
+
+def own_split(source: ImageSource) -> tuple[ImageSource, ImageSource]:
+    """Return the training and validation images of a source that training splits itself; DataError for too few."""
+    return split_by_fraction(source, float(Data.model_fields["val_fraction"].default))
+
+
+def counted(parts: Parts) -> str:
+    """Return how many images each part has, in words."""
+    return ", ".join(f"{len(source):,}" + f" in {part}" * (part != "all") for part, source in parts)
 
 
 def shown(name: str, room: int = 60) -> str:
