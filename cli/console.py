@@ -1,4 +1,4 @@
-"""What a command tells: progress while it works, warnings, what came out. Progress goes to stderr, results to stdout.
+"""What a command shows: progress while it works, warnings, what came out. Progress goes to stderr, results to stdout.
 
 On a terminal progress is a live bar (`live`); elsewhere, as here, a plain line every ten seconds, after ten minutes
 every minute; with `--json` one JSON object a line on stdout (`events`); with `--quiet` only warnings.
@@ -8,35 +8,22 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, TextIO
+from typing import TextIO
 
-from ..core.progress import Outcome, Progress
+from ..core.progress import Outcome, duration
 from .distributed import is_follower
 from .failures import Failure
-from .pace import Pace, duration, memory
-from .printable import listed, one_line
+from .pace import Pace, memory
+from .text import listed, one_line
 
 INTERVAL = 10.0  # seconds between plain lines
-_SETTLED, _RARER = 60, 6.0  # intervals after which lines come rarer, and by how much: every minute after ten
+_STEADY, _SLOWER = 60, 6.0  # intervals after which lines come less often, and by how much: every minute after ten
 
 
-class Console(Progress, Protocol):
-    """A `Progress` that also tells how a command ended; a context that leaves the terminal as it was."""
-
-    def outcome(self, command: str, outcome: Outcome) -> None:
-        """Tell what was written and what to run next."""
-
-    def __enter__(self) -> "Console": ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def open_console(quiet: bool = False, json: bool = False) -> Console:
+def open_console(quiet: bool = False, json: bool = False) -> "Plain":
     """Return the console that suits the switches and where the output goes.
 
-    Under torchrun only the first process tells anything but warnings.
+    Under torchrun only the first process shows anything but warnings.
     """
     if json:
         from .events import Events
@@ -52,7 +39,10 @@ def open_console(quiet: bool = False, json: bool = False) -> Console:
 
 
 class Plain:
-    """Writes plain lines: one every `interval` seconds of the outermost work, one at its end, none of it coloured."""
+    """Writes plain lines: one every `interval` seconds of the outermost work, one at its end, none of it coloured.
+
+    A `Progress` that also shows how a command ended; a context that leaves the terminal as it was.
+    """
 
     def __init__(
         self,
@@ -64,7 +54,7 @@ class Plain:
     ) -> None:
         self._log, self._out, self._quiet, self._interval, self._clock = log, out, quiet, interval, clock
         self._work: list[Pace] = []
-        self._told = clock()
+        self._shown = clock()
 
     def __enter__(self) -> "Plain":
         return self
@@ -74,7 +64,7 @@ class Plain:
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self._work.append(Pace(title, total, unit, done, self._clock))
-        self._told = self._clock()
+        self._shown = self._clock()
         if len(self._work) == 1:
             already = f", {done:,} done before" if done else ""
             self._say(f"{title}: {total:,} {unit}{already}")
@@ -82,9 +72,9 @@ class Plain:
     def update(self, done: int, **numbers: float) -> None:
         pace = self._work[-1]
         pace.update(done, numbers)
-        rarer = _RARER if self._work[0].elapsed >= _SETTLED * self._interval else 1.0
-        if self._clock() - self._told >= rarer * self._interval:
-            self._told = self._clock()
+        slower = _SLOWER if self._work[0].elapsed >= _STEADY * self._interval else 1.0
+        if self._clock() - self._shown >= slower * self._interval:
+            self._shown = self._clock()
             self._say(progress_line(pace))
 
     def finish(self) -> None:
@@ -100,6 +90,7 @@ class Plain:
         self._log.flush()
 
     def outcome(self, command: str, outcome: Outcome) -> None:
+        """Show what was written and what to run next."""
         if not self._quiet:
             self._out.write("\n".join(outcome_lines(command, outcome)) + "\n")
             self._out.flush()
@@ -143,7 +134,7 @@ def outcome_lines(command: str, outcome: Outcome) -> list[str]:
 
 
 def show_failure(failure: Failure, json: bool) -> None:
-    """Tell what went wrong and what to do about it, on stderr; with `--json` also as an event on stdout."""
+    """Show what went wrong and what to do about it, on stderr; with `--json` also as an event on stdout."""
     if json:
         from .events import Events
 

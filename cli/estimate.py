@@ -1,8 +1,9 @@
 """`ldm estimate`: the settings of a recipe's stages, as each would read them."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..core.progress import Progress
 from ..core.runs.roles import DENOISER
 from ..core.system.settings import Machine
 from ..stages.configs.estimate import Estimate
@@ -10,14 +11,11 @@ from ..stages.table import STAGES, pipeline
 from .layers import merged_config
 from .recipe import read_recipe
 
-if TYPE_CHECKING:
-    from .console import Console
-
 _PARTS = {"latents": "encode", "samples": "sample"}  # of a recipe as it is estimated, where not called as their role
 _ESTIMATED = ("autoencoder", "latents", "denoiser", "classifier", "samples")
 
 
-def run(config: Estimate, console: "Console") -> Any:
+def run(config: Estimate, console: Progress) -> Any:
     """Estimate what the stages of a recipe cost. Returns the outcome."""
     estimate = importlib.import_module("..stages.tools.estimate", __package__)
     stages: dict[str, Any] = {}
@@ -31,7 +29,7 @@ def run(config: Estimate, console: "Console") -> Any:
 def _flags(config: Estimate, stage: str) -> dict[str, str | bool]:
     """Return the settings of a stage that were given here, by dotted key."""
     usual = Machine().model_dump()
-    said: dict[str, Any] = {
+    given: dict[str, Any] = {
         f"machine.{name}": value for name, value in config.machine.model_dump().items() if value != usual[name]
     }
     if STAGES[stage].writes[0].role is DENOISER:
@@ -40,5 +38,5 @@ def _flags(config: Estimate, stage: str) -> dict[str, str | bool]:
             "train.batch_size": config.batch_size,
             "train.shard": config.shard,
         }
-        said |= {key: value for key, value in of_denoiser.items() if value is not None}
-    return {key: value if isinstance(value, bool) else str(value) for key, value in said.items()}
+        given |= {key: value for key, value in of_denoiser.items() if value is not None}
+    return {key: value if isinstance(value, bool) else str(value) for key, value in given.items()}

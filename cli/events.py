@@ -8,36 +8,30 @@ from typing import Any, TextIO
 
 from ..core.progress import Outcome
 from ..core.system import machine
+from .console import Plain
 from .failures import Failure
 from .pace import Pace
 
 _INTERVAL = 1.0  # seconds between progress events
 
 
-class Events:
+class Events(Plain):
     """Writes events: start, progress (at most one a second), finish, note, warning, outcome, error."""
 
     def __init__(self, out: TextIO, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out, self._quiet, self._clock = out, quiet, clock
-        self._work: list[Pace] = []
-        self._told = -math.inf
-
-    def __enter__(self) -> "Events":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._work.clear()
+        super().__init__(out, out, quiet, _INTERVAL, clock)
+        self._shown = -math.inf
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self._work.append(Pace(title, total, unit, done, self._clock))
-        self._tell("start", title=title, total=total, unit=unit, done=done)
+        self._event("start", title=title, total=total, unit=unit, done=done)
 
     def update(self, done: int, **numbers: float) -> None:
         pace = self._work[-1]
         pace.update(done, numbers)
-        if self._clock() - self._told >= _INTERVAL:
-            self._told = self._clock()
-            self._tell(
+        if self._clock() - self._shown >= self._interval:
+            self._shown = self._clock()
+            self._event(
                 "progress",
                 title=pace.title,
                 done=done,
@@ -51,16 +45,16 @@ class Events:
 
     def finish(self) -> None:
         pace = self._work.pop()
-        self._tell("finish", title=pace.title, done=pace.done, seconds=pace.elapsed, numbers=pace.numbers)
+        self._event("finish", title=pace.title, done=pace.done, seconds=pace.elapsed, numbers=pace.numbers)
 
     def note(self, message: str) -> None:
-        self._tell("note", message=message)
+        self._event("note", message=message)
 
     def warn(self, message: str) -> None:
         self._write("warning", message=message)
 
     def outcome(self, command: str, outcome: Outcome) -> None:
-        self._tell(
+        self._event(
             "outcome",
             command=command,
             directory=str(outcome.directory),
@@ -73,10 +67,10 @@ class Events:
         )
 
     def failure(self, failure: Failure) -> None:
-        """Tell what ended the command."""
+        """Report what ended the command."""
         self._write("error", message=failure.message, remedy=failure.remedy, exit_code=failure.exit_code)
 
-    def _tell(self, event: str, **content: Any) -> None:
+    def _event(self, event: str, **content: Any) -> None:
         if not self._quiet:
             self._write(event, **content)
 

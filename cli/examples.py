@@ -1,7 +1,6 @@
 """The commands without settings and the groups of commands, and examples of every command, for its help."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..stages.table import COMMANDS
 
@@ -13,33 +12,27 @@ MENUS = {
     "data": "Look at images before they are trained on.",
     "plan": "Write what each stage of a recipe depends on; used by make.",
 }
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A command without settings: `module:function` of this package, and what it is for."""
-
-    function: str
-    summary: str
-
-
+# The commands without settings: `module:function` of this package, and what they are for.
 PLAIN = {
-    "recipes ls": Plain(
-        "recipes:list_recipes", "List the recipes at hand with the hardware, time and result in their headers."
+    "recipes ls": (
+        "recipes:list_recipes",
+        "List the recipes at hand with the hardware, time and result in their headers.",
     ),
-    "recipes show": Plain("recipes:show_recipe", "Print a recipe as it stands."),
-    "recipes copy": Plain("recipes:copy_recipe", "Copy a recipe to a new file, to be edited."),
-    "config schema": Plain(
-        "schema:show_schema", "Print the JSON schema of recipes, for editors that check and complete YAML."
+    "recipes show": ("recipes:show_recipe", "Print a recipe as it stands."),
+    "recipes copy": ("recipes:copy_recipe", "Copy a recipe to a new file, to be edited."),
+    "config schema": (
+        "schema:show_schema",
+        "Print the JSON schema of recipes, for editors that check and complete YAML.",
     ),
-    "config reference": Plain(
-        "reference:write_reference", "Write the pages of all commands and of all settings, Markdown, into a folder."
+    "config reference": (
+        "reference:write_reference",
+        "Write the pages of all commands and of all settings, Markdown, into a folder.",
     ),
 }
 SUMMARIES = {
     **{name: command.summary for name, command in COMMANDS.items()},
     **MENUS,
-    **{path: plain.summary for path, plain in PLAIN.items()},
+    **{path: summary for path, (_, summary) in PLAIN.items()},
 }
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     **{name: command.examples for name, command in COMMANDS.items()},

@@ -16,16 +16,8 @@ INTERRUPTED = 130
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer brings with it
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_BARRED = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-)
+_REFUSED = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_UNUSABLE = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 _GPU_FAILED = ("CUDA error", "HIP error", "NCCL error")
 _OWN_DEFECT = "device-side assert"  # an index out of range, say: its traceback is wanted
 MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
@@ -41,7 +33,7 @@ class Failure:
 
 
 def explain(error: BaseException, command: str) -> Failure | None:
-    """Return what to tell the user about an exception; None if it is a defect, whose traceback should be seen.
+    """Return what to show the user about an exception; None if it is a defect, whose traceback should be seen.
 
     command: as typed, `train-dit`, for the remedy.
     """
@@ -70,7 +62,7 @@ def _explain_os_error(error: OSError) -> Failure | None:
     reason = (error.strerror or str(error)).lower()
     if error.errno in _FULL:
         return Failure(f"disk: cannot write{where}: {reason}", "free some room, then run the same command", 2)
-    if error.errno in _BARRED:
+    if isinstance(error, _REFUSED) or error.errno in _UNUSABLE:
         return Failure(f"cannot use{where}: {reason}", "choose another folder or change who may write there", 2)
     return None
 

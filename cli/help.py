@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _MAX_WIDTH = 110
@@ -18,7 +18,7 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class Manual:
-    """What a command tells of itself.
+    """What the help of a command shows.
 
     groups: headings, and under each rows of (what to type, what it does); further: what to call the keys that have no
     flag, and those keys.
@@ -36,7 +36,7 @@ def page(manual: Manual) -> str:
     width = min(shutil.get_terminal_size((100, 24)).columns, _MAX_WIDTH)
     lines = [f"{_bold('Usage:')} {manual.usage}", "", *textwrap.wrap(manual.summary, width), ""]
     above, keys = manual.further
-    for heading, rows in [*manual.groups, (above, _paragraph(keys) if keys else [])]:
+    for heading, rows in [*manual.groups, (above, [("", " ".join(keys))] if keys else [])]:
         if rows:
             lines += [
                 *map(_bold, textwrap.wrap(heading, width)),
@@ -45,11 +45,6 @@ def page(manual: Manual) -> str:
             ]
     lines += [_bold("Examples"), *(f"  {example}" for example in manual.examples)]
     return "\n".join(lines) + "\n"
-
-
-def _paragraph(words: Iterable[str]) -> list[Row]:
-    """Return words as rows that are wrapped together."""
-    return [("", " ".join(words))]
 
 
 def _row(row: Row, width: int) -> list[str]:

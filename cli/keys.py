@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from ..core.settings.families import FamilySection, section_of
 from ..core.settings.fields import OneOf, Section, parse_count
+from ..stages.tools.words import typed
 
 # `X | None` is a Union before Python 3.14 reads it as one everywhere.
 _UNIONS = (Union, type(int | None))
@@ -22,11 +23,12 @@ class Setting:
     """One key of a configuration.
 
     key: dotted, `train.lr`. flags: what sets it to a value or switches it on; empty where only `key=value` reaches it.
-    argument: its name in help if it is told by its place among what is typed, without a flag.
+    argument: its name in help if it is given by its place, without a flag.
     off_flags: what switches it off. kind: what a value looks like, for help. choices: all values, where there are few.
     names: all values of a text that has to be one of them, in any case.
     families: those whose networks have it, where others lack it. field: as it was declared.
     inherited: whether the stage takes it from the stage before it where it is not given, and not the default.
+    identity: whether a run with another value is another run.
     """
 
     key: str
@@ -36,6 +38,7 @@ class Setting:
     choices: tuple[str, ...]
     default: Any
     help: str
+    identity: bool
     field: FieldInfo = dataclasses.field(compare=False, repr=False)
     inherited: bool = False
     argument: str | None = None
@@ -69,15 +72,7 @@ class Setting:
 
     def shown(self, value: Any) -> str:
         """Return a value as one would type it."""
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if self.kind == "COUNT" and isinstance(value, int):
-            return short_count(value)
-        if isinstance(value, (tuple, list)):
-            return ",".join(map(str, value))
-        if isinstance(value, float):
-            return f"{value:g}"
-        return value.as_posix() if isinstance(value, Path) else str(value)
+        return short_count(value) if self.kind == "COUNT" and isinstance(value, int) else typed(value)
 
 
 @cache
@@ -147,6 +142,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         choices=tuple(map(str, get_args(bare(field.annotation)))) if _is_literal(field.annotation) else (),
         default=field.default,
         help=field.description or "",
+        identity=bool(extra["identity"]),
         field=field,
         argument=declared if is_argument else None,
         names=_names(field),

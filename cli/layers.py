@@ -54,7 +54,8 @@ def merged_config(
         flagged = find(model, key)
         assert flagged is not None
         values = merge(values, _tree(key, chosen))
-        origins[key] = f"argument {flagged.argument}" if flagged.argument else f"flag {flag_of(flagged, chosen)}"
+        typed = flagged.typed("no" if chosen is False else None)
+        origins[key] = f"argument {typed}" if flagged.argument else f"flag {typed}"
     try:
         config = model.model_validate(_split_lists(values, model))
     except ValidationError as error:
@@ -83,11 +84,6 @@ def parse_override(text: str, model: type[Section], command: str) -> tuple[Setti
     return setting, None if value == "null" else value
 
 
-def flag_of(setting: Setting, value: object) -> str:
-    """Return the flag that gives a setting this value."""
-    return setting.off_flags[0] if value is False and setting.off_flags else setting.flags[0]
-
-
 def _tree(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
@@ -102,14 +98,9 @@ def _without_empty_sections(tree: dict[str, Any], model: type[Section]) -> dict[
 
 def _split_lists(tree: dict[str, Any], model: type[Section]) -> dict[str, Any]:
     """Read `1,2,4` and `[1, 2, 4]` as lists where a setting is a list."""
-    for setting in settings_of(model):
-        if not setting.is_list:
-            continue
-        *sections, name = setting.key.split(".")
-        holder: Any = tree
-        for section in sections:
-            holder = holder.get(section) if isinstance(holder, dict) else None
-        if isinstance(holder, dict) and isinstance(holder.get(name), str):
-            items = holder[name].strip().removeprefix("[").removesuffix("]")
-            tree = merge(tree, _tree(setting.key, [item.strip() for item in items.split(",")]))
+    for key, value in leaves(tree):
+        setting = find(model, key)
+        if setting is not None and setting.is_list and isinstance(value, str):
+            items = value.strip().removeprefix("[").removesuffix("]")
+            tree = merge(tree, _tree(key, [item.strip() for item in items.split(",")]))
     return tree

@@ -10,10 +10,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..core.progress import Outcome
+from ..core.progress import Outcome, duration
 from .console import Plain, finish_line
-from .pace import Pace, duration, memory
-from .printable import one_line
+from .pace import Pace, memory
+from .text import one_line
 
 _REDRAWS = 8.0  # a second, at most
 _NARROW = 60  # columns under which the bar gives way to the numbers
@@ -92,12 +92,10 @@ def _rows(pace: Pace, width: int, held: str) -> Iterator[RenderableType]:
     room = width - len(pace.title) - 1 - (bar + 1 if bar else 0)
     first, *others = _filled(filter(None, words), room, width - len(_INDENT))
     row = Table.grid(padding=(0, 1, 0, 0))
-    cells: list[Text | ProgressBar] = [Text(pace.title, style="bold")]
-    if bar:
-        cells.append(ProgressBar(total=max(pace.total, 1), completed=pace.done, width=bar))
-    for cell in (*cells, Text(first)):
-        row.add_column(no_wrap=True, width=bar if isinstance(cell, ProgressBar) else None)
-    row.add_row(*cells, Text(first))
+    drawn = [ProgressBar(total=max(pace.total, 1), completed=pace.done, width=bar)] if bar else []
+    for width_of_column in (None, *([bar] if bar else []), None):
+        row.add_column(no_wrap=True, width=width_of_column)
+    row.add_row(Text(pace.title, style="bold"), *drawn, Text(first))
     yield row
     for words_of_row in others:
         yield Text(_INDENT + words_of_row)

@@ -51,8 +51,8 @@ def _build(path: str) -> Any:
     if shown in STAGES:
         return stage_command(shown, _imported("show:show_config"), examples_of="config show")
     if path in examples.PLAIN:
-        plain = examples.PLAIN[path]
-        return plain_command(path, _imported(plain.function), plain.summary)
+        function, summary = examples.PLAIN[path]
+        return plain_command(path, _imported(function), summary)
     if path == "plan":
         return _imported("plan:plan_command")()
     below = {name: stage.summary for name, stage in STAGES.items()} if path == "config show" else _below(path)

@@ -75,13 +75,3 @@ def memory() -> str:
 def brief(value: float) -> str:
     """Write a number with about three digits: 12,800, 312, 4.07."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time span in words: 42 s, 5 min 12 s, 3 h 4 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -17,8 +17,8 @@ from ..stages.table import STAGES, pipeline
 from . import examples
 from .commands import Command, plain_command
 from .layers import merged_config
-from .printable import echo
 from .recipe import read_recipe
+from .text import echo
 
 FOLDER = ".plan"
 RULES = "rules.mk"

@@ -15,8 +15,8 @@ from ..core.errors import ConfigError
 from ..core.progress import Outcome
 from .completion import complete_recipes
 from .console import open_console
-from .printable import echo
 from .recipe import find_recipe, recipe_names
+from .text import echo
 
 FACTS = ("hardware", "time", "result")  # what a recipe's header says of the run that was measured
 NEEDS = "needs"  # and the files it asks for, if any
@@ -37,7 +37,7 @@ def header(text: str) -> dict[str, str]:
 
 
 def list_recipes(
-    json: Annotated[bool, typer.Option("--json", help="Tell each recipe as JSON, one a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Show each recipe as JSON, one a line.")] = False,
 ) -> None:
     names = recipe_names()
     if not names:
@@ -55,8 +55,8 @@ def list_recipes(
 def _rows(facts: dict[str, str], width: int) -> list[str]:
     lines = textwrap.wrap(facts["about"], width, initial_indent="  ", subsequent_indent="  ")
     for fact in (NEEDS, *FACTS) if NEEDS in facts else FACTS:
-        told = facts.get(fact, "not stated")
-        lines += textwrap.wrap(told, width, initial_indent=f"  {fact:<8}  ", subsequent_indent=" " * 12)
+        stated = facts.get(fact, "not stated")
+        lines += textwrap.wrap(stated, width, initial_indent=f"  {fact:<8}  ", subsequent_indent=" " * 12)
     return lines
 
 

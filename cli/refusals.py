@@ -59,7 +59,7 @@ def _line(detail: Any, model: type[Section], origins: Mapping[str, str]) -> str:
 
 
 def _section_line(key: str, detail: Any, origins: Mapping[str, str]) -> str:
-    """Return the line for a section that is no section, or whose settings do not go together."""
+    """Return the line for a section that is given as a value, or whose settings do not go together."""
     if detail["type"] != "value_error":
         return f"{_place(key, origins)}{key} is a section; it holds keys, not {_seen(detail['input'])}"
     reason = str(detail["ctx"]["error"])

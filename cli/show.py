@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .layers import merged_config
-from .printable import echo
+from .text import echo
 
 if TYPE_CHECKING:
     from .options import Given

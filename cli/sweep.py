@@ -5,19 +5,17 @@ The stages know nothing of each other: each run reads folders, and what compares
 
 import importlib
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..core.progress import Progress
 from ..stages.configs import Eval, Sample
 from ..stages.configs.sweep import Sweep
-
-if TYPE_CHECKING:
-    from .console import Console
 
 _MODULES = ("sample", "eval.samples", "tools.sweep")
 _SHARED = ("name", "runs_dir", "seed", "replace", "machine")
 
 
-def run(config: Sweep, console: "Console") -> Any:
+def run(config: Sweep, console: Progress) -> Any:
     """Draw and evaluate samples at every scale and number of steps, those that are there aside. Returns the outcome."""
     sample, evaluate, sweep = (importlib.import_module(f"..stages.{name}", __package__) for name in _MODULES)
     shared: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}

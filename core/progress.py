@@ -50,3 +50,15 @@ class Outcome:
     verdict: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     exit_code: int = 0
+
+
+def duration(seconds: float) -> str:
+    """Write a time span: 8.2 s, 42 s, 5 min 12 s, 3 h 4 min, and from two days on 5 days 2 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 2 * 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400:,} days {whole % 86_400 // 3600} h"

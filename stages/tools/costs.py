@@ -10,6 +10,7 @@ from ...core.errors import ConfigError, DataError
 from ...core.images.sets import exclusion_of
 from ...core.images.settings import Data
 from ...core.images.sources import open_parts, open_source, open_splits, own_held_out
+from ...core.progress import duration
 from ...core.runs.outputs import machine_policy
 from ...core.system.flops import GPUS, LAUNCH, UTILISATION
 from ...core.system.precision import Policy
@@ -182,7 +183,7 @@ _ROWS: list[tuple[str, Callable[[StageCost], Any], Callable[[Any], str]]] = [
     ("on the disk", lambda c: c.disk, _bytes),
     ("images/s", lambda c: c.rate, words.rate),
     ("limited by", lambda c: c.limit, str),
-    ("time", lambda c: c.seconds, words.duration),
+    ("time", lambda c: c.seconds, duration),
 ]
 
 

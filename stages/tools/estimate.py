@@ -29,7 +29,7 @@ from ...core.errors import ConfigError
 from ...core.latents.dataset import LatentSets
 from ...core.pipeline.generation import Sampling, chunk_size, sampling_of
 from ...core.pipeline.loading import forward_process
-from ...core.progress import Outcome, Progress
+from ...core.progress import Outcome, Progress, duration
 from ...core.system import flops, machine
 from ...core.system.compile import compiling_pays
 from ...core.system.flops import COMPILED, Memory, Passes
@@ -42,7 +42,7 @@ from ...core.training.tasks.denoising import DenoisingTask, network_config
 from ..configs.estimate import Estimate
 from . import dummy
 from .costs import Basis, Recipe, StageCost, basis, table
-from .words import amount, duration
+from .words import amount
 
 CPU = torch.device("cpu")
 _LATE = 2**60  # images seen, after which every part of every loss is active

@@ -1,7 +1,7 @@
-"""How people read numbers, durations, settings, and how samples were drawn: one way for every page and table."""
+"""How people read numbers, settings, and how samples were drawn: one way for every page and table."""
 
-import math
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -27,13 +27,6 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def duration(seconds: float) -> str:
-    """Write how long something takes: 8.2 s, 12 min, 3.4 h, 5.1 days."""
-    units = ((60, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"), (math.inf, 86400, "days"))
-    size, unit = next((size, unit) for most, size, unit in units if seconds < most)
-    return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-
-
 def rate(images_per_second: float) -> str:
     """Write a number of images a second: whole numbers from ten on."""
     return f"{images_per_second:,.0f}" if images_per_second >= 10 else f"{images_per_second:.2g}"
@@ -48,8 +41,10 @@ def typed(value: Any) -> str:
     """Write the value of a setting as one would type it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "yes", False: "no"}[value]
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ",".join(map(typed, value))
+    if isinstance(value, PurePath):
+        return value.as_posix()
     brief = f"{value:g}" if isinstance(value, float) else ""
     return brief if brief and float(brief) == value else str(value)
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from ldm.cli.console import Plain, open_console, outcome_lines, progress_line
 from ldm.cli.events import Events
 from ldm.cli.live import _rows
-from ldm.cli.pace import Pace, brief, duration
-from ldm.core.progress import Outcome
+from ldm.cli.pace import Pace, brief
+from ldm.core.progress import Outcome, duration
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTCOME = Outcome(
@@ -296,7 +296,15 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.04, "0.0 s"), (9.4, "9.4 s"), (59.2, "59 s"), (312, "5 min 12 s"), (11_040, "3 h 4 min")]
+    ("seconds", "words"),
+    [
+        (0.04, "0.0 s"),
+        (9.4, "9.4 s"),
+        (59.2, "59 s"),
+        (312, "5 min 12 s"),
+        (11_040, "3 h 4 min"),
+        (190_000, "2 days 4 h"),
+    ],
 )
 def test_durations_are_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from ....core.images.sets import EXCLUDE
 from ....core.pipeline.best import kept_best
+from ....core.progress import duration
 from ....core.runs.roles import DENOISER
 from ....core.runs.run import StageRun
 from ...table import KINDS
 from ..summary import Evaluation, Summary, changed, images_per_second, seconds
-from ..words import duration, how, plain, rate, sides
+from ..words import how, plain, rate, sides
 from .page import Card
 
 _LINES = 4

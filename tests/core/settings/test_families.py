@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from ldm.cli.layers import merged_config
+from ldm.cli.reference import settings_page
 from ldm.cli.schema import recipe_schema
-from ldm.cli.settings_page import settings_page
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.denoisers.families import FAMILIES
 from ldm.core.denoisers.settings import DenoiserModel

@@ -16,7 +16,7 @@ from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.images.settings import Data
 from ldm.core.pipeline.generation import Sampling
-from ldm.core.progress import Outcome, Silent
+from ldm.core.progress import Outcome, Silent, duration
 from ldm.core.system.flops import LAUNCH
 from ldm.core.system.precision import Policy
 from ldm.core.training import loop
@@ -27,7 +27,7 @@ from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.tools import costs, dummy
 from ldm.stages.tools.costs import StageCost, table
 from ldm.stages.tools.estimate import bytes_of_a_sample, evaluations
-from ldm.stages.tools.words import amount, duration
+from ldm.stages.tools.words import amount
 from tests.support.pipeline_run import MACHINE, Pipeline
 from tests.support.plans import replace
 
@@ -283,23 +283,23 @@ def test_numbers_are_written_short() -> None:
         "1.46 E",
     ]
     assert [duration(x) for x in (0.04, 8.24, 42, 90, 4000, 20000, 400000)] == [
-        "0.04 s",
+        "0.0 s",
         "8.2 s",
         "42 s",
-        "1.5 min",
-        "67 min",
-        "5.6 h",
-        "4.6 days",
+        "1 min 30 s",
+        "1 h 6 min",
+        "5 h 33 min",
+        "4 days 15 h",
     ]
 
 
 def test_a_table_has_the_rows_that_any_stage_fills() -> None:
     rows = table([StageCost("one", images=1500, rate=2.5), StageCost("another", seconds=90)])
     assert rows == {
-        "stage": "  one  another",
-        "images": "1,500         ",
-        "images/s": "  2.5         ",
-        "time": "       1.5 min",
+        "stage": "  one     another",
+        "images": "1,500            ",
+        "images/s": "  2.5            ",
+        "time": "       1 min 30 s",
     }
 
 
