@@ -25,8 +25,8 @@ class ImageSource:
     """Labelled images. Sample i is `names[i]` with `labels[i]`; samples are in the order of their names.
 
     Without class folders or labels (`labelled` is False) there is one class, "all", and every label is 0.
-    `ignored` names visible files that are no images, `empty_folders` the class folders without any. Names hold bytes
-    that are no UTF-8 as Python's surrogates.
+    `ignored` names visible files that are not images, `empty_folders` the class folders without any. Names hold bytes
+    that are not UTF-8 as Python's surrogates.
     """
 
     location: str
@@ -175,7 +175,7 @@ def image_source(
         return ImageSource(location, ("all",), ordered, zeros, fetch, rows, False, tuple(ignored))
     for class_name in class_names or ():
         if not is_text(class_name):
-            raise DataError(f"{location} has a class named {class_name!r}, which is no text", "rename the class")
+            raise DataError(f"{location} has a class named {class_name!r}, which is not text", "rename the class")
         if len(class_name) > _LONGEST_NAME:
             message = f"{location} has a class whose name has {len(class_name):,} letters: {class_name[:40]!r}…"
             raise DataError(message, f"give it a name of at most {_LONGEST_NAME:,}")

@@ -96,7 +96,7 @@ def shared_names(parts: Sequence[tuple[str, ImageSource]]) -> frozenset[str]:
 
 
 def read_exclusion(path: Path) -> Exclusion:
-    """Read a list of names; DataError naming the file, and the line, where it is none."""
+    """Read a list of names; DataError naming the file, and the line, where it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -138,5 +138,5 @@ def _unquoted(line: str, place: str) -> str:
     except ValueError:
         value = None
     if not is_text(value):
-        raise DataError(f"{place} begins with a quote and is no JSON string of a name: {line}", "mend it")
+        raise DataError(f"{place} begins with a quote and is not a JSON string of a name: {line}", "mend it")
     return str(value)

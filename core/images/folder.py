@@ -14,7 +14,8 @@ def list_folder(root: Path, location: str) -> Listing:
     """List all files below a folder.
 
     Links to files and folders are followed, also out of the root. Raises DataError naming a link that leads nowhere,
-    a folder reached twice (a loop, or two links to one place), an image that is no plain file, or what may not be read.
+    a folder reached twice (a loop, or two links to one place), an image that is not a plain file, or what may not be
+    read.
     """
     names: list[str] = []
     folders: list[str] = []

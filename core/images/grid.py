@@ -120,5 +120,5 @@ def _write(
 
 
 def drawable(text: str) -> str:
-    """Keep a label on one line, with a mark for bytes that are no text."""
+    """Keep a label on one line, with a mark for bytes that are not text."""
     return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())

@@ -147,7 +147,7 @@ def _classes_file(listing: Listing, prefix: str) -> Any:
 
 
 def parse_json(data: bytes, name: str) -> Any:
-    """Parse JSON; DataError naming the file when it is none."""
+    """Parse JSON; DataError naming the file when it is not valid."""
     with as_data_error(f"{name} is not valid JSON", "mend or remove it"):
         return json.loads(data.decode("utf-8"))
 

@@ -41,7 +41,7 @@ class ImageSets:
 
 @dataclass(frozen=True)
 class ImageSources:
-    """Training and validation images that `data` names, hashed but not decoded: what a claim needs to know."""
+    """Training and validation images that `data` names, hashed but not decoded."""
 
     data: Data
     train: ImageSource

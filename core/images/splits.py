@@ -14,7 +14,7 @@ def split_by_content(digests: Sequence[bytes], labels: np.ndarray, fraction: flo
     sample can be spared).
     """
     assert 0 < fraction < 1 and len(digests) == len(labels), f"{fraction} {len(digests)} {len(labels)}"
-    # Hashed once more, so that a choice of files by their sha256 is no choice of the split.
+    # Hashed once more, so that who chooses files by their sha256 does not choose the split.
     ranks = {digest: hashlib.sha256(b"validation" + digest).digest() for digest in set(digests)}
     threshold = int(fraction * 2**64)
     held_out = {digest for digest, rank in ranks.items() if int.from_bytes(rank[:8], "big") < threshold}

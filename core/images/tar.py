@@ -46,7 +46,7 @@ def expand_braces(text: str) -> list[str]:
         elif bounds:
             first, last = int(bounds[1]), int(bounds[2])
             if not 0 <= last - first < _MAX_TARS:
-                raise DataError(f"{text}: {{{piece}}} is no range of at most {_MAX_TARS:,} files", "write {000..127}")
+                raise DataError(f"{text}: {{{piece}}} is not a range of up to {_MAX_TARS:,} files", "write {000..127}")
             choices.append([str(number).zfill(len(bounds[1])) for number in range(first, last + 1)])
         elif "," in piece:
             choices.append(piece.split(","))
@@ -79,8 +79,8 @@ def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Me
     """Index WebDataset tars, but those `indexed` already. Labels are numbers or names; a classes.json
     beside the first tar, or above it in the folder that was given, may name them.
 
-    Raises DataError naming the member for an image without a label, a label that is none, two images of one sample,
-    and whatever `tar_members` refuses.
+    Raises DataError naming the member for an image without a label, a label that cannot be read, two images of one
+    sample, and whatever `tar_members` refuses.
     """
     names: list[str] = []
     members: list[Member] = []
