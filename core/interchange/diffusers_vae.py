@@ -13,7 +13,7 @@ from .vqmodel import normalise_between, normalise_codes
 
 
 def to_diffusers(autoencoder: Autoencoder, side: int) -> nn.Module:
-    """Return the network, on the CPU, in evaluation mode; see `autoencoders.to_diffusers`."""
+    """Return the network, on the CPU, in evaluation mode; see `exporters.AutoencoderExporter`."""
     codec = autoencoder.codec
     assert isinstance(codec, DiffusersCodec)
     convert = {"AutoencoderKL": _kl, "VQModel": _vq}.get(codec.kind, _scaled)

@@ -14,8 +14,7 @@ from ..metrics.document import number_rows, read_evaluation
 from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
-from . import autoencoders
-from .denoisers import exporter_of
+from .exporters import autoencoder_exporter, denoiser_exporter
 from .pipeline import labels_in_diffusers
 from .scheduler import FLOW, shifts
 from .transformer import NULL_CLASS
@@ -93,7 +92,7 @@ def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, 
 
     data = ModelCardData(
         library_name="diffusers",
-        tags=["diffusers", exporter_of(model.network).TITLE, "latent-diffusion", "class-conditional", "ldm"],
+        tags=["diffusers", denoiser_exporter(model.network).TITLE, "latent-diffusion", "class-conditional", "ldm"],
     )
     metadata = denoiser.metadata
     picture = [f"![samples]({GRID})", ""] if shown.grid is not None else []
@@ -168,7 +167,7 @@ def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
         yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."
     if model.learned_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."
-    yield from autoencoders.notes(model.autoencoder, model.latent_shape[1])
+    yield from autoencoder_exporter(model.autoencoder).notes(model.autoencoder, model.latent_shape[1])
 
 
 def _data(autoencoder: StageRun) -> list[str]:
@@ -181,7 +180,7 @@ def _data(autoencoder: StageRun) -> list[str]:
 
 def _settings(denoiser: StageRun, model: Model) -> Iterator[tuple[str, str]]:
     config, metadata, network = denoiser.config, denoiser.metadata, model.network
-    exporter = exporter_of(network)
+    exporter = denoiser_exporter(network)
     yield "denoiser", f"{exporter.TITLE}, {exporter.summary(network.config)}"
     yield "parameters", f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
     yield "latents", " × ".join(map(str, model.latent_shape))

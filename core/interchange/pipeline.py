@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ..autoencoders.codec import Autoencoder
 from ..autoencoders.registry import DIFFUSERS
 from ..denoisers.dit import DiT
 from ..errors import DataError
 from ..files import read_json
-from ..runs.weights import read_safetensors, read_state_dict
+from ..runs.weights import CONFIG, read_safetensors, read_state_dict
 from . import scheduler, transformer
 from .scheduler import Process
 
@@ -67,7 +69,7 @@ class PipelineFolder:
         folder = self.path / "transformer"
         tensors, path = _read_weights(folder)
         named = max(self.class_names, default=-1) + 1
-        settings, process = read_json(folder / "config.json"), self.process
+        settings, process = read_json(folder / CONFIG), self.process
         return transformer.from_diffusers(settings, tensors, path, named, process.ahead, process.time_scale)
 
 
@@ -84,6 +86,20 @@ def open_pipeline(path: Path) -> PipelineFolder:
     return PipelineFolder(
         path, _class_names(index.get("id2label"), path), scheduler.from_diffusers(config, str(where)), _clips(config)
     )
+
+
+def use_scaling_factor(autoencoder: Autoencoder, folder: Path) -> None:
+    """Give an autoencoder from a diffusers folder the latent space of that folder's scaling factor.
+
+    Which is what DiTs on its latents were trained with: mean 0, and 1 / scaling_factor for every deviation. Raises
+    DataError where config.json has none.
+    """
+    path = folder / CONFIG
+    factor = read_json(path).get("scaling_factor")
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
+        raise DataError(f"{path}: scaling_factor is {factor!r}", "write there what the denoiser was trained with")
+    channels = autoencoder.latent_channels
+    autoencoder.set_statistics(torch.zeros(channels), torch.full((channels,), 1 / factor))
 
 
 def _is_one_of(entry: object, allowed: Sequence[str]) -> bool:

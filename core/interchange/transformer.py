@@ -7,7 +7,7 @@ with 0, k = s t (rectified flow). The shift turns each pair of cosine and sine b
 linear map after them takes in.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..denoisers.dit import DiT
 from ..denoisers.dit_config import DiTConfig
 from ..errors import ConfigError, DataError
 from ..runs.weights import load_into
+from .mapping import PARTS, Names, Weights, to_theirs
 
 TITLE = "DiT"
 NULL_CLASS = 1000  # of DiTPipeline, whatever the number of classes
@@ -31,7 +32,6 @@ _OURS = {  # what our config must say
 _LARGEST_EPS = 1e-5
 _EMBEDDING = "norm1.emb"
 _TABLE = f"{_EMBEDDING}.class_embedder.embedding_table.weight"
-_TIME = f"{_EMBEDDING}.timestep_embedder.linear"
 _THEIRS = {  # what their config must say, where it says anything, to be the DiT of the paper
     "norm_type": "ada_norm_zero",
     "activation_fn": "gelu-approximate",
@@ -110,20 +110,14 @@ def summary(config: DiTConfig) -> str:
 
 def _their_tensors(model: DiT, ahead: int) -> dict[str, Tensor]:
     own, config = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, model.config
-    theirs: dict[str, Tensor] = {}
-    for mine, names in _names(config.depth):
-        for part in ("weight", "bias"):
-            for name, piece in zip(names, own[f"{mine}.{part}"].chunk(len(names)), strict=True):
-                theirs[f"{name}.{part}"] = piece.clone()
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
+    theirs = to_theirs(own, _names(config.depth))
     patch = (config.latent_channels, config.patch_size, config.patch_size)
     theirs["pos_embed.proj.weight"] = theirs["pos_embed.proj.weight"].unflatten(1, patch)
     lacking = config.width * _MLP_RATIO - len(own["blocks.0.mlp.up.bias"])
     for i in range(config.depth):
         block = f"transformer_blocks.{i}."
-        theirs[f"{block}{_TIME}_1.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
-        theirs[f"{block}{_TIME}_1.bias"] = own["time.up.bias"].clone()
-        theirs[f"{block}{_TIME}_2.weight"] = own["time.down.weight"].clone()
-        theirs[f"{block}{_TIME}_2.bias"] = own["time.down.bias"].clone()
+        theirs |= to_theirs(own, _time_names(i))
         theirs[block + _TABLE] = _padded_table(own["label.table.weight"], config)
         if lacking:  # A narrower MLP is a wide one with hidden units that nothing reaches and that reach nothing.
             for name, dim in {"ff.net.0.proj.weight": 0, "ff.net.0.proj.bias": 0, "ff.net.2.weight": 1}.items():
@@ -158,9 +152,10 @@ def from_diffusers(
     heads, depth = _whole(settings, "num_attention_heads", path), _whole(settings, "num_layers", path)
     width = heads * _whole(settings, "attention_head_dim", path)
     channels = _whole(settings, "in_channels", path)
-    table, embedder = _shared_embedders(tensors, depth, path)
+    given = Weights(tensors, path, _REMEDY)
+    table = _shared_table(given, depth)
     num_classes, has_null = _count_classes(table, num_named)
-    up = _tensor(tensors, "transformer_blocks.0.ff.net.0.proj.bias", path)
+    up = given.get("transformer_blocks.0.ff.net.0.proj.bias")
     try:
         config = DiTConfig(
             latent_channels=channels,
@@ -177,12 +172,7 @@ def from_diffusers(
         )
     except ConfigError as error:
         raise DataError(f"{path} does not hold a DiT: {error.message}", _REMEDY) from None
-    own = {
-        f"{mine}.{part}": torch.cat([_tensor(tensors, f"{name}.{part}", path) for name in names])
-        for mine, names in _names(depth)
-        for part in ("weight", "bias")
-    }
-    own |= {f"time.{name}": tensor for name, tensor in embedder.items()}
+    own = given.ours(_names(depth)) | given.ours(_time_names(0))
     own["patch.weight"] = own["patch.weight"].flatten(1)
     own["label.table.weight"] = torch.cat([table[:num_classes], table[-1:]]) if has_null else table[:num_classes]
     return assembled(config, own, path, ahead)
@@ -211,38 +201,43 @@ def turned(weight: Tensor, table: Tensor, by: int) -> Tensor:
     return both.to(weight.dtype)
 
 
-def _names(depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the names of our linear layers, each with theirs, whose rows one after another are ours."""
-    yield "patch", ("pos_embed.proj",)
+def _names(depth: int) -> Names:
+    names: dict[str, tuple[str, ...]] = {"patch": ("pos_embed.proj",)}
     for i in range(depth):
         block = f"transformer_blocks.{i}."
-        yield f"blocks.{i}.attention.qkv", tuple(f"{block}attn1.to_{letter}" for letter in "qkv")
-        yield f"blocks.{i}.attention.out", (f"{block}attn1.to_out.0",)
-        yield f"blocks.{i}.mlp.up", (f"{block}ff.net.0.proj",)
-        yield f"blocks.{i}.mlp.down", (f"{block}ff.net.2",)
-        yield f"modulation.{i}", (f"{block}norm1.linear",)
-    yield f"modulation.{depth}", ("proj_out_1",)
-    yield "final", ("proj_out_2",)
+        names |= {
+            f"blocks.{i}.attention.qkv": tuple(f"{block}attn1.to_{letter}" for letter in "qkv"),
+            f"blocks.{i}.attention.out": (f"{block}attn1.to_out.0",),
+            f"blocks.{i}.mlp.up": (f"{block}ff.net.0.proj",),
+            f"blocks.{i}.mlp.down": (f"{block}ff.net.2",),
+            f"modulation.{i}": (f"{block}norm1.linear",),
+        }
+    return names | {f"modulation.{depth}": ("proj_out_1",), "final": ("proj_out_2",)}
 
 
-def _shared_embedders(tensors: Mapping[str, Tensor], depth: int, path: Path) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the label table and our four tensors of the time, which must be the same in each block."""
-    names = {"table": _TABLE}
-    for mine, theirs in {"up": f"{_TIME}_1", "down": f"{_TIME}_2"}.items():
-        names |= {f"{mine}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
-    first = {key: _tensor(tensors, f"transformer_blocks.0.{name}", path) for key, name in names.items()}
-    for i in range(1, depth):
-        for key, name in names.items():
-            other = _tensor(tensors, f"transformer_blocks.{i}.{name}", path)
-            if not torch.equal(other.nan_to_num(), first[key].nan_to_num()):
+def _time_names(block: int) -> Names:
+    """Return the names of the times' embedder, of which each of their blocks has a copy."""
+    start = f"transformer_blocks.{block}.{_EMBEDDING}.timestep_embedder.linear"
+    return {"time.up": (f"{start}_1",), "time.down": (f"{start}_2",)}
+
+
+def _shared_table(given: Weights, depth: int) -> Tensor:
+    """Return the label table. It must be the same in each block, as the embedder of the times."""
+    times = [f"{name}.{part}" for names in _time_names(0).values() for name in names for part in PARTS]
+    for name in (f"transformer_blocks.0.{_TABLE}", *times):
+        first = given.get(name).nan_to_num()
+        for i in range(1, depth):
+            other = name.replace(".0.", f".{i}.", 1)
+            if not torch.equal(given.get(other).nan_to_num(), first):
+                part = name.split(".", 2)[2]
                 raise DataError(
-                    f"{path}: {name} of block {i} differs from that of block 0; here one serves all blocks",
+                    f"{given.path}: {part} of block {i} differs from that of block 0; here one serves all blocks",
                     "give a DiT trained with one time and label embedder, as the authors' are",
                 )
-    table = first.pop("table")
+    table = given.get(f"transformer_blocks.0.{_TABLE}")
     if len(table) != NULL_CLASS + 1:
-        raise DataError(f"{path} has a table of {len(table)} labels, not {NULL_CLASS + 1}", _REMEDY)
-    return table, first
+        raise DataError(f"{given.path} has a table of {len(table)} labels, not {NULL_CLASS + 1}", _REMEDY)
+    return table
 
 
 def _count_classes(table: Tensor, num_named: int) -> tuple[int, bool]:
@@ -268,9 +263,3 @@ def _whole(settings: Mapping[str, Any], name: str, path: Path) -> int:
     if type(value) is not int or value < 1:
         raise DataError(f"{path.parent}: {name} is {value!r}, not a positive number", _REMEDY)
     return value
-
-
-def _tensor(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
-    if name not in tensors:
-        raise DataError(f"{path} lacks {name}", _REMEDY)
-    return tensors[name]

@@ -8,10 +8,9 @@ import torch
 
 from ...core import files
 from ...core.errors import ConfigError
-from ...core.interchange import autoencoders as exchanged
 from ...core.interchange import scheduler
-from ...core.interchange.denoisers import exporter_of
 from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
+from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
 from ...core.interchange.model_card import GRID, Agreement, Shown, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
 from ...core.pipeline.loading import load_model, open_denoiser
@@ -84,8 +83,8 @@ def _open(config: Export) -> Sources:
 def _convert(model: Model) -> Parts:
     """Return the model as diffusers' parts. Raises ConfigError naming what cannot be expressed there."""
     return Parts(
-        exporter_of(model.network).to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
-        exchanged.to_diffusers(model.autoencoder, model.latent_shape[1]),
+        denoiser_exporter(model.network).to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
+        autoencoder_exporter(model.autoencoder).to_diffusers(model.autoencoder, model.latent_shape[1]),
         scheduler.to_diffusers(
             model.schedule,
             model.prediction,
@@ -106,7 +105,7 @@ def _compare(model: Model, parts: Parts) -> Agreement:
     x = torch.randn(4, *model.latent_shape, generator=generator)
     labels = torch.randint(network.config.num_classes, (len(x),), generator=generator)
     t = torch.tensor([0.001, 0.25, 0.75, 1.0])
-    theirs = exporter_of(network).outputs(parts.transformer, network.config, x, t, labels, ahead)
+    theirs = denoiser_exporter(network).outputs(parts.transformer, network.config, x, t, labels, ahead)
     vae: Any = parts.autoencoder
     decoded = vae.decode(x[:2] / vae.config.scaling_factor).sample.clamp(-1, 1)
     image = (decoded - model.autoencoder.decode(x[:2])).abs().max() / 2

@@ -17,9 +17,8 @@ from ...core.errors import ConfigError, DataError
 from ...core.files import read_json, sha256_file, sha256_json
 from ...core.images.settings import Data
 from ...core.interchange import checkpoint
-from ...core.interchange.autoencoders import CONFIG, use_scaling_factor
-from ...core.interchange.denoisers import exporter_of
-from ...core.interchange.pipeline import open_pipeline
+from ...core.interchange.exporters import denoiser_exporter
+from ...core.interchange.pipeline import open_pipeline, use_scaling_factor
 from ...core.interchange.scheduler import Process
 from ...core.pipeline.settings import Diffusion
 from ...core.progress import Outcome, Progress
@@ -29,6 +28,7 @@ from ...core.runs.lock import occupy
 from ...core.runs.outputs import command_line
 from ...core.runs.roles import AUTOENCODER
 from ...core.runs.run import Identity, StageRun
+from ...core.runs.weights import CONFIG
 from ..configs.exchange import Import
 
 # The weighting of the paper's loss for each prediction, or of Salimans & Ho: a record only, sampling does not use it.
@@ -67,7 +67,7 @@ def run(config: Import, progress: Progress) -> Outcome:
             work.commit(["final/model.safetensors", "final/config.json"], metadata)
     shape = given.denoiser.config
     summary = {
-        "denoiser": f"{exporter_of(given.denoiser).summary(shape)}, {shape.num_classes:,} classes",
+        "denoiser": f"{denoiser_exporter(given.denoiser).summary(shape)}, {shape.num_classes:,} classes",
         "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",
     }
     guided = f" --class 0 --cfg {3 if shape.has_null else 1}"

@@ -15,7 +15,7 @@ from ldm.core.denoisers.families import FAMILIES
 from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.diffusion.conditions import Cond
 from ldm.core.errors import ConfigError
-from ldm.core.interchange.denoisers import exporter_of
+from ldm.core.interchange.exporters import denoiser_exporter
 from ldm.core.progress import Silent
 from ldm.core.runs.run import MANIFEST
 from ldm.core.settings.families import Family
@@ -120,6 +120,6 @@ def test_a_new_family_trains_resumes_samples_and_verifies_through_the_same_stage
 @pytest.mark.usefixtures("registered")
 def test_settings_of_another_family_and_forms_that_it_has_not_are_refused_by_its_name() -> None:
     with pytest.raises(ConfigError, match="the conv family has no class in diffusers"):
-        exporter_of(Conv(ConvConfig(latent_channels=4, latent_size=4, num_classes=2, channels=8)))
+        denoiser_exporter(Conv(ConvConfig(latent_channels=4, latent_size=4, num_classes=2, channels=8)))
     with pytest.raises(ConfigError, match="smaller than a kernel"):
         ConvConfig(latent_channels=4, latent_size=2, num_classes=2, channels=8)

@@ -12,7 +12,7 @@ from ldm.core.autoencoders.taef2 import TAEF2
 from ldm.core.autoencoders.vq import VQVAE
 from ldm.core.autoencoders.vq_config import VQVAEConfig
 from ldm.core.errors import ConfigError
-from ldm.core.interchange.autoencoders import notes, to_diffusers
+from ldm.core.interchange.exporters import autoencoder_exporter
 from ldm.core.interchange.vqmodel import Plan
 
 TINY = VQVAEConfig(channels=16, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=32)
@@ -24,6 +24,10 @@ COMMON: dict[str, Any] = {
     "latent_channels": 4,
     "norm_num_groups": 4,
 }
+
+
+def to_diffusers(autoencoder: Autoencoder, side: int) -> Any:
+    return autoencoder_exporter(autoencoder).to_diffusers(autoencoder, side)
 
 
 def awake(network: Any, amount: float = 0.05) -> Any:
@@ -102,7 +106,7 @@ def test_an_image_that_is_the_same_everywhere_still_has_its_four_pixels() -> Non
 def test_a_vqvae_does_not_encode_there_and_says_so() -> None:
     autoencoder = vqvae(TINY)
     network: Any = to_diffusers(autoencoder, 6)
-    assert "decodes only" in notes(autoencoder, 6)[0]
+    assert "decodes only" in autoencoder_exporter(autoencoder).notes(autoencoder, 6)[0]
     with torch.no_grad():
         assert network.encode(torch.zeros(1, 3, 24, 24)).latents.isnan().all()
 
@@ -145,7 +149,7 @@ def test_a_kl_autoencoder_takes_the_statistics_into_its_convolutions(convolution
     with torch.no_grad():
         mean, std = autoencoder.posterior(images)
         posterior = network.encode(images).latent_dist
-    assert network.config.scaling_factor == 1 and not notes(autoencoder, 6)
+    assert network.config.scaling_factor == 1 and not autoencoder_exporter(autoencoder).notes(autoencoder, 6)
     torch.testing.assert_close(posterior.mean, mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(posterior.std, std, rtol=1e-4, atol=1e-5)
 

@@ -1,0 +1,63 @@
+"""Our networks as diffusers has them: each family that can be expressed there has a module, which its line names."""
+
+import importlib
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..autoencoders.codec import Autoencoder
+from ..autoencoders.registry import KINDS
+from ..denoisers.families import FAMILIES
+from ..denoisers.network import DenoiserNetwork
+from ..errors import ConfigError
+from ..settings.families import kind_of
+
+
+class DenoiserExporter(Protocol):
+    """A module that exports one family. TITLE: the network's name, as papers have it."""
+
+    TITLE: str
+
+    def to_diffusers(self, model: Any, ahead: int) -> nn.Module: ...
+
+    def outputs(self, theirs: Any, config: Any, x: Tensor, t: Tensor, labels: Tensor, ahead: int) -> Tensor:
+        """Return what the exported network makes of x (B, C, H, W) at t (B,) for labels (B,)."""
+
+    def summary(self, config: Any) -> str:
+        """Say the shape of a network in a few words."""
+
+
+class AutoencoderExporter(Protocol):
+    """A module that exports one family, the statistics of the latents folded into the network's own layers.
+
+    The DiT pipeline of diffusers only divides latents by one `scaling_factor` before they are decoded.
+    """
+
+    def to_diffusers(self, autoencoder: Autoencoder, side: int) -> nn.Module:
+        """Return a network that decodes latents (B, C, side, side), divided by its scaling_factor, as ours.
+
+        On the CPU, in evaluation mode. Raises ConfigError for an autoencoder that cannot be expressed there.
+        """
+
+    def notes(self, autoencoder: Autoencoder, side: int) -> list[str]:
+        """Return what the exported network does otherwise than ours, in sentences."""
+
+
+def denoiser_exporter(network: DenoiserNetwork) -> DenoiserExporter:
+    """Return the module that exports a network. Raises ConfigError where its family has none."""
+    family = kind_of(network.config, FAMILIES)
+    exporter: DenoiserExporter = _module(FAMILIES[family].exporter, f"a denoiser of the {family} family")
+    return exporter
+
+
+def autoencoder_exporter(autoencoder: Autoencoder) -> AutoencoderExporter:
+    """Return the module that exports an autoencoder. Raises ConfigError where its family has none."""
+    kind = autoencoder.codec.kind
+    exporter: AutoencoderExporter = _module(KINDS[kind].exporter, f"an autoencoder of kind {kind!r}")
+    return exporter
+
+
+def _module(name: str | None, network: str) -> Any:
+    if name is None:
+        raise ConfigError(f"{network} has no class in diffusers", "export a run with another network")
+    return importlib.import_module(f".{name}", __package__)

@@ -1,0 +1,49 @@
+"""Tables of names between our networks and those of others, applied in both directions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+Names = Mapping[str, tuple[str, ...]]  # our linear layers, each with theirs, whose rows one after another are ours
+PARTS = ("weight", "bias")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of others by name. path, remedy: of errors."""
+
+    tensors: Mapping[str, Tensor]
+    path: Path
+    remedy: str
+
+    def get(self, name: str, dims: int | None = None) -> Tensor:
+        """Return a tensor. Raises DataError where it is missing, or has another number of dimensions."""
+        if name not in self.tensors:
+            raise DataError(f"{self.path} lacks {name}", self.remedy)
+        tensor = self.tensors[name]
+        if dims not in (None, tensor.dim()):
+            raise DataError(f"{self.path}: {name} has shape {tuple(tensor.shape)}", self.remedy)
+        return tensor
+
+    def ours(self, names: Names) -> dict[str, Tensor]:
+        """Return our tensors. Raises DataError naming one of theirs that is missing."""
+        return {
+            f"{mine}.{part}": torch.cat([self.get(f"{name}.{part}") for name in theirs])
+            for mine, theirs in names.items()
+            for part in PARTS
+        }
+
+
+def to_theirs(own: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Return their tensors, copies of ours."""
+    return {
+        f"{name}.{part}": piece.clone()
+        for mine, theirs in names.items()
+        for part in PARTS
+        for name, piece in zip(theirs, own[f"{mine}.{part}"].chunk(len(theirs)), strict=True)
+    }
