@@ -1,6 +1,7 @@
 """`ldm estimate`: the settings of a recipe's stages, as each would read them."""
 
 import importlib
+from types import SimpleNamespace
 from typing import Any
 
 from ..core.progress import Progress
@@ -11,19 +12,16 @@ from ..stages.table import STAGES, pipeline
 from .layers import merged_config
 from .recipe import read_recipe
 
-_PARTS = {"latents": "encode", "samples": "sample"}  # of a recipe as it is estimated, where not called as their role
-_ESTIMATED = ("autoencoder", "latents", "denoiser", "classifier", "samples")
-
 
 def run(config: Estimate, console: Progress) -> Any:
     """Estimate what the stages of a recipe cost. Returns the outcome."""
     estimate = importlib.import_module("..stages.tools.estimate", __package__)
-    stages: dict[str, Any] = {}
-    for command in pipeline(read_recipe(config.recipe).tree if config.recipe else ()):
-        role = STAGES[command].writes[0].role.name
-        if role in _ESTIMATED:
-            stages[_PARTS.get(role, role)] = merged_config(command, config.recipe, (), _flags(config, command)).config
-    return estimate.estimate(config, estimate.Recipe(**stages), console)
+    recipe = {
+        STAGES[command].writes[0].role.name: merged_config(command, config.recipe, (), _flags(config, command)).config
+        for command in pipeline(read_recipe(config.recipe).tree if config.recipe else ())
+        if STAGES[command].cost
+    }
+    return estimate.estimate(config, SimpleNamespace(**recipe), console)
 
 
 def _flags(config: Estimate, stage: str) -> dict[str, str | bool]:

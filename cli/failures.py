@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import typer
 
 from ..core.errors import UserError, is_out_of_memory
+from ..stages.table import COMMANDS
 
 INTERRUPTED = 130
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer brings with it
@@ -68,9 +69,10 @@ def _explain_os_error(error: OSError) -> Failure | None:
 
 
 def _memory_remedy(command: str) -> str:
-    if command in ("sample", "sweep"):
+    settings = COMMANDS[command].settings.model_fields if command in COMMANDS else {}
+    if "sampler" in settings:
         return "take --precision bf16, or a device with more memory; the images that are there stay"
-    if command.startswith("train-"):
+    if "train" in settings:
         split = "split the batch into passes with train.accumulate=2 (or 4, 8)"
         return f"{split}, or begin another run with a smaller --batch-size; the last checkpoint is intact"
     return "give a smaller --batch-size"

@@ -74,8 +74,9 @@ class Command:
     """A command with settings.
 
     module: its `run(settings, progress)` does the work. model: the class of its settings. writes: the kinds of
-    directories it makes, for a stage. targets: those that a pipeline has. shared: whether several processes may do it
-    together. smallest: the settings of the self-test. aliases: other names.
+    directories it makes, for a stage. targets: those that a pipeline has. cost: what estimates it, from the basis of
+    the estimate and the settings. shared: whether several processes may do it together. smallest: the settings of the
+    self-test. aliases: other names.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Command:
     model: str
     writes: tuple[Kind, ...] = ()
     targets: tuple[Target, ...] = (Target(),)
+    cost: str = ""
     shared: bool = False
     smallest: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
@@ -108,6 +110,7 @@ def named(place: str) -> Any:
 
 _SHORT = {"images": 64, "batch_size": 8, "warmup": 8, "log_every": 32, "validate_every": 64, "checkpoint_every": 32}
 _AUTOENCODERS, _DENOISERS = "core.autoencoders.registry", "core.denoisers.registry"
+_COSTS = "stages.tools.estimate"
 _SMALL_AUTOENCODER = {
     "data": {"image_size": 16, "val_fraction": 0.25},
     "model": {"preset": "vqvae-xs", "channels": 8, "codebook_size": 16},
@@ -133,6 +136,7 @@ _STAGES = (
         "stages.train_autoencoder",
         "stages.configs:TrainVQVAE",
         (Kind("vqvae", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
+        cost=f"{_COSTS}:train_autoencoder",
         shared=True,
         smallest=_SMALL_AUTOENCODER,
     ),
@@ -146,6 +150,7 @@ _STAGES = (
         "stages.train_autoencoder",
         "stages.configs:TrainAutoencoder",
         (Kind("autoencoder", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
+        cost=f"{_COSTS}:train_autoencoder",
         shared=True,
         smallest=_SMALL_AUTOENCODER,
     ),
@@ -165,6 +170,7 @@ _STAGES = (
                 pieces=Pieces("*.tar", "shards", "core.latents.checking:check_shard"),
             ),
         ),
+        cost=f"{_COSTS}:encode",
         shared=True,
         smallest={"shard_size": 32, "batch_size": 8},
         aliases=("precompute-latents",),
@@ -183,6 +189,7 @@ _STAGES = (
         "stages.train_denoiser",
         "stages.configs:TrainDiT",
         (Kind("dit", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
+        cost=f"{_COSTS}:train_denoiser",
         shared=True,
         smallest=_SMALL_DENOISER,
     ),
@@ -193,6 +200,7 @@ _STAGES = (
         "stages.train_denoiser",
         "stages.configs:TrainDenoiser",
         (Kind("denoiser", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
+        cost=f"{_COSTS}:train_denoiser",
         shared=True,
         smallest=_SMALL_DENOISER,
     ),
@@ -224,6 +232,7 @@ _STAGES = (
             ),
         ),
         targets=(Target(needs=(AUTOENCODER,)),),
+        cost=f"{_COSTS}:train_classifier",
         shared=True,
         smallest={"train": _SHORT},
     ),
@@ -250,6 +259,7 @@ _STAGES = (
             ),
         ),
         targets=(Target("pipeline", ("--label", "pipeline")),),
+        cost=f"{_COSTS}:sample",
         shared=True,
         smallest={"num": 8, "steps": 3},
     ),

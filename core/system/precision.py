@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import ConfigError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Policy:
     @property
     def name(self) -> str:
         """The dtype as users write it: fp32, bf16 or fp16."""
-        return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which networks run their matrix products in the compute dtype."""
@@ -136,7 +136,7 @@ def _dtype(device: torch.device, precision: str) -> torch.dtype:
         if bf16_units(device):
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
-    if precision not in _DTYPES:
+    if precision not in DTYPES:
         raise ConfigError(f"`machine.precision={precision}` is unknown", "give auto, fp32, bf16 or fp16")
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(
@@ -147,4 +147,4 @@ def _dtype(device: torch.device, precision: str) -> torch.dtype:
         raise ConfigError("`machine.precision=bf16` is not supported on mps", "use `machine.precision=fp32`, or fp16")
     if precision == "bf16" and device.type == "cuda" and not bf16_units(device):
         raise ConfigError("this GPU has no bf16 units", "use `machine.precision=fp16`, or auto")
-    return _DTYPES[precision]
+    return DTYPES[precision]

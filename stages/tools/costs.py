@@ -2,52 +2,72 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from ...core.autoencoders import registry as autoencoders
+from ...core.autoencoders.codec import Autoencoder
 from ...core.errors import ConfigError, DataError
 from ...core.images.sets import exclusion_of
 from ...core.images.settings import Data
 from ...core.images.sources import open_parts, open_source, open_splits, own_held_out
+from ...core.latents.dataset import LatentSets
 from ...core.progress import duration
 from ...core.runs.outputs import machine_policy
 from ...core.system.flops import GPUS, LAUNCH, UTILISATION
-from ...core.system.precision import Policy
-from ..configs import Encode, Sample, TrainAutoencoder, TrainClassifier, TrainDenoiser
+from ...core.system.precision import DTYPES, Policy
+from ..configs import TrainDenoiser
 from ..configs.estimate import Estimate
-from . import words
+from . import dummy, words
 
 ASSUMED_CLASSES = 10
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of a recipe's stages."""
-
-    autoencoder: TrainAutoencoder
-    encode: Encode
-    denoiser: TrainDenoiser
-    classifier: TrainClassifier
-    sample: Sample
 
 
 @dataclass(frozen=True)
 class Basis:
     """What all stages' costs depend on.
 
-    train, val: how many images, None where they cannot be counted. policy: device and dtype of the machine
-    that is estimated. rate: its FLOP/s in training, None for this machine, which is measured. notes: what was assumed.
+    recipe: the stages' settings, by the role of what they make. train, val: how many images, None where they cannot
+    be counted. policy: device and dtype of the machine that is estimated. rate: its FLOP/s in training, None for this
+    machine, which is measured. notes: what was assumed.
     """
 
     how: Estimate
-    recipe: Recipe
+    recipe: SimpleNamespace
     train: int | None
     val: int | None
     class_names: tuple[str, ...]
     policy: Policy
     rate: float | None
     notes: list[str]
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """The recipe's autoencoder, with random weights where it would be trained; None for latents of a given shape.
+
+        Raises ConfigError where a ready one is not available.
+        """
+        stage = self.recipe.autoencoder
+        if self.how.latent is not None:
+            return None
+        if stage.autoencoder is None:
+            return autoencoders.build(stage.model.network_config()).eval()
+        if not stage.autoencoder.is_dir():
+            what = f"the autoencoder {stage.autoencoder} is not available"
+            raise ConfigError(what, "give the latents' shape: `latent=4,32,32`")
+        return autoencoders.load(stage.autoencoder)
+
+    @cached_property
+    def latents(self) -> LatentSets:
+        """Noise in the place of latents."""
+        data, autoencoder = self.recipe.autoencoder.data, self.autoencoder
+        shape = autoencoder.latent_shape(data.image_size) if autoencoder else self.how.latent
+        assert shape is not None, "given where there is no autoencoder"
+        device = self.policy.device if self.rate is None else torch.device("cpu")
+        return dummy.latents(shape, len(self.class_names), data.flip, device)
 
     @property
     def launches(self) -> bool:
@@ -81,7 +101,7 @@ class Basis:
         return batch_size // parts
 
 
-def basis(how: Estimate, recipe: Recipe) -> Basis:
+def basis(how: Estimate, recipe: SimpleNamespace) -> Basis:
     """Return what all stages' costs depend on. Raises ConfigError for settings that contradict each other."""
     notes: list[str] = []
     images = _images(how, recipe.autoencoder.data, notes)
@@ -99,8 +119,7 @@ def _machine(how: Estimate, stage: TrainDenoiser) -> tuple[Policy, float | None]
     name = ("bf16" if "bf16" in rates else "fp16") if wanted == "auto" else wanted
     if name not in rates:
         raise ConfigError(f"`machine.precision={name}` is not supported on {how.where}", f"use {' or '.join(rates)}")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    return Policy(torch.device("cuda"), dtype), (how.flops or rates[name] * 1e12) * share
+    return Policy(torch.device("cuda"), DTYPES[name]), (how.flops or rates[name] * 1e12) * share
 
 
 def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, int | None, tuple[str, ...]]:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...core.autoencoders import registry as autoencoders
-from ...core.autoencoders.codec import Autoencoder, TrainableCodec
+from ...core.autoencoders.codec import TrainableCodec
 from ...core.conditioning.class_names import parse_classes
 from ...core.conditioning.registry import conditioning_of
 from ...core.denoisers import registry as denoisers
@@ -39,40 +39,32 @@ from ...core.training.task import Batch, Plan, Task
 from ...core.training.tasks.autoencoding import AutoencodingTask
 from ...core.training.tasks.classifying import ClassifyingTask
 from ...core.training.tasks.denoising import DenoisingTask, network_config
+from ..configs import Encode, Sample, TrainAutoencoder, TrainClassifier, TrainDenoiser
 from ..configs.estimate import Estimate
+from ..table import STAGES, named
 from . import dummy
-from .costs import Basis, Recipe, StageCost, basis, table
+from .costs import Basis, StageCost, basis, table
 from .words import amount
 
-CPU = torch.device("cpu")
 _LATE = 2**60  # images seen, after which every part of every loss is active
 
 
-def estimate(how: Estimate, recipe: Recipe, progress: Progress) -> Outcome:
-    """Estimate the stages of a recipe but `eval`, whose time goes into reading its reference. Returns the table."""
+def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outcome:
+    """Estimate the stages of a recipe for whose cost the table of stages names a function. Returns the table."""
     found = basis(how, recipe)
-    if how.latent is None:
-        autoencoder = _autoencoder(found)
-        latents = _latents(found, autoencoder.latent_shape(recipe.autoencoder.data.image_size))
-        works = [lambda: train_autoencoder(found, autoencoder), lambda: encode(found, autoencoder)]
-        works += [lambda: train_denoiser(found, latents), lambda: sample(found, latents, autoencoder)]
-        if not recipe.classifier.noisy and len(found.class_names) > 1:
-            works.append(lambda: _by_stepping(found, recipe.classifier, _classifying))
-    else:
-        latents = _latents(found, how.latent)
-        works = [lambda: train_denoiser(found, latents), lambda: sample(found, latents, None)]
     costs: list[StageCost] = []
-    progress.start("estimating", len(works), "stages")
-    for work in works:
-        costs.append(work())
-        progress.update(len(costs))
+    progress.start("estimating", len(vars(recipe)), "stages")
+    for number, stage in enumerate(vars(recipe).values(), 1):
+        cost = named(STAGES[stage.command].cost)(found, stage)
+        costs += [] if cost is None else [cost]
+        progress.update(number)
     progress.finish()
     notes = [*found.notes, *_conditions(found)]
     for note in notes:
         progress.note(note)
     facts = {
         "stages": [asdict(each) for each in costs],
-        "latent_shape": list(latents.train.shape),
+        "latent_shape": list(found.latents.train.shape),
         "classes": len(found.class_names),
         "precision": found.policy.name,
         "gpus": how.gpus,
@@ -87,19 +79,21 @@ def estimate(how: Estimate, recipe: Recipe, progress: Progress) -> Outcome:
     return Outcome(Path(how.recipe or "defaults"), summary=table(costs), verdict=verdict, facts=facts)
 
 
-def train_autoencoder(found: Basis, autoencoder: Autoencoder) -> StageCost:
+def train_autoencoder(found: Basis, stage: TrainAutoencoder) -> StageCost | None:
     """Estimate the training of the autoencoder; a finished one takes none, and pixels take none."""
-    stage = found.recipe.autoencoder
+    autoencoder = found.autoencoder
+    if autoencoder is None:
+        return None
     if stage.autoencoder is None and isinstance(autoencoder.codec, TrainableCodec):
         return _by_stepping(found, stage, _autoencoding)
     return StageCost(stage.command, parameters=sum(each.numel() for each in autoencoder.parameters()), seconds=0.0)
 
 
-def train_denoiser(found: Basis, latents: LatentSets) -> StageCost:
+def train_denoiser(found: Basis, stage: TrainDenoiser) -> StageCost:
     """Estimate the training of the denoiser, with activations kept as in the recipe, and recomputed."""
-    stage, gpus, policy = found.recipe.denoiser, found.how.gpus, found.policy
+    gpus, policy, latents = found.how.gpus, found.policy, found.latents
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
-    network, cond = _network(found, latents), _example(latents)
+    network, cond = _network(found, stage), _example(latents)
     passes, memory = denoiser_cost(network, cond, at_once, policy, stage.model.checkpointing)
     _, recomputing = denoiser_cost(network, cond, at_once, policy, checkpointing=True)
     cost = _training(found, stage, passes, memory, lambda: DenoisingTask(stage, network, latents, None, policy))
@@ -112,9 +106,18 @@ def train_denoiser(found: Basis, latents: LatentSets) -> StageCost:
     return replace(cost, memory={**asdict(memory), "recomputing": recomputing.together})
 
 
-def encode(found: Basis, autoencoder: Autoencoder) -> StageCost:
+def train_classifier(found: Basis, stage: TrainClassifier) -> StageCost | None:
+    """Estimate the training of the classifier of images; there is none without classes to tell apart."""
+    if found.autoencoder is None or stage.noisy or len(found.class_names) < 2:
+        return None
+    return _by_stepping(found, stage, _classifying)
+
+
+def encode(found: Basis, stage: Encode) -> StageCost | None:
     """Estimate the encoding of all images, mirrored ones too, and the size of the latents on the disk."""
-    stage, data = found.recipe.encode, found.recipe.autoencoder.data
+    autoencoder, data = found.autoencoder, found.recipe.autoencoder.data
+    if autoencoder is None:
+        return None
     views, side, batch = 2 if data.flip else 1, data.image_size, stage.batch_size
     each, kernels = flops.forward_cost(lambda: autoencoder.posterior(torch.zeros(1, 3, side, side)))
     if found.rate is None:
@@ -139,16 +142,16 @@ def encode(found: Basis, autoencoder: Autoencoder) -> StageCost:
     )
 
 
-def sample(found: Basis, latents: LatentSets, autoencoder: Autoencoder | None) -> StageCost:
+def sample(found: Basis, stage: Sample) -> StageCost:
     """Estimate the drawing of the recipe's samples, with its guidance."""
-    stage, training, policy = found.recipe.sample, found.recipe.denoiser, found.policy
+    training, policy, latents, autoencoder = found.recipe.denoiser, found.policy, found.latents, found.autoencoder
     try:
         classes = len(parse_classes(stage.classes, found.class_names))
     except ConfigError:
         classes = len(stage.classes.split(","))
         found.note(f"--class {stage.classes} is counted as {classes} classes")
     images, shape = classes * stage.num, latents.train.shape
-    network, cond = _network(found, latents), _example(latents)
+    network, cond = _network(found, training), _example(latents)
     forward, has_null = forward_process(training.diffusion), training.label_dropout > 0
     looks, calls = evaluations(sampling_of(stage, has_null), forward)
     chunk = chunk_size(shape, policy)  # filled up for fewer images
@@ -230,10 +233,10 @@ def _training(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Ca
     )
 
 
-def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Policy], Task]) -> StageCost:
+def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Any, Policy], Task]) -> StageCost:
     """Estimate a training whose networks read values, so that steps of few images have to be run."""
     policy = flops.on_cpu(found.policy)
-    task = make(found, policy)
+    task = make(found, stage, policy)
 
     def loss(count: int) -> Tensor:
         data = task.load(Batch(np.arange(count), np.arange(count), _LATE))
@@ -244,7 +247,7 @@ def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Policy], Task]
 
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = flops.task_cost(loss, task.modules, task.averaged, at_once)
-    return _training(found, stage, passes, memory, lambda: make(found, found.policy))
+    return _training(found, stage, passes, memory, lambda: make(found, stage, found.policy))
 
 
 def denoiser_cost(
@@ -285,39 +288,22 @@ def _measured(found: Basis, network: nn.Module, run: Callable[[Any], Any]) -> fl
     return seconds
 
 
-def _autoencoding(found: Basis, policy: Policy) -> AutoencodingTask:
-    stage = found.recipe.autoencoder
+def _autoencoding(found: Basis, stage: TrainAutoencoder, policy: Policy) -> AutoencodingTask:
     if stage.loss.lpips is not None and not stage.loss.lpips.is_dir():
         found.note(f"the perceptual loss is left out: its weights ({stage.loss.lpips}) are not available")
         stage = stage.model_copy(update={"loss": stage.loss.model_copy(update={"lpips": None})})
     return AutoencodingTask(stage, dummy.images(stage.data, len(found.class_names)), policy)
 
 
-def _classifying(found: Basis, policy: Policy) -> ClassifyingTask:
+def _classifying(found: Basis, stage: TrainClassifier, policy: Policy) -> ClassifyingTask:
     data = found.recipe.autoencoder.data
-    stage = found.recipe.classifier.model_copy(update={"data": data})
+    stage = stage.model_copy(update={"data": data})
     return ClassifyingTask(stage, dummy.images(data, len(found.class_names)), policy)
 
 
-def _latents(found: Basis, shape: tuple[int, int, int]) -> LatentSets:
-    flip = found.recipe.autoencoder.data.flip
-    return dummy.latents(shape, len(found.class_names), flip, found.policy.device if found.rate is None else CPU)
-
-
-def _network(found: Basis, latents: LatentSets) -> DenoiserConfig:
-    stage = found.recipe.denoiser
+def _network(found: Basis, stage: TrainDenoiser) -> DenoiserConfig:
     conditioning = conditioning_of({"class_names": found.class_names}, stage.label_dropout)
-    return network_config(stage, latents.train.shape, conditioning)
-
-
-def _autoencoder(found: Basis) -> Autoencoder:
-    """Return the recipe's autoencoder; with random weights where it would be trained."""
-    given = found.recipe.autoencoder.autoencoder
-    if given is None:
-        return autoencoders.build(found.recipe.autoencoder.model.network_config()).eval()
-    if not given.is_dir():
-        raise ConfigError(f"the autoencoder {given} is not available", "give the latents' shape: `latent=4,32,32`")
-    return autoencoders.load(given)
+    return network_config(stage, found.latents.train.shape, conditioning)
 
 
 def _where(found: Basis) -> str:
