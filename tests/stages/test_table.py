@@ -32,6 +32,12 @@ def test_settings_name_the_command_and_the_kind_that_the_table_does(command: Com
     assert command.settings.kind == command.writes[0].name
 
 
+@pytest.mark.parametrize("command", STAGES.values(), ids=lambda command: command.name)
+def test_a_stage_makes_targets_where_its_kind_lies_and_names_what_estimates_it(command: Command) -> None:
+    assert all(bool(target.label) == command.writes[0].labelled for target in command.targets)
+    assert not command.cost or callable(named(command.cost))
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_roles_name_the_commands_that_the_table_does(kind: Kind) -> None:
     assert role_of(kind.name) is kind.role
