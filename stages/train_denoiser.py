@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..core.conditioning.registry import conditioning_of
+from ..core.conditioning.registry import conditioning_of, recorded
 from ..core.denoisers import registry as denoisers
 from ..core.distributed import processes
 from ..core.pipeline.best import BestState, described, open_best
@@ -73,7 +73,7 @@ def _description(config: TrainDenoiser, latents: StageRun) -> dict[str, Any]:
         "diffusion": config.diffusion.model_dump(mode="json"),
         "time_convention": "t = 0 is data, t = 1 is noise",
         "label_dropout": config.label_dropout,
-        "class_names": latents.metadata["class_names"],
+        **recorded(conditioning_of(latents.metadata)),
         "latent_shape": latents.metadata["latent_shape"],
         "image_size": latents.metadata["image_size"],
     }

@@ -17,6 +17,13 @@ def rebuilt(described: Mapping[str, Any]) -> Conditioning:
     return KINDS[described["kind"]](described)
 
 
+def recorded(conditioning: Conditioning) -> dict[str, Any]:
+    """Return what a manifest records of a conditioning, as `conditioning_of` reads it: of labels their names alone."""
+    if isinstance(conditioning, LabelConditioning):
+        return {"class_names": list(conditioning.class_names)}
+    return {"conditioning": conditioning.describe()}
+
+
 def conditioning_of(metadata: Mapping[str, Any], dropout: float | None = None) -> Conditioning:
     """Return the conditioning that a manifest records: labels, where it names classes and no other kind.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import seeds
+from ..conditioning.conditioning import Conditioning
 from ..diffusion.conditions import Cond
 from ..images.order import pieces, spread
 from ..system.transfer import to_device
@@ -33,8 +34,8 @@ class LatentDataset(Protocol):
         """The fields of each sample."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of labels, in order."""
+    def conditioning(self) -> Conditioning:
+        """What `cond` means; whether it has a null is a matter of the training."""
 
     def __len__(self) -> int: ...
 
@@ -70,8 +71,8 @@ class LatentSets:
     val: LatentDataset
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.train.class_names
+    def conditioning(self) -> Conditioning:
+        return self.train.conditioning
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.codec import Autoencoder
+from ..conditioning.labels import LabelConditioning
 from ..images.loader import ImageLoader, training_images
 from ..images.sets import ImageSets
 from ..system.precision import Policy
@@ -39,8 +40,8 @@ class EncodedImages:
         return {**dict.fromkeys(names, latent), LABEL: Field("int64")}
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.images.source.class_names
+    def conditioning(self) -> LabelConditioning:
+        return LabelConditioning(self.images.source.class_names, has_null=False)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from ..conditioning.labels import LabelConditioning
+from ..conditioning.registry import conditioning_of
 from ..distributed import processes
 from ..errors import DataError
 from ..runs.inputs import open_own, open_producer
@@ -48,7 +49,7 @@ def read_latents(
     shards = [name for split in names.values() for name in split]
     latents.verify(INDEX)
     latents.verify_sizes(*shards)
-    fields, class_names = fields_of(metadata), tuple(metadata["class_names"])
+    fields, conditioning = fields_of(metadata), conditioning_of(metadata)
     for name in conditions:
         if fields is None or name not in fields:
             raise DataError(f"{latents.path} lacks the field {name!r}", latents.remedy)
@@ -63,13 +64,13 @@ def read_latents(
         _verify_together(latents, shards)
     # What is read from the disk every time is checked every time.
     trusted = whole and reading != "streamed"
-    how = (shape, reading, device, trusted, fields, class_names, conditions)
+    how = (shape, reading, device, trusted, fields, conditioning, conditions)
     train, val = (ShardedLatents(latents.path, split, names[split], *how) for split in names)
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
             raise DataError(f"{latents.path} holds no {name} samples", latents.remedy)
         if split.labels is not None:
-            LabelConditioning(class_names).check(torch.from_numpy(split.labels), str(latents.path))
+            LabelConditioning(tuple(metadata["class_names"])).check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val)
 
 

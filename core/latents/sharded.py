@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..conditioning.conditioning import Conditioning, NoConditioning
 from ..diffusion.conditions import Cond
 from ..errors import DataError, as_data_error
 from ..images.order import mirrored
@@ -54,10 +55,11 @@ class ShardedLatents:
         device: torch.device | None = None,
         trusted: bool = False,
         fields: Mapping[str, Field] | None = None,
-        class_names: tuple[str, ...] = (),
+        conditioning: Conditioning | None = None,
         conditions: Sequence[str] = (),
     ) -> None:
-        self.shape, self.class_names, self._conditions = shape, class_names, conditions
+        self.shape, self._conditions = shape, conditions
+        self.conditioning: Conditioning = conditioning or NoConditioning()
         self.labels, tables = read_tables(folder, split, names, shape, fields)
         self._count = len(tables[LATENT].shard)
         self.fields = {name: table.form for name, table in tables.items()}

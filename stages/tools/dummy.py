@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...core.conditioning.labels import LabelConditioning
 from ...core.diffusion.conditions import Cond
 from ...core.images.dataset import ImageSource
 from ...core.images.loader import ImageLoader, Preparation
@@ -42,7 +43,7 @@ def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, device: 
     values = torch.randn(2, COUNT, *shape, generator=torch.Generator().manual_seed(0)).half().to(device)
     names = (LATENT, FLIP + LATENT) if flips else (LATENT,)
     fields = {name: Field("float16", shape) for name in names} | {LABEL: Field("int64")}
-    held = _Latents(shape, _class_names(num_classes), fields, values.flatten(0, 1))
+    held = _Latents(shape, LabelConditioning(_class_names(num_classes)), fields, values.flatten(0, 1))
     return LatentSets(held, held)
 
 
@@ -51,7 +52,7 @@ class _Latents:
     """A `LatentDataset` of noise. values: float16 (2 COUNT, C, h, w), the second half of mirrored images."""
 
     shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
+    conditioning: LabelConditioning
     fields: dict[str, Field]
     values: torch.Tensor
 
@@ -66,7 +67,7 @@ class _Latents:
         return self.values.index_select(0, to_device(rows, self.values.device)).float()
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
-        return {"labels": torch.from_numpy(np.asarray(samples, dtype=np.int64) % len(self.class_names))}
+        return {"labels": torch.from_numpy(np.asarray(samples, dtype=np.int64) % self.conditioning.num_classes)}
 
 
 def _class_names(count: int) -> tuple[str, ...]:

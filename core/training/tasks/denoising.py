@@ -61,7 +61,7 @@ class DenoisingTask:
     ) -> None:
         self.config, self.policy, self.autoencoder, self.latents = config, policy, autoencoder, latents
         self.num_samples = len(self.latents.train)
-        self.conditioning = conditioning_of({"class_names": latents.class_names}, config.label_dropout)
+        self.conditioning = conditioning_of({"conditioning": latents.conditioning.describe()}, config.label_dropout)
         self.objective = training_objective(config.diffusion)
 
         # Weights depend on the seed alone: neither on the data nor on the device.

@@ -9,7 +9,7 @@ import torch
 
 from ldm.core.conditioning.conditioning import Conditioning, NoConditioning, Request, drop, unconditional
 from ldm.core.conditioning.labels import LabelConditioning, LabelEmbedding
-from ldm.core.conditioning.registry import conditioning_of, rebuilt
+from ldm.core.conditioning.registry import conditioning_of, rebuilt, recorded
 from ldm.core.diffusion.conditions import Cond, index
 from ldm.core.errors import ConfigError, DataError
 
@@ -109,3 +109,8 @@ def test_labels_in_range_come_back_as_int64() -> None:
     checked = classes(10).check(torch.tensor([0, 9], dtype=torch.int16), "here")
     assert checked.dtype == torch.int64
     assert checked.tolist() == [0, 9]
+
+
+@pytest.mark.parametrize("conditioning", [NoConditioning(), LabelConditioning(("cat", "dog"), has_null=False)])
+def test_what_a_manifest_records_is_the_conditioning_again(conditioning: Conditioning) -> None:
+    assert conditioning_of(json.loads(json.dumps(recorded(conditioning)))) == conditioning
