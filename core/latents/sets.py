@@ -1,12 +1,12 @@
 """A run's latents as training and validation read them: what `encode` wrote, opened and checked."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from ..conditioning.labels import LabelConditioning
+from ..conditioning.conditioning import Conditioning
+from ..conditioning.labels import LABELS, LabelConditioning
 from ..conditioning.registry import conditioning_of
 from ..distributed import processes
 from ..errors import DataError
@@ -35,14 +35,13 @@ def read_latents(
     latents: StageRun,
     reading: Reading | Literal["auto"] = "auto",
     device: torch.device | None = None,
-    conditions: Sequence[str] = (),
 ) -> LatentSets:
     """Open the shards of finished latents, after checking them.
 
-    reading: see `core.latents.sharded`; "auto" chooses by what they fit in. conditions: fields of the condition, beside
-    the label. Sets of up to a gigabyte, and those without checksums, are compared with the manifest first, a share by
-    each process; larger sets are compared with their checksums, latent by latent, as they are read. Raises DataError
-    for damage, for labels of unknown classes, and for a missing field.
+    reading: see `core.latents.sharded`; "auto" chooses by what they fit in. Sets of up to a gigabyte, and those without
+    checksums, are compared with the manifest first, a share by each process; larger sets are compared with their
+    checksums, latent by latent, as they are read. Raises DataError for damage, for labels of unknown classes, and for
+    a field that the recorded conditioning needs and the shards lack.
     """
     metadata, device = latents.metadata, device or torch.device("cpu")
     shape, names = tuple(metadata["latent_shape"]), {split: metadata["shards"][split] for split in ("train", "val")}
@@ -50,6 +49,7 @@ def read_latents(
     latents.verify(INDEX)
     latents.verify_sizes(*shards)
     fields, conditioning = fields_of(metadata), conditioning_of(metadata)
+    conditions = condition_fields(conditioning)
     for name in conditions:
         if fields is None or name not in fields:
             raise DataError(f"{latents.path} lacks the field {name!r}", latents.remedy)
@@ -72,6 +72,11 @@ def read_latents(
         if split.labels is not None:
             LabelConditioning(tuple(metadata["class_names"])).check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val)
+
+
+def condition_fields(conditioning: Conditioning) -> tuple[str, ...]:
+    """Return the fields of shards that a condition is read from, beside the label: masks come with what they mask."""
+    return tuple(f"{name}.npy" for name in conditioning.fields if name != LABELS and not name.endswith("_mask"))
 
 
 def _verify_together(latents: StageRun, shards: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Shards hold any named fields, and give them back by position, whatever their form."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,9 +15,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ldm.core.autoencoders.codec import Autoencoder, Posterior
 from ldm.core.autoencoders.vq import VQVAE
 from ldm.core.autoencoders.vq_config import VQVAEConfig
+from ldm.core.conditioning.conditioning import NoConditioning
+from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.errors import DataError
 from ldm.core.latents.fields import Field, fields_of
 from ldm.core.latents.index import INDEX, check_index, write_index
+from ldm.core.latents.sets import condition_fields
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import LatentSample, load_shard, write_shard
 from ldm.core.runs import schemas
@@ -228,3 +231,19 @@ def test_encode_writes_what_the_codec_offers() -> None:
     assert fields["tokens.npy"][1].tolist() == [first[1].item(), *second[1].flatten().tolist()]
     vqvae = Autoencoder(VQVAE(VQVAEConfig(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=8)))
     assert token_maps(vqvae, 32, policy) == [], "one map says no more than the latents"
+
+
+@dataclass(frozen=True)
+class Embedded(NoConditioning):
+    """Labels and embedded captions of different lengths."""
+
+    fields = ("labels", "embedding", "embedding_mask", "features")
+
+
+def test_a_conditioning_is_read_from_the_fields_it_names_and_masks_come_with_them(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert condition_fields(Embedded()) == ("embedding.npy", "features.npy")
+    assert condition_fields(LabelConditioning(("cat", "dog"))) == () == condition_fields(NoConditioning())
+    latents = opened(tmp_path, conditions=condition_fields(Embedded()))
+    rows = np.array([1, 4])
+    assert set(latents.cond(rows, rows)) == set(Embedded.fields)
