@@ -214,7 +214,7 @@ def test_the_page_prints_the_counted_flops_memory_and_kernels_of_the_smallest_si
     assert passes.training / 1e9 == pytest.approx(printed, abs=0.05)
     assert [kept.together / 1e9, recomputed.together / 1e9] == pytest.approx(memory[:2], abs=0.05)
     assert kept.weights / 4e6 == pytest.approx(parameters, abs=0.05)
-    count, floor = re.search(r"DiT-S/2 has ([\d,]+) of them, so that it takes at least ([\d.]+) ms", PAGE).groups()
+    count, floor = re.search(r"DiT-S/2 has ([\d,]+) of them, so it takes at least ([\d.]+) ms", PAGE).groups()
     launched = passes.training_kernels + passes.optimizer_kernels
     assert int(count.replace(",", "")) == launched and float(floor) == round(launched * LAUNCH * 1e3, 1)
 
