@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.files import read_json
-from ..core.runs.claim import brought_up
+from ..core.runs.claim import upgraded
 from ..core.runs.roles import role_of
 from ..core.runs.run import MANIFEST, open_run
 from ..core.settings.fields import defaults, identity, incidental
@@ -121,7 +121,7 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
     if maker != command:
         raise ConfigError(f"{path} was made by ldm {maker}, with no settings of ldm {command}", "give a recipe")
     default = defaults(STAGES[command].settings, artifact.config)
-    return {command: brought_up(artifact.config, identity(default), incidental(default))}
+    return {command: upgraded(artifact.config, identity(default), incidental(default))}
 
 
 def _check_sections(path: Path, tree: dict[str, Any], lines: dict[tuple[str, ...], int]) -> None:

@@ -123,6 +123,12 @@ _SMALL_DENOISER = {
 }
 _OF_LATENTS = {"latents": LATENTS, "autoencoder": AUTOENCODER}
 
+_OF_AUTOENCODERS: dict[str, Any] = {
+    "cost": f"{_COSTS}:train_autoencoder",
+    "shared": True,
+    "smallest": _SMALL_AUTOENCODER,
+}
+
 _STAGES = (
     Command(
         "train-vqvae",
@@ -136,9 +142,7 @@ _STAGES = (
         "stages.train_autoencoder",
         "stages.configs:TrainVQVAE",
         (Kind("vqvae", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
-        cost=f"{_COSTS}:train_autoencoder",
-        shared=True,
-        smallest=_SMALL_AUTOENCODER,
+        **_OF_AUTOENCODERS,
     ),
     Command(
         "train-autoencoder",
@@ -150,9 +154,7 @@ _STAGES = (
         "stages.train_autoencoder",
         "stages.configs:TrainAutoencoder",
         (Kind("autoencoder", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
-        cost=f"{_COSTS}:train_autoencoder",
-        shared=True,
-        smallest=_SMALL_AUTOENCODER,
+        **_OF_AUTOENCODERS,
     ),
     Command(
         "encode",

@@ -66,7 +66,7 @@ def keeping_order(fingerprints: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.argsort(order)
 
 
-def stand_ins(fingerprints: np.ndarray, places: np.ndarray) -> np.ndarray:
+def representatives(fingerprints: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return for each image the one of equal pixels that is kept first, int64 (N,); itself where it is unknown."""
     stands = np.arange(len(fingerprints))
     rows = np.flatnonzero(fingerprints["known"])

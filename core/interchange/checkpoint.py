@@ -53,7 +53,7 @@ def _config(given: Weights, heads: int | None, num_classes: int | None) -> DiTCo
     heads = heads or _HEADS.get((width, depth))
     if heads is None:
         raise ConfigError(
-            f"{path} has width {width} and depth {depth}, which no published DiT has: its heads cannot be told",
+            f"{path} has width {width} and depth {depth}, which no published DiT has: its number of heads is unknown",
             "add `heads=N`",
         )
     num_tokens = given.get("pos_embed", dims=3).shape[1]

@@ -1,6 +1,6 @@
 """Our noise schedules and predictions as schedulers of diffusers, and back.
 
-There, step k = 0 … T - 1 is our t = (k + 1)/T. Rectified flow is told T t itself.
+There, step k = 0 … T - 1 is our t = (k + 1)/T. Rectified flow is given T t itself.
 """
 
 import itertools
@@ -29,9 +29,9 @@ _MOST_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Process:
-    """A schedule by name, what the network predicts, and how it is told the time: see `transformer`.
+    """A schedule by name, what the network predicts, and how it is given the time: see `transformer`.
 
-    ahead: by how much the step it is told lags behind `time_scale` t. shift: of the sampler's times.
+    ahead: by how much the step it is given lags behind `time_scale` t. shift: of the sampler's times.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Process:
 
 
 def ahead_of(schedule: Schedule) -> int:
-    """Return how many steps our time is ahead of the step that diffusers' network is told."""
+    """Return how many steps our time is ahead of the step that diffusers' network is given."""
     return 1 if schedule.variance_preserving else 0
 
 

@@ -1,8 +1,8 @@
 """Our DiT as diffusers' DiTTransformer2DModel, and back.
 
 What differs there: each block has a time and a label embedder of its own (the final layer takes the first block's),
-queries, keys and values are apart, the null class is always 1000, and the network is told a step k = 0 … where ours is
-told the time t. With `ahead` 1, k = s t - 1 (diffusion, s the time scale, as our times are those after a step);
+queries, keys and values are apart, the null class is always 1000, and the network is given a step k = 0 … where ours is
+given the time t. With `ahead` 1, k = s t - 1 (diffusion, s the time scale, as our times are those after a step);
 with 0, k = s t (rectified flow). The shift turns each pair of cosine and sine by a constant angle, which the first
 linear map after them takes in.
 """
@@ -145,7 +145,7 @@ def from_diffusers(
 
     path: of the weights, named in errors. num_named: how many classes have names; the classes are those and all that
     were trained, which unused ones, with the null class's embedding, were not. ahead, time_scale: of the steps that the
-    network was told, as `scheduler.Process` has them. Raises DataError for a network that is
+    network was given, as `scheduler.Process` has them. Raises DataError for a network that is
     not the DiT of the paper, and for embedders that differ from block to block.
     """
     _require_paper(settings, path)

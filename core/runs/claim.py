@@ -47,7 +47,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
     return StageRun(path, identity.kind, identity.command, (path / MANIFEST).is_file(), identity=identity)
 
 
-def brought_up(
+def upgraded(
     config: Mapping[str, Any], defaults: Mapping[str, Any], incidental: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return a recorded configuration as it would be recorded now.
@@ -60,7 +60,7 @@ def brought_up(
         if isinstance(value, Mapping):
             below = [key.removeprefix(f"{name}.") for key in incidental if key.startswith(f"{name}.")]
             inner = defaults.get(name)
-            merged[name] = brought_up(value, inner if isinstance(inner, Mapping) else {}, below)
+            merged[name] = upgraded(value, inner if isinstance(inner, Mapping) else {}, below)
     return merged
 
 
@@ -70,7 +70,7 @@ def _recorded(path: Path, identity: Identity) -> dict[str, Any] | None:
         found = open_run(path, role_of(identity.kind), identity.command)
     except DataError:
         return None
-    config = brought_up(found.config, identity.defaults, identity.incidental)
+    config = upgraded(found.config, identity.defaults, identity.incidental)
     return dataclasses.replace(identity, kind=found.kind, config=config, inputs=found.inputs).document()
 
 
@@ -79,7 +79,7 @@ def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, A
         found = files.read_json(path / IDENTITY, "start over with `replace`")
         known = found.get("config")
         if isinstance(known, dict):
-            found["config"] = brought_up(known, identity.defaults, identity.incidental)
+            found["config"] = upgraded(known, identity.defaults, identity.incidental)
         return found
     except DataError:
         if replace:

@@ -8,7 +8,7 @@ import torch
 
 from ...core.curation.contact_sheet import require_new
 from ...core.curation.duplicates import Group, grouped
-from ...core.curation.fingerprints import FINGERPRINT, fingerprint_of, keeping_order, scratch, stand_ins
+from ...core.curation.fingerprints import FINGERPRINT, fingerprint_of, keeping_order, representatives, scratch
 from ...core.curation.near import confirmed, cosine_pairs, merged, near_links
 from ...core.errors import DataError
 from ...core.features.registry import open_extractor
@@ -20,7 +20,7 @@ from ...core.runs.outputs import machine_policy
 from ...core.system.settings import Machine
 from ..configs.data_tools import DataDedup
 from .data_copies import Copies
-from .data_parts import TRAINED, Catalogue, looked_at, read_all, shown
+from .data_parts import TRAINED, Catalogue, opened_images, read_all, shown
 
 FEATURE_DISTANCE = 0.04  # of MobileNetV2
 _SIDE, _BATCH = 224, 64  # of images for a network
@@ -31,7 +31,7 @@ def run(config: DataDedup, progress: Progress) -> Outcome:
     for path, flag in ((config.out, "out"), (config.exclude_out, "exclude_out"), (config.sheet, "sheet")):
         if path is not None:
             require_new(path, config.replace, flag)
-    images, exclude = looked_at(config)
+    images, exclude = opened_images(config)
     fingerprints, broken = _fingerprints(images, progress)
     found = Copies(images, _groups(config, images, fingerprints, progress), broken)
     facts = found.facts(config.drop_conflicts)
@@ -84,7 +84,7 @@ def _groups(config: DataDedup, images: Catalogue, fingerprints: np.ndarray, prog
     """
     held_out = np.repeat([part not in TRAINED for part, _ in images.parts], np.diff(images.starts))
     places = keeping_order(fingerprints, held_out)
-    stands = stand_ins(fingerprints, places)
+    stands = representatives(fingerprints, places)
     rows = np.flatnonzero(fingerprints["known"] & (stands == np.arange(len(images))))
     progress.note(f"comparing the hashes of {len(rows):,} images that differ in their pixels")
     links = near_links(fingerprints, rows, config.bits, config.likeness, config.mirrored)

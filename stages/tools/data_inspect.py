@@ -14,7 +14,7 @@ from ...core.errors import DataError
 from ...core.images.dataset import ImageSource
 from ...core.progress import Outcome, Progress
 from ..configs.data_tools import DataInspect
-from .data_parts import TRAINED, Parts, counted, listed, looked_at, own_split, read_all, shown
+from .data_parts import TRAINED, Parts, counted, listed, opened_images, own_split, read_all, shown
 
 COLUMNS, ROWS = 8, 40  # of the contact sheet
 _BAR = 24  # characters of the longest bar
@@ -25,7 +25,7 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
     """Look at every image once. The exit code is 3 where something would stop training."""
     if config.sheet is not None:
         require_new(config.sheet, config.replace, "sheet")
-    parts = looked_at(config)[0].parts
+    parts = opened_images(config)[0].parts
     survey = Survey()
     for part, source, index, seen in read_all(parts, look, progress, "looking at images"):
         survey.add(part, source, index, seen)

@@ -21,7 +21,7 @@ Parts = list[tuple[str, ImageSource]]  # the first one is trained on; "all" wher
 TRAINED = ("all", "train")
 
 
-def looked_at(config: LookingAtData) -> tuple["Catalogue", Exclusion | None]:
+def opened_images(config: LookingAtData) -> tuple["Catalogue", Exclusion | None]:
     """Open the parts of the data, what is trained on first, without what is to be left out.
 
     With images held out elsewhere, those take the place of the data's own parts, as in training.

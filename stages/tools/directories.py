@@ -12,7 +12,7 @@ from ...core import files
 from ...core.errors import DataError, UserError
 from ...core.interchange.export_record import RECORD
 from ...core.pipeline.best import BEST
-from ...core.runs.claim import brought_up
+from ...core.runs.claim import upgraded
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open_run
 from ...core.runs.weights import CONFIG, WEIGHTS
@@ -146,7 +146,7 @@ def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in MAKERS:
         return dict(config)
     default = defaults(MAKERS[kind].settings, config)
-    return brought_up(config, identity(default), incidental(default))
+    return upgraded(config, identity(default), incidental(default))
 
 
 def changed_settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:

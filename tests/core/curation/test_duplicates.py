@@ -5,7 +5,7 @@ import pytest
 
 from ldm.core.curation import fingerprints, near
 from ldm.core.curation.duplicates import components, grouped
-from ldm.core.curation.fingerprints import FINGERPRINT, fingerprint_of, keeping_order, scratch, stand_ins
+from ldm.core.curation.fingerprints import FINGERPRINT, fingerprint_of, keeping_order, representatives, scratch
 from ldm.core.curation.near import LINK, SEARCHED, merged, near_links
 from ldm.core.errors import DataError
 from ldm.core.images.dataset import image_source
@@ -34,7 +34,7 @@ def groups_of(count: int, found: np.ndarray, order: list[int] | None = None, **s
     all_fingerprints = known(count, **same)
     places = np.empty(count, dtype=np.int64)
     places[order or np.arange(count)] = np.arange(count)
-    return grouped(all_fingerprints, stand_ins(all_fingerprints, places), found, places)
+    return grouped(all_fingerprints, representatives(all_fingerprints, places), found, places)
 
 
 def kept_and_out(group) -> tuple[list[int], dict[int, int]]:
@@ -119,7 +119,7 @@ def test_images_that_could_not_be_decoded_are_in_no_group():
     all_fingerprints = known(4, pixels={1: b"p" * 32, 3: b"p" * 32})
     all_fingerprints[[0, 2]] = np.zeros(2, dtype=FINGERPRINT)
     places = np.arange(4)
-    (group,) = grouped(all_fingerprints, stand_ins(all_fingerprints, places), links(), places)
+    (group,) = grouped(all_fingerprints, representatives(all_fingerprints, places), links(), places)
     assert group.rows == [1, 3]
 
 

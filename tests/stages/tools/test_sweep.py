@@ -70,7 +70,7 @@ def test_scales_and_steps_that_are_named_twice_are_drawn_once(own: Pipeline) -> 
     assert len(table(swept(own, cfg=(1, 3, 1), steps=(2, 2)))) == 2
 
 
-def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_a_evaluation_alone(own: Pipeline) -> None:
+def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_an_evaluation_alone(own: Pipeline) -> None:
     heard = Heard()
     outcome = swept(own, heard, cfg=(1, 2, 3), steps=(3,), sampler="euler")
     assert heard.works.count("reference") == 1 and heard.works.count("samples") == 3
