@@ -1,34 +1,25 @@
 """`ldm sample`: a denoiser, classes and seeds in, pictures out."""
 
 import shlex
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..core.conditioning.conditioning import Request
-from ..core.conditioning.registry import conditioning_of
 from ..core.diffusion import conditions
 from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
 from ..core.files import sha256_json
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
-from ..core.pipeline.generation import Sampling, check, chunk_size, generate, sampling_of
-from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
+from ..core.pipeline.drawing import Images, draw, open_model
+from ..core.pipeline.generation import Sampling, chunk_size, generate, sampling_of
 from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
-from ..core.runs.inputs import as_input
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
-from ..core.runs.run import StageRun
 from ..core.settings.fields import identity
-from ..core.system.compile import maybe_compile
 from ..core.system.precision import Policy
-from ..core.system.signals import stop_flag
 from .configs import Sample
 
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
@@ -38,36 +29,28 @@ STRIP_IMAGES, STRIP_STEPS = 4, 10
 def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of the chosen classes. Returns their folder."""
     # What is asked for, checked against the denoiser's manifest before anything is loaded or written.
-    source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
-    conditioning = conditioning_of(source.metadata)
-    request = conditioning.request(config.classes)
+    opened = open_model(config)
+    source, sampling = opened.source, opened.sampling
+    request = opened.conditioning.request(config.classes)
 
     # The folder of these settings; a label is its name.
     label = config.label or _label(config)
     folder = output_folder(config, label)
-
-    # Sampler and guidance, as far as this denoiser supports them.
-    diffusion = diffusion_of(source)
-    has_null, channels = conditioning.has_null, source.metadata["latent_shape"][0]
-    sampling = sampling_of(config, has_null).on(diffusion.num_steps)
-    check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
-    guides = open_guides(source, config, guides_from_null=sampling.cfg != 1)
     with occupied(folder, config.machine) as policy:
         # Nothing to do where the same settings and inputs have made this folder.
-        inputs = {role: as_input(artifact, folder) for role, artifact in {"denoiser": source, **guides}.items()}
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, opened.inputs(folder))
         next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
         pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
 
         # Load the networks; draw `num` images of each class, all with consecutive seeds.
-        model = with_guides(load_model(source, config, policy), guides, config, policy)
-        maybe_compile(model.network, bool(config.machine.compile), policy.device)
+        model = opened.load(config, policy)
         rows = np.repeat(np.arange(len(request.titles)), config.num)  # each image's row of the request
         cond = conditions.index(request.cond, rows)
         seed_indices = config.seed + np.arange(len(rows), dtype=np.int64)
-        names, speed = _draw(model, cond, seed_indices, sampling, config, policy, folder, progress)
+        names = [f"{seed:06d}.png" for seed in seed_indices]
+        speed = draw(model, Images(names, cond, seed_indices), sampling, config, policy, folder, progress)
 
         # One process draws the pictures and writes the manifest, the last file.
         if not processes.world().is_main:
@@ -81,7 +64,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
                 for name, row, seed in zip(names, rows, seed_indices, strict=True)
             ],
             "class_names": source.metadata["class_names"],
-            "sampling": {**asdict(sampling), "steps": sampling.num_steps, "seed": config.seed, **_state(source)},
+            "sampling": opened.recorded(config.seed),
             "image_size": source.metadata["image_size"],
         }
         work.commit(outputs, metadata, images_per_second=speed)
@@ -93,11 +76,6 @@ def run(config: Sample, progress: Progress) -> Outcome:
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 
-def _state(source: StageRun) -> dict[str, Any]:
-    """Return which state of the denoiser is sampled, unless it is the last."""
-    return {"checkpoint": f"best, after {source.metadata['images_seen']:,} images"} if "best" in source.metadata else {}
-
-
 def _label(config: Sample) -> str:
     """Return a readable folder name of the settings, different for different settings."""
     classes = "".join(c if c.isalnum() or c in "-," else "_" for c in config.classes)[:40]
@@ -106,61 +84,6 @@ def _label(config: Sample) -> str:
     digest = sha256_json(identity(config))[:6]
     best = "_best" if config.checkpoint == "best" else ""
     return f"class-{classes}{best}_cfg-{scale:g}_{config.sampler}{steps}_seed-{config.seed}_{digest}"
-
-
-def _draw(
-    model: Model,
-    cond: Cond,
-    seed_indices: np.ndarray,
-    sampling: Sampling,
-    config: Sample,
-    policy: Policy,
-    folder: Path,
-    progress: Progress,
-) -> tuple[list[str], float | None]:
-    """Draw the missing images, a file each, named by seed; each process draws a share.
-
-    A thread writes one batch while the next is drawn; each is whole on the disk before the next is submitted. Returns
-    all names, and images a second; None where none was missing.
-    """
-    # An image on the disk is whole, so what is missing is what is left to draw; the main process decides.
-    names = [f"{seed:06d}.png" for seed in seed_indices]
-    there = processes.broadcast_flags([(folder / name).exists() for name in names])
-    missing = [row for row, found in enumerate(there) if not found]
-    world = processes.world()
-    done = before = len(names) - len(missing)
-    progress.start("sampling", len(names), "images", done=done)
-    started = time.monotonic()
-    writing: Future[None] | None = None
-    with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-        for start in range(0, len(missing), config.batch_size * world.size):
-            # A turn: a batch for each process. In the last one some may have nothing, but wait with the others.
-            turn = missing[start : start + config.batch_size * world.size]
-            rows = turn[world.share(len(turn))]
-            if rows:
-                images = generate(model, conditions.index(cond, rows), seed_indices[rows], sampling, policy)
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(_write, [folder / names[row] for row in rows], images)
-
-            # A signal to one process stops all, after what they have drawn is written.
-            stopping = processes.stop_requested(stop)
-            done = before + start + len(turn)
-            progress.update(done)
-            if stopping and done < len(names):
-                break
-        if writing is not None:
-            writing.result()
-    processes.barrier()  # The images of all processes are on the disk.
-    if done < len(names):
-        raise stop.stopped(f"after {done:,} images")
-    progress.finish()
-    return names, len(missing) / (time.monotonic() - started) if missing else None
-
-
-def _write(paths: list[Path], images: np.ndarray) -> None:
-    for path, image in zip(paths, images, strict=True):
-        write_png(path, image)
 
 
 def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:

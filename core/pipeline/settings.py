@@ -14,7 +14,8 @@ from ..diffusion.names import (
     WeightingName,
     check_prediction,
 )
-from ..settings.fields import Location, Section, Stage, option
+from ..settings.fields import Label, Location, Section, Stage, option, section
+from ..system.settings import Machine
 
 
 class Diffusion(Section):
@@ -54,8 +55,23 @@ class Diffusion(Section):
 
 
 class Drawing(Stage):
-    """How images are drawn: guidance and sampler."""
+    """What images are drawn from, and how: guidance and sampler."""
 
+    denoiser: Location | None = option(None, "Denoiser stage to sample; by default the run's own.", "--denoiser")
+    checkpoint: Literal["final", "best"] = option(
+        "final", "Weights at the end of the training, or the best measured by metrics.every.", "--checkpoint"
+    )
+    label: Label | None = option(
+        None, "Name of the output, in a folder of its kind; by default made from the settings.", "--label", False
+    )
+    batch_size: int = option(
+        64,
+        "Images written at once; does not change them, and a small number costs time.",
+        "--batch-size",
+        ge=1,
+        identity=False,
+    )
+    machine: Machine = section(Machine)
     cfg: float | None = option(
         None,
         "Classifier-free guidance scale s, u + s (c - u): 1 is none, 0 unconditional; by default 3, or 1 without a null"

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from ldm.core.errors import Stopped
 from ldm.core.files import TEMPORARY
 from ldm.core.images.decode import write_png
+from ldm.core.pipeline import drawing
 from ldm.core.progress import Silent
 from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
-from ldm.stages import sample
 from ldm.stages.table import STAGES
 from tests.support.pipeline_run import Heard, Pipeline, pngs
 from tests.support.several import environment, ranked, run_together
@@ -92,7 +92,7 @@ def test_the_main_process_waits_for_the_images_that_others_still_write(
 
     def work(rank: int) -> None:
         if rank == 1:
-            monkeypatch.setattr(sample, "write_png", lambda path, image: (time.sleep(0.3), write_png(path, image)))
+            monkeypatch.setattr(drawing, "write_png", lambda path, image: (time.sleep(0.3), write_png(path, image)))
         STAGES["sample"].load().run(config, Silent())
 
     assert run_together(2, work) == [0, 0]

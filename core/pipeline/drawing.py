@@ -1,0 +1,138 @@
+"""Images drawn into a folder, a file each: what they are drawn from, and drawing those that the folder lacks."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..conditioning.conditioning import Conditioning
+from ..conditioning.registry import conditioning_of
+from ..diffusion import conditions
+from ..diffusion.conditions import Cond
+from ..distributed import processes
+from ..images.decode import write_png
+from ..progress import Progress
+from ..runs.inputs import as_input
+from ..runs.run import StageRun
+from ..system.compile import maybe_compile
+from ..system.precision import Policy
+from ..system.signals import stop_flag
+from .generation import Edit, Sampling, check, generate, sampling_of
+from .loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
+from .model import Model
+from .settings import Drawing
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A denoiser stage and what guides it, checked against the settings by their manifests; nothing is loaded yet."""
+
+    source: StageRun
+    guides: dict[str, StageRun]
+    conditioning: Conditioning
+    sampling: Sampling
+
+    def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Return them as inputs of the stage in `folder`."""
+        return {role: as_input(run, folder) for role, run in {"denoiser": self.source, **self.guides}.items()}
+
+    def load(self, config: Drawing, policy: Policy) -> Model:
+        """Load the networks, compiled if so wished."""
+        model = with_guides(load_model(self.source, config, policy), self.guides, config, policy)
+        maybe_compile(model.network, bool(config.machine.compile), policy.device)
+        return model
+
+    def recorded(self, seed: int) -> dict[str, Any]:
+        """Return what a manifest records of how images were drawn."""
+        best = "best" in self.source.metadata
+        state = {"checkpoint": f"best, after {self.source.metadata['images_seen']:,} images"} if best else {}
+        return {**vars(self.sampling), "steps": self.sampling.num_steps, "seed": seed, **state}
+
+
+def open_model(config: Drawing) -> Opened:
+    """Open what the settings draw from. Raises ConfigError where this denoiser does not support them."""
+    source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
+    diffusion, conditioning = diffusion_of(source), conditioning_of(source.metadata)
+    sampling = sampling_of(config, conditioning.has_null).on(diffusion.num_steps)
+    channels = source.metadata["latent_shape"][0]
+    check(sampling, diffusion.num_steps, conditioning.has_null, channels, diffusion.learn_variance)
+    return Opened(source, open_guides(source, config, sampling.cfg != 1), conditioning, sampling)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to draw: their file names, a condition and a seed for each, and how they are edited.
+
+    groups: int (N,): images of different groups are never edited together. edit: the rows of some images of one group
+    → their edit, whose `Start.rows` count within these rows. finish: rows and pixels (B, H, W, 3) → the pixels to
+    write.
+    """
+
+    names: list[str]
+    cond: Cond
+    seeds: np.ndarray
+    groups: np.ndarray | None = None
+    edit: Callable[[np.ndarray], Edit] | None = None
+    finish: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+    def turns(self, missing: list[int], size: int) -> Iterator[np.ndarray]:
+        """Divide the missing rows into turns of one group and at most `size` rows each."""
+        rows = np.array(missing, dtype=np.int64)
+        groups = np.zeros(len(rows)) if self.groups is None else self.groups[rows]
+        for group in np.unique(groups):
+            of_group = rows[groups == group]
+            yield from (of_group[start : start + size] for start in range(0, len(of_group), size))
+
+
+def draw(
+    model: Model, images: Images, sampling: Sampling, config: Drawing, policy: Policy, folder: Path, progress: Progress
+) -> float | None:
+    """Draw the missing images into a folder; each process draws a share.
+
+    A thread writes one batch while the next is drawn; each is whole on the disk before the next is submitted. Returns
+    images a second; None where none was missing. Raises Stopped after a signal.
+    """
+    # An image on the disk is whole, so what is missing is what is left to draw; the main process decides.
+    names = images.names
+    there = processes.broadcast_flags([(folder / name).exists() for name in names])
+    missing = [row for row, found in enumerate(there) if not found]
+    world = processes.world()
+    done = len(names) - len(missing)
+    progress.start("sampling", len(names), "images", done=done)
+    started = time.monotonic()
+    writing: Future[None] | None = None
+    with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+        for turn in images.turns(missing, config.batch_size * world.size):
+            # A turn: a batch for each process. In the last one some may have nothing, but wait with the others.
+            rows = turn[world.share(len(turn))]
+            if len(rows):
+                edit = images.edit(rows) if images.edit else None
+                cond = conditions.index(images.cond, rows)
+                pixels = generate(model, cond, images.seeds[rows], sampling, policy, edit=edit)
+                pixels = images.finish(rows, pixels) if images.finish else pixels
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(_write, [folder / names[row] for row in rows], pixels)
+
+            # A signal to one process stops all, after what they have drawn is written.
+            stopping = processes.stop_requested(stop)
+            done += len(turn)
+            progress.update(done)
+            if stopping and done < len(names):
+                break
+        if writing is not None:
+            writing.result()
+    processes.barrier()  # The images of all processes are on the disk.
+    if done < len(names):
+        raise stop.stopped(f"after {done:,} images")
+    progress.finish()
+    return len(missing) / (time.monotonic() - started) if missing else None
+
+
+def _write(paths: list[Path], images: np.ndarray) -> None:
+    for path, image in zip(paths, images, strict=True):
+        write_png(path, image)
