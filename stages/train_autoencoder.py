@@ -15,7 +15,7 @@ from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.system.precision import Policy
 from ..core.training import loop
-from ..core.training.tasks.autoencoding import AutoencodingTask, reconstruction_quality, write_reconstructions
+from ..core.training.tasks.autoencoding import AutoencodingTask, reconstruction_quality, write_pictures
 from .configs import TrainAutoencoder
 
 
@@ -47,7 +47,7 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
         if not processes.world().is_main:
             return Outcome(folder)
         if ready is not None:
-            write_reconstructions(autoencoder, images.val, config.pictures, policy, folder, 0)
+            write_pictures(autoencoder, images.val, config.pictures, policy, folder, 0)
         metadata |= _measure(autoencoder, images, policy, progress)
         metadata |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
         registry.save(autoencoder, folder / "final")
@@ -56,7 +56,7 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
         "reconstruction": f"PSNR {metadata['val_psnr']:.2f} dB, SSIM {metadata['val_ssim']:.4f} on held-out images",
         "latents": " × ".join(map(str, metadata["latent_shape"])),
     }
-    pictures = sorted((folder / "reconstructions").glob("*.png"))[-1:]
+    pictures = [path for kind in ("reconstructions", "prior") for path in sorted((folder / kind).glob("*.png"))[-1:]]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 

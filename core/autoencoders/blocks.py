@@ -1,10 +1,13 @@
-"""Convolutional encoder and decoder: residual blocks between resamplers (the layout of Esser et al. 2021, VQ-GAN).
+"""Convolutional encoder and decoder: residual blocks between resamplers (Esser et al. 2021, VQ-GAN).
 
-Two things differ from there for speed. Resamplers change the width and blocks keep it, so that wide layers never run
-at a fine resolution; and with a patch above 1 nothing at all runs at full resolution, where most of the time goes.
+In the published layout (`blocks_widen`, Rombach et al. 2022) the first block of a level changes the width. Ours differs
+in two ways for speed. Resamplers change the width and blocks keep it, so that wide layers never run at a fine
+resolution; and with a patch above 1 nothing at all runs at full resolution, where most of the time goes.
 """
 
+import itertools
 import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +27,8 @@ class Encoder(nn.Module):
         overlapping = 2 * patch if patch > 1 else 3
         padding = (overlapping - patch) // 2
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], overlapping, stride=patch, padding=padding)
-        layers: list[nn.Module] = []
-        for number, width in enumerate(widths):
-            layers += [ResBlock(width, groups) for _ in range(config.num_res_blocks)]
-            if number < len(widths) - 1:
-                layers.append(nn.Conv2d(width, widths[number + 1], 3, stride=2, padding=1))
-        self.levels = nn.Sequential(*layers)
+        downsample = AsymmetricDownsample if config.blocks_widen else _downsample
+        self.levels = nn.Sequential(*_levels(widths, config.num_res_blocks, downsample, len(widths) - 1, config))
         self.middle = _middle(widths[-1], config)
         self.norm_out = _norm(widths[-1], groups)
         self.conv_out = _conv3(widths[-1], out_channels)
@@ -48,12 +47,7 @@ class Decoder(nn.Module):
         widths, self.patch, groups = config.widths[::-1], config.patch, config.norm_groups
         self.conv_in = _conv3(config.latent_channels, widths[0])
         self.middle = _middle(widths[0], config)
-        layers: list[nn.Module] = []
-        for number, width in enumerate(widths):
-            layers += [ResBlock(width, groups) for _ in range(config.decoder_blocks)]
-            if number < len(widths) - 1:
-                layers.append(Upsample(width, widths[number + 1]))
-        self.levels = nn.Sequential(*layers)
+        self.levels = nn.Sequential(*_levels(widths, config.decoder_blocks, Upsample, 0, config))
         self.norm_out = _norm(widths[-1], groups)
         self.conv_out = _conv3(widths[-1], config.in_channels * self.patch**2)
 
@@ -65,17 +59,18 @@ class Decoder(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """A residual block of two normalised 3×3 convolutions."""
+    """A residual block of two normalised 3×3 convolutions, and a 1×1 one on the skip where it changes the width."""
 
-    def __init__(self, width: int, groups: int) -> None:
+    def __init__(self, in_width: int, width: int, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(width, groups), _conv3(width, width)
+        self.norm1, self.conv1 = _norm(in_width, groups), _conv3(in_width, width)
         self.norm2, self.conv2 = _norm(width, groups), _conv3(width, width)
+        self.shortcut = nn.Conv2d(in_width, width, 1) if in_width != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(_silu(self.norm1(x)))
         h = self.conv2(_silu(self.norm2(h)))
-        return h.add_(x)  # The backward pass does not need a convolution's output.
+        return h.add_(self.shortcut(x))  # The backward pass does not need a convolution's output.
 
 
 class Attention(nn.Module):
@@ -92,6 +87,16 @@ class Attention(nn.Module):
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
         h = attend(q, k, v)
         return x + self.out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+class AsymmetricDownsample(nn.Conv2d):
+    """Half the side by a 3×3 convolution, with the padding of the published networks: right and below only."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__(in_width, out_width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -121,9 +126,39 @@ def rotate_between(end: nn.Conv2d, start: nn.Conv2d, rotation: Tensor) -> None:
     start.weight.copy_(torch.einsum("ij,ojhw->oihw", rotation.to(start.weight), start.weight))
 
 
+def parts_around(
+    codec: nn.Module, encoder: Encoder, decoder: Decoder, between: Sequence[nn.Module] = ()
+) -> Mapping[str, Sequence[nn.Module]]:
+    """Return what a phase may train: all; the layers next to the latents; the layers that output the images."""
+    middle = [encoder.middle, encoder.norm_out, encoder.conv_out, *between, decoder.conv_in, decoder.middle]
+    return {"all": [codec], "middle": middle, "head": [decoder.norm_out, decoder.conv_out]}
+
+
+def _levels(
+    widths: Sequence[int], num_blocks: int, resample: Callable[[int, int], nn.Module], lowest: int, config: LevelsConfig
+) -> Iterator[nn.Module]:
+    """Yield the layers of all levels in order: residual blocks, then a resampler unless the level is the last.
+
+    lowest: the number of the level at the lowest resolution.
+    """
+    before, groups = widths[0], config.norm_groups
+    for number, (width, after) in enumerate(itertools.zip_longest(widths, widths[1:])):
+        for in_width in (before, *[width] * (num_blocks - 1)):
+            yield ResBlock(in_width, width, groups)
+            if number == lowest and config.attends_in_blocks:
+                yield Attention(width, groups)
+        if after is not None:
+            before = width if config.blocks_widen else after
+            yield resample(width, before)
+
+
+def _downsample(in_width: int, out_width: int) -> nn.Conv2d:
+    return nn.Conv2d(in_width, out_width, 3, stride=2, padding=1)
+
+
 def _middle(width: int, config: LevelsConfig) -> nn.Sequential:
     def blocks() -> list[nn.Module]:
-        return [ResBlock(width, config.norm_groups)] if config.middle_blocks else []
+        return [ResBlock(width, width, config.norm_groups)] if config.middle_blocks else []
 
     attention = [Attention(width, config.norm_groups)] if config.attention else []
     return nn.Sequential(*blocks(), *attention, *blocks())

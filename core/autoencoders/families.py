@@ -2,9 +2,11 @@
 
 from ..settings.families import Family
 from .identity_config import IdentityConfig
+from .kl_config import KLConfig
 from .vq_config import VQVAEConfig
 
 FAMILIES: dict[str, Family] = {
     "vqvae": Family(VQVAEConfig, "vq:VQVAE", exporter="vqmodel"),
+    "kl": Family(KLConfig, "kl:KLAutoencoder", exporter="autoencoder_kl"),
     "identity": Family(IdentityConfig, "identity:IdentityCodec"),
 }

@@ -55,6 +55,16 @@ class LevelsConfig(NetworkConfig):
         return [self.channels * multiplier for multiplier in self.channel_multipliers]
 
     @property
+    def blocks_widen(self) -> bool:
+        """Whether a level's first block changes the width, as published, and not the resampler before it."""
+        return False
+
+    @property
+    def attends_in_blocks(self) -> bool:
+        """Whether self-attention follows each block of the lowest level."""
+        return False
+
+    @property
     def decoder_blocks(self) -> int:
         """Residual blocks per level of the decoder."""
         return self.num_res_blocks if self.num_decoder_blocks is None else self.num_decoder_blocks

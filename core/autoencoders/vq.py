@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import processes
-from .blocks import Decoder, Encoder, channels_last, rotate_between
+from .blocks import Decoder, Encoder, channels_last, parts_around, rotate_between
 from .codec import Draws, Posterior, Reconstruction
 from .quantizers import Assignment, Quantizer, perplexity, usage
 from .vq_config import VQVAEConfig
@@ -66,10 +66,7 @@ class VQVAE(nn.Module):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """All; the layers next to the latents; the layers that output the images."""
-        encoder, decoder = self.encoder, self.decoder
-        middle = [encoder.middle, encoder.norm_out, encoder.conv_out, decoder.conv_in, decoder.middle]
-        return {"all": [self], "middle": middle, "head": [decoder.norm_out, decoder.conv_out]}
+        return parts_around(self, self.encoder, self.decoder)
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:

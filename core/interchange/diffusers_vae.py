@@ -9,7 +9,7 @@ from torch import nn
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.pretrained import DiffusersCodec, build_diffusers
 from ..errors import ConfigError
-from .vqmodel import normalise_between, normalise_codes
+from .vqmodel import normalise_codes, normalise_posterior
 
 
 def to_diffusers(autoencoder: Autoencoder, side: int) -> nn.Module:
@@ -25,13 +25,10 @@ def notes(autoencoder: Autoencoder, side: int) -> list[str]:
     return []
 
 
-@torch.no_grad()
 def _kl(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
     """Fold the statistics into the 1×1 convolutions around the latent, which some configurations leave out."""
     network = _copy(codec, scaling_factor=1.0, shift_factor=None, use_quant_conv=True, use_post_quant_conv=True)
-    normalise_between(network.quant_conv, network.post_quant_conv, autoencoder)
-    network.quant_conv.bias[codec.latent_channels :] -= 2 * autoencoder.latent_std.cpu().log()
-    return network
+    return normalise_posterior(network, autoencoder)
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..autoencoders.blocks import Attention, Decoder, ResBlock, Upsample
 from ..autoencoders.codec import Autoencoder
+from ..autoencoders.parts_config import LevelsConfig
 from ..autoencoders.vq import VQVAE
-from ..autoencoders.vq_config import VQVAEConfig
 from ..errors import ConfigError
 from .subpixels import Pairs, Ramps, Terms, carry_images, double_coordinates, double_images, gate_images
 
@@ -30,7 +30,7 @@ class Plan:
     carry the images to be interleaved and groups of ramps follow. side: of the latents.
     """
 
-    config: VQVAEConfig
+    config: LevelsConfig
     side: int
 
     def __post_init__(self) -> None:
@@ -93,6 +93,24 @@ class Plan:
         return [size * self.groups for size in self.group_sizes]
 
     @property
+    def layers(self) -> dict[str, Any]:
+        """What the stock classes take for these levels."""
+        config, widths = self.config, tuple(reversed(self.block_widths))
+        return {
+            "in_channels": config.in_channels,
+            "out_channels": config.in_channels,
+            "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+            "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+            "block_out_channels": widths,
+            "layers_per_block": self.blocks - 1,
+            "latent_channels": config.latent_channels,
+            "sample_size": self.side * config.downsampling,
+            "norm_num_groups": self.groups,
+            "scaling_factor": 1.0,
+            "mid_block_add_attention": config.attention,
+        }
+
+    @property
     def blocks(self) -> int:
         """Residual blocks per level: ours, one that narrows, one that makes the images, or what the ramps need."""
         widths, ours = self.block_widths, self.config.decoder_blocks
@@ -111,36 +129,28 @@ def to_diffusers(autoencoder: Autoencoder, side: int) -> nn.Module:
 
     codec = autoencoder.codec
     assert isinstance(codec, VQVAE), f"{codec.kind} is no VQ-VAE"
-    config, plan = codec.config, Plan(codec.config, side)
-    widths = tuple(reversed(plan.block_widths))
-    model: Any = diffusers.VQModel(
-        in_channels=config.in_channels,
-        out_channels=config.in_channels,
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        block_out_channels=widths,
-        layers_per_block=plan.blocks - 1,
-        latent_channels=config.latent_channels,
-        sample_size=side * config.downsampling,
-        num_vq_embeddings=config.codebook_size,
-        norm_num_groups=plan.groups,
-        scaling_factor=1.0,
-        mid_block_add_attention=config.attention,
-    )
+    plan = Plan(codec.config, side)
+    model: Any = diffusers.VQModel(**plan.layers, num_vq_embeddings=codec.config.codebook_size)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         _fill_codebook(model, autoencoder, codec)
-        _fill_decoder(model.decoder, codec.decoder, plan)
+        fill_decoder(model.decoder, codec.decoder, plan)
     network: nn.Module = model.eval()
     return network
 
 
 def notes(autoencoder: Autoencoder, side: int) -> list[str]:
     """Return what the VQModel does otherwise than the autoencoder."""
-    codec, found = autoencoder.codec, ["The autoencoder decodes only; `encode` gives NaN."]
+    codec = autoencoder.codec
     assert isinstance(codec, VQVAE)
-    if codec.config.patch > 1:
+    return notes_of_decoder(codec.config, side)
+
+
+def notes_of_decoder(config: LevelsConfig, side: int) -> list[str]:
+    """Return what the stock class of a decoder that was fitted into it does otherwise."""
+    found = ["The autoencoder decodes only; `encode` gives NaN."]
+    if config.patch > 1:
         found.append(
             f"The autoencoder serves latents of {side} × {side} only, and float32 only (TF32 included): it counts where"
             " each pixel belongs, and half precision miscounts."
@@ -173,6 +183,15 @@ def normalise_between(quant: nn.Conv2d, post: nn.Conv2d, autoencoder: Autoencode
     post.weight.mul_(std[None, :, None, None])
 
 
+@torch.no_grad()
+def normalise_posterior(network: Any, autoencoder: Autoencoder) -> nn.Module:
+    """Fold the statistics of the latents into an AutoencoderKL's 1×1 convolutions. Returns the network."""
+    normalise_between(network.quant_conv, network.post_quant_conv, autoencoder)
+    network.quant_conv.bias[autoencoder.latent_channels :] -= 2 * autoencoder.latent_std.cpu().log()
+    folded: nn.Module = network
+    return folded
+
+
 def normalise_codes(network: Any, autoencoder: Autoencoder) -> None:
     """Move a VQModel's codebook, and its convolutions, into the normalised space, where the nearest code is the same.
 
@@ -191,7 +210,7 @@ def _fill_codebook(model: Any, autoencoder: Autoencoder, codec: VQVAE) -> None:
     model.quant_conv.bias.fill_(math.nan)
 
 
-def _fill_decoder(theirs: Any, ours: Decoder, plan: Plan) -> None:
+def fill_decoder(theirs: Any, ours: Decoder, plan: Plan) -> None:
     """Put our layers in the first channels and groups of theirs, and what interleaves the images beside them."""
     _corner(theirs.conv_in, ours.conv_in)
     _fill_middle(theirs.mid_block, ours, plan)

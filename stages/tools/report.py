@@ -15,12 +15,12 @@ from ...core.runs.run import IDENTITY, StageRun
 from ..configs.report import Report
 from ..table import KINDS
 from .reporting.cards import cards
-from .reporting.charts import against_settings, measurements, training_curves
+from .reporting.charts import POSTERIOR, against_settings, measurements, training_curves
 from .reporting.gaps import gaps
 from .reporting.page import Chapter, Page, Picture, render
 from .reporting.tables import number_tables
 from .summary import Summary, evaluated_alike, grouped, read
-from .words import how
+from .words import how, plain
 
 _SETS = 6  # sets of samples, at most, that are shown without being asked for
 
@@ -122,7 +122,7 @@ def _chapters(run: Summary) -> Iterator[Chapter]:
     yield Chapter(
         "Training the autoencoder",
         "",
-        pictures=[*_curves(autoencoder), *_reconstructions(run)],
+        pictures=[*_curves(autoencoder), *_reconstructions(run), *_from_prior(autoencoder)],
     )
     others = [stage for role, stage in run.stages.items() if role not in ("autoencoder", "denoiser")]
     yield Chapter("Training the classifiers", "", pictures=[picture for stage in others for picture in _curves(stage)])
@@ -195,6 +195,18 @@ def _reconstructions(run: Summary) -> Iterator[Picture]:
     for path in (each.run.path / "reconstructions.png" for each in run.evaluations):
         if path.is_file():
             yield Picture("The worst, the middling and the best of all held out", path)
+
+
+def _from_prior(stage: StageRun) -> Iterator[Picture]:
+    """Show what the latent prior decodes to, with how far the posterior is from it."""
+    for path in _numbered(stage.path / "prior")[-1:]:
+        curves = {name: stage.curve(name) for name in POSTERIOR}
+        measured = [f"{plain(name)} {curve[-1][1]:.3g}" for name, curve in curves.items() if curve]
+        caption = (
+            "Decoded from latents of N(0, I), above those of a Gaussian fitted to held-out images, after"
+            f" {int(path.stem):,} images"
+        )
+        yield Picture("; ".join([caption, *measured]), path)
 
 
 def _numbered(folder: Path) -> list[Path]:

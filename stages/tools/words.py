@@ -52,7 +52,8 @@ def typed(value: Any) -> str:
 def plain(name: str) -> str:
     """Return the name of a number or setting in words, without that of an extractor."""
     words = name.partition("[")[0].replace("val_", "validation ").replace("_", " ")
-    return words.upper() if words in ("fid", "kid", "psnr", "ssim") else words.replace("frechet", "Fréchet")
+    words = words.replace("kl ", "KL ").replace("mu std", "std of μ").replace("sigma", "mean σ")
+    return words.upper() if words in ("fid", "kid", "psnr", "ssim", "lpips") else words.replace("frechet", "Fréchet")
 
 
 def how(sampling: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from ...system.compile import maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import to_device
 from ...training import loop
+from .prior import write_prior_samples
 from .settings import AutoencoderTraining
 
 VALIDATION_IMAGES = 512
@@ -113,8 +114,8 @@ class AutoencodingTask:
         return quality | {f"val_{name}": number for name, number in self.codec.summarise(observed).items()}
 
     def picture(self, folder: Path, images_seen: int) -> None:
-        """Write the fixed held-out images above their reconstructions."""
-        write_reconstructions(self.autoencoder, self.images.val, self.config.pictures, self.policy, folder, images_seen)
+        """Write the fixed held-out images above their reconstructions, and images from the prior of the latents."""
+        write_pictures(self.autoencoder, self.images.val, self.config.pictures, self.policy, folder, images_seen)
 
     def _reconstruction_loss(self, images: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Pixels, perception, the codec's own term, and the adversarial loss once it is active."""
@@ -139,6 +140,7 @@ class AutoencodingTask:
             adversarial = losses.generator_loss(self.networks["discriminator"](out.images))
             weight = losses.adaptive_weight(reconstruction, adversarial, self.codec.last_layer)
             loss = loss + settings.adversarial_weight * weight * adversarial
+            numbers |= {"adversarial_loss": adversarial, "adaptive_weight": weight}
         return loss, numbers
 
     def _discriminator_loss(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -169,6 +171,14 @@ def reconstruction_quality(
         signal += float(psnr(decoded, originals).sum())
         structure += float(ssim(decoded, originals).sum())
     return {"val_psnr": signal / len(chosen), "val_ssim": structure / len(chosen)}
+
+
+def write_pictures(
+    autoencoder: Autoencoder, images: ImageLoader, count: int, policy: Policy, folder: Path, images_seen: int
+) -> None:
+    """Write `count` reconstructions of held-out images, and as many images from the prior where there is one."""
+    write_reconstructions(autoencoder, images, count, policy, folder, images_seen)
+    write_prior_samples(autoencoder, images, count, policy, folder, images_seen)
 
 
 @torch.no_grad()

@@ -15,15 +15,23 @@ from ..words import conditions_in_words, plain
 from .page import Picture
 
 MEASURED = ("fid", "frechet_distance", "class_accuracy", "recall", "precision", "kid", "kernel_distance")
+POSTERIOR = ("val_kl_divergence", "val_mu_std", "val_sigma")
 TRAINED = {
     "loss": ("loss", "val_loss"),
     "PSNR, dB": ("val_psnr",),
     "SSIM": ("val_ssim",),
+    "pixel loss": ("pixel_loss",),
+    "LPIPS": ("lpips",),
+    "KL divergence, nats per latent value": ("kl_divergence", "val_kl_divergence"),
+    "deviations of the posterior": ("val_mu_std", "val_sigma"),
+    "adversarial losses": ("adversarial_loss", "discriminator_loss"),
+    "adaptive weight": ("adaptive_weight",),
     "codes in use, share": ("usage", "val_usage"),
     "perplexity of the codes": ("perplexity", "val_perplexity"),
     "accuracy": ("val_accuracy",),
     "gradient norm": ("grad_norm",),
 }
+_LOGARITHMIC = ("loss", "pixel loss", "LPIPS", "KL divergence, nats per latent value", "gradient norm")
 SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps")}
 
 
@@ -33,7 +41,7 @@ def training_curves(stage: StageRun, title: str) -> Iterator[Picture]:
         drawn = [name for name in names if stage.curve(name)]
         lines = [line(plain(name), stage.curve(name), colour) for colour, name in enumerate(drawn)]
         if any(x > 0 for each in lines for x in each.x):
-            log = "y" if label in ("loss", "gradient norm") else ""
+            log = "y" if label in _LOGARITHMIC else ""
             yield Picture(f"{title}: {label}", svg=svg(Panel("", "images seen", label, lines, log=log)))
 
 
