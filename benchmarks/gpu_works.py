@@ -12,9 +12,9 @@ from ldm.core.autoencoders.codec import Autoencoder
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
-from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline.generation import Sampling, chunk_size, generate
 from ldm.core.pipeline.model import Model
+from ldm.core.pipeline.settings import Diffusion
 from ldm.core.system.compile import maybe_compile
 from ldm.core.system.flops import seconds_of
 from ldm.core.system.precision import Policy, for_inference
@@ -133,8 +133,7 @@ def sampling(preset: str, policy: Policy, sizes: Sizes) -> dict[str, Any]:
         model = Model(
             network=network,
             autoencoder=_autoencoder(sizes, policy),
-            schedule=schedule("cosine"),
-            prediction="v",
+            diffusion=Diffusion(),
             latent_shape=shape,
             conditioning=LabelConditioning(tuple(map(str, range(CLASSES)))),
         )

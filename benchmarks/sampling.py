@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers.dit import DiT
-from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline.generation import Sampling, generate
 from ldm.core.pipeline.model import Model
+from ldm.core.pipeline.settings import Diffusion
 from ldm.core.system.compile import maybe_compile
 from ldm.core.system.memory import keep_freed_memory
 from ldm.core.system.precision import for_inference, resolve
@@ -67,8 +67,7 @@ def make(
     model = Model(
         network=network,
         autoencoder=_Nothing(),  # type: ignore[arg-type]  # Decoding is not measured here.
-        schedule=schedule("linear", NUM_STEPS),
-        prediction="eps",
+        diffusion=Diffusion(schedule="linear", num_steps=NUM_STEPS, prediction="eps"),
         latent_shape=(4, size.side, size.side),
         conditioning=LabelConditioning(tuple(map(str, range(NUM_CLASSES)))),
     )

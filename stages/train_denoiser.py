@@ -32,7 +32,8 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
         if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
             evaluator = SampleEvaluator(config, latents, source, policy, progress)
         work = claim(folder, config, data.inputs(folder))
-        next_commands = [command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"]
+        sample = command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"
+        next_commands = [sample] if config.diffusion.draws else []
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         sets = data.read(policy, progress, config.reading)
@@ -58,7 +59,7 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
         best = open_best(folder, work.command)
         summary["best"] = described(best)
         if best.metadata["images_seen"] < metadata["images_seen"]:
-            next_commands.append(f"{next_commands[0]} --checkpoint best")
+            next_commands += [f"{command} --checkpoint best" for command in next_commands]
     pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 

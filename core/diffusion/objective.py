@@ -1,8 +1,9 @@
 """Training objectives of denoisers: what is drawn for a batch, and the loss of a network on it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,19 +19,7 @@ Draw = Callable[[str], Tensor]
 
 
 class Objective(Protocol):
-    """A training objective: any network's loss on a batch. It may hold a teacher, called without gradient.
-
-    schedule, prediction and shift are those of the trained model, as sampling needs them.
-    """
-
-    @property
-    def schedule(self) -> Schedule: ...
-
-    @property
-    def prediction(self) -> str: ...
-
-    @property
-    def shift(self) -> float: ...
+    """A training objective: any network's loss on a batch. It may hold a teacher, called without gradient."""
 
     def draw(self, normal: Draw, uniform: Draw) -> dict[str, Tensor]:
         """Return a batch's random tensors by name, batch first, from draws (B, C, h, w) and (B,) in [0, 1)."""
@@ -48,19 +37,21 @@ class Denoising:
 
     The fields are the settings of `diffusion`.
 
-    vlb_weight: λ of L_simple + λ L_vlb (Nichol & Dhariwal 2021, equation 16), for networks of 2C output channels that
-    learn the variance too; None for those of C that do not. Raises ValueError for fields that do not fit together.
+    learn_variance: whether the network has 2C output channels, of which the second half is the variance. vlb_weight:
+    λ of L_simple + λ L_vlb (Nichol & Dhariwal 2021, equation 16), which then is the loss. Raises ValueError for fields
+    that do not fit together.
     """
 
     schedule: Schedule
     prediction: str = "v"
     weighting: str = "snr+1"
-    gamma: float = 5.0
+    min_snr_gamma: float = 5.0
     times: str = "uniform"
     logit_mean: float = 0.0
     logit_std: float = 1.0
     shift: float = 1.0
-    vlb_weight: float | None = None
+    learn_variance: bool = False
+    vlb_weight: float = 0.001
 
     def __post_init__(self) -> None:
         predictions.check(self.prediction, self.schedule)
@@ -70,7 +61,7 @@ class Denoising:
     @property
     def on_table(self) -> bool:
         """Whether training sees the table's times only: on the straight path only for the bound's steps."""
-        return self.schedule.variance_preserving or self.vlb_weight is not None
+        return self.schedule.variance_preserving or self.learn_variance
 
     def draw_times(self, uniform: Tensor) -> Tensor:
         """Map uniform numbers in [0, 1) to training times in (0, 1], float32."""
@@ -95,13 +86,13 @@ class Denoising:
 
         # Of 2C output channels, the first half is the prediction, the second the variance.
         output = network(x_t, t, cond).float()
-        predicted = output if self.vlb_weight is None else output.chunk(2, dim=1)[0]
+        predicted = output.chunk(2, dim=1)[0] if self.learn_variance else output
 
         # The weight is defined on the x0 error (Salimans & Ho 2022) and converted to the prediction's own error.
         target = predictions.target(self.prediction, x0, eps, alpha, sigma)
-        weight = weightings.loss_weight(self.weighting, self.prediction, self.schedule.log_snr(t), self.gamma)
+        weight = weightings.loss_weight(self.weighting, self.prediction, self.schedule.log_snr(t), self.min_snr_gamma)
         loss = weight.float() * (predicted - target).square().flatten(1).mean(1)
-        if self.vlb_weight is None:
+        if not self.learn_variance:
             return loss
 
         # L_simple + λ L_vlb. The mean is detached: the bound trains the variance alone (Nichol & Dhariwal 2021).
@@ -114,12 +105,21 @@ class Denoising:
 
 @dataclass(frozen=True)
 class FixedNoise:
-    """Squared error of x0 at one time only: a denoiser of one step. From pure noise it predicts the data's mean."""
+    """Squared error of x0 at one noise level only: a denoiser of one step. From pure noise it predicts the data's mean.
+
+    sigma: the noise in x0 + sigma eps, of which x_t is a multiple; counts unless pure_noise. Raises ValueError for
+    fields that do not fit together.
+    """
 
     schedule: Schedule
-    time: float
-    prediction: ClassVar[str] = "x0"
-    shift: ClassVar[float] = 1.0
+    sigma: float = 0.5
+    pure_noise: bool = False
+    prediction: str = "x0"
+
+    @property
+    def time(self) -> float:
+        """The time of this noise level."""
+        return self.schedule.time_at(math.inf if self.pure_noise else self.sigma)
 
     def draw(self, normal: Draw, uniform: Draw) -> dict[str, Tensor]:
         """Return the noise (B, C, h, w) and the time, B times the same."""
@@ -127,5 +127,9 @@ class FixedNoise:
         return {"noise": noise, "t": torch.full((len(noise),), self.time)}
 
     def loss(self, network: Network, x0: Tensor, given: dict[str, Tensor], cond: Cond) -> Tensor:
-        """Return each sample's mean squared error, float32 (B,)."""
+        """Return each sample's mean squared error of x0, float32 (B,)."""
         return Denoising(self.schedule, self.prediction, "uniform").loss(network, x0, given, cond)
+
+
+OBJECTIVES: dict[str, type] = {"denoising": Denoising, "fixed-noise": FixedNoise}
+"""Dataclasses: what is in a field comes from the setting of that name in `diffusion`, and the schedule from several."""

@@ -1,5 +1,7 @@
 """Noise schedules: how much signal (alpha) and noise (sigma) x_t = alpha x0 + sigma eps holds at time t."""
 
+import bisect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -82,6 +84,19 @@ class Schedule:
         """Return log(alpha² / sigma²) at t, as `alpha_sigma`; +inf at t = 0, -inf where alpha is 0."""
         alpha, sigma = self._levels(t)
         return (2 * (alpha.log() - sigma.log())).to(t.dtype)
+
+    def time_at(self, noise: float) -> float:
+        """Return the time at which sigma / alpha is `noise`, inf for noise alone. Raises ValueError if it never is."""
+        if not self.variance_preserving:
+            return 1.0 if math.isinf(noise) else noise / (1 + noise)
+        angles = self._table(torch.device("cpu"))[:, 1].tolist()
+        angle = math.atan(noise)
+        if not 0 <= angle <= angles[-1]:
+            last = math.tan(angles[-1])
+            raise ValueError(f"sigma / alpha of {noise:g} does not occur on {self.kind!r}, which ends at {last:g}")
+        after = min(bisect.bisect_right(angles, angle), self.num_steps)
+        before = after - 1
+        return (before + (angle - angles[before]) / (angles[after] - angles[before])) / self.num_steps
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         if t.dtype not in (torch.float32, torch.float64):

@@ -153,8 +153,8 @@ def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
         )
     else:
         yield f"Needs a diffusers with `{FLOW}`. Its steps are those of `ldm sample` if their number divides {steps}."
-    if model.shift != 1 and not shifts(model.schedule):
-        yield f"Times are not shifted by {model.shift:g}: the images are those of `ldm sample shift=1`."
+    if model.diffusion.shift != 1 and not shifts(model.schedule):
+        yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
     if model.conditioning.has_null:
         yield "`guidance_scale` is s in u + s (c − u), as `ldm sample --cfg`, on all channels; 1 or less is none."
     else:
@@ -165,7 +165,7 @@ def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
     labels = labels_in_diffusers(metadata["class_names"])
     if list(labels) != sorted(metadata["class_names"]):
         yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."
-    if model.learned_variance:
+    if model.diffusion.learn_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."
     yield from autoencoder_exporter(model.autoencoder).notes(model.autoencoder, model.latent_shape[1])
 

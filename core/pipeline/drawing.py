@@ -57,9 +57,9 @@ def open_model(config: Drawing) -> Opened:
     """Open what the settings draw from. Raises ConfigError where this denoiser does not support them."""
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
     diffusion, conditioning = diffusion_of(source), conditioning_of(source.metadata)
-    sampling = sampling_of(config, conditioning.has_null).on(diffusion.num_steps)
+    sampling = sampling_of(config, conditioning.has_null).on(diffusion.most_steps)
     channels = source.metadata["latent_shape"][0]
-    check(sampling, diffusion.num_steps, conditioning.has_null, channels, diffusion.learn_variance)
+    check(sampling, diffusion, conditioning.has_null, channels)
     return Opened(source, open_guides(source, config, sampling.cfg != 1), conditioning, sampling)
 
 

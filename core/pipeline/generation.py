@@ -13,10 +13,11 @@ from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError
+from ..settings.fields import shared_fields
 from ..system.precision import Policy
 from ..system.transfer import to_device
 from .model import Guidance, Model, guided
-from .settings import Drawing
+from .settings import Diffusion, Drawing
 
 
 @dataclass(frozen=True)
@@ -65,37 +66,34 @@ _LARGEST_CHUNK = 64
 def sampling_of(drawing: Drawing, has_null: bool) -> Sampling:
     """Return the settings that say how images are drawn. has_null: whether there is a null class to guide from."""
     scale = drawing.cfg if drawing.cfg_paper is None else 1 + drawing.cfg_paper
-    return Sampling(
-        cfg=(DEFAULT_CFG if has_null else 1.0) if scale is None else scale,
-        cfg_interval=drawing.cfg_interval,
-        cfg_rescale=drawing.cfg_rescale,
-        cfg_channels=drawing.cfg_channels,
-        autoguide_scale=drawing.autoguide_scale if drawing.autoguide is not None else 1.0,
-        classifier_scale=drawing.classifier_scale,
-        sampler=drawing.sampler,
-        steps=drawing.steps,
-        eta=drawing.eta,
-        spacing=drawing.spacing,
-        shift=drawing.shift,
-        variance=drawing.variance,
-    )
+    resolved = {
+        "cfg": (DEFAULT_CFG if has_null else 1.0) if scale is None else scale,
+        "autoguide_scale": drawing.autoguide_scale if drawing.autoguide is not None else 1.0,
+    }
+    sampling: Sampling = shared_fields(Sampling, {**dict(drawing), **resolved})
+    return sampling
 
 
-def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, learned_variance: bool) -> None:
+def check(sampling: Sampling, diffusion: Diffusion, has_null: bool, channels: int) -> None:
     """Refuse settings that a model cannot follow. Raises ConfigError naming the setting.
 
-    num_steps: of the model's schedule. has_null: whether it was trained with a null class. channels: of its latents.
-    learned_variance: whether it learned the variance of its steps.
+    diffusion: what it was trained to do. has_null: whether it was trained with a null class. channels: of its latents.
     """
+    if not diffusion.draws:
+        raise ConfigError(
+            f"this denoiser was trained at the one noise level sigma {diffusion.sigma:g}: from that it denoises in one"
+            " step, and draws no images from noise",
+            "look at the denoised images that its training draws, or train with `diffusion.objective=denoising`",
+        )
     if sampling.cfg != 1.0 and not has_null:
         raise ConfigError(
             f"`cfg={sampling.cfg:g}` needs a null class, but this denoiser was trained with label dropout 0",
             "use `cfg=1`, or train with `label_dropout=0.1`",
         )
-    if not 1 <= sampling.num_steps <= num_steps:
+    if not 1 <= sampling.num_steps <= diffusion.most_steps:
+        of = "the schedule's number of steps" if diffusion.most_steps > 1 else "as this denoiser does all in one step"
         raise ConfigError(
-            f"`steps={sampling.num_steps}` is outside 1 … {num_steps}, the schedule's number of steps",
-            "give fewer steps",
+            f"`steps={sampling.num_steps}` is outside 1 … {diffusion.most_steps}, {of}", "give fewer steps"
         )
     if sampling.cfg_channels is not None and sampling.cfg_channels > channels:
         raise ConfigError(
@@ -109,7 +107,7 @@ def check(sampling: Sampling, num_steps: int, has_null: bool, channels: int, lea
         raise ConfigError(
             f"`variance={sampling.variance}` belongs to the DDPM sampler, not {sampling.sampler}", "use `sampler=ddpm`"
         )
-    if sampling.variance == "learned" and not learned_variance:
+    if sampling.variance == "learned" and not diffusion.learn_variance:
         raise ConfigError(
             "`variance=learned`: this denoiser did not learn one",
             "leave it out, or train with `diffusion.learn_variance=yes`",
@@ -136,7 +134,7 @@ def generate(
     """
     # Refuse before the first pass what the model cannot do.
     has_null, channels = model.conditioning.has_null, model.latent_shape[0]
-    check(sampling, model.schedule.num_steps, has_null, channels, model.learned_variance)
+    check(sampling, model.diffusion, has_null, channels)
     size = chunk_size(model.latent_shape, policy)
     pieces = []
     for start in range(0, len(seed_indices), size):
@@ -183,7 +181,7 @@ def _chunk(
 
     # Guide the denoiser. DDPM takes a learned variance, and a classifier's gradient, in its steps instead.
     is_ddpm = sampling.sampler == "ddpm"
-    learned = is_ddpm and model.learned_variance and sampling.variance in ("auto", "learned")
+    learned = is_ddpm and model.diffusion.learn_variance and sampling.variance in ("auto", "learned")
     steered = guided(model, sampling, policy, is_ddpm, learned)
 
     # Each sampler's own options.
@@ -195,8 +193,9 @@ def _chunk(
         options |= {"variance": fixed} | steered.for_ddpm
 
     # The grid of times, shifted as the training's times unless another shift is asked for.
-    grid = times.grid(model.schedule.num_steps, sampling.num_steps, sampling.spacing)
-    grid = times.shift(grid, model.shift if sampling.shift is None else sampling.shift)
+    spacing = sampling.spacing if model.diffusion.most_steps > 1 else "trailing"  # which begins at the one time
+    grid = times.grid(model.schedule.num_steps, sampling.num_steps, spacing)
+    grid = times.shift(grid, model.diffusion.shift if sampling.shift is None else sampling.shift)
 
     # From pure noise along the whole grid, unless an edit changes that.
     start = Start(rows, steered.denoise, noise("initial noise", 0), grid, model.schedule, noise)

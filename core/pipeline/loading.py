@@ -14,16 +14,17 @@ from ..autoencoders.lpips import LPIPS
 from ..conditioning.registry import conditioning_of
 from ..denoisers import noisy_classifier
 from ..denoisers import registry as denoisers
-from ..diffusion.objective import Denoising, Objective
-from ..diffusion.schedules import Schedule, schedule
+from ..diffusion.denoisers import Network
+from ..diffusion.names import FIXED_NOISE
+from ..diffusion.objective import OBJECTIVES, Objective
 from ..errors import ConfigError
 from ..runs.inputs import chosen, made_by, open_own, open_producer, section_of
 from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER
 from ..runs.run import StageRun
-from ..settings.fields import Run
+from ..settings.fields import Run, shared_fields
 from ..system.precision import Policy, for_inference
 from .best import open_best
-from .model import Model
+from .model import Model, forward_process
 from .settings import Diffusion, Drawing
 
 
@@ -43,16 +44,13 @@ def load_model(source: StageRun, config: Run, policy: Policy) -> Model:
     source.verify()
     producer = open_producer(source, "autoencoder", AUTOENCODER, config)
     metadata = source.metadata
-    shape, diffusion = tuple(metadata["latent_shape"]), diffusion_of(source)
+    shape = tuple(metadata["latent_shape"])
     return Model(
         network=for_inference(denoisers.load(source.path / "final", shape), policy),
         autoencoder=load_autoencoder(producer, policy).network,
-        schedule=forward_process(diffusion),
-        prediction=diffusion.prediction,
+        diffusion=diffusion_of(source),
         latent_shape=shape,
         conditioning=conditioning_of(metadata),
-        learned_variance=diffusion.learn_variance,
-        shift=diffusion.shift,
     )
 
 
@@ -111,7 +109,7 @@ def _require_alike(guide: StageRun, source: StageRun, setting: str) -> None:
 
 def _path(artifact: StageRun) -> tuple[Any, ...]:
     process = diffusion_of(artifact)
-    return process.schedule, process.num_steps, process.zero_terminal_snr
+    return process.schedule, process.num_steps, process.zero_terminal_snr, process.objective
 
 
 @dataclass(frozen=True)
@@ -134,24 +132,21 @@ def diffusion_of(artifact: StageRun) -> Diffusion:
     return section_of(Diffusion, artifact.metadata.get("diffusion"), artifact, "facts.diffusion")
 
 
-def forward_process(diffusion: Diffusion) -> Schedule:
-    """Return the noise schedule that the settings name."""
-    return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
+def require_all_times(artifact: StageRun) -> None:
+    """Raise ConfigError for a denoiser that was trained at one noise level only."""
+    diffusion = diffusion_of(artifact)
+    if diffusion.objective == FIXED_NOISE:
+        raise ConfigError(
+            f"{artifact.path} was trained at one noise level, `diffusion.objective={FIXED_NOISE}`",
+            "train one at all of them: `diffusion.objective=denoising`",
+        )
 
 
-def training_objective(diffusion: Diffusion) -> Objective:
-    """Return what the settings train a denoiser to do."""
-    return Denoising(
-        schedule=forward_process(diffusion),
-        prediction=diffusion.prediction,
-        weighting=diffusion.weighting,
-        gamma=diffusion.min_snr_gamma,
-        times=diffusion.times,
-        logit_mean=diffusion.logit_mean,
-        logit_std=diffusion.logit_std,
-        shift=diffusion.shift,
-        vlb_weight=diffusion.vlb_weight if diffusion.learn_variance else None,
-    )
+def training_objective(diffusion: Diffusion, **networks: Network) -> Objective:
+    """Return what the settings train a denoiser to do. networks: others that the objective needs, such as a teacher."""
+    given = {**dict(diffusion), "schedule": forward_process(diffusion), **networks}
+    objective: Objective = shared_fields(OBJECTIVES[diffusion.objective], given)
+    return objective
 
 
 def load_perceptual(folder: Path | None, policy: Policy) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

@@ -1,7 +1,7 @@
 """From a trained model and the settings of guidance to the denoiser that a sampler calls."""
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,34 +15,40 @@ from ..diffusion import conditions, guidance
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser, denoiser
 from ..diffusion.guidance import LogProb
-from ..diffusion.schedules import Schedule
+from ..diffusion.schedules import Schedule, schedule
 from ..diffusion.variance import SplitOutput
 from ..images.decode import as_uint8
 from ..system.memory import equal_chunks
 from ..system.precision import Policy
+from .settings import Diffusion
 
 _PIXELS_DECODED = 1 << 20  # of images, at once: 16 of 256 x 256, whose maps in a decoder for them take 1 GB each
+
+
+def forward_process(diffusion: Diffusion) -> Schedule:
+    """Return the noise schedule that the settings name."""
+    return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
 
 
 @dataclass(frozen=True)
 class Model:
     """A trained latent diffusion model, and what may guide it.
 
-    learned_variance: whether the network's output has a second half, the variance of DDPM's steps. shift: that of the
-    training times. weak: a worse model of the same latents, for autoguidance. classifier: of noisy latents, x_t, t (B,)
-    and the condition → its log-probability (B,).
+    diffusion: what the network was trained to do. weak: a worse model of the same latents, for autoguidance.
+    classifier: of noisy latents, x_t, t (B,) and the condition → its log-probability (B,).
     """
 
     network: DenoiserNetwork
     autoencoder: Autoencoder
-    schedule: Schedule
-    prediction: str
+    diffusion: Diffusion
     latent_shape: tuple[int, int, int]
     conditioning: Conditioning
-    learned_variance: bool = False
-    shift: float = 1.0
     weak: "Model | None" = None
     classifier: LogProb | None = None
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return forward_process(self.diffusion)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
@@ -112,10 +118,8 @@ def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
             output: Tensor = model.network(x, t, prepare(cond))
         return output.float()
 
-    if not model.learned_variance:
-        return denoiser(network, model.schedule, model.prediction), None
-    split = SplitOutput(network)
-    return denoiser(split, model.schedule, model.prediction), split
+    split = SplitOutput(network) if model.diffusion.learn_variance else None
+    return denoiser(split or network, model.schedule, model.diffusion.prediction), split
 
 
 def _gradient(model: Model, how: Guidance, policy: Policy) -> guidance.Gradient:

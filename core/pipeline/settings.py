@@ -5,7 +5,9 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from ..diffusion.names import (
+    FIXED_NOISE,
     STRAIGHT,
+    ObjectiveName,
     PredictionName,
     SamplerName,
     ScheduleName,
@@ -21,6 +23,11 @@ from ..system.settings import Machine
 class Diffusion(Section):
     """The forward process, what the network predicts, and how its error is weighted."""
 
+    objective: ObjectiveName = option(
+        "denoising", "What is trained: denoising at all times, or in one step from one noise level.", "--objective"
+    )
+    sigma: float = option(0.5, "For fixed-noise: its noise level, sigma in x0 + sigma eps, x0 normalised.", gt=0, le=10)
+    pure_noise: bool = option(False, "For fixed-noise: train on noise alone, of which the mean of the data is made.")
     schedule: ScheduleName = option("cosine", "Noise schedule.", "--schedule")
     num_steps: int = option(1000, "Steps of the discrete process.", ge=2, le=1_000_000)
     zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise.")
@@ -48,10 +55,40 @@ class Diffusion(Section):
             return {"prediction": "flow", "weighting": "flow", **values}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed_noise_has_its_own(cls, values: Any) -> Any:
+        """At one noise level the network predicts x0, by its plain error."""
+        if isinstance(values, dict) and values.get("objective") == FIXED_NOISE:
+            return {"prediction": "x0", "weighting": "uniform", **values}
+        return values
+
     @model_validator(mode="after")
-    def _prediction_suits_the_schedule(self) -> "Diffusion":
+    def _parts_fit_together(self) -> "Diffusion":
         check_prediction(self.prediction, self.schedule, self.zero_terminal_snr)
+        if self.objective == FIXED_NOISE:
+            plain = {"weighting": "uniform", "times": "uniform", "shift": 1.0, "learn_variance": False}
+            for name, only in plain.items():
+                if getattr(self, name) != only:
+                    raise ValueError(f"{name} is {getattr(self, name)}: objective {FIXED_NOISE!r} takes {only} alone")
+            if self.pure_noise and not (self.zero_terminal_snr or self.schedule == STRAIGHT):
+                raise ValueError(
+                    f"pure_noise needs a schedule that ends in noise alone, which {self.schedule!r} does not:"
+                    f" take zero_terminal_snr, or {STRAIGHT!r}"
+                )
+        elif self.pure_noise:
+            raise ValueError(f"pure_noise is for objective {FIXED_NOISE!r}")
         return self
+
+    @property
+    def most_steps(self) -> int:
+        """The most steps of sampling: one where one noise level is trained."""
+        return 1 if self.objective == FIXED_NOISE else self.num_steps
+
+    @property
+    def draws(self) -> bool:
+        """Whether images can be drawn from noise, which takes a network that was trained on noise alone."""
+        return self.objective != FIXED_NOISE or self.pure_noise
 
 
 class Drawing(Stage):

@@ -7,7 +7,7 @@ A configuration is a frozen pydantic model. Each field made by `option` carries 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePath
@@ -175,6 +175,11 @@ def incidental(section: Section) -> frozenset[str]:
         elif isinstance(field.json_schema_extra, dict) and not field.json_schema_extra["identity"]:
             names.add(name)
     return frozenset(names)
+
+
+def shared_fields(made: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """Make a dataclass of the values, such as settings, that bear the names of its fields."""
+    return made(**{field.name: values[field.name] for field in fields(made) if field.name in values})  # type: ignore[arg-type]
 
 
 def defaults(model: type[Section], recorded: Mapping[str, Any]) -> Section:

@@ -74,9 +74,9 @@ class SampleEvaluator:
                 cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
                 sampler=wanted.sampler,
                 steps=wanted.steps or None,
-            ).on(diffusion.num_steps)
+            ).on(diffusion.most_steps)
             channels = latents.metadata["latent_shape"][0]
-            check(self.sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
+            check(self.sampling, diffusion, has_null, channels)
 
             # The feature extractor; its index of each class, where it knows the classes.
             self.extractor, _ = feature_extractor(self.comparison, policy, config.root)

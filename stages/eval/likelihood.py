@@ -14,7 +14,7 @@ from ...core.latents.dataset import held_out_latents
 from ...core.metrics.document import evaluation_outcome, write_evaluation
 from ...core.metrics.evaluate import Report
 from ...core.metrics.likelihood import Estimate, bits_per_dim
-from ...core.pipeline.loading import load_model, open_denoiser
+from ...core.pipeline.loading import load_model, open_denoiser, require_all_times
 from ...core.pipeline.model import Model
 from ...core.pipeline.training_data import training_data_of
 from ...core.progress import Outcome, Progress
@@ -33,6 +33,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
     with occupy(folder):
         policy = machine_policy(config.machine)
         source = open_denoiser(config.denoiser, config)
+        require_all_times(source)
         data = training_data_of(source, config)
         inputs = {"denoiser": as_input(source, folder), **data.inputs(folder)}
         del inputs["autoencoder"]  # As recorded by the denoiser.
@@ -71,7 +72,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
             "times_per_latent": min(config.times, model.schedule.num_steps - 1) + 1,
             "schedule": model.schedule.kind,
             "num_steps": model.schedule.num_steps,
-            "prediction": model.prediction,
+            "prediction": model.diffusion.prediction,
             "autoencoder": source.manifest["inputs"]["autoencoder"]["fingerprint"],
         }
         return write_evaluation(work, LABEL, Report(numbers, {}, conditions), {}, [], [], next_commands)
@@ -87,11 +88,11 @@ def estimate_by(model: Model, policy: Policy) -> Estimate:
         with policy.autocast():
             output = model.network(x_t, t, cond).float()
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in model.schedule.alpha_sigma(t))
-        if model.learned_variance:
+        if model.diffusion.learn_variance:
             output, rest = output.chunk(2, dim=1)
             fractions = {"learned": (rest + 1) / 2}
         else:
             fractions = {"posterior": torch.zeros(()), "beta": torch.ones(())}
-        return predictions.to_x0(model.prediction, output, x_t, alpha, sigma), fractions
+        return predictions.to_x0(model.diffusion.prediction, output, x_t, alpha, sigma), fractions
 
     return estimate

@@ -28,7 +28,7 @@ from ...core.diffusion.schedules import Schedule
 from ...core.errors import ConfigError
 from ...core.latents.dataset import LatentSets
 from ...core.pipeline.generation import Sampling, chunk_size, sampling_of
-from ...core.pipeline.loading import forward_process
+from ...core.pipeline.model import forward_process
 from ...core.progress import Outcome, Progress, duration
 from ...core.system import flops, machine
 from ...core.system.compile import compiling_pays
@@ -153,7 +153,7 @@ def sample(found: Basis, stage: Sample) -> StageCost:
     images, shape = classes * stage.num, latents.train.shape
     network, cond = _network(found, training), _example(latents)
     forward, has_null = forward_process(training.diffusion), training.label_dropout > 0
-    looks, calls = evaluations(sampling_of(stage, has_null), forward)
+    looks, calls = evaluations(sampling_of(stage, has_null).on(training.diffusion.most_steps), forward)
     chunk = chunk_size(shape, policy)  # filled up for fewer images
     passes, _ = denoiser_cost(network, cond, 1, policy, checkpointing=False)
     decode = (0, 0) if autoencoder is None else flops.forward_cost(lambda: autoencoder.decode(torch.zeros(1, *shape)))

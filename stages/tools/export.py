@@ -13,7 +13,7 @@ from ...core.interchange.export_record import CARD, RECORD, files_in, read_recor
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
 from ...core.interchange.model_card import GRID, Agreement, Shown, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
-from ...core.pipeline.loading import load_model, open_denoiser
+from ...core.pipeline.loading import load_model, open_denoiser, require_all_times
 from ...core.pipeline.model import Model
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import open_producer
@@ -49,8 +49,9 @@ def run(config: Export, progress: Progress) -> Outcome:
         return Outcome(config.directory, already_complete=True)
     model = load_model(sources.denoiser, config, resolve("cpu", "fp32"))
     parts = _convert(model)
-    if model.shift != 1 and not scheduler.shifts(model.schedule):
-        progress.warn(f"diffusers does not shift times: the export draws as `ldm sample shift=1`, not {model.shift:g}")
+    shift = model.diffusion.shift
+    if shift != 1 and not scheduler.shifts(model.schedule):
+        progress.warn(f"diffusers does not shift times: the export draws as `ldm sample shift=1`, not {shift:g}")
     agreement = _compare(model, parts)
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")
@@ -76,6 +77,7 @@ def run(config: Export, progress: Progress) -> Outcome:
 def _open(config: Export) -> Sources:
     """Open the stages. Raises DataError where one is missing, or the autoencoder changed since."""
     denoiser = open_denoiser(config.denoiser, config)
+    require_all_times(denoiser)
     autoencoder = open_producer(denoiser, "autoencoder", AUTOENCODER, config)
     return Sources(denoiser, autoencoder, look_for(config.root, denoiser))
 
@@ -87,9 +89,9 @@ def _convert(model: Model) -> Parts:
         autoencoder_exporter(model.autoencoder).to_diffusers(model.autoencoder, model.latent_shape[1]),
         scheduler.to_diffusers(
             model.schedule,
-            model.prediction,
+            model.diffusion.prediction,
             model.network.config.time_scale,
-            model.shift if scheduler.shifts(model.schedule) else 1.0,
+            model.diffusion.shift if scheduler.shifts(model.schedule) else 1.0,
         ),
     )
 

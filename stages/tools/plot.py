@@ -54,7 +54,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     diffusion = diffusion_of(source)
     has_null, channels = source.metadata["label_dropout"] > 0, source.metadata["latent_shape"][0]
     sampling = Sampling(steps=config.steps, cfg=config.cfg)
-    check(sampling, diffusion.num_steps, has_null, channels, diffusion.learn_variance)
+    check(sampling, diffusion, has_null, channels)
     data = training_data_of(source, config)
     policy = machine_policy(config.machine)
     model = load_model(source, config, policy)
@@ -66,7 +66,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     x0 = held_out.batch(chosen, chosen, config.seed, flips=False).to(policy.device)
     eps = seeds.normal(config.seed, "noise", chosen, model.latent_shape).to(policy.device)
     cond = to_device(held_out.cond(chosen, chosen, config.seed), policy.device)
-    grid = times.shift(times.grid(model.schedule.num_steps, config.steps), model.shift)
+    grid = times.shift(times.grid(model.schedule.num_steps, config.steps), diffusion.shift)
     results = []
     progress.start("denoising", len(config.times_shown), "times")
     for t in config.times_shown:

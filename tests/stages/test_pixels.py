@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ldm.core.errors import DataError, Stopped
+from ldm.core.errors import ConfigError, DataError, Stopped
 from ldm.core.progress import Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
@@ -41,6 +41,37 @@ def test_a_denoiser_of_pixels_needs_no_latents(pixels: Pipeline) -> None:
     pixels.run("train-classifier", noisy=True, noisy_model={"width": 32, "depth": 1, "heads": 2})
     assert len(pngs(pixels.run("sample", num=1, label="guided", classifier_scale=1.0).directory)) == 3
     verify.run(Verify(path=pixels.folder), Silent())
+
+
+def test_a_denoiser_of_one_noise_level_shows_what_it_denoises_and_draws_nothing(
+    pixels: Pipeline, tmp_path: Path
+) -> None:
+    copy = pixels.copy(tmp_path)
+    fixed = {"objective": "fixed-noise", "sigma": 0.7}
+    made = copy.run("train-dit", replace=True, diffusion=fixed, preview={"every": 32, "per_class": 2})
+    assert not made.next_commands
+    # Two images, each in two rows: with noise of seven levels, and denoised.
+    picture = np.asarray(Image.open(made.pictures[0]))
+    assert picture.shape[1] > 7 * 64 and picture.shape[0] > 4 * 64
+    for command, settings in {"sample": {"steps": 1}, "eval": {"bits_per_dim": True}}.items():
+        with pytest.raises(ConfigError, match="one noise level"):
+            copy.run(command, **settings)
+    with pytest.raises(ConfigError, match="one noise level"):
+        copy.run("train-dit", replace=True, diffusion=fixed, metrics={"every": 32, "num": 10})
+
+
+def test_a_denoiser_of_noise_alone_draws_in_one_step(pixels: Pipeline, tmp_path: Path) -> None:
+    copy = pixels.copy(tmp_path)
+    alone = {"objective": "fixed-noise", "pure_noise": True, "zero_terminal_snr": True}
+    made = copy.run("train-dit", replace=True, diffusion=alone)
+    assert [command.split()[1] for command in made.next_commands] == ["sample"]
+    drawn = {
+        spacing: copy.run("sample", num=1, steps=1, spacing=spacing).directory for spacing in ("leading", "trailing")
+    }
+    assert manifest(drawn["leading"])["facts"]["sampling"]["steps"] == 1
+    assert pngs(drawn["leading"]) == pngs(drawn["trailing"])
+    with pytest.raises(ConfigError, match="all in one step"):
+        copy.run("sample", label="two", steps=2)
 
 
 def test_training_on_pixels_ends_in_the_weights_of_training_on_their_latents(pixels: Pipeline, tmp_path: Path) -> None:

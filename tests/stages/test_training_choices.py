@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -11,6 +12,8 @@ import torch
 from pydantic import ValidationError
 
 from ldm.core.conditioning.registry import conditioning_of
+from ldm.core.diffusion.objective import FixedNoise
+from ldm.core.pipeline.loading import training_objective
 from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Silent
 from ldm.stages import train_denoiser
@@ -89,18 +92,48 @@ def test_v_with_snr_plus_one_is_the_plain_squared_error(encoded: Pipeline) -> No
         ({"schedule": "rectified-flow", "prediction": "eps"}, "take 'flow' or 'x0'"),
         ({"schedule": "rectified-flow", "prediction": "v"}, "take 'flow' here"),
         ({"prediction": "flow"}, "take 'v' here"),
+        ({"objective": "fixed-noise", "pure_noise": True}, "take zero_terminal_snr, or 'rectified-flow'"),
+        ({"objective": "fixed-noise", "times": "logit-normal"}, "takes uniform alone"),
+        ({"objective": "fixed-noise", "learn_variance": True}, "takes False alone"),
+        ({"pure_noise": True}, "pure_noise is for objective 'fixed-noise'"),
     ],
 )
-def test_predictions_that_say_nothing_on_their_schedule_are_refused(settings: dict[str, object], remedy: str) -> None:
+def test_parts_that_do_not_fit_together_are_refused(settings: dict[str, object], remedy: str) -> None:
     with pytest.raises(ValidationError, match=remedy):
         Diffusion.model_validate(settings)
 
 
-def test_rectified_flow_means_its_velocity_and_its_plain_loss_unless_told_otherwise() -> None:
+def test_rectified_flow_means_its_velocity_and_its_plain_loss_unless_others_are_named() -> None:
     flow = Diffusion.model_validate({"schedule": "rectified-flow"})
     assert (flow.prediction, flow.weighting) == ("flow", "flow")
-    told = Diffusion.model_validate({"schedule": "rectified-flow", "prediction": "x0", "weighting": "snr"})
-    assert (told.prediction, told.weighting) == ("x0", "snr")
+    named = Diffusion.model_validate({"schedule": "rectified-flow", "prediction": "x0", "weighting": "snr"})
+    assert (named.prediction, named.weighting) == ("x0", "snr")
+
+
+@pytest.mark.parametrize("settings", [{}, {"weighting": "min-snr", "min_snr_gamma": 2.0}, {"learn_variance": True}])
+def test_the_objective_has_every_setting_of_its_section(settings: dict[str, object]) -> None:
+    section = Diffusion.model_validate({"logit_mean": 0.3, "shift": 2.0, "vlb_weight": 0.1, **settings})
+    made = asdict(training_objective(section))
+    assert made.pop("schedule")["kind"] == section.schedule
+    assert made == {name: getattr(section, name) for name in made} and made.keys() >= settings.keys()
+
+
+def test_the_gamma_of_min_snr_weighs_the_loss() -> None:
+    """Of v at SNR 4: min(4, γ) / (4 + 1)."""
+    x0, eps = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    losses = []
+    for gamma in (1.0, 2.0, 8.0):
+        objective = training_objective(Diffusion(schedule="linear", weighting="min-snr", min_snr_gamma=gamma))
+        t = torch.tensor([objective.schedule.time_at(0.5)])
+        losses.append(float(objective.loss(lambda x_t, t, cond: 0 * x_t, x0, {"noise": eps, "t": t}, {})))
+    assert losses == pytest.approx([g / 5 * 4 / 5 for g in (1, 2, 4)], rel=1e-4)
+
+
+def test_at_one_noise_level_the_network_predicts_x0() -> None:
+    section = Diffusion.model_validate({"objective": "fixed-noise", "schedule": "rectified-flow"})
+    assert (section.prediction, section.weighting) == ("x0", "uniform")
+    objective = training_objective(section)
+    assert isinstance(objective, FixedNoise) and objective.time == pytest.approx(1 / 3)
 
 
 def test_a_tenth_of_the_labels_is_dropped(encoded: Pipeline) -> None:

@@ -15,13 +15,14 @@ from ...denoisers import registry as denoisers
 from ...denoisers.config import DenoiserConfig
 from ...diffusion import conditions
 from ...diffusion.conditions import Cond
+from ...diffusion.objective import FixedNoise
 from ...distributed import processes
 from ...images.decode import write_png
 from ...images.grid import grid, scale_for
 from ...latents.dataset import LatentSets, held_out
 from ...pipeline.generation import Sampling, generate
 from ...pipeline.loading import training_objective
-from ...pipeline.model import Model
+from ...pipeline.model import Guidance, Model, guided
 from ...system.compile import compiling_pays, maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
@@ -30,6 +31,7 @@ from ...training.settings import Preview
 from .settings import DenoiserTraining
 
 VALIDATION_SAMPLES = 1024
+LEVELS = (0.0, 0.4, 0.8, 1.0, 1.2, 1.6, 2.0)  # of noise, where one level is trained: multiples of it that are shown
 Data = tuple[torch.Tensor, dict[str, torch.Tensor], Cond]  # x0, what was drawn for it, and conditions
 
 
@@ -123,12 +125,17 @@ class DenoisingTask:
         return {"val_loss": total / count}
 
     def picture(self, folder: Path, images_seen: int) -> None:
-        """Write the grid of previews: one row per class, always the same seeds."""
-        images, names = draw_preview(self.model(), self.config.preview, self.policy)
+        """Write a grid of samples, one row per class, always of the same seeds; or, of one noise level, denoised."""
+        columns: list[str] | None = None
+        if self.config.diffusion.draws:
+            images, names = draw_preview(self.model(), self.config.preview, self.policy)
+        else:
+            images, names, columns = self._denoised()
         if not processes.world().is_main:  # The others only computed their part of the network.
             return
         (folder / "samples").mkdir(exist_ok=True)
-        picture = grid(images, columns=self.config.preview.per_class, row_labels=names, scale=scale_for(images))
+        width = len(columns) if columns else self.config.preview.per_class
+        picture = grid(images, columns=width, row_labels=names, column_labels=columns, scale=scale_for(images))
         write_png(folder / "samples" / f"{images_seen:010d}.png", picture)
 
     def model(self) -> Model:
@@ -137,13 +144,29 @@ class DenoisingTask:
         return Model(
             network=self.network,
             autoencoder=self.autoencoder,
-            schedule=self.objective.schedule,
-            prediction=self.objective.prediction,
-            learned_variance=self.config.diffusion.learn_variance,
-            shift=self.objective.shift,
+            diffusion=self.config.diffusion,
             latent_shape=self.latents.train.shape,
             conditioning=self.conditioning,
         )
+
+    def _denoised(self) -> tuple[np.ndarray, list[str], list[str]]:
+        """Return held-out images with noise of several levels, each above what one denoising step makes of it.
+
+        The network always works at the level that it was trained at: the others show what it makes of unseen ones.
+        """
+        model, objective = self.model(), self.objective
+        assert isinstance(objective, FixedNoise)
+        held = next(held_out(self.latents.val, self.config.preview.per_class))
+        x0, noise, cond = to_device((held.x0, held.noise, held.cond), self.policy.device)
+        denoise = guided(model, Guidance(), self.policy).denoise
+        t = torch.tensor(objective.time, dtype=torch.float64)
+        alpha = float(objective.schedule.alpha_sigma(t)[0])
+        levels = [share * objective.sigma for share in LEVELS]
+        noised = [x0 + level * noise for level in levels]
+        rows = [noised, [denoise(alpha * x, t, cond) for x in noised]]
+        shown = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)  # (B, 2, levels, C, h, w)
+        images = model.decode(shown.flatten(0, 2), self.policy)
+        return images, ["noised", "denoised"] * len(x0), [f"σ {level:.3g}" for level in levels]
 
     def _errors(self, data: Data) -> torch.Tensor:
         """Return each sample's loss, float32 (B,)."""
@@ -161,5 +184,5 @@ def draw_preview(model: Model, preview: Preview, policy: Policy) -> tuple[np.nda
 
     # Guide only where there is a null to guide from.
     cfg = preview.cfg if model.conditioning.has_null else 1.0
-    sampling = Sampling(steps=min(preview.steps, model.schedule.num_steps), cfg=cfg)
+    sampling = Sampling(steps=min(preview.steps, model.diffusion.most_steps), cfg=cfg)
     return generate(model, conditions.index(request.cond, rows), indices, sampling, policy), names

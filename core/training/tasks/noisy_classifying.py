@@ -13,7 +13,7 @@ from ...denoisers.noisy_config import NoisyClassifierConfig
 from ...diffusion import times
 from ...diffusion.schedules import Schedule, add_noise
 from ...latents.dataset import LatentSets, held_out
-from ...pipeline.loading import forward_process
+from ...pipeline.model import forward_process
 from ...pipeline.settings import Diffusion
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device

@@ -80,7 +80,7 @@ def _of_evaluations(config: Run, run: Summary) -> Iterator[Gap]:
         yield Gap("Distance and class accuracy against guidance scale.", f"{sweep} --cfg 1,1.5,2,3,5{features}")
     if len({sampling["steps"] for sampling in sampled}) < 2:
         scale = "3" if guided else "1"
-        most = diffusion_of(denoiser).num_steps
+        most = diffusion_of(denoiser).most_steps
         steps = ",".join(str(number) for number in (5, 10, 20, 50) if number <= most) or str(most)
         yield Gap("Distance and class accuracy against steps.", f"{sweep} --cfg {scale} --steps {steps}{features}")
     if not reconstructed:

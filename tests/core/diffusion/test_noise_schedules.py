@@ -50,6 +50,20 @@ def test_alpha_bars_are_those_of_diffusers(kind, theirs, start, end, zero):
 
 
 @pytest.mark.parametrize(("kind", "zero"), EVERY)
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.5, 3.0, 10.0])
+def test_the_time_of_a_noise_level_has_it(kind, zero, noise):
+    path = schedule(kind, 100, zero)
+    alpha, sigma = path.alpha_sigma(torch.tensor(path.time_at(noise), dtype=torch.float64))
+    assert float(sigma / alpha) == pytest.approx(noise, rel=1e-9)
+
+
+def test_noise_alone_is_at_the_end_of_the_schedules_that_reach_it():
+    assert schedule("cosine", 100, True).time_at(math.inf) == schedule("rectified-flow").time_at(math.inf) == 1
+    with pytest.raises(ValueError, match=r"ends at 14\.6"):
+        schedule("scaled-linear").time_at(math.inf)
+
+
+@pytest.mark.parametrize(("kind", "zero"), EVERY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lookup_is_exact_at_table_points(kind, zero, dtype):
     path = schedule(kind, 1000, zero)

@@ -31,7 +31,7 @@ def test_times_of_a_table_are_its_own_each_as_often() -> None:
 def test_times_on_the_straight_path_are_continuous_unless_the_bound_needs_steps() -> None:
     path = schedule("rectified-flow", 10)
     assert len(set(Denoising(path, "flow", "flow").draw_times(evenly(100)).tolist())) == 100
-    after_step = Denoising(path, "flow", "flow", vlb_weight=0.001).draw_times(evenly(100))
+    after_step = Denoising(path, "flow", "flow", learn_variance=True).draw_times(evenly(100))
     assert len(set(after_step.tolist())) == 10
 
 
@@ -70,7 +70,7 @@ def test_the_plain_losses_are_squared_errors_of_the_networks_own_output(kind, pr
 def test_the_bound_trains_the_variance_and_never_the_mean(kind, prediction, weighting) -> None:
     path = schedule(kind, 100)
     x0, eps = drawn()
-    plain, hybrid = Denoising(path, prediction, weighting), Denoising(path, prediction, weighting, vlb_weight=0.001)
+    plain, hybrid = Denoising(path, prediction, weighting), Denoising(path, prediction, weighting, learn_variance=True)
     t = hybrid.draw_times(evenly(64))
     outputs = torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
     hybrid.loss(constant(outputs), x0, {"noise": eps, "t": t}, {}).sum().backward()
@@ -83,7 +83,7 @@ def test_the_bound_trains_the_variance_and_never_the_mean(kind, prediction, weig
 def test_the_hybrid_loss_is_the_simple_one_and_a_thousandth_of_the_whole_bound() -> None:
     path = schedule("cosine", 100)
     x0, eps = drawn()
-    plain, hybrid = Denoising(path), Denoising(path, vlb_weight=0.001)
+    plain, hybrid = Denoising(path), Denoising(path, learn_variance=True)
     t = hybrid.draw_times(evenly(64))
     outputs = torch.zeros(64, 4, 3, 3)
     alpha, sigma = (part.view(-1, 1, 1, 1) for part in path.alpha_sigma(t))
@@ -111,7 +111,7 @@ def test_training_on_the_bound_finds_the_variance_of_the_reverse_step() -> None:
 
         for _ in range(150):
             optimizer.zero_grad()
-            Denoising(path, "x0", "uniform", vlb_weight=1.0).loss(
+            Denoising(path, "x0", "uniform", learn_variance=True, vlb_weight=1.0).loss(
                 network, x0, {"noise": eps, "t": t}, {}
             ).mean().backward()
             optimizer.step()
@@ -131,7 +131,7 @@ def test_parts_that_do_not_go_together_are_refused(settings: dict[str, str]) -> 
 def test_of_pure_noise_the_minimiser_is_the_mean_of_the_data(prior: float) -> None:
     """The best affine map of what the network sees: no slope, and the mean, whatever the data."""
     x0 = prior + 0.5 * drawn(4096)[0]
-    objective = FixedNoise(schedule("rectified-flow"), time=1.0)
+    objective = FixedNoise(schedule("rectified-flow"), pure_noise=True)
     given = objective.draw(lambda purpose: drawn(4096)[1], lambda purpose: evenly(4096))
     slope, offset = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.Adam([slope, offset], lr=0.05)
@@ -144,9 +144,19 @@ def test_of_pure_noise_the_minimiser_is_the_mean_of_the_data(prior: float) -> No
     assert float(given["t"].min()) == float(given["t"].max()) == 1
 
 
-def test_at_a_fixed_noise_level_the_loss_is_the_squared_error_of_x0() -> None:
+@pytest.mark.parametrize("prediction", ["x0", "v"])
+def test_at_a_fixed_noise_level_the_loss_is_the_squared_error_of_x0(prediction: str) -> None:
+    """What the network sees is a multiple of x0 + σ ε, on any schedule."""
     x0, eps = drawn()
-    objective = FixedNoise(schedule("cosine"), time=0.4)
+    path = schedule("cosine")
+    objective = FixedNoise(path, sigma=0.8, prediction=prediction)
     given = objective.draw(lambda purpose: eps, lambda purpose: evenly(64))
-    loss = objective.loss(constant(torch.full_like(x0, 0.1)), x0, given, {})
-    torch.testing.assert_close(loss, (0.1 - x0).square().flatten(1).mean(1))
+    alpha, sigma = (part.view(-1, 1, 1, 1) for part in path.alpha_sigma(given["t"]))
+    output = torch.full_like(x0, 0.1)
+
+    def network(x_t: Tensor, t: Tensor, cond: object) -> Tensor:
+        torch.testing.assert_close(x_t, alpha * (x0 + 0.8 * eps))
+        return output
+
+    x0_hat = predictions.to_x0(prediction, output, alpha * x0 + sigma * eps, alpha, sigma)
+    torch.testing.assert_close(objective.loss(network, x0, given, {}), (x0_hat - x0).square().flatten(1).mean(1))

@@ -17,9 +17,9 @@ from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.conditions import Cond
-from ldm.core.diffusion.schedules import schedule
 from ldm.core.pipeline import model as guided_module
 from ldm.core.pipeline.model import Guidance, Model, guided
+from ldm.core.pipeline.settings import Diffusion
 from ldm.core.system.precision import Policy, for_inference, resolve
 
 POLICY = resolve("cpu", "fp32")
@@ -53,8 +53,7 @@ def model(**changes: object) -> Model:
     settings = {
         "network": Toy(0.3),
         "autoencoder": Autoencoder(codec),
-        "schedule": schedule("cosine"),
-        "prediction": "x0",
+        "diffusion": Diffusion(prediction="x0"),
         "latent_shape": (4, 2, 2),
         "conditioning": LabelConditioning(("left", "right")),
         "weak": None,
@@ -142,7 +141,7 @@ def test_outside_of_the_interval_nothing_guides(ddpm: bool) -> None:
 
 def test_a_learned_variance_is_that_of_the_conditional_pass() -> None:
     x, cond = inputs()
-    learned = model(network=Toy(0.3, twice=True), learned_variance=True)
+    learned = model(network=Toy(0.3, twice=True), diffusion=Diffusion(prediction="x0", learn_variance=True))
     steered = guided(learned, Guidance(cfg=3.0), POLICY, ddpm=True, learned_variance=True)
     assert steered.denoise(x, T, cond).shape == x.shape
     torch.testing.assert_close(steered.for_ddpm["variance"](x, T, cond), (torch.tanh(x) + 1) / 2)
@@ -175,7 +174,7 @@ def test_no_sampler_asks_the_device_for_a_number(sampler: str, how: Guidance) ->
         network=network,
         conditioning=LabelConditioning(("a", "b", "c")),
         latent_shape=(4, 4, 4),
-        learned_variance=is_ddpm,
+        diffusion=Diffusion(prediction="x0", learn_variance=is_ddpm),
     )
     steered = guided(replace(drawn, weak=drawn), how, policy, is_ddpm, is_ddpm)
     x, cond = torch.empty(2, 4, 4, 4, device="meta"), {"labels": torch.empty(2, dtype=torch.int64, device="meta")}

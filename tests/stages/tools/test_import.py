@@ -95,7 +95,7 @@ def test_a_checkpoint_is_sampled_with_its_learned_variance(checkpoint: Path, kl:
     with torch.no_grad():
         ours = model.network(x, (steps + 1) / 1000, {"labels": torch.arange(4)})
     torch.testing.assert_close(ours, forward(state, 2, x, steps, torch.arange(4)), rtol=1e-5, atol=1e-5)
-    assert (model.schedule.kind, model.prediction, model.learned_variance) == ("linear", "eps", True)
+    assert (model.schedule.kind, model.diffusion.prediction, model.diffusion.learn_variance) == ("linear", "eps", True)
     torch.testing.assert_close(model.autoencoder.latent_std, torch.full((4,), 1 / SCALE))
     assert torch.count_nonzero(model.autoencoder.latent_mean) == 0
     ways: dict[str, dict[str, Any]] = {"all": {}, "three": {"cfg_channels": 3}, "ddpm": {"sampler": "ddpm"}}
