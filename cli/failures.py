@@ -6,7 +6,9 @@ a defect of this program (which shows its traceback).
 """
 
 import errno
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import typer
 
@@ -19,6 +21,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever clic
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _UNUSABLE = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+_DISK_FAILED = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV)
 _GPU_FAILED = ("CUDA error", "HIP error", "NCCL error")
 _OWN_DEFECT = "device-side assert"  # an index out of range, say: its traceback is wanted
 MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
@@ -65,7 +68,20 @@ def _explain_os_error(error: OSError) -> Failure | None:
         return Failure(f"disk: cannot write{where}: {reason}", "free some room, then run the same command", 2)
     if isinstance(error, _REFUSED) or error.errno in _UNUSABLE:
         return Failure(f"cannot use{where}: {reason}", "choose another folder or change who may write there", 2)
+    again = "bring it back, then run the same command again"
+    if error.errno in _DISK_FAILED:
+        return Failure(f"the disk failed: cannot use{where}: {reason}", again, 2)
+    if error.errno == errno.ENOENT and error.filename and (gone := _missing_folder(error.filename)):
+        return Failure(f"{gone} is gone: it was moved or deleted while it was in use", again, 2)
     return None
+
+
+def _missing_folder(name: str | bytes | int) -> Path | None:
+    """Return the folder, the outermost, without which a file cannot be there; None where the file alone is missing."""
+    if isinstance(name, int):
+        return None
+    folders = [*Path(os.fsdecode(name)).absolute().parents]
+    return next((folder for folder in reversed(folders) if not folder.exists()), None)
 
 
 def _memory_remedy(command: str) -> str:

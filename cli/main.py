@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import __version__
-from ..core.errors import OtherProcessFailed
+from ..core.errors import ConfigError, OtherProcessFailed
+from ..core.system.signals import stopping_at_once
 from ..stages.table import ALIASES, COMMANDS, STAGES, TOOLS
 from . import examples
 from .commands import Menu, plain_command
 from .console import open_console, show_failure
 from .distributed import is_reported_here, refuse_several
 from .failures import MENDABLE, explain
+from .outputs import secure_outputs
 
 if TYPE_CHECKING:
     from ..core.progress import Outcome
@@ -107,7 +109,9 @@ def _root(
 def run(arguments: Sequence[str]) -> int:
     """Run `ldm ARGUMENTS` and return its exit code; whatever the user can mend is shown on stderr."""
     try:
-        result = typer.main.get_command(app)(args=list(arguments), prog_name="ldm", standalone_mode=False)
+        with stopping_at_once():
+            _require_folder()
+            result = typer.main.get_command(app)(args=list(arguments), prog_name="ldm", standalone_mode=False)
     except OtherProcessFailed as ending:
         return ending.exit_code
     except MENDABLE as error:
@@ -124,7 +128,16 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    secure_outputs()
     sys.exit(run(sys.argv[1:]))
+
+
+def _require_folder() -> None:
+    """Raise ConfigError where the current folder was deleted: libraries abort the process there."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        raise ConfigError("the current folder does not exist any more", "change into another one (cd)") from None
 
 
 def _command_in(arguments: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Writing files so that they are whole or absent, and their sha256."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,47 +126,72 @@ def _can_be_named(part: str) -> bool:
 def new_directory(final: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory that becomes `final` when the block succeeds, and is removed when it fails.
 
-    replace: replace an existing one, which is removed once the new one is whole.
+    replace: replace an existing one, which is removed once the new one is whole. The folder that it lies in has to
+    exist; what killed processes left of the same directory is removed from there.
     """
+    with saying_disk_full(final), suppress(FileNotFoundError):
+        _remove_abandoned(final)
     temporary = final.with_name(f"{TEMPORARY}-{final.name[:50]}-{secrets.token_hex(4)}")
     aside = temporary.with_name(f"{temporary.name}-old")
     try:
         with saying_disk_full(final):
-            temporary.mkdir(parents=True)
-            yield temporary
-            for path in sorted(temporary.rglob("*")):
-                if path.is_file():
-                    path.chmod(temporary.stat().st_mode & 0o666)
-                    with path.open("rb+") as file:
-                        os.fsync(file.fileno())
-                else:
-                    sync_directory(path)
-            sync_directory(temporary)
-            if replace and final.exists():
-                final.rename(aside)
-            temporary.rename(final)
+            temporary.mkdir()
+            with _locked(temporary):
+                yield temporary
+                for path in sorted(temporary.rglob("*")):
+                    if path.is_file():
+                        path.chmod(temporary.stat().st_mode & 0o666)
+                        with path.open("rb+") as file:
+                            os.fsync(file.fileno())
+                    else:
+                        sync_directory(path)
+                sync_directory(temporary)
+                if replace and final.exists():
+                    final.rename(aside)
+                temporary.rename(final)
             shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_directory(final.parent)
 
 
-def discard(directory: Path) -> None:
-    """Remove a directory with all that is in it, if it is there."""
-    if directory.exists():
-        shutil.rmtree(directory)
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Lock a directory for a block, by which others know that its process lives; yield whether nobody else did."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(final: Path) -> None:
+    """Remove what killed processes left of a directory that was to become `final`, or restore what they moved aside."""
+    begun = re.compile(rf"\{TEMPORARY}-{re.escape(final.name[:50])}-[0-9a-f]{{8}}", re.DOTALL)
+    for path in sorted(final.parent.iterdir()):
+        if begun.fullmatch(path.name.removesuffix("-old")) and path.is_dir() and not path.is_symlink():
+            with _locked(path) as abandoned:
+                if abandoned:
+                    _remove_or_restore(path)
 
 
 def remove_temporaries(directory: Path) -> None:
     """Remove what interrupted writes left in a directory and below it; restore what was about to be replaced."""
     for path in sorted(directory.rglob(f"{TEMPORARY}*")):
-        aside = _MOVED_ASIDE.fullmatch(path.name)
-        if aside is not None and path.is_dir() and not path.with_name(aside[1]).exists():
-            path.rename(path.with_name(aside[1]))
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)  # It may have been removed with its folder.
+        _remove_or_restore(path)
+
+
+def _remove_or_restore(path: Path) -> None:
+    aside = _MOVED_ASIDE.fullmatch(path.name)
+    if aside is not None and path.is_dir() and not path.with_name(aside[1]).exists():
+        path.rename(path.with_name(aside[1]))
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)  # It may have been removed with its folder.
 
 
 @contextmanager

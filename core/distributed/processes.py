@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import ConfigError, LostProcess, OtherProcessFailed, UserError
+from ..errors import ConfigError, LostProcess, OtherProcessFailed, Stopped, UserError
 from ..system.signals import StopFlag
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def process_group(device: torch.device) -> Iterator[World]:
         barrier()
     except BaseException as error:
         _ignore_sigterm()
-        if isinstance(error, UserError) and not isinstance(error, LostProcess):
+        cut_short = isinstance(error, Stopped) and error.__cause__ is not None  # in the middle of a step
+        if isinstance(error, UserError) and not isinstance(error, LostProcess) and not cut_short:
             # The others learn of it at their next barrier. If several fail at once, the lowest rank reports.
             error.reported = True  # type: ignore[attr-defined]
             codes = [code for code, _ in _all_gather(error.exit_code, 0)]
@@ -147,10 +148,8 @@ def _detect_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostProcess(
-            f"another process of this run has ended: {str(error).strip().splitlines()[0]}",
-            "read its last message, then run the same command again",
-        ) from error
+        remedy = "read its last message, then run the same command again"
+        raise LostProcess("another process of this run has ended", remedy) from error
 
 
 def barrier() -> None:

@@ -17,7 +17,7 @@ TENSORS, DESCRIPTION = "features.safetensors", "features.json"
 
 def keep_features(features: Features, of: Mapping[str, Any], folder: Path) -> None:
     """Write features into a folder, and last, as JSON, what they are `of`: images, extractor and other conditions."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     tensors = {"features": features.features.contiguous(), "logits": features.logits.contiguous()}
     write_atomically(folder / TENSORS, lambda path: save_file(tensors, path))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TextIO
 
 from .. import files
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 
 LOCK = ".lock"
+_held: dict[Path, os.stat_result] = {}  # the lock's file of each folder that this process occupies
 _INTRODUCTION = 0.2  # seconds that the owner of a lock may take to write down who it is
 
 
@@ -33,7 +34,24 @@ def occupy(path: Path) -> Iterator[None]:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             lock.flush()
-        yield
+        _held[path] = os.fstat(lock.fileno())
+        try:
+            yield
+        finally:
+            del _held[path]
+
+
+def require_held(path: Path) -> None:
+    """Raise UserError where a folder that this process occupies was moved or deleted, or replaced by another."""
+    if (held := _held.get(path)) is None:
+        return
+    try:
+        is_ours = os.path.samestat(held, (path / LOCK).stat())
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        message = f"{path} is gone: it was moved or deleted while this command wrote it"
+        raise UserError(message, "bring it back, then run the same command again")
 
 
 def owner(path: Path) -> str | None:

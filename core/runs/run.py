@@ -21,7 +21,7 @@ from .. import files
 from ..errors import DataError
 from ..system.machine import num_cores
 from . import metrics_log
-from .lock import LOCK
+from .lock import LOCK, require_held
 from .provenance import provenance
 from .roles import Role
 
@@ -156,6 +156,7 @@ class StageRun:
         """
         identity = self.identity
         assert identity is not None, "only a stage that claimed its directory commits it"
+        require_held(self.path)
         table = {}
         for name in sorted(outputs):
             path = self.path / name

@@ -35,7 +35,7 @@ def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[st
     tensors, is_main = sharded_tensors(network.state_dict()), processes.world().is_main
     with gathered_by_main([tensors]):
         if is_main:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             write_atomically(folder / WEIGHTS, tensors.write)
     if is_main:
         digest = sha256_file(folder / WEIGHTS)

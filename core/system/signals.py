@@ -1,14 +1,20 @@
-"""Stopping on a signal: the handler only sets a flag, the work ends at its next safe point."""
+"""Stopping on a signal: in a loop the handler only sets a flag, and the work ends at its next safe point.
+
+Before and after a loop a signal to stop ends the work where it is, with the same exit code.
+"""
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from ..errors import Stopped
+from ..errors import OtherProcessFailed, Stopped, UserError
 
-_STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+_AGAIN = "run the same command again to continue"
+# SIGHUP: the terminal is gone, as after a lost connection.
+_STOPPING = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1]
 INTERRUPTED_TWICE = 130
 
 
@@ -24,7 +30,7 @@ class StopFlag:
     def stopped(self, where: str) -> Stopped:
         """Return the error that ends the work; `where` states the progress."""
         assert self.received is not None
-        return Stopped(f"stopped by {self.received.name} {where}", "run the same command again to continue")
+        return Stopped(f"stopped by {self.received.name} {where}", _AGAIN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
@@ -34,11 +40,42 @@ class StopFlag:
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:
-    """Yield a flag that SIGTERM, SIGINT and SIGUSR1 set; a second Ctrl-C ends the process at once with 130."""
+    """Yield a flag that SIGTERM, SIGHUP, SIGINT and SIGUSR1 set; a second Ctrl-C ends the process at once with 130.
+
+    An error after a signal counts as the stop: Ctrl-C also ends the programs that the work had started, a compiler say.
+    """
     flag = StopFlag()
-    previous = {number: signal.signal(number, flag._handle) for number in _STOPPING}
+    with _handled(_STOPPING, flag._handle):
+        try:
+            yield flag
+        except (UserError, OtherProcessFailed):
+            raise
+        except Exception as error:
+            if not flag:
+                raise
+            raise flag.stopped("in the middle of a step") from error
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Raise Stopped for SIGTERM, SIGHUP and SIGUSR1 inside a block, wherever it is not in a `stop_flag` block."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(f"stopped by {signal.Signals(number).name}", _AGAIN)
+
+    with _handled([number for number in _STOPPING if number != signal.SIGINT], stop):
+        yield
+
+
+@contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle signals inside a block, but those that are ignored, as `nohup` asks. Python does so in its main thread."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        chosen = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, handler) for number in chosen}
     try:
-        yield flag
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)

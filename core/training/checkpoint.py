@@ -18,6 +18,7 @@ from .. import files
 from ..distributed import tensor_file
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..errors import DataError, Diverged, as_data_error
+from ..runs.lock import require_held
 from ..runs.schemas import first_wrong
 from .guard import FiniteGuard
 from .record import Meter
@@ -81,6 +82,8 @@ def save(
     """
     assert keep > 0, f"keep {keep}"
     final = path_of(folder, images)
+    require_held(folder)
+    final.parent.mkdir(exist_ok=True)
     with files.new_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             group = tensors if isinstance(tensors, ShardedTensors) else sharded_tensors(tensors)

@@ -55,16 +55,14 @@ def run(config: Export, progress: Progress) -> Outcome:
     agreement = _compare(model, parts)
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")
-    with files.new_directory(config.directory) as folder:
+    config.directory.parent.mkdir(parents=True, exist_ok=True)
+    with files.new_directory(config.directory, replace=True) as folder:
         write_pipeline(folder, parts, sources.denoiser.metadata["class_names"])
         if sources.shown.grid is not None:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
         text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
         files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
         write_record(folder, made_of, config.directory, config.root, config.denoiser)
-        discarded = _set_aside(config.directory)
-    if discarded is not None:
-        files.discard(discarded)
     summary = {
         "classes": f"{model.network.config.num_classes:,}",
         "agreement": str(agreement),
@@ -141,12 +139,3 @@ def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
         raise ConfigError(f"{folder} holds an export {state}", "give `replace`, or a new folder")
     return False
 
-
-def _set_aside(folder: Path) -> Path | None:
-    """Replace an old folder by the new one; the old one is kept until then."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return None
-    aside = folder.with_name(f"{files.TEMPORARY}-old-{folder.name[:50]}")
-    files.discard(aside)
-    folder.rename(aside)
-    return aside

@@ -210,3 +210,32 @@ def test_what_was_replaced_does_not_come_back(tmp_path: Path) -> None:
     (tmp_path / ".tmp").write_text("of safetensors")
     files.remove_temporaries(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best"] and (tmp_path / "best" / "file").read_text() == "best"
+
+
+def test_a_new_directory_is_not_made_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.new_directory(tmp_path / "gone" / "best"):
+        pytest.fail("there is no folder to make it in")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_of_a_directory_goes_at_the_next_start_and_a_living_one_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    left = [".tmp-export-01234567", ".tmp-export-89abcdef-old"]
+    others = [".tmp-export-2-01234567", ".tmp-export-other", ".tmp-exports-01234567"]
+    for name in ("export", *left, *others):
+        (tmp_path / name).mkdir()
+    with files.new_directory(tmp_path / "export", replace=True) as living:
+        with files.new_directory(tmp_path / "export", replace=True) as second:
+            (second / "a").write_text("second")
+        (living / "a").write_text("living")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["export", *others])
+    assert (tmp_path / "export" / "a").read_text() == "living"
+
+
+def test_an_export_whose_replacement_was_killed_half_way_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-export-01234567-old").mkdir()
+    (tmp_path / ".tmp-export-01234567-old" / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), files.new_directory(tmp_path / "export", replace=True):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]

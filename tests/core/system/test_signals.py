@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ldm.core.system.signals import stop_flag
+from ldm.core.errors import Stopped
+from ldm.core.system.signals import stop_flag, stopping_at_once
 
 WAITS_IN_THE_BLOCK = """
 import sys, time
@@ -23,7 +24,7 @@ with stop_flag() as stop:
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1"])
 def test_a_signal_sets_the_flag_and_the_old_handlers_come_back(name: str) -> None:
     number = signal.Signals[name]
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
@@ -42,6 +43,37 @@ def test_the_old_handlers_come_back_after_an_error_too() -> None:
     with pytest.raises(ZeroDivisionError), stop_flag():
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_outside_a_loop_ends_the_work_at_once_with_75(name: str) -> None:
+    before = signal.getsignal(signal.Signals[name])
+    with pytest.raises(Stopped, match=f"stopped by {name}") as caught, stopping_at_once():
+        with stop_flag() as stop:
+            os.kill(os.getpid(), signal.Signals[name])
+            assert stop, "in a loop it sets the flag"
+        os.kill(os.getpid(), signal.Signals[name])
+    assert caught.value.exit_code == 75
+    assert signal.getsignal(signal.Signals[name]) == before
+
+
+def test_signals_that_are_ignored_stay_so_as_nohup_asks() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_at_once(), stop_flag() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_error_after_a_signal_counts_as_the_stop_and_one_without_is_itself() -> None:
+    with pytest.raises(Stopped, match="stopped by SIGINT in the middle of a step") as caught, stop_flag():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("the compiler was interrupted")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(RuntimeError), stop_flag():
+        raise RuntimeError
 
 
 @pytest.mark.promise("R6")

@@ -134,6 +134,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, value: float, group: 
 
 def test_a_kill_inside_a_save_loses_no_older_checkpoint(tmp_path: Path) -> None:
     """SIGKILL before the n-th thing that a save does to the disk, for every n."""
+    (tmp_path / "clean").mkdir()
     save(tmp_path / "clean", 64)
     done = 0
     for survive in range(26):
