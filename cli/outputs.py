@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TextIO
 
+from typing_extensions import Buffer
+
 _PLAIN = {"×": "x", "…": "...", "→": "->", "█": "#", "▏": "|", "±": "+-", "−": "-", "≥": ">=", "≤": "<="}
 _READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe that nobody reads any more; a terminal that is gone
 
@@ -35,13 +37,13 @@ def _secured(stream: TextIO | None, number: int) -> TextIO:
 class _Output(io.FileIO):
     """A file that takes everything, also when its reader is gone."""
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: Buffer) -> int:
         try:
             return super().write(data)
         except OSError as error:
             if error.errno not in _READER_GONE:
                 raise
-            return len(data)
+            return memoryview(data).nbytes
 
 
 def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:

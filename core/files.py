@@ -8,10 +8,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
@@ -24,10 +25,36 @@ _CHUNK = 1 << 20
 _LONGEST_NAME = 255  # bytes, on every system in use
 
 
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises DataError for anything else: reading a pipe would wait, and a device has no end.
+
+    Raises OSError as `open` does.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        require_plain(handle, path)
+    except DataError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def require_plain(handle: int, path: Path) -> None:
+    """Raise DataError where what was opened is a folder, a pipe or a device."""
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise DataError(f"{path} is not a file", "remove it")
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the content of a file, and raise as `open_plain` does."""
+    with open_plain(path) as file:
+        return file.read()
+
+
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's content, hex."""
+    """Return the sha256 of a file's content, hex. Raises as `open_plain` does."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -96,11 +123,11 @@ def json_bytes(value: Any) -> bytes:
 def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """Read a JSON object; DataError naming the file if it is missing, damaged or something else."""
     try:
-        if path.exists() and not path.is_file():  # Reading a pipe would block, and a device has no end.
-            raise DataError(f"{path} is not a file", remedy)
-        value = json.loads(path.read_bytes().decode())
+        value = json.loads(read_plain(path).decode())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", remedy) from None
+    except DataError as error:
+        raise DataError(error.message, remedy) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", remedy) from None
     except (ValueError, RecursionError) as error:

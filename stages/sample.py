@@ -10,7 +10,7 @@ from ..core.conditioning.conditioning import Request
 from ..core.diffusion import conditions
 from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
-from ..core.files import sha256_json
+from ..core.files import read_plain, sha256_json
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.drawing import Images, draw, open_model
@@ -102,7 +102,7 @@ def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Reque
 
 
 def _read(path: Path) -> np.ndarray:
-    return decode(path.read_bytes(), str(path))
+    return decode(read_plain(path), str(path))
 
 
 def _write_path(

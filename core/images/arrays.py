@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, as_data_error
+from ..files import open_plain
 from .archive import DEFLATE_LIMIT, unpack
 from .dataset import ImageSource, image_source
 from .listing import PART_NAMES, Parts, one_of_each
@@ -68,8 +69,8 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises DataError naming the file when it is damaged, longer or shorter than its header says, or of another type.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
-    with as_data_error(f"{path} cannot be read", "copy it again"), opened(path, "rb") as file:
+    with as_data_error(f"{path} cannot be read", "copy it again"), open_plain(path) as plain:
+        file = gzip.GzipFile(fileobj=plain) if path.suffix == ".gz" else plain
         zeros, kind, rank = struct.unpack(">HBB", file.read(4))
         if zeros or kind != 8 or not 1 <= rank <= 4:
             raise DataError(f"{path} is not an idx file of bytes", "give one that begins with the bytes 0, 0 and 8")

@@ -188,6 +188,6 @@ def write_png(path: Path, image: np.ndarray) -> None:
 def check_sample(path: Path) -> None:
     """Decode an image that `ldm sample` drew. Raises DataError with what makes it anew."""
     try:
-        decode(path.read_bytes(), str(path))
+        decode(files.read_plain(path), str(path))
     except DataError as error:
         raise DataError(error.message, f"remove {path}: the same command draws it again") from None

@@ -98,7 +98,7 @@ def shared_names(parts: Sequence[tuple[str, ImageSource]]) -> frozenset[str]:
 def read_exclusion(path: Path) -> Exclusion:
     """Read a list of names; DataError naming the file, and the line, where it cannot be read."""
     try:
-        data = path.read_bytes()
+        data = files.read_plain(path)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror}", "give a text file with a name on each line"

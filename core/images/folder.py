@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import open_plain
 from .listing import Listing, is_hidden, is_image
 
 MAX_FILE_BYTES = 256 << 20
@@ -45,7 +46,7 @@ def list_folder(root: Path, location: str) -> Listing:
 def read_file(path: Path) -> bytes:
     """Read an image's file; DataError naming it when it cannot be read or is larger than any image should be."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE_BYTES:
                 raise DataError(f"{path} has {size:,} bytes, more than {MAX_FILE_BYTES:,}", "shrink or remove it")

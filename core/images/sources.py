@@ -130,8 +130,8 @@ def _parts(location: str) -> Parts:
         return {"all": partial(open_tars, paths, location)}
     if path.is_dir():
         return _folder_parts(path, location)
-    if not path.exists():
-        raise DataError(f"{location} does not exist", f"give {_KINDS}")
+    if not path.is_file():
+        raise DataError(f"{location} {'is not a file' if path.exists() else 'does not exist'}", f"give {_KINDS}")
     suffix = path.suffix.lower()
     if suffix == ".zip":
         return parts_of(list_zip(path, location))

@@ -118,7 +118,7 @@ def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
 
     Raises DataError for a damaged tar, or samples that are not whole and keyed from `first_key` on.
     """
-    data = path.read_bytes()
+    data = files.read_plain(path)
     rows, samples = _Rows(), list[LatentSample]()
     arrays: dict[str, np.ndarray] = {}
     texts: dict[str, str] = {}
@@ -150,7 +150,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, str, int, bytes]]:
 
     A member's bytes are not checked: only the manifest's sha256 covers them.
     """
-    return _members(path, path.read_bytes())
+    return _members(path, files.read_plain(path))
 
 
 class _Rows:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .. import files
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, DataError, UserError
 
 LOCK = ".lock"
 _held: dict[Path, os.stat_result] = {}  # the lock's file of each folder that this process occupies
@@ -24,7 +24,7 @@ def occupy(path: Path) -> Iterator[None]:
     Raises ConfigError (exit 2), before any data is read, for a path that cannot be written and for a second owner.
     """
     _prepare(path)
-    with (path / LOCK).open("a+") as lock:
+    with _opened(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND) as lock:
         if not _lock(lock):
             time.sleep(_INTRODUCTION)
             if not _lock(lock):  # The other process may only have looked whether the lock is free.
@@ -57,10 +57,21 @@ def require_held(path: Path) -> None:
 def owner(path: Path) -> str | None:
     """Return which process is writing a stage's directory; None where there is none."""
     try:
-        with (path / LOCK).open("r") as lock:
+        with _opened(path / LOCK, os.O_RDONLY) as lock:
             return None if _lock(lock, fcntl.LOCK_SH) else _introduction(lock)
     except FileNotFoundError:
         return None
+
+
+def _opened(path: Path, flags: int) -> TextIO:
+    """Open a lock's file. Raises DataError for a pipe or a device."""
+    handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    try:
+        files.require_plain(handle, path)
+    except DataError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "r" if flags == os.O_RDONLY else "a+", encoding="utf-8", errors="replace")
 
 
 def _lock(lock: TextIO, kind: int = fcntl.LOCK_EX) -> bool:

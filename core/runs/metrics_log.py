@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..files import read_plain
+
 METRICS = "metrics.jsonl"
 _LARGEST = 1e150
 CONDITIONS = "conditions"  # key, in the line of an evaluation, of what its numbers depend on
@@ -14,7 +16,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in read_plain(path).decode("utf-8", "replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):

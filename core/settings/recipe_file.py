@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError
+from ..files import open_plain
 
 _MAX_BYTES = 256 * 1024
 _MAX_DEPTH = 16
@@ -29,11 +30,11 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """Read a file. Raises ConfigError naming file and line when it cannot be read, is too large, or is not YAML."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, not a recipe", "give the YAML file itself")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             data = file.read(_MAX_BYTES + 1)
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder, not a recipe", "give the YAML file itself") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "give another file") from None
     if len(data) > _MAX_BYTES:

@@ -56,15 +56,22 @@ def stop_flag() -> Iterator[StopFlag]:
             raise flag.stopped("in the middle of a step") from error
 
 
+class _Signal(BaseException):
+    """A signal, on its way past whatever catches errors."""
+
+
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Raise Stopped for SIGTERM, SIGHUP and SIGUSR1 inside a block, wherever it is not in a `stop_flag` block."""
+    """Leave a block with Stopped on SIGTERM, SIGHUP and SIGUSR1, wherever it is not in a `stop_flag` block."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}", _AGAIN)
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise _Signal(signal.Signals(number).name)
 
-    with _handled([number for number in _STOPPING if number != signal.SIGINT], stop):
-        yield
+    try:
+        with _handled([number for number in _STOPPING if number != signal.SIGINT], leave):
+            yield
+    except _Signal as received:
+        raise Stopped(f"stopped by {received}", _AGAIN) from None
 
 
 @contextmanager

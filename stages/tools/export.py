@@ -1,7 +1,6 @@
 """`ldm export`: a run in, a folder that diffusers loads out, with a model card."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -138,4 +137,3 @@ def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
         state = "that is not whole" if is_missing else "of another state of the run"
         raise ConfigError(f"{folder} holds an export {state}", "give `replace`, or a new folder")
     return False
-

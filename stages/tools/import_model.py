@@ -14,7 +14,7 @@ from ...core.denoisers.network import DenoiserNetwork
 from ...core.diffusion import predictions
 from ...core.diffusion.schedules import schedule
 from ...core.errors import ConfigError, DataError
-from ...core.files import read_json, sha256_file, sha256_json
+from ...core.files import read_json, read_plain, sha256_file, sha256_json
 from ...core.images.settings import Data
 from ...core.interchange import checkpoint
 from ...core.interchange.exporters import denoiser_exporter
@@ -120,7 +120,7 @@ def _names(config: Import, given: Given) -> list[str]:
     if config.class_names is None:
         return [given.class_names.get(index, f"class {index}") for index in range(num)]
     try:
-        names = config.class_names.read_text(encoding="utf-8").splitlines()
+        names = read_plain(config.class_names).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`class_names={config.class_names}` cannot be read: {error}", "give a text file") from None
     if len(names) != num or not all(names):

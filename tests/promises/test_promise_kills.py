@@ -166,7 +166,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(
 
 
 @pytest.mark.promise("R6", quick=1, full=7)
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1"])
 def test_a_signal_leaves_one_checkpoint_within_a_step(name: str, trials: Trials, stage: Callable[..., Stage]) -> None:
     count = steps(trials)
     prepared = stage(*training("train-dit", count, count))  # It would save at its end only.
@@ -184,7 +184,7 @@ def test_a_signal_leaves_one_checkpoint_within_a_step(name: str, trials: Trials,
             ended = command.wait()
             if ended.code == 75 and checkpoints(folder)[-1] < count * STEP:
                 break
-            # It was at its last step; or past it, where a signal is a kill like those above, and Ctrl-C exits with 130.
+            # It was at its last step; or past it, where nothing is left to save, and Ctrl-C exits with 130.
             assert ended.code in (0, 75, 130, -signal.Signals[name]), ended
             assert checkpoints(folder) == [count * STEP]
             share *= 0.7

@@ -33,7 +33,7 @@ PROMISES = {
     "R3": "a checkpoint is whole or invisible",
     "R4": "latents are what was written",
     "R5": "a full disk is named and destroys nothing",
-    "R6": "SIGTERM, SIGINT and SIGUSR1 leave a checkpoint and exit 75",
+    "R6": "SIGTERM, SIGHUP, SIGINT and SIGUSR1 leave a checkpoint and exit 75",
     "R7": "resuming is exact in the order of the data",
     "R8": "the world size does not change the data",
     "R9": "NaN and inf go no further than the step they occur in",
@@ -53,6 +53,7 @@ PROMISES = {
     "R23": "running out of memory is named and leaves the last checkpoint intact",
     "R24": "metrics agree with their references and their closed forms",
     "R25": "an exported model works without ldm",
+    "R30": "signals, vanished folders, special files and closed outputs end in one line, or end nothing",
 }
 _SEED = "LDM_PROMISES_SEED"  # an environment variable, so that xdist's workers draw as one
 _BEGIN, _END = "<!-- promises: begin -->", "<!-- promises: end -->"
