@@ -23,7 +23,7 @@ def run(config: Sweep, console: Progress) -> Any:
     for steps, cfg in product(dict.fromkeys(config.steps), dict.fromkeys(config.cfg)):
         console.note(f"cfg {cfg:g}, {steps} steps")
         how: dict[str, Any] = {
-            "classes": config.classes,
+            **config.asked,
             "num": config.num,
             "sampler": config.sampler,
             "cfg": cfg,

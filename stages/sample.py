@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.conditioning.conditioning import Request
+from ..core.conditioning.conditioning import Conditioning, Request
+from ..core.conditioning.registry import recorded
 from ..core.diffusion import conditions
 from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
@@ -30,8 +31,8 @@ def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of the chosen classes. Returns their folder."""
     # What is asked for, checked against the denoiser's manifest before anything is loaded or written.
     opened = open_model(config)
-    source, sampling = opened.source, opened.sampling
-    request = opened.conditioning.request(config.classes)
+    source, sampling, conditioning = opened.source, opened.sampling, opened.conditioning
+    request = conditioning.request(config.asked)
 
     # The folder of these settings; a label is its name.
     label = config.label or _label(config)
@@ -63,7 +64,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
                 {"file": name, **request.records[row], "seed": int(seed)}
                 for name, row, seed in zip(names, rows, seed_indices, strict=True)
             ],
-            "class_names": source.metadata["class_names"],
+            **recorded(conditioning),
             "sampling": opened.recorded(config.seed),
             "image_size": source.metadata["image_size"],
         }
@@ -71,9 +72,14 @@ def run(config: Sample, progress: Progress) -> Outcome:
 
     # What the command shows.
     how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"
-    what = f"{len(request.titles)} classes" if len(request.titles) > 1 else request.titles[0]
-    summary = {"images": f"{len(names):,} of {what}, {how}"}
+    summary = {"images": f"{len(names):,} of {_what(request, conditioning)}, {how}"}
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+
+
+def _what(request: Request, conditioning: Conditioning) -> str:
+    """Return what images were drawn of, in words."""
+    several = "classes" if conditioning.class_names else "conditions"
+    return f"{len(request.titles)} {several}" if len(request.titles) > 1 else request.titles[0]
 
 
 def _label(config: Sample) -> str:

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from ..core.conditioning.registry import conditioning_of, recorded
+from ..core.conditioning.registry import recorded
 from ..core.denoisers import registry as denoisers
 from ..core.distributed import processes
 from ..core.pipeline.best import BestState, described, open_best
 from ..core.pipeline.loading import load_autoencoder
-from ..core.pipeline.training_data import training_data
+from ..core.pipeline.training_data import TrainingData, training_data
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
-from ..core.runs.run import MANIFEST, StageRun
+from ..core.runs.run import MANIFEST
 from ..core.system.compile import eager_mode
 from ..core.training import loop
 from ..core.training.sample_evaluator import SampleEvaluator
@@ -22,31 +22,31 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
     """Train a denoiser on a run's latents, or on its images where the autoencoder keeps pixels."""
     folder = output_folder(config)
     with occupied(folder, config.machine, config.train) as policy:
-        data = training_data(config.latents, config, policy)
-        latents, source = data.described, data.autoencoder
+        data = training_data(config.latents, config, policy, config.label_dropout, config.conditioning != "none")
+        source = data.autoencoder
         # Refuse wrong settings before anything is discarded.
-        network = network_config(
-            config, latents.metadata["latent_shape"], conditioning_of(latents.metadata, config.label_dropout)
-        )
+        network = network_config(config, data.described.metadata["latent_shape"], data.conditioning)
         evaluator = None
         if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
-            evaluator = SampleEvaluator(config, latents, source, policy, progress)
+            evaluator = SampleEvaluator(config, data, policy, progress)
         work = claim(folder, config, data.inputs(folder))
-        sample = command_line("sample", config) + f" --class 0 --cfg {3 if config.label_dropout else 1}"
+        asked = " --class 0" if data.conditioning.class_names else ""
+        sample = command_line("sample", config) + f"{asked} --cfg {3 if data.conditioning.has_null else 1}"
         next_commands = [sample] if config.diffusion.draws else []
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         sets = data.read(policy, progress, config.reading)
         task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
-        state = BestState(work, task.network, _description(config, latents))
+        description = _description(config, data)
+        state = BestState(work, task.network, description)
         if evaluator is not None:
             evaluator.start(task.model(), task.validate, state)
         metadata = loop.train(task, _plan(config), policy, folder, progress, evaluator)
         if not (processes.world().is_main or config.train.shard):
             return Outcome(folder)
         with eager_mode():
-            metadata |= _description(config, latents) | {"validation_loss": task.validate()["val_loss"]}
-        denoisers.save(task.network, folder / "final", _description(config, latents))
+            metadata |= description | {"validation_loss": task.validate()["val_loss"]}
+        denoisers.save(task.network, folder / "final", description)
         if not processes.world().is_main:
             return Outcome(folder)
         work.commit(["final/model.safetensors", "final/config.json"], metadata)
@@ -68,13 +68,12 @@ def _plan(config: TrainDenoiser) -> loop.Plan:
     return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=config.preview.every)
 
 
-def _description(config: TrainDenoiser, latents: StageRun) -> dict[str, Any]:
+def _description(config: TrainDenoiser, data: TrainingData) -> dict[str, Any]:
     """Return what sampling needs beside the weights."""
     return {
         "diffusion": config.diffusion.model_dump(mode="json"),
         "time_convention": "t = 0 is data, t = 1 is noise",
-        "label_dropout": config.label_dropout,
-        **recorded(conditioning_of(latents.metadata)),
-        "latent_shape": latents.metadata["latent_shape"],
-        "image_size": latents.metadata["image_size"],
+        "label_dropout": config.label_dropout if data.conditioning.has_null else 0.0,
+        **recorded(data.conditioning),
+        **{name: data.described.metadata[name] for name in ("latent_shape", "image_size")},
     }

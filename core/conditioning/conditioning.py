@@ -4,6 +4,7 @@ A conditioning owns its null, the condition that stands for none in classifier-f
 become conditions; the network decides what they mean to it.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,10 +15,12 @@ from ..diffusion import conditions
 from ..diffusion.conditions import Cond
 from ..errors import ConfigError
 
+ALL = "all"  # asks for every condition that there is
+
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for, row by row: the condition on the CPU, titles, and what a manifest records of each."""
+    """Conditions row by row: on the CPU, titles for grids, and what a manifest records of an image of each."""
 
     cond: Cond
     titles: tuple[str, ...]
@@ -46,8 +49,21 @@ class Conditioning(Protocol):
     def null(self, n: int, device: torch.device) -> Cond:
         """Return the fields of n samples without a condition. Raises ConfigError without a null."""
 
-    def request(self, text: str) -> Request:
-        """Return what the user asked for by a flag such as `--class`. Raises ConfigError for what is unknown."""
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of its samples, which a classifier can check; none where it has no labels.
+
+        Where there are classes, the record of each image has its `label`.
+        """
+
+    def request(self, asked: Mapping[str, str]) -> Request:
+        """Return what the user asked for, by setting: `{"classes": "cat,dog"}`.
+
+        Raises ConfigError for what is unknown, and for a setting that asks for conditions of another kind.
+        """
+
+    def groups(self) -> Request:
+        """Return the conditions of which previews and evaluations draw equally many images, in order."""
 
     def describe(self) -> dict[str, Any]:
         """Return JSON from which the registry rebuilds it."""
@@ -60,6 +76,7 @@ class NoConditioning:
     kind = "none"
     fields = ()
     has_null = False
+    class_names = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -68,11 +85,25 @@ class NoConditioning:
     def null(self, n: int, device: torch.device) -> Cond:
         raise no_null()
 
-    def request(self, text: str) -> Request:
-        return Request({}, ("images",), ({},))
+    def request(self, asked: Mapping[str, str]) -> Request:
+        refuse_unknown(asked, (), "nothing: it draws images of any kind")
+        return self.groups()
+
+    def groups(self) -> Request:
+        return Request({}, ("any kind",), ({},))
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind}
+
+
+def refuse_unknown(asked: Mapping[str, str], known: Collection[str], what: str) -> None:
+    """Raise ConfigError for a setting that asks for conditions of another kind; `all` asks for none in particular.
+
+    known: the settings by which conditions of this kind are asked for. what: a model of this kind is conditioned on.
+    """
+    for name, text in asked.items():
+        if name not in known and text.strip().lower() != ALL:
+            raise ConfigError(f"`{name}={text}`: this model is conditioned on {what}", f"leave out `{name}`")
 
 
 def no_null() -> ConfigError:
@@ -100,4 +131,6 @@ def drop(conditioning: Conditioning, cond: Cond, uniforms: Tensor, p: float) -> 
     One draw serves all fields of a sample. Ho & Salimans 2022, "Classifier-free diffusion guidance": p is the
     probability of unconditional training.
     """
-    return cond if p == 0 else conditions.where(uniforms < p, unconditional(conditioning, cond), cond)
+    if p == 0 or not conditioning.fields:
+        return cond
+    return conditions.where(uniforms < p, unconditional(conditioning, cond), cond)

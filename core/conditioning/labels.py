@@ -3,6 +3,7 @@
 Labels are int64 (B,), 0 .. num_classes - 1; the null class is `num_classes`, which only this file knows.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..diffusion.conditions import Cond
 from ..errors import DataError
 from .class_names import parse_classes
-from .conditioning import Request, no_null
+from .conditioning import ALL, Request, no_null, refuse_unknown
 
 LABELS = "labels"  # the kind, and the field of a condition
 
@@ -52,9 +53,15 @@ class LabelConditioning:
             raise no_null()
         return {LABELS: torch.full((n,), self.num_classes, device=device)}
 
-    def request(self, text: str) -> Request:
-        """Return a row per class that `--class` names. Raises ConfigError with the nearest names."""
-        classes = parse_classes(text, self.class_names)
+    def request(self, asked: Mapping[str, str]) -> Request:
+        """Return a row per class that the setting `classes` names. Raises ConfigError with the nearest names."""
+        refuse_unknown(asked, ("classes",), "classes")
+        return self._rows(parse_classes(asked.get("classes", ALL), self.class_names))
+
+    def groups(self) -> Request:
+        return self._rows(range(self.num_classes))
+
+    def _rows(self, classes: Sequence[int]) -> Request:
         titles = tuple(self.class_names[label] for label in classes)
         records = tuple({"label": label, "class": title} for label, title in zip(classes, titles, strict=True))
         return Request({LABELS: torch.tensor(classes)}, titles, records)

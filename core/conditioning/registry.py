@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..errors import as_data_error
 from .conditioning import Conditioning, NoConditioning
 from .labels import LabelConditioning
 
@@ -13,12 +14,16 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Conditioning]] = {
 
 
 def rebuilt(described: Mapping[str, Any]) -> Conditioning:
-    """Return the conditioning that `Conditioning.describe` described."""
-    return KINDS[described["kind"]](described)
+    """Return the conditioning that `Conditioning.describe` described. Raises DataError for a damaged description."""
+    with as_data_error("a manifest records a conditioning that this ldm cannot read", "upgrade ldm"):
+        return KINDS[described["kind"]](described)
 
 
 def recorded(conditioning: Conditioning) -> dict[str, Any]:
-    """Return what a manifest records of a conditioning, as `conditioning_of` reads it: of labels their names alone."""
+    """Return what a manifest records of a conditioning, as `conditioning_of` reads it: of labels their names alone.
+
+    Every folder written before there were other kinds records labels so.
+    """
     if isinstance(conditioning, LabelConditioning):
         return {"class_names": list(conditioning.class_names)}
     return {"conditioning": conditioning.describe()}

@@ -23,8 +23,8 @@ def check_contents(run: StageRun) -> None:
             raise DataError(message, run.remedy)
         read_tables(run.path, split, metadata["shards"][split], tuple(metadata["latent_shape"]), fields)
     known = labels["train"][labels["train"] >= 0]
-    counts = np.bincount(known, minlength=len(metadata["class_names"])).tolist()
-    if counts != metadata["class_counts"]:
+    counts = metadata.get("class_counts")  # not recorded of latents without classes
+    if counts is not None and np.bincount(known, minlength=len(counts)).tolist() != counts:
         raise DataError(f"{run.path} holds other labels than its manifest says", run.remedy)
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.codec import Autoencoder
-from ..conditioning.labels import LabelConditioning
+from ..conditioning.conditioning import Conditioning
+from ..conditioning.labels import LABELS
 from ..images.loader import ImageLoader, training_images
 from ..images.sets import ImageSets
 from ..system.precision import Policy
@@ -21,13 +22,15 @@ class EncodedImages:
     """A `LatentDataset` of images, encoded on every access, on the policy's device.
 
     Samples, flips and draws are those of shards of the same images: order, resuming and conditions do not differ, and
-    latents by no more than the rounding of shards to float16. flips: whether training may mirror images.
+    latents by no more than the rounding of shards to float16. flips: whether training may mirror images. conditioning:
+    labels, or none.
     """
 
     images: ImageLoader
     autoencoder: Autoencoder
     flips: bool
     policy: Policy
+    conditioning: Conditioning
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -38,10 +41,6 @@ class EncodedImages:
         latent = Field("float32", self.shape)
         names = (LATENT, FLIP + LATENT) if self.flips else (LATENT,)
         return {**dict.fromkeys(names, latent), LABEL: Field("int64")}
-
-    @property
-    def conditioning(self) -> LabelConditioning:
-        return LabelConditioning(self.images.source.class_names, has_null=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,10 +57,14 @@ class EncodedImages:
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         """Return the labels; those of images without folders are all of the one class that `encode` gives them."""
-        return {"labels": torch.from_numpy(self.images.labels[samples])}
+        if LABELS not in self.conditioning.fields:
+            return {}
+        return {LABELS: torch.from_numpy(self.images.labels[samples])}
 
 
-def latents_of_images(images: ImageSets, autoencoder: Autoencoder, flips: bool, policy: Policy) -> LatentSets:
+def latents_of_images(
+    images: ImageSets, autoencoder: Autoencoder, flips: bool, policy: Policy, conditioning: Conditioning
+) -> LatentSets:
     """Return the latents of training and validation images, which are mirrored in training only, if at all."""
-    train = EncodedImages(images.train, autoencoder, flips, policy)
-    return LatentSets(train, EncodedImages(images.val, autoencoder, False, policy))
+    train = EncodedImages(images.train, autoencoder, flips, policy, conditioning)
+    return LatentSets(train, EncodedImages(images.val, autoencoder, False, policy, conditioning))

@@ -35,20 +35,22 @@ def read_latents(
     latents: StageRun,
     reading: Reading | Literal["auto"] = "auto",
     device: torch.device | None = None,
+    conditioning: Conditioning | None = None,
 ) -> LatentSets:
     """Open the shards of finished latents, after checking them.
 
-    reading: see `core.latents.sharded`; "auto" chooses by what they fit in. Sets of up to a gigabyte, and those without
-    checksums, are compared with the manifest first, a share by each process; larger sets are compared with their
-    checksums, latent by latent, as they are read. Raises DataError for damage, for labels of unknown classes, and for
-    a field that the recorded conditioning needs and the shards lack.
+    conditioning: what samples are conditioned on, by default all that is recorded. reading: see `core.latents.sharded`;
+    "auto" chooses by what they fit in. Sets of up to a gigabyte, and those without checksums, are compared with the
+    manifest first, a share by each process; larger sets are compared with their checksums, latent by latent, as they
+    are read. Raises DataError for damage, for labels of unknown classes, and for a field that the conditioning needs
+    and the shards lack.
     """
     metadata, device = latents.metadata, device or torch.device("cpu")
     shape, names = tuple(metadata["latent_shape"]), {split: metadata["shards"][split] for split in ("train", "val")}
     shards = [name for split in names.values() for name in split]
     latents.verify(INDEX)
     latents.verify_sizes(*shards)
-    fields, conditioning = fields_of(metadata), conditioning_of(metadata)
+    fields, conditioning = fields_of(metadata), conditioning or conditioning_of(metadata)
     conditions = condition_fields(conditioning)
     for name in conditions:
         if fields is None or name not in fields:
@@ -69,8 +71,9 @@ def read_latents(
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
             raise DataError(f"{latents.path} holds no {name} samples", latents.remedy)
-        if split.labels is not None:
-            LabelConditioning(tuple(metadata["class_names"])).check(torch.from_numpy(split.labels), str(latents.path))
+        if split.labels is not None and LABELS in conditioning.fields:
+            known = LabelConditioning(conditioning.class_names)
+            known.check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val)
 
 

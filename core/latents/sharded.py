@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..conditioning.conditioning import Conditioning, NoConditioning
+from ..conditioning.labels import LABELS
 from ..diffusion.conditions import Cond
 from ..errors import DataError, as_data_error
 from ..images.order import mirrored
@@ -39,8 +40,9 @@ class ShardedLatents:
     """One split of a folder of shards, read at random through its index: a `LatentDataset`.
 
     shape: (C, h, w). fields: as the manifest lists them; None for folders of which it lists none. device: where batches
-    are; that of `reading="held"` only, else the CPU. trusted: the shards were compared with the manifest. conditions:
-    fields that are part of the condition, beside the label.
+    are; that of `reading="held"` only, else the CPU. trusted: the shards were compared with the manifest. conditioning:
+    what samples are conditioned on, which may be less than the shards hold. conditions: fields that are part of the
+    condition, beside the label.
 
     Raises DataError for an index that does not fit its shards, and for a damaged array when it is read.
     """
@@ -88,9 +90,11 @@ class ShardedLatents:
         return draw(mean, std, positions, seed, purpose)
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
-        """Return the labels, where there are any, and the fields that were asked for; of those whose lengths differ
-        all padded with zeros to the longest, with a mask NAME_mask, bool (B, L)."""
-        cond: Cond = {} if self.labels is None else {"labels": torch.from_numpy(self.labels[samples])}
+        """Return the labels, where they are part of the condition, and the fields that were asked for; of those whose
+        lengths differ all padded with zeros to the longest, with a mask NAME_mask, bool (B, L)."""
+        cond: Cond = {}
+        if self.labels is not None and LABELS in self.conditioning.fields:
+            cond[LABELS] = torch.from_numpy(self.labels[samples])
         for name in self._conditions:
             key = name.removesuffix(".npy")
             if self.fields[name].num_bytes is None:

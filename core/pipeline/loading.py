@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..autoencoders import registry as autoencoders
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.lpips import LPIPS
-from ..conditioning.registry import conditioning_of
+from ..conditioning.registry import conditioning_of, recorded
 from ..denoisers import noisy_classifier
 from ..denoisers import registry as denoisers
 from ..diffusion.denoisers import Network
@@ -58,7 +58,7 @@ def open_guides(source: StageRun, config: Drawing, guides_from_null: bool) -> di
     """Open what guides a denoiser, by its role: a weaker denoiser, a classifier of noisy latents.
 
     guides_from_null: whether classifier-free guidance is asked for as well. Raises DataError for a missing one, and
-    ConfigError for one trained on other latents, classes or noise than the denoiser.
+    ConfigError for one trained on other latents, conditions or noise than the denoiser.
     """
     guides = {}
     if config.autoguide is not None:
@@ -93,10 +93,10 @@ def with_guides(model: Model, guides: dict[str, StageRun], config: Run, policy: 
 
 
 def _require_alike(guide: StageRun, source: StageRun, setting: str) -> None:
-    """Refuse a guide that was trained on other latents, classes or noise levels than the denoiser."""
+    """Refuse a guide that was trained on other latents, conditions or noise levels than the denoiser."""
     seen = {
         "latents of another autoencoder": [a.manifest["inputs"]["autoencoder"]["fingerprint"] for a in (guide, source)],
-        "other classes": [a.metadata["class_names"] for a in (guide, source)],
+        "other conditions": [recorded(conditioning_of(a.metadata, 0.0)) for a in (guide, source)],
         "another noise schedule": [_path(a) for a in (guide, source)],
     }
     for what, (its, ours) in seen.items():

@@ -91,6 +91,18 @@ class Diffusion(Section):
         return self.objective != FIXED_NOISE or self.pure_noise
 
 
+class Asking(Stage):
+    """Which conditions images are drawn for: a setting for each kind, of which a model takes those of its own."""
+
+    classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What was asked for, by setting, for `Conditioning.request`."""
+        values = {name: getattr(self, name) for name in Asking.model_fields if name not in Stage.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 class Drawing(Stage):
     """What images are drawn from, and how: guidance and sampler."""
 

@@ -51,6 +51,8 @@ AUTOENCODER = Role(
 )
 LATENTS = Role("latents", {"latents": "encode"}, "Latents")
 DENOISER = Role("denoiser", {"dit": "train-dit", "denoiser": "train-denoiser"}, "Denoiser")
+GENERATORS = (DENOISER,)  # what samples are drawn by
+GENERATOR = Role("generator", {kind: line for role in GENERATORS for kind, line in role.makers.items()}, "Generator")
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
 SAMPLES = Role("samples", {"samples": "sample"}, "Samples")

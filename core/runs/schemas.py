@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+from typing_extensions import Self
 
 from ..files import is_inside
 
@@ -45,6 +46,19 @@ class Metadata(_Record):
     def named_files(self) -> Iterable[str]:
         """Return the files of the stage that the metadata name: all are in its table of files."""
         return ()
+
+
+class Conditioned(Metadata):
+    """Metadata that record a conditioning, as `core.conditioning.registry` reads it: labels by the classes' names."""
+
+    class_names: Names = absent()
+    conditioning: dict[Text, Any] = absent()
+
+    @model_validator(mode="after")
+    def _the_conditioning_is_recorded(self) -> Self:
+        if self.class_names is None and not isinstance((self.conditioning or {}).get("kind"), str):
+            raise ValueError("should have class_names, or conditioning with its kind")
+        return self
 
 
 class File(_Record):
@@ -119,14 +133,19 @@ class _Field(_Record):
         return self
 
 
-class Latents(Metadata):
-    class_names: Names
-    class_counts: list[Count]
+class Latents(Conditioned):
+    class_counts: list[Count] = absent()
     latent_shape: Shape
     image_size: Side
     shards: _Parts
     samples: _PartSizes
     fields: dict[Text, _Field] = absent()
+
+    @model_validator(mode="after")
+    def _classes_are_counted(self) -> Self:
+        if (self.class_names is None) != (self.class_counts is None):
+            raise ValueError("class_names and class_counts should be recorded together")
+        return self
 
     @model_validator(mode="after")
     def _the_latent_is_a_field(self) -> "Latents":
@@ -139,10 +158,14 @@ class Latents(Metadata):
         return [*self.shards.train, *self.shards.val]
 
 
-class Denoiser(Metadata):
-    class_names: Names
-    latent_shape: Shape
+class Generator(Conditioned):
+    """What sampling and evaluation rely on, whatever draws the images."""
+
     image_size: Side
+
+
+class Denoiser(Generator):
+    latent_shape: Shape
     diffusion: dict[Text, Any]
     label_dropout: Annotated[float, Field(ge=0, lt=1)]
     images_seen: Count = absent()
@@ -172,20 +195,23 @@ class Sampling(_Record):
 
 
 class _Image(_Record):
+    """A sample. Beside file and seed its condition is recorded, as the conditioning has it."""
+
     file: Name
-    label: Count
+    label: Count = absent()
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-class Samples(Metadata):
-    class_names: Names
+class Samples(Conditioned):
     images: Annotated[list[_Image], Field(min_length=1)]
     image_size: Side
     sampling: Sampling
 
     @model_validator(mode="after")
-    def _labels_have_names(self) -> "Samples":
-        if any(image.label >= len(self.class_names) for image in self.images):
+    def _labels_have_names(self) -> Self:
+        if self.conditioning is None and any(image.label is None for image in self.images):
+            raise ValueError("an image has no label")
+        if any(image.label is not None and image.label >= len(self.class_names or ()) for image in self.images):
             raise ValueError("an image has a label without a name")
         return self
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..conditioning.registry import conditioning_of
 from ..diffusion import conditions
 from ..distributed import processes
 from ..errors import ConfigError, DataError
@@ -38,8 +37,8 @@ from ..metrics.settings import Comparison
 from ..pipeline.best import BestState
 from ..pipeline.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
 from ..pipeline.model import Model
+from ..pipeline.training_data import TrainingData
 from ..progress import Progress
-from ..runs.run import StageRun
 from ..system.precision import Policy
 from ..system.signals import StopFlag, stop_flag
 from .tasks.settings import DenoiserTraining
@@ -52,35 +51,33 @@ class SampleEvaluator:
     """Draws samples of the network in training and compares them with reference images: an `Evaluator`.
 
     Construction raises ConfigError and DataError for what cannot be evaluated; `start` does the first work.
-    latents: what the denoiser is trained on; source: the autoencoder that they came from.
+    data: what the denoiser is trained on.
     """
 
-    def __init__(
-        self, config: DenoiserTraining, latents: StageRun, source: StageRun, policy: Policy, progress: Progress
-    ) -> None:
+    def __init__(self, config: DenoiserTraining, data: TrainingData, policy: Policy, progress: Progress) -> None:
         self.config, self.policy, self.progress = config, policy, progress
-        wanted, class_names = config.metrics, latents.metadata["class_names"]
-        self.data = Data.model_validate(source.config["data"])
+        wanted, class_names = config.metrics, data.conditioning.class_names
+        self.data = Data.model_validate(data.autoencoder.config["data"])
         shared = {name: getattr(wanted, name) for name in ("features", "weights", "reference", "limit")}
         self.comparison = Comparison(name=config.name, runs_dir=config.runs_dir, seed=config.seed, **shared)
         self.settings = evaluate.Settings(seed=config.seed, manifold_images=MANIFOLD_IMAGES)
-        request = conditioning_of(latents.metadata).request("all")
-        self.labels = np.arange(wanted.num, dtype=np.int64) * len(request.titles) // wanted.num
-        self.cond = conditions.index(request.cond, self.labels)
+        groups = data.conditioning.groups()
+        self.group = np.arange(wanted.num, dtype=np.int64) * len(groups.titles) // wanted.num  # of each sample
+        self.cond = conditions.index(groups.cond, self.group)
         with _in_section_metrics():
             # Samplers, steps and guidance that this denoiser will not support.
-            has_null, diffusion = config.label_dropout > 0, config.diffusion
+            has_null, diffusion = data.conditioning.has_null, config.diffusion
             self.sampling = Sampling(
                 cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
                 sampler=wanted.sampler,
                 steps=wanted.steps or None,
             ).on(diffusion.most_steps)
-            channels = latents.metadata["latent_shape"][0]
+            channels = data.described.metadata["latent_shape"][0]
             check(self.sampling, diffusion, has_null, channels)
 
             # The feature extractor; its index of each class, where it knows the classes.
             self.extractor, _ = feature_extractor(self.comparison, policy, config.root)
-            self.class_columns = known_classes(class_names, self.extractor, progress)
+            self.class_columns = known_classes(class_names, self.extractor, progress) if class_names else None
             if self.class_columns is None and wanted.best == "class_accuracy":
                 raise ConfigError(
                     f"`metrics.best=class_accuracy`, but {self.extractor.name} does not know the classes",
@@ -147,7 +144,7 @@ class SampleEvaluator:
         name = self.extractor.name
         numbers: dict[str, Any] = evaluate.compare(self.real.features, fake.features, name, self.settings)
         if self.class_columns is not None:
-            labels = torch.from_numpy(self.labels)
+            labels = torch.from_numpy(self.group)  # Each class is a group.
             numbers |= evaluate.class_accuracy(fake.logits, labels, self.class_columns, name)
         return {**numbers, **loss, "real_against_real": self.floor}
 
@@ -162,7 +159,7 @@ class SampleEvaluator:
 
     def _sample_features(self, should_stop: Callable[[], bool]) -> Features | None:
         """Draw all samples chunk by chunk, each process a share of every chunk, and return their features."""
-        world, count = processes.world(), len(self.labels)
+        world, count = processes.world(), len(self.group)
         chunk = chunk_size(self.model.latent_shape, self.policy) * world.size
         pieces = []
         self.progress.start("drawing samples to measure", count, "images")

@@ -6,11 +6,12 @@ from pydantic import Field
 
 from ...core.diffusion.names import SamplerName
 from ...core.features.settings import EXTRACTOR_HELP, ExtractorName
-from ...core.settings.fields import Count, Location, Stage, option, section
+from ...core.pipeline.settings import Asking
+from ...core.settings.fields import Count, Location, option, section
 from ...core.system.settings import Machine
 
 
-class Sweep(Stage):
+class Sweep(Asking):
     """Settings of `ldm sweep`: scales and step counts, and the settings of `ldm sample` and `ldm eval` for each."""
 
     command: ClassVar[str] = "sweep"
@@ -18,7 +19,6 @@ class Sweep(Stage):
 
     cfg: tuple[Annotated[float, Field(ge=0)], ...] = option((1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg")
     steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")
-    classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
     num: Count = option(20, "Images of each class.", "--num,--count", ge=1)
     sampler: SamplerName = option("ddim", "Sampler.", "--sampler")
     reference: str | None = option(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.conditioning.conditioning import Conditioning
 from ...core.diffusion import predictions
 from ...core.diffusion.conditions import Cond
 from ...core.images.order import spread
@@ -67,7 +68,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
             if bound.error is not None:
                 numbers[f"bits_per_dim_error[{name} variance]"] = bound.error
         conditions: dict[str, Any] = {
-            "of": "density of normalised held-out latents, conditional on their labels",
+            "of": f"density of normalised held-out latents, {_given(model.conditioning)}",
             "n_latents": len(chosen),
             "times_per_latent": min(config.times, model.schedule.num_steps - 1) + 1,
             "schedule": model.schedule.kind,
@@ -76,6 +77,10 @@ def run(config: Eval, progress: Progress) -> Outcome:
             "autoencoder": source.manifest["inputs"]["autoencoder"]["fingerprint"],
         }
         return write_evaluation(work, LABEL, Report(numbers, {}, conditions), {}, [], [], next_commands)
+
+
+def _given(conditioning: Conditioning) -> str:
+    return f"conditional on their {conditioning.kind}" if conditioning.fields else "unconditional"
 
 
 def estimate_by(model: Model, policy: Policy) -> Estimate:

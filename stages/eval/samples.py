@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...core.conditioning.registry import conditioning_of
 from ...core.errors import ConfigError, DataError
 from ...core.features.extractor import Extractor, Features, extract
 from ...core.figures import matrix
@@ -35,7 +36,7 @@ from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import as_input, has_begun, input_path, made_by, open_own, open_producer
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
-from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES
+from ...core.runs.roles import AUTOENCODER, GENERATOR, SAMPLES
 from ...core.runs.run import MANIFEST, StageRun, open_run
 from ..configs import Eval
 
@@ -141,23 +142,27 @@ def _made_by_us(where: Path, config: Eval) -> StageRun | None:
 
 
 def _run_data(config: Eval, samples: StageRun | None) -> Data:
-    """Return how the run's images were read: through the samples' denoiser, or the run's autoencoder."""
+    """Return how the run's images were read: by the generator of the samples, or else by the autoencoder."""
     if samples is None:
         return data_of(open_own(AUTOENCODER, config, config.autoencoder, "autoencoder"))
-    denoiser = open_producer(samples, "denoiser", DENOISER, config)
-    folder = input_path(denoiser, "autoencoder")
+    generator = open_producer(samples, "denoiser" if "denoiser" in samples.inputs else "generator", GENERATOR, config)
+    if "data" in generator.config:
+        return data_of(generator)
+    folder = input_path(generator, "autoencoder")
     return data_of(open_run(folder, AUTOENCODER, made_by(AUTOENCODER, config, folder)))
 
 
 def _labelled(made: StageRun) -> ImageSource:
-    """Open a sample folder's images, in the order of its manifest and with the classes asked for."""
+    """Open a sample folder's images, in the order of its manifest, with the classes asked for where there are any."""
     made.verify()
     source = open_source(str(made.path))
     row = {name: index for index, name in enumerate(source.names)}
     entries = made.metadata["images"]
+    images, names = source.subset([row[entry["file"]] for entry in entries]), conditioning_of(made.metadata).class_names
+    if not names:
+        return images
     labels = np.array([entry["label"] for entry in entries], dtype=np.int64)
-    images = source.subset([row[entry["file"]] for entry in entries])
-    return replace(images, labels=labels, class_names=tuple(made.metadata["class_names"]), labelled=True)
+    return replace(images, labels=labels, class_names=names, labelled=True)
 
 
 def _conditions(made: StageRun | None, where: Path) -> dict[str, Any]:

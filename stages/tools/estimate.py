@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.autoencoders.codec import TrainableCodec
-from ...core.conditioning.class_names import parse_classes
+from ...core.conditioning.conditioning import Conditioning, NoConditioning
 from ...core.conditioning.registry import conditioning_of
 from ...core.denoisers import registry as denoisers
 from ...core.denoisers.config import DenoiserConfig
@@ -145,15 +145,17 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
 def sample(found: Basis, stage: Sample) -> StageCost:
     """Estimate the drawing of the recipe's samples, with its guidance."""
     training, policy, latents, autoencoder = found.recipe.denoiser, found.policy, found.latents, found.autoencoder
+    conditioning = _conditioning(found, training)
     try:
-        classes = len(parse_classes(stage.classes, found.class_names))
+        classes = len(conditioning.request(stage.asked).titles)
     except ConfigError:
         classes = len(stage.classes.split(","))
         found.note(f"--class {stage.classes} is counted as {classes} classes")
     images, shape = classes * stage.num, latents.train.shape
     network, cond = _network(found, training), _example(latents)
-    forward, has_null = forward_process(training.diffusion), training.label_dropout > 0
-    looks, calls = evaluations(sampling_of(stage, has_null).on(training.diffusion.most_steps), forward)
+    forward = forward_process(training.diffusion)
+    sampling = sampling_of(stage, conditioning.has_null).on(training.diffusion.most_steps)
+    looks, calls = evaluations(sampling, forward)
     chunk = chunk_size(shape, policy)  # filled up for fewer images
     passes, _ = denoiser_cost(network, cond, 1, policy, checkpointing=False)
     decode = (0, 0) if autoencoder is None else flops.forward_cost(lambda: autoencoder.decode(torch.zeros(1, *shape)))
@@ -302,8 +304,13 @@ def _classifying(found: Basis, stage: TrainClassifier, policy: Policy) -> Classi
 
 
 def _network(found: Basis, stage: TrainDenoiser) -> DenoiserConfig:
-    conditioning = conditioning_of({"class_names": found.class_names}, stage.label_dropout)
-    return network_config(stage, found.latents.train.shape, conditioning)
+    return network_config(stage, found.latents.train.shape, _conditioning(found, stage))
+
+
+def _conditioning(found: Basis, stage: TrainDenoiser) -> Conditioning:
+    if stage.conditioning == "none":
+        return NoConditioning()
+    return conditioning_of({"class_names": found.class_names}, stage.label_dropout)
 
 
 def _where(found: Basis) -> str:

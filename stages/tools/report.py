@@ -142,7 +142,7 @@ def _at_several_scales(run: Summary) -> list[StageRun]:
 
     def but_scale(one: StageRun) -> object:
         others = {name: value for name, value in one.metadata["sampling"].items() if name != "cfg"}
-        images = [(image["label"], image["seed"]) for image in one.metadata["images"]]
+        images = [{**image, "file": None} for image in one.metadata["images"]]
         return [others, images, {role: entry["fingerprint"] for role, entry in one.inputs.items()}]
 
     by_scale = [{one.metadata["sampling"]["cfg"]: one for one in group} for group in grouped(run.samples, but_scale)]

@@ -26,7 +26,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
     with occupied(folder, config.machine, config.train) as policy:
         data = training_data(config.latents, config, policy)
         latents = data.described
-        if len(latents.metadata["class_names"]) < 2:
+        if len(data.conditioning.class_names) < 2:
             raise DataError(f"{latents.path} has one class: a classifier needs two or more", "encode labelled images")
         process = noise_of(config)
         network = network_config(config.noisy_model, latents)

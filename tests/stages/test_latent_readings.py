@@ -44,7 +44,8 @@ def test_images_that_are_encoded_when_asked_for_are_the_latents_of_the_shards(tr
     written = read_latents(open_run(trained.folder / "latents", LATENTS, "ldm encode"))
     policy = resolve("cpu", "fp32")
     images = image_sources(trained.config("train-vqvae").data).read(Silent())
-    sets = latents_of_images(images, registry.load(trained.folder / "vqvae" / "final"), True, policy)
+    network = registry.load(trained.folder / "vqvae" / "final")
+    sets = latents_of_images(images, network, True, policy, written.conditioning)
     assert sets.conditioning == written.conditioning and sets.train.shape == written.train.shape
     for ours, theirs in ((sets.train, written.train), (sets.val, written.val)):
         assert len(ours) == len(theirs) and ours.fields.keys() == theirs.fields.keys()

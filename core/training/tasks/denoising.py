@@ -42,7 +42,7 @@ def network_config(config: DenoiserTraining, latent_shape: Sequence[int], condit
     network = config.model.network_config(
         latent_channels=channels,
         latent_size=tuple(size),
-        label_dropout=config.label_dropout,
+        label_dropout=config.label_dropout if conditioning.has_null else 0.0,
         learn_sigma=config.diffusion.learn_variance,
         **conditioning.sizes,
     )
@@ -175,9 +175,9 @@ class DenoisingTask:
 
 
 def draw_preview(model: Model, preview: Preview, policy: Policy) -> tuple[np.ndarray, list[str]]:
-    """Draw `per_class` images of the first classes. Returns uint8 (N, H, W, 3), row by row, and the rows' names."""
+    """Draw `per_class` images of the first groups. Returns uint8 (N, H, W, 3), row by row, and the rows' names."""
     # Seeds 0, 1, … again in every row: pictures of all stages of the training show the same noise.
-    request = model.conditioning.request("all")
+    request = model.conditioning.groups()
     names = list(request.titles[: preview.classes])
     rows = np.repeat(np.arange(len(names)), preview.per_class)
     indices = np.tile(np.arange(preview.per_class), len(names))

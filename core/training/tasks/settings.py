@@ -1,8 +1,8 @@
 """The settings of each training as a whole. Imports no torch."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import SerializeAsAny
+from pydantic import SerializeAsAny, model_validator
 
 from ...autoencoders.settings import AutoencoderModel, VQVAELoss
 from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
@@ -35,6 +35,9 @@ class DenoiserTraining(Stage):
     latents: Location | None = option(None, "Latents to train on; by default the run's own.", "--latents")
     model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
+    conditioning: Literal["data", "none"] = option(
+        "data", "Condition on what came with the data, labels for instance, or on none of it.", "--conditioning"
+    )
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null class; 0 disables guidance.", "--label-dropout", ge=0, lt=1
     )
@@ -47,6 +50,21 @@ class DenoiserTraining(Stage):
     preview: Preview = section(Preview)
     metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_dropped_of_no_condition(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("conditioning") == "none":
+            return {"label_dropout": 0.0, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _dropout_needs_a_condition(self) -> "DenoiserTraining":
+        if self.conditioning == "none" and self.label_dropout:
+            raise ValueError(
+                f"`label_dropout={self.label_dropout:g}`: with `conditioning=none` there are no labels to drop"
+            )
+        return self
 
 
 class ClassifierTraining(Stage):

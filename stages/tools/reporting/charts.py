@@ -111,8 +111,8 @@ def over_setting(
 
 
 def _drawn_from(samples: StageRun) -> list[Any]:
-    """Return which denoiser drew which classes from which seeds."""
-    images = [[image["label"], image["seed"]] for image in samples.metadata["images"]]
+    """Return what drew which conditions from which seeds."""
+    images = [{**image, "file": None} for image in samples.metadata["images"]]
     return [samples.inputs.get("denoiser", {}).get("fingerprint"), sha256_json(images)]
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 
+from ....core.conditioning.registry import conditioning_of
 from ....core.pipeline.loading import diffusion_of
 from ....core.runs.outputs import command_line
 from ....core.runs.run import RECIPE, StageRun
@@ -65,7 +66,7 @@ def _of_evaluations(config: Run, run: Summary) -> Iterator[Gap]:
     evaluate, sweep = command_line("eval", config), command_line("sweep", config)
     features = ""
     if not classifier.complete:
-        if len(denoiser.metadata["class_names"]) > 1:
+        if len(conditioning_of(denoiser.metadata).class_names) > 1:
             train = command_line("train-classifier", config)
             if classifier.state == "unfinished":
                 train = f"{train} {_as_before(classifier)}"

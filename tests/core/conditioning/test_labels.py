@@ -1,6 +1,7 @@
 """The null class, label dropout and the range of labels."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +62,15 @@ class Pairs:
     kind = "pairs"
     fields = ("labels", "words")
     has_null = True
+    class_names = ()
 
     def null(self, n: int, device: torch.device) -> Cond:
         return {"labels": torch.full((n,), 3, device=device), "words": torch.zeros(n, 2, 4, device=device)}
 
-    def request(self, text: str) -> Request:
+    def request(self, asked: Mapping[str, str]) -> Request:
+        raise NotImplementedError
+
+    def groups(self) -> Request:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
@@ -93,10 +98,29 @@ def test_manifests_that_name_classes_and_no_conditioning_are_of_labels() -> None
 
 
 def test_a_request_has_a_row_for_each_class_that_it_names() -> None:
-    request = classes(4).request("2,0")
+    request = classes(4).request({"classes": "2,0"})
     assert request.cond["labels"].tolist() == [2, 0] and request.titles == ("class 2", "class 0")
     assert request.records[0] == {"label": 2, "class": "class 2"}
-    assert NoConditioning().request("all").cond == {}
+    assert classes(4).request({}).titles == classes(4).groups().titles == classes(4).class_names
+
+
+def test_a_model_is_asked_only_for_conditions_of_its_own_kind() -> None:
+    assert NoConditioning().request({"classes": "all"}) == NoConditioning().groups()
+    assert NoConditioning().groups().cond == {} and NoConditioning().groups().records == ({},)
+    for conditioning, asked in ((NoConditioning(), {"classes": "cat"}), (classes(2), {"prompt": "a cat"})):
+        with pytest.raises(ConfigError, match=r"=(a )?cat`: this model is conditioned on"):
+            conditioning.request(asked)
+
+
+def test_of_an_unconditional_model_nothing_is_dropped() -> None:
+    cond = {"guidance": torch.tensor([2.0, 3.0])}
+    assert drop(NoConditioning(), cond, torch.zeros(2), 0.5) is cond
+
+
+@pytest.mark.parametrize("described", [{"kind": "smells"}, {"kind": "labels"}, {"kind": ["labels"]}])
+def test_a_conditioning_that_cannot_be_read_is_refused(described: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="cannot read"):
+        conditioning_of({"conditioning": described})
 
 
 @pytest.mark.parametrize("label", [-1, 10, 10**6])

@@ -103,9 +103,11 @@ def test_every_field_is_read_at_random_as_it_was_written(tmp_path: Path, reading
 
 def test_fields_that_were_asked_for_are_part_of_the_condition(tmp_path: Path) -> None:
     written = write(tmp_path)["train"]
-    latents = opened(tmp_path, conditions=("embedding.npy", "features.npy", "caption_tokens.npy"))
+    conditions = ("embedding.npy", "features.npy", "caption_tokens.npy")
+    latents = opened(tmp_path, conditioning=LabelConditioning(("a", "b", "c")), conditions=conditions)
     rows = np.array([1, 4])
     cond = latents.cond(rows, rows)
+    assert "labels" not in opened(tmp_path, conditions=conditions).cond(rows, rows)  # not part of the condition
     assert cond["labels"].tolist() == [1, 1]
     assert cond["embedding"].shape == (2, 4, 8) and cond["embedding"].dtype == torch.float32
     assert cond["embedding_mask"].tolist() == [[True, False, False, False], [True] * 4]
@@ -244,6 +246,6 @@ def test_a_conditioning_is_read_from_the_fields_it_names_and_masks_come_with_the
     write(tmp_path)
     assert condition_fields(Embedded()) == ("embedding.npy", "features.npy")
     assert condition_fields(LabelConditioning(("cat", "dog"))) == () == condition_fields(NoConditioning())
-    latents = opened(tmp_path, conditions=condition_fields(Embedded()))
+    latents = opened(tmp_path, conditioning=Embedded(), conditions=condition_fields(Embedded()))
     rows = np.array([1, 4])
     assert set(latents.cond(rows, rows)) == set(Embedded.fields)
