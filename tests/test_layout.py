@@ -161,6 +161,7 @@ def test_core_and_stages_print_nothing(path: Path) -> None:
 # commands and of kinds on disk are older than families, and stay; "identity" is a key of settings, too.
 OWN_FILES = {
     "DiT": ("core/denoisers/dit", "core/denoisers/noisy_", "core/denoisers/families", "core/interchange/"),
+    "MnistUNet": ("core/denoisers/mnist_unet", "core/denoisers/families"),
     "VQVAE": ("core/autoencoders/vq", "core/autoencoders/families", "core/interchange/vqmodel"),
     "KLAutoencoder": ("core/autoencoders/kl", "core/autoencoders/families", "core/interchange/autoencoder_kl"),
     "IdentityCodec": ("core/autoencoders/identity", "core/autoencoders/families", "core/settings/fields"),

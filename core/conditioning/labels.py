@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.conditions import Cond
@@ -68,6 +69,11 @@ class LabelConditioning:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "class_names": list(self.class_names), "has_null": self.has_null}
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Return float32 (B, num_classes), 1 at each label (B,); the null class is the zero vector."""
+    return F.one_hot(labels, num_classes + 1)[:, :num_classes].float()
 
 
 class LabelEmbedding(nn.Module):

@@ -2,7 +2,9 @@
 
 from ..settings.families import Family
 from .dit_config import DiTConfig
+from .mnist_unet_config import MnistUNetConfig
 
 FAMILIES: dict[str, Family] = {
     "dit": Family(DiTConfig, "dit:DiT", exporter="transformer"),
+    "unet-mnist": Family(MnistUNetConfig, "mnist_unet:MnistUNet"),
 }

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..diffusion.conditions import Cond
@@ -15,11 +16,14 @@ class DenoiserNetwork(nn.Module):
     """A network of (x_t, t, cond); the prediction type defines its output.
 
     config: its family's, which refuses latent sizes that the network does not take. blocks: the parts that it has many
-    of in a row, to be compiled or sharded one by one. fields: those of a condition that it takes. checkpointing:
-    recompute each block's activations in the backward pass, which saves memory and costs a quarter of the speed.
+    of in a row, to be compiled or sharded one by one. uniform: whether these are alike, so that compiling pays: others
+    are compiled only where that is asked for, and as a whole, which takes minutes. fields: those of a condition that it
+    takes. checkpointing: recompute each block's activations in the backward pass, which saves memory and costs a
+    quarter of the speed.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
+    uniform: ClassVar[bool] = True
     config: DenoiserConfig
     blocks: nn.ModuleList
     checkpointing = False
@@ -40,6 +44,13 @@ class DenoiserNetwork(nn.Module):
     def prepare(self, cond: Cond) -> Cond:
         """Return what depends on the condition alone, fields with the batch first: once for all steps of sampling."""
         return cond
+
+
+def channels_last(network: nn.Module) -> None:
+    """Store the weights of convolutions with the channels last, as convolutions of such maps take them."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def check_latents(config: DenoiserConfig, latent_shape: tuple[int, ...] | None, path: Path, remedy: str) -> None:

@@ -17,17 +17,18 @@ _LONG_TRAINING = {"cpu": 2e14, "cuda": 5e16}  # ten minutes of two cores and of 
 def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None:
     """Compile a network in place with torch.compile, if wanted; its parameters keep their names.
 
-    A network with `blocks` is compiled block by block: since they are alike, they share one compilation, which takes
-    seconds where the whole takes a minute. A frozen one (see `for_inference`) is compiled as a whole on a CPU: without
-    a backward pass that takes half as long, and what lies between blocks counts there. On a GPU, and as a whole, it is
-    compiled for the exact shapes that occur, which are few: training has one, and sampling, which fills up its last
-    batch, one with guidance and one without. Raises ConfigError where the compiler that torch needs is missing.
+    A network with `blocks` is compiled block by block, unless its `uniform` is false: since they are alike, they share
+    one compilation, which takes seconds where the whole takes a minute. A frozen one (see `for_inference`) is compiled
+    as a whole on a CPU: without a backward pass that takes half as long, and what lies between blocks counts there. On
+    a GPU, and as a whole, it is compiled for the exact shapes that occur, which are few: training has one, and
+    sampling, which fills up its last batch, one with guidance and one without. Raises ConfigError where the compiler
+    that torch needs is missing.
     """
     if not wanted:
         return
     require_compiler(device)
     frozen = not any(parameter.requires_grad for parameter in module.parameters())
-    whole = frozen and device.type == "cpu"
+    whole = (frozen and device.type == "cpu") or not getattr(module, "uniform", True)
     blocks = getattr(module, "blocks", None)
     for part in blocks if isinstance(blocks, nn.ModuleList) and not whole else [module]:
         part.compile(dynamic=False if whole or device.type == "cuda" else None)

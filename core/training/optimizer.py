@@ -8,25 +8,31 @@ from torch import Tensor, nn
 
 from ..distributed import processes
 from ..errors import DataError
+from .settings import Train
 
 _FUSED = ("cpu", "cuda")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def learning_rate(images_seen: int, total_images: int, peak: float, warmup_images: int, decay: str) -> float:
+def learning_rate(images_seen: int, train: Train) -> float:
     """Return the learning rate after `images_seen` images: a linear rise from 0 to the peak, then the decay.
 
-    decay: constant, cosine or linear, to 0 after `total_images`.
+    Cosine and linear decay end in 0 after the last image; exponential decay ends in `decay_to` of the peak. With
+    `decay_every` the rate falls in steps of so many images, such as an epoch.
     """
-    if images_seen < warmup_images:
-        return peak * images_seen / warmup_images
-    progress = min((images_seen - warmup_images) / max(total_images - warmup_images, 1), 1.0)
-    if decay == "cosine":
-        return peak * (1 + math.cos(math.pi * progress)) / 2
-    if decay == "linear":
-        return peak * (1 - progress)
-    assert decay == "constant", f"decay {decay!r}"
-    return peak
+    if images_seen < train.warmup:
+        return train.lr * images_seen / train.warmup
+    decaying = images_seen - train.warmup
+    decaying -= decaying % train.decay_every if train.decay_every else 0
+    progress = min(decaying / max(train.images - train.warmup, 1), 1.0)
+    if train.decay == "cosine":
+        return train.lr * (1 + math.cos(math.pi * progress)) / 2
+    if train.decay == "linear":
+        return train.lr * (1 - progress)
+    if train.decay == "exponential":
+        return float(train.lr * train.decay_to**progress)
+    assert train.decay == "constant", f"decay {train.decay!r}"
+    return train.lr
 
 
 def build_adamw(

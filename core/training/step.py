@@ -102,7 +102,7 @@ class Stepper:
         """
         self.task.modules.train()
         # The rate follows images seen: warm-up and decay mean the same at any batch size.
-        lr = learning_rate(images_seen, self.plan.images, self.plan.lr, self.plan.warmup, self.plan.decay)
+        lr = learning_rate(images_seen, self.plan)
 
         # Passes of equal size: the mean of their gradients is the gradient of the batch.
         accumulate = self.plan.accumulate

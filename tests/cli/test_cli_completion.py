@@ -14,7 +14,7 @@ from ldm.cli.main import app
 from ldm.cli.recipe import recipe_names
 from ldm.core.autoencoders.families import FAMILIES as AUTOENCODERS
 from ldm.core.conditioning.class_names import parse_classes
-from ldm.core.denoisers.dit_config import PRESETS as DENOISERS
+from ldm.core.denoisers.families import FAMILIES as DENOISERS
 from ldm.core.settings.families import preset_names
 from ldm.stages.table import COMMANDS, STAGES
 
@@ -89,7 +89,7 @@ def test_keys_are_offered_with_their_equals_sign(offered: object) -> None:
 @pytest.mark.parametrize("offered", [bash, fish])
 def test_a_sole_key_comes_with_values_so_that_the_shell_does_not_end_the_word(offered: object) -> None:
     assert callable(offered)
-    assert offered("ldm train-dit train.dec") == [f"train.decay={v}" for v in ("", "constant", "cosine", "linear")]
+    assert offered("ldm train-dit diffusion.ti") == [f"diffusion.times={v}" for v in ("", "uniform", "logit-normal")]
     assert offered("ldm train-dit train.lr") == ["train.lr=", "train.lr=0.0001"]
     assert offered("ldm train-dit model.wid") == ["model.width=", "model.width=null"]
     assert offered("ldm train-dit train.tens") == [f"train.tensorboard={v}" for v in ("", "yes", "no")]
@@ -98,13 +98,13 @@ def test_a_sole_key_comes_with_values_so_that_the_shell_does_not_end_the_word(of
 def test_values_of_a_key_are_offered_as_whole_words_but_to_bash() -> None:
     assert fish("ldm train-dit train.decay=c") == ["train.decay=constant", "train.decay=cosine"]
     assert bash("ldm train-dit train.decay=c") == ["constant", "cosine"]
-    assert bash("ldm train-dit train.decay=") == ["constant", "cosine", "linear"]
+    assert bash("ldm train-dit train.decay=") == ["constant", "cosine", "linear", "exponential"]
     assert bash("ldm train-dit train.decay=cosine train.l") == ["train.lr=", "train.log_every="]
 
 
 def test_values_of_flags_are_offered(runs: Path) -> None:
     assert bash("ldm sample --sampler dd") == ["ddim", "ddpm"]
-    assert bash("ldm train-dit -c mn") == ["mnist"]
+    assert bash("ldm train-dit -c imagenette-6") == ["imagenette-64"]
     assert bash("ldm recipes copy cif") == ["cifar10"]
     assert bash("ldm recipes show ") == recipe_names()
     assert bash("ldm sample --name ") == bash("ldm report ") == ["default", "fish"]
@@ -150,7 +150,7 @@ def test_names_of_networks_are_offered_in_the_case_that_was_begun(command: str) 
         assert bash(f"ldm {command} --preset ") == [*preset_names(AUTOENCODERS)]
         assert bash(f"ldm {command} --preset vqvae-f") == ["vqvae-f8", "vqvae-f16"]
     else:
-        assert bash(f"ldm {command} --preset ") == [*DENOISERS]
+        assert bash(f"ldm {command} --preset ") == [*preset_names(DENOISERS)]
         assert bash(f"ldm {command} --preset dit-x") == ["dit-xs", *(f"dit-xl/{p}" for p in (1, 2, 4, 8))]
         assert bash(f"ldm {command} --preset DiT-XL/8") == ["DiT-XL/8"]
 

@@ -115,7 +115,7 @@ def test_only_what_was_given_counts_as_set(recipe: str) -> None:
         ("data.flip=maybe", "data.flip (--flip) is maybe: must be yes or no"),
         ("data.background=red", "data.background is red: does not fit; Behind transparency: white, black or #rrggbb."),
         ("machine.precision=fp61", "must be one of auto, fp32, bf16, fp16; did you mean fp16?"),
-        ("train.decay=xyz", "train.decay is xyz: must be one of constant, cosine, linear"),
+        ("train.decay=xyz", "train.decay is xyz: must be one of constant, cosine, linear, exponential"),
         ("model.channel_multipliers=1,x", "model.channel_multipliers is x: must be whole numbers, as in 1,2,4"),
         ("name=null", "name (--name) is null: must be a text"),
     ],

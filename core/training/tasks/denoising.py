@@ -86,7 +86,8 @@ class DenoisingTask:
         """
         if self.config.machine.compile is not None:
             return self.config.machine.compile
-        return compiling_pays(self.network.training_flops * self.config.train.images, self.policy.device)
+        flops = self.network.training_flops * self.config.train.images
+        return self.network.uniform and compiling_pays(flops, self.policy.device)
 
     def load(self, batch: loop.Batch) -> Data:
         """Return latents, what is drawn for them, and conditions; all follows from the seed and stream positions."""

@@ -1,7 +1,9 @@
 """The learning rate's closed form, what decays, clipping, and a state that goes through a file to the bit."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ldm.core.training.optimizer import (
     load_optimizer_state,
     optimizer_state,
 )
+from ldm.core.training.settings import Train
 
 
 class Net(nn.Module):
@@ -43,8 +46,12 @@ def train(net: Net, optimizer: torch.optim.Optimizer, steps: range) -> None:
         optimizer.step()
 
 
+def rates_after(seen: Iterable[int], **settings: Any) -> list[float]:
+    return [learning_rate(images, Train(**settings)) for images in seen]
+
+
 def test_warm_up_is_linear_and_then_the_rate_stays() -> None:
-    rates = [learning_rate(images, 1000, 0.4, 100, "constant") for images in (0, 25, 50, 100, 500, 1000)]
+    rates = rates_after((0, 25, 50, 100, 500, 1000), images=1000, lr=0.4, warmup=100)
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.4, 0.4])
 
 
@@ -52,12 +59,27 @@ def test_warm_up_is_linear_and_then_the_rate_stays() -> None:
     ("decay", "halfway", "quarter"), [("cosine", 0.5, (1 + math.sqrt(0.5)) / 2), ("linear", 0.5, 0.75)]
 )
 def test_the_rate_decays_to_zero_at_the_last_image(decay: str, halfway: float, quarter: float) -> None:
-    rates = [learning_rate(images, 1000, 2.0, 200, decay) for images in (200, 400, 600, 1000, 1200)]
+    rates = rates_after((200, 400, 600, 1000, 1200), images=1000, lr=2.0, warmup=200, decay=decay)
     assert rates == pytest.approx([2.0, 2 * quarter, 2 * halfway, 0.0, 0.0])
 
 
 def test_a_training_shorter_than_its_warm_up_only_rises() -> None:
-    assert [learning_rate(images, 50, 1.0, 100, "cosine") for images in (0, 25, 50)] == pytest.approx([0, 0.25, 0.5])
+    rates = rates_after((0, 25, 50), images=50, lr=1.0, warmup=100, decay="cosine")
+    assert rates == pytest.approx([0, 0.25, 0.5])
+
+
+def test_exponential_decay_by_epochs_is_torchs_schedule() -> None:
+    """`ExponentialLR` with gamma 0.1^(1/5), stepped after each of 5 epochs of 200 images."""
+    optimizer = torch.optim.SGD(Net().parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1 ** (1 / 5))
+    theirs = []
+    for _ in range(5):
+        theirs += 4 * schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    ours = rates_after(range(0, 1000, 50), images=1000, lr=1e-2, warmup=0, decay="exponential", decay_every=200)
+    assert ours == pytest.approx(theirs)
+    assert rates_after([1000], images=1000, lr=1.0, warmup=0, decay="exponential") == pytest.approx([0.1])
 
 
 def test_only_weights_of_linear_maps_decay() -> None:
