@@ -97,7 +97,7 @@ def settings_of(model: type[Section]) -> tuple[Setting, ...]:
 def _of_all_families(section: type[FamilySection]) -> tuple[Setting, ...]:
     """Return the settings that all families share, then those of each, each once."""
     found: dict[str, Setting] = {}
-    for name in section.families:
+    for name in section.built():
         for setting in settings_of(section_of(section, name)):
             known = found.setdefault(setting.key, setting)
             if setting.key not in section.model_fields:
@@ -105,7 +105,7 @@ def _of_all_families(section: type[FamilySection]) -> tuple[Setting, ...]:
             elif setting.key == "preset":
                 found[setting.key] = _setting("preset", section.model_fields["preset"])
     # What all have is of no family in particular.
-    common = tuple(section.families)
+    common = tuple(section.built())
     return tuple(replace(s, families=()) if s.families == common else s for s in found.values())
 
 

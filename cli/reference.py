@@ -206,7 +206,7 @@ def _presets() -> Iterator[str]:
     for command in STAGES:
         section = sections_of(_MODELS[command]).get("model")
         if section is not None and issubclass(section, FamilySection):
-            for name, family in section.families.items():
+            for name, family in section.built().items():
                 commands.setdefault((name, family.config), []).append(command)
     for (name, config), users in commands.items():
         yield from ("", f"### Family {name}: presets of {' and '.join(users)}", "", *_presets_table(config))

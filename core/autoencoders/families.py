@@ -1,12 +1,19 @@
-"""The project's own families of codecs: one line each. Imports no torch."""
+"""The families of codecs, the project's own and those of others: one line each. Imports no torch."""
 
 from ..settings.families import Family
 from .identity_config import IdentityConfig
 from .kl_config import KLConfig
+from .published_config import PublishedConfig, TAEF2Config
 from .vq_config import VQVAEConfig
 
 FAMILIES: dict[str, Family] = {
     "vqvae": Family(VQVAEConfig, "vq:VQVAE", exporter="vqmodel"),
     "kl": Family(KLConfig, "kl:KLAutoencoder", exporter="autoencoder_kl"),
     "identity": Family(IdentityConfig, "identity:IdentityCodec"),
+    # Those of others, which are read from a folder.
+    "taef2": Family(TAEF2Config, "taef2:TAEF2"),
+    "AutoencoderKL": Family(PublishedConfig, "pretrained:AutoencoderKL", exporter="diffusers_vae"),
+    "AutoencoderTiny": Family(PublishedConfig, "pretrained:AutoencoderTiny", exporter="diffusers_vae"),
+    "AutoencoderDC": Family(PublishedConfig, "pretrained:AutoencoderDC", exporter="diffusers_vae"),
+    "VQModel": Family(PublishedConfig, "pretrained:VQModel", exporter="diffusers_vae"),
 }

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import DataError, as_data_error
 from ..files import read_json
 from .blocks import rotate_between
 from .codec import Posterior
+from .published_config import PublishedConfig
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -86,19 +87,23 @@ class DiffusersCodec(nn.Module):
         }
 
 
-def build_diffusers(kind: str, config: Mapping[str, Any]) -> DiffusersCodec:
+def build_diffusers(kind: str, config: Mapping[str, Any] | PublishedConfig) -> DiffusersCodec:
     """Build a network of one of the `CLASSES` without its weights.
 
     Raises ValueError for impossible sizes, and whatever the library raises for other configs that it cannot build.
     """
-    for key, value in config.items():
+    arguments = dict(config)
+    for key, value in arguments.items():
         sizes = value if isinstance(value, (list, tuple)) else [value]
         most = _MOST_LAYERS if "layers" in key else _LARGEST_SIZE
         if len(sizes) > _MOST_LAYERS or any(type(size) is int and not 0 <= size <= most for size in sizes):
             raise ValueError(f"{key} is out of range")
     with _quiet():
-        model: nn.Module = _class(kind).from_config(dict(config))
+        model: nn.Module = _class(kind).from_config(arguments)
     return DiffusersCodec(model, kind)
+
+
+AutoencoderKL, AutoencoderTiny, AutoencoderDC, VQModel = (partial(build_diffusers, kind) for kind in CLASSES)
 
 
 def load_diffusers(folder: Path) -> DiffusersCodec:

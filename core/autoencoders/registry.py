@@ -4,9 +4,7 @@ A folder of ours has the layout of `core.runs.weights`, its `config.json` with t
 diffusers and the two files of TAEF2 are read as well.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from ..runs.weights import (
     require_fit,
     save_network,
 )
-from ..settings.families import Family, NetworkConfig, kind_of
+from ..settings.families import NetworkConfig, kind_of
 from . import pretrained, taef2
 from .codec import Autoencoder, Codec
 from .families import FAMILIES
@@ -32,32 +30,8 @@ from .families import FAMILIES
 _REMEDY = "make it again with ldm train-vqvae, or give another folder"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of codec that a folder may hold.
-
-    build: of the configuration in its config.json. exporter: the module of `core.interchange` that expresses it in
-    diffusers, where there is one.
-    """
-
-    build: Callable[[Mapping[str, Any]], Codec]
-    exporter: str | None = None
-
-
-def of_family(family: Family) -> Kind:
-    """Return how folders of a family's codecs are read."""
-    return Kind(lambda config: family.load_network()(family.config.from_json(config)), family.exporter)
-
-
 DIFFUSERS = pretrained.CLASSES
-KINDS: dict[str, Kind] = {
-    **{name: of_family(family) for name, family in FAMILIES.items()},
-    "taef2": Kind(lambda config: taef2.TAEF2(**config)),
-    **{name: Kind(partial(pretrained.build_diffusers, name), "diffusers_vae") for name in DIFFUSERS},
-}
-
-
-NETWORKS = tuple(KINDS)  # the kinds that `load` reads, and folders of diffusers
+NETWORKS = FAMILIES  # the kinds that `load` reads
 
 
 def build(config: NetworkConfig) -> Autoencoder:
@@ -113,15 +87,15 @@ def _refuse_pipeline(folder: Path) -> None:
 
 
 def _load_own(folder: Path) -> Autoencoder:
-    described = read_description(folder, KINDS, _REMEDY)
+    described = read_description(folder, FAMILIES, _REMEDY)
     kind, path = described["kind"], folder / CONFIG
+    family = FAMILIES[kind]
     # On the meta device first: a damaged size must not allocate memory.
     with torch.device("meta"):
         try:
-            codec = KINDS[kind].build(described["config"])
+            codec = family.load_network()(family.config.from_json(described["config"]))
         except Exception as error:
             raise DataError(f"{path} does not describe a {kind}: {error}", _REMEDY) from error
-    assert isinstance(codec, nn.Module)
     tensors = read_weights(folder, described, _REMEDY)
     require_fit(codec, tensors, folder / WEIGHTS, _REMEDY)
     # `to_empty`, on meta tensors, would load sympy and what compiles, for a second.

@@ -7,7 +7,7 @@ from ..settings.families import Families, FamilySection, preset_names
 from ..settings.fields import Count, Location, OneOf, Section, option
 from .families import FAMILIES
 
-_CONFIGS = [family.config for family in FAMILIES.values()]
+_CONFIGS = [family.config for family in FAMILIES.values() if family.config.presets]
 
 
 class AutoencoderModel(FamilySection):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..runs.weights import load_into, read_known_pth
 from .codec import Posterior
+from .published_config import TAEF2Config
 
 ENCODER = "taef2_encoder.pth"
 DECODER = "taef2_decoder.pth"
@@ -34,7 +35,7 @@ class TAEF2(nn.Module):
     downsampling = 2**_LEVELS
     latent_sides = None
 
-    def __init__(self) -> None:
+    def __init__(self, config: TAEF2Config) -> None:
         super().__init__()
         self.encoder, self.decoder = _encoder(), _decoder()
 
@@ -57,7 +58,7 @@ class TAEF2(nn.Module):
 
 def load_taef2(folder: Path) -> TAEF2:
     """Load the two published files. Raises DataError naming the one that is missing or another."""
-    codec = TAEF2()
+    codec = TAEF2(TAEF2Config())
     for network, name in ((codec.encoder, ENCODER), (codec.decoder, DECODER)):
         load_into(network, read_known_pth(folder / name, SHA256[name], _REMEDY), folder / name, _REMEDY)
     return codec

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ..autoencoders.codec import Autoencoder
-from ..autoencoders.registry import KINDS
-from ..denoisers.families import FAMILIES
+from ..autoencoders.families import FAMILIES as AUTOENCODERS
+from ..denoisers.families import FAMILIES as DENOISERS
 from ..denoisers.network import DenoiserNetwork
 from ..errors import ConfigError
 from ..settings.families import kind_of
@@ -45,15 +45,15 @@ class AutoencoderExporter(Protocol):
 
 def denoiser_exporter(network: DenoiserNetwork) -> DenoiserExporter:
     """Return the module that exports a network. Raises ConfigError where its family has none."""
-    family = kind_of(network.config, FAMILIES)
-    exporter: DenoiserExporter = _module(FAMILIES[family].exporter, f"a denoiser of the {family} family")
+    family = kind_of(network.config, DENOISERS)
+    exporter: DenoiserExporter = _module(DENOISERS[family].exporter, f"a denoiser of the {family} family")
     return exporter
 
 
 def autoencoder_exporter(autoencoder: Autoencoder) -> AutoencoderExporter:
     """Return the module that exports an autoencoder. Raises ConfigError where its family has none."""
     kind = autoencoder.codec.kind
-    exporter: AutoencoderExporter = _module(KINDS[kind].exporter, f"an autoencoder of kind {kind!r}")
+    exporter: AutoencoderExporter = _module(AUTOENCODERS[kind].exporter, f"an autoencoder of kind {kind!r}")
     return exporter
 
 

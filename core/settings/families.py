@@ -139,6 +139,11 @@ class FamilySection(Section):
     family: ClassVar[str] = ""
     preset: str
 
+    @classmethod
+    def built(cls) -> Families:
+        """Return the families that are built from settings: those with presets."""
+        return {name: family for name, family in cls.families.items() if family.config.presets}
+
     @model_validator(mode="wrap")
     @classmethod
     def _take_the_presets_family(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:

@@ -30,9 +30,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add a family as a new file would: with one line."""
-    family = Family(ToyConfig, "toy_codec:ToyKL")
-    monkeypatch.setitem(FAMILIES, "toy", family)
-    monkeypatch.setitem(registry.KINDS, "toy", registry.of_family(family))
+    monkeypatch.setitem(FAMILIES, "toy", Family(ToyConfig, "toy_codec:ToyKL"))
 
 
 @pytest.mark.parametrize(("preset", "channels"), [("identity", 3), ("identity-grey", 1)])

@@ -8,6 +8,7 @@ import torch
 
 from ldm.core.autoencoders.codec import Autoencoder, Codec
 from ldm.core.autoencoders.pretrained import DiffusersCodec
+from ldm.core.autoencoders.published_config import TAEF2Config
 from ldm.core.autoencoders.taef2 import TAEF2
 from ldm.core.autoencoders.vq import VQVAE
 from ldm.core.autoencoders.vq_config import VQVAEConfig
@@ -182,4 +183,4 @@ def test_a_scaling_factor_serves_where_there_is_nothing_to_fold_into() -> None:
 
 def test_an_autoencoder_that_diffusers_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="taef2"):
-        to_diffusers(Autoencoder(TAEF2()), 6)
+        to_diffusers(Autoencoder(TAEF2(TAEF2Config())), 6)
