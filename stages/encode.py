@@ -25,6 +25,7 @@ from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
 from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.runs.pieces import Pieces
 from ..core.runs.roles import AUTOENCODER
 from ..core.system.precision import Policy
 from ..core.system.signals import stop_flag
@@ -54,7 +55,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         # Encode both splits; shards that are there are not made again.
         network = load_autoencoder(source, policy).network
         maps = token_maps(network, config.data.image_size, policy)
-        job = _Job(config, network, policy, folder, tokens=bool(maps))
+        job = _Job(config, network, policy, Pieces(folder), tokens=bool(maps))
         images = sources.read(progress, keep=False)
         started = time.monotonic()
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
@@ -114,12 +115,12 @@ def _same_size(config: Encode, trained_at: int) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """An encoding: settings, network, device and output folder."""
+    """An encoding: settings, network, device, and the shards of its folder."""
 
     config: Encode
     network: Autoencoder
     policy: Policy
-    folder: Path
+    pieces: Pieces
     tokens: bool
 
 
@@ -142,8 +143,8 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
     world, config = processes.world(), job.config
     # Which shards are missing, and this process's batches for them.
     rows = pieces(np.arange(len(images)), config.shard_size)
-    paths = [job.folder / shards.shard_name(split, number) for number in range(len(rows))]
-    missing = _missing(paths)
+    names = [shards.shard_name(split, number) for number in range(len(rows))]
+    missing = _missing(names, job.pieces, progress)
     before = done = len(images) - sum(len(rows[number]) for number in missing)
     progress.start(f"encoding {split} images", len(images), "images", done=done)
     batches = {number: pieces(rows[number], config.batch_size) for number in missing[world.rank :: world.size]}
@@ -169,7 +170,7 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
             if processes.stop_requested(stop):
                 raise stop.stopped(f"after {done:,} {split} images")
             if own is not None:
-                writing[own] = writer.submit(_write, paths[own], int(rows[own][0]), samples)
+                writing[own] = writer.submit(_write, names[own], int(rows[own][0]), samples, job.pieces)
             # The whole turn counts, the shards of the other processes too.
             done += sum(len(rows[number]) for number in turn)
         for pending in writing.values():
@@ -179,16 +180,17 @@ def _encode(images: ImageLoader, split: str, flip: bool, job: _Job, progress: Pr
     progress.finish()
 
     def parts() -> Iterator[_Part]:
-        for number, path in enumerate(paths):
+        for number, name in enumerate(names):
+            path = job.pieces.folder / name
             yield writing[number].result() if number in writing else _read(path, int(rows[number][0]))
 
     return parts(), len(images) - before
 
 
-def _missing(paths: list[Path]) -> list[int]:
+def _missing(names: list[str], there: Pieces, progress: Progress) -> list[int]:
     """List the numbers of the missing shards, as the main process sees them: another may be writing one."""
-    there = [path.exists() for path in paths]
-    return [number for number, found in enumerate(processes.broadcast_flags(there)) if not found]
+    whole = there.whole(names, progress.warn) if processes.world().is_main else [False] * len(names)
+    return [number for number, found in enumerate(processes.broadcast_flags(whole)) if not found]
 
 
 def _samples(
@@ -268,8 +270,10 @@ def _fetched(images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.T
     ]
 
 
-def _write(path: Path, first_key: int, samples: list[shards.LatentSample]) -> _Part:
-    return _Part(shards.write_shard(path, first_key, samples), _measured(samples))
+def _write(name: str, first_key: int, samples: list[shards.LatentSample], finished: Pieces) -> _Part:
+    shard = shards.write_shard(finished.folder / name, first_key, samples)
+    finished.add({name: shard.sha256})
+    return _Part(shard, _measured(samples))
 
 
 def _read(path: Path, first_key: int) -> _Part:

@@ -51,7 +51,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         cond = conditions.index(request.cond, rows)
         seed_indices = config.seed + np.arange(len(rows), dtype=np.int64)
         names = [f"{seed:06d}.png" for seed in seed_indices]
-        speed = draw(model, Images(names, cond, seed_indices), sampling, config, policy, folder, progress)
+        hashes, speed = draw(model, Images(names, cond, seed_indices), sampling, config, policy, folder, progress)
 
         # One process draws the pictures and writes the manifest, the last file.
         if not processes.world().is_main:
@@ -68,7 +68,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
             "sampling": opened.recorded(config.seed),
             "image_size": source.metadata["image_size"],
         }
-        work.commit(outputs, metadata, images_per_second=speed)
+        work.commit(outputs, metadata, hashes, speed)
 
     # What the command shows.
     how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"

@@ -27,22 +27,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Files from which an unfinished directory continues: their pattern, their name, and what checks one by path."""
-
-    pattern: str
-    noun: str
-    check: str
-
-
-@dataclass(frozen=True)
 class Kind:
     """A kind of directory: its name in a manifest, and its place in a run.
 
     role: its role for the stages that read it. title: in a report. inputs: those that are directories of ours, by their
     names in its manifest. labelled: whether a run has one for each label. beside: its purpose, where it is not part of
     the chain from images to numbers. network: the module that loads its `final/`. contents: what checks its files
-    against the manifest, beyond their bytes.
+    against the manifest, beyond their bytes. pieces: what those are called from which an unfinished one continues.
     """
 
     name: str
@@ -53,7 +44,7 @@ class Kind:
     beside: str = ""
     network: str = ""
     contents: str = ""
-    pieces: Pieces | None = None
+    pieces: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +160,7 @@ _STAGES = (
                 "Latents",
                 inputs={"autoencoder": AUTOENCODER},
                 contents="core.latents.checking:check_contents",
-                pieces=Pieces("*.tar", "shards", "core.latents.checking:check_shard"),
+                pieces="shards",
             ),
         ),
         cost=f"{_COSTS}:encode",
@@ -257,7 +248,7 @@ _STAGES = (
                 "Samples",
                 inputs={"denoiser": DENOISER, "weak": DENOISER, "classifier": NOISY_CLASSIFIER},
                 labelled=True,
-                pieces=Pieces("[0-9]*.png", "images", "core.images.decode:check_sample"),
+                pieces="images",
             ),
         ),
         targets=(Target("pipeline", ("--label", "pipeline")),),

@@ -183,11 +183,3 @@ def is_picture(path: Path) -> bool:
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) or (H, W) as a PNG, whole or not at all; the same pixels give the same bytes."""
     files.write_atomically(path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG"))
-
-
-def check_sample(path: Path) -> None:
-    """Decode an image that `ldm sample` drew. Raises DataError with what makes it anew."""
-    try:
-        decode(files.read_plain(path), str(path))
-    except DataError as error:
-        raise DataError(error.message, f"remove {path}: the same command draws it again") from None

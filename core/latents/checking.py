@@ -1,12 +1,9 @@
 """Whether latents on disk match their manifest: what `ldm verify` checks beyond the bytes of the files."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ..errors import DataError
 from ..runs.run import StageRun
-from . import shards
 from .fields import fields_of
 from .index import check_index
 from .sharded import read_tables
@@ -26,9 +23,3 @@ def check_contents(run: StageRun) -> None:
     counts = metadata.get("class_counts")  # not recorded of latents without classes
     if counts is not None and np.bincount(known, minlength=len(counts)).tolist() != counts:
         raise DataError(f"{run.path} holds other labels than its manifest says", run.remedy)
-
-
-def check_shard(path: Path) -> None:
-    """Read a shard to its end. Raises DataError naming what is damaged."""
-    for _ in shards.read_shard(path):
-        pass

@@ -14,9 +14,11 @@ from ..conditioning.registry import conditioning_of
 from ..diffusion import conditions
 from ..diffusion.conditions import Cond
 from ..distributed import processes
+from ..files import sha256_file
 from ..images.decode import write_png
 from ..progress import Progress
 from ..runs.inputs import as_input
+from ..runs.pieces import Pieces
 from ..runs.run import StageRun
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
@@ -90,17 +92,16 @@ class Images:
 
 def draw(
     model: Model, images: Images, sampling: Sampling, config: Drawing, policy: Policy, folder: Path, progress: Progress
-) -> float | None:
+) -> tuple[dict[str, str], float | None]:
     """Draw the missing images into a folder; each process draws a share.
 
     A thread writes one batch while the next is drawn; each is whole on the disk before the next is submitted. Returns
-    images a second; None where none was missing. Raises Stopped after a signal.
+    the sha256 of each file, by name, and images a second; None where none was missing. Raises Stopped after a signal.
     """
-    # An image on the disk is whole, so what is missing is what is left to draw; the main process decides.
-    names = images.names
-    there = processes.broadcast_flags([(folder / name).exists() for name in names])
-    missing = [row for row, found in enumerate(there) if not found]
-    world = processes.world()
+    # What is not there as it was drawn is left to draw; the main process decides.
+    names, drawn, world = images.names, Pieces(folder), processes.world()
+    whole = drawn.whole(names, progress.warn) if world.is_main else [False] * len(names)
+    missing = [row for row, found in enumerate(processes.broadcast_flags(whole)) if not found]
     done = len(names) - len(missing)
     progress.start("sampling", len(names), "images", done=done)
     started = time.monotonic()
@@ -116,7 +117,7 @@ def draw(
                 pixels = images.finish(rows, pixels) if images.finish else pixels
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(_write, [folder / names[row] for row in rows], pixels)
+                writing = writer.submit(_write, drawn, [names[row] for row in rows], pixels)
 
             # A signal to one process stops all, after what they have drawn is written.
             stopping = processes.stop_requested(stop)
@@ -130,9 +131,12 @@ def draw(
     if done < len(names):
         raise stop.stopped(f"after {done:,} images")
     progress.finish()
-    return len(missing) / (time.monotonic() - started) if missing else None
+    recorded = Pieces(folder).hashes  # by all processes
+    speed = len(missing) / (time.monotonic() - started) if missing else None
+    return {name: recorded[name] for name in names}, speed
 
 
-def _write(paths: list[Path], images: np.ndarray) -> None:
-    for path, image in zip(paths, images, strict=True):
-        write_png(path, image)
+def _write(drawn: Pieces, names: list[str], images: np.ndarray) -> None:
+    for name, image in zip(names, images, strict=True):
+        write_png(drawn.folder / name, image)
+        drawn.add({name: sha256_file(drawn.folder / name)})

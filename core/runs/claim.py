@@ -11,6 +11,7 @@ from .. import files
 from ..errors import ConfigError, DataError
 from ..settings.recipe_file import leaves
 from .lock import LOCK
+from .pieces import BOUND
 from .roles import role_of
 from .run import IDENTITY, MANIFEST, RECIPE, Identity, StageRun, holds_more_than, kind_of, open_run
 
@@ -41,7 +42,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
         raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another `name`")
     files.remove_temporaries(path)
     if not (path / IDENTITY).exists() or (recorded and _differences(_read_identity(path, identity, True), wanted)):
-        files.write_json(path / IDENTITY, wanted)
+        files.write_json(path / IDENTITY, {**wanted, BOUND: True})
     if replace or not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
     return StageRun(path, identity.kind, identity.command, (path / MANIFEST).is_file(), identity=identity)
@@ -77,6 +78,7 @@ def _recorded(path: Path, identity: Identity) -> dict[str, Any] | None:
 def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, Any]:
     try:
         found = files.read_json(path / IDENTITY, "start over with `replace`")
+        found.pop(BOUND, None)
         known = found.get("config")
         if isinstance(known, dict):
             found["config"] = upgraded(known, identity.defaults, identity.incidental)

@@ -22,12 +22,12 @@ from ..errors import DataError
 from ..system.machine import num_cores
 from . import metrics_log
 from .lock import LOCK, require_held
+from .pieces import IDENTITY, PIECES
 from .provenance import provenance
 from .roles import Role
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-IDENTITY = "identity.json"
 RECIPE = "config.yaml"
 OWN_DIGEST = "manifest_sha256"
 
@@ -178,6 +178,7 @@ class StageRun:
         }
         manifest = json.loads(json.dumps(contents))  # As it will be read.
         files.write_json(self.path / MANIFEST, {**manifest, OWN_DIGEST: files.sha256_json(manifest)})
+        (self.path / PIECES).unlink(missing_ok=True)
         return replace(self, complete=True, manifest=manifest)
 
 

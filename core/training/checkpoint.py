@@ -2,6 +2,7 @@
 
 A checkpoint is the directory `checkpoints/IMAGES/` with one safetensors file per group of tensors, `state.json`, and
 `manifest.json` with the sha256 of each and of their list. It is written beside its final name, fsynced and renamed.
+`state.json` has the sha256 of the identity of its training, so that those of others are not resumed from.
 """
 
 import shutil
@@ -19,6 +20,7 @@ from ..distributed import tensor_file
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..errors import DataError, Diverged, as_data_error
 from ..runs.lock import require_held
+from ..runs.pieces import IDENTITY, owner_of
 from ..runs.schemas import first_wrong
 from .guard import FiniteGuard
 from .record import Meter
@@ -81,14 +83,15 @@ def save(
     Diverged, writing nothing, where a tensor is not finite.
     """
     assert keep > 0, f"keep {keep}"
-    final = path_of(folder, images)
+    final, owner = path_of(folder, images), owner_of(folder)
+    of_run = {} if owner is None else {"owner": owner.sha256}
     require_held(folder)
     final.parent.mkdir(exist_ok=True)
     with files.new_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             group = tensors if isinstance(tensors, ShardedTensors) else sharded_tensors(tensors)
             tensor_file.write(temporary / f"{name}.safetensors", group.full, _finite(name, group))
-        files.write_json(temporary / STATE, {**state, "time_convention": TIME_CONVENTION})
+        files.write_json(temporary / STATE, {**state, **of_run, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
         files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table, "sha256": files.sha256_json(table)})
     found = saved(folder)
@@ -107,7 +110,7 @@ def path_of(folder: Path, images: int) -> Path:
 def newest(folder: Path, warn: Callable[[str], None], read: Read = load_file) -> Checkpoint | None:
     """Load the newest checkpoint that verifies, None where there is none. read: see `load`.
 
-    A damaged one is skipped with a warning. Raises DataError when there are checkpoints and all are damaged.
+    One that is damaged, or of another training, is skipped with a warning. Raises DataError when all are.
     """
     if (folder / FOLDER).is_dir():
         files.remove_temporaries(folder / FOLDER)
@@ -116,10 +119,12 @@ def newest(folder: Path, warn: Callable[[str], None], read: Read = load_file) ->
         try:
             return load(path, read)
         except DataError as error:
-            warn(f"passing over a damaged checkpoint: {error.message}")
+            warn(f"passing over a checkpoint: {error.message}")
     if found:
         where = folder / FOLDER
-        raise DataError(f"no checkpoint in {where} is whole", f"restore one, or remove {where} to start over")
+        raise DataError(
+            f"no checkpoint in {where} is whole and of this training", f"restore one, or remove {where} to start over"
+        )
     return None
 
 
@@ -131,7 +136,11 @@ def saved(folder: Path) -> list[Path]:
 
 
 def load(path: Path, read: Read = load_file) -> Checkpoint:
-    """Load one checkpoint, its tensors by `read`. Raises DataError naming the file that is missing or damaged."""
+    """Load one checkpoint, its tensors by `read`.
+
+    Raises DataError naming the file that is missing or damaged, or the checkpoint if it is of another training than the
+    folder it lies in.
+    """
     manifest = files.read_json(path / MANIFEST)
     if manifest.get("schema") != SCHEMA:
         raise DataError(
@@ -152,7 +161,11 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
         if file.suffix == ".safetensors":
             with as_data_error(f"{file} is damaged"):
                 groups[file.stem] = read(file)
-    return Checkpoint(path, groups, files.read_json(path / STATE))
+    state, owner = files.read_json(path / STATE), owner_of(path.parent.parent)
+    if owner is not None and not owner.owns(state.get("owner")):
+        where = path.parent.parent / IDENTITY
+        raise DataError(f"{path} is of another training: its identity is not that of {where}")
+    return Checkpoint(path, groups, state)
 
 
 def _finite(group: str, tensors: ShardedTensors) -> Callable[[str], torch.Tensor]:

@@ -18,6 +18,7 @@ from ...core.pipeline.best import described as best_described
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
+from ...core.runs.pieces import Pieces
 from ...core.runs.run import StageRun
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.recipe_file import leaves
@@ -80,9 +81,8 @@ def _look(found: StageRun) -> tuple[StageRun | None, str]:
 
 def _progress(found: StageRun) -> str:
     """Say how much of its work an unfinished stage would go on from."""
-    pieces = KINDS[found.kind].pieces if found.kind in KINDS else None
-    if pieces is not None:
-        return f"{len(list(found.path.glob(pieces.pattern))):,} {pieces.noun} so far"
+    if found.kind in KINDS and (pieces := KINDS[found.kind].pieces):
+        return f"{len(Pieces(found.path).hashes):,} {pieces} so far"
     for path in reversed(checkpoint.saved(found.path)):
         try:
             checkpoint.load(path)

@@ -12,6 +12,7 @@ from ...core.interchange.export_record import read_record
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
+from ...core.runs.pieces import Pieces
 from ...core.runs.roles import Role
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, check_producer
 from ...core.runs.weights import CONFIG
@@ -110,10 +111,8 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
         run = opened(found)
     except DataError as error:
         yield Check(partial(_fail, error, remedy), path)
-        if not found.complete and kind is not None and kind.pieces is not None:
-            # What the command would go on from; a damaged piece goes, and is made again.
-            check = named(kind.pieces.check)
-            yield from (Check(partial(check, piece), path) for piece in sorted(path.glob(kind.pieces.pattern)))
+        if not found.complete and kind is not None and kind.pieces:
+            yield from _piece_checks(path, error.remedy)
     else:
         if not is_best(found):  # The recipe first: the remedies for the others name it.
             yield Check(partial(_recipe_fits, run, recipe_command(found)), path)
@@ -129,6 +128,17 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
         yield Check(partial(_checkpoint_loads, each), path)
     if kept := best(path):
         yield from _stage_checks(kept)
+
+
+def _piece_checks(path: Path, remedy: str | None) -> Iterator[Check]:
+    """Yield a check of each piece from which the same command would continue."""
+    try:
+        pieces = Pieces(path)
+    except DataError as error:
+        yield Check(partial(_fail, error, remedy), path)
+    else:
+        there = [name for name in pieces.hashes if (path / name).exists()]
+        yield from (Check(partial(pieces.check, name, remedy), path) for name in there)
 
 
 def _fail(error: DataError, remedy: str | None = None) -> None:

@@ -64,7 +64,7 @@ def test_a_harmed_checkpoint_is_named_and_the_one_before_is_taken(
         found = checkpoint.newest(tmp_path, warnings.append)
         path.write_bytes(whole)
         assert found is not None and found.state["images"] == 32
-        assert len(warnings) == 1 and str(path) in warnings[0] and "passing over a damaged checkpoint" in warnings[0]
+        assert len(warnings) == 1 and str(path) in warnings[0] and "passing over a checkpoint" in warnings[0]
     found = checkpoint.newest(tmp_path, lambda message: pytest.fail(message))
     assert found is not None and found.state["images"] == 64
 

@@ -50,7 +50,7 @@ def test_every_kind_that_a_role_names_stands_in_the_table() -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_what_checks_a_kind_is_there(kind: Kind) -> None:
-    places = [kind.contents, kind.pieces.check if kind.pieces else "", f"{kind.network}:load" if kind.network else ""]
+    places = [kind.contents, f"{kind.network}:load" if kind.network else ""]
     assert all(callable(named(place)) for place in places if place)
 
 

@@ -46,6 +46,14 @@ def seal_checkpoint(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def forget_owner(folder: Path) -> None:
+    """Let a checkpoint be one from before checkpoints recorded whose training they are of."""
+    state = json.loads((folder / checkpoint.STATE).read_bytes())
+    del state["owner"]
+    (folder / checkpoint.STATE).write_text(json.dumps(state))
+    seal_checkpoint(folder)
+
+
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest with the right hash of itself."""
     manifest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}

@@ -1,0 +1,202 @@
+"""R27: what unfinished work goes on from is its own: nothing damaged, exchanged or of other work is adopted.
+
+Each stage is interrupted at its end, just before its manifest. Then something is put under it, and the same command
+has to name that, and to end with the bytes of the uninterrupted run.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ldm.core import files
+from ldm.core.errors import DataError
+from ldm.core.latents import shards
+from ldm.core.runs.pieces import BOUND, PIECES, Pieces
+from ldm.core.runs.run import IDENTITY, MANIFEST, StageRun
+from ldm.core.training import checkpoint
+from tests.support.forgery import forget_owner
+from tests.support.ledger import Trials
+from tests.support.pipeline_run import Heard, Pipeline
+from tests.support.small_runs import settled
+
+COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "encode": ("latents", {}),
+    "sample": ("samples/some", {"label": "some", "num": 3}),
+    "train-dit": ("dit", {}),
+}
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A stage that was stopped before its manifest, the same of another run, and what it is to leave in the end."""
+
+    command: str
+    own: Pipeline
+    other: Path
+    expected: dict[str, Any]
+
+    def copy(self, root: Path) -> Pipeline:
+        shutil.copytree(self.own.folder, root / self.own.name)
+        return Pipeline(root, self.own.images, self.own.name)
+
+    def finish(self, copy: Pipeline) -> list[str]:
+        """Run the command again, and see that it ends as if nothing had happened. Returns its warnings."""
+        place, changes = COMMANDS[self.command]
+        heard = Heard()
+        copy.run(self.command, heard, **changes)
+        found = settled(copy.folder / place)
+        assert found.keys() == self.expected.keys()
+        assert not [name for name in found if found[name] != self.expected[name]]
+        return heard.warnings
+
+
+class Stop(BaseException):
+    pass
+
+
+def interrupt(pipeline: Pipeline, command: str, **changes: Any) -> None:
+    """Run a command to the point at which only its manifest is missing."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageRun, "commit", stop)
+        with pytest.raises(Stop):
+            pipeline.run(command, **changes)
+
+
+@pytest.fixture(scope="module")
+def interrupted(
+    request: pytest.FixtureRequest, trained: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Interrupted]:
+    command, root = request.param, tmp_path_factory.mktemp(request.param)
+    place, changes = COMMANDS[command]
+    runs = [trained.copy(root / name) for name in ("own", "other", "whole")]
+    for run in runs:
+        shutil.rmtree(run.folder / place, ignore_errors=True)
+    other = runs[1]
+    if command == "encode":
+        other.run("train-vqvae", train__images=8, seed=1, replace=True)
+        interrupt(other, command)
+    else:
+        interrupt(other, command, **changes, seed=1)
+    interrupt(runs[0], command, **changes)
+    runs[2].run(command, **changes)
+    yield Interrupted(command, runs[0], other.folder / place, settled(runs[2].folder / place))
+    shutil.rmtree(root)
+
+
+def flip(path: Path, random: np.random.Generator) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(random.integers(len(content)))] ^= 1 << int(random.integers(8))
+    path.write_bytes(content)
+
+
+def put_under(work: Interrupted, folder: Path, random: np.random.Generator) -> list[str]:
+    """Damage, exchange or replace what the work would go on from. Returns what the command has to name."""
+    if work.command == "train-dit":
+        newest = folder / checkpoint.FOLDER / "0000000064"
+        if random.random() < 0.2:
+            flip(path := random.choice(sorted(newest.iterdir())), random)
+            return [str(path)]
+        shutil.rmtree(newest)
+        shutil.copytree(work.other / checkpoint.FOLDER / newest.name, newest)
+        return [str(newest)]
+    pattern = "*.tar" if work.command == "encode" else "[0-9]*.png"
+    names = [path.name for path in sorted(folder.glob(pattern))]
+    name, second = random.choice(names, 2, replace=False)
+    kind = random.choice(["flip", "exchange", "other", "other with its checksum", "stray"])
+    if kind == "flip":
+        flip(folder / name, random)
+    elif kind == "exchange":
+        one, two = (folder / name).read_bytes(), (folder / second).read_bytes()
+        (folder / name).write_bytes(two)
+        (folder / second).write_bytes(one)
+        return [str(folder / name), str(folder / second)]
+    elif kind == "stray":  # Not recorded as finished, as if put there by hand.
+        kept = [line for line in (folder / PIECES).read_text().splitlines() if str(name) not in line]
+        (folder / PIECES).write_text("\n".join(kept))
+        flip(folder / name, random)
+    else:
+        theirs = sorted(work.other.glob(pattern))[names.index(name)]
+        (folder / name).write_bytes(theirs.read_bytes())
+        if kind == "other with its checksum":
+            (folder / PIECES).write_text((work.other / PIECES).read_text())
+            return [str(folder / each) for each in names]
+    return [str(folder / name)]
+
+
+@pytest.mark.promise("R27", quick=3, full=100)
+@pytest.mark.parametrize("interrupted", COMMANDS, indirect=True)
+def test_what_is_not_its_own_is_named_and_never_adopted(
+    interrupted: Interrupted, trials: Trials, tmp_path: Path
+) -> None:
+    place, _ = COMMANDS[interrupted.command]
+    for number, random in enumerate(trials):
+        copy = interrupted.copy(tmp_path / str(number))
+        named = put_under(interrupted, copy.folder / place, random)
+        warnings = interrupted.finish(copy)
+        assert len(warnings) == len(named) and all(any(path in each for each in warnings) for path in named), warnings
+        shutil.rmtree(copy.folder)
+
+
+@pytest.mark.promise("R27")
+@pytest.mark.parametrize("interrupted", COMMANDS, indirect=True)
+def test_its_own_pieces_are_adopted_and_not_made_again(
+    interrupted: Interrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = interrupted.copy(tmp_path)
+
+    def fail(*_: Any) -> None:
+        pytest.fail("it was there")
+
+    monkeypatch.setattr(shards, "write_shard", fail)
+    if interrupted.command == "sample":
+        monkeypatch.setattr("ldm.stages.sample.generate", fail)
+    assert interrupted.finish(copy) == []
+    assert not list(copy.folder.rglob(PIECES))
+
+
+@pytest.mark.promise("R27")
+def test_a_training_all_of_whose_checkpoints_are_of_another_does_not_start_from_them_nor_anew(
+    trained: Pipeline, copied: Pipeline
+) -> None:
+    copied.run("train-dit", replace=True, seed=5)
+    folder = copied.folder / "dit"
+    (folder / MANIFEST).unlink()
+    shutil.rmtree(folder / checkpoint.FOLDER)
+    shutil.copytree(trained.folder / "dit" / checkpoint.FOLDER, folder / checkpoint.FOLDER)
+    with pytest.raises(DataError, match=r"no checkpoint in .* is whole and of this training"):
+        copied.run("train-dit", seed=5)
+
+
+@pytest.mark.promise("R27")
+def test_checkpoints_from_before_they_recorded_their_run_load_in_directories_from_before(copied: Pipeline) -> None:
+    folder = copied.folder / "dit"
+    newest = folder / checkpoint.FOLDER / "0000000064"
+    forget_owner(newest)
+    with pytest.raises(DataError, match="is of another training"):
+        checkpoint.load(newest)
+    identity = files.read_json(folder / IDENTITY)
+    del identity[BOUND]
+    files.write_json(folder / IDENTITY, identity)
+    assert checkpoint.load(newest).state["images"] == 64
+
+
+@pytest.mark.promise("R27")
+def test_a_line_that_a_kill_cut_short_costs_its_own_piece_only(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    Pieces(tmp_path).add({"a": files.sha256_file(tmp_path / "a")})
+    with (tmp_path / PIECES).open("a") as file:
+        file.write('\n{"file": "b", "sha')
+    Pieces(tmp_path).add({"c": files.sha256_file(tmp_path / "c")})
+    warnings: list[str] = []
+    assert Pieces(tmp_path).whole(["a", "b", "c", "d"], warnings.append) == [True, False, True, False]
+    assert len(warnings) == 1 and str(tmp_path / "b") in warnings[0]
