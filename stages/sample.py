@@ -14,7 +14,7 @@ from ..core.distributed import processes
 from ..core.files import read_plain, sha256_json
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
-from ..core.pipeline.drawing import Images, draw, open_model
+from ..core.pipeline.drawing import Images, consecutive, draw, open_model
 from ..core.pipeline.generation import Sampling, chunk_size, generate, sampling_of
 from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
@@ -33,6 +33,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     opened = open_model(config)
     source, sampling, conditioning = opened.source, opened.sampling, opened.conditioning
     request = conditioning.request(config.asked)
+    seed_indices = consecutive(config.seed, config.num * len(request.titles))
 
     # The folder of these settings; a label is its name.
     label = config.label or _label(config)
@@ -49,7 +50,6 @@ def run(config: Sample, progress: Progress) -> Outcome:
         model = opened.load(config, policy)
         rows = np.repeat(np.arange(len(request.titles)), config.num)  # each image's row of the request
         cond = conditions.index(request.cond, rows)
-        seed_indices = config.seed + np.arange(len(rows), dtype=np.int64)
         names = [f"{seed:06d}.png" for seed in seed_indices]
         hashes, speed = draw(model, Images(names, cond, seed_indices), sampling, config, policy, folder, progress)
 

@@ -11,7 +11,8 @@ from ..errors import ConfigError
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:
     """Read `3`, `tench`, `0-4`, `cat,dog`, `all` as class indices, in the order given, each once.
 
-    A name goes before an index, and a name with a comma or dash before a list or range. Case does not matter, and `_`
+    A name goes before an index, and a name with a comma or dash before a list or range; classes that are all named by
+    numbers have no indices. Case does not matter, and `_`
     may stand for a space, where one name fits. Raises ConfigError with the nearest names.
     """
     if text.strip().lower() == "all" and text not in names:
@@ -42,11 +43,13 @@ def _one(part: str, names: Sequence[str]) -> list[int]:
         first, last = int(span[1]), int(span[2] or span[1])
         if first > last:
             raise ConfigError(f"`classes={part}` runs backwards", f"write {last}-{first}")
-        if str(first) in names and str(last) in names:  # A name takes precedence over an index, here too.
-            numbered = [str(number) for number in range(first, last + 1) if str(number) in names]
-            if len(numbered) <= last - first:
-                raise ConfigError(f"`classes={part}`: not all numbers between are classes", "name them one by one")
-            return [names.index(number) for number in numbered]
+        if _are_numbers(names):  # Then a number is a name, and never an index.
+            numbered = sorted((int(name), index) for index, name in enumerate(names))
+            within = [index for number, index in numbered if first <= number <= last]
+            if len(within) <= last - first:
+                what = "are not all classes" if last > first else "is not a class"
+                raise ConfigError(f"`classes={part}` {what}", f"name one of the classes: {_listing(names)}")
+            return within
         if last >= len(names):
             raise ConfigError(
                 f"`classes={part}` is outside 0 … {len(names) - 1}", f"name one of the classes: {_listing(names)}"
@@ -63,6 +66,10 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().replace("_", " ")
 
 
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"[0-9]{1,18}", name) for name in names)
+
+
 def _listing(names: Sequence[str], limit: int = 12) -> str:
-    listed = [name if name == str(index) else f"{index} {name}" for index, name in enumerate(names)]
+    listed = list(names) if _are_numbers(names) else [f"{index} {name}" for index, name in enumerate(names)]
     return ", ".join(listed[:limit]) + (f", … {listed[-1]}" if len(names) > limit else "")

@@ -13,7 +13,6 @@ _LOSS = 0.25  # share of an image that the centre crop may cut off without a wor
 _RATIO = 5.0  # largest class to smallest
 _FEW = 100  # images of a class
 _SKIPPED = 0.01  # share of images that on_error=skip leaves out
-_MINORITY = 0.3
 
 
 def largest_size(shorter: np.ndarray) -> int:
@@ -86,8 +85,15 @@ def _on_colour(survey: Survey, total: int) -> dict[str, str]:
     grey = sum(count for mode, count in survey.modes.items() if mode in ("1", "L", "LA", "L;16", "I;16"))
     grey += survey.traits["colourless"]
     advice = {}
-    if 0 < grey < _MINORITY * total:
+    if 0 < grey < total:
         advice["grey"] = f"{grey:,} of {total:,} images are grey: so will samples be now and then"
+    elif grey:
+        advice["grey"] = "all images are grey, and so will samples be"
+    if dark := survey.traits["dark"]:
+        advice["dark"] = (
+            f"{dark:,} of {total:,} images are nearly black: none of their values is above an eighth of the range, as"
+            " when 12 bits are stored in 16; multiply them, or they train as they are"
+        )
     if survey.traits["alpha"]:
         advice["alpha"] = "see-through parts become white; data.background=black or '#rrggbb' is another choice"
     return advice

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from ..errors import DataError
 from ..images.dataset import ImageSource
-from ..images.decode import readable_formats
+from ..images.decode import is_dark, readable_formats
 
 ARRAY = "array"  # format of images that are kept as numbers
 EXAMPLES = 5
@@ -51,6 +51,7 @@ TRAITS = {
     "animated": "animated; the first frame is taken",
     "colourless": "stored in colour and showing none",
     "misnamed": "of another format than they are named",
+    "dark": "nearly black, without any value above an eighth of the range",
 }
 
 
@@ -59,7 +60,7 @@ def look(source: ImageSource, index: int, content: bytes | np.ndarray) -> Look:
     pixels = source.image(index, content)
     height, width = pixels.shape[:2]
     if not isinstance(content, bytes):
-        return Look(width, height, ARRAY, "RGB" if content.ndim == 3 else "L", _colourless(content))
+        return Look(width, height, ARRAY, "RGB" if content.ndim == 3 else "L", (*_colourless(content), *_dark(pixels)))
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
         layout = " ".join(str(tile[3]) for tile in image.tile)
         # A JPEG that holds other pictures as well (CIPA DC-007), as cameras write previews: the first one is decoded.
@@ -75,7 +76,7 @@ def look(source: ImageSource, index: int, content: bytes | np.ndarray) -> Look:
         }
         colour = _colourless(pixels) if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LAB") else ()
         mode = f"{image.mode.partition(';')[0]}{';16' if deep else ''}"
-        return Look(width, height, kind, mode, (*(trait for trait in has if has[trait]), *colour))
+        return Look(width, height, kind, mode, (*(trait for trait in has if has[trait]), *colour, *_dark(pixels)))
 
 
 def _colourless(pixels: np.ndarray) -> tuple[str, ...]:
@@ -84,6 +85,10 @@ def _colourless(pixels: np.ndarray) -> tuple[str, ...]:
     step = max(1, min(pixels.shape[:2]) // 128)
     some = pixels[::step, ::step].astype(np.int16)
     return ("colourless",) if int(np.ptp(some, axis=2).max()) <= _GREY else ()
+
+
+def _dark(pixels: np.ndarray) -> tuple[str, ...]:
+    return ("dark",) if is_dark(pixels) else ()
 
 
 @dataclass(frozen=True)

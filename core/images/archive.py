@@ -69,7 +69,7 @@ def list_zip(path: Path, location: str) -> Listing:
             raise DataError(f"{location}: {name} has {members[name].file_size:,} bytes", "shrink or remove it")
         return unpack(archive, members[name], f"{location}: {name}")
 
-    return Listing(location, list(members), folders, read, archive=True)
+    return Listing(location, list(members), folders, read)
 
 
 def unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:

@@ -14,9 +14,11 @@ from ..errors import DataError, as_data_error
 from ..files import open_plain
 from .archive import DEFLATE_LIMIT, unpack
 from .dataset import ImageSource, image_source
-from .listing import PART_NAMES, Parts, one_of_each
+from .listing import Parts
 from .npy import parse
+from .parts import one_of_each, part_named
 
+_AT_ONCE = 256  # images converted to bytes together
 _SAVE_AGAIN = "write it again with numpy.savez"
 # Under which names images and labels are found in an .npz, by part: ours and ADM's, MedMNIST's, Keras's.
 _NPZ_NAMES = {
@@ -39,8 +41,10 @@ def idx_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
         prefix = images.name.split("images")[0].rstrip("-_.")
         if images.name.endswith(("ubyte", "ubyte.gz")) and labels.exists():
             pairs[prefix] = (images, labels)
-    part_of = {"t10k": "test", "": "all"} | PART_NAMES
-    named = [(part_of.get(re.split("[-_.]", prefix)[-1], prefix), prefix) for prefix in pairs]
+    named = []
+    for prefix in pairs:
+        known = {"t10k": ("test", ""), "": ("all", "")}.get(re.split("[-_.]", prefix)[-1]) or part_named(prefix)
+        named.append((known[0] if known else prefix, prefix))
     return {part: pairs[prefix] for part, prefix in one_of_each(str(folder), "pairs of idx files", named).items()}
 
 
@@ -103,7 +107,7 @@ def parts_of_npz(path: Path, location: str) -> Parts:
 
 
 def _open_npz(path: Path, location: str, images: str, labels: str | None, names: str | None) -> ImageSource:
-    pixels = _pixels(read_npz(path, images), f"{location}: {images}")
+    pixels = as_bytes(read_npz(path, images), f"{location}: {images}")
     class_names = None if names is None else [str(name) for name in read_npz(path, names).ravel()]
     return _from_arrays(location, pixels, None if labels is None else read_npz(path, labels), images, class_names)
 
@@ -114,11 +118,52 @@ def read_npz(path: Path, name: str) -> np.ndarray:
         return parse(unpack(archive, archive.getinfo(f"{name}.npy"), f"{path}: {name}"))[0]
 
 
-def _pixels(array: np.ndarray, name: str) -> np.ndarray:
+def as_bytes(array: np.ndarray, name: str) -> np.ndarray:
+    """Bring pixels of any type to uint8, from a range that is beyond doubt, rounding to nearest.
+
+    Booleans are black and white, whole numbers from 0 to 255 bytes, uint16 up to more than half its range 16 bits;
+    floats reach from 0 or -1 to 1, or as bytes do to 255. Raises DataError for any other range, with what brings it to
+    bytes.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "biuf" or not array.size:
+        raise DataError(f"{name} holds {array.size} values of type {array.dtype}", "save bytes from 0 to 255")
+    low, high = float(array.min()), float(array.max())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise DataError(f"{name} holds NaN or infinity", "save finite numbers")
+    bottom, top = _range(array.dtype, low, high)
+    if top == bottom:
+        remedy = f"save bytes: ((images - {low:g}) * (255 / {high - low:g})).round().astype('uint8')"
+        if array.dtype.kind in "iu":
+            remedy = remedy.replace("(images ", "(images.astype(float) ")
+        if high == low:
+            remedy = "save bytes from 0 to 255"
+        raise DataError(f"{name} holds {array.dtype} from {low:g} to {high:g}, of which the range is not known", remedy)
+    pixels = np.empty(array.shape, dtype=np.uint8)
+    for start in range(0, len(array), _AT_ONCE):
+        some = array[start : start + _AT_ONCE].astype(np.float64)
+        pixels[start : start + _AT_ONCE] = ((some - bottom) * (255 / (top - bottom))).round()
+    return pixels
+
+
+def _range(dtype: np.dtype, low: float, high: float) -> tuple[float, float]:
+    """Return what is black and what is white for values from `low` to `high`; twice the same where that is unknown."""
+    if dtype.kind == "b":
+        return 0.0, 1.0
+    if dtype == np.uint16 and high > 32_767:
+        return 0.0, 65_535.0
+    if low >= 0 and (1 if dtype.kind in "iu" else 127) < high <= 255:
+        return 0.0, 255.0
+    if dtype.kind == "f" and low >= 0 and 0.5 < high <= 1:
+        return 0.0, 1.0
+    if dtype.kind == "f" and -1 <= low < -0.5 and 0.5 < high <= 1:
+        return -1.0, 1.0
+    return 0.0, 0.0
+
+
+def _pixels(array: np.ndarray) -> np.ndarray:
     """Bring images to (N, H, W) or (N, H, W, 3); CIFAR's (N, 3072) and channels-first (N, 3, H, W) are recognised."""
-    if array.dtype != np.uint8:
-        remedy = "save bytes from 0 to 255, for instance (images * 255).round().astype('uint8')"
-        raise DataError(f"{name} holds {array.dtype}, not uint8", remedy)
     if array.ndim == 2 and array.shape[1] == 3072:
         array = array.reshape(-1, 3, 32, 32)
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
@@ -129,6 +174,7 @@ def _pixels(array: np.ndarray, name: str) -> np.ndarray:
 def _from_arrays(
     location: str, pixels: np.ndarray, labels: np.ndarray | None, name: str, class_names: list[str] | None = None
 ) -> ImageSource:
+    pixels = _pixels(pixels)
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3) or 0 in pixels.shape[1:]:
         raise DataError(f"{location}: {name} has shape {pixels.shape}", "save images as (N, H, W) or (N, H, W, 3)")
     names = [f"{index:06d}" for index in range(len(pixels))]

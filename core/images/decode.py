@@ -3,7 +3,7 @@
 import io
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from .. import files
 from ..errors import DataError, as_data_error
+from . import signatures
 
 Crop = Literal["adm", "stretch"]
 WHITE = (255, 255, 255)
@@ -24,6 +25,7 @@ SUFFIXES = (
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "AVIF")
 # A file that swells this much is a bomb, whatever it shows; honest photographs stay below 100 pixels a byte.
 _BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE = 16_000_000, 256
+_SUBFILE = 254  # TIFF 6.0, NewSubfileType; bit 0: a reduced version of another picture in the file
 _BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF....WEBP", ".jpg": b"\xff\xd8\xff"}
 # EXIF orientation 2 … 8 (EXIF 2.32, tag 0x0112) and what undoes it.
 _UPRIGHT = {
@@ -53,10 +55,14 @@ def decode_picture(data: bytes, name: str, background: tuple[int, int, int] = WH
     """
     if not data:
         raise DataError(f"{name} is empty", "remove the file or replace it")
-    border = as_data_error(f"{name} cannot be decoded", "replace or remove it, or skip broken images")
+    if signatures.RAW.match(data):
+        _refuse_format(data, name)
+    border = as_data_error(f"{name} cannot be decoded", "replace or remove it")
     with border, _opened(data, name) as image:
         _refuse_bomb(image.width * image.height, len(data), name)
         _refuse_unscaled_key(image, name)
+        if image.format == "TIFF" and image.tag_v2.get(_SUBFILE, 0) & 1:
+            raise DataError(f"{name} is a camera's raw file: its first picture is a preview", "develop it to JPEG")
         white_is_zero = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
         bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
         image.load()
@@ -77,10 +83,14 @@ def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(data), formats=readable_formats())
     except Image.UnidentifiedImageError:
-        remedy = "remove it, or convert it to JPEG, PNG or WebP"
-        raise DataError(f"{name} is not an image that can be read (it starts with {data[:8]!r})", remedy) from None
+        _refuse_format(data, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} declares too many pixels: {error}", "shrink or remove it") from None
+
+
+def _refuse_format(data: bytes, name: str) -> NoReturn:
+    what, remedy = signatures.named(data)
+    raise DataError(f"{name} cannot be read: it is {what}", remedy) from None
 
 
 def readable_formats() -> tuple[str, ...]:
@@ -151,6 +161,11 @@ def to_training(image: np.ndarray | Image.Image, size: int, crop: Crop = "adm") 
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def is_dark(pixels: np.ndarray) -> bool:
+    """Return whether an image, uint8, shows next to nothing: no value is above an eighth of the range."""
+    return int(pixels.max()) < 32
 
 
 def as_tensor(batch: np.ndarray) -> torch.Tensor:

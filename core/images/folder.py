@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..files import open_plain
+from ..runs.lock import LOCK
 from .listing import Listing, is_hidden, is_image
 
 MAX_FILE_BYTES = 256 << 20
@@ -28,7 +29,7 @@ def list_folder(root: Path, location: str) -> Listing:
             with os.scandir(root / prefix) as entries:
                 for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
                     name = prefix + entry.name
-                    if is_hidden(entry.name):
+                    if is_hidden(entry.name) and entry.name != LOCK:
                         continue
                     if entry.is_file(follow_symlinks=False) or stat.S_ISREG(mode := _mode(root / name, location)):
                         names.append(name)

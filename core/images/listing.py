@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, as_data_error
+from ..runs.lock import LOCK
+from ..runs.run import IDENTITY
 from .dataset import ImageSource, image_source
 from .decode import SUFFIXES
+from .parts import parts_among
 
 CLASSES_FILE = "classes.json"
-# What the parts of a data set are called, and what we call them.
-PART_NAMES = {name: name for name in ("train", "val", "test")}
-PART_NAMES |= {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 Parts = dict[str, Callable[[], ImageSource]]  # "all", or some of "train", "val" and "test"; opened when called
 
-_LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini", "Desktop.ini")
+# What desktops, network drives, file systems and Python leave in folders, in lower case.
+_LITTER = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "@recycle", "#recycle", "$recycle.bin"}
+_LITTER |= {"system volume information", "lost+found", "__pycache__", "network trash folder", "temporary items"}
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -32,7 +34,6 @@ class Listing:
     names: list[str]
     folders: list[str]
     read: Callable[[str], bytes]
-    archive: bool = False  # where a sole folder at the top is often only the archive's own name
 
 
 def is_image(name: str) -> bool:
@@ -41,8 +42,8 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether any part of a path is hidden, or litter of a desktop."""
-    return any(part.startswith(".") or part in _LITTER for part in name.split("/"))
+    """Return whether any part of a path is hidden, or the litter of a desktop or a drive."""
+    return any(part.startswith(".") or part.lower() in _LITTER for part in name.split("/"))
 
 
 def safe_name(location: str, name: str) -> str:
@@ -57,41 +58,64 @@ def safe_name(location: str, name: str) -> str:
 def parts_of(listing: Listing) -> Parts:
     """Find train, validation and test folders in a listing; without them everything is one part, "all".
 
-    They count as such when "train" is there and every folder at the top that has images has such a name.
+    A folder that holds everything, and nothing but folders, only wraps what is in them. What stages of `ldm` wrote is
+    left aside.
     """
     visible = [name for name in listing.names if not is_hidden(name)]
-    found = [name for name in visible if is_image(name)]
     folders = {*listing.folders, *(name.rpartition("/")[0] for name in listing.names)}  # archives may list files alone
-    listing = replace(listing, names=visible, folders=[name for name in folders if not is_hidden(name)])
-    prefix = _wrapper(found, listing.archive)
-    tops = {_top(name, prefix) for name in found}
-    if tops and tops <= PART_NAMES.keys() and "train" in {PART_NAMES[top] for top in tops}:
-        kept = one_of_each(listing.location, "folders", [(PART_NAMES[top], prefix + top) for top in sorted(tops)])
-        return {part: partial(_labelled_by_folder, listing, folder + "/") for part, folder in kept.items()}
-    return {"all": partial(_labelled_by_folder, listing, prefix)}
+    shown = replace(listing, names=visible, folders=[name for name in folders if not is_hidden(name)])
+    shown = _without_runs(shown, [name for name in listing.names if name.rpartition("/")[2] in (LOCK, IDENTITY)])
+    found = [name for name in shown.names if is_image(name)]
+    prefix = _wrapper(found, shown.folders)
+    if kept := parts_among(listing.location, {_top(name, prefix) for name in found}):
+        return {part: partial(_labelled_by_folder, shown, f"{prefix}{top}/") for part, top in kept.items()}
+    return {"all": partial(_labelled_by_folder, shown, prefix)}
 
 
-def one_of_each(location: str, kind: str, named: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return what each part is kept under, from (part, name); DataError naming two of one part: "valid" and "val"."""
-    found: dict[str, str] = {}
-    for part, name in named:
-        if part in found:
-            pair = f"{found[part]} and {name}"
-            raise DataError(f"{location} has two {kind} for one part: {pair}", "keep one of them")
-        found[part] = name
-    return found
+def _without_runs(listing: Listing, marks: list[str]) -> Listing:
+    """Leave out the directories of stages, and the folders around them that hold no images besides.
+
+    marks: the files that such directories have. The listing itself may be one: samples are read to be evaluated.
+    """
+    if not marks:
+        return listing
+    written = {mark.rpartition("/")[0] for mark in marks if mark.endswith(IDENTITY) and _is_identity(listing, mark)}
+    written -= {""}
+    names = [name for name in listing.names if not _above(name) & written]
+    filled = set().union(*(_above(name) for name in names if is_image(name)))
+    around = set().union(*map(_above, marks))
+    gone = {name for name in {*listing.folders, ""} - filled if name in around or _above(name) & written}
+    names = [name for name in names if name.rpartition("/")[0] not in gone]
+    return replace(listing, names=names, folders=[name for name in listing.folders if name not in gone])
 
 
-def _wrapper(found: list[str], archive: bool) -> str:
-    """Return the sole folder at the top, if it only wraps the class folders or the parts inside, else nothing."""
-    tops = {name.split("/")[0] for name in found}
-    if len(tops) != 1 or any("/" not in name for name in found):
-        return ""
-    inside = [name.split("/", 1)[1] for name in found]
-    inner = {name.split("/")[0] for name in inside if "/" in name}
-    wraps_parts = "train" in inner and inner <= PART_NAMES.keys()
-    wraps_classes = archive and all("/" in name for name in inside) and not tops <= PART_NAMES.keys()
-    return tops.pop() + "/" if wraps_parts or wraps_classes else ""
+def _is_identity(listing: Listing, name: str) -> bool:
+    try:
+        found = parse_json(listing.read(name), name)
+    except DataError:
+        return False
+    return isinstance(found, dict) and {"schema", "kind", "config", "inputs"} <= found.keys()
+
+
+def _above(name: str) -> set[str]:
+    """Return the folders that a file is in, all the way up; the root is ""."""
+    return {name[: at.start()] for at in re.finditer("/", name)} | {""}
+
+
+def _wrapper(found: list[str], folders: list[str]) -> str:
+    """Return the folders at the top, one in the other, that hold everything and no images themselves, else nothing."""
+
+    def holds_images(prefix: str) -> bool:
+        return any(not _top(name, prefix) for name in found)
+
+    prefix = ""
+    while found and not holds_images(prefix):
+        tops = {_top(name, prefix) for name in (*found, *(f"{folder}/" for folder in folders))} - {""}
+        below = f"{prefix}{min(tops)}/"
+        if len(tops) > 1 or holds_images(below):
+            break
+        prefix = below
+    return prefix
 
 
 def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .dataset import ImageSource, num_workers
-from .decode import WHITE, Crop, as_tensor, to_training
+from .decode import WHITE, Crop, as_tensor, is_dark, to_training
 from .order import mirrored, pieces
 from .reading import in_order, read_each
 
@@ -41,8 +41,8 @@ class ImageLoader:
     every image; with neither, all count as usable and the first broken one stops the work when its turn comes.
 
     Attributes: `source`, holding the usable samples only (its `labels`, `names` and `class_names` count from there);
-    `skipped`, the (name, reason) of each that was left out. Raises DataError for a broken image, for more of them than
-    `max_skipped`, and for a class of which no image is left.
+    `skipped`, the (name, reason) of each that was left out; `num_dark`, how many of those in memory are nearly black.
+    Raises DataError for a broken image, for more of them than `max_skipped`, and for a class of which no image is left.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class ImageLoader:
         self.source = source
         self.prepare = prepare
         self.skipped: list[tuple[str, str]] = []
+        self.num_dark = 0
         self._pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="decode")
         self._cache: np.ndarray | None = None
         size = prepare.image_size
@@ -93,7 +94,12 @@ class ImageLoader:
         self._pool.shutdown(cancel_futures=True)
 
     def _square(self, index: int, content: bytes | np.ndarray | None = None) -> np.ndarray:
-        picture = self.source.picture(index, self.prepare.background, content)
+        try:
+            picture = self.source.picture(index, self.prepare.background, content)
+        except DataError as error:
+            raise DataError(
+                error.message, f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
+            ) from error
         return to_training(picture, self.prepare.image_size, self.prepare.crop)
 
     def _decode_all(self, cache: np.ndarray | None, on_progress: Callable[[int, int], None] | None) -> None:
@@ -122,6 +128,7 @@ class ImageLoader:
             self.source = whole.subset(np.flatnonzero(keep)).require_every_class()
             cache = cache[keep] if cache is not None else None
         self._cache = cache
+        self.num_dark = sum(map(is_dark, cache)) if cache is not None else 0
 
     def _refuse(self, total: int) -> None:
         listed = "; ".join(reason for _, reason in self.skipped[:3])

@@ -1,15 +1,17 @@
 """Training and validation images, as stages read them."""
 
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import ImageColor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..files import sha256_json
 from ..progress import Progress
 from ..runs.inputs import section_of
-from ..runs.run import StageRun
+from ..runs.run import StageRun, kind_of
 from ..settings.fields import Section
 from .dataset import ImageSource, listed
 from .exclusion import Exclusion, read_exclusion
@@ -17,6 +19,7 @@ from .loader import ImageLoader, Preparation
 from .settings import Data
 from .sources import open_splits
 
+_DARK = 0.5  # share of nearly black images above which they are hardly meant to be
 EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
 
 
@@ -64,6 +67,8 @@ class ImageSources:
         images are left out by data.on_error is known only when all were decoded, so that they are kept all the same.
         """
         progress.note(self.described)
+        if inside := self._folders_of_one_class():
+            progress.warn(f"one class, {self.train.class_names[0]}; did you mean {inside}?")
         keep = keep or self.data.on_error == "skip"
         return ImageSets(
             image_loader(self.train, self.data, "training", progress, keep),
@@ -74,11 +79,29 @@ class ImageSources:
     def described(self) -> str:
         """Images, classes and ignored files in words, by which a wrong folder is known before hours of training."""
         images, names = len(self.train) + len(self.val), self.train.class_names
-        classes = f"{len(names)} classes: {listed(names)}" if self.train.labelled else "one class (no folders)"
+        many = f"{len(names)} classes" if len(names) > 1 else "one class"
+        classes = f"{many}: {listed(names)}" if self.train.labelled else "one class (no folders)"
+        above, below = _common_folder(self.train.names)
+        classes += f" (the folders in {above})" if above and below and len(names) > 1 else ""
         ignored = self.train.ignored
         aside = f"; ignored, as no images: {listed(ignored)}" if ignored else ""
         without = f"; {len(self.exclude.names):,} left out by {self.exclude.path}" if self.exclude else ""
         return f"{self.data.source}: {images:,} images of {classes}{aside}{without}"
+
+    def _folders_of_one_class(self) -> str:
+        """Return where there is one class, whose folder holds folders, which of them: the classes may be there."""
+        if not self.train.labelled or len(self.train.class_names) > 1:
+            return ""
+        above, below = _common_folder(self.train.names)
+        return f"{above} ({len(below)} folders inside)" if len(below) > 1 else ""
+
+
+def _common_folder(names: list[str]) -> tuple[str, set[str]]:
+    """Return the innermost folder that holds all of the names, with the slash at its end, and the folders in it."""
+    first, last = (name.split("/")[:-1] for name in (min(names), max(names)))
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    above = "".join(f"{folder}/" for folder, _ in shared)
+    return above, {name[len(above) :].partition("/")[0] for name in names if "/" in name[len(above) :]}
 
 
 def image_sources(data: Data) -> ImageSources:
@@ -86,6 +109,8 @@ def image_sources(data: Data) -> ImageSources:
     if data.source is None:
         raise ConfigError("no images given", "add `data.source=FOLDER`, or `data.source=mnist` for the built-in digits")
     exclude = exclusion_of(data)
+    if kind_of(Path(data.source)) is not None:
+        raise DataError(f"{data.source} is a directory of a run, which is not read as data", "give other images")
     train, val = open_splits(data.source, data.validation, data.val_fraction, exclude)
     fingerprint = sha256_json([train.fingerprint(), val.fingerprint()])
     return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint}, exclude)
@@ -116,6 +141,9 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
     if loader.skipped:
         shown = "; ".join(reason for _, reason in loader.skipped[:3])
         progress.warn(f"skipped {len(loader.skipped)} unreadable {role} images: {shown}")
+    if loader.num_dark > _DARK * len(loader):
+        known = "no value is above an eighth of the range, as when 12 bits are stored in 16"
+        progress.warn(f"{loader.num_dark:,} of {len(loader):,} {role} images are nearly black: {known}")
     return loader
 
 

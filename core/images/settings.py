@@ -1,25 +1,34 @@
 """Which images a stage reads: the `data` section. Imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from ..settings.fields import Location, Section, option
+from pydantic import AfterValidator
+
+from ..settings.fields import Location, Place, Section, option
+
+
+def _same_colour(name: str) -> str:
+    """Return a colour in one spelling."""
+    return {"#ffffff": "white", "#000000": "black"}.get(name.lower(), name.lower())
 
 
 class Data(Section):
     """Which images, and how they become squares of RGB."""
 
-    source: str | None = option(None, "Folder of class folders, zip, tars, idx, npz, or `mnist`.", "--data")
-    validation: str | None = option(
-        None, "Images held out; by default the source's own or a share of it.", "--val-data"
+    source: Place | None = option(
+        None, "Folder of class folders, zip, tars, idx, npz, or `mnist`.", "--data", identity="contents"
+    )
+    validation: Place | None = option(
+        None, "Images held out; by default the source's own or a share of it.", "--val-data", identity="contents"
     )
     val_fraction: float = option(0.05, "Share held out, chosen by content hash, where nothing is given.", gt=0, lt=1)
     exclude: Location | None = option(
-        None, "List of images to leave out, by name, as `ldm data dedup` writes it.", "--exclude"
+        None, "List of images to leave out, by name, as `ldm data dedup` writes it.", "--exclude", identity="contents"
     )
     # SSIM, which validation measures, has a window of 11 pixels.
     image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=11, le=4096)
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
-    background: str = option(
+    background: Annotated[str, AfterValidator(_same_colour)] = option(
         "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"
     )
     on_error: Literal["stop", "skip"] = option(

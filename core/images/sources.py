@@ -11,7 +11,8 @@ from .arrays import idx_pairs, parts_of_idx, parts_of_npz
 from .dataset import ImageSource
 from .exclusion import Exclusion
 from .folder import list_folder
-from .listing import PART_NAMES, Parts, is_image, one_of_each, parts_of
+from .listing import Parts, is_image, parts_of
+from .parts import parts_among
 from .splits import split_by_content
 from .tar import expand_braces, open_tars, parts_of_tars
 
@@ -155,9 +156,9 @@ def _folder_parts(path: Path, location: str) -> Parts:
     tops = {name.split("/")[0] for name in tars if "/" in name}
     if not tops:
         return parts_of_tars([path / name for name in tars], location)
-    if not tops <= PART_NAMES.keys() or any("/" not in name for name in tars):
+    folders = parts_among(location, tops) if all("/" in name for name in tars) else {}
+    if not folders:
         raise DataError(f"{location} has tars in several folders: {', '.join(sorted(tops)[:5])}", "name one of them")
-    folders = one_of_each(location, "folders", [(PART_NAMES[top], top) for top in sorted(tops)])
     return {
         part: partial(open_tars, [path / name for name in tars if name.startswith(f"{top}/")], location)
         for part, top in folders.items()

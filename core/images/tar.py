@@ -19,7 +19,6 @@ from .dataset import ImageSource, image_source
 from .folder import read_file
 from .listing import (
     CLASSES_FILE,
-    PART_NAMES,
     Listing,
     Parts,
     human_names,
@@ -29,9 +28,9 @@ from .listing import (
     parse_json,
     parts_of,
 )
+from .parts import part_named
 
 _LABEL_KEYS = ("label", "class", "cls")
-_PART_IN_NAME = re.compile(r"(train|val|valid|validation|test)[-_.].*")
 _MAX_TARS = 100_000
 
 
@@ -56,19 +55,19 @@ def expand_braces(text: str) -> list[str]:
 
 
 def parts_of_tars(paths: list[Path], location: str) -> Parts:
-    """Open tars as one data set, or as its parts where all are named train-…, val-… or test-….
+    """Open tars as one data set, or as its parts where all are named after parts: train-0000, seg_val, test.
 
     A single tar without any labels is read like a zip: by its folders.
     """
-    named = [_PART_IN_NAME.fullmatch(path.name) for path in paths]
     by_part: dict[str, list[Path]] = {}
-    for path, match in zip(paths, named, strict=True):
-        by_part.setdefault(PART_NAMES[match[1]] if match else "all", []).append(path)
+    for path in paths:
+        named = part_named(path.stem)
+        by_part.setdefault(named[0] if named else "all", []).append(path)
     if len(paths) == 1:
         members, folders = tar_members(paths[0], location)
         images = [name for name in members if is_image(name) and not is_hidden(name)]
         if not any(_label_of(name, members) for name in images):
-            return parts_of(Listing(location, list(members), folders, lambda name: members[name].read(), True))
+            return parts_of(Listing(location, list(members), folders, lambda name: members[name].read()))
         return {"all": partial(open_tars, paths, location, {paths[0]: members})}
     if len(by_part) == 1 or "all" in by_part:
         by_part = {"all": paths}

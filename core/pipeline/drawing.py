@@ -14,6 +14,7 @@ from ..conditioning.registry import conditioning_of
 from ..diffusion import conditions
 from ..diffusion.conditions import Cond
 from ..distributed import processes
+from ..errors import ConfigError
 from ..files import sha256_file
 from ..images.decode import write_png
 from ..progress import Progress
@@ -63,6 +64,13 @@ def open_model(config: Drawing) -> Opened:
     channels = source.metadata["latent_shape"][0]
     check(sampling, diffusion, conditioning.has_null, channels)
     return Opened(source, open_guides(source, config, sampling.cfg != 1), conditioning, sampling)
+
+
+def consecutive(first: int, count: int) -> np.ndarray:
+    """Return seeds one after the other, int64 (count,). Raises ConfigError where there are not so many."""
+    if first + count > 2**63:
+        raise ConfigError(f"`seed={first}` leaves {2**63 - first:,} seeds for {count:,} images", "give a smaller one")
+    return first + np.arange(count, dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,9 @@ class Asking(Stage):
 class Drawing(Stage):
     """What images are drawn from, and how: guidance and sampler."""
 
-    denoiser: Location | None = option(None, "Denoiser stage to sample; by default the run's own.", "--denoiser")
+    denoiser: Location | None = option(
+        None, "Denoiser stage to sample; by default the run's own.", "--denoiser", identity="contents"
+    )
     checkpoint: Literal["final", "best"] = option(
         "final", "Weights at the end of the training, or the best measured by metrics.every.", "--checkpoint"
     )
@@ -142,13 +144,16 @@ class Drawing(Stage):
         ge=1,
     )
     autoguide: Location | None = option(
-        None, "Denoiser stage of a smaller or less trained model of the same latents to guide away from.", "--autoguide"
+        None,
+        "Denoiser stage of a smaller or less trained model of the same latents to guide away from.",
+        "--autoguide",
+        identity="contents",
     )
     autoguide_scale: float = option(
         2.0, "Autoguidance scale, weak + s (own - weak); counts with --autoguide.", "--autoguide-scale", ge=0
     )
     classifier: Location | None = option(
-        None, "Classifier of noisy latents to guide by; by default the run's own.", "--classifier"
+        None, "Classifier of noisy latents to guide by; by default the run's own.", "--classifier", identity="contents"
     )
     classifier_scale: float = option(
         0.0, "Classifier guidance: gradient scale; 0 is none. Adds to --cfg.", "--classifier-scale", ge=0

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
     finished one is missing or damaged, its manifest gives it.
     """
     wanted = json.loads(json.dumps(identity.document()))
+    differences = partial(_differences, wanted=wanted, places=identity.places)
     recorded = _recorded(path, identity)
     if (found := kind_of(path)) not in (None, identity.kind):
         raise ConfigError(f"{path} holds {found!r}, not {identity.kind!r}: it is not replaced", "give another name")
     if recorded is not None or (path / IDENTITY).exists():
-        differing = _differences(recorded or _read_identity(path, identity, replace), wanted)
+        differing = differences(recorded or _read_identity(path, identity, replace))
         if differing and not replace and holds_more_than(path, LOCK, IDENTITY, RECIPE):
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
@@ -41,7 +43,7 @@ def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
     elif holds_more_than(path, LOCK):
         raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another `name`")
     files.remove_temporaries(path)
-    if not (path / IDENTITY).exists() or (recorded and _differences(_read_identity(path, identity, True), wanted)):
+    if not (path / IDENTITY).exists() or (recorded and differences(_read_identity(path, identity, True))):
         files.write_json(path / IDENTITY, {**wanted, BOUND: True})
     if replace or not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
@@ -113,13 +115,16 @@ def _clear(path: Path) -> None:
     (path / IDENTITY).unlink(missing_ok=True)
 
 
-def _differences(previous: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """List `setting: was → is` for every setting that differs, and the inputs that hold something else."""
+def _differences(previous: Mapping[str, Any], wanted: Mapping[str, Any], places: Collection[str]) -> list[str]:
+    """List `setting: was → is` for every setting that differs, and the inputs that hold something else.
+
+    places: settings that may differ.
+    """
     before, after = dict(leaves(previous)), dict(leaves(wanted))
     return [
         f"{key.split('.')[1]}: other contents"
         if key.startswith("inputs.")
         else f"{key.removeprefix('config.')}: {before.get(key)!r} → {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and key.removeprefix("config.") not in places
     ]

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from ..distributed import processes
-from ..settings.fields import Run, Stage, defaults, identity, incidental
+from ..settings.fields import Run, Stage, defaults, identity, incidental, places
 from ..system.memory import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
@@ -46,7 +46,9 @@ def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: 
     made_by = shlex.join(["ldm", config.command, "-c", str(folder / RECIPE)])
     kind = kind or config.kind
     recipe = yaml.safe_dump({config.command: settings}, sort_keys=False, allow_unicode=True)
-    wanted = Identity(kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
+    wanted = Identity(
+        kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config), places(config)
+    )
     if not processes.world().is_main:
         return StageRun(folder, kind, made_by, bool(processes.broadcast_int(0)), identity=wanted)
     work = claims.claim(folder, wanted, config.replace)

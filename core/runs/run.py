@@ -39,7 +39,8 @@ class Identity:
     config: the settings that matter, JSON. inputs: role → {"path": where it was, "fingerprint": what it holds}.
     command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts. defaults: what
     settings were, by the same keys, for a directory made before they existed. incidental: settings, dotted, that do
-    not matter, though they may have when a directory was made.
+    not matter, though they may have when a directory was made. places: settings, dotted, that are recorded and not
+    compared, since what they name is an input.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Identity:
     recipe: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     incidental: frozenset[str] = frozenset()
+    places: frozenset[str] = frozenset()
 
     def document(self) -> dict[str, Any]:
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}

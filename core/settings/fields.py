@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -40,7 +40,17 @@ def parse_count(value: object) -> object:
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
-Location = Annotated[Path, PlainSerializer(lambda path: path.as_posix(), return_type=str)]
+
+
+def _not_empty(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("an empty path; is a variable not set?")
+    return value
+
+
+Location = Annotated[Path, BeforeValidator(_not_empty), PlainSerializer(lambda path: path.as_posix(), return_type=str)]
+Place = Annotated[str, AfterValidator(_not_empty)]
+"""A path, or what else a command reads by that name: a pattern, built-in data."""
 
 
 def _stay_inside(name: str) -> str:
@@ -67,7 +77,7 @@ Label = Annotated[str, AfterValidator(_single)]
 
 @dataclass(frozen=True)
 class OneOf:
-    """Restricts a text to some names, in any case; the value stays as typed. known: returns the names there are."""
+    """Restricts a text to some names, in any case; the value is in lower case. known: returns the names there are."""
 
     known: Callable[[], Iterable[str]]
 
@@ -82,15 +92,22 @@ class OneOf:
     def _check(self, name: str) -> str:
         if name.lower() not in self.names:
             raise ValueError(f"must be one of {', '.join(self.names)}")
-        return name
+        return name.lower()
 
 
-def option(default: Any, help: str, flag: str | None = None, identity: bool = True, **limits: Any) -> Any:
+def option(
+    default: Any,
+    help: str,
+    flag: str | None = None,
+    identity: bool | Literal["contents"] = True,
+    **limits: Any,
+) -> Any:
     """Declare a setting.
 
     flag: its command-line name (`--x`, several split by `/` for a switch and its opposite; a word without dashes is
     a positional argument), None for settings that only `section.key=value` and recipes reach. identity:
-    whether a run made with another value is another run.
+    whether a run made with another value is another run; "contents" where what the path holds counts, as an input of
+    the stage, and not the path itself.
     """
     return Field(default, description=help, json_schema_extra={"flag": flag, "identity": identity}, **limits)
 
@@ -167,12 +184,21 @@ def identity(section: Section) -> dict[str, Any]:
 
 def incidental(section: Section) -> frozenset[str]:
     """Return the other settings, dotted: those that only say how the work is done."""
+    return _declared(section, False)
+
+
+def places(section: Section) -> frozenset[str]:
+    """Return the settings, dotted, that name what a stage reads: their contents identify a run, not the names."""
+    return _declared(section, "contents")
+
+
+def _declared(section: Section, wanted: object) -> frozenset[str]:
     names: set[str] = set()
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
-            names |= {f"{name}.{inner}" for inner in incidental(value)}
-        elif isinstance(field.json_schema_extra, dict) and not field.json_schema_extra["identity"]:
+            names |= {f"{name}.{inner}" for inner in _declared(value, wanted)}
+        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra["identity"] == wanted:
             names.add(name)
     return frozenset(names)
 

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from ..diffusion.names import SamplerName
 from ..features.settings import EXTRACTOR_HELP, ExtractorName
-from ..settings.fields import Count, Location, Section, option
+from ..settings.fields import Count, Location, Place, Section, option
 
 
 class Train(Section):
@@ -80,7 +80,9 @@ class Metrics(Section):
     cfg: float | None = option(None, "Guidance scale; by default that of `ldm sample`.", identity=False, ge=0)
     sampler: SamplerName = option("dpmpp-2m", "Sampler.", identity=False)
     steps: int | None = option(None, "Steps; by default the sampler's own number.", identity=False, ge=1)
-    reference: str | None = option(None, "Data source to compare with; by default the training images.", identity=False)
+    reference: Place | None = option(
+        None, "Data source to compare with; by default the training images.", identity=False
+    )
     limit: Count = option(5_000, "Reference images at most; 0 for no limit.", identity=False)
     features: Literal["auto", ExtractorName] = option("auto", EXTRACTOR_HELP, identity=False)
     weights: Location | None = option(None, "File or folder with the extractor's weights.", identity=False)

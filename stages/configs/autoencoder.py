@@ -28,7 +28,9 @@ class Encode(Stage):
     command: ClassVar[str] = "encode"
     kind: ClassVar[str] = "latents"
 
-    autoencoder: Location | None = option(None, "Autoencoder stage to use; by default the run's own.", "--autoencoder")
+    autoencoder: Location | None = option(
+        None, "Autoencoder stage to use; by default the run's own.", "--autoencoder", identity="contents"
+    )
     data: Data = section(Data, inherited=True)
     batch_size: int = option(64, "Images encoded at once.", "--batch-size", ge=1)
     shard_size: int = option(4096, "Samples per shard.", "--shard-size", ge=1)

@@ -6,14 +6,14 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from ...core.features.settings import ExtractorName
-from ...core.settings.fields import Location, Section, option
+from ...core.settings.fields import Location, Place, Section, option
 
 
 class LookingAtData(Section):
     """Which images to look at, and where to write a picture of them."""
 
-    source: str = option(..., "Folder, zip, tars, idx, npz, or `mnist`, as for training.", "SOURCE")
-    validation: str | None = option(None, "Separate source of validation images.", "--val-data")
+    source: Place = option(..., "Folder, zip, tars, idx, npz, or `mnist`, as for training.", "SOURCE")
+    validation: Place | None = option(None, "Separate source of validation images.", "--val-data")
     exclude: Location | None = option(None, "List of images to leave out, as training would.", "--exclude")
     sheet: Location | None = option(None, "Contact sheet to write, PNG.", "--sheet")
     replace: bool = option(False, "Overwrite existing files.", "--replace")

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from ...core.metrics.settings import Comparison
-from ...core.settings.fields import Location, option, section
+from ...core.settings.fields import Location, Place, option, section
 from ...core.system.settings import Machine
 
 
@@ -18,14 +18,17 @@ class Eval(Comparison):
         False, "Evaluate the denoiser instead: bound its likelihood of held-out latents.", "--bits-per-dim"
     )
     times: int = option(16, "With --bits-per-dim: terms of the bound drawn for each latent.", ge=1)
-    samples: str | None = option(
-        None, "Label or folder of the samples; by default the only ones in the run.", "--samples"
+    samples: Place | None = option(
+        None, "Label or folder of the samples; by default the only ones in the run.", "--samples", identity="contents"
     )
     autoencoder: Location | None = option(
-        None, "Autoencoder stage whose images are the reference; by default the run's own.", "--autoencoder"
+        None,
+        "Autoencoder stage whose images are the reference; by default the run's own.",
+        "--autoencoder",
+        identity="contents",
     )
     denoiser: Location | None = option(
-        None, "With --bits-per-dim: denoiser stage; by default the run's own.", "--denoiser"
+        None, "With --bits-per-dim: denoiser stage; by default the run's own.", "--denoiser", identity="contents"
     )
     lpips: Location | None = option(None, "Folder with LPIPS weights, for reconstructions.", "--lpips")
     machine: Machine = section(Machine)

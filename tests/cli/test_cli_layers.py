@@ -142,8 +142,8 @@ def test_a_network_that_there_is_not_is_told_before_anything_is_looked_for(
 
 
 @pytest.mark.parametrize("name", ["DiT-S/2", "dit-s/2", "DIT-xs"])
-def test_a_network_is_named_in_any_case_and_kept_as_it_was_typed(name: str) -> None:
-    assert merged_config("train-dit", None, (f"model.preset={name}",), {}).config.model.preset == name
+def test_a_network_is_named_in_any_case_and_recorded_in_lower_case(name: str) -> None:
+    assert merged_config("train-dit", None, (f"model.preset={name}",), {}).config.model.preset == name.lower()
 
 
 def test_every_bad_value_is_told_at_once() -> None:

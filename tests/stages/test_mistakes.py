@@ -105,3 +105,11 @@ def test_the_next_command_of_a_denoiser_without_a_null_class_asks_for_no_guidanc
     assert copied.run("train-dit").next_commands[0].endswith("--class 0 --cfg 3")
     changed = {"label_dropout": 0, "replace": True, "train__images": 8}
     assert copied.run("train-dit", **changed).next_commands[0].endswith("--class 0 --cfg 1")
+
+
+def test_seeds_beyond_the_last_one_are_refused_and_the_last_one_draws(trained: Pipeline) -> None:
+    last = 2**63 - 1
+    with pytest.raises(ConfigError, match=f"`seed={last}` leaves 1 seeds for 6 images"):
+        trained.run("sample", num=2, label="beyond", seed=last)
+    folder = trained.run("sample", num=1, label="last", seed=last, classes="red").directory
+    assert (folder / f"{last}.png").is_file()

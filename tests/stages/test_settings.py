@@ -7,7 +7,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ldm.core.settings.fields import Count, Section, Stage, identity, incidental, option, section
+from ldm.cli.keys import settings_of
+from ldm.core.settings.fields import Count, Section, Stage, identity, incidental, option, places, section
 from ldm.core.training.settings import Train
 from ldm.stages import configs
 
@@ -143,3 +144,22 @@ def test_where_and_how_a_stage_runs_is_no_part_of_what_it_makes(stage: type[Stag
 def test_the_root_of_a_run_is_its_name_in_the_folder_of_runs() -> None:
     assert Stage().root == Path("runs/default")
     assert Stage(name="fish", runs_dir=Path("/data/runs")).root == Path("/data/runs/fish")
+
+
+def test_a_value_is_recorded_in_one_spelling_and_a_place_is_no_identity() -> None:
+    plain, spelled = (
+        configs.TrainVQVAE.model_validate(
+            {"data": {"source": source, "background": colour}, "model": {"preset": preset}}
+        )
+        for source, colour, preset in (("T", "white", "vqvae-xs"), ("./T/", "#FFFFFF", "VQVAE-XS"))
+    )
+    assert identity(plain)["model"] == identity(spelled)["model"]
+    assert identity(plain)["data"] | {"source": ""} == identity(spelled)["data"] | {"source": ""}
+    assert {"data.source", "data.validation", "data.exclude", "autoencoder"} <= places(plain)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_path_of_a_stage_is_an_input_or_listed_here(stage: type[Stage]) -> None:
+    """A path that is compared as text refuses the same file by another name."""
+    paths = {setting.key for setting in settings_of(stage) if setting.kind == "PATH" and setting.identity}
+    assert paths - places(stage()) <= {"loss.lpips", "lpips"}

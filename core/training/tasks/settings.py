@@ -20,6 +20,7 @@ class AutoencoderTraining(Stage):
         None,
         "Take this diffusers autoencoder folder instead of training one; it is measured and stored.",
         "--autoencoder",
+        identity="contents",
     )
     data: Data = section(Data)
     model: SerializeAsAny[AutoencoderModel] = section(AutoencoderModel)
@@ -32,7 +33,9 @@ class AutoencoderTraining(Stage):
 class DenoiserTraining(Stage):
     """How a denoiser is trained."""
 
-    latents: Location | None = option(None, "Latents to train on; by default the run's own.", "--latents")
+    latents: Location | None = option(
+        None, "Latents to train on; by default the run's own.", "--latents", identity="contents"
+    )
     model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
     conditioning: Literal["data", "none"] = option(
@@ -71,12 +74,20 @@ class ClassifierTraining(Stage):
     """How a classifier is trained. Missing settings of `data` are those of the run's autoencoder."""
 
     noisy: bool = option(False, "Classify noisy latents, for classifier guidance, instead of images.", "--noisy")
-    latents: Location | None = option(None, "With --noisy: latents to train on; by default the run's own.", "--latents")
+    latents: Location | None = option(
+        None, "With --noisy: latents to train on; by default the run's own.", "--latents", identity="contents"
+    )
     denoiser: Location | None = option(
-        None, "With --noisy: denoiser whose noise levels are classified; by default the run's own.", "--denoiser"
+        None,
+        "With --noisy: denoiser whose noise levels are classified; by default the run's own.",
+        "--denoiser",
+        identity="contents",
     )
     autoencoder: Location | None = option(
-        None, "Autoencoder stage whose images are classified; by default the run's own.", "--autoencoder"
+        None,
+        "Autoencoder stage whose images are classified; by default the run's own.",
+        "--autoencoder",
+        identity="contents",
     )
     data: Data = section(Data, inherited=True)
     noisy_model: NoisyClassifierModel = section(NoisyClassifierModel)

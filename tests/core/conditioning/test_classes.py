@@ -51,8 +51,17 @@ def test_a_name_wins_over_an_index_and_over_every_other_reading() -> None:
     assert parse_classes("7,3-5", DIGITS) == [7, 3, 4, 5]
     assert parse_classes("2-4", ["1", "2", "3", "4"]) == parse_classes("2,3,4", ["1", "2", "3", "4"]) == [1, 2, 3]
     assert parse_classes("1-3", ["a", "1", "c", "d"]) == [1, 2, 3]
-    with pytest.raises(ConfigError, match="not all numbers between are classes"):
+    with pytest.raises(ConfigError, match="`classes=1-4` are not all classes"):
         parse_classes("1-4", ["1", "2", "4", "8"])
+
+
+def test_where_classes_are_named_by_numbers_a_number_is_never_an_index() -> None:
+    with pytest.raises(ConfigError, match="`classes=0` is not a class") as refused:
+        parse_classes("0", ["1", "2", "3"])
+    assert refused.value.remedy == "name one of the classes: 1, 2, 3"
+    with pytest.raises(ConfigError):
+        parse_classes("0-2", ["1", "2", "3"])
+    assert parse_classes("1", ["01", "02"]) == [0]
 
 
 def test_names_that_differ_in_case_only_are_told_apart() -> None:

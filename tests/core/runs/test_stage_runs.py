@@ -298,6 +298,15 @@ def test_a_setting_that_no_longer_matters_may_have_any_value(tmp_path: Path) -> 
         claim(tmp_path / "latents", replace(newer, incidental=frozenset({"device"})))
 
 
+def test_the_same_contents_at_another_place_are_the_same_run(tmp_path: Path) -> None:
+    finished(tmp_path / "latents", changed(source="T"))
+    moved = replace(changed(source="/data/T/"), places=frozenset({"source"}))
+    assert claim(tmp_path / "latents", moved).complete
+    other = replace(moved, inputs={name: {**entry, "fingerprint": "other"} for name, entry in moved.inputs.items()})
+    with pytest.raises(ConfigError, match="other contents"):
+        claim(tmp_path / "latents", other)
+
+
 def test_replace_discards_a_stages_own_directory_and_nothing_beside_it(tmp_path: Path) -> None:
     finished(tmp_path / "latents")
     beside = finished(tmp_path / "vqvae")
