@@ -140,6 +140,8 @@ _STAGES = (
         "Train an autoencoder of any family on images, or take a ready one.",
         (
             "ldm train-autoencoder --data photos/ --preset vqvae-m --image-size 128",
+            "ldm train-autoencoder --data photos/ --preset kl-f8-s --latent-channels 8 --lpips weights/lpips-squeeze",
+            "ldm train-autoencoder --data photos/ --preset kl-f16-s --kl-weight 1 loss.reconstruction=l2",
             "ldm train-autoencoder --data photos/ --autoencoder models/sd-vae",
         ),
         "stages.train_autoencoder",
@@ -345,16 +347,21 @@ _TOOLS = (
     Command(
         "export",
         "Write a folder that diffusers loads, with a model card.",
-        ("ldm export --to diffusers mine-diffusers", "ldm export --name mine exports/mine --replace"),
+        (
+            "ldm export --to diffusers mine-diffusers",
+            "ldm export --name mine exports/mine --replace",
+            "ldm export --part autoencoder exports/autoencoder",
+        ),
         "stages.tools.export",
         "stages.configs.exchange:Export",
     ),
     Command(
         "import",
-        "Import a DiT checkpoint or a diffusers DiT folder as a run.",
+        "Import a DiT checkpoint, or a diffusers DiT or autoencoder folder, as a run.",
         (
             "ldm import DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema --name dit-xl",
             "ldm import path/to/pipeline --name theirs",
+            "ldm import path/to/autoencoder --name theirs --image-size 64",
         ),
         "stages.tools.import_model",
         "stages.configs.exchange:Import",

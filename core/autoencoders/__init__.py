@@ -1,1 +1,1 @@
-"""Autoencoders between images and latents: our VQ-VAE, and pretrained ones from a local folder."""
+"""Autoencoders between images and latents: our own families, and pretrained ones from a local folder."""

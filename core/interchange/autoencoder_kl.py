@@ -21,6 +21,7 @@ from ..errors import ConfigError, DataError
 from .mapping import Names, Weights, to_theirs
 from .vqmodel import Plan, fill_decoder, normalise_posterior, notes_of_decoder
 
+CLASS_NAME = "AutoencoderKL"
 _REMEDY = "give an AutoencoderKL of images in the layout of Rombach et al. 2022"
 _LAYERS = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
 _ATTENDING = {"down": "AttnDownEncoderBlock2D", "up": "AttnUpDecoderBlock2D"}

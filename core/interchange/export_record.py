@@ -64,6 +64,9 @@ class Record:
     def command(self) -> str:
         """The command line that writes it where it lies now, if its run lies where it lay from there."""
         words = ["ldm", "export", str(self.folder)]
+        made_of = self.content.get("made_of")
+        if isinstance(made_of, Mapping) and isinstance(part := made_of.get("part"), str):
+            words += ["--part", part]
         origin = self.content.get("from")
         origin = origin if isinstance(origin, Mapping) else {}
         if not isinstance(run := origin.get("run"), str):

@@ -1,15 +1,18 @@
 """Our networks as diffusers has them: each family that can be expressed there has a module, which its line names."""
 
 import importlib
+import shlex
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..autoencoders import registry
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.families import FAMILIES as AUTOENCODERS
 from ..denoisers.families import FAMILIES as DENOISERS
 from ..denoisers.network import DenoiserNetwork
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..settings.families import kind_of
 
 
@@ -41,6 +44,23 @@ class AutoencoderExporter(Protocol):
 
     def notes(self, autoencoder: Autoencoder, side: int) -> list[str]:
         """Return what the exported network does otherwise than ours, in sentences."""
+
+
+def import_autoencoder(folder: Path) -> Autoencoder:
+    """Load a folder of diffusers as one of our families that has the same layers, with the latent space of its config.
+
+    Raises DataError for a folder of a class, or of layers, that no family of ours has.
+    """
+    stock = registry.load(folder)
+    for family in AUTOENCODERS.values():
+        exporter: Any = _module(family.exporter, "") if family.exporter is not None else None
+        if exporter is not None and getattr(exporter, "CLASS_NAME", "") == stock.codec.kind:
+            state: dict[str, Tensor] = stock.codec.model.state_dict()  # type: ignore[attr-defined]
+            return Autoencoder(exporter.from_diffusers(stock.codec.describe(), state, folder)).eval()
+    raise DataError(
+        f"{folder} holds an {stock.codec.kind}, of which no family here has the layers",
+        f"use it as it is: ldm train-autoencoder --data FOLDER --autoencoder {shlex.quote(str(folder))}",
+    )
 
 
 def denoiser_exporter(network: DenoiserNetwork) -> DenoiserExporter:

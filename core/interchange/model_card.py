@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..autoencoders.codec import Autoencoder
 from ..errors import DataError
 from ..images.decode import is_picture
 from ..images.sets import data_of
@@ -126,6 +127,46 @@ def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, 
         "## Numbers",
         "",
         *_numbers(shown, agreement),
+        "",
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body), ignore_metadata_errors=True))
+
+
+def autoencoder_card(stage: StageRun, autoencoder: Autoencoder, class_name: str, agreement: str) -> str:
+    """Return the card of an autoencoder alone."""
+    from huggingface_hub import ModelCard, ModelCardData  # here, since it takes a second to import
+
+    metadata, train = stage.metadata, stage.config.get("train", {})
+    data = ModelCardData(library_name="diffusers", tags=["diffusers", "autoencoder", "ldm"])
+    settings = [
+        ("latents", " × ".join(map(str, metadata["latent_shape"]))),
+        ("smaller", f"{autoencoder.downsampling} times"),
+        ("parameters", f"{sum(p.numel() for p in autoencoder.parameters()) / 1e6:.1f} M"),
+        *((f"model.{name}", str(value)) for name, value in autoencoder.codec.describe().items()),
+        *((f"train.{name}", str(train[name])) for name in _TRAINING if name in train),
+    ]
+    names = {"val_psnr": "PSNR, dB", "val_ssim": "SSIM"}
+    numbers = [(words, f"{metadata[name]:.4g}") for name, words in names.items() if name in metadata]
+    code = (
+        "import torch\n"
+        f"from diffusers import {class_name}\n"
+        "\n"
+        f'vae = {class_name}.from_pretrained("PATH OF THIS FOLDER", torch_dtype=torch.float32)'
+    )
+    body = [
+        "# An autoencoder of images",
+        "",
+        f"For images of {metadata['image_size']} × {metadata['image_size']} pixels in [-1, 1]. Latents have mean 0 and"
+        " deviation 1 in every channel. Exported with `ldm`; a licence is for you to add to the block above.",
+        "",
+        *_fenced(code, "python"),
+        "",
+        *[f"- {note}" for note in autoencoder_exporter(autoencoder).notes(autoencoder, metadata["latent_shape"][1])],
+        "",
+        *("## Data", "", *_data(stage), ""),
+        *("## Settings", "", *_table(("setting", "value"), settings), ""),
+        *("## Numbers", "", f"The export against `ldm`, on random latents: {agreement}.", ""),
+        *_table(("held-out images", "value"), numbers),
         "",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body), ignore_metadata_errors=True))

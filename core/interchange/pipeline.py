@@ -1,5 +1,6 @@
 """A folder of diffusers' DiTPipeline: written whole, and read without running what it names."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,18 +89,24 @@ def open_pipeline(path: Path) -> PipelineFolder:
     )
 
 
-def use_scaling_factor(autoencoder: Autoencoder, folder: Path) -> None:
+def use_scaling_factor(autoencoder: Autoencoder, folder: Path, shifts: bool = False) -> None:
     """Give an autoencoder from a diffusers folder the latent space of that folder's scaling factor.
 
-    Which is what DiTs on its latents were trained with: mean 0, and 1 / scaling_factor for every deviation. Raises
-    DataError where config.json has none.
+    Which is what denoisers on its latents were trained with: 1 / scaling_factor for every deviation, and mean 0, or
+    shift_factor if `shifts`. Raises DataError where config.json has none.
     """
     path = folder / CONFIG
-    factor = read_json(path).get("scaling_factor")
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
-        raise DataError(f"{path}: scaling_factor is {factor!r}", "write there what the denoiser was trained with")
+    described = read_json(path)
+
+    def number(name: str, given: object, least: float) -> float:
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not least < given < math.inf:
+            raise DataError(f"{path}: {name} is {given!r}", "write there what the denoiser was trained with")
+        return float(given)
+
+    factor = number("scaling_factor", described.get("scaling_factor"), 0)
+    shift = number("shift_factor", described.get("shift_factor") or 0, -math.inf) if shifts else 0.0
     channels = autoencoder.latent_channels
-    autoencoder.set_statistics(torch.zeros(channels), torch.full((channels,), 1 / factor))
+    autoencoder.set_statistics(torch.full((channels,), shift), torch.full((channels,), 1 / factor))
 
 
 def _is_one_of(entry: object, allowed: Sequence[str]) -> bool:

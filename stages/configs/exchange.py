@@ -10,6 +10,7 @@ class Export(Run):
 
     directory: Location = option(..., "Folder to write; new, empty, or an export to --replace.", "DIR")
     to: Literal["diffusers"] = option("diffusers", "Format: a folder for diffusers' DiTPipeline.", "--to")
+    part: Literal["all", "autoencoder"] = option("all", "Export all of a model, or the autoencoder alone.", "--part")
     denoiser: Location | None = option(None, "Denoiser stage to export; by default the run's own.", "--denoiser")
     replace: bool = option(False, "Overwrite an earlier export.", "--replace")
 
@@ -18,7 +19,9 @@ class Import(Run):
     """Settings of `ldm import`."""
 
     path: Location = option(
-        ..., "A checkpoint of facebookresearch/DiT (.pt), or a folder of diffusers' DiTPipeline.", "PATH"
+        ...,
+        "A checkpoint of facebookresearch/DiT (.pt), or a folder of diffusers' DiTPipeline or of an autoencoder.",
+        "PATH",
     )
     autoencoder: Location | None = option(
         None, "Autoencoder folder that the denoiser was trained on; by default a pipeline's own.", "--autoencoder"
@@ -33,13 +36,16 @@ class Import(Run):
         "--num-classes",
         ge=1,
     )
+    image_size: int | None = option(
+        None, "Side of an autoencoder's images, pixels; by default its sample_size.", "--image-size", ge=1
+    )
     replace: bool = option(False, "Discard other models in the run.", "--replace")
 
     @property
     def words(self) -> list[str]:
         """The command line of the same import, without the run."""
         words = ["ldm", "import", self.path.as_posix()]
-        for name in ("autoencoder", "class_names", "heads", "num_classes"):
+        for name in ("autoencoder", "class_names", "heads", "num_classes", "image_size"):
             if getattr(self, name) is not None:
                 words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
         return words

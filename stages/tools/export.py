@@ -1,21 +1,25 @@
 """`ldm export`: a run in, a folder that diffusers loads out, with a model card."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...core import files
+from ...core.autoencoders.codec import Autoencoder
 from ...core.errors import ConfigError
 from ...core.interchange import scheduler
 from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
-from ...core.interchange.model_card import GRID, Agreement, Shown, card, look_for
+from ...core.interchange.model_card import GRID, Agreement, Shown, autoencoder_card, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
-from ...core.pipeline.loading import load_model, open_denoiser, require_all_times
+from ...core.pipeline.loading import load_autoencoder, load_model, open_denoiser, require_all_times
 from ...core.pipeline.model import Model
 from ...core.progress import Outcome, Progress
-from ...core.runs.inputs import open_producer
+from ...core.runs.inputs import open_own, open_producer
 from ...core.runs.roles import AUTOENCODER
 from ...core.runs.run import StageRun
 from ...core.system.precision import resolve
@@ -41,7 +45,11 @@ class Sources:
 
 
 def run(config: Export, progress: Progress) -> Outcome:
-    """Write a run as a pipeline of diffusers. Returns its folder."""
+    """Write a run as a pipeline of diffusers, or its autoencoder alone. Returns the folder."""
+    return _export_autoencoder(config, progress) if config.part == "autoencoder" else _export_all(config, progress)
+
+
+def _export_all(config: Export, progress: Progress) -> Outcome:
     sources = _open(config)
     made_of = sources.identity(config)
     if _is_ours(config, made_of):
@@ -54,14 +62,12 @@ def run(config: Export, progress: Progress) -> Outcome:
     agreement = _compare(model, parts)
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")
-    config.directory.parent.mkdir(parents=True, exist_ok=True)
-    with files.new_directory(config.directory, replace=True) as folder:
+    with _published(config, made_of) as folder:
         write_pipeline(folder, parts, sources.denoiser.metadata["class_names"])
         if sources.shown.grid is not None:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
         text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
         files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
-        write_record(folder, made_of, config.directory, config.root, config.denoiser)
     summary = {
         "classes": f"{model.network.config.num_classes:,}",
         "agreement": str(agreement),
@@ -69,6 +75,44 @@ def run(config: Export, progress: Progress) -> Outcome:
     }
     pictures = [config.directory / GRID] if sources.shown.grid is not None else []
     return Outcome(config.directory, summary=summary, pictures=pictures)
+
+
+def _export_autoencoder(config: Export, progress: Progress) -> Outcome:
+    if config.denoiser is not None:
+        raise ConfigError("`denoiser` has no effect on an autoencoder alone", "leave it out, or leave out `part`")
+    source = open_own(AUTOENCODER, config)
+    made_of = {"to": config.to, "part": config.part, "autoencoder": source.fingerprint}
+    if _is_ours(config, made_of):
+        return Outcome(config.directory, already_complete=True)
+    source.verify()
+    autoencoder = load_autoencoder(source, resolve("cpu", "fp32")).network
+    side = source.metadata["latent_shape"][1]
+    network: Any = autoencoder_exporter(autoencoder).to_diffusers(autoencoder, side)
+    x = torch.randn(2, *source.metadata["latent_shape"], generator=torch.Generator().manual_seed(0))
+    difference = _difference_of_images(autoencoder, network, x)
+    agreement = f"decoded images within {difference * 255:.2g}/255"
+    if difference > 1 / 255:
+        progress.warn(f"on random latents the export differs: {agreement}")
+
+    with _published(config, made_of) as folder:
+        network.save_pretrained(folder, safe_serialization=True)
+        text = autoencoder_card(source, autoencoder, type(network).__name__, agreement)
+        files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
+    summary = {
+        "autoencoder": type(network).__name__,
+        "agreement": agreement,
+        "licence": f"none yet: add one to {config.directory / CARD}",
+    }
+    return Outcome(config.directory, summary=summary)
+
+
+@contextmanager
+def _published(config: Export, made_of: dict[str, Any]) -> Iterator[Path]:
+    """Yield a folder to fill, which then becomes the export, with its record, in the place of an earlier one."""
+    config.directory.parent.mkdir(parents=True, exist_ok=True)
+    with files.new_directory(config.directory, replace=True) as folder:
+        yield folder
+        write_record(folder, made_of, config.directory, config.root, config.denoiser)
 
 
 def _open(config: Export) -> Sources:
@@ -105,10 +149,15 @@ def _compare(model: Model, parts: Parts) -> Agreement:
     labels = torch.randint(network.config.num_classes, (len(x),), generator=generator)
     t = torch.tensor([0.001, 0.25, 0.75, 1.0])
     theirs = denoiser_exporter(network).outputs(parts.transformer, network.config, x, t, labels, ahead)
-    vae: Any = parts.autoencoder
-    decoded = vae.decode(x[:2] / vae.config.scaling_factor).sample.clamp(-1, 1)
-    image = (decoded - model.autoencoder.decode(x[:2])).abs().max() / 2
-    return Agreement(float((network(x, t, {"labels": labels}) - theirs).abs().max()), float(image))
+    image = _difference_of_images(model.autoencoder, parts.autoencoder, x[:2])
+    return Agreement(float((network(x, t, {"labels": labels}) - theirs).abs().max()), image)
+
+
+@torch.no_grad()
+def _difference_of_images(autoencoder: Autoencoder, network: Any, latents: torch.Tensor) -> float:
+    """Return by how much, at most, images in [0, 1] of an exported network differ."""
+    decoded = network.decode(latents / network.config.scaling_factor).sample.clamp(-1, 1)
+    return float((decoded - autoencoder.decode(latents)).abs().max() / 2)
 
 
 def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
-"""`ldm import`: a DiT from elsewhere in, a run that `ldm sample` accepts out."""
+"""`ldm import`: a DiT from elsewhere in, a run that `ldm sample` accepts out; or an autoencoder, for `ldm encode`."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 
 from ...core.autoencoders import registry
 from ...core.autoencoders.codec import Autoencoder
+from ...core.autoencoders.registry import DIFFUSERS
 from ...core.denoisers import registry as denoisers
 from ...core.denoisers.network import DenoiserNetwork
 from ...core.diffusion import predictions
@@ -17,7 +19,7 @@ from ...core.errors import ConfigError, DataError
 from ...core.files import read_json, read_plain, sha256_file, sha256_json
 from ...core.images.settings import Data
 from ...core.interchange import checkpoint
-from ...core.interchange.exporters import denoiser_exporter
+from ...core.interchange.exporters import denoiser_exporter, import_autoencoder
 from ...core.interchange.pipeline import open_pipeline, use_scaling_factor
 from ...core.interchange.scheduler import Process
 from ...core.pipeline.settings import Diffusion
@@ -48,9 +50,16 @@ class Given:
 
 
 def run(config: Import, progress: Progress) -> Outcome:
-    """Write a run's autoencoder and denoiser from a model made elsewhere. Returns the denoiser's folder."""
+    """Write a run's autoencoder and denoiser from a model made elsewhere. Returns the folder of what it is.
+
+    An autoencoder alone makes a run that `ldm encode` goes on with.
+    """
     if not config.path.exists():
-        raise DataError(f"{config.path} does not exist", "give a DiT checkpoint, or a folder of diffusers' DiTPipeline")
+        raise DataError(f"{config.path} does not exist", "give a DiT checkpoint, or a folder of diffusers")
+    described = read_json(config.path / CONFIG) if (config.path / CONFIG).is_file() else {}
+    if described.get("_class_name") in DIFFUSERS:
+        return _import_autoencoder(config, described, progress)
+    _refuse(config, ("image_size",), "an autoencoder", f"{config.path} is none")
     if config.autoencoder is not None and not config.autoencoder.is_dir():
         raise ConfigError(f"`autoencoder={config.autoencoder}` is not a folder", "give one of an autoencoder")
     first, second = config.root / "vqvae", config.root / "dit"
@@ -59,7 +68,7 @@ def run(config: Import, progress: Progress) -> Outcome:
         autoencoder = _load_autoencoder(given.autoencoder, progress)
         shared = _metadata(config, given.denoiser, autoencoder, _names(config, given))
         metadata = shared | _denoiser_metadata(config, given)
-        made = _autoencoder_stage(config, autoencoder, given.autoencoder, shared)
+        made, _ = _autoencoder_stage(config, "vqvae", autoencoder, given.autoencoder, shared)
         work = _claim(config, "dit", second, metadata, _denoiser_inputs(config, given, made))
         complete = work.complete
         if not complete:
@@ -74,12 +83,36 @@ def run(config: Import, progress: Progress) -> Outcome:
     return Outcome(second, complete, summary, next_commands=[command_line("sample", config) + guided])
 
 
+def _import_autoencoder(config: Import, described: dict[str, Any], progress: Progress) -> Outcome:
+    """Write a run's autoencoder. Raises ConfigError for flags that do not apply, or without the images' size."""
+    _refuse(config, ("heads", "num_classes", "class_names", "autoencoder"), "a denoiser", f"{config.path} is none")
+    image_size = config.image_size or described.get("sample_size")
+    if not isinstance(image_size, int) or image_size < 1:
+        raise ConfigError(f"{config.path / CONFIG} has sample_size {image_size!r}", "add `image_size=N`")
+    autoencoder = import_autoencoder(config.path)
+    use_scaling_factor(autoencoder, config.path, shifts=True)
+    shape = list(autoencoder.latent_shape(image_size))
+    shared = {"class_names": ["all"], "latent_shape": shape, "image_size": image_size, "imported": config.path.name}
+    with occupy(config.root / "autoencoder"):
+        made, complete = _autoencoder_stage(config, "autoencoder", autoencoder, config.path, shared)
+    summary = {
+        "autoencoder": f"{sum(each.numel() for each in autoencoder.parameters()):,} parameters",
+        "images": f"{image_size} pixels, latents of {' × '.join(map(str, shape))}",
+    }
+    return Outcome(made.path, complete, summary, next_commands=[command_line("encode", config) + " --data FOLDER"])
+
+
+def _refuse(config: Import, names: Sequence[str], applies_to: str, instead: str) -> None:
+    """Raise ConfigError for a flag that is given and does not apply."""
+    for name in names:
+        if getattr(config, name) is not None:
+            raise ConfigError(f"`{name}` applies to {applies_to}, but {instead}", "leave it out")
+
+
 def _open(config: Import, progress: Progress) -> Given:
     """Read the model at PATH. Raises ConfigError for flags that do not apply, DataError where it is not a model."""
     if config.path.is_dir():
-        for name in ("heads", "num_classes"):
-            if getattr(config, name) is not None:
-                raise ConfigError(f"`{name}` applies to a checkpoint, but {config.path} is a folder", "leave it out")
+        _refuse(config, ("heads", "num_classes"), "a checkpoint", f"{config.path} is a folder")
         pipeline = open_pipeline(config.path)
         if pipeline.clips:
             progress.warn(f"the scheduler in {config.path} clips every estimate of x0, which `ldm sample` does not do")
@@ -151,17 +184,19 @@ def _metadata(
     }
 
 
-def _autoencoder_stage(config: Import, autoencoder: Autoencoder, source: Path, shared: dict[str, Any]) -> StageRun:
-    """Write the autoencoder as `ldm train-vqvae` would have."""
+def _autoencoder_stage(
+    config: Import, kind: str, autoencoder: Autoencoder, source: Path, shared: dict[str, Any]
+) -> tuple[StageRun, bool]:
+    """Write the autoencoder as the stage that trains it would have. Returns it, and whether it was there."""
     settings = {"data": Data(image_size=shared["image_size"]).model_dump(mode="json"), **shared}
     inputs = {"autoencoder": {"path": source.as_posix(), "fingerprint": registry.fingerprint(source)}}
-    work = _claim(config, "vqvae", config.root / "vqvae", settings, inputs)
+    work = _claim(config, kind, config.root / kind, settings, inputs)
     if not work.complete:
         registry.save(autoencoder, work.path / "final")
         measured = {"latent_mean": autoencoder.latent_mean.tolist(), "latent_std": autoencoder.latent_std.tolist()}
         names = sorted(f"final/{path.name}" for path in (work.path / "final").iterdir())
-        return work.commit(names, {"trained": False, **shared, **measured})
-    return open_own(AUTOENCODER, config, work.path)
+        return work.commit(names, {"trained": False, **shared, **measured}), False
+    return open_own(AUTOENCODER, config, work.path), True
 
 
 def _denoiser_inputs(config: Import, given: Given, autoencoder: StageRun) -> dict[str, Any]:
