@@ -13,8 +13,11 @@ from ..core.images.decode import as_tensor
 from ..core.images.sets import ImageSets, image_sources
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.runs.roles import AUTOENCODER
+from ..core.runs.run import StageRun
 from ..core.system.precision import Policy
 from ..core.training import loop
+from ..core.training.start import open_start
 from ..core.training.tasks.autoencoding import AutoencodingTask, reconstruction_quality, write_pictures
 from .configs import TrainAutoencoder
 
@@ -29,6 +32,8 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
         if config.autoencoder is not None:
             fingerprint = registry.fingerprint(config.autoencoder)
             inputs["autoencoder"] = {"path": config.autoencoder.as_posix(), "fingerprint": fingerprint}
+        start = open_start(AUTOENCODER, config, inputs, folder)
+        _check_start(config, trained=ready is None)
         work = claim(folder, config, inputs)
         of_pixels = ready is not None and not list(ready.parameters())  # Nothing to compute, nothing to write down.
         next_commands = [command_line("train-denoiser" if of_pixels else "encode", config)]
@@ -40,6 +45,8 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
         images = sources.read(progress)
         if ready is None:
             task = AutoencodingTask(config, images, policy)
+            if start is not None:
+                start.load(task.averaged, (), progress)
             metadata |= loop.train(task, _plan(config), policy, folder, progress)
             autoencoder = task.autoencoder
         else:
@@ -48,7 +55,17 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
             return Outcome(folder)
         if ready is not None:
             write_pictures(autoencoder, images.val, config.pictures, policy, folder, 0)
-        metadata |= _measure(autoencoder, images, policy, progress)
+        if config.part == "head":
+            assert start is not None, "checked above"
+            _keep_latents(autoencoder, start.run)
+        else:
+            _measure_latents(autoencoder, images, policy, progress)
+        metadata |= {
+            "latent_shape": list(autoencoder.latent_shape(config.data.image_size)),
+            "latent_mean": autoencoder.latent_mean.tolist(),
+            "latent_std": autoencoder.latent_std.tolist(),
+            **reconstruction_quality(autoencoder, images.val, policy),
+        }
         metadata |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
         registry.save(autoencoder, folder / "final")
         work.commit(sorted(f"final/{path.name}" for path in (folder / "final").iterdir()), metadata)
@@ -78,6 +95,21 @@ def _ready(config: TrainAutoencoder) -> Autoencoder | None:
     return None if isinstance(outline.codec, TrainableCodec) else registry.build(network)
 
 
+def _check_start(config: TrainAutoencoder, trained: bool) -> None:
+    """Refuse settings of where a training starts, and of what part it trains, that do not fit together."""
+    if not trained and config.start_from is not None:
+        raise ConfigError(f"`start_from={config.start_from}`: this autoencoder is not trained", "leave it out")
+    if config.part != "all" and config.start_from is None:
+        raise ConfigError(
+            f"`part={config.part}` trains a part of a finished autoencoder", "name that: `start_from=runs/NAME`"
+        )
+    if config.part == "middle" and config.loss.adversarial_weight:
+        raise ConfigError(
+            "`part=middle` leaves out the layer by which `loss.adversarial_weight` is scaled",
+            "use `loss.adversarial_weight=0`, or `part=head`",
+        )
+
+
 def _changed(config: TrainAutoencoder) -> list[str]:
     """List the settings of training and loss that are other than their defaults."""
     sections = {"train": config.train, "loss": config.loss}
@@ -94,7 +126,13 @@ def _plan(config: TrainAutoencoder) -> loop.Plan:
     return loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=every)
 
 
-def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progress: Progress) -> dict[str, Any]:
+def _keep_latents(autoencoder: Autoencoder, start: StageRun) -> None:
+    """Normalise as the autoencoder that the training started from, whose encoder this one has."""
+    before = registry.load(start.path / "final")
+    autoencoder.set_statistics(before.latent_mean, before.latent_std)
+
+
+def _measure_latents(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progress: Progress) -> None:
     """Measure the latents' mean and deviation on the training images and give them to the autoencoder."""
     measured = LatentStatistics(autoencoder.latent_channels)
     progress.start("measuring latents", len(images.train), "images")
@@ -106,9 +144,3 @@ def _measure(autoencoder: Autoencoder, images: ImageSets, policy: Policy, progre
             progress.update(int(indices[-1]) + 1)
     progress.finish()
     autoencoder.normalise_by(measured)
-    return {
-        "latent_shape": list(autoencoder.latent_shape(images.train.prepare.image_size)),
-        "latent_mean": autoencoder.latent_mean.tolist(),
-        "latent_std": autoencoder.latent_std.tolist(),
-        **reconstruction_quality(autoencoder, images.val, policy),
-    }

@@ -10,10 +10,12 @@ from ..core.pipeline.loading import load_autoencoder
 from ..core.pipeline.training_data import TrainingData, training_data
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.runs.roles import DENOISER
 from ..core.runs.run import MANIFEST
 from ..core.system.compile import eager_mode
 from ..core.training import loop
 from ..core.training.sample_evaluator import SampleEvaluator
+from ..core.training.start import open_start
 from ..core.training.tasks.denoising import DenoisingTask, network_config
 from .configs import TrainDenoiser
 
@@ -29,7 +31,8 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
         evaluator = None
         if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
             evaluator = SampleEvaluator(config, data, policy, progress)
-        work = claim(folder, config, data.inputs(folder))
+        start = open_start(DENOISER, config, inputs := data.inputs(folder), folder)
+        work = claim(folder, config, inputs)
         asked = " --class 0" if data.conditioning.class_names else ""
         sample = command_line("sample", config) + f"{asked} --cfg {3 if data.conditioning.has_null else 1}"
         next_commands = [sample] if config.diffusion.draws else []
@@ -37,6 +40,8 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         sets = data.read(policy, progress, config.reading)
         task = DenoisingTask(config, network, sets, load_autoencoder(source, policy).network, policy)
+        if start is not None:
+            start.load(task.network, data.conditioning.class_names, progress)
         description = _description(config, data)
         state = BestState(work, task.network, description)
         if evaluator is not None:

@@ -5,7 +5,7 @@ Labels are int64 (B,), 0 .. num_classes - 1; the null class is `num_classes`, wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,8 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 class LabelEmbedding(nn.Module):
     """A vector (B, width) for each label (B,), with a last row for the null class where there is one."""
+
+    class_axes: ClassVar[dict[str, int]] = {"table.weight": 0}
 
     def __init__(self, num_classes: int, has_null: bool, width: int) -> None:
         super().__init__()

@@ -114,6 +114,7 @@ class MnistUNet(DenoiserNetwork):
         self.times = nn.ModuleList(Modulator(1, channels) for channels in modulated if config.timed)
         num = config.num_classes
         self.classes = nn.ModuleList(Modulator(num, channels) for channels in modulated if num)
+        self.class_axes = {f"classes.{i}.up.weight": 1 for i in range(len(self.classes))}
         channels_last(self)
 
     @property

@@ -4,6 +4,7 @@ The blocks are those of the denoising transformer, modulated by the time alone; 
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ REMEDY = "train it again with `ldm train-classifier --noisy`"
 
 class NoisyClassifier(nn.Module):
     """Network of (x_t, t) → logits."""
+
+    class_axes: ClassVar[dict[str, int]] = {"out.weight": 0, "out.bias": 0}
 
     def __init__(self, config: NoisyClassifierConfig) -> None:
         super().__init__()

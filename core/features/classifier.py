@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,8 @@ class Residual(nn.Module):
 
 class Classifier(nn.Module):
     """Images (B, C, H, W) in [-1, 1] → logits (B, K). Group normalisation: no image depends on its batch."""
+
+    class_axes: ClassVar[dict[str, int]] = {"head.weight": 0, "head.bias": 0}
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()

@@ -7,9 +7,10 @@ from ...core.images.sets import image_sources, inherit_data
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import open_own, own_folders
 from ...core.runs.outputs import claim, command_line, occupied, output_folder
-from ...core.runs.roles import AUTOENCODER
+from ...core.runs.roles import AUTOENCODER, CLASSIFIER
 from ...core.runs.run import MANIFEST
 from ...core.training import loop
+from ...core.training.start import open_start
 from ...core.training.tasks.classifying import ClassifyingTask
 from ..configs import TrainClassifier
 
@@ -25,12 +26,15 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
             raise DataError(
                 f"{sources.train.location} has one class: a classifier needs two or more", "give labelled images"
             )
-        work = claim(folder, config, sources.inputs)
+        start = open_start(CLASSIFIER, config, inputs := sources.inputs, folder)
+        work = claim(folder, config, inputs)
         next_commands = [command_line("eval", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         images = sources.read(progress)
         task = ClassifyingTask(config, images, policy)
+        if start is not None:
+            start.load(task.network, images.class_names, progress)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         metadata = loop.train(task, plan, policy, folder, progress)
         if not processes.world().is_main:

@@ -13,9 +13,10 @@ from ...core.pipeline.training_data import training_data
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import own_folders
 from ...core.runs.outputs import claim, command_line, occupied
-from ...core.runs.roles import DENOISER
+from ...core.runs.roles import DENOISER, NOISY_CLASSIFIER
 from ...core.runs.run import MANIFEST, StageRun
 from ...core.training import loop
+from ...core.training.start import open_start
 from ...core.training.tasks.noisy_classifying import NoisyClassifyingTask
 from ..configs import TrainClassifier
 
@@ -30,11 +31,14 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
             raise DataError(f"{latents.path} has one class: a classifier needs two or more", "encode labelled images")
         process = noise_of(config)
         network = network_config(config.noisy_model, latents)
-        work = claim(folder, _with_process(config, process), data.inputs(folder), kind=NOISY)
+        start = open_start(NOISY_CLASSIFIER, config, inputs := data.inputs(folder), folder)
+        work = claim(folder, _with_process(config, process), inputs, kind=NOISY)
         next_commands = [command_line("sample", config) + " --classifier-scale 2"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         task = NoisyClassifyingTask(config, network, data.read(policy, progress), process, policy)
+        if start is not None:
+            start.load(task.network, latents.metadata["class_names"], progress)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed)
         metadata = loop.train(task, plan, policy, folder, progress)
         if not processes.world().is_main:

@@ -36,10 +36,10 @@ Data = tuple[torch.Tensor, Draws]
 class AutoencodingTask:
     """Reconstruction by a codec, optionally against a discriminator, as `core.training.loop` trains it.
 
-    part: which of the codec's `parts` is trained; the others do not change.
+    Only the part that the settings name is trained; the others do not change.
     """
 
-    def __init__(self, config: AutoencoderTraining, images: ImageSets, policy: Policy, part: str = "all") -> None:
+    def __init__(self, config: AutoencoderTraining, images: ImageSets, policy: Policy) -> None:
         self.config, self.images, self.policy = config, images, policy
         self.num_samples = len(images.train)
         seeds.seed_everything(config.seed, "autoencoder weights")
@@ -63,7 +63,7 @@ class AutoencodingTask:
         self.modules: nn.Module = nn.ModuleDict(self.networks)
 
         # Train one part, and compile what the codec offers for it.
-        self.frozen = train_only(codec, part)
+        self.frozen = train_only(codec, config.part)
         for unit in codec.compile_units:
             maybe_compile(unit, bool(config.machine.compile), policy.device)
 

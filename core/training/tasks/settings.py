@@ -13,9 +13,20 @@ from ...system.settings import Machine
 from ..settings import AutoencoderTrain, ClassifierTrain, DenoiserTrain, Metrics, Preview
 
 
-class AutoencoderTraining(Stage):
+class Training(Stage):
+    """What every trained stage may start from."""
+
+    start_from: Location | None = option(
+        None, "Start from the weights of a finished training of this kind: a run, or a stage's folder.", "--start-from"
+    )
+
+
+class AutoencoderTraining(Training):
     """How an autoencoder is trained, or a finished one taken."""
 
+    part: Literal["all", "middle", "head"] = option(
+        "all", "Train only these layers: those around the latents, or those that output the images.", "--part"
+    )
     autoencoder: Location | None = option(
         None,
         "Take this diffusers autoencoder folder instead of training one; it is measured and stored.",
@@ -30,7 +41,7 @@ class AutoencoderTraining(Stage):
     pictures: int = option(8, "Validation images shown beside their reconstruction.", identity=False, ge=1, le=64)
 
 
-class DenoiserTraining(Stage):
+class DenoiserTraining(Training):
     """How a denoiser is trained."""
 
     latents: Location | None = option(
@@ -70,7 +81,7 @@ class DenoiserTraining(Stage):
         return self
 
 
-class ClassifierTraining(Stage):
+class ClassifierTraining(Training):
     """How a classifier is trained. Missing settings of `data` are those of the run's autoencoder."""
 
     noisy: bool = option(False, "Classify noisy latents, for classifier guidance, instead of images.", "--noisy")
