@@ -1,6 +1,9 @@
 """Shared by every test: one thread, no network, the ledger of promises, a trained run, and real data where there is."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,8 @@ NO_NETWORK = ROOT / "tests" / "support" / "no_network"
 
 torch.set_num_threads(1)
 block()
+os.environ["LDM_CACHE_DIR"] = tempfile.mkdtemp(prefix="ldm-decoded-")  # of this session's processes, and of no user's
+atexit.register(shutil.rmtree, os.environ["LDM_CACHE_DIR"], ignore_errors=True)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NO_NETWORK), os.environ.get("PYTHONPATH"))))
 
 

@@ -77,16 +77,15 @@ class ImageSource:
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
-        known = self.digests.get(int(self.rows[index]))
-        return known or self.remember(index, self.read(index))
+        return self.known_hash(index) or self.remember(index, self.read(index))
 
     def remember(self, index: int, content: bytes | np.ndarray) -> bytes:
         """Return the `content_hash` of a sample whose content was read, so that it need not be read again for it."""
-        row = int(self.rows[index])
-        if row not in self.digests:
-            framed = content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
-            self.digests[row] = hashlib.sha256(framed).digest()
-        return self.digests[row]
+        return self.digests.setdefault(int(self.rows[index]), content_digest(content))
+
+    def known_hash(self, index: int) -> bytes | None:
+        """Return the `content_hash` of a sample where that was computed before."""
+        return self.digests.get(int(self.rows[index]))
 
     def content_hashes(self) -> list[bytes]:
         """Return every sample's `content_hash`, in order, reading in parallel; read once, then remembered."""
@@ -192,6 +191,12 @@ def image_source(
         class_names = [str(number) for number in range(int(labels[worst]) + 1)]
     source = ImageSource(location, tuple(class_names), ordered, labels[rows], fetch, rows, True, tuple(ignored))
     return replace(source, empty_folders=tuple(empty_folders), numbered=numbered)
+
+
+def content_digest(content: bytes | np.ndarray) -> bytes:
+    """Return the sha256 of what a sample holds, 32 bytes: of its file, or of shape and pixels."""
+    framed = content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
+    return hashlib.sha256(framed).digest()
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError
-from .dataset import ImageSource, num_workers
+from .dataset import ImageSource, content_digest, num_workers
 from .decode import WHITE, Crop, as_tensor, is_dark, to_training
 from .order import mirrored, pieces
 from .reading import in_order, read_each
+from .squares import Squares
 
 _BLOCK = 64  # images between two reports of progress
 
@@ -42,17 +43,23 @@ class ImageLoader:
 
     Attributes: `source`, holding the usable samples only (its `labels`, `names` and `class_names` count from there);
     `skipped`, the (name, reason) of each that was left out; `num_dark`, how many of those in memory are nearly black.
-    Raises DataError for a broken image, for more of them than `max_skipped`, and for a class of which no image is left.
+    on_disk: squares of this preparation that are read in place of decoding, and added to. Raises DataError for a broken
+    image, for more of them than `max_skipped`, and for a class of which no image is left.
     """
 
     def __init__(
-        self, source: ImageSource, prepare: Preparation, on_progress: Callable[[int, int], None] | None = None
+        self,
+        source: ImageSource,
+        prepare: Preparation,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_disk: Squares | None = None,
     ) -> None:
         assert prepare.image_size > 0 and prepare.on_error in ("stop", "skip"), f"{prepare}"
         self.source = source
         self.prepare = prepare
         self.skipped: list[tuple[str, str]] = []
         self.num_dark = 0
+        self._on_disk = on_disk
         self._pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="decode")
         self._cache: np.ndarray | None = None
         size = prepare.image_size
@@ -83,6 +90,8 @@ class ImageLoader:
             for indices in many:
                 some = list(islice(squares, len(indices)))
                 yield np.array(some, dtype=np.uint8).reshape(-1, size, size, 3)
+        if self._on_disk is not None:
+            self._on_disk.flush()
 
     def in_turn(self, size: int, chosen: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices, images) of all samples, or of the chosen ones in their order, `size` at a time."""
@@ -94,36 +103,60 @@ class ImageLoader:
         self._pool.shutdown(cancel_futures=True)
 
     def _square(self, index: int, content: bytes | np.ndarray | None = None) -> np.ndarray:
+        known = self._from_disk(index)
+        if known is not None:
+            return known
+        content = self.source.read(index) if content is None else content
         try:
             picture = self.source.picture(index, self.prepare.background, content)
         except DataError as error:
             raise DataError(
                 error.message, f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
             ) from error
-        return to_training(picture, self.prepare.image_size, self.prepare.crop)
+        square = to_training(picture, self.prepare.image_size, self.prepare.crop)
+        if self._on_disk is not None:
+            self._on_disk.put(content_digest(content), square)  # of what was decoded: a file may have changed meanwhile
+        return square
+
+    def _from_disk(self, index: int) -> np.ndarray | None:
+        digest = self.source.known_hash(index) if self._on_disk is not None else None
+        return self._on_disk.get(digest) if self._on_disk is not None and digest is not None else None
 
     def _decode_all(self, cache: np.ndarray | None, on_progress: Callable[[int, int], None] | None) -> None:
         """Decode every image into `cache`, if there is one, and leave the broken ones out."""
         whole = self.source
         keep = np.ones(len(whole), dtype=bool)
 
-        def decode(index: int, content: bytes | np.ndarray) -> None:
-            square = self._square(index, content)
-            if cache is not None:
+        def take(index: int, square: np.ndarray | None) -> bool:
+            if cache is not None and square is not None:
                 cache[index] = square
+            return square is not None
 
-        for index, error in enumerate(read_each(whole, decode)):
-            if error is not None:
+        # What is on the disk is not read again; the others are decoded.
+        on_disk = self._pool.map(lambda index: take(index, self._from_disk(index)), range(len(whole)))
+        rows = np.flatnonzero(~np.fromiter(on_disk, bool, len(whole)))
+        rest = whole.subset(rows)
+        if on_progress is not None and not len(rows):
+            on_progress(len(whole), len(whole))
+
+        def decode(place: int, content: bytes | np.ndarray) -> bool:
+            return take(int(rows[place]), self._square(int(rows[place]), content))
+
+        for place, error in enumerate(read_each(rest, decode)):
+            index = int(rows[place])
+            if isinstance(error, DataError):
                 if self.prepare.on_error == "stop":
                     raise error
                 keep[index] = False
                 self.skipped.append((whole.names[index], error.message))
                 if len(self.skipped) > self.prepare.max_skipped * len(whole):
                     self._refuse(len(whole))
-            done = index + 1
+            done = len(whole) - len(rows) + place + 1
             if on_progress is not None and (done % _BLOCK == 0 or done == len(whole)):
                 on_progress(done, len(whole))
 
+        if self._on_disk is not None:
+            self._on_disk.flush()
         if self.skipped:
             self.source = whole.subset(np.flatnonzero(keep)).require_every_class()
             cache = cache[keep] if cache is not None else None

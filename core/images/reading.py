@@ -26,7 +26,8 @@ def read_each(source: ImageSource, work: Callable[[int, bytes | np.ndarray], T])
     def one(index: int) -> T | DataError:
         try:
             content = source.read(index)
-            source.remember(index, content)
+            if source.known_hash(index) is None:
+                source.remember(index, content)
             return work(index, content)
         except DataError as error:
             return error

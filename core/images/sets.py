@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from PIL import ImageColor
 
+from ..distributed import processes
 from ..errors import ConfigError, DataError
 from ..files import sha256_json
 from ..progress import Progress
@@ -18,6 +19,7 @@ from .exclusion import Exclusion, read_exclusion
 from .loader import ImageLoader, Preparation
 from .settings import Data
 from .sources import open_splits
+from .squares import Squares, cache_folder
 
 _DARK = 0.5  # share of nearly black images above which they are hardly meant to be
 EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
@@ -133,11 +135,15 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
         max_skipped=data.max_skipped,
         cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
     )
+    on_disk = None if source.kept_as_arrays else squares_of(prepare, data.disk_gb)
     if not keep:
-        return ImageLoader(source, prepare)
+        return ImageLoader(source, prepare, on_disk=on_disk)
     progress.start(f"reading {role} images", len(source), "images")
-    loader = ImageLoader(source, prepare, lambda done, total: progress.update(done))
+    loader = ImageLoader(source, prepare, lambda done, total: progress.update(done), on_disk)
     progress.finish()
+    if on_disk is not None and (on_disk.failure or on_disk.damaged):
+        removed = f"{on_disk.damaged} damaged files of decoded images in {on_disk.folder} were removed"
+        progress.warn(f"decoded images are not kept: {on_disk.failure}" if on_disk.failure else removed)
     if loader.skipped:
         shown = "; ".join(reason for _, reason in loader.skipped[:3])
         progress.warn(f"skipped {len(loader.skipped)} unreadable {role} images: {shown}")
@@ -145,6 +151,13 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
         known = "no value is above an eighth of the range, as when 12 bits are stored in 16"
         progress.warn(f"{loader.num_dark:,} of {len(loader):,} {role} images are nearly black: {known}")
     return loader
+
+
+def squares_of(prepare: Preparation, gigabytes: float) -> Squares:
+    """Open the squares of this preparation that are on the disk, of up to so many bytes. One process adds to them."""
+    prepared = [prepare.crop, prepare.background]
+    room = int(gigabytes * 2**30) if processes.world().is_main else 0
+    return Squares(cache_folder(), prepared, prepare.image_size, room)
 
 
 def data_of(artifact: StageRun) -> Data:

@@ -36,3 +36,6 @@ class Data(Section):
     )
     max_skipped: float = option(0.01, "Share of images that on_error=skip may leave out.", ge=0, lt=1)
     cache_gb: float = option(2.0, "Keep decoded images in memory up to this many gigabytes.", identity=False, ge=0)
+    disk_gb: float = option(
+        4.0, "Keep decoded images on the disk, for the next start, up to this many gigabytes.", identity=False, ge=0
+    )
