@@ -79,13 +79,13 @@ def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _class_names(ctx: typer.Context) -> Sequence[str]:
-    """Read the class names in the manifest of the run's denoiser; none where there is no such run yet."""
+    """Read the class names in the manifest of the run's generator; none where there is no such run yet."""
     from ..core.files import read_json
-    from ..core.runs.roles import DENOISER
+    from ..core.runs.roles import any_generator
     from ..core.runs.run import MANIFEST
 
     run, denoiser = Path(str(_given(ctx, "runs_dir")), str(_given(ctx, "name"))), _given(ctx, "denoiser")
-    own = [run / kind for kind in DENOISER.makers if (run / kind / MANIFEST).is_file()]
+    own = [run / kind for kind in any_generator().makers if (run / kind / MANIFEST).is_file()]
     try:
         metadata = read_json((Path(denoiser) if denoiser else own[0]) / MANIFEST).get("facts")
     except (UserError, IndexError):

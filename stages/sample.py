@@ -1,26 +1,25 @@
-"""`ldm sample`: a denoiser, classes and seeds in, pictures out."""
+"""`ldm sample`: a generator, conditions and seeds in, pictures out."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..core.conditioning.conditioning import Conditioning, Request
 from ..core.conditioning.registry import recorded
 from ..core.diffusion import conditions
 from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
+from ..core.errors import ConfigError
 from ..core.files import read_plain, sha256_json
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
-from ..core.pipeline.drawing import Images, consecutive, draw, open_model
-from ..core.pipeline.generation import Sampling, chunk_size, generate, sampling_of
-from ..core.pipeline.model import Model
+from ..core.pipeline.drawing import Images, consecutive, draw
+from ..core.pipeline.generator import Generator, Opened, open_generator
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.settings.fields import identity
-from ..core.system.precision import Policy
 from .configs import Sample
 
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
@@ -28,15 +27,17 @@ STRIP_IMAGES, STRIP_STEPS = 4, 10
 
 
 def run(config: Sample, progress: Progress) -> Outcome:
-    """Draw images of the chosen classes. Returns their folder."""
-    # What is asked for, checked against the denoiser's manifest before anything is loaded or written.
-    opened = open_model(config)
-    source, sampling, conditioning = opened.source, opened.sampling, opened.conditioning
+    """Draw images of what was asked for. Returns their folder."""
+    # What is asked for, checked against the generator's manifest before anything is loaded or written.
+    opened = open_generator(config)
+    source, conditioning = opened.source, opened.conditioning
     request = conditioning.request(config.asked)
     seed_indices = consecutive(config.seed, config.num * len(request.titles))
+    if config.progressive and not opened.shows_steps:
+        raise ConfigError(f"`progressive`: {source.path} does not draw in steps", "leave it out")
 
     # The folder of these settings; a label is its name.
-    label = config.label or _label(config)
+    label = config.label or _label(config, opened)
     folder = output_folder(config, label)
     with occupied(folder, config.machine) as policy:
         # Nothing to do where the same settings and inputs have made this folder.
@@ -47,31 +48,33 @@ def run(config: Sample, progress: Progress) -> Outcome:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
 
         # Load the networks; draw `num` images of each class, all with consecutive seeds.
-        model = opened.load(config, policy)
+        generator = opened.generator(config, policy)
         rows = np.repeat(np.arange(len(request.titles)), config.num)  # each image's row of the request
         cond = conditions.index(request.cond, rows)
         names = [f"{seed:06d}.png" for seed in seed_indices]
-        hashes, speed = draw(model, Images(names, cond, seed_indices), sampling, config, policy, folder, progress)
+        images = Images(names, lambda some: generator.draw(conditions.index(cond, some), seed_indices[some]))
+        hashes, speed = draw(images, config.batch_size, folder, progress)
 
         # One process draws the pictures and writes the manifest, the last file.
         if not processes.world().is_main:
             return Outcome(folder)
         outputs = [*names, _write_grid(folder, names, rows, request)]
         if config.progressive:
-            outputs += _write_path(model, cond, seed_indices, sampling, policy, folder)
+            outputs += _write_path(generator, cond, seed_indices, folder)
+        sampling = opened.recorded(config.seed)
         metadata = {
             "images": [
                 {"file": name, **request.records[row], "seed": int(seed)}
                 for name, row, seed in zip(names, rows, seed_indices, strict=True)
             ],
             **recorded(conditioning),
-            "sampling": opened.recorded(config.seed),
+            "sampling": sampling,
             "image_size": source.metadata["image_size"],
         }
         work.commit(outputs, metadata, hashes, speed)
 
     # What the command shows.
-    how = f"{config.sampler}, {sampling.num_steps} steps, cfg {sampling.cfg:g}"
+    how = f"{sampling['sampler']}, {sampling['steps']} steps, cfg {sampling['cfg']:g}"
     summary = {"images": f"{len(names):,} of {_what(request, conditioning)}, {how}"}
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
@@ -82,14 +85,11 @@ def _what(request: Request, conditioning: Conditioning) -> str:
     return f"{len(request.titles)} {several}" if len(request.titles) > 1 else request.titles[0]
 
 
-def _label(config: Sample) -> str:
+def _label(config: Sample, opened: Opened) -> str:
     """Return a readable folder name of the settings, different for different settings."""
-    classes = "".join(c if c.isalnum() or c in "-," else "_" for c in config.classes)[:40]
-    steps = config.steps if config.steps is not None else ""
-    scale = sampling_of(config, has_null=True).cfg
-    digest = sha256_json(identity(config))[:6]
+    asked = "-".join("".join(c if c.isalnum() or c in "-," else "_" for c in text) for text in config.asked.values())
     best = "_best" if config.checkpoint == "best" else ""
-    return f"class-{classes}{best}_cfg-{scale:g}_{config.sampler}{steps}_seed-{config.seed}_{digest}"
+    return f"class-{asked[:40]}{best}_{opened.label}_seed-{config.seed}_{sha256_json(identity(config))[:6]}"
 
 
 def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:
@@ -111,33 +111,27 @@ def _read(path: Path) -> np.ndarray:
     return decode(read_plain(path), str(path))
 
 
-def _write_path(
-    model: Model, cond: Cond, seed_indices: np.ndarray, sampling: Sampling, policy: Policy, folder: Path
-) -> list[str]:
-    """Write the path from noise to image of the first few images: `progressive.png`, and animated."""
-    # One chunk only, so that each step is reported once for all of these images.
-    rows = np.arange(min(STRIP_IMAGES, len(seed_indices), chunk_size(model.latent_shape, policy)))
-    path: list[np.ndarray] = []
-    estimates: list[np.ndarray] = []
-
-    def keep(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
-        path.append(model.decode(x, policy))
-        estimates.append(model.decode(x0, policy))
+def _write_path(generator: Generator, cond: Cond, seed_indices: np.ndarray, folder: Path) -> list[str]:
+    """Write the path of the first few images to the last step: `progressive.png`, and animated."""
+    # Few enough to be computed together, so that each step is shown once for all of them.
+    rows = np.arange(min(STRIP_IMAGES, len(seed_indices), generator.at_once))
+    path: list[Mapping[str, np.ndarray]] = []
 
     # Draw the same images again; an image depends on its seed alone.
-    generate(model, conditions.index(cond, rows), seed_indices[rows], sampling, policy, on_step=keep)
+    generator.draw(conditions.index(cond, rows), seed_indices[rows], lambda step, look: path.append(look()))
 
-    # A picture of some steps, x_t above the estimate of x0; an animation of all.
+    # A picture of some steps, what becomes the image above estimates of it; an animation of all.
     chosen = np.unique(np.linspace(0, len(path) - 1, STRIP_STEPS).round().astype(int))
-    shown = [frames[step][row] for row in rows for frames in (path, estimates) for step in chosen]
+    kinds = [*path[0]]
+    shown = [path[step][kind][row] for row in rows for kind in kinds for step in chosen]
     picture = grid(
         np.stack(shown),
         columns=len(chosen),
-        row_labels=["x_t", "x0 estimate"] * len(rows),
+        row_labels=kinds * len(rows),
         column_labels=[f"step {step + 1}" for step in chosen],
-        scale=scale_for(path[0]),
+        scale=scale_for(path[0][kinds[0]]),
     )
     write_png(folder / "progressive.png", picture)
-    frames = [grid(frame, columns=len(rows), scale=scale_for(frame)) for frame in path]
+    frames = [grid(looks[kinds[0]], columns=len(rows), scale=scale_for(looks[kinds[0]])) for looks in path]
     animation(frames, folder / "progressive.webp")
     return ["progressive.png", "progressive.webp"]

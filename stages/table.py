@@ -20,6 +20,7 @@ from ..core.runs.roles import (
     SAMPLES,
     SWEEP,
     Role,
+    generators,
 )
 
 if TYPE_CHECKING:
@@ -248,7 +249,11 @@ _STAGES = (
                 "samples",
                 SAMPLES,
                 "Samples",
-                inputs={"denoiser": DENOISER, "weak": DENOISER, "classifier": NOISY_CLASSIFIER},
+                inputs={
+                    **{role.name: role for role in generators()},
+                    "weak": DENOISER,
+                    "classifier": NOISY_CLASSIFIER,
+                },
                 labelled=True,
                 pieces="images",
             ),

@@ -1,11 +1,14 @@
 """`ldm train-denoiser`: latents in, or the pixels of images, a denoiser out."""
 
+from functools import partial
 from typing import Any
 
 from ..core.conditioning.registry import recorded
 from ..core.denoisers import registry as denoisers
 from ..core.distributed import processes
 from ..core.pipeline.best import BestState, described, open_best
+from ..core.pipeline.drawing import DenoisingGenerator
+from ..core.pipeline.generation import DEFAULT_CFG, Sampling, check
 from ..core.pipeline.loading import load_autoencoder
 from ..core.pipeline.training_data import TrainingData, training_data
 from ..core.progress import Outcome, Progress
@@ -14,7 +17,7 @@ from ..core.runs.roles import DENOISER
 from ..core.runs.run import MANIFEST
 from ..core.system.compile import eager_mode
 from ..core.training import loop
-from ..core.training.sample_evaluator import SampleEvaluator
+from ..core.training.sample_evaluator import SampleEvaluator, in_section_metrics
 from ..core.training.start import open_start
 from ..core.training.tasks.denoising import DenoisingTask, network_config
 from .configs import TrainDenoiser
@@ -30,7 +33,8 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
         network = network_config(config, data.described.metadata["latent_shape"], data.conditioning)
         evaluator = None
         if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
-            evaluator = SampleEvaluator(config, data, policy, progress)
+            sampling = _sampling_to_evaluate(config, data)
+            evaluator = SampleEvaluator(config, config.metrics, data, vars(sampling), policy, progress)
         start = open_start(DENOISER, config, inputs := data.inputs(folder), folder)
         work = claim(folder, config, inputs)
         asked = " --class 0" if data.conditioning.class_names else ""
@@ -43,9 +47,9 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
         if start is not None:
             start.load(task.network, data.conditioning.class_names, progress)
         description = _description(config, data)
-        state = BestState(work, task.network, description)
+        state = BestState(work, partial(denoisers.save, task.network), description)
         if evaluator is not None:
-            evaluator.start(task.model(), task.validate, state)
+            evaluator.start(DenoisingGenerator(task.model(), sampling, policy), task.validate, state)
         metadata = loop.train(task, _plan(config), policy, folder, progress, evaluator)
         if not (processes.world().is_main or config.train.shard):
             return Outcome(folder)
@@ -67,6 +71,19 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
             next_commands += [f"{command} --checkpoint best" for command in next_commands]
     pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+
+
+def _sampling_to_evaluate(config: TrainDenoiser, data: TrainingData) -> Sampling:
+    """Return how samples are drawn to be evaluated. Raises ConfigError for what this denoiser will not support."""
+    wanted, has_null = config.metrics, data.conditioning.has_null
+    with in_section_metrics():
+        sampling = Sampling(
+            cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
+            sampler=wanted.sampler,
+            steps=wanted.steps or None,
+        ).on(config.diffusion.most_steps)
+        check(sampling, config.diffusion, has_null, data.described.metadata["latent_shape"][0])
+    return sampling
 
 
 def _plan(config: TrainDenoiser) -> loop.Plan:

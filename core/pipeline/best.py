@@ -1,10 +1,10 @@
-"""`best/` in a denoiser's folder: the best state of its training by the criterion, itself a denoiser's folder.
+"""`best/` in a generator's folder: the best state of its training by the criterion, a folder of the same kind.
 
-It has the layout, the manifest and the inputs of the folder that it lies in, so that whatever opens a denoiser opens
+It has the layout, the manifest and the inputs of the folder that it lies in, so that whatever opens that one opens
 it too, also while the training continues. It is written beside its final name and renamed once whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,25 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from .. import files
-from ..denoisers import registry as denoisers
-from ..denoisers.network import DenoiserNetwork
 from ..distributed import processes
 from ..errors import DataError
-from ..runs.roles import DENOISER
-from ..runs.run import MANIFEST, StageRun, open_run
+from ..runs.roles import role_of
+from ..runs.run import MANIFEST, StageRun, kind_of, open_run
 from ..runs.schemas import Count, Number, Text, first_wrong
 
-BEST = "best"  # in a denoiser's folder: its best state, a folder of the same kind
+BEST = "best"  # in a generator's folder: its best state, a folder of the same kind
 
 
 @dataclass(frozen=True)
 class BestState:
-    """The folder of a training's best state. description: what sampling needs beside the weights."""
+    """The folder of a training's best state.
+
+    write: writes the network and what sampling needs beside it to `final/`, as do other processes if it is sharded.
+    description: what sampling needs beside the weights.
+    """
 
     work: StageRun
-    network: DenoiserNetwork
+    write: Callable[[Path, dict[str, Any]], None]
     description: Mapping[str, Any]
 
     @property
@@ -46,7 +48,7 @@ class BestState:
         """
         if not processes.world().is_main:
             processes.barrier()
-            denoisers.save(self.network, self.path / "final")
+            self.write(self.path / "final", {})
             return
         found, identity = {"images_seen": images_seen, **measured}, self.work.identity
         assert identity is not None, "the training has claimed its directory"
@@ -55,19 +57,20 @@ class BestState:
         }
         with files.new_directory(self.path, replace=True) as folder:
             processes.barrier()  # The others wait at a barrier, which also raises this process's errors so far.
-            denoisers.save(self.network, folder / "final", {**self.description, "best": found})
+            self.write(folder / "final", {**self.description, "best": found})
             inside = replace(self.work, path=folder, identity=replace(identity, inputs=inputs))
             outputs = ["final/model.safetensors", "final/config.json"]
             inside.commit(outputs, {**self.description, "images_seen": images_seen, "best": found})
 
 
 def open_best(folder: Path, made_by: str) -> StageRun:
-    """Open the best state in a denoiser's folder. Raises DataError, also where the training kept none."""
+    """Open the best state in a generator's folder. Raises DataError, also where the training kept none."""
+    role = role_of(kind_of(folder) or folder.name)
     if not (folder / BEST / MANIFEST).is_file():
-        open_run(folder, DENOISER, made_by)
+        open_run(folder, role, made_by)
         remedy = "take its last state, or train with `metrics.every=100k` and `replace`"
         raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
-    return open_run(folder / BEST, DENOISER, made_by)
+    return open_run(folder / BEST, role, made_by)
 
 
 class _Kept(BaseModel):
@@ -78,7 +81,7 @@ class _Kept(BaseModel):
 
 
 def kept_best(folder: Path) -> dict[str, Any] | None:
-    """Return `images_seen`, `criterion` and `value` of a denoiser's best state; None where none is kept."""
+    """Return `images_seen`, `criterion` and `value` of a generator's best state; None where none is kept."""
     try:
         found = open_best(folder, "").metadata.get("best")
     except DataError:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..conditioning.conditioning import Conditioning
 from ..conditioning.registry import conditioning_of
-from ..diffusion import conditions
 from ..diffusion.conditions import Cond
 from ..distributed import processes
 from ..errors import ConfigError
@@ -24,24 +24,57 @@ from ..runs.run import StageRun
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
-from .generation import Edit, Sampling, check, generate, sampling_of
+from .generation import Sampling, check, chunk_size, generate, sampling_of
+from .generator import OnStep
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
 from .model import Model
 from .settings import Drawing
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A denoiser stage and what guides it, checked against the settings by their manifests; nothing is loaded yet."""
+class DenoisingGenerator:
+    """A denoiser and how it is sampled: a `Generator`."""
+
+    model: Model
+    sampling: Sampling
+    policy: Policy
+
+    @property
+    def at_once(self) -> int:
+        return chunk_size(self.model.latent_shape, self.policy)
+
+    def draw(self, cond: Cond, seeds: np.ndarray, on_step: OnStep | None = None) -> np.ndarray:
+        """Return an image for each seed; see `Generator` and `generate`."""
+
+        def show(step: int, time: float, x: Tensor, x0: Tensor) -> None:
+            assert on_step is not None, "called only with on_step"
+            on_step(step, lambda: {"x_t": self.decode(x), "x0 estimate": self.decode(x0)})
+
+        return generate(self.model, cond, seeds, self.sampling, self.policy, show if on_step else None)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Return images, uint8 (B, H, W, 3)."""
+        return self.model.decode(latents, self.policy)
+
+
+@dataclass(frozen=True)
+class OpenedDenoiser:
+    """A denoiser stage and what guides it: an `Opened`."""
 
     source: StageRun
     guides: dict[str, StageRun]
     conditioning: Conditioning
     sampling: Sampling
+    label: str
+    shows_steps = True
 
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return them as inputs of the stage in `folder`."""
         return {role: as_input(run, folder) for role, run in {"denoiser": self.source, **self.guides}.items()}
+
+    def generator(self, config: Drawing, policy: Policy) -> DenoisingGenerator:
+        """Load the networks, to be drawn from as the settings say."""
+        return DenoisingGenerator(self.load(config, policy), self.sampling, policy)
 
     def load(self, config: Drawing, policy: Policy) -> Model:
         """Load the networks, compiled if so wished."""
@@ -56,14 +89,16 @@ class Opened:
         return {**vars(self.sampling), "steps": self.sampling.num_steps, "seed": seed, **state}
 
 
-def open_model(config: Drawing) -> Opened:
-    """Open what the settings draw from. Raises ConfigError where this denoiser does not support them."""
+def open_model(config: Drawing) -> OpenedDenoiser:
+    """Open the denoiser that the settings draw from. Raises ConfigError where it does not support them."""
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
     diffusion, conditioning = diffusion_of(source), conditioning_of(source.metadata)
     sampling = sampling_of(config, conditioning.has_null).on(diffusion.most_steps)
     channels = source.metadata["latent_shape"][0]
     check(sampling, diffusion, conditioning.has_null, channels)
-    return Opened(source, open_guides(source, config, sampling.cfg != 1), conditioning, sampling)
+    steps = config.steps if config.steps is not None else ""
+    label = f"cfg-{sampling_of(config, has_null=True).cfg:g}_{config.sampler}{steps}"
+    return OpenedDenoiser(source, open_guides(source, config, sampling.cfg != 1), conditioning, sampling, label)
 
 
 def consecutive(first: int, count: int) -> np.ndarray:
@@ -75,19 +110,15 @@ def consecutive(first: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Images:
-    """Images to draw: their file names, a condition and a seed for each, and how they are edited.
+    """Images to draw, a file each.
 
-    groups: int (N,): images of different groups are never edited together. edit: the rows of some images of one group
-    → their edit, whose `Start.rows` count within these rows. finish: rows and pixels (B, H, W, 3) → the pixels to
-    write.
+    pixels: the rows of some images → what to write, uint8 (B, H, W, 3). groups: int (N,): images of different groups
+    are never drawn together.
     """
 
     names: list[str]
-    cond: Cond
-    seeds: np.ndarray
+    pixels: Callable[[np.ndarray], np.ndarray]
     groups: np.ndarray | None = None
-    edit: Callable[[np.ndarray], Edit] | None = None
-    finish: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def turns(self, missing: list[int], size: int) -> Iterator[np.ndarray]:
         """Divide the missing rows into turns of one group and at most `size` rows each."""
@@ -98,9 +129,7 @@ class Images:
             yield from (of_group[start : start + size] for start in range(0, len(of_group), size))
 
 
-def draw(
-    model: Model, images: Images, sampling: Sampling, config: Drawing, policy: Policy, folder: Path, progress: Progress
-) -> tuple[dict[str, str], float | None]:
+def draw(images: Images, batch_size: int, folder: Path, progress: Progress) -> tuple[dict[str, str], float | None]:
     """Draw the missing images into a folder; each process draws a share.
 
     A thread writes one batch while the next is drawn; each is whole on the disk before the next is submitted. Returns
@@ -115,14 +144,11 @@ def draw(
     started = time.monotonic()
     writing: Future[None] | None = None
     with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-        for turn in images.turns(missing, config.batch_size * world.size):
+        for turn in images.turns(missing, batch_size * world.size):
             # A turn: a batch for each process. In the last one some may have nothing, but wait with the others.
             rows = turn[world.share(len(turn))]
             if len(rows):
-                edit = images.edit(rows) if images.edit else None
-                cond = conditions.index(images.cond, rows)
-                pixels = generate(model, cond, images.seeds[rows], sampling, policy, edit=edit)
-                pixels = images.finish(rows, pixels) if images.finish else pixels
+                pixels = images.pixels(rows)
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(_write, drawn, [names[row] for row in rows], pixels)

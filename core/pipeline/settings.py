@@ -107,7 +107,10 @@ class Drawing(Stage):
     """What images are drawn from, and how: guidance and sampler."""
 
     denoiser: Location | None = option(
-        None, "Denoiser stage to sample; by default the run's own.", "--denoiser", identity="contents"
+        None,
+        "Denoiser stage to sample, or another generator; by default the run's own.",
+        "--denoiser",
+        identity="contents",
     )
     checkpoint: Literal["final", "best"] = option(
         "final", "Weights at the end of the training, or the best measured by metrics.every.", "--checkpoint"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Role:
     """makers: the kinds of directories with this role, which name their folders in a run, each with the command
     that makes it, the usual one first. schema: of their metadata, a class in `schemas`. given: the arguments that the
-    usual command requires. needed: whether what was made with it needs it later, too.
+    usual command requires. needed: whether what was made with it needs it later, too. draws: of generators, what opens
+    one to draw from, `module:function` in core; see `core.pipeline.generator`.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Role:
     schema: str | None = None
     given: str = ""
     needed: bool = False
+    draws: str = ""
 
     @property
     def form(self) -> "type[Metadata] | None":
@@ -50,9 +52,9 @@ AUTOENCODER = Role(
     needed=True,
 )
 LATENTS = Role("latents", {"latents": "encode"}, "Latents")
-DENOISER = Role("denoiser", {"dit": "train-dit", "denoiser": "train-denoiser"}, "Denoiser")
-GENERATORS = (DENOISER,)  # what samples are drawn by
-GENERATOR = Role("generator", {kind: line for role in GENERATORS for kind, line in role.makers.items()}, "Generator")
+DENOISER = Role(
+    "denoiser", {"dit": "train-dit", "denoiser": "train-denoiser"}, "Denoiser", draws="pipeline.drawing:open_model"
+)
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
 SAMPLES = Role("samples", {"samples": "sample"}, "Samples")
@@ -65,3 +67,14 @@ ROLES = (AUTOENCODER, LATENTS, DENOISER, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, 
 def role_of(kind: str) -> Role:
     """Return the role of a kind of directory; for an unknown one, a role without a schema."""
     return next((role for role in ROLES if kind in role.makers), Role(kind, {kind: kind}))
+
+
+def generators() -> tuple[Role, ...]:
+    """Return the roles of what images are drawn from."""
+    return tuple(role for role in ROLES if role.draws)
+
+
+def any_generator() -> Role:
+    """Return the role that all generators have in common."""
+    makers = {kind: command for role in generators() for kind, command in role.makers.items()}
+    return Role("generator", makers, "Generator")

@@ -1,14 +1,13 @@
-"""Evaluation of a denoiser in training by its samples: drawn as by `ldm sample`, compared as by `ldm eval`.
+"""Evaluation of a generator in training by its samples: drawn as by `ldm sample`, compared as by `ldm eval`.
 
 Wrong settings are refused before any work, the reference's features are computed once, and the best state is saved
-as a denoiser's folder, which can be used wherever a denoiser is.
+as a folder of the same kind, which can be used wherever the generator is.
 """
 
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -35,13 +34,13 @@ from ..metrics.inputs import (
 )
 from ..metrics.settings import Comparison
 from ..pipeline.best import BestState
-from ..pipeline.generation import DEFAULT_CFG, Sampling, check, chunk_size, generate
-from ..pipeline.model import Model
+from ..pipeline.generator import Generator, Look
 from ..pipeline.training_data import TrainingData
 from ..progress import Progress
+from ..settings.fields import Stage
 from ..system.precision import Policy
 from ..system.signals import StopFlag, stop_flag
-from .tasks.settings import DenoiserTraining
+from .settings import Metrics
 
 REFERENCE = "metrics"  # folder in the denoiser's that holds the reference's features
 MANIFOLD_IMAGES = 2_000  # of each side, for the numbers whose cost grows with the square
@@ -51,12 +50,21 @@ class SampleEvaluator:
     """Draws samples of the network in training and compares them with reference images: an `Evaluator`.
 
     Construction raises ConfigError and DataError for what cannot be evaluated; `start` does the first work.
-    data: what the denoiser is trained on.
+    wanted: the settings of the evaluation. data: what the generator is trained on. sampling: how it draws, as `Opened`
+    records it.
     """
 
-    def __init__(self, config: DenoiserTraining, data: TrainingData, policy: Policy, progress: Progress) -> None:
-        self.config, self.policy, self.progress = config, policy, progress
-        wanted, class_names = config.metrics, data.conditioning.class_names
+    def __init__(
+        self,
+        config: Stage,
+        wanted: Metrics,
+        data: TrainingData,
+        sampling: Mapping[str, Any],
+        policy: Policy,
+        progress: Progress,
+    ) -> None:
+        self.wanted, self.sampling, self.policy, self.progress = wanted, sampling, policy, progress
+        class_names = data.conditioning.class_names
         self.data = Data.model_validate(data.autoencoder.config["data"])
         shared = {name: getattr(wanted, name) for name in ("features", "weights", "reference", "limit")}
         self.comparison = Comparison(name=config.name, runs_dir=config.runs_dir, seed=config.seed, **shared)
@@ -64,17 +72,7 @@ class SampleEvaluator:
         groups = data.conditioning.groups()
         self.group = np.arange(wanted.num, dtype=np.int64) * len(groups.titles) // wanted.num  # of each sample
         self.cond = conditions.index(groups.cond, self.group)
-        with _in_section_metrics():
-            # Samplers, steps and guidance that this denoiser will not support.
-            has_null, diffusion = data.conditioning.has_null, config.diffusion
-            self.sampling = Sampling(
-                cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
-                sampler=wanted.sampler,
-                steps=wanted.steps or None,
-            ).on(diffusion.most_steps)
-            channels = data.described.metadata["latent_shape"][0]
-            check(self.sampling, diffusion, has_null, channels)
-
+        with in_section_metrics():
             # The feature extractor; its index of each class, where it knows the classes.
             self.extractor, _ = feature_extractor(self.comparison, policy, config.root)
             self.class_columns = known_classes(class_names, self.extractor, progress) if class_names else None
@@ -96,23 +94,23 @@ class SampleEvaluator:
         self.floor: dict[str, float] = {}  # what as many real images measure against the reference
         self.conditions: dict[str, Any] = {}
 
-    def start(self, model: Model, validate: Callable[[], dict[str, float]], best: BestState) -> None:
+    def start(self, generator: Generator, validate: Callable[[], dict[str, float]], best: BestState) -> None:
         """Compute the reference's features, unless an earlier process of this training did.
 
-        model: of the network in training; validate: its task's; best: where the best state is saved.
+        generator: the network in training; validate: its task's; best: where the best state is saved.
         """
-        self.model, self.validate, self.best = model, validate, best
+        self.generator, self.validate, self.best = generator, validate, best
         self.real = self._reference_features(self.reference) if self.reference is not None else None
         with stop_flag():
             processes.barrier()
         if self.real is None:
             return
-        wanted = self.config.metrics
+        wanted = self.wanted
         floor = evaluate.compare_reals(self.real, wanted.num, self.extractor.name, self.settings)
         self.floor = {number: value for number, value in floor.items() if math.isfinite(value)}
         conditions = {
             **evaluate.conditions_of(self.extractor, len(self.real), wanted.num, self.settings),
-            "sampling": {**asdict(self.sampling), "seed": wanted.seed},
+            "sampling": {**self.sampling, "seed": wanted.seed},
             "image_size": self.data.image_size,
             "reference": self.reference_input["path"],
             "reference_sha256": self.reference_input["fingerprint"],
@@ -160,7 +158,7 @@ class SampleEvaluator:
     def _sample_features(self, should_stop: Callable[[], bool]) -> Features | None:
         """Draw all samples chunk by chunk, each process a share of every chunk, and return their features."""
         world, count = processes.world(), len(self.group)
-        chunk = chunk_size(self.model.latent_shape, self.policy) * world.size
+        chunk = self.generator.at_once * world.size
         pieces = []
         self.progress.start("drawing samples to measure", count, "images")
         for start in range(0, count, chunk):
@@ -186,13 +184,11 @@ class SampleEvaluator:
     def _draw(self, rows: np.ndarray, should_stop: Callable[[], bool] | None) -> Tensor:
         """Return features and logits, side by side, of some samples. Raises _SamplingStopped between two steps."""
 
-        def stop_between_steps(step: int, time: float, x: Tensor, x0: Tensor) -> None:
+        def stop_between_steps(step: int, look: Look) -> None:
             if should_stop is not None and should_stop():
                 raise _SamplingStopped
 
-        indices = self.config.metrics.seed + rows
-        cond = conditions.index(self.cond, rows)
-        images = generate(self.model, cond, indices, self.sampling, self.policy, stop_between_steps)
+        images = self.generator.draw(conditions.index(self.cond, rows), self.wanted.seed + rows, stop_between_steps)
         return torch.cat(self.extractor.both(as_tensor(images)), dim=1)
 
 
@@ -218,7 +214,7 @@ def _until_stopped(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]
 
 
 @contextmanager
-def _in_section_metrics() -> Iterator[None]:
+def in_section_metrics() -> Iterator[None]:
     """Prefix errors with the section of the settings they name, and add how to train without it."""
     try:
         yield

@@ -36,7 +36,7 @@ from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import as_input, has_begun, input_path, made_by, open_own, open_producer
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
-from ...core.runs.roles import AUTOENCODER, GENERATOR, SAMPLES
+from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES, any_generator, generators
 from ...core.runs.run import MANIFEST, StageRun, open_run
 from ..configs import Eval
 
@@ -145,7 +145,8 @@ def _run_data(config: Eval, samples: StageRun | None) -> Data:
     """Return how the run's images were read: by the generator of the samples, or else by the autoencoder."""
     if samples is None:
         return data_of(open_own(AUTOENCODER, config, config.autoencoder, "autoencoder"))
-    generator = open_producer(samples, "denoiser" if "denoiser" in samples.inputs else "generator", GENERATOR, config)
+    name = next((role.name for role in generators() if role.name in samples.inputs), DENOISER.name)
+    generator = open_producer(samples, name, any_generator(), config)
     if "data" in generator.config:
         return data_of(generator)
     folder = input_path(generator, "autoencoder")

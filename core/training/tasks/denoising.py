@@ -13,21 +13,21 @@ from ...conditioning.conditioning import Conditioning, drop
 from ...conditioning.registry import conditioning_of
 from ...denoisers import registry as denoisers
 from ...denoisers.config import DenoiserConfig
-from ...diffusion import conditions
 from ...diffusion.conditions import Cond
 from ...diffusion.objective import FixedNoise
 from ...distributed import processes
 from ...images.decode import write_png
 from ...images.grid import grid, scale_for
 from ...latents.dataset import LatentSets, held_out
-from ...pipeline.generation import Sampling, generate
+from ...pipeline.drawing import DenoisingGenerator
+from ...pipeline.generation import Sampling
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Guidance, Model, guided
 from ...system.compile import compiling_pays, maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
-from ...training.settings import Preview
+from ...training.preview import draw_preview
 from .settings import DenoiserTraining
 
 VALIDATION_SAMPLES = 1024
@@ -129,7 +129,7 @@ class DenoisingTask:
         """Write a grid of samples, one row per class, always of the same seeds; or, of one noise level, denoised."""
         columns: list[str] | None = None
         if self.config.diffusion.draws:
-            images, names = draw_preview(self.model(), self.config.preview, self.policy)
+            images, names = self._preview()
         else:
             images, names, columns = self._denoised()
         if not processes.world().is_main:  # The others only computed their part of the network.
@@ -169,21 +169,14 @@ class DenoisingTask:
         images = model.decode(shown.flatten(0, 2), self.policy)
         return images, ["noised", "denoised"] * len(x0), [f"σ {level:.3g}" for level in levels]
 
+    def _preview(self) -> tuple[np.ndarray, list[str]]:
+        """Draw the preview, guided only where there is a null to guide from."""
+        preview = self.config.preview
+        cfg = preview.cfg if self.conditioning.has_null else 1.0
+        sampling = Sampling(steps=min(preview.steps, self.config.diffusion.most_steps), cfg=cfg)
+        return draw_preview(DenoisingGenerator(self.model(), sampling, self.policy), self.conditioning, preview)
+
     def _errors(self, data: Data) -> torch.Tensor:
         """Return each sample's loss, float32 (B,)."""
         x0, given, cond = to_device(data, self.policy.device)
         return self.objective.loss(self.network, x0, given, cond)
-
-
-def draw_preview(model: Model, preview: Preview, policy: Policy) -> tuple[np.ndarray, list[str]]:
-    """Draw `per_class` images of the first groups. Returns uint8 (N, H, W, 3), row by row, and the rows' names."""
-    # Seeds 0, 1, … again in every row: pictures of all stages of the training show the same noise.
-    request = model.conditioning.groups()
-    names = list(request.titles[: preview.classes])
-    rows = np.repeat(np.arange(len(names)), preview.per_class)
-    indices = np.tile(np.arange(preview.per_class), len(names))
-
-    # Guide only where there is a null to guide from.
-    cfg = preview.cfg if model.conditioning.has_null else 1.0
-    sampling = Sampling(steps=min(preview.steps, model.diffusion.most_steps), cfg=cfg)
-    return generate(model, conditions.index(request.cond, rows), indices, sampling, policy), names

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from ....core.images.sets import EXCLUDE
 from ....core.pipeline.best import kept_best
 from ....core.progress import duration
-from ....core.runs.roles import DENOISER
 from ....core.runs.run import StageRun
 from ...table import KINDS
 from ..summary import Evaluation, Summary, changed, images_per_second, seconds
@@ -46,7 +45,7 @@ def _of_stage(stage: StageRun) -> Card:
         lines.append(f"accuracy {metadata['accuracy']:.1%} held out")
     if "samples" in metadata:
         lines.append(f"{metadata['samples']['train']:,} for training, {metadata['samples']['val']:,} held out")
-    best = kept_best(stage.path) if KINDS[stage.kind].role is DENOISER else None
+    best = kept_best(stage.path) if KINDS[stage.kind].role.draws else None
     if best is not None:
         number = f"{plain(best['criterion'])} {best['value']:.4g}"
         lines.append(f"best after {best['images_seen']:,} images: {number}")

@@ -8,6 +8,7 @@ from ....core.files import sha256_json
 from ....core.metrics.document import Conditions
 from ....core.pipeline.best import kept_best
 from ....core.runs.metrics_log import CONDITIONS
+from ....core.runs.roles import generators
 from ....core.runs.run import StageRun
 from ....core.runs.schemas import first_wrong
 from ..summary import Evaluation, Summary, grouped
@@ -113,7 +114,8 @@ def over_setting(
 def _drawn_from(samples: StageRun) -> list[Any]:
     """Return what drew which conditions from which seeds."""
     images = [{**image, "file": None} for image in samples.metadata["images"]]
-    return [samples.inputs.get("denoiser", {}).get("fingerprint"), sha256_json(images)]
+    drawn_from = [samples.inputs[role.name]["fingerprint"] for role in generators() if role.name in samples.inputs]
+    return [*drawn_from, sha256_json(images)]
 
 
 def _of_reals(floor: object, name: str, lines: Sequence[Line]) -> list[Line]:
