@@ -6,9 +6,7 @@ a defect of this program (which shows its traceback).
 """
 
 import errno
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 
@@ -68,20 +66,9 @@ def _explain_os_error(error: OSError) -> Failure | None:
         return Failure(f"disk: cannot write{where}: {reason}", "free some room, then run the same command", 2)
     if isinstance(error, _REFUSED) or error.errno in _UNUSABLE:
         return Failure(f"cannot use{where}: {reason}", "choose another folder or change who may write there", 2)
-    again = "bring it back, then run the same command again"
     if error.errno in _DISK_FAILED:
-        return Failure(f"the disk failed: cannot use{where}: {reason}", again, 2)
-    if error.errno == errno.ENOENT and error.filename and (gone := _missing_folder(error.filename)):
-        return Failure(f"{gone} is gone: it was moved or deleted while it was in use", again, 2)
+        return Failure(f"the disk failed: cannot use{where}: {reason}", "run the same command again once it works", 2)
     return None
-
-
-def _missing_folder(name: str | bytes | int) -> Path | None:
-    """Return the folder, the outermost, without which a file cannot be there; None where the file alone is missing."""
-    if isinstance(name, int):
-        return None
-    folders = [*Path(os.fsdecode(name)).absolute().parents]
-    return next((folder for folder in reversed(folders) if not folder.exists()), None)
 
 
 def _memory_remedy(command: str) -> str:

@@ -21,7 +21,8 @@ _INTRODUCTION = 0.2  # seconds that the owner of a lock may take to write down w
 def occupy(path: Path) -> Iterator[None]:
     """Make a stage's directory and hold its lock for the block; the system frees it with the process.
 
-    Raises ConfigError (exit 2), before any data is read, for a path that cannot be written and for a second owner.
+    Raises ConfigError (exit 2), before any data is read, for a path that cannot be written and for a second owner;
+    UserError where the work fails in a folder that is no longer there.
     """
     _prepare(path)
     with _opened(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND) as lock:
@@ -37,6 +38,9 @@ def occupy(path: Path) -> Iterator[None]:
         _held[path] = os.fstat(lock.fileno())
         try:
             yield
+        except Exception:
+            require_held(path)  # Whatever failed: this is why.
+            raise
         finally:
             del _held[path]
 

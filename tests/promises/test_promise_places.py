@@ -84,7 +84,7 @@ def test_a_folder_that_vanishes_under_a_stage_is_one_line_and_nothing_is_made_an
             assert (away / folder.relative_to(gone) / MANIFEST).exists()
             continue
         assert ended.code == 2 and ended.err.count("error:") == 1, ended
-        assert " is gone: it was moved or deleted while " in ended.err
+        assert " is gone: it was moved or deleted while this command wrote it" in ended.err
         away.rename(gone)
         prepared.finish(runs_dir)
 
