@@ -60,7 +60,7 @@ def packed(strips: Sequence[Strip], columns: int, rows: int) -> list[Strip]:
 def square(source: ImageSource, index: int, size: int, crop: Crop = "adm") -> np.ndarray | None:
     """Return an image at the size of training, uint8 (size, size, 3); None where it cannot be decoded."""
     try:
-        return to_training(source.image(index), size, crop)
+        return to_training(source.picture(index), size, crop)
     except DataError:
         return None
 

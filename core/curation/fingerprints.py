@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..images.dataset import ImageSource
+from ..images.decode import strips
 
 SIDE, THUMB, BITS = 32, 16, 64
 # A record of each image; `known` is False for images that cannot be decoded. `content` and `pixels` are sha256; `area`
@@ -49,12 +50,14 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 def fingerprint_of(source: ImageSource, index: int, content: bytes | np.ndarray) -> tuple[Any, ...]:
     """Decode one image and return its FINGERPRINT. Raises DataError where it cannot be decoded."""
-    image = source.image(index, content)
-    pixels = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
+    image = source.picture(index, content=content)
+    pixels = hashlib.sha256(repr((image.height, image.width, 3)).encode())
+    for box in strips(image):
+        pixels.update(image.crop(box).tobytes())
     weight = len(content) if isinstance(content, bytes) else content.nbytes
-    area, small = image.shape[0] * image.shape[1], shrunk(image)[None]
+    area, small = image.width * image.height, shrunk(image)[None]
     (hashed,), (flipped,), (thumbnail,) = hashes(small), hashes(mirrored(small)), thumbnails(small)
-    return True, source.content_hash(index), pixels, hashed, flipped, area, weight, thumbnail
+    return True, source.content_hash(index), pixels.digest(), hashed, flipped, area, weight, thumbnail
 
 
 def keeping_order(fingerprints: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -84,9 +87,9 @@ def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.memmap(tempfile.TemporaryFile(), dtype=dtype, mode="w+", shape=shape)
 
 
-def shrunk(image: np.ndarray) -> np.ndarray:
-    """Bring an RGB image, uint8 (H, W, 3), to uint8 (32, 32, 3), whatever its aspect ratio."""
-    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+def shrunk(image: Image.Image) -> np.ndarray:
+    """Bring an RGB image to uint8 (32, 32, 3), whatever its aspect ratio."""
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def hashes(small: np.ndarray) -> np.ndarray:

@@ -57,10 +57,11 @@ TRAITS = {
 
 def look(source: ImageSource, index: int, content: bytes | np.ndarray) -> Look:
     """Decode one image as training does, and say what it is like. Raises DataError where it cannot be decoded."""
-    pixels = source.image(index, content)
-    height, width = pixels.shape[:2]
+    picture = source.picture(index, content=content)
+    width, height = picture.size
     if not isinstance(content, bytes):
-        return Look(width, height, ARRAY, "RGB" if content.ndim == 3 else "L", (*_colourless(content), *_dark(pixels)))
+        kind, colour = ("RGB", _colourless(picture)) if content.ndim == 3 else ("L", ())
+        return Look(width, height, ARRAY, kind, (*colour, *_dark(picture)))
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
         layout = " ".join(str(tile[3]) for tile in image.tile)
         # A JPEG that holds other pictures as well (CIPA DC-007), as cameras write previews: the first one is decoded.
@@ -71,24 +72,24 @@ def look(source: ImageSource, index: int, content: bytes | np.ndarray) -> Look:
             "16-bit": deep,
             "alpha": image.has_transparency_data,
             "turned": image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9),
-            "animated": image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
+            "animated": image.format != "MPO" and getattr(image, "is_animated", False),
             "misnamed": expected != kind,
         }
-        colour = _colourless(pixels) if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LAB") else ()
+        colour = _colourless(picture) if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LAB") else ()
         mode = f"{image.mode.partition(';')[0]}{';16' if deep else ''}"
-        return Look(width, height, kind, mode, (*(trait for trait in has if has[trait]), *colour, *_dark(pixels)))
+        return Look(width, height, kind, mode, (*(trait for trait in has if has[trait]), *colour, *_dark(picture)))
 
 
-def _colourless(pixels: np.ndarray) -> tuple[str, ...]:
-    if pixels.ndim == 2:
-        return ()
-    step = max(1, min(pixels.shape[:2]) // 128)
-    some = pixels[::step, ::step].astype(np.int16)
-    return ("colourless",) if int(np.ptp(some, axis=2).max()) <= _GREY else ()
+def _colourless(picture: Image.Image) -> tuple[str, ...]:
+    """Return the trait of a picture in RGB whose channels are equal, as a sample of its pixels shows."""
+    step = max(1, min(picture.size) // 128)
+    rows = (np.asarray(picture.crop((0, y, picture.width, y + 1)))[0, ::step] for y in range(0, picture.height, step))
+    is_grey = all(int(np.ptp(row.astype(np.int16), axis=1).max()) <= _GREY for row in rows)
+    return ("colourless",) if is_grey else ()
 
 
-def _dark(pixels: np.ndarray) -> tuple[str, ...]:
-    return ("dark",) if is_dark(pixels) else ()
+def _dark(picture: Image.Image) -> tuple[str, ...]:
+    return ("dark",) if is_dark(np.array(picture.getextrema())) else ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DataError, as_data_error
+from .budget import MEMORY, Unpacked
 from .folder import MAX_FILE_BYTES
 from .listing import Listing, is_hidden, is_image, safe_name
 
@@ -83,8 +84,10 @@ def unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
     if size > DEFLATE_LIMIT * packed + 1024:
         message = f"{name} has {size:,} bytes in {packed:,}, like a decompression bomb"
         raise DataError(message, "remove it, or pack it without compression")
+    MEMORY.take(size, packed, name)
     with as_data_error(f"{name} cannot be unpacked", "make or copy the zip again"):
-        return archive.read(info)
+        content = archive.read(info)
+    return content if size <= packed else Unpacked(content, packed)
 
 
 def tar_members(path: Path, location: str) -> tuple[dict[str, Member], list[str]]:

@@ -13,6 +13,7 @@ from PIL import Image
 from ..errors import DataError
 from ..system.machine import num_cores
 from . import decode
+from .budget import MEMORY
 from .order import pieces
 
 _MOST_NUMBERS = 100_000  # greatest label that may be one of classes without images, as held-out parts have them
@@ -77,7 +78,8 @@ class ImageSource:
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""
-        return self.known_hash(index) or self.remember(index, self.read(index))
+        with MEMORY.unit():
+            return self.known_hash(index) or self.remember(index, self.read(index))
 
     def remember(self, index: int, content: bytes | np.ndarray) -> bytes:
         """Return the `content_hash` of a sample whose content was read, so that it need not be read again for it."""

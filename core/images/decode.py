@@ -2,16 +2,18 @@
 
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .. import files
 from ..errors import DataError, as_data_error
-from . import signatures
+from . import budget, signatures
 
 Crop = Literal["adm", "stretch"]
 WHITE = (255, 255, 255)
@@ -23,8 +25,14 @@ SUFFIXES = (
 
 # Formats decoded in this process (EPS would start Ghostscript) that notice when they are cut off (JPEG 2000 does not).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "AVIF")
-# A file that swells this much is a bomb, whatever it shows; honest photographs stay below 100 pixels a byte.
-_BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE = 16_000_000, 256
+# Bytes for each pixel, measured: what Pillow keeps a picture in, by its mode, and what decoders take beside that.
+_STORAGE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+_OTHER_STORAGE = 4
+_DECODER = {"WEBP": 12, "AVIF": 12, "PPM": 8}
+_MOST_SCANS = 50  # of a JPEG, each of which passes over all pixels; encoders make about ten
+_SCAN = b"\xff\xda"
+_SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
+_STRIP = 1 << 20  # pixels worked on at once
 _SUBFILE = 254  # TIFF 6.0, NewSubfileType; bit 0: a reduced version of another picture in the file
 _BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF....WEBP", ".jpg": b"\xff\xd8\xff"}
 # EXIF orientation 2 … 8 (EXIF 2.32, tag 0x0112) and what undoes it.
@@ -57,9 +65,15 @@ def decode_picture(data: bytes, name: str, background: tuple[int, int, int] = WH
         raise DataError(f"{name} is empty", "remove the file or replace it")
     if signatures.RAW.match(data):
         _refuse_format(data, name)
-    border = as_data_error(f"{name} cannot be decoded", "replace or remove it")
-    with border, _opened(data, name) as image:
-        _refuse_bomb(image.width * image.height, len(data), name)
+    with as_data_error(f"{name} cannot be decoded", "replace or remove it"):
+        picture, orientation = _decoded(data, name, background)
+        return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+def _decoded(data: bytes, name: str, background: tuple[int, int, int]) -> tuple[Image.Image, object]:
+    """Decode an image file to RGB as it lies in the file, and return what EXIF says of its orientation."""
+    with _opened(data, name) as image:
+        _refuse_too_much(image, data, name)
         _refuse_unscaled_key(image, name)
         if image.format == "TIFF" and image.tag_v2.get(_SUBFILE, 0) & 1:
             raise DataError(f"{name} is a camera's raw file: its first picture is a preview", "develop it to JPEG")
@@ -67,15 +81,14 @@ def decode_picture(data: bytes, name: str, background: tuple[int, int, int] = WH
         bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-            return Image.fromarray(_grey_16(np.asarray(upright), bits, white_is_zero))
+            return _grey_16(image, bits, white_is_zero), orientation
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
             raise DataError(f"{name} holds {kind} pixels, whose range is unknown", "convert it to 8 or 16 bits")
-        if upright.has_transparency_data or image.mode in ("La", "RGBa"):
-            return Image.fromarray(_composite(upright, background))
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
+        if image.has_transparency_data or image.mode in ("La", "RGBa"):
+            return _composite(image, background), orientation
+        return (image if image.mode == "RGB" else image.convert("RGB")), orientation
 
 
 def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
@@ -98,12 +111,30 @@ def readable_formats() -> tuple[str, ...]:
     return _FORMATS
 
 
-def _refuse_bomb(pixels: int, num_bytes: int, name: str) -> None:
+def _refuse_too_much(image: ImageFile.ImageFile, data: bytes, name: str) -> None:
+    """Raise DataError for what takes too long or too much memory to decode; take the memory out of the budget."""
+    pixels, scans = image.width * image.height, data.count(_SCAN) if image.format in ("JPEG", "MPO") else 1
     if pixels > MAX_PIXELS:
         raise DataError(f"{name} declares {pixels:,} pixels; the limit is {MAX_PIXELS:,}", "shrink or remove it")
-    if pixels > max(_BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE * num_bytes):
-        message = f"{name} declares {pixels:,} pixels in {num_bytes:,} bytes, like a decompression bomb"
-        raise DataError(message, "shrink or remove it")
+    if scans > _MOST_SCANS:
+        raise DataError(f"{name} has {scans:,} scans, like a bomb for decoders", "save it again, or remove it")
+    if pixels > _SLOW_PIXELS and any(str(tile[0]).startswith("ppm") for tile in image.tile):
+        raise DataError(f"{name} has {pixels:,} pixels that are not plain bytes", "save it as PNG")
+    taken = pixels * _bytes_per_pixel(image, scans) + len(data)
+    budget.MEMORY.take(taken, budget.stored_bytes(data), name)
+
+
+def _bytes_per_pixel(image: ImageFile.ImageFile, scans: int) -> int:
+    """Return how much decoding takes at its peak, before `image.load`: decoder, picture, and the picture in RGB."""
+    decoder = _DECODER.get(str(image.format), 0)
+    if scans > 1:
+        decoder = 2 * len(image.getbands())  # coefficients of all blocks, 16 bits each
+    elif isinstance(image, TiffImageFile):
+        decoder = max(4, sum(image.tag_v2.get(258, (8,))) // 8)  # All may be one strip.
+    alpha = image.has_transparency_data
+    in_rgb = 0 if image.mode == "RGB" and not alpha else 4
+    in_rgba = 4 if alpha and image.mode != "RGBA" else 0
+    return decoder + _STORAGE.get(image.mode, _OTHER_STORAGE) + in_rgb + in_rgba
 
 
 def _refuse_unscaled_key(image: ImageFile.ImageFile, name: str) -> None:
@@ -115,23 +146,31 @@ def _refuse_unscaled_key(image: ImageFile.ImageFile, name: str) -> None:
                 raise DataError(f"{name} has a transparent colour in {depth} bits", "save it with an alpha channel")
 
 
-def _grey_16(values: np.ndarray, bits: int, white_is_zero: bool) -> np.ndarray:
+def _grey_16(image: Image.Image, bits: int, white_is_zero: bool) -> Image.Image:
     """Scale grey of up to 16 bits to 8, rounding to nearest, and repeat it for R, G and B."""
-    top = 2**bits - 1
-    grey = ((values.astype(np.uint32) * 255 + top // 2) // top).clip(0, 255).astype(np.uint8)
-    return np.repeat((255 - grey if white_is_zero else grey)[:, :, None], 3, axis=2)
+    top, scaled = 2**bits - 1, Image.new("L", image.size)
+    for box in strips(image):
+        values = np.asarray(image.crop(box)).astype(np.uint32)
+        grey = ((values * 255 + top // 2) // top).clip(0, 255).astype(np.uint8)
+        scaled.paste(Image.fromarray(255 - grey if white_is_zero else grey), box)
+    return scaled.convert("RGB")
 
 
-def _composite(image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
+def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Lay an image on a plain background: round((a · colour + (255 - a) · background) / 255)."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
-    pixels = np.asarray(image if image.mode == "RGBA" else image.convert("RGBA"))
-    alpha = pixels[:, :, 3].astype(np.uint16)
-    out = np.empty((*alpha.shape, 3), dtype=np.uint8)
-    for channel, behind in enumerate(background):
-        out[:, :, channel] = (alpha * pixels[:, :, channel] + (255 - alpha) * np.uint16(behind) + 127) // 255
-    return out
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    laid = Image.new("RGB", image.size, background)
+    laid.paste(image, (0, 0), image)
+    return laid
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Yield boxes of whole rows, about a million pixels each, that make up an image."""
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
 def to_training(image: np.ndarray | Image.Image, size: int, crop: Crop = "adm") -> np.ndarray:

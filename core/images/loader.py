@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError
+from .budget import MEMORY
 from .dataset import ImageSource, content_digest, num_workers
 from .decode import WHITE, Crop, as_tensor, is_dark, to_training
 from .order import mirrored, pieces
@@ -106,14 +107,14 @@ class ImageLoader:
         known = self._from_disk(index)
         if known is not None:
             return known
-        content = self.source.read(index) if content is None else content
-        try:
-            picture = self.source.picture(index, self.prepare.background, content)
-        except DataError as error:
-            raise DataError(
-                error.message, f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
-            ) from error
-        square = to_training(picture, self.prepare.image_size, self.prepare.crop)
+        with MEMORY.unit():
+            content = self.source.read(index) if content is None else content
+            try:
+                picture = self.source.picture(index, self.prepare.background, content)
+            except DataError as error:
+                remedy = f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
+                raise DataError(error.message, remedy) from error
+            square = to_training(picture, self.prepare.image_size, self.prepare.crop)
         if self._on_disk is not None:
             self._on_disk.put(content_digest(content), square)  # of what was decoded: a file may have changed meanwhile
         return square

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import DataError
+from .budget import MEMORY
 from .dataset import ImageSource, num_workers
 
 S = TypeVar("S")
@@ -25,10 +26,11 @@ def read_each(source: ImageSource, work: Callable[[int, bytes | np.ndarray], T])
 
     def one(index: int) -> T | DataError:
         try:
-            content = source.read(index)
-            if source.known_hash(index) is None:
-                source.remember(index, content)
-            return work(index, content)
+            with MEMORY.unit():
+                content = source.read(index)
+                if source.known_hash(index) is None:
+                    source.remember(index, content)
+                return work(index, content)
         except DataError as error:
             return error
 

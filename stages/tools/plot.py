@@ -41,9 +41,8 @@ def run(config: Plot, progress: Progress) -> Outcome:
 def _noising(config: Plot, progress: Progress) -> np.ndarray:
     source = open_source(config.data)
     chosen = spread(len(source), config.count, config.seed)
-    decoded = [source.image(int(index)) for index in chosen]
-    side = config.image_size or min(*decoded[0].shape[:2], LARGEST_SIDE)
-    images = np.stack([to_training(image, side) for image in decoded])
+    side = config.image_size or min(*source.picture(int(chosen[0])).size, LARGEST_SIDE)
+    images = np.stack([to_training(source.picture(int(index)), side) for index in chosen])
     noise = seeds.normal(config.seed, "noise", chosen, (3, side, side))
     times_shown = torch.tensor(config.times_shown, dtype=torch.float64)
     return noising_picture(images, noise, _schedules(config), times_shown)

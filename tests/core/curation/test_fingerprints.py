@@ -13,7 +13,7 @@ PICTURES = [landscape(number) for number in range(40)]
 
 
 def small(*pictures: np.ndarray) -> np.ndarray:
-    return np.stack([fingerprints.shrunk(picture) for picture in pictures])
+    return np.stack([fingerprints.shrunk(Image.fromarray(picture)) for picture in pictures])
 
 
 def bits_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -90,5 +90,5 @@ def test_flat_images_are_alike_if_their_colours_are(first, second, alike):
 
 def test_images_of_any_shape_are_brought_to_one_size():
     for shape in ((1, 1, 3), (1, 5000, 3), (300, 20, 3)):
-        assert fingerprints.shrunk(np.zeros(shape, dtype=np.uint8)).shape == (32, 32, 3)
+        assert fingerprints.shrunk(Image.fromarray(np.zeros(shape, dtype=np.uint8))).shape == (32, 32, 3)
     assert fingerprints.thumbnails(small(scaled(PICTURES[0], 0.1))).shape == (1, 16, 16, 3)
