@@ -3,8 +3,10 @@
 from ..settings.families import Family
 from .dit_config import DiTConfig
 from .mnist_unet_config import MnistUNetConfig
+from .unet_config import UNetConfig
 
 FAMILIES: dict[str, Family] = {
     "dit": Family(DiTConfig, "dit:DiT", exporter="transformer"),
+    "unet": Family(UNetConfig, "unet:UNet"),
     "unet-mnist": Family(MnistUNetConfig, "mnist_unet:MnistUNet"),
 }

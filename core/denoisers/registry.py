@@ -83,7 +83,7 @@ def _check_count(config: DenoiserConfig, tensors: dict[str, torch.Tensor], folde
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     if config.num_blocks not in (None, len(blocks)):
         raise DataError(
-            f"{folder / WEIGHTS} does not fit {CONFIG}: it has {len(blocks)} blocks, depth is {config.num_blocks}",
+            f"{folder / WEIGHTS} does not fit {CONFIG}: it has {len(blocks)} blocks, not {config.num_blocks}",
             REMEDY,
         )
 

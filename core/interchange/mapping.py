@@ -1,6 +1,6 @@
 """Tables of names between our networks and those of others, applied in both directions."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,13 @@ class Weights:
             raise DataError(f"{self.path}: {name} has shape {tuple(tensor.shape)}", self.remedy)
         return tensor
 
-    def ours(self, names: Names) -> dict[str, Tensor]:
-        """Return our tensors. Raises DataError naming one of theirs that is missing."""
+    def ours(self, names: Names, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return our tensors, with `wanted` those of them alone. Raises DataError naming one that they lack."""
         return {
             f"{mine}.{part}": torch.cat([self.get(f"{name}.{part}") for name in theirs])
             for mine, theirs in names.items()
             for part in PARTS
+            if wanted is None or f"{mine}.{part}" in wanted
         }
 
 
@@ -45,5 +46,6 @@ def to_theirs(own: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
         f"{name}.{part}": piece.clone()
         for mine, theirs in names.items()
         for part in PARTS
+        if f"{mine}.{part}" in own
         for name, piece in zip(theirs, own[f"{mine}.{part}"].chunk(len(theirs)), strict=True)
     }

@@ -83,7 +83,7 @@ def test_a_missing_or_damaged_file_is_named(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"depth": 3}, "depth is 3"),
+        ({"depth": 3}, "has 2 blocks, not 3"),
         ({"depth": 10**9}, "depth"),
         ({"width": 32}, "does not fit"),
         ({"num_classes": 4}, "label.table.weight"),
@@ -91,7 +91,7 @@ def test_a_missing_or_damaged_file_is_named(folder: Path, name: str) -> None:
         ({"depth": None}, "depth"),
         ({"latent_size": [8, 4, 4]}, "latent_size"),
         ({"patch_size": 3}, "patches of 3"),
-        ({"kind": "unet"}, "unet"),
+        ({"kind": "gan"}, "gan"),
         ({"kind": ["dit"]}, "dit"),
         ({"format": 2}, "format 2"),
         ({"config": {"depth": 2}}, "latent_channels"),

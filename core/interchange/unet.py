@@ -1,0 +1,304 @@
+"""Our U-Net as diffusers' UNet2DModel, with tokens as its UNet2DConditionModel, and back.
+
+What differs there: queries, keys and values are apart, names follow levels, and the network is given a step
+k = s t - `ahead` where ours is given the time t, as in `transformer`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoisers.unet import UNet
+from ..denoisers.unet_config import UNetConfig
+from ..errors import ConfigError, DataError
+from ..runs.weights import load_into
+from .mapping import Names, Weights, to_theirs
+from .transformer import turned
+
+TITLE = "U-Net"
+CLASS_NAMES = ("UNet2DModel", "UNet2DConditionModel")
+_REMEDY = "give a folder of diffusers' UNet2DModel or UNet2DConditionModel"
+_OURS = {"modulation": ("scale-shift", "add"), "edge": (3,)}  # what our config must say
+_THEIRS: dict[str, Any] = {  # what their config must say, where it says anything
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "act_fn": "silu",
+    "norm_eps": 1e-5,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "add_attention": True,
+    "class_embed_type": None,
+    "addition_embed_type": None,
+    "encoder_hid_dim": None,
+    "dual_cross_attention": False,
+    "only_cross_attention": False,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "timestep_post_act": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_dim": None,
+}
+_KINDS = {
+    "res": ("DownBlock2D", "ResnetDownsampleBlock2D"),
+    "res attn": ("AttnDownBlock2D",),
+    "res cross": ("CrossAttnDownBlock2D",),
+}
+
+
+def require_expressible(config: UNetConfig) -> None:
+    """Raise ConfigError naming the setting that diffusers' U-Nets do not have."""
+    for name, allowed in _OURS.items():
+        if getattr(config, name) not in allowed:
+            raise _inexpressible(name, getattr(config, name))
+    if config.size[0] != config.size[1]:
+        raise _inexpressible("latent_size", list(config.size))
+    if config.multipliers[0] != 1:
+        raise _inexpressible("multipliers", config.multipliers)
+    attention = "cross" if config.token_width else "attn"
+    if config.middle != f"res {attention} res":
+        raise _inexpressible("middle", config.middle)
+    if not set(config.blocks) <= {"res", f"res {attention}"}:
+        raise _inexpressible("blocks", ", ".join(config.blocks))
+    if config.token_width and config.resample != "conv":
+        raise _inexpressible("resample", config.resample)
+    if not config.token_width and len({_head_width(config, channels) for channels in _attended(config)}) > 1:
+        raise _inexpressible("heads", config.heads)
+
+
+def _inexpressible(name: str, value: object) -> ConfigError:
+    return ConfigError(
+        f"{name} {value} of the denoiser cannot be expressed in diffusers' U-Nets",
+        "only `ldm sample` draws from this denoiser; train one of a preset adm-…, unet-… or ldm-… for export",
+    )
+
+
+def _head_width(config: UNetConfig, channels: int) -> int:
+    return channels // config.num_heads(channels)
+
+
+def _attended(config: UNetConfig) -> list[int]:
+    return [part.channels for part in config.parts() if {"attn", "cross"} & set(part.blocks)]
+
+
+def to_diffusers(model: UNet, ahead: int = 1) -> nn.Module:
+    """Return the same network as diffusers has it, on the CPU, in evaluation mode.
+
+    Raises ConfigError naming a setting that it does not have.
+    """
+    import diffusers  # here, since it takes seconds to import
+
+    config = model.config
+    require_expressible(config)
+    settings = _settings(config)
+    of = diffusers.UNet2DConditionModel if config.token_width else diffusers.UNet2DModel
+    with torch.device("meta"):
+        network: Any = of(**settings)
+    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
+    network.load_state_dict(to_theirs(own, _names(config)), assign=True)
+    result: nn.Module = network.eval()
+    return result
+
+
+def _settings(config: UNetConfig) -> dict[str, Any]:
+    """Return the arguments of diffusers' class."""
+    levels = [int(config.channels * multiplier) for multiplier in config.multipliers]
+    strings = config.blocks * (len(levels) if len(config.blocks) == 1 else 1)
+    plain = "DownBlock2D" if config.resample == "conv" else "ResnetDownsampleBlock2D"
+    down = [plain if string == "res" else _KINDS[string][0] for string in strings]
+    settings: dict[str, Any] = {
+        "sample_size": config.size[0],
+        "in_channels": config.latent_channels,
+        "out_channels": config.out_channels,
+        "block_out_channels": levels,
+        "layers_per_block": config.repeats,
+        "down_block_types": down,
+        "up_block_types": [kind.replace("Downsample", "Upsample").replace("Down", "Up") for kind in reversed(down)],
+        "norm_num_groups": config.groups,
+        "resnet_time_scale_shift": "scale_shift" if config.modulation == "scale-shift" else "default",
+    }
+    if config.num_classes:
+        settings["num_class_embeds"] = config.num_classes + config.has_null
+    if config.token_width:
+        return settings | {
+            "cross_attention_dim": config.token_width,
+            "attention_head_dim": [config.num_heads(channels) for channels in levels],  # There it is their number.
+            "transformer_layers_per_block": config.depth,
+            "use_linear_projection": True,
+        }
+    resample = "resnet" if config.resample == "res" else "conv"
+    return settings | {
+        "attention_head_dim": _head_width(config, _attended(config)[0]),  # And here their width.
+        "attn_norm_num_groups": config.groups,
+        "downsample_type": resample,
+        "upsample_type": resample,
+    }
+
+
+def outputs(theirs: Any, config: UNetConfig, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], ahead: int) -> Tensor:
+    """Return what the exported network makes of x (B, C, H, W) at t (B,) for a condition."""
+    given = {"class_labels": cond["labels"]} if config.num_classes else {}
+    if config.token_width:
+        given["encoder_hidden_states"] = cond["tokens"]
+        if "mask" in cond:
+            given["encoder_attention_mask"] = cond["mask"]
+    sample: Tensor = theirs(x, t * config.time_scale - ahead, **given).sample
+    return sample
+
+
+def summary(config: UNetConfig) -> str:
+    """Say the shape of a network in a few words."""
+    levels = ", ".join(f"{multiplier:g}" for multiplier in config.multipliers)
+    return f"channels {config.channels} x {levels}, {config.repeats} times the blocks of a level"
+
+
+def _names(config: UNetConfig) -> Names:
+    names: dict[str, tuple[str, ...]] = {
+        "first": ("conv_in",),
+        "time.up": ("time_embedding.linear_1",),
+        "time.down": ("time_embedding.linear_2",),
+        "label.table": ("class_embedding",),
+        "norm": ("conv_norm_out",),
+        "last": ("conv_out",),
+    }
+    last, repeat = len(config.multipliers) - 1, 0
+    for i, part in enumerate(config.parts()):
+        level = part.level + {"shrink": -1, "grow": 1}.get(part.kind, 0)
+        block = {"down": f"down_blocks.{level}", "middle": "mid_block", "up": f"up_blocks.{last - level}"}[part.where]
+        if part.kind != "unit":
+            name = f"{block}.{'downsamplers' if part.kind == 'shrink' else 'upsamplers'}.0"
+            names |= _res_names(f"blocks.{i}", name) | {f"blocks.{i}.conv": (f"{name}.conv",)}
+            repeat = 0
+            continue
+        if part.where != config.parts()[i - 1].where:
+            repeat = 0
+        for j, kind in enumerate(part.blocks):
+            mine = f"blocks.{i}.blocks.{j}"
+            place = repeat if part.where != "middle" else part.blocks[:j].count(kind)
+            if kind == "res":
+                names |= _res_names(mine, f"{block}.resnets.{place}")
+            elif kind == "attn":
+                names |= _attention_names(mine, f"{block}.attentions.{place}")
+            else:
+                names |= _cross_names(mine, f"{block}.attentions.{place}", config.depth)
+        repeat += 1
+    return names
+
+
+def _res_names(mine: str, theirs: str) -> dict[str, tuple[str, ...]]:
+    same = {name: name for name in ("norm1", "conv1", "norm2", "conv2")}
+    pairs = same | {"modulation": "time_emb_proj", "modulation.both": "time_emb_proj", "skip": "conv_shortcut"}
+    return {f"{mine}.{ours}": (f"{theirs}.{name}",) for ours, name in pairs.items()}
+
+
+def _attention_names(mine: str, theirs: str) -> Names:
+    return {
+        f"{mine}.norm": (f"{theirs}.group_norm",),
+        f"{mine}.qkv": tuple(f"{theirs}.to_{letter}" for letter in "qkv"),
+        f"{mine}.out": (f"{theirs}.to_out.0",),
+    }
+
+
+def _cross_names(mine: str, theirs: str, depth: int) -> Names:
+    names: dict[str, tuple[str, ...]] = {
+        f"{mine}.norm": (f"{theirs}.norm",),
+        f"{mine}.first": (f"{theirs}.proj_in",),
+        f"{mine}.last": (f"{theirs}.proj_out",),
+    }
+    for i in range(depth):
+        ours, other = f"{mine}.layers.{i}", f"{theirs}.transformer_blocks.{i}"
+        names |= {
+            **{f"{ours}.norm{n}": (f"{other}.norm{n}",) for n in (1, 2, 3)},
+            f"{ours}.qkv": tuple(f"{other}.attn1.to_{letter}" for letter in "qkv"),
+            f"{ours}.out1": (f"{other}.attn1.to_out.0",),
+            f"{ours}.q": (f"{other}.attn2.to_q",),
+            f"{ours}.kv": (f"{other}.attn2.to_k", f"{other}.attn2.to_v"),
+            f"{ours}.out2": (f"{other}.attn2.to_out.0",),
+            f"{ours}.up": (f"{other}.ff.net.0.proj",),
+            f"{ours}.down": (f"{other}.ff.net.2",),
+        }
+    return names
+
+
+def from_diffusers(
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    num_named: int = 0,
+    ahead: int = 1,
+    time_scale: float = 1000.0,
+) -> UNet:
+    """Return the network of the config and weights of diffusers' UNet2DModel or UNet2DConditionModel.
+
+    path: of the weights, named in errors. num_named: how many classes have names: if the table has one row more, that
+    is the null class. ahead, time_scale: as of `transformer.from_diffusers`. Raises DataError for a network that ours
+    cannot be.
+    """
+    try:
+        config = _config(settings, num_named, time_scale)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path.parent} does not describe a U-Net that can be read here: {error}", _REMEDY) from None
+    with torch.device("meta"):
+        model = UNet(config)
+    flat = {name: tensor.flatten(1) if _is_projection(name, tensor) else tensor for name, tensor in tensors.items()}
+    own = Weights(flat, path, _REMEDY).ours(_names(config), model.state_dict().keys())
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
+    load_into(model, own, path, _REMEDY, assign=True)
+    return model.eval()
+
+
+def _is_projection(name: str, tensor: Tensor) -> bool:
+    """Whether a linear map before or after a transformer is written as a convolution, as in the first versions."""
+    return name.endswith(("proj_in.weight", "proj_out.weight")) and tensor.dim() == 4
+
+
+def _config(settings: Mapping[str, Any], num_named: int, time_scale: float) -> UNetConfig:
+    for name, expected in _THEIRS.items():
+        if settings.get(name, expected) != expected:
+            raise ConfigError(f"{name} is {settings[name]!r}, not {expected!r}")
+    levels, kinds = settings["block_out_channels"], settings["down_block_types"]
+    of_kind = {name: string for string, names in _KINDS.items() for name in names}
+    if unknown := [kind for kind in kinds if kind not in of_kind]:
+        raise ConfigError(f"down_block_types has {', '.join(map(str, unknown))}")
+    crossing = "CrossAttnDownBlock2D" in kinds
+    heads, depth = settings.get("attention_head_dim", 8), settings.get("transformer_layers_per_block", 1)
+    if settings.get("num_attention_heads") is not None:
+        raise ConfigError("num_attention_heads is set: its meaning differs between versions")
+    own: dict[str, Any] = {"heads": None}
+    if crossing and (isinstance(heads, int) or len(set(heads)) == 1):
+        own["heads"] = heads if isinstance(heads, int) else heads[0]
+    else:
+        widths = {width // n for width, n in zip(levels, heads, strict=True)} if crossing else {heads}
+        if len(widths) != 1:
+            raise ConfigError(f"attention_head_dim {heads} differs in width by level")
+        own["head_width"] = widths.pop()
+    if not isinstance(depth, int):
+        raise ConfigError(f"transformer_layers_per_block is {depth!r}, not one number")
+    rows = settings.get("num_class_embeds") or 0
+    resampled = "ResnetDownsampleBlock2D" in kinds or settings.get("downsample_type") == "resnet"
+    channels = settings["in_channels"]
+    size = settings["sample_size"]
+    return UNetConfig(
+        latent_channels=channels,
+        latent_size=tuple(size) if isinstance(size, list) else size,
+        num_classes=num_named if rows and 0 < num_named < rows else rows,
+        label_dropout=0.1 if rows and 0 < num_named < rows else 0.0,
+        learn_sigma=settings["out_channels"] == 2 * channels,
+        time_scale=time_scale,
+        channels=levels[0],
+        multipliers=tuple(level / levels[0] for level in levels),
+        blocks=tuple(of_kind[kind] for kind in kinds),
+        middle="res cross res" if crossing else "res attn res",
+        repeats=settings["layers_per_block"],
+        resample="res" if resampled else "conv",
+        modulation="scale-shift" if settings.get("resnet_time_scale_shift") == "scale_shift" else "add",
+        groups=settings.get("norm_num_groups", 32),
+        token_width=settings.get("cross_attention_dim", 1280) if crossing else 0,
+        depth=depth,
+        **own,
+    )
