@@ -7,15 +7,16 @@ diffusers' as its own example trains it, without perceptual loss and discriminat
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ldm.core.autoencoders.codec import Draws
 from ldm.core.autoencoders.quantizers import nearest_code
 from ldm.core.images.decode import as_tensor
 from ldm.core.images.sets import ImageSets
@@ -23,7 +24,7 @@ from ldm.core.runs.outputs import machine_policy
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Plan
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
-from ldm.stages.configs import TrainVQVAE
+from ldm.stages.configs import TrainAutoencoder, TrainVQVAE
 from ldm.stages.tools import dummy
 
 from .options import Options
@@ -84,13 +85,18 @@ def measure(options: Options) -> dict[str, Any]:
 
 def training(setup: Setup, precision: str) -> Work:
     """Return a step of `ldm train-vqvae`."""
-    config = _config(setup, precision)
-    task = _task(config)
+    return own_step(_config(setup, precision))
+
+
+def own_step(config: TrainAutoencoder) -> Work:
+    """Return a step of our training."""
+    task = task_of(config)
     stepper = Stepper(task, Plan(**config.train.model_dump(), seed=0), task.policy)
-    batches, numbers = _batches(config), itertools.count()
+    several, numbers = batches(config), itertools.count()
+    positions = np.arange(config.train.batch_size)
 
     def step() -> float:
-        stepper.step((next(batches), 0), next(numbers), 0)
+        stepper.step((next(several), Draws(0, 0, positions)), next(numbers), 0)
         return stepper.meter.flush()["loss"]
 
     return step
@@ -99,13 +105,13 @@ def training(setup: Setup, precision: str) -> Work:
 def encoding(setup: Setup, precision: str) -> Work:
     """Return the encoding of a batch to the indices of its codes."""
     config = _config(setup, precision)
-    task = _task(config)
-    codec, batches = task.codec.eval(), _batches(config)
+    task = task_of(config)
+    codec, several = task.codec.eval(), batches(config)
 
     @torch.no_grad()
     def encode() -> Tensor:
         with task.policy.autocast():
-            latents = codec.encode(next(batches)).mean
+            latents = codec.encode(next(several)).mean
         return nearest_code(latents.movedim(1, -1).flatten(0, -2), codec.quantizer.codes)
 
     return encode
@@ -113,20 +119,31 @@ def encoding(setup: Setup, precision: str) -> Work:
 
 def peer_training(setup: Setup, precision: str) -> Work:
     """Return a step as diffusers' examples take it."""
+    network = _peer(setup)
+
+    def loss_of(images: Tensor) -> Tensor:
+        images = F.pixel_unshuffle(images, setup.patch)
+        decoded, codebook_loss = network(images, return_dict=False)
+        return F.l1_loss(decoded.float(), images) + codebook_loss
+
+    return peer_step(network, loss_of, _config(setup, precision), precision)
+
+
+def peer_step(
+    network: nn.Module, loss_of: Callable[[Tensor], Tensor], config: TrainAutoencoder, precision: str
+) -> Work:
+    """Return a step of a network as diffusers' examples take it. loss_of: of images (B, 3, H, W)."""
     from diffusers.training_utils import EMAModel
 
-    config = _config(setup, precision)
-    network, batches, plan = _peer(setup), _batches(config), config.train
+    several, plan = batches(config), config.train
     average = EMAModel(network.parameters(), decay=plan.ema)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=plan.lr, betas=(plan.beta1, plan.beta2), weight_decay=plan.weight_decay
     )
 
     def step() -> float:
-        images = F.pixel_unshuffle(next(batches), setup.patch)
         with torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"):
-            decoded, codebook_loss = network(images, return_dict=False)
-            loss = F.l1_loss(decoded.float(), images) + codebook_loss
+            loss = loss_of(next(several))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
         optimizer.step()
@@ -139,11 +156,11 @@ def peer_training(setup: Setup, precision: str) -> Work:
 
 def peer_encoding(setup: Setup, precision: str) -> Work:
     """Return what diffusers does to the same end."""
-    network, batches = _peer(setup).eval(), _batches(_config(setup, precision))
+    network, several = _peer(setup).eval(), batches(_config(setup, precision))
 
     @torch.no_grad()
     def encode() -> Tensor:
-        images = F.pixel_unshuffle(next(batches), setup.patch)
+        images = F.pixel_unshuffle(next(several), setup.patch)
         with torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"):
             latents = network.encode(images).latents
         return network.quantize(latents.float())[2][2]
@@ -174,16 +191,16 @@ def _config(setup: Setup, precision: str) -> TrainVQVAE:
     return TrainVQVAE.model_validate(settings)
 
 
-def _task(config: TrainVQVAE) -> AutoencodingTask:
+def task_of(config: TrainAutoencoder) -> AutoencodingTask:
     """Return our network, in a process set up as the stage sets up its own."""
     return AutoencodingTask(config, _images(config), machine_policy(config.machine))
 
 
-def _images(config: TrainVQVAE) -> ImageSets:
+def _images(config: TrainAutoencoder) -> ImageSets:
     return dummy.images(config.data, num_classes=1, count=NUM_BATCHES * config.train.batch_size)
 
 
-def _batches(config: TrainVQVAE) -> Iterator[Tensor]:
+def batches(config: TrainAutoencoder) -> Iterator[Tensor]:
     """Repeat a few batches of noise for ever, (B, 3, H, W) in [-1, 1], the same for both projects."""
     rows = np.arange(NUM_BATCHES * config.train.batch_size).reshape(NUM_BATCHES, -1)
     images = _images(config).train

@@ -50,8 +50,11 @@ def check_what_a_kill_cost(stage: Stage, runs_dir: Path) -> None:
     assert resumed_after(ended) == newest
 
 
+TRAININGS = ["train-vqvae", "train-dit", pytest.param("train-autoencoder", marks=pytest.mark.slow)]
+
+
 @pytest.mark.promise("R1", quick=1, full=40)
-@pytest.mark.parametrize("command", ["train-vqvae", "train-dit"])
+@pytest.mark.parametrize("command", TRAININGS)
 def test_a_training_killed_at_a_random_moment_goes_on_to_the_bit(
     command: str, trials: Trials, stage: Callable[..., Stage]
 ) -> None:
@@ -63,7 +66,7 @@ def test_a_training_killed_at_a_random_moment_goes_on_to_the_bit(
 
 
 @pytest.mark.promise("R1", quick=1, full=10)
-@pytest.mark.parametrize("command", ["train-vqvae", "train-dit"])
+@pytest.mark.parametrize("command", TRAININGS)
 def test_a_training_killed_inside_a_save_goes_on_to_the_bit(
     command: str, trials: Trials, stage: Callable[..., Stage]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,23 @@ import torch
 from ldm.core.autoencoders import registry
 from ldm.core.autoencoders.codec import Draws
 from ldm.core.autoencoders.families import FAMILIES
-from ldm.core.errors import ConfigError
+from ldm.core.errors import ConfigError, Stopped
 from ldm.core.latents.shards import shard_name
 from ldm.core.progress import Silent
 from ldm.core.settings.families import Family
+from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.stages.configs.folders import Verify
-from ldm.stages.tools import verify
+from ldm.stages.configs.report import Report
+from ldm.stages.tools import report, verify
 from tests.support.pipeline_run import Heard, Pipeline, manifest, write_squares
+from tests.support.small_runs import metrics, settled
 from tests.support.toy_codec import ToyConfig, ToyKL
+
+KL: dict[str, Any] = {
+    "model": {"preset": "kl-f4-xs", "channels": 8},
+    "loss": {"adversarial_weight": 0.5, "adversarial_start": 24},
+    "train__log_every": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +86,38 @@ def test_a_family_with_a_random_posterior_is_one_file_and_one_line(toy: None, sq
     assert isinstance(made.codec, ToyKL) and int(made.codec.norm.num_batches_tracked) == 8
     with tarfile.open(pipeline.folder / "latents" / shard_name("train", 0)) as shard:
         assert {name.partition(".")[2] for name in shard.getnames()} >= {"npy", "std.npy", "flip.std.npy"}
+
+
+def test_a_kl_autoencoder_goes_on_to_the_bit_and_is_verified_and_shown(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = Pipeline(tmp_path / "whole", squares), Pipeline(tmp_path / "stopped", squares)
+    whole.run("train-autoencoder", **KL)
+    losses = AutoencodingTask.loss
+
+    def stopping(task: AutoencodingTask, role: str, data: Any) -> Any:
+        if task.images_seen == 40:
+            raise Stopped("stopped in the middle")
+        return losses(task, role, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AutoencodingTask, "loss", stopping)
+        with pytest.raises(Stopped):
+            stopped.run("train-autoencoder", **KL)
+    stopped.run("train-autoencoder", **KL)
+    folder = whole.folder / "autoencoder"
+    assert settled(stopped.folder / "autoencoder") == settled(folder)
+    names = {name for line in metrics(folder) for name in line}
+    assert names >= {"pixel_loss", "kl_divergence", "adversarial_loss", "val_kl_divergence", "val_mu_std", "val_sigma"}
+    assert [path.name for path in sorted((folder / "prior").iterdir())] == ["0000000000.png", "0000000064.png"]
+
+    # Shards hold both moments, from which a denoiser trains, and everything is whole.
+    whole.through("encode", "train-denoiser")
+    assert verify.run(Verify(path=whole.folder), Silent()).verdict == "is whole"
+    report.run(Report(name=whole.name, runs_dir=whole.runs_dir), Silent())
+    page = (whole.folder / "report.html").read_text()
+    for shown in ("KL divergence, nats per latent value", "latents of N(0, I)", "validation mean σ"):
+        assert shown in page, shown
 
 
 def test_draws_follow_from_the_place_in_the_stream_whatever_the_passes() -> None:

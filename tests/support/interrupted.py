@@ -13,9 +13,10 @@ from ldm.core.files import TEMPORARY
 from tests.support.launcher import Command, Ended, Launcher
 from tests.support.small_runs import settled, start_from, temporaries
 
-FOLDERS = {"train-vqvae": "vqvae", "encode": "latents", "train-dit": "dit"}
+FOLDERS = {"train-vqvae": "vqvae", "train-autoencoder": "autoencoder", "encode": "latents", "train-dit": "dit"}
 NEEDS: dict[str, tuple[str, ...]] = {
     "train-vqvae": (),
+    "train-autoencoder": (),
     "encode": ("vqvae",),
     "train-dit": ("vqvae", "latents", "classifier"),
     "sample": ("vqvae", "dit"),

@@ -13,6 +13,7 @@ from ldm.core.features import reference
 from ldm.core.features.extractor import Extractor, Features
 from ldm.core.features.reference import keep_features, kept_features
 from ldm.core.interchange.checkpoint import load_dit
+from ldm.core.interchange.exporters import import_autoencoder
 from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_statistics, save_statistics, statistics_of
 from ldm.core.progress import Silent
 from ldm.core.runs.run import MANIFEST
@@ -91,6 +92,7 @@ def take_autoencoder(folder: Path, harmed: str) -> None:
     given = registry.load(folder / "pipe" / "vae")
     given.latent_shape(16)
     given.encode(torch.zeros(1, 3, 16, 16))
+    import_autoencoder(folder / "pipe" / "vae").encode(torch.zeros(1, 3, 16, 16))
 
 
 def make_authors(folder: Path) -> None:

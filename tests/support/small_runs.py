@@ -22,14 +22,20 @@ STEP = 8  # images
 BARE = [f"train.log_every={STEP}", "train.validate_every=0"]
 
 
+# The other family of `train-autoencoder`: a random posterior, here against an adversary.
+KL = {
+    **SETTINGS["train-vqvae"],
+    "model": {"preset": "kl-f4-xs", "channels": 8},
+    "loss": {"adversarial_weight": 0.5, "adversarial_start": 24},
+}
+
+
 def write_recipe(path: Path, images: Path) -> Path:
     """Write the recipe of the smallest pipeline over a folder of images."""
     recipe: dict[str, Any] = {"name": NAME, "machine": {**MACHINE}, **SETTINGS}
-    recipe["train-vqvae"] = {
-        **SETTINGS["train-vqvae"],
-        "data": {**SETTINGS["train-vqvae"]["data"], "source": str(images)},
-    }
-    path.write_text(yaml.safe_dump(recipe))
+    for command, settings in (("train-vqvae", SETTINGS["train-vqvae"]), ("train-autoencoder", KL)):
+        recipe[command] = {**settings, "data": {**settings["data"], "source": str(images)}}
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe))))  # Copies: recipes use no aliases.
     return path
 
 
