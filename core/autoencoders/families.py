@@ -3,12 +3,14 @@
 from ..settings.families import Family
 from .identity_config import IdentityConfig
 from .kl_config import KLConfig
+from .msvq_config import MSVQConfig
 from .published_config import PublishedConfig, TAEF2Config
 from .vq_config import VQVAEConfig
 
 FAMILIES: dict[str, Family] = {
     "vqvae": Family(VQVAEConfig, "vq:VQVAE", exporter="vqmodel"),
     "kl": Family(KLConfig, "kl:KLAutoencoder", exporter="autoencoder_kl"),
+    "msvq": Family(MSVQConfig, "msvq:MSVQ"),
     "identity": Family(IdentityConfig, "identity:IdentityCodec"),
     # Those of others, which are read from a folder.
     "taef2": Family(TAEF2Config, "taef2:TAEF2"),

@@ -77,7 +77,7 @@ class Quantizer(nn.Module):
     def forward(self, latents: Tensor) -> Quantised:
         """Quantise projected latents (B, D, h, w), float32."""
         vectors = latents.movedim(1, -1)
-        indices, chosen = self._choose(vectors.flatten(0, -2))
+        indices, chosen = self.choose(vectors.flatten(0, -2))
         chosen = chosen.view(vectors.shape)
         loss = self.config.commitment * F.mse_loss(vectors, chosen.detach())
         if self.config.codebook == "gradient":
@@ -93,7 +93,7 @@ class Quantizer(nn.Module):
     def lookup(self, latents: Tensor) -> Tensor:
         """Return the codes (B, D, h, w) nearest to latents (B, D, h, w), float32."""
         vectors = self.project(latents).movedim(1, -1)
-        _, chosen = self._choose(vectors.flatten(0, -2))
+        _, chosen = self.choose(vectors.flatten(0, -2))
         return chosen.view(vectors.shape).movedim(-1, 1)
 
     def embed(self, indices: Tensor) -> Tensor:
@@ -146,7 +146,8 @@ class Quantizer(nn.Module):
         if self.config.codebook == "ema":
             self.sums.copy_((self.sums.double() @ rotation.to(self.sums.device).T).to(self.sums))
 
-    def _choose(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the numbers (N,) of the codes nearest to projected vectors (N, D), and the codes (N, D), float32."""
         codes = self.project(self.codes)  # A gradient step and an average of codes both leave the sphere.
         indices = nearest_code(vectors.detach(), codes.detach())
         return indices, F.embedding(indices, codes)

@@ -1,0 +1,1 @@
+"""Generators that predict tokens of a codec, coarse to fine."""
