@@ -75,4 +75,7 @@ class MSVQConfig(CodebookConfig, LevelsConfig):
         # As the published code has them: four stand at 1/12 … 11/12, other numbers at 1/2n … 1 - 1/2n.
         first = 1 / (3 * count) if count == 4 else 1 / (2 * count)
         places = [first + (1 - 2 * first) * i / max(count - 1, 1) for i in range(count)]
-        return [min(range(count), key=lambda i: abs(places[i] - k / last)) for k in range(len(self.scales))]
+        # Between two places, the later one.
+        return [
+            min(range(count), key=lambda i: (round(abs(places[i] - k / last), 9), -i)) for k in range(len(self.scales))
+        ]

@@ -68,7 +68,11 @@ class MultiScaleQuantizer(nn.Module):
 
     def add(self, total: Tensor | None, tokens: Tensor, k: int) -> Tensor:
         """Return f̂ with scale k's tokens (B, p, p) added to that of the scales before, None where k is 0."""
-        contribution = self._enlarge(self.codebook.embed(tokens), k)
+        return self.add_codes(total, self.codebook.embed(tokens), k)
+
+    def add_codes(self, total: Tensor | None, codes: Tensor, k: int) -> Tensor:
+        """Return f̂ with scale k's codes (B, C, p, p) added to that of the scales before, None where k is 0."""
+        contribution = self._enlarge(codes, k)
         return contribution if total is None else total + contribution
 
     def next_input(self, total: Tensor, k: int) -> Tensor:
