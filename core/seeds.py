@@ -27,10 +27,10 @@ def normal(seed: int, purpose: str, indices: Iterable[int], shape: tuple[int, ..
     return torch.from_numpy(np.asarray(draws, dtype=np.float32).reshape(len(draws), *shape))
 
 
-def uniform(seed: int, purpose: str, indices: Iterable[int]) -> torch.Tensor:
-    """Draw a number in [0, 1) for every index, float64 (len(indices),), on the CPU."""
-    draws = [each.random() for each in _generators(seed, purpose, indices)]
-    return torch.tensor(draws, dtype=torch.float64)
+def uniform(seed: int, purpose: str, indices: Iterable[int], shape: tuple[int, ...] = ()) -> torch.Tensor:
+    """Draw numbers in [0, 1) for every index, float64 (len(indices), *shape), on the CPU."""
+    draws = [each.random(shape) for each in _generators(seed, purpose, indices)]
+    return torch.from_numpy(np.asarray(draws, dtype=np.float64).reshape(len(draws), *shape))
 
 
 def integers(seed: int, purpose: str, indices: Iterable[int], high: int, count: int = 1) -> np.ndarray:

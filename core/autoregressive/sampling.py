@@ -155,5 +155,4 @@ def _smooth(
 
 def _uniform(seed_indices: np.ndarray, k: int, shape: tuple[int, ...], purpose: str = "tokens") -> Tensor:
     """Draw numbers in [0, 1), float64 (B, *shape), by each image's seed and the scale."""
-    draws = [seeds.generator(int(seed), purpose, k).random(shape) for seed in seed_indices]
-    return torch.from_numpy(np.stack(draws))
+    return torch.cat([seeds.uniform(int(seed), purpose, [k], shape) for seed in seed_indices])

@@ -55,6 +55,16 @@ class LatentDataset(Protocol):
         """
 
 
+class TokenDataset(LatentDataset, Protocol):
+    """A `LatentDataset` whose codec has several maps of tokens, coarse to fine."""
+
+    def tokens(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
+        """Return the tokens of samples (B,), all maps one after the other, row by row, int64 (B, L).
+
+        flips: as of `batch`, and of the same samples.
+        """
+
+
 def draw(mean: Tensor, std: Tensor | None, positions: np.ndarray, seed: int, purpose: str) -> Tensor:
     """Draw latents from posteriors of mean and std (B, C, h, w); return the mean where std is None."""
     if std is None:

@@ -28,7 +28,7 @@ from ..errors import DataError, as_data_error
 from ..images.order import mirrored
 from ..system.machine import available_memory
 from .dataset import VALIDATION_SEED, draw
-from .fields import FLIP, LABEL, LATENT, STD, Field
+from .fields import FLIP, LABEL, LATENT, STD, TOKENS, Field
 from .index import INDEX, read_index
 from .readers import FieldTable, Held, MappedFiles, Reader, StreamedFiles
 from .shards import AGAIN
@@ -88,6 +88,11 @@ class ShardedLatents:
         mean = self.array(LATENT, samples, flip).float()
         std = self.array(STD, samples, flip).float() if STD in self.fields else None
         return draw(mean, std, positions, seed, purpose)
+
+    def tokens(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
+        """Return tokens, int64 (B, L); see `TokenDataset`."""
+        flip = mirrored(positions, seed) if flips and FLIP + TOKENS in self.fields else None
+        return self.array(TOKENS, samples, flip).long()
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         """Return the labels, where they are part of the condition, and the fields that were asked for; of those whose

@@ -1,0 +1,47 @@
+"""Generators of tokens by family, and their directory: `config.json` beside `model.safetensors`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError, DataError
+from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from ..settings.families import kind_of
+from .families import FAMILIES
+from .var import NextScaleTransformer
+from .var_config import NextScaleConfig
+
+NETWORKS = FAMILIES  # the kinds that `load` reads
+REMEDY = "train it again with `ldm train-var`, or give a complete one"
+
+
+def build(config: NextScaleConfig) -> NextScaleTransformer:
+    """Build the network that a config describes, with fresh weights from torch's global generator."""
+    network: NextScaleTransformer = FAMILIES[kind_of(config, FAMILIES)].load_network()(config)
+    return network
+
+
+def save(network: NextScaleTransformer, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a network's weights and config into a folder; `extra` is stored in config.json, too."""
+    config = network.config
+    save_network(network, folder, kind_of(config, FAMILIES), config.model_dump(mode="json"), **(extra or {}))
+
+
+def load(folder: Path) -> NextScaleTransformer:
+    """Load a network from a folder that `save` wrote: fp32, on the CPU, in eval mode.
+
+    Raises DataError naming the file that is missing, damaged, of another kind, or not matching the other file.
+    """
+    described = read_description(folder, FAMILIES, REMEDY)
+    try:
+        config = FAMILIES[described["kind"]].config.from_json(described["config"])
+    except ConfigError as error:
+        raise DataError(f"{folder / CONFIG}: {error.message}", error.remedy or REMEDY) from None
+    tensors = read_weights(folder, described, REMEDY)
+    # On the meta device first: a damaged size must not allocate memory.
+    with torch.device("meta"):
+        network = build(config)  # type: ignore[arg-type]
+    load_into(network, tensors, folder / WEIGHTS, REMEDY, assign=True)
+    return network.eval()

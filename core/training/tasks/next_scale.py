@@ -1,0 +1,127 @@
+"""A next-scale transformer over a codec's tokens, as the loop trains it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ... import seeds
+from ...autoencoders.codec import Autoencoder
+from ...autoencoders.multiscale import MultiScaleQuantizer
+from ...autoregressive import registry
+from ...autoregressive.var_config import NextScaleConfig
+from ...conditioning.conditioning import drop
+from ...conditioning.registry import conditioning_of
+from ...diffusion.conditions import Cond
+from ...images.order import pieces, spread
+from ...latents.dataset import VALIDATION_SEED, LatentSets, TokenDataset
+from ...system.compile import compiling_pays, maybe_compile
+from ...system.precision import Policy
+from ...system.transfer import split_batch, to_device
+from ...training import loop
+from .settings import NextScaleTraining
+
+VALIDATION_SAMPLES = 1024
+_AT_ONCE = 64
+Data = tuple[Tensor, Cond, Tensor]  # tokens (B, L), conditions, draws for stochastic depth (B, depth, 2)
+
+
+class NextScaleTask:
+    """Cross-entropy of tokens, all scales at once (teacher forcing), as `core.training.loop` trains it.
+
+    autoencoder: whose codec gave the tokens; its quantiser turns them into the network's inputs.
+    """
+
+    def __init__(
+        self,
+        config: NextScaleTraining,
+        network: NextScaleConfig,
+        latents: LatentSets,
+        autoencoder: Autoencoder,
+        policy: Policy,
+    ) -> None:
+        self.config, self.policy, self.autoencoder, self.latents = config, policy, autoencoder, latents
+        self.num_samples = len(latents.train)
+        self.conditioning = conditioning_of({"conditioning": latents.conditioning.describe()}, config.label_dropout)
+        quantizer = getattr(autoencoder.codec, "quantizer", None)
+        assert isinstance(quantizer, MultiScaleQuantizer), "tokens of several scales"
+        self.quantizer = quantizer
+
+        # Weights depend on the seed alone: neither on the data nor on the device.
+        seeds.seed_everything(config.seed, "generator weights")
+        self.network = registry.build(network).to(policy.device)
+        compiled = config.machine.compile
+        if compiled is None:
+            compiled = compiling_pays(self.network.training_flops * config.train.images, policy.device)
+        maybe_compile(self.network, compiled, policy.device)
+        self.modules: nn.Module = self.network
+        self.averaged: nn.Module = self.network
+        self.networks: dict[str, nn.Module] = {"generator": self.network}
+        self.synchronous = False
+
+    def load(self, batch: loop.Batch) -> Data:
+        """Return tokens, conditions, and draws; all follows from the seed and stream positions."""
+        seed, positions, train = self.config.seed, batch.positions, _tokens_of(self.latents.train)
+        tokens = train.tokens(batch.samples, positions, seed)
+
+        # Conditions, some replaced by the null for classifier-free guidance (Ho & Salimans 2022).
+        cond = train.cond(batch.samples, positions, seed)
+        dropped = seeds.uniform(seed, "label dropout", positions)
+        cond = drop(self.conditioning, cond, dropped, self.config.label_dropout)
+        keep = seeds.uniform(seed, "stochastic depth", positions, (self.network.config.depth, 2)).float()
+        return tokens, cond, keep
+
+    def split(self, data: Data, parts: int) -> list[Data]:
+        return split_batch(data, parts)
+
+    def loss(self, role: str, data: Data) -> tuple[Tensor, dict[str, Tensor]]:
+        by_scale = self._losses(*to_device(data, self.policy.device))
+        numbers = zip(self.network.config.scales, by_scale.detach(), strict=True)
+        return self._mean(by_scale), {f"loss_{side}": each for side, each in numbers}
+
+    def after_step(self, accepted: bool) -> None:
+        """Nothing but the weights changes with a step."""
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the loss on held-out tokens, in nats per token; over all, and of each scale, named by its side."""
+        val = _tokens_of(self.latents.val)
+        chosen = spread(len(val), VALIDATION_SAMPLES)
+        total = torch.zeros(len(self.network.config.scales), dtype=torch.float64)
+        for some in pieces(chosen, _AT_ONCE):
+            data = val.tokens(some, some, VALIDATION_SEED, flips=False), val.cond(some, some)
+            tokens, cond = to_device(data, self.policy.device)
+            with self.policy.autocast():
+                total += self._losses(tokens, cond, None).double().cpu() * len(some)
+        by_scale = total / len(chosen)
+        numbers = {f"val_loss_{side}": float(each) for side, each in zip(self.network.config.scales, by_scale)}
+        return {"val_loss": float(self._mean(by_scale)), **numbers}
+
+    def picture(self, folder: Path, images_seen: int) -> None:
+        """Write the grid of previews: one row per class, always the same seeds."""
+
+    def _losses(self, tokens: Tensor, cond: Cond, keep: Tensor | None) -> Tensor:
+        """Return the mean cross-entropy of each scale's tokens, float32 (K,)."""
+        with torch.no_grad():
+            inputs = self.quantizer.inputs(self._maps(tokens))
+        logits = self.network(inputs, cond, keep)
+        each = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+        return torch.stack([part.mean() for part in each.split(self.network.config.tokens_of_scale, dim=1)])
+
+    def _maps(self, tokens: Tensor) -> list[Tensor]:
+        """Return tokens (B, L) as a map (B, p, p) for each scale."""
+        config = self.network.config
+        parts = zip(tokens.split(config.tokens_of_scale, dim=1), config.scales, strict=True)
+        return [part.reshape(len(tokens), side, side) for part, side in parts]
+
+    def _mean(self, by_scale: Tensor) -> Tensor:
+        """Return the mean over all tokens of what was averaged over each scale's (K,)."""
+        sizes = torch.tensor(self.network.config.tokens_of_scale, dtype=by_scale.dtype, device=by_scale.device)
+        return (by_scale * sizes).sum() / sizes.sum()
+
+
+def _tokens_of(dataset: object) -> TokenDataset:
+    assert hasattr(dataset, "tokens"), "a data set with tokens"
+    return dataset  # type: ignore[return-value]
