@@ -32,7 +32,7 @@ LEVELS = (
     ("distributed",),
     ("runs",),
     ("autoencoders", "denoisers", "features", "images"),
-    ("curation", "figures", "latents", "metrics"),
+    ("autoregressive", "curation", "figures", "latents", "metrics"),
     ("pipeline", "plots"),
     ("interchange", "training"),
 )
@@ -167,6 +167,7 @@ OWN_FILES = {
     "MnistUNet": ("core/denoisers/mnist_unet", "core/denoisers/families"),
     "VQVAE": ("core/autoencoders/vq", "core/autoencoders/families", "core/interchange/vqmodel"),
     "KLAutoencoder": ("core/autoencoders/kl", "core/autoencoders/families", "core/interchange/autoencoder_kl"),
+    "MSVQ": ("core/autoencoders/msvq", "core/autoencoders/multiscale", "core/autoencoders/families"),
     "IdentityCodec": ("core/autoencoders/identity", "core/autoencoders/families", "core/settings/fields"),
     "TAEF2": READERS,
     **dict.fromkeys(CLASSES, (*READERS, "core/interchange/")),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import processes
-from .blocks import Decoder, Encoder, channels_last
+from .blocks import Decoder, Encoder, channels_last, parts_around
 from .codec import Draws, Posterior, Reconstruction
 from .msvq_config import MSVQConfig
 from .multiscale import MultiScaleQuantizer
@@ -78,11 +78,7 @@ class MSVQ(nn.Module):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """All; the layers next to the latents, with the quantiser; the layers that output the images."""
-        encoder, decoder = self.encoder, self.decoder
-        around = [encoder.middle, encoder.norm_out, encoder.conv_out, decoder.conv_in, decoder.middle]
-        head = [decoder.norm_out, decoder.conv_out]
-        return {"all": [self], "middle": [*around, self.quantizer], "head": head}
+        return parts_around(self, self.encoder, self.decoder, between=[self.quantizer])
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:

@@ -73,9 +73,9 @@ def draw_tokens(
 ) -> Tensor:
     """Draw the tokens of one image per seed; return f̂ of all scales, float32 (B, C, h, w), which the decoder takes.
 
-    cond: of B images, on the device. null: what stands for it in guidance. Each token has a random number of its own, by
-    the image's seed, the scale and the place: an image does not depend on the others of its batch, up to the rounding
-    of products of other heights.
+    cond: of B images, on the device. null: what stands for it in guidance. Each token has a random number of its own,
+    by the image's seed, the scale and the place: an image does not depend on the others of its batch, up to the
+    rounding of products of other heights.
     """
     scales, count = network.config.scales, len(seed_indices)
     guided = sampling.cfg != 1.0
@@ -136,7 +136,8 @@ def restricted(logits: Tensor, sampling: TokenSampling) -> Tensor:
         ranked, order = logits.sort(dim=-1, descending=True)
         shares = ranked.softmax(dim=-1)
         # A token stays while those before it have not reached p: the likeliest always does.
-        out = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, shares.cumsum(-1) - shares >= sampling.top_p)
+        late = shares.cumsum(dim=-1) - shares >= sampling.top_p
+        out = torch.zeros_like(late).scatter(-1, order, late)
         logits = logits.masked_fill(out, -torch.inf)
     return logits
 

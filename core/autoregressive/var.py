@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None, past: Past | None) -> Tensor:
-        """x: (B, T, D). mask: (T, T), where a query may attend. past: to which the tokens' keys and values are added."""
+        """x: (B, T, D). mask: (T, T), where a query may attend. past: gets the tokens' keys and values."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight) + bias
         q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in qkv.chunk(3, dim=-1))

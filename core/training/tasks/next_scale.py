@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,6 +55,7 @@ class NextScaleTask:
         if compiled is None:
             compiled = compiling_pays(self.network.training_flops * config.train.images, policy.device)
         maybe_compile(self.network, compiled, policy.device)
+        self.scales = network.scales
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.networks: dict[str, nn.Module] = {"generator": self.network}
@@ -78,7 +78,7 @@ class NextScaleTask:
 
     def loss(self, role: str, data: Data) -> tuple[Tensor, dict[str, Tensor]]:
         by_scale = self._losses(*to_device(data, self.policy.device))
-        numbers = zip(self.network.config.scales, by_scale.detach(), strict=True)
+        numbers = zip(self.scales, by_scale.detach(), strict=True)
         return self._mean(by_scale), {f"loss_{side}": each for side, each in numbers}
 
     def after_step(self, accepted: bool) -> None:
@@ -89,14 +89,14 @@ class NextScaleTask:
         """Return the loss on held-out tokens, in nats per token; over all, and of each scale, named by its side."""
         val = _tokens_of(self.latents.val)
         chosen = spread(len(val), VALIDATION_SAMPLES)
-        total = torch.zeros(len(self.network.config.scales), dtype=torch.float64)
+        total = torch.zeros(len(self.scales), dtype=torch.float64)
         for some in pieces(chosen, _AT_ONCE):
             data = val.tokens(some, some, VALIDATION_SEED, flips=False), val.cond(some, some)
             tokens, cond = to_device(data, self.policy.device)
             with self.policy.autocast():
                 total += self._losses(tokens, cond, None).double().cpu() * len(some)
         by_scale = total / len(chosen)
-        numbers = {f"val_loss_{side}": float(each) for side, each in zip(self.network.config.scales, by_scale)}
+        numbers = {f"val_loss_{side}": float(each) for side, each in zip(self.scales, by_scale, strict=True)}
         return {"val_loss": float(self._mean(by_scale)), **numbers}
 
     def picture(self, folder: Path, images_seen: int) -> None:
