@@ -16,6 +16,7 @@ from ..core.runs.roles import (
     DENOISER,
     EVALUATION,
     LATENTS,
+    NEXT_SCALE,
     NOISY_CLASSIFIER,
     SAMPLES,
     SWEEP,
@@ -199,6 +200,25 @@ _STAGES = (
         cost=f"{_COSTS}:train_denoiser",
         shared=True,
         smallest=_SMALL_DENOISER,
+    ),
+    Command(
+        "train-var",
+        "Train a next-scale transformer on the tokens of an autoencoder.",
+        (
+            "ldm train-autoencoder --preset msvq-s --data photos/ --name mine",
+            "ldm encode --name mine",
+            "ldm train-var --preset var-d6 --name mine",
+            "ldm sample --class 3 --cfg 2.5 --name mine",
+        ),
+        "stages.train_var",
+        "stages.configs:TrainVAR",
+        (
+            Kind(
+                "var", NEXT_SCALE, "Next-scale transformer", inputs=_OF_LATENTS, network="core.autoregressive.registry"
+            ),
+        ),
+        shared=True,
+        smallest={"model": {"preset": "var-d2", "width": 32, "heads": 2}, "train": _SHORT, "preview": {"every": 64}},
     ),
     Command(
         "train-classifier",
@@ -406,9 +426,10 @@ ALIASES = {alias: command.name for command in COMMANDS.values() for alias in com
 def pipeline(sections: Collection[str] = ()) -> list[str]:
     """List the stages of one pipeline, in order: of several that make the same, the one with a section, else the first.
 
-    sections: those of a recipe.
+    Generators count as the same: a pipeline has one. sections: those of a recipe.
     """
     alike: dict[str, list[str]] = {}
     for command in STAGES.values():
-        alike.setdefault(command.writes[0].role.name, []).append(command.name)
+        role = command.writes[0].role
+        alike.setdefault("generator" if role.draws else role.name, []).append(command.name)
     return [next((name for name in names if name in sections), names[0]) for names in alike.values()]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .msvq_config import MSVQConfig
 from .quantizers import Assignment, Quantizer
 
@@ -30,6 +31,17 @@ class MultiScale:
     loss: Tensor
     tokens: list[Tensor]
     assignments: tuple[Assignment, ...]
+
+
+def quantizer_of(codec: object) -> "MultiScaleQuantizer":
+    """Return a codec's quantiser over scales. Raises ConfigError for a codec without one."""
+    quantizer = getattr(codec, "quantizer", None)
+    if not isinstance(quantizer, MultiScaleQuantizer):
+        raise ConfigError(
+            "the latents have no tokens of several scales",
+            "train the autoencoder with a preset that has them, such as `model.preset=msvq-s`",
+        )
+    return quantizer
 
 
 class MultiScaleQuantizer(nn.Module):

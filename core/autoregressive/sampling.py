@@ -45,6 +45,12 @@ class Given:
     scales: int = 0
     redraw: Tensor | None = None
 
+    def of(self, rows: np.ndarray) -> "Given":
+        """Return what is given of some images."""
+        chosen = torch.from_numpy(rows)
+        redraw = None if self.redraw is None else self.redraw[chosen.to(self.redraw.device)]
+        return Given([each[chosen.to(each.device)] for each in self.tokens], self.scales, redraw)
+
     def put(self, drawn: Tensor, k: int) -> Tensor:
         """Return scale k's drawn tokens (B, p, p) with the given ones in their places."""
         if k < self.scales:

@@ -25,10 +25,10 @@ from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
 from .generation import Sampling, check, chunk_size, generate, sampling_of
-from .generator import OnStep
+from .generator import OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
 from .model import Model
-from .settings import Drawing
+from .settings import Drawing, TokenDrawing
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class OpenedDenoiser:
 
 def open_model(config: Drawing) -> OpenedDenoiser:
     """Open the denoiser that the settings draw from. Raises ConfigError where it does not support them."""
+    refuse_settings(config, TokenDrawing, (), "a denoiser")
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
     diffusion, conditioning = diffusion_of(source), conditioning_of(source.metadata)
     sampling = sampling_of(config, conditioning.has_null).on(diffusion.most_steps)

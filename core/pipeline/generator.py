@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..runs.inputs import chosen
 from ..runs.roles import any_generator, role_of
 from ..runs.run import StageRun, kind_of
-from ..settings.fields import Section
+from ..settings.fields import Section, Stage
 from ..system.precision import Policy
 from .settings import Drawing
 
@@ -88,6 +88,7 @@ def refuse_settings(config: Drawing, group: type[Section], but: Collection[str],
     but: those of the group that it takes. what: the generator, in words.
     """
     for name, field in group.model_fields.items():
-        if name not in but and getattr(config, name) != field.default and field.default_factory is None:
+        known = name in but or name in Stage.model_fields or field.default_factory is not None
+        if not known and getattr(config, name) != field.default:
             message = f"`{name}={getattr(config, name)}` is no setting of {what}"
             raise ConfigError(message, f"leave it out; it takes {', '.join(but)}" if but else "leave it out")

@@ -19,7 +19,7 @@ from ..diffusion.names import FIXED_NOISE
 from ..diffusion.objective import OBJECTIVES, Objective
 from ..errors import ConfigError
 from ..runs.inputs import chosen, made_by, open_own, open_producer, section_of
-from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER
+from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER, Role
 from ..runs.run import StageRun
 from ..settings.fields import Run, shared_fields
 from ..system.precision import Policy, for_inference
@@ -28,15 +28,19 @@ from .model import Model, forward_process
 from .settings import Diffusion, Drawing
 
 
-def open_denoiser(folder: Path | None, config: Run, best: bool = False, setting: str = "denoiser") -> StageRun:
+def open_denoiser(
+    folder: Path | None, config: Run, best: bool = False, setting: str = "denoiser", role: Role = DENOISER
+) -> StageRun:
     """Open a denoiser stage, named by a setting or the run's own, or the best state that its training kept.
+
+    role: of another generator that is to be opened likewise.
 
     Raises DataError with the command that would make it, and ConfigError for a setting that does not name one.
     """
     if not best:
-        return open_own(DENOISER, config, folder, setting)
-    folder = chosen(DENOISER, config, folder, setting)
-    return open_best(folder, made_by(DENOISER, config, folder))
+        return open_own(role, config, folder, setting)
+    folder = chosen(role, config, folder, setting)
+    return open_best(folder, made_by(role, config, folder))
 
 
 def load_model(source: StageRun, config: Run, policy: Policy) -> Model:

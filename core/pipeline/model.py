@@ -1,5 +1,6 @@
 """From a trained model and the settings of guidance to the denoiser that a sampler calls."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -50,16 +51,21 @@ class Model:
     def schedule(self) -> Schedule:
         return forward_process(self.diffusion)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
-        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w).
+        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w)."""
+        return decoded(self.autoencoder.decode, latents, self.autoencoder.downsampling, policy)
 
-        A few at a time, since a decoder's widest maps take more memory than the whole denoiser.
-        """
-        pixels = latents.shape[-2] * latents.shape[-1] * self.autoencoder.downsampling**2
-        parts = equal_chunks(latents, _PIXELS_DECODED // pixels)
-        with policy.autocast():
-            return np.concatenate([as_uint8(self.autoencoder.decode(part).float().cpu()) for part in parts])
+
+@torch.no_grad()
+def decoded(decode: Callable[[Tensor], Tensor], latents: Tensor, downsampling: int, policy: Policy) -> np.ndarray:
+    """Return images, uint8 (B, H, W, 3), of what `decode` makes of latents (B, C, h, w), in [-1, 1].
+
+    A few at a time, since a decoder's widest maps take more memory than the whole generator.
+    """
+    pixels = latents.shape[-2] * latents.shape[-1] * downsampling**2
+    parts = equal_chunks(latents, _PIXELS_DECODED // pixels)
+    with policy.autocast():
+        return np.concatenate([as_uint8(decode(part).float().clamp(-1, 1).cpu()) for part in parts])
 
 
 @dataclass(frozen=True)

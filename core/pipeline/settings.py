@@ -103,7 +103,16 @@ class Asking(Stage):
         return {name: value for name, value in values.items() if value is not None}
 
 
-class Drawing(Stage):
+class TokenDrawing(Section):
+    """How tokens are drawn from their distribution; for generators of tokens alone."""
+
+    temperature: float = option(1.0, "Of tokens: logits are divided by it; 0 takes the likeliest.", ge=0)
+    top_k: int = option(0, "Of tokens: draw from the k likeliest; 0 from all.", "--top-k", ge=0)
+    top_p: float = option(1.0, "Of tokens: draw from the likeliest that reach this share.", "--top-p", gt=0, le=1)
+    smooth: bool = option(False, "Of tokens: mix codes by a Gumbel-softmax, for pictures rather than numbers.")
+
+
+class Drawing(TokenDrawing, Stage):
     """What images are drawn from, and how: guidance and sampler."""
 
     denoiser: Location | None = option(

@@ -55,13 +55,16 @@ LATENTS = Role("latents", {"latents": "encode"}, "Latents")
 DENOISER = Role(
     "denoiser", {"dit": "train-dit", "denoiser": "train-denoiser"}, "Denoiser", draws="pipeline.drawing:open_model"
 )
+NEXT_SCALE = Role(
+    "next-scale transformer", {"var": "train-var"}, "NextScale", draws="pipeline.token_drawing:open_next_scale"
+)
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
 SAMPLES = Role("samples", {"samples": "sample"}, "Samples")
 EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation")
 SWEEP = Role("sweep", {"sweep": "sweep"})
 
-ROLES = (AUTOENCODER, LATENTS, DENOISER, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, EVALUATION, SWEEP)
+ROLES = (AUTOENCODER, LATENTS, DENOISER, NEXT_SCALE, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, EVALUATION, SWEEP)
 
 
 def role_of(kind: str) -> Role:

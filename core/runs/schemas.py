@@ -172,6 +172,14 @@ class Denoiser(Generator):
     validation_loss: Number = absent()
 
 
+class NextScale(Generator):
+    latent_shape: Shape
+    scales: Annotated[list[Side], Field(min_length=1)]
+    label_dropout: Annotated[float, Field(ge=0, lt=1)]
+    images_seen: Count = absent()
+    validation_loss: Number = absent()
+
+
 class Classifier(Metadata):
     class_names: Names
     accuracy: Number

@@ -51,6 +51,12 @@ class DenoiserTrain(Train, defaults={"images": 2_000_000}):
     )
 
 
+class NextScaleTrain(
+    Train, defaults={"images": 2_000_000, "beta2": 0.95, "weight_decay": 0.05, "clip": 2.0, "decay": "cosine"}
+):
+    pass
+
+
 class ClassifierTrain(
     Train, defaults={"images": 100_000, "lr": 2e-3, "decay": "cosine", "weight_decay": 0.01, "ema": 0.0}
 ):

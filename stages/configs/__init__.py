@@ -4,6 +4,17 @@ from .autoencoder import Encode, TrainAutoencoder, TrainVQVAE
 from .classifier import TrainClassifier
 from .denoiser import TrainDenoiser, TrainDiT
 from .evaluation import Eval
+from .next_scale import TrainVAR
 from .sampling import Sample
 
-__all__ = ["Encode", "Eval", "Sample", "TrainAutoencoder", "TrainClassifier", "TrainDenoiser", "TrainDiT", "TrainVQVAE"]
+__all__ = [
+    "Encode",
+    "Eval",
+    "Sample",
+    "TrainAutoencoder",
+    "TrainClassifier",
+    "TrainDenoiser",
+    "TrainDiT",
+    "TrainVAR",
+    "TrainVQVAE",
+]

@@ -29,6 +29,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train": {**SHORT, "images": 64, "ema": 0.9},
         "preview": {"every": 64, "per_class": 1, "steps": 2},
     },
+    "train-var": {
+        "model": {"preset": "var-d2", "width": 32, "heads": 2},
+        "train": {**SHORT, "images": 64, "ema": 0.9},
+        "preview": {"every": 64, "per_class": 1},
+    },
     "train-classifier": {"train": {**SHORT, "images": 128}},
     "sample": {"num": 8, "steps": 3},
     "eval": {},

@@ -16,8 +16,6 @@ from ...denoisers.config import DenoiserConfig
 from ...diffusion.conditions import Cond
 from ...diffusion.objective import FixedNoise
 from ...distributed import processes
-from ...images.decode import write_png
-from ...images.grid import grid, scale_for
 from ...latents.dataset import LatentSets, held_out
 from ...pipeline.drawing import DenoisingGenerator
 from ...pipeline.generation import Sampling
@@ -27,7 +25,7 @@ from ...system.compile import compiling_pays, maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
-from ...training.preview import draw_preview
+from ...training.preview import draw_preview, write_preview
 from .settings import DenoiserTraining
 
 VALIDATION_SAMPLES = 1024
@@ -127,17 +125,11 @@ class DenoisingTask:
 
     def picture(self, folder: Path, images_seen: int) -> None:
         """Write a grid of samples, one row per class, always of the same seeds; or, of one noise level, denoised."""
-        columns: list[str] | None = None
         if self.config.diffusion.draws:
             images, names = self._preview()
+            write_preview(folder, images_seen, images, names, self.config.preview.per_class)
         else:
-            images, names, columns = self._denoised()
-        if not processes.world().is_main:  # The others only computed their part of the network.
-            return
-        (folder / "samples").mkdir(exist_ok=True)
-        width = len(columns) if columns else self.config.preview.per_class
-        picture = grid(images, columns=width, row_labels=names, column_labels=columns, scale=scale_for(images))
-        write_png(folder / "samples" / f"{images_seen:010d}.png", picture)
+            write_preview(folder, images_seen, *self._denoised())
 
     def model(self) -> Model:
         """Return the model as sampling sees it."""
@@ -149,6 +141,10 @@ class DenoisingTask:
             latent_shape=self.latents.train.shape,
             conditioning=self.conditioning,
         )
+
+    def generator(self, sampling: Sampling) -> DenoisingGenerator:
+        """Return the model as what draws samples."""
+        return DenoisingGenerator(self.model(), sampling, self.policy)
 
     def _denoised(self) -> tuple[np.ndarray, list[str], list[str]]:
         """Return held-out images with noise of several levels, each above what one denoising step makes of it.
@@ -174,7 +170,7 @@ class DenoisingTask:
         preview = self.config.preview
         cfg = preview.cfg if self.conditioning.has_null else 1.0
         sampling = Sampling(steps=min(preview.steps, self.config.diffusion.most_steps), cfg=cfg)
-        return draw_preview(DenoisingGenerator(self.model(), sampling, self.policy), self.conditioning, preview)
+        return draw_preview(self.generator(sampling), self.conditioning, preview)
 
     def _errors(self, data: Data) -> torch.Tensor:
         """Return each sample's loss, float32 (B,)."""

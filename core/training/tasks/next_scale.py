@@ -8,23 +8,50 @@ from torch import Tensor, nn
 
 from ... import seeds
 from ...autoencoders.codec import Autoencoder
-from ...autoencoders.multiscale import MultiScaleQuantizer
+from ...autoencoders.multiscale import quantizer_of
 from ...autoregressive import registry
+from ...autoregressive.sampling import TokenSampling
+from ...autoregressive.var import NextScaleTransformer
 from ...autoregressive.var_config import NextScaleConfig
 from ...conditioning.conditioning import drop
 from ...conditioning.registry import conditioning_of
 from ...diffusion.conditions import Cond
+from ...errors import ConfigError, DataError
 from ...images.order import pieces, spread
 from ...latents.dataset import VALIDATION_SEED, LatentSets, TokenDataset
+from ...latents.fields import TOKENS
+from ...pipeline.token_drawing import TokenGenerator
+from ...pipeline.training_data import TrainingData
 from ...system.compile import compiling_pays, maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
+from ...training.preview import draw_preview, write_preview
 from .settings import NextScaleTraining
 
 VALIDATION_SAMPLES = 1024
 _AT_ONCE = 64
 Data = tuple[Tensor, Cond, Tensor]  # tokens (B, L), conditions, draws for stochastic depth (B, depth, 2)
+
+
+def network_config(config: NextScaleTraining, data: TrainingData, autoencoder: Autoencoder) -> NextScaleConfig:
+    """Return the network that the settings and the tokens ask for. Raises ConfigError if they do not fit together."""
+    codec = quantizer_of(autoencoder.codec).config
+    if TOKENS not in (data.described.metadata.get("fields") or {}):
+        raise DataError(f"{data.described.path} holds no tokens", data.described.remedy)
+    if unknown := set(data.conditioning.fields) - set(NextScaleTransformer.fields):
+        raise ConfigError(
+            f"a next-scale transformer takes no {', '.join(sorted(unknown))}", "train it with `conditioning=none`"
+        )
+    network = config.model.network_config(
+        scales=codec.scales,
+        codebook_size=codec.codebook_size,
+        code_channels=codec.latent_channels,
+        label_dropout=config.label_dropout if data.conditioning.has_null else 0.0,
+        **data.conditioning.sizes,
+    )
+    assert isinstance(network, NextScaleConfig)
+    return network
 
 
 class NextScaleTask:
@@ -44,9 +71,7 @@ class NextScaleTask:
         self.config, self.policy, self.autoencoder, self.latents = config, policy, autoencoder, latents
         self.num_samples = len(latents.train)
         self.conditioning = conditioning_of({"conditioning": latents.conditioning.describe()}, config.label_dropout)
-        quantizer = getattr(autoencoder.codec, "quantizer", None)
-        assert isinstance(quantizer, MultiScaleQuantizer), "tokens of several scales"
-        self.quantizer = quantizer
+        self.quantizer = quantizer_of(autoencoder.codec)
 
         # Weights depend on the seed alone: neither on the data nor on the device.
         seeds.seed_everything(config.seed, "generator weights")
@@ -100,7 +125,15 @@ class NextScaleTask:
         return {"val_loss": float(self._mean(by_scale)), **numbers}
 
     def picture(self, folder: Path, images_seen: int) -> None:
-        """Write the grid of previews: one row per class, always the same seeds."""
+        """Write a grid of samples, one row per class, always of the same seeds; guided where there is a null."""
+        preview = self.config.preview
+        sampling = TokenSampling(cfg=preview.cfg if self.conditioning.has_null else 1.0)
+        images, names = draw_preview(self.generator(sampling), self.conditioning, preview)
+        write_preview(folder, images_seen, images, names, preview.per_class)
+
+    def generator(self, sampling: TokenSampling) -> TokenGenerator:
+        """Return the network in training as what draws samples."""
+        return TokenGenerator(self.network, self.autoencoder, self.conditioning, sampling, self.policy)
 
     def _losses(self, tokens: Tensor, cond: Cond, keep: Tensor | None) -> Tensor:
         """Return the mean cross-entropy of each scale's tokens, float32 (K,)."""

@@ -3,14 +3,16 @@
 from typing import Any, Literal
 
 from pydantic import SerializeAsAny, model_validator
+from typing_extensions import Self
 
 from ...autoencoders.settings import AutoencoderModel, VQVAELoss
+from ...autoregressive.settings import NextScaleModel
 from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
 from ...images.settings import Data
 from ...pipeline.settings import Diffusion
 from ...settings.fields import Location, Stage, option, section
 from ...system.settings import Machine
-from ..settings import AutoencoderTrain, ClassifierTrain, DenoiserTrain, Metrics, Preview
+from ..settings import AutoencoderTrain, ClassifierTrain, DenoiserTrain, Metrics, NextScaleTrain, Preview, Train
 
 
 class Training(Stage):
@@ -41,14 +43,12 @@ class AutoencoderTraining(Training):
     pictures: int = option(8, "Validation images shown beside their reconstruction.", identity=False, ge=1, le=64)
 
 
-class DenoiserTraining(Training):
-    """How a denoiser is trained."""
+class GeneratorTraining(Training):
+    """How a generator of any kind is trained on latents."""
 
     latents: Location | None = option(
         None, "Latents to train on; by default the run's own.", "--latents", identity="contents"
     )
-    model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
-    diffusion: Diffusion = section(Diffusion)
     conditioning: Literal["data", "none"] = option(
         "data", "Condition on what came with the data, labels for instance, or on none of it.", "--conditioning"
     )
@@ -60,7 +60,7 @@ class DenoiserTraining(Training):
         "Latents held on the device, mapped into memory, or streamed from the disk; auto chooses by what they fit in.",
         identity=False,
     )
-    train: DenoiserTrain = section(DenoiserTrain)
+    train: Train = section(Train)
     preview: Preview = section(Preview)
     metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)
@@ -73,12 +73,27 @@ class DenoiserTraining(Training):
         return values
 
     @model_validator(mode="after")
-    def _dropout_needs_a_condition(self) -> "DenoiserTraining":
+    def _dropout_needs_a_condition(self) -> Self:
         if self.conditioning == "none" and self.label_dropout:
             raise ValueError(
                 f"`label_dropout={self.label_dropout:g}`: with `conditioning=none` there are no labels to drop"
             )
         return self
+
+
+class DenoiserTraining(GeneratorTraining):
+    """How a denoiser is trained."""
+
+    model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
+    diffusion: Diffusion = section(Diffusion)
+    train: DenoiserTrain = section(DenoiserTrain)
+
+
+class NextScaleTraining(GeneratorTraining):
+    """How a next-scale transformer is trained."""
+
+    model: SerializeAsAny[NextScaleModel] = section(NextScaleModel)
+    train: NextScaleTrain = section(NextScaleTrain)
 
 
 class ClassifierTraining(Training):

@@ -1,0 +1,61 @@
+"""`ldm train-var`: tokens of several scales in, a next-scale transformer out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.autoencoders.codec import Autoencoder
+from ..core.autoregressive import registry
+from ..core.autoregressive.sampling import TokenSampling
+from ..core.autoregressive.var import NextScaleTransformer
+from ..core.autoregressive.var_config import NextScaleConfig
+from ..core.errors import ConfigError
+from ..core.latents.dataset import LatentSets
+from ..core.pipeline.token_drawing import token_sampling
+from ..core.pipeline.training_data import TrainingData
+from ..core.progress import Outcome, Progress
+from ..core.runs.roles import NEXT_SCALE, Role
+from ..core.system.precision import Policy
+from ..core.training.generators import train_generator
+from ..core.training.tasks.next_scale import NextScaleTask, network_config
+from .configs import TrainVAR
+
+
+def run(config: TrainVAR, progress: Progress) -> Outcome:
+    """Train a next-scale transformer on the tokens of a run's latents. Returns its folder."""
+    return train_generator(config, _NextScale(config), progress)
+
+
+@dataclass(frozen=True)
+class _NextScale:
+    """What its training has of its own: a `core.training.generators.Kind`."""
+
+    config: TrainVAR
+    noun: str = "transformer"
+    role: Role = NEXT_SCALE
+
+    def network(self, data: TrainingData, autoencoder: Autoencoder) -> NextScaleConfig:
+        return network_config(self.config, data, autoencoder)
+
+    def sampling(self, data: TrainingData) -> TokenSampling:
+        wanted, usual = self.config.metrics, type(self.config.metrics).model_fields
+        for name in ("sampler", "steps"):
+            if getattr(wanted, name) != usual[name].default:
+                raise ConfigError(f"`{name}={getattr(wanted, name)}`: tokens are drawn without one", "leave it out")
+        return token_sampling(data.conditioning.has_null, wanted.cfg)
+
+    def task(
+        self, network: NextScaleConfig, latents: LatentSets, autoencoder: Autoencoder, policy: Policy
+    ) -> NextScaleTask:
+        return NextScaleTask(self.config, network, latents, autoencoder, policy)
+
+    def describe(self, network: NextScaleConfig) -> Mapping[str, Any]:
+        return {"scales": list(network.scales)}
+
+    def save(self, network: NextScaleTransformer, folder: Path, extra: dict[str, Any]) -> None:
+        registry.save(network, folder, extra)
+
+    def sample_flags(self, data: TrainingData) -> str | None:
+        asked = "--class 0 " if data.conditioning.class_names else ""
+        return f"{asked}--cfg {2.5 if data.conditioning.has_null else 1}"

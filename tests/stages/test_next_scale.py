@@ -1,0 +1,107 @@
+"""A next-scale transformer through the stages: tokens in the shards, training, samples by seed, evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ldm.core.errors import ConfigError, DataError
+from ldm.core.progress import Silent
+from ldm.stages.configs.folders import Verify
+from ldm.stages.tools import verify
+from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+
+CODEC = {
+    "preset": "msvq-xs",
+    "channels": 8,
+    "channel_multipliers": (1, 2),
+    "scales": (1, 2, 4),
+    "codebook_size": 16,
+    "latent_channels": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    base = tmp_path_factory.mktemp("next-scale")
+    pipeline = Pipeline(base, write_squares(base / "squares", size=16))
+    pipeline.run("train-autoencoder", model=CODEC)
+    pipeline.through("encode", "train-var", "train-classifier")
+    return pipeline
+
+
+def drawn(pipeline: Pipeline, label: str, **changes: Any) -> dict[str, bytes]:
+    pipeline.run("sample", label=label, **{"num": 3, "steps": None, **changes})
+    return pngs(pipeline.folder / "samples" / label)
+
+
+def test_tokens_are_in_the_shards_and_the_loss_of_each_scale_is_logged(trained: Pipeline) -> None:
+    latents = manifest(trained.folder / "latents")["facts"]
+    assert latents["token_maps"] == [[1, 1], [2, 2], [4, 4]] and latents["fields"]["tokens.npy"]["shape"] == [21]
+    lines = [json.loads(line) for line in (trained.folder / "var" / "metrics.jsonl").read_text().splitlines()]
+    assert any({"loss_1", "loss_2", "loss_4"} <= line.keys() for line in lines)
+    assert any({"val_loss", "val_loss_4"} <= line.keys() for line in lines)
+    assert manifest(trained.folder / "var")["facts"]["scales"] == [1, 2, 4]
+
+
+def test_an_image_follows_from_its_seed_whatever_is_drawn_with_it(trained: Pipeline) -> None:
+    together = drawn(trained, "together", classes="all", cfg=2.0, top_k=8, top_p=0.9)
+    alone = drawn(trained, "alone", classes="0", cfg=2.0, top_k=8, top_p=0.9, batch_size=1)
+    assert len(together) == 9 and alone == {name: together[name] for name in alone}
+    assert manifest(trained.folder / "samples" / "alone")["facts"]["sampling"]["sampler"] == "next-scale"
+    assert drawn(trained, "likeliest", classes="0", temperature=0.0) != alone
+
+
+def test_samples_are_evaluated_and_shown_scale_by_scale_and_everything_verifies(trained: Pipeline) -> None:
+    drawn(trained, "shown", progressive=True, num=4)
+    assert (trained.folder / "samples" / "shown" / "progressive.png").is_file()
+    trained.run("eval", samples="shown")
+    assert manifest(trained.folder / "eval" / "shown")["facts"]["numbers"]
+    verify.run(Verify(path=trained.folder), Silent())
+
+
+def test_settings_of_denoisers_are_refused_here_and_those_of_tokens_there(trained: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`sampler=heun` is no setting of a next-scale transformer"):
+        trained.run("sample", sampler="heun", steps=None)
+    with pytest.raises(ConfigError, match="tokens are drawn without one"):
+        trained.run("train-var", replace=True, metrics={"every": 32, "steps": 5})
+    both = trained.copy(tmp_path)
+    both.run("train-dit")
+    with pytest.raises(ConfigError, match="`top_k=5` is no setting of a denoiser"):
+        both.run("sample", denoiser=both.folder / "dit", top_k=5)
+
+
+def test_latents_without_tokens_are_refused_before_training(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path, write_squares(tmp_path / "squares", size=16))
+    pipeline.through("train-vqvae", "encode")
+    with pytest.raises(ConfigError, match="no tokens of several scales"):
+        pipeline.run("train-var")
+
+
+def test_a_damaged_transformer_is_named(trained: Pipeline, tmp_path: Path) -> None:
+    weights = trained.folder / "var" / "final" / "model.safetensors"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-4] + bytes(4 * [7]))
+        with pytest.raises(DataError, match=r"model\.safetensors"):
+            trained.run("sample", label="damaged", steps=None)
+    finally:
+        weights.write_bytes(content)
+
+
+def test_unlabelled_training_draws_without_classes(trained: Pipeline, tmp_path: Path) -> None:
+    other = trained.copy(tmp_path)
+    other.run("train-var", conditioning="none", replace=True)
+    other.run("sample", label="any", num=2, steps=None)
+    assert len(pngs(other.folder / "samples" / "any")) == 2
+
+
+def test_metrics_in_training_measure_the_samples_and_keep_the_best(trained: Pipeline, tmp_path: Path) -> None:
+    other = trained.copy(tmp_path)
+    other.run("train-var", metrics={"every": 32, "num": 12}, replace=True)
+    lines = [json.loads(line) for line in (other.folder / "var" / "metrics.jsonl").read_text().splitlines()]
+    assert any(name.startswith("sample") or "frechet" in name for line in lines for name in line)
+    best = drawn(other, "best", classes="0", checkpoint="best")
+    assert len(best) == 3 and np.all([len(each) > 0 for each in best.values()])
