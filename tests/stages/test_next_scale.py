@@ -100,7 +100,7 @@ def test_unlabelled_training_draws_without_classes(trained: Pipeline, tmp_path: 
 
 def test_metrics_in_training_measure_the_samples_and_keep_the_best(trained: Pipeline, tmp_path: Path) -> None:
     other = trained.copy(tmp_path)
-    other.run("train-var", metrics={"every": 32, "num": 12}, replace=True)
+    other.run("train-var", metrics={"every": 32, "num": 12}, replace=True, seed=1)
     assert manifest(other.folder / "var" / "best")["facts"]["best"]["criterion"]
     best = drawn(other, "best", classes="0", checkpoint="best")
     assert len(best) == 3 and np.all([len(each) > 0 for each in best.values()])
