@@ -175,5 +175,6 @@ def _kind(field: FieldInfo) -> str:
     if _is_literal(kind):
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return "A,B,…" if Ellipsis in get_args(kind) else "A,B"
+        items = get_args(kind)
+        return "TEXTS" if items[0] is str else "A,B,…" if Ellipsis in items else ",".join("ABCD"[: len(items)])
     return {bool: "yes|no", int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")

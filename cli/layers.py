@@ -32,7 +32,7 @@ def merged_config(
     command: str,
     recipe: str | None = None,
     overrides: Sequence[str] = (),
-    flags: Mapping[str, str | bool] | None = None,
+    flags: Mapping[str, str | bool | list[str]] | None = None,
 ) -> Merged:
     """Merge a command's layers and validate the result.
 

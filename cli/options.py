@@ -22,7 +22,7 @@ class Given:
 
     recipe: str | None
     overrides: tuple[str, ...]
-    flags: Mapping[str, str | bool]
+    flags: Mapping[str, str | bool | list[str]]
     quiet: bool
     json: bool
 
@@ -46,6 +46,7 @@ def stage_command(command: str, act: Callable[[str, Given], int | None], example
     """
     declared = settings_of(COMMANDS[command].settings)
     arguments = [setting for setting in declared if setting.argument]
+    keys = {setting.key for setting in declared}
     # In help, what all stages have comes behind a stage's own settings.
     ordered = sorted((s for s in declared if s.flags), key=lambda setting: setting.key in Stage.model_fields)
     settings = {_parameter_name(setting): setting for setting in ordered}
@@ -54,7 +55,11 @@ def stage_command(command: str, act: Callable[[str, Given], int | None], example
         flags = {s.key: values[name] for name, s in settings.items() if values[name] is not None}
         given = list(values["overrides"] or ())
         for argument in arguments:
-            if given and (argument.required or "=" not in given[0]):
+            if argument.kind == "TEXTS":  # All words that set nothing.
+                named = [word for word in given if word.partition("=")[0] not in keys]
+                given = [word for word in given if word not in named]
+                flags |= {argument.key: named} if named else {}
+            elif given and (argument.required or "=" not in given[0]):
                 flags[argument.key] = given.pop(0)
             elif argument.required:
                 raise ConfigError(f"ldm {command} needs {argument.argument}", f"ldm {command} --help shows how")
@@ -99,8 +104,9 @@ def _setting_parameter(name: str, setting: Setting, command: str) -> inspect.Par
         flags = [f"{on}/{off}" for on, off in zip(setting.flags, setting.off_flags, strict=False)] or [*setting.flags]
         return _parameter(name, bool | None, typer.Option(*flags, **described), None)
     completion = completion_of(setting)
-    option = typer.Option(*setting.flags, metavar=setting.kind, autocompletion=completion, **described)
-    return _parameter(name, str | None, option, None)
+    several = setting.kind == "TEXTS"
+    option = typer.Option(*setting.flags, metavar=setting.kind.rstrip("S"), autocompletion=completion, **described)
+    return _parameter(name, list[str] | None if several else str | None, option, None)
 
 
 def _heading(setting: Setting, command: str) -> str:

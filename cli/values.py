@@ -38,6 +38,7 @@ _KINDS = {
     "yes|no": _Kind("yes or no", "yes or no", _SWITCH),
     "PATH": _Kind("path", "a path", _ANY),
     "TEXT": _Kind("text", "a text", _ANY),
+    "TEXTS": _Kind("texts", "a list of texts", {"type": ["array", "string"], "items": _ANY}),
 }
 _LIMITS = {
     "minimum": "at least {}",

@@ -14,6 +14,7 @@ from ..core.runs.roles import (
     AUTOENCODER,
     CLASSIFIER,
     DENOISER,
+    EDITS,
     EVALUATION,
     LATENTS,
     NEXT_SCALE,
@@ -115,6 +116,8 @@ _SMALL_DENOISER = {
     "preview": {"every": 64, "per_class": 1, "steps": 2},
 }
 _OF_LATENTS = {"latents": LATENTS, "autoencoder": AUTOENCODER}
+
+_DRAWN_FROM = {"denoiser": DENOISER, "weak": DENOISER, "classifier": NOISY_CLASSIFIER}
 
 _OF_AUTOENCODERS: dict[str, Any] = {
     "cost": f"{_COSTS}:train_autoencoder",
@@ -284,6 +287,32 @@ _STAGES = (
         smallest={"num": 8, "steps": 3},
     ),
     Command(
+        "edit",
+        "Edit images: all of them, a part, or by inversion.",
+        (
+            "ldm edit photo.jpg --class dog",
+            "ldm edit photos/ --strength 0.4,0.7 --class cat,dog --cfg 4",
+            "ldm edit sketch.png --start-index 5,10,20 --class 3 --num 4",
+            "ldm edit photo.jpg --box 20,16,24,24 --class church --resample 5",
+            "ldm edit photo.jpg --outpaint left=32 --class church",
+            "ldm edit photo.jpg --inversion --class cat",
+        ),
+        "stages.edit",
+        "stages.configs:Edit",
+        (
+            Kind(
+                "edits",
+                EDITS,
+                "Edits",
+                inputs=_DRAWN_FROM,
+                labelled=True,
+                pieces="images",
+            ),
+        ),
+        targets=(),
+        shared=True,
+    ),
+    Command(
         "eval",
         "Measure samples or reconstructions against real images.",
         (
@@ -429,7 +458,7 @@ def pipeline(sections: Collection[str] = ()) -> list[str]:
     Generators count as the same: a pipeline has one. sections: those of a recipe.
     """
     alike: dict[str, list[str]] = {}
-    for command in STAGES.values():
+    for command in filter(lambda stage: stage.targets, STAGES.values()):
         role = command.writes[0].role
         alike.setdefault("generator" if role.draws else role.name, []).append(command.name)
     return [next((name for name in names if name in sections), names[0]) for names in alike.values()]

@@ -58,6 +58,13 @@ def test_the_metadata_of_samples_are_those_on_the_page(judged: Pipeline) -> None
     assert {"file", "label", "class", "seed"} == set(facts["images"][0])
 
 
+def test_the_metadata_of_edits_are_those_on_the_page(trained: Pipeline) -> None:
+    facts = manifest(trained.run("edit", classes="red", label="formats").directory)["facts"]
+    (fields,) = tables("Metadata of edits")
+    assert sorted(fields) == sorted(facts)
+    assert {"file", "image", "label", "class", "seed", "strength", "snr_db"} == set(facts["images"][0])
+
+
 @pytest.mark.parametrize("kind", ["vqvae", "dit", "classifier"])
 def test_a_trained_folder_has_the_files_on_the_page(kind: str, trained: Pipeline) -> None:
     (named,) = tables("A run")

@@ -24,12 +24,45 @@ def from_image(x0: Tensor, noise: Tensor, schedule: Schedule, grid: Tensor, stre
     first time that is the noise alone: alpha x0 would show through where a schedule does not end in pure noise. At 0 it
     is x0, and there is no step.
     """
+    times = times_from(grid, strength)
+    noised = add_noise(x0, noise, *schedule.alpha_sigma(times[0]))
+    return (noised if len(times) < len(grid) else noise), times
+
+
+def times_from(grid: Tensor, strength: float) -> Tensor:
+    """Return the grid's times from the one nearest to `strength` on: the steps are those of full sampling."""
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength:g}: it must lie in [0, 1]")
-    # The nearest time of the grid, so that the steps that follow are those of full sampling.
-    first = int((grid - strength).abs().argmin())
-    times = grid[first:]
-    return (add_noise(x0, noise, *schedule.alpha_sigma(times[0])) if first else noise), times
+    return grid[int((grid - strength).abs().argmin()) :]
+
+
+@torch.no_grad()
+def inverted(
+    denoise: Denoiser, x0: Tensor, schedule: Schedule, grid: Tensor, strength: float, cond: Cond, refine: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return the state from which DDIM leads back to x0, and its times (DDIM inversion; Song et al. 2021, section 4.3).
+
+    Each step from s up to t is x_t = (alpha_t / alpha_s) x_s + (sigma_t − sigma_s alpha_t / alpha_s) eps. The step down
+    has eps(x_t, t), which is not known yet: it begins as eps(x_s, s), and is computed again at the x_t that it gave,
+    `refine` times. With guidance it does not converge: denoise without.
+    """
+    times = times_from(grid, strength)
+    rising = times.flip(0)
+    alpha, sigma = (levels.tolist() for levels in schedule.alpha_sigma(rising))
+
+    def eps(x: Tensor, place: int) -> Tensor:
+        return (x - alpha[place] * denoise(x, rising[place], cond)) / sigma[place]
+
+    x = x0
+    for s in range(len(rising) - 1):
+        # At t = 0 there is no noise to see: x0 is looked at as if it had that of the first step.
+        t = s + 1
+        keep, add = alpha[t] / alpha[s], sigma[t] - sigma[s] * alpha[t] / alpha[s]
+        x_s, noise = x, eps(x, max(s, 1))
+        for _ in range(refine):
+            noise = eps(keep * x_s + add * noise, t)
+        x = keep * x_s + add * noise
+    return x, times
 
 
 def resampling(grid: Tensor, jump: int, repeats: int) -> Tensor:

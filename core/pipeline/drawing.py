@@ -15,16 +15,17 @@ from ..conditioning.registry import conditioning_of
 from ..diffusion.conditions import Cond
 from ..distributed import processes
 from ..errors import ConfigError
-from ..files import sha256_file
+from ..files import sha256_file, sha256_json
 from ..images.decode import write_png
 from ..progress import Progress
 from ..runs.inputs import as_input
 from ..runs.pieces import Pieces
 from ..runs.run import StageRun
+from ..settings.fields import identity
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
-from .generation import Sampling, check, chunk_size, generate, sampling_of
+from .generation import Edit, Sampling, check, chunk_size, generate, sampling_of
 from .generator import OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
 from .model import Model
@@ -43,14 +44,16 @@ class DenoisingGenerator:
     def at_once(self) -> int:
         return chunk_size(self.model.latent_shape, self.policy)
 
-    def draw(self, cond: Cond, seeds: np.ndarray, on_step: OnStep | None = None) -> np.ndarray:
+    def draw(
+        self, cond: Cond, seeds: np.ndarray, on_step: OnStep | None = None, edit: Edit | None = None
+    ) -> np.ndarray:
         """Return an image for each seed; see `Generator` and `generate`."""
 
         def show(step: int, time: float, x: Tensor, x0: Tensor) -> None:
             assert on_step is not None, "called only with on_step"
             on_step(step, lambda: {"x_t": self.decode(x), "x0 estimate": self.decode(x0)})
 
-        return generate(self.model, cond, seeds, self.sampling, self.policy, show if on_step else None)
+        return generate(self.model, cond, seeds, self.sampling, self.policy, show if on_step else None, edit)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Return images, uint8 (B, H, W, 3)."""
@@ -107,6 +110,13 @@ def consecutive(first: int, count: int) -> np.ndarray:
     if first + count > 2**63:
         raise ConfigError(f"`seed={first}` leaves {2**63 - first:,} seeds for {count:,} images", "give a smaller one")
     return first + np.arange(count, dtype=np.int64)
+
+
+def folder_label(config: Drawing, beginning: str, inputs: dict[str, dict[str, Any]]) -> str:
+    """Return a readable folder name, different for other settings and other contents of the inputs."""
+    readable = "".join(c if c.isalnum() or c in "-," else "_" for c in beginning)[:40]
+    contents = {name: each["fingerprint"] for name, each in inputs.items()}
+    return f"{readable}_{sha256_json([identity(config), contents])[:6]}"
 
 
 @dataclass(frozen=True)

@@ -45,12 +45,14 @@ class Sampling(Guidance):
 class Start:
     """The start of sampling for some images of a request, which an edit may change.
 
-    rows: of the images, int64 (B,). x, times: the state that it starts from, and the times that it visits. noise:
-    purpose and step → standard normal draws as x, by each image's own seed.
+    rows: of the images, int64 (B,). denoise: guided. plain: the same without guidance. x, times: the state that it
+    starts from, and the times that it visits. noise: purpose and step → standard normal draws as x, by each image's own
+    seed.
     """
 
     rows: np.ndarray
     denoise: Denoiser
+    plain: Denoiser
     x: torch.Tensor
     times: torch.Tensor
     schedule: Schedule
@@ -156,6 +158,13 @@ def chunk_size(latent_shape: tuple[int, int, int], policy: Policy) -> int:
     return min(max(at_once // pixels, 1), _LARGEST_CHUNK)
 
 
+def grid_of(model: Model, sampling: Sampling) -> torch.Tensor:
+    """Return the sampler's times, shifted as the training's unless another shift is asked for."""
+    spacing = sampling.spacing if model.diffusion.most_steps > 1 else "trailing"  # which begins at the one time
+    grid = times.grid(model.schedule.num_steps, sampling.num_steps, spacing)
+    return times.shift(grid, model.diffusion.shift if sampling.shift is None else sampling.shift)
+
+
 @torch.no_grad()
 def _chunk(
     model: Model,
@@ -192,13 +201,9 @@ def _chunk(
         fixed = "beta" if sampling.variance == "beta" else "posterior"
         options |= {"variance": fixed} | steered.for_ddpm
 
-    # The grid of times, shifted as the training's times unless another shift is asked for.
-    spacing = sampling.spacing if model.diffusion.most_steps > 1 else "trailing"  # which begins at the one time
-    grid = times.grid(model.schedule.num_steps, sampling.num_steps, spacing)
-    grid = times.shift(grid, model.diffusion.shift if sampling.shift is None else sampling.shift)
-
     # From pure noise along the whole grid, unless an edit changes that.
-    start = Start(rows, steered.denoise, noise("initial noise", 0), grid, model.schedule, noise)
+    plain, grid = guided(model, Guidance(), policy).denoise, grid_of(model, sampling)
+    start = Start(rows, steered.denoise, plain, noise("initial noise", 0), grid, model.schedule, noise)
     if edit is not None:
         start = edit(start)
     return samplers.walk(

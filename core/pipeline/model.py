@@ -18,7 +18,7 @@ from ..diffusion.denoisers import Denoiser, denoiser
 from ..diffusion.guidance import LogProb
 from ..diffusion.schedules import Schedule, schedule
 from ..diffusion.variance import SplitOutput
-from ..images.decode import as_uint8
+from ..images.decode import as_tensor, as_uint8
 from ..system.memory import equal_chunks
 from ..system.precision import Policy
 from .settings import Diffusion
@@ -50,6 +50,13 @@ class Model:
     @cached_property
     def schedule(self) -> Schedule:
         return forward_process(self.diffusion)
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray, policy: Policy) -> Tensor:
+        """Return normalised latents (B, C, h, w), on the device, of images, uint8 (B, H, W, 3)."""
+        parts = equal_chunks(as_tensor(images), _PIXELS_DECODED // (images.shape[1] * images.shape[2]))
+        with policy.autocast():
+            return torch.cat([self.autoencoder.encode(part.to(policy.device)).float() for part in parts])
 
     def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
         """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w)."""

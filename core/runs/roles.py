@@ -61,10 +61,11 @@ NEXT_SCALE = Role(
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
 SAMPLES = Role("samples", {"samples": "sample"}, "Samples")
+EDITS = Role("edits", {"edits": "edit"}, "Edits")
 EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation")
 SWEEP = Role("sweep", {"sweep": "sweep"})
 
-ROLES = (AUTOENCODER, LATENTS, DENOISER, NEXT_SCALE, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, EVALUATION, SWEEP)
+ROLES = (AUTOENCODER, LATENTS, DENOISER, NEXT_SCALE, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, EDITS, EVALUATION, SWEEP)
 
 
 def role_of(kind: str) -> Role:

@@ -227,6 +227,20 @@ class Samples(Conditioned):
         return (image.file for image in self.images)
 
 
+class _Edited(_Record):
+    file: Name
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class Edits(Metadata):
+    images: Annotated[list[_Edited], Field(min_length=1)]
+    image_size: Side
+    sampling: Sampling
+
+    def named_files(self) -> Iterable[str]:
+        return (image.file for image in self.images)
+
+
 class Evaluation(Metadata):
     numbers: dict[Text, Number]
 

@@ -51,6 +51,8 @@ def _not_empty(value: Any) -> Any:
 Location = Annotated[Path, BeforeValidator(_not_empty), PlainSerializer(lambda path: path.as_posix(), return_type=str)]
 Place = Annotated[str, AfterValidator(_not_empty)]
 """A path, or what else a command reads by that name: a pattern, built-in data."""
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""Texts of any content: a flag that is typed several times, or all words of an argument."""
 
 
 def _stay_inside(name: str) -> str:

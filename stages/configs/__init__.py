@@ -3,11 +3,13 @@
 from .autoencoder import Encode, TrainAutoencoder, TrainVQVAE
 from .classifier import TrainClassifier
 from .denoiser import TrainDenoiser, TrainDiT
+from .editing import Edit
 from .evaluation import Eval
 from .next_scale import TrainVAR
 from .sampling import Sample
 
 __all__ = [
+    "Edit",
     "Encode",
     "Eval",
     "Sample",

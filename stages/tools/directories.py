@@ -20,7 +20,7 @@ from ...core.settings.fields import defaults, identity, incidental
 from ...core.settings.recipe_file import leaves, read_settings
 from ...core.training import checkpoint
 from ..configs.exchange import Import
-from ..table import KINDS, MAKERS, TOOLS
+from ..table import KINDS, MAKERS, STAGES, TOOLS
 from .words import typed
 
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
@@ -101,7 +101,7 @@ def command_of(path: Path, kind: str) -> str:
         words += [f"{key}={typed(value)}" for key, value in changed_settings(kind, recorded_settings(path)).items()]
     elif (settings := next(filter(Path.is_file, (recipe, path / MANIFEST)), None)) is not None:
         words += ["-c", str(settings)]
-        words += ["--label", path.name] if command == "sample" and settings != recipe else []
+        words += ["--label", path.name] if _has_label(command) and settings != recipe else []
     return shlex.join([*words, *placed])
 
 
@@ -109,8 +109,13 @@ def recipe_command(found: StageRun) -> str:
     """Return the command line that writes a complete stage's recipe again."""
     command = MAKERS[found.kind].name if found.kind in MAKERS else found.kind
     words = ["ldm", "config", "show", command, "-c", str(found.path / MANIFEST), *_placed(found.path, found.kind)]
-    words += ["--label", found.path.name] if command == "sample" else []
+    words += ["--label", found.path.name] if _has_label(command) else []
     return f"{shlex.join(words)} > {shlex.quote(str(found.path / RECIPE))}"
+
+
+def _has_label(command: str) -> bool:
+    """Return whether a command's output folder has a name of its own in its run."""
+    return command in STAGES and "label" in STAGES[command].settings.model_fields
 
 
 def import_of(path: Path) -> list[str] | None:

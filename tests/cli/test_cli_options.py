@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from ldm.cli import examples
 from ldm.cli.keys import find, settings_of, short_count
+from ldm.cli.layers import merged_config
 from ldm.cli.main import app, run
 from ldm.cli.options import Given, stage_command
 from ldm.core.settings.fields import parse_count
@@ -157,3 +158,10 @@ def test_a_short_count_reads_back_as_itself(count: int) -> None:
 )
 def test_the_nearest_word_is_the_same_leaf_or_close_in_spelling(typed: str, meant: str | None) -> None:
     assert nearest(typed, ["train.lr", "train.batch_size", "model.width"]) == meant
+
+
+def test_all_words_that_set_nothing_are_the_images_to_edit() -> None:
+    given = parse("edit", "a.png", "eta=0.5", "odd=name.png", "--steps", "4", "b/")
+    assert given.flags == {"images": ["a.png", "odd=name.png", "b/"], "steps": "4"} and given.overrides == ("eta=0.5",)
+    images = ("a.png", "odd=name.png", "b/")
+    assert merged_config("edit", None, given.overrides, given.flags).config.images == images

@@ -219,12 +219,14 @@ HANDOVERS = [
     ("train-dit", "vqvae", "ldm train-vqvae"),
     ("sample", "dit", "ldm train-dit"),
     ("sample", "vqvae", "ldm train-vqvae"),
+    ("edit", "dit", "ldm train-dit"),
+    ("edit", "vqvae", "ldm train-vqvae"),
     ("eval", "classifier", "ldm train-classifier"),
     ("eval", "dit", "ldm train-dit"),
 ]
 
 
-@pytest.mark.promise("R21", quick=7, full=7)
+@pytest.mark.promise("R21", quick=9, full=9)
 @pytest.mark.parametrize("harm", ["missing", "half-written", "damaged"])
 def test_a_stage_refuses_an_input_that_is_not_whole_and_names_the_command(
     harm: str, trials: Trials, copied: Pipeline
@@ -238,7 +240,7 @@ def test_a_stage_refuses_an_input_that_is_not_whole_and_names_the_command(
         elif harm == "half-written":
             (copied.folder / stage / MANIFEST).unlink()
         else:
-            shutil.rmtree(copied.folder / STAGES[command].writes[0].name, ignore_errors=command == "eval")
+            shutil.rmtree(copied.folder / STAGES[command].writes[0].name, ignore_errors=command in ("edit", "eval"))
             for path in (copied.folder / stage).glob("final/*" if stage != "latents" else "*.tar"):
                 path.write_bytes(path.read_bytes()[:-1] + b"?")
         changes: dict[str, Any] = {"samples": "some"} if command == "eval" else {}

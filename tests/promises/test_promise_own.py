@@ -16,6 +16,7 @@ import pytest
 from ldm.core import files
 from ldm.core.errors import DataError
 from ldm.core.latents import shards
+from ldm.core.pipeline import drawing
 from ldm.core.runs.pieces import BOUND, PIECES, Pieces
 from ldm.core.runs.run import IDENTITY, MANIFEST, StageRun
 from ldm.core.training import checkpoint
@@ -27,6 +28,7 @@ from tests.support.small_runs import settled
 COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "encode": ("latents", {}),
     "sample": ("samples/some", {"label": "some", "num": 3}),
+    "edit": ("edits/some", {"label": "some"}),
     "train-dit": ("dit", {}),
 }
 
@@ -157,8 +159,8 @@ def test_its_own_pieces_are_adopted_and_not_made_again(
         pytest.fail("it was there")
 
     monkeypatch.setattr(shards, "write_shard", fail)
-    if interrupted.command == "sample":
-        monkeypatch.setattr("ldm.stages.sample.generate", fail)
+    if interrupted.command in ("sample", "edit"):
+        monkeypatch.setattr(drawing, "generate", fail)
     assert interrupted.finish(copy) == []
     assert not list(copy.folder.rglob(PIECES))
 

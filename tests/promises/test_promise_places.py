@@ -16,7 +16,7 @@ from PIL import Image
 from ldm.core.runs.lock import LOCK
 from ldm.core.runs.run import MANIFEST
 from tests.support.forgery import RUN, copy_run
-from tests.support.interrupted import ENCODE, SAMPLE, Stage
+from tests.support.interrupted import EDIT, ENCODE, SAMPLE, Stage
 from tests.support.launcher import ROOT, Command, Launcher
 from tests.support.ledger import Trials
 from tests.support.small_runs import training
@@ -26,6 +26,7 @@ COMMANDS = {
     "encode": ENCODE,
     "train-dit": training("train-dit", 8, 4),
     "sample": SAMPLE,
+    "edit": EDIT,
 }
 SPECIAL = (
     *("dit/manifest.json", "dit/identity.json", "dit/config.yaml", "dit/.lock", "dit/metrics.jsonl"),

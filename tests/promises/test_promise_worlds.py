@@ -26,7 +26,7 @@ from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.classifying import ClassifyingTask
 from ldm.core.training.tasks.denoising import DenoisingTask
 from ldm.stages.table import STAGES
-from tests.support.interrupted import ENCODE, SAMPLE, Stage
+from tests.support.interrupted import EDIT, ENCODE, SAMPLE, Stage
 from tests.support.launcher import Command, Ended
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline
@@ -217,8 +217,8 @@ def ended_as_under_torchrun(commands: list[Command], victims: set[int]) -> list[
 
 
 @pytest.mark.promise("R8", "R2", quick=1, full=15)
-@pytest.mark.parametrize("words", [ENCODE, SAMPLE], ids=["encode", "sample"])
-def test_a_shared_encode_or_sample_of_which_any_process_is_killed_goes_on_to_the_bit(
+@pytest.mark.parametrize("words", [ENCODE, SAMPLE, EDIT], ids=["encode", "sample", "edit"])
+def test_a_shared_encode_sample_or_edit_of_which_any_process_is_killed_goes_on_to_the_bit(
     words: list[str], trials: Trials, stage: Callable[..., Stage]
 ) -> None:
     prepared = stage(*words)

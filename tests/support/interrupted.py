@@ -13,16 +13,25 @@ from ldm.core.files import TEMPORARY
 from tests.support.launcher import Command, Ended, Launcher
 from tests.support.small_runs import settled, start_from, temporaries
 
-FOLDERS = {"train-vqvae": "vqvae", "train-autoencoder": "autoencoder", "encode": "latents", "train-dit": "dit"}
+FOLDERS = {
+    "train-vqvae": "vqvae",
+    "train-autoencoder": "autoencoder",
+    "encode": "latents",
+    "train-dit": "dit",
+    "sample": "samples/x",
+    "edit": "edits/x",
+}
 NEEDS: dict[str, tuple[str, ...]] = {
     "train-vqvae": (),
     "train-autoencoder": (),
     "encode": ("vqvae",),
     "train-dit": ("vqvae", "latents", "classifier"),
     "sample": ("vqvae", "dit"),
+    "edit": ("vqvae", "dit"),
 }
 ENCODE = ["encode", "--shard-size", "4"]
 SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
+EDIT = ["edit", "--label", "x", "--strength", "0.3,0.6", "--class", "red", "--box", "2,2,8,8", "batch_size=2"]
 
 
 class Stage:
@@ -44,8 +53,7 @@ class Stage:
         return runs_dir
 
     def folder(self, runs_dir: Path) -> Path:
-        command = self.words[0]
-        return runs_dir / "tiny" / ("samples/x" if command == "sample" else FOLDERS[command])
+        return runs_dir / "tiny" / FOLDERS[self.words[0]]
 
     def start(self, runs_dir: Path, **conditions: Any) -> Command:
         return self.ldm.start(*self.words, "-c", self.recipe, "--runs-dir", runs_dir, **conditions)

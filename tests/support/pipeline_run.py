@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "train-classifier": {"train": {**SHORT, "images": 128}},
     "sample": {"num": 8, "steps": 3},
+    "edit": {"steps": 4, "strength": [0.5]},
     "eval": {},
 }
 
@@ -52,6 +53,11 @@ def write_squares(folder: Path, per_class: int = 40, size: int = 20, names: Iter
             pixels = np.clip(np.array(colour) + noise.normal(0, 20, (size, size, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number:03d}.png")
     return folder
+
+
+def some_of(images: Path, count: int = 3) -> list[str]:
+    """Name an image of each of the first classes."""
+    return [str(next(iter(sorted(folder.iterdir())))) for folder in sorted(images.iterdir())[:count]]
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -97,6 +103,8 @@ class Pipeline:
             layers[section] = {**values} if isinstance(values, dict) else values
         if command in ("train-vqvae", "train-autoencoder"):
             layers["data"]["source"] = str(self.images)
+        if command == "edit":
+            layers["images"] = some_of(self.images)
         for key, value in changes.items():
             section, _, inner = key.partition("__")
             if inner:
@@ -111,7 +119,7 @@ class Pipeline:
 
     def copy(self, root: Path) -> "Pipeline":
         """Return a copy under another root to be changed at will, without samples and what was made of them."""
-        made = {"samples", "eval", "sweep", "plots", "report.html"}
+        made = {"samples", "edits", "eval", "sweep", "plots", "report.html"}
 
         def others(folder: str, names: list[str]) -> set[str]:
             return made & set(names) if Path(folder) == self.folder else set()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from tests.support.harms import Harm, in_header, in_json, in_lines, in_tar, in_y
 from tests.support.parsers import Parser, Read
 from tests.support.regression import FP32
 
-STAGES = ("vqvae", "latents", "dit", "classifier", NOISY, "samples/some", "eval/some")
+STAGES = ("vqvae", "latents", "dit", "classifier", NOISY, "samples/some", "edits/photo", "eval/some")
 SMALL = {"width": 8, "depth": 1, "heads": 1}
 LATENTS = (4, 4, 4)
 SHARDS = {"train": ["shard-000000.tar"], "val": ["val-000000.tar"]}
@@ -45,6 +46,8 @@ ROLES = {"vqvae": "autoencoder", "dit": "denoiser", "some": "samples"}
 def make_run(folder: Path) -> None:
     """The kept run with classifiers and a judgement, which it lacks."""
     run = copy_run(folder)
+    for name in ("classifier", NOISY):
+        (run / name).mkdir()
     torch.manual_seed(0)
     judge = classifier.Classifier(classifier.ClassifierConfig(num_classes=3, image_size=16, channels=(8, 8)))
     classifier.save(judge, run / "classifier" / "final", ("blue", "green", "red"), {"accuracy": 0.5})
@@ -59,6 +62,9 @@ def make_run(folder: Path) -> None:
     made_of = {"latents": "latents", "autoencoder": "vqvae"}
     add_stage(run, NOISY, "train-classifier", {**known, "accuracy": {"val_accuracy": 0.5}}, made_of, *names)
     sampling = {"sampler": "ddim", "steps": 2, "cfg": 3.0}
+    shutil.copytree(run / "samples" / "some", run / "edits" / "photo")
+    edited = {"images": [{"file": "000000.png", "seed": 0}], "image_size": 16, "sampling": sampling}
+    add_stage(run, "edits/photo", "edit", edited, {"denoiser": "dit"}, "000000.png")
     conditions = {"extractor": "classifier", "weights_sha256": "0" * 64, "resize": "none", "sampling": sampling}
     conditions |= {"n_samples": 3, "n_reference": 7, "reference": "squares"}
     numbers = {"frechet_distance[classifier]": 1.5, "class_accuracy[classifier]": 0.5}

@@ -14,7 +14,7 @@ from ldm.core.runs.lock import LOCK
 from ldm.core.runs.metrics_log import METRICS
 from ldm.core.runs.run import MANIFEST, RECIPE
 from ldm.core.training.checkpoint import FOLDER
-from tests.support.pipeline_run import MACHINE, SETTINGS
+from tests.support.pipeline_run import MACHINE, SETTINGS, some_of
 
 NAME = "tiny"
 STEP = 8  # images
@@ -33,6 +33,7 @@ KL = {
 def write_recipe(path: Path, images: Path) -> Path:
     """Write the recipe of the smallest pipeline over a folder of images."""
     recipe: dict[str, Any] = {"name": NAME, "machine": {**MACHINE}, **SETTINGS}
+    recipe["edit"] = {**SETTINGS["edit"], "images": some_of(images)}
     for command, settings in (("train-vqvae", SETTINGS["train-vqvae"]), ("train-autoencoder", KL)):
         recipe[command] = {**settings, "data": {**settings["data"], "source": str(images)}}
     path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe))))  # Copies: recipes use no aliases.

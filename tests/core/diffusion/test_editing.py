@@ -1,5 +1,6 @@
 """Editing is exact at its ends: strengths 0 and 1, masks of all and nothing; and RePaint's walk counts as published."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -158,3 +159,34 @@ def test_settings_out_of_range_are_refused() -> None:
         editing.from_image(image(), image(), path, grid, 1.5)
     with pytest.raises(ValueError, match="jump is 0"):
         editing.resampling(grid, 0, 2)
+
+
+def round_trip(steps: int, refine: int, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Invert normal data and draw them again by DDIM: what they were noised to, and how far they come back."""
+    path, grid = schedule("linear"), times.grid(1000, steps)
+    denoise = gaussian(path, mean=0.5, std=0.7)
+    x0 = 0.5 + 0.7 * torch.randn(64, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start, visited = editing.inverted(denoise, x0, path, grid, strength, {}, refine)
+    return start, (samplers.walk(samplers.ddim, denoise, start, path, visited, {}, noise=draws(1)) - x0).abs().max()
+
+
+def test_inversion_is_undone_by_ddim_to_first_order_in_the_steps() -> None:
+    errors = [float(round_trip(steps, refine=0)[1]) for steps in (25, 50, 100, 200)]
+    assert all(1.6 < before / after < 2.5 for before, after in itertools.pairwise(errors)), errors
+
+
+def test_corrections_bring_inversion_closer() -> None:
+    errors = [float(round_trip(50, refine)[1]) for refine in (0, 1, 4)]
+    assert errors[1] < errors[0] / 2 and errors[2] < errors[1]
+
+
+def test_data_are_inverted_to_the_noise_that_they_come_from() -> None:
+    """Normal data flow to standard normal noise, which keeps the order of numbers."""
+    start, _ = round_trip(200, refine=1)
+    x0 = torch.randn(64, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(start, x0, atol=0.08, rtol=0)
+
+
+def test_inversion_to_no_noise_is_the_image_itself() -> None:
+    start, error = round_trip(10, refine=1, strength=0.0)
+    assert float(error) == 0 and start.shape == (64, 1)

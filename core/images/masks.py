@@ -1,0 +1,83 @@
+"""Masks of what is to be drawn anew, beside the images that they are of: from a picture, a box, or new margins.
+
+A mask is uint8 (H, W): 255 is drawn anew, 0 is kept, what lies between is blended.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DataError
+from .decode import MAX_PIXELS, to_training
+
+Margins = dict[str, int]
+SIDES = ("left", "top", "right", "bottom")
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A square image, uint8 (S, S, 3), and its mask, uint8 (S, S)."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def masked_by(picture: Image.Image, mask: np.ndarray, size: int) -> Masked:
+    """Return an image and its mask as squares of training; the mask may have any size, and covers the whole image."""
+    whole = Image.fromarray(mask).resize(picture.size, Image.Resampling.BILINEAR)
+    return Masked(to_training(picture, size), to_training(whole.convert("RGB"), size)[:, :, 0])
+
+
+def boxed(picture: Image.Image, box: tuple[int, int, int, int], size: int, name: str) -> Masked:
+    """Mask x, y, width, height of an image, in its own pixels. Raises DataError where they do not lie inside."""
+    x, y, width, height = box
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > picture.width or y + height > picture.height:
+        raise DataError(
+            f"{name} has {picture.width} x {picture.height} pixels, in which the box {','.join(map(str, box))} does not"
+            " lie",
+            "give x,y,w,h inside of the image",
+        )
+    mask = np.zeros((picture.height, picture.width), dtype=np.uint8)
+    mask[y : y + height, x : x + width] = 255
+    return masked_by(picture, mask, size)
+
+
+def outpainted(picture: Image.Image, margins: Margins, size: int) -> Masked:
+    """Put an image into a larger square whose margins are drawn anew; they begin as its edges, continued.
+
+    margins: pixels of the image by side. The shorter side gets more, on both ends, until the whole is square.
+    """
+    left, top, right, bottom = (margins.get(side, 0) for side in SIDES)
+    width, height = picture.width + left + right, picture.height + top + bottom
+    missing = max(width, height) - width, max(width, height) - height
+    if max(width, height) ** 2 > MAX_PIXELS:
+        raise DataError(f"an image of {width:,} x {height:,} pixels with its margins is too large", "give smaller ones")
+    left, top = left + missing[0] // 2, top + missing[1] // 2
+    right, bottom = right + missing[0] - missing[0] // 2, bottom + missing[1] - missing[1] // 2
+    around = ((top, bottom), (left, right))
+    image = np.pad(np.asarray(picture), (*around, (0, 0)), mode="edge")
+    mask = np.pad(np.zeros((picture.height, picture.width), dtype=np.uint8), around, constant_values=255)
+    return masked_by(Image.fromarray(image), mask, size)
+
+
+def feathered(mask: np.ndarray, width: int) -> np.ndarray:
+    """Return how much of the new image shows, float32 (S, S) in [0, 1]: it fades in over `width` pixels.
+
+    It is 0 wherever the mask is, so that what is kept stays as it is. The border of the image is no edge.
+    """
+    level = mask.astype(np.float32) / 255
+    shown = level
+    for _ in range(width):
+        # The least of a pixel and its neighbours: one pixel further from what is kept.
+        padded = np.pad(level, 1, mode="edge")
+        neighbours = [padded[1:-1, 1:-1], padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+        level = np.min(neighbours, axis=0)
+        shown = shown + level
+    return shown / (width + 1)
+
+
+def pasted(image: np.ndarray, drawn: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Lay what was drawn over the image as far as it shows; both uint8 (S, S, 3), shown float32 (S, S)."""
+    share = shown[:, :, None]
+    return (share * drawn + (1 - share) * image).round().astype(np.uint8)

@@ -1,0 +1,87 @@
+"""Edits of images as `generate` takes them: from an image, of a part of it, or from the noise that it came from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..conditioning.conditioning import Conditioning, Request
+from ..diffusion import conditions, editing
+from ..diffusion.conditions import Cond
+from ..errors import ConfigError
+from ..images.masks import Masked, feathered, pasted
+from ..system.precision import Policy
+from ..system.transfer import to_device
+from .generation import Edit, Start
+from .model import Model
+
+NO_CONDITION = "no class"
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """DDIM inversion: the condition of each image itself, a row each; corrections of each step."""
+
+    cond: Cond
+    refine: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an edit does.
+
+    strength: the noise time to start from. masked: whether a part is kept. resample, jump: of RePaint. unguided: draws
+    without guidance.
+    """
+
+    strength: float
+    masked: bool = False
+    resample: int = 1
+    jump: int = 10
+    inversion: Inversion | None = None
+    unguided: bool = False
+
+
+def edit_of(model: Model, policy: Policy, images: Sequence[Masked], change: Change) -> Edit:
+    """Return the edit of images, a row each: `Start.rows` count them."""
+
+    def edit(start: Start) -> Start:
+        chosen = [images[row] for row in start.rows]
+        x0 = model.encode(np.stack([each.image for each in chosen]), policy)
+
+        # Where the path begins, and with which state.
+        if change.inversion is None:
+            x, times = editing.from_image(x0, start.x, start.schedule, start.times, change.strength)
+        else:
+            cond = to_device(conditions.index(change.inversion.cond, start.rows), policy.device)
+            settings = change.strength, cond, change.inversion.refine
+            x, times = editing.inverted(start.plain, x0, start.schedule, start.times, *settings)
+
+        # A part that is kept is put back at every step; jumps back fit the new part to it.
+        denoise = start.plain if change.unguided else start.denoise
+        if change.masked:
+            new = torch.from_numpy(np.stack([each.mask > 0 for each in chosen])[:, None]).to(policy.device)
+            cells = editing.latent_mask(new, model.autoencoder.downsampling)
+            denoise = editing.inpainting(denoise, x0, cells, start.schedule, lambda n: start.noise("known noise", n))
+            times = editing.resampling(times, change.jump, change.resample)
+        return replace(start, denoise=denoise, x=x, times=times)
+
+    return edit
+
+
+def keep_known(images: Sequence[Masked], drawn: np.ndarray, feather: int) -> np.ndarray:
+    """Paste what is kept of each image over what was drawn, both uint8 (B, S, S, 3)."""
+    pairs = zip(images, drawn, strict=True)
+    return np.stack([pasted(each.image, new, feathered(each.mask, feather)) for each, new in pairs])
+
+
+def requested(conditioning: Conditioning, asked: Mapping[str, str]) -> Request:
+    """Return the conditions that were asked for; without any, the null. Raises ConfigError where there is none."""
+    if asked or not conditioning.fields:
+        return conditioning.request(asked)
+    if not conditioning.has_null:
+        raise ConfigError(
+            "this model was trained with label dropout 0 and draws nothing without a class", "give `classes`"
+        )
+    return Request(conditioning.null(1, torch.device("cpu")), (NO_CONDITION,), ({},))
