@@ -185,6 +185,11 @@ class Autoencoder(nn.Module):
     def downsampling(self) -> int:
         return self.codec.downsampling
 
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether latents are the pixels themselves, so that nothing is trained and encoding costs almost nothing."""
+        return next(self.parameters(), None) is None
+
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the latents of square images. Raises ConfigError for a size that it does not take."""
         if image_size % self.downsampling:

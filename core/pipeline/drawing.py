@@ -25,7 +25,7 @@ from ..settings.fields import identity
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
-from .generation import Edit, Sampling, check, chunk_size, generate, sampling_of
+from .generation import Edit, Sampling, check, check_clip, chunk_size, generate, sampling_of
 from .generator import OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
 from .model import Model
@@ -100,6 +100,7 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     sampling = sampling_of(config, conditioning.has_null).on(diffusion.most_steps)
     channels = source.metadata["latent_shape"][0]
     check(sampling, diffusion, conditioning.has_null, channels)
+    check_clip(sampling, of_pixels=source.metadata["image_size"] == source.metadata["latent_shape"][1])
     steps = config.steps if config.steps is not None else ""
     label = f"cfg-{sampling_of(config, has_null=True).cfg:g}_{config.sampler}{steps}"
     return OpenedDenoiser(source, open_guides(source, config, sampling.cfg != 1), conditioning, sampling, label)

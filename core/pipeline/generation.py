@@ -10,7 +10,7 @@ import torch
 from .. import seeds
 from ..diffusion import conditions, samplers, times
 from ..diffusion.conditions import Cond
-from ..diffusion.denoisers import Denoiser
+from ..diffusion.denoisers import Denoiser, clipped
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError
 from ..settings.fields import shared_fields
@@ -30,6 +30,7 @@ class Sampling(Guidance):
     spacing: str = "trailing"
     shift: float | None = None
     variance: str = "auto"
+    clip: str = "none"
 
     @property
     def num_steps(self) -> int:
@@ -116,6 +117,14 @@ def check(sampling: Sampling, diffusion: Diffusion, has_null: bool, channels: in
         )
 
 
+def check_clip(sampling: Sampling, of_pixels: bool) -> None:
+    """Refuse to clip latents, which have no bounds: their samples would shrink. Raises ConfigError."""
+    if sampling.clip != "none" and not of_pixels:
+        raise ConfigError(
+            f"`clip={sampling.clip}` is for models of pixels: latents have no bounds to clip at", "leave it out"
+        )
+
+
 def generate(
     model: Model,
     cond: Cond,
@@ -137,6 +146,7 @@ def generate(
     # Refuse before the first pass what the model cannot do.
     has_null, channels = model.conditioning.has_null, model.latent_shape[0]
     check(sampling, model.diffusion, has_null, channels)
+    check_clip(sampling, model.autoencoder.keeps_pixels)
     size = chunk_size(model.latent_shape, policy)
     pieces = []
     for start in range(0, len(seed_indices), size):
@@ -192,6 +202,10 @@ def _chunk(
     is_ddpm = sampling.sampler == "ddpm"
     learned = is_ddpm and model.diffusion.learn_variance and sampling.variance in ("auto", "learned")
     steered = guided(model, sampling, policy, is_ddpm, learned)
+    denoise = steered.denoise
+    if sampling.clip != "none":
+        mean, std = (values[:, None, None] for values in (model.autoencoder.latent_mean, model.autoencoder.latent_std))
+        denoise = clipped(denoise, mean, std, dynamic=sampling.clip == "dynamic")
 
     # Each sampler's own options.
     options: dict[str, Any] = {"on_step": wanted if on_step else None}
@@ -203,7 +217,7 @@ def _chunk(
 
     # From pure noise along the whole grid, unless an edit changes that.
     plain, grid = guided(model, Guidance(), policy).denoise, grid_of(model, sampling)
-    start = Start(rows, steered.denoise, plain, noise("initial noise", 0), grid, model.schedule, noise)
+    start = Start(rows, denoise, plain, noise("initial noise", 0), grid, model.schedule, noise)
     if edit is not None:
         start = edit(start)
     return samplers.walk(

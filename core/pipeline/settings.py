@@ -187,6 +187,9 @@ class Drawing(TokenDrawing, Stage):
     variance: Literal["auto", "posterior", "beta", "learned"] = option(
         "auto", "DDPM's variance: auto is learned where it was, else posterior.", "--variance"
     )
+    clip: Literal["none", "static", "dynamic"] = option(
+        "none", "For models of pixels: keep the estimates of x0 in their range; dynamic also scales them.", "--clip"
+    )
 
     @model_validator(mode="after")
     def _one_form_of_guidance(self) -> "Drawing":

@@ -61,7 +61,7 @@ def training_data(
 
     if folder is None and not own_folders(LATENTS, config.root) and own_folders(AUTOENCODER, config.root):
         autoencoder = open_own(AUTOENCODER, config, setting="autoencoder")
-        if not list(load_autoencoder(autoencoder, policy).network.parameters()):  # Encoding costs almost nothing.
+        if load_autoencoder(autoencoder, policy).network.keeps_pixels:
             return TrainingData(autoencoder, autoencoder, conditioning(autoencoder), _images_of(autoencoder))
     latents, autoencoder = open_latents(folder, config)
     return TrainingData(latents, autoencoder, conditioning(latents))

@@ -74,6 +74,14 @@ def test_a_denoiser_of_noise_alone_draws_in_one_step(pixels: Pipeline, tmp_path:
         copy.run("sample", label="two", steps=2)
 
 
+def test_samples_of_pixels_can_be_clipped_and_those_of_latents_cannot(pixels: Pipeline, trained: Pipeline) -> None:
+    made = pixels.run("sample", num=1, clip="dynamic", label="clipped").directory
+    assert manifest(made)["facts"]["sampling"]["clip"] == "dynamic" and len(pngs(made)) == 3
+    with pytest.raises(ConfigError, match="`clip=static` is for models of pixels"):
+        trained.run("sample", clip="static", label="clipped")
+    assert not (trained.folder / "samples" / "clipped").exists()
+
+
 def test_training_on_pixels_ends_in_the_weights_of_training_on_their_latents(pixels: Pipeline, tmp_path: Path) -> None:
     """But for the rounding of latents to float16: samples, flips, noise and times are the same."""
     encoded = Pipeline(tmp_path, pixels.images)

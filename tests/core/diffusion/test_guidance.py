@@ -178,10 +178,20 @@ def test_guidance_combines_by_wrapping():
     torch.testing.assert_close(both(x, T, cond), expected)
 
 
-def test_clipping_bounds_x0():
+def test_static_clipping_bounds_pixels_and_leaves_those_inside():
     x, cond = example()
-    x0 = clipped(Classes(), -0.5, 0.5)(x, T, cond)
-    assert float(x0.min()) == -0.5 and float(x0.max()) == 0.5
+    mean, std = torch.tensor(0.1), torch.tensor(0.5)
+    plain, x0 = Classes()(x, T, cond), clipped(Classes(), mean, std)(x, T, cond)
+    torch.testing.assert_close(x0 * std + mean, (plain * std + mean).clamp(-1, 1))
+    assert (x0 != plain).any()
+
+
+def test_dynamic_clipping_divides_what_exceeds_one_by_its_percentile_sample_by_sample():
+    estimate = torch.stack([torch.linspace(-3, 3, 1001), torch.linspace(-0.9, 0.9, 1001)])
+    x0 = clipped(lambda x, t, cond: estimate, torch.tensor(0.0), torch.tensor(1.0), dynamic=True)(estimate, T, {})
+    largest = torch.quantile(estimate[0].abs(), 0.995)
+    torch.testing.assert_close(x0[0], (estimate[0] / largest).clamp(-1, 1))
+    assert torch.equal(x0[1], estimate[1])
 
 
 def test_networks_are_handed_one_float32_time_per_sample():

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.core.autoencoders.codec import Autoencoder
+from ldm.core.autoencoders.identity import IdentityCodec
+from ldm.core.autoencoders.identity_config import IdentityConfig
 from ldm.core.diffusion import editing
+from ldm.core.errors import ConfigError
 from ldm.core.pipeline.generation import Sampling, Start, generate
 from ldm.core.pipeline.model import Model
 from tests.core.pipeline.test_guided import POLICY, model
@@ -68,3 +72,20 @@ def test_an_image_is_edited_alike_alone_and_among_others() -> None:
     together = drawn(toy, resample, "ddpm")
     alone = generate(toy, {"labels": torch.tensor([1])}, SEEDS[3:4], how, POLICY, edit=resample)
     assert np.array_equal(together[3:4], alone)
+
+
+@pytest.mark.parametrize("clip", ["static", "dynamic"])
+def test_clipped_estimates_are_pixels_after_guidance_and_latents_are_not_clipped(clip: str) -> None:
+    pixels = Autoencoder(IdentityCodec(IdentityConfig(image_channels=3)))
+    pixels.set_statistics(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6]))
+    toy, widest = model(autoencoder=pixels, latent_shape=(3, 2, 2)), dict[str, float]()
+    for how in ("none", clip):
+        seen: list[torch.Tensor] = []
+        sampling = Sampling(steps=4, cfg=4.0, clip=how)
+        cond = {"labels": torch.arange(5) % 2}
+        generate(toy, cond, SEEDS, sampling, POLICY, on_step=lambda i, t, x, x0, seen=seen: seen.append(x0))
+        std, mean = (values[:, None, None] for values in (pixels.latent_std, pixels.latent_mean))
+        widest[how] = float((torch.stack(seen) * std + mean).abs().max())
+    assert widest["none"] > 1.5 and widest[clip] <= 1 + 1e-6
+    with pytest.raises(ConfigError, match=f"`clip={clip}` is for models of pixels"):
+        generate(model(), {"labels": torch.arange(5) % 2}, SEEDS, Sampling(clip=clip), POLICY)
