@@ -10,8 +10,12 @@ CIFAR-10 (32 pixels). Found again: JPEG of quality 30, half and 1.5 times the si
 + 25: all, 99.8 %; a pixel cut off above and left: all, 87 %; 3 % cut off all around: 83 %, 84 %; turned by 2 degrees:
 93 %, 99 %; in grey: 77 %, 88 %; 10 % cut off: none. Between 4 million unrelated pairs of each: none, and 2 that are
 copies. Of 96 pairs looked at that this finds between all 60,000 of CIFAR-10, 96 are copies; of 96 with a likeness from
-0.90 to 0.92, 91; of those with 11 to 15 bits one in five is none. MNIST is another matter: its ones are like one
-another up to 0.995.
+0.90 to 0.92, 91; of those with 11 to 15 bits one in five is none.
+
+Where unrelated images are alike by nature (digits; products on one background), likeness does not tell copies from
+others: different garments on one cloth are like one another up to 0.995. Their fine detail does: of 3,454 such pairs
+with a likeness above 0.92 it reaches 0.961 at most, and 0.953 of 201 pairs of MNIST's digits, while JPEG of quality 30,
+half and 1.5 times the size keep 0.99 of a garment's at the median and 0.94 at the fifth percentile.
 
 pHash as packaged elsewhere needs scipy and has no thumbnail to check by.
 """
@@ -25,6 +29,7 @@ from PIL import Image
 
 from ..images.dataset import ImageSource
 from ..images.decode import strips
+from ..seeds import generator
 
 SIDE, THUMB, BITS = 32, 16, 64
 # A record of each image; `known` is False for images that cannot be decoded. `content` and `pixels` are sha256; `area`
@@ -38,6 +43,7 @@ FINGERPRINT = np.dtype(
 _IN_MEMORY = 256 << 20  # bytes of one array; larger ones lie in a temporary file
 _QUIET = 4.0  # a coefficient below this, in grey levels, is noise: its bit is 0
 _NOISE = 2.0  # grey levels by which thumbnails differ without a reason
+_PAIRS = 4096  # drawn to learn how alike unrelated images are
 _LEAST_SHIFT = 8.0  # grey levels by which the colour of a flat image may differ
 
 _K = np.arange(SIDE)
@@ -124,3 +130,28 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     correlation = ((a * b).mean((1, 2)) + _NOISE**2) / np.sqrt((power_a + _NOISE**2) * (power_b + _NOISE**2))
     contrast = np.sqrt(np.minimum(power_a, power_b))
     return np.where(shift <= np.maximum(2 * contrast, _LEAST_SHIFT), correlation, np.float32(-1))
+
+
+def detail_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compare the fine detail of thumbnails, uint8 (P, 16, 16, 3), pair by pair: float32 (P,) in [-1, 1].
+
+    It is the correlation of what a mean of 3 x 3 pixels leaves of them; noise of one grey level is added to both.
+    """
+    a, b = (_fine(images.astype(np.float32)) for images in (first, second))
+    power_a, power_b = ((pixels**2).mean((1, 2, 3)) + 1 for pixels in (a, b))
+    return np.asarray(((a * b).mean((1, 2, 3)) + 1) / np.sqrt(power_a * power_b))
+
+
+def _fine(images: np.ndarray) -> np.ndarray:
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = images.shape[1:3]
+    return images - sum(padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
+
+
+def usual_likeness(fingerprints: np.ndarray, rows: np.ndarray) -> float:
+    """Return the median likeness of pairs drawn at random among the images at `rows`; 0 where there are no two."""
+    if len(rows) < 2:
+        return 0.0
+    first, second = generator(0, "pairs").integers(0, len(rows), (2, _PAIRS))
+    first, second = rows[first[first != second]], rows[second[first != second]]
+    return float(np.median(likeness(fingerprints["thumbnail"][first], fingerprints["thumbnail"][second])))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from .fingerprints import likeness, mirrored
+from .fingerprints import detail_likeness, likeness, mirrored
 
 Kind = Literal["kept", "bytes", "pixels", "hash", "mirrored", "features"]
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # first and second rows, int64 (P,), and their distances (P,)
@@ -65,21 +65,32 @@ def popcount(values: np.ndarray) -> np.ndarray:
     return _ONES[values.view(np.uint8).reshape(*values.shape, 8)].sum(-1, dtype=np.uint8)
 
 
-def near_links(fingerprints: np.ndarray, rows: np.ndarray, bits: int, least: float, flips: bool) -> np.ndarray:
+def near_links(
+    fingerprints: np.ndarray, rows: np.ndarray, bits: int, least: float, flips: bool, detail: float = -1.0
+) -> np.ndarray:
     """Link images, of `rows`, whose hashes differ in at most `bits` and whose thumbnails are at least so alike.
 
-    flips: whether to look for mirror images too. Returns LINK (L,).
+    detail: as their fine detail has to be. flips: whether to look for mirror images too. Returns LINK (L,).
     """
     hashes, flipped = fingerprints["hash"][rows], fingerprints["flipped"][rows]
     searches: list[tuple[Kind, np.ndarray, np.ndarray]] = [("hash", hashes, hashes)]
     searches += [("mirrored", hashes, flipped), ("mirrored", flipped, hashes)] if flips else []
-    return merged(confirmed(fingerprints, rows, hamming_pairs(a, b, bits), kind, least) for kind, a, b in searches)
+    return merged(
+        confirmed(fingerprints, rows, hamming_pairs(a, b, bits), kind, least, detail) for kind, a, b in searches
+    )
 
 
 def confirmed(
-    fingerprints: np.ndarray, rows: np.ndarray, pairs: Iterable[Pairs], kind: Kind, least: float = -1.0
+    fingerprints: np.ndarray,
+    rows: np.ndarray,
+    pairs: Iterable[Pairs],
+    kind: Kind,
+    least: float = -1.0,
+    detail: float = -1.0,
 ) -> np.ndarray:
     """Link the images, of `rows`, of those pairs of places in it whose thumbnails are alike: LINK (L,).
+
+    least, detail: likeness that they need, as a whole and in fine detail.
 
     Raises DataError for more pairs than can be of use.
     """
@@ -92,8 +103,12 @@ def confirmed(
             links["first"], links["second"], links["distance"] = rows[i[some]], rows[j[some]], distance[some]
             links["kind"] = SEARCHED.index(kind)
             ours, theirs = (fingerprints["thumbnail"][links[end]] for end in ("first", "second"))
-            links["likeness"] = likeness(ours, mirrored(theirs) if kind == "mirrored" else theirs)
-            found.append(links[links["likeness"] >= least])
+            theirs = mirrored(theirs) if kind == "mirrored" else theirs
+            links["likeness"] = likeness(ours, theirs)
+            chosen = links["likeness"] >= least
+            if detail > -1:
+                chosen[chosen] = detail_likeness(ours[chosen], theirs[chosen]) >= detail
+            found.append(links[chosen])
             count += len(found[-1])
             if count > MAX_LINKS:
                 message = f"more than {MAX_LINKS:,} pairs of images count as near copies"

@@ -44,6 +44,13 @@ class DataDedup(LookingAtData):
     )
     bits: int = option(10, "Bits of 64 in which hashes of near copies may differ.", "--bits", ge=0, le=15)
     likeness: float = option(0.92, "Least correlation of near copies' thumbnails.", "--likeness", gt=0, le=1)
+    detail: float | None = option(
+        None,
+        "Least correlation of their fine detail; by default 0.965 where unrelated images look alike, else none.",
+        "--detail",
+        ge=-1,
+        le=1,
+    )
     mirrored: bool = option(False, "Find mirrored copies too.", "--mirrored")
     drop_conflicts: bool = option(
         False, "In --exclude-out, keep none of a group that has several labels.", "--drop-conflicts"

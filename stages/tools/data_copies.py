@@ -108,14 +108,10 @@ class Copies:
         if numbers := facts["chains"]:
             why = "hold images that are alike only by way of others; both are kept"
             yield "chains", f"{len(numbers):,} groups, the first is group {numbers[0]}, {why}"
-        if facts["copies"].get("hash", 0) > _OFTEN * total:
-            yield (
-                "doubt",
-                (
-                    "so many look like others that these may be different images of one simple kind: look at them with"
-                    " --sheet FILE --sheet-order doubt, and raise --likeness; 0.99 suits digits"
-                ),
-            )
+        if facts["chains"] or facts["copies"].get("hash", 0) > _OFTEN * total:
+            why = "groups hang together by chains" if facts["chains"] else "many images look like others"
+            look = "look at them with `sheet=FILE` `sheet_order=doubt` before you use a list"
+            yield "doubt", f"{why}, as bursts and as different images of one kind do: {look}, or raise `detail`"
 
     def _examples(self, numbers: list[int], by_class: bool = False, limit: int = 3) -> str:
         """Name two images of each of the first groups: of two parts, or of two classes."""

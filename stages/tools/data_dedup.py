@@ -8,7 +8,14 @@ import torch
 
 from ...core.curation.contact_sheet import require_new
 from ...core.curation.duplicates import Group, grouped
-from ...core.curation.fingerprints import FINGERPRINT, fingerprint_of, keeping_order, representatives, scratch
+from ...core.curation.fingerprints import (
+    FINGERPRINT,
+    fingerprint_of,
+    keeping_order,
+    representatives,
+    scratch,
+    usual_likeness,
+)
 from ...core.curation.near import confirmed, cosine_pairs, merged, near_links
 from ...core.errors import DataError
 from ...core.features.registry import open_extractor
@@ -23,6 +30,8 @@ from .data_copies import Copies
 from .data_parts import TRAINED, Catalogue, opened_images, read_all, shown
 
 FEATURE_DISTANCE = 0.04  # of MobileNetV2
+DETAIL = 0.965  # least likeness of the fine detail of near copies, among images that look alike
+_ALIKE = 0.2  # the median likeness of unrelated images above which they do: photographs are at 0.03, MNIST at 0.37
 _SIDE, _BATCH = 224, 64  # of images for a network
 
 
@@ -87,7 +96,14 @@ def _groups(config: DataDedup, images: Catalogue, fingerprints: np.ndarray, prog
     stands = representatives(fingerprints, places)
     rows = np.flatnonzero(fingerprints["known"] & (stands == np.arange(len(images))))
     progress.note(f"comparing the hashes of {len(rows):,} images that differ in their pixels")
-    links = near_links(fingerprints, rows, config.bits, config.likeness, config.mirrored)
+    detail = -1.0 if config.detail is None else config.detail
+    if config.detail is None and (usual := usual_likeness(fingerprints, rows)) > _ALIKE:
+        detail = DETAIL
+        progress.note(
+            f"unrelated images look alike (likeness {usual:.2f} at the median), as products on one background do: near"
+            f" copies have to agree in fine detail (--detail {detail})"
+        )
+    links = near_links(fingerprints, rows, config.bits, config.likeness, config.mirrored, detail)
     if config.features == "none":
         progress.note("features are not compared: that takes --features mobilenet-v2 --weights FILE")
     else:

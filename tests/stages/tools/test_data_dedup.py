@@ -18,6 +18,7 @@ from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.data_tools import DataDedup
 from ldm.stages.tools import data_dedup
 from tests.core.images.test_sources import idx, tarred, zipped
+from tests.support.garments import write_garments
 from tests.support.imagenet_weights import write_mobilenet
 from tests.support.pictured import EDITS, jpeg, landscape, png
 from tests.support.pipeline_run import Heard, Pipeline
@@ -278,3 +279,16 @@ def test_mobilenets_features_know_a_crop_that_no_hash_knows(shared: Path, tmp_pa
 def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         searched(photos(tmp_path / "p"), features="mobilenet-v2", weights=tmp_path / "nowhere")
+
+
+def test_different_garments_on_one_cloth_are_no_copies_and_true_copies_among_them_are(tmp_path: Path) -> None:
+    true = write_garments(tmp_path / "shop", per_class=24, copies=2, side=96)
+    heard = Heard()
+    found = searched(tmp_path / "shop", heard, out=tmp_path / "groups.jsonl")
+    assert "unrelated images look alike" in heard.notes[-2]
+    groups = groups_in(tmp_path / "groups.jsonl")
+    assert sum(pair in groups for pair in true) >= 7, "most of ten copies, smaller and of lower quality"
+    assert len(groups) <= len(true), "different garments are in no group"
+    without = searched(tmp_path / "shop", detail=-1.0)
+    assert without.facts["left_out"] >= 30 and "chains" in without.summary["doubt"]
+    assert "doubt" not in found.summary
