@@ -17,6 +17,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.files import read_json
 from ..core.runs.claim import upgraded
+from ..core.runs.commands import command_of
 from ..core.runs.roles import role_of
 from ..core.runs.run import MANIFEST, open_run
 from ..core.settings.fields import defaults, identity, incidental
@@ -116,8 +117,8 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
     command = made.name if made is not None else ""
     if made is None or command not in STAGES:
         raise ConfigError(f"{path} is not the manifest of a stage", "give a recipe")
-    artifact = open_run(path.parent, role_of(str(kind)), f"ldm {command}")
-    maker = shlex.split(artifact.command)[1]
+    artifact = open_run(path.parent, role_of(str(kind)), command_of(path.parent, role_of(str(kind))))
+    maker = shlex.split(artifact.manifest["command"])[1]
     if maker != command:
         raise ConfigError(f"{path} was made by ldm {maker}, with no settings of ldm {command}", "give a recipe")
     default = defaults(STAGES[command].settings, artifact.config)

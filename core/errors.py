@@ -44,6 +44,10 @@ class DataError(UserError):
     exit_code = 3
 
 
+class NewerFormat(DataError):  # noqa: N818
+    """A whole file of a format that this version does not know: another version wrote it."""
+
+
 class Diverged(UserError):  # noqa: N818
     """Training had too many non-finite steps to continue."""
 
@@ -85,6 +89,16 @@ def as_data_error(message: str, remedy: str | None = None) -> Iterator[None]:
             raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{message}: {first_line}", remedy) from error
+
+
+@contextmanager
+def with_remedy(remedy: str) -> Iterator[None]:
+    """Give a remedy to DataErrors that have none."""
+    try:
+        yield
+    except DataError as error:
+        error.remedy = error.remedy or remedy
+        raise
 
 
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-from .errors import DataError, UserError
+from .errors import DataError, NewerFormat, UserError
 
 TEMPORARY = ".tmp"  # safetensors, too, begins its temporary files so
 _MOVED_ASIDE = re.compile(rf"\{TEMPORARY}-(.{{1,49}})-[0-9a-f]{{8}}-old", re.DOTALL)  # A longer name is cut off there.
@@ -134,6 +134,26 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
         raise DataError(f"{path} is not valid JSON: {error}", remedy) from None
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a JSON object", remedy)
+    return value
+
+
+def sealed(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a JSON object with its own sha256 under a key."""
+    return {**value, key: sha256_json(value)}
+
+
+def read_sealed(path: Path, key: str, schema: int, remedy: str | None = None, always: bool = False) -> dict[str, Any]:
+    """Read what `sealed` returned, without that key.
+
+    always: whether all files of this schema have it; some kinds were written before they did. Raises DataError for a
+    file that is damaged, and NewerFormat for a whole one of another schema.
+    """
+    value = read_json(path, remedy)
+    digest, found = value.pop(key, None), value.get("schema", schema)
+    if (always or digest is not None or found != schema) and digest != sha256_json(value):
+        raise DataError(f"{path} is damaged: it differs from its own sha256", remedy)
+    if found != schema:
+        raise NewerFormat(f"{path} has schema {found!r}; this ldm reads {schema}", "upgrade ldm")
     return value
 
 

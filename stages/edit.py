@@ -86,7 +86,7 @@ def run(config: Edit, progress: Progress) -> Outcome:
     label = config.label or folder_label(config, PurePath(config.images[0]).stem, described)
     folder = output_folder(config, label)
     with occupied(folder, config.machine) as policy:
-        work = claim(folder, config, {**opened.inputs(folder), **described})
+        work = claim(folder, config, {**opened.inputs(folder), **described}, progress)
         overview = folder / "grid.png"
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=[overview])

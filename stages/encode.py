@@ -47,7 +47,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
 
         # Nothing to do where the same settings and inputs have made this folder.
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, inputs, progress)
         next_commands = [command_line("train-dit", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)

@@ -41,7 +41,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
     folder = output_folder(config, label)
     with occupied(folder, config.machine) as policy:
         # Nothing to do where the same settings and inputs have made this folder.
-        work = claim(folder, config, opened.inputs(folder))
+        work = claim(folder, config, opened.inputs(folder), progress)
         next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
         pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
         if work.complete:

@@ -34,7 +34,7 @@ class Kind:
     """A kind of directory: its name in a manifest, and its place in a run.
 
     role: its role for the stages that read it. title: in a report. inputs: those that are directories of ours, by their
-    names in its manifest. labelled: whether a run has one for each label. beside: its purpose, where it is not part of
+    names in its manifest. beside: its purpose, where it is not part of
     the chain from images to numbers. network: the module that loads its `final/`. contents: what checks its files
     against the manifest, beyond their bytes. pieces: what those are called from which an unfinished one continues.
     """
@@ -43,7 +43,6 @@ class Kind:
     role: Role
     title: str
     inputs: Mapping[str, Role] = field(default_factory=dict)
-    labelled: bool = False
     beside: str = ""
     network: str = ""
     contents: str = ""
@@ -277,7 +276,6 @@ _STAGES = (
                     "weak": DENOISER,
                     "classifier": NOISY_CLASSIFIER,
                 },
-                labelled=True,
                 pieces="images",
             ),
         ),
@@ -305,7 +303,6 @@ _STAGES = (
                 EDITS,
                 "Edits",
                 inputs=_DRAWN_FROM,
-                labelled=True,
                 pieces="images",
             ),
         ),
@@ -329,7 +326,6 @@ _STAGES = (
                 EVALUATION,
                 "Numbers",
                 inputs={**_OF_LATENTS, "samples": SAMPLES, "denoiser": DENOISER, "extractor": CLASSIFIER},
-                labelled=True,
             ),
         ),
         targets=(

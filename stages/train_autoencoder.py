@@ -34,7 +34,7 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
             inputs["autoencoder"] = {"path": config.autoencoder.as_posix(), "fingerprint": fingerprint}
         start = open_start(AUTOENCODER, config, inputs, folder)
         _check_start(config, trained=ready is None)
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, inputs, progress)
         of_pixels = ready is not None and not list(ready.parameters())  # Nothing to compute, nothing to write down.
         next_commands = [command_line("train-denoiser" if of_pixels else "encode", config)]
         if work.complete:

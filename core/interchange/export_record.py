@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..runs.provenance import provenance
 
 RECORD = "ldm-export.json"
+SCHEMA = 1
 CARD = "README.md"  # Its licence is left to whom the model belongs to, so that a changed card is no damage.
 _OWN_DIGEST = "record_sha256"
 _TOLD = ("created", "ldm", "python", "packages", "git")  # The command line and the machine concern nobody else.
@@ -81,16 +82,26 @@ class Record:
 def read_record(folder: Path) -> Record:
     """Read an export's record. Raises DataError where it is damaged, or there is none."""
     remedy = f"move {folder} away; then make it again: ldm export {shlex.quote(str(folder))} --name RUN"
-    content = files.read_json(folder / RECORD, remedy)
-    digest = content.pop(_OWN_DIGEST, None)  # Not in those of earlier versions.
+    content = files.read_sealed(folder / RECORD, _OWN_DIGEST, SCHEMA, remedy)
     hashes = content.get("files")
-    if digest not in (None, files.sha256_json(content)):
-        raise DataError(f"{folder / RECORD} is damaged: it differs from its own sha256", remedy)
     if not isinstance(hashes, dict) or not all(
         isinstance(value, str) and files.is_inside(name) for name, value in hashes.items()
     ):
         raise DataError(f"{folder / RECORD} is damaged: it lists no files", remedy)
     return Record(folder, content, hashes)
+
+
+def check_export(folder: Path) -> None:
+    """Compare a folder, or the one that it is a part of, with the record of our own export, where it has one.
+
+    Raises DataError for a file that is missing, or another than was written.
+    """
+    for each in (folder, folder.parent):
+        if (each / RECORD).is_file():
+            record = read_record(each)
+            for name in record.hashes:
+                record.check(name)
+            return
 
 
 def write_record(folder: Path, made_of: Mapping[str, Any], final: Path, run: Path, denoiser: Path | None) -> None:
@@ -110,7 +121,7 @@ def write_record(folder: Path, made_of: Mapping[str, Any], final: Path, run: Pat
         "files": {name: files.sha256_file(folder / name) for name in names},
         "bytes": {name: (folder / name).stat().st_size for name in names},
     }
-    files.write_json(folder / RECORD, {**content, _OWN_DIGEST: files.sha256_json(content)})
+    files.write_json(folder / RECORD, files.sealed(content, _OWN_DIGEST))
 
 
 def files_in(folder: Path) -> list[str]:

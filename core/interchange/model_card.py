@@ -1,7 +1,7 @@
 """The model card of an export: what the model was made of, what it was seen to do, and what to know before its use."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,28 +57,32 @@ class Shown:
         return files.sha256_json([grid, self.sampling, self.numbers])
 
 
-def look_for(root: Path, denoiser: StageRun) -> Shown:
-    """Find a run's samples and judgements that were made with this denoiser, or with its autoencoder."""
-    samples = [made for made in _finished(root / "samples", SAMPLES) if _made_with(made, "denoiser", denoiser)]
+def look_for(root: Path, denoiser: StageRun, warn: Callable[[str], None]) -> Shown:
+    """Find a run's samples and evaluations that were made with this denoiser, or with its autoencoder.
+
+    warn: is called with each that is damaged, and not shown.
+    """
+    samples = [made for made in _finished(root / "samples", SAMPLES, warn) if _made_with(made, "denoiser", denoiser)]
     samples.sort(key=lambda made: (made.path / MANIFEST).stat().st_mtime)
     newest = samples[-1] if samples else None
     known = {made.fingerprint for made in samples}
     known.add(denoiser.manifest["inputs"]["autoencoder"]["fingerprint"])
     judged = {
-        made.path.name: read_evaluation(made.path)
-        for made in _finished(root / "eval", EVALUATION)
+        made.path.name: read_evaluation(made)
+        for made in _finished(root / "eval", EVALUATION, warn)
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }
-    grid = newest.path / GRID if newest is not None and is_picture(newest.path / GRID) else None
+    grid = newest.path / GRID if newest is not None and newest.has(GRID) and is_picture(newest.path / GRID) else None
     return Shown(grid, newest.metadata["sampling"] if newest is not None else {}, judged)
 
 
-def _finished(folder: Path, role: Role) -> Iterator[StageRun]:
+def _finished(folder: Path, role: Role, warn: Callable[[str], None]) -> Iterator[StageRun]:
     for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
         try:
             made = open_run(manifest.parent, role, f"ldm {role.name}")
             made.verify()
-        except DataError:  # What is damaged is not shown; it is not what was asked for.
+        except DataError as error:  # It is not what was asked for.
+            warn(f"not shown on the model card: {error.message}")
             continue
         yield made
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from .. import files
 from ..errors import DataError, as_data_error
 from .fields import LABEL, LATENT, Field, merge
-from .shards import AGAIN, Shard, load_shard
+from .shards import Shard, load_shard
 
 INDEX = "index.safetensors"
 _CHECKSUM, _SIZE = "crc32", "size"
@@ -46,27 +46,27 @@ def check_index(
     if not any(key.endswith(_CHECKSUM) for key in index):  # Older folders have no checksums.
         found = {key: values for key, values in found.items() if not key.endswith(_CHECKSUM)}
     if index.keys() != found.keys() or any(not np.array_equal(index[key], found[key]) for key in found):
-        raise DataError(f"{folder / INDEX} is not the index of the shards beside it", AGAIN)
+        raise DataError(f"{folder / INDEX} is not the index of the shards beside it")
     if fields is not None and dict(fields) != _fields_of(shards):
-        raise DataError(f"{folder} holds other fields than its manifest says", AGAIN)
+        raise DataError(f"{folder} holds other fields than its manifest says")
     unlabelled = {split: np.full(sum(map(len, shards[split])), -1) for split in names}
     return {split: found.get(f"{split}.label", unlabelled[split]) for split in names}
 
 
 def read_index(folder: Path) -> dict[str, np.ndarray]:
     """Read an index as `write_index` wrote it. Raises DataError where it cannot be read."""
-    with as_data_error(f"{folder / INDEX} cannot be read", AGAIN):
+    with as_data_error(f"{folder / INDEX} cannot be read"):
         index: dict[str, np.ndarray] = load_file(folder / INDEX)
     for name, array in index.items():
         if array.dtype != (np.uint32 if name.endswith(_CHECKSUM) else np.int64) or array.ndim != 1:
-            raise DataError(f"{folder / INDEX} is damaged: {name} is {array.dtype} of shape {array.shape}", AGAIN)
+            raise DataError(f"{folder / INDEX} is damaged: {name} is {array.dtype} of shape {array.shape}")
     return index
 
 
 def _fields_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, Field]:
     """Return the forms of all fields, the label's included."""
     parts = [part for each in shards.values() for part in each if len(part)]
-    with as_data_error("the shards hold fields of different forms", AGAIN):
+    with as_data_error("the shards hold fields of different forms"):
         forms = merge(part.forms for part in parts)
     labelled = bool(parts) and all(part.labels is not None for part in parts)
     return {**forms, LABEL: Field("int64")} if labelled else forms
@@ -79,7 +79,7 @@ def _index_of(shards: Mapping[str, Sequence[Shard]]) -> dict[str, np.ndarray]:
         names = list(parts[0].offsets) if parts else [LATENT]
         for part in parts:
             if list(part.offsets) != names or (part.labels is None) != (parts[0].labels is None):
-                raise DataError(f"{part.name} holds other fields than {parts[0].name}", AGAIN)
+                raise DataError(f"{part.name} holds other fields than {parts[0].name}")
 
         def joined(arrays: Iterable[np.ndarray | None], dtype: type = np.int64) -> np.ndarray:
             return np.concatenate([np.empty(0, dtype), *(each for each in arrays if each is not None)])

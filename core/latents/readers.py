@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from ..errors import DataError
+from ..runs.commands import mending
+from ..runs.roles import LATENTS
 from ..system.transfer import to_device
 from .fields import TEXT, Field
-from .shards import AGAIN
 
 _MOST_OPEN = 512  # files; systems allow 1,024 by default
 _AT_ONCE = 4096  # samples copied to the device
@@ -61,7 +62,7 @@ class FieldTable:
             if zlib.crc32(content) != checksum:
                 path, offset = self.paths[self.shard[sample[place]]], self.offsets[row[place], sample[place]]
                 message = f"{path} is damaged at byte {offset}: the latent there differs from what was written"
-                raise DataError(message, AGAIN)
+                raise DataError(message, mending(path.parent, LATENTS))
 
 
 class MappedFiles:
@@ -90,7 +91,8 @@ class StreamedFiles:
         found = [opened(shard).read(start, size) for shard, start, size in places]
         for content, (shard, _, size) in zip(found, places, strict=True):
             if len(content) < size:
-                raise DataError(f"{self._paths[shard]} is damaged: it is shorter than it was", AGAIN)
+                path = self._paths[shard]
+                raise DataError(f"{path} is damaged: it is shorter than it was", mending(path.parent, LATENTS))
         return found
 
 

@@ -9,7 +9,7 @@ from ..conditioning.conditioning import Conditioning
 from ..conditioning.labels import LABELS, LabelConditioning
 from ..conditioning.registry import conditioning_of
 from ..distributed import processes
-from ..errors import DataError
+from ..errors import DataError, with_remedy
 from ..runs.inputs import open_own, open_producer
 from ..runs.roles import AUTOENCODER, LATENTS
 from ..runs.run import StageRun
@@ -55,9 +55,12 @@ def read_latents(
     for name in conditions:
         if fields is None or name not in fields:
             raise DataError(f"{latents.path} lacks the field {name!r}", latents.remedy)
-    tables = [
-        table for split in names for table in read_tables(latents.path, split, names[split], shape, fields)[1].values()
-    ]
+    with with_remedy(latents.remedy):
+        tables = [
+            table
+            for split in names
+            for table in read_tables(latents.path, split, names[split], shape, fields)[1].values()
+        ]
     shard_bytes = sum(latents.manifest["files"][name]["bytes"] for name in shards)
     if reading == "auto":
         reading = best_reading(shard_bytes, sum(table.total_bytes for table in tables), device)

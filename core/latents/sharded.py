@@ -31,7 +31,6 @@ from .dataset import VALIDATION_SEED, draw
 from .fields import FLIP, LABEL, LATENT, STD, TOKENS, Field
 from .index import INDEX, read_index
 from .readers import FieldTable, Held, MappedFiles, Reader, StreamedFiles
-from .shards import AGAIN
 
 Reading = Literal["held", "mapped", "streamed"]
 
@@ -162,12 +161,12 @@ def read_tables(
     """
     index = read_index(folder)
     if not {f"{split}.shard", f"{split}.{LATENT}"} <= index.keys():
-        raise DataError(f"{folder / INDEX} lists no {split!r} samples", AGAIN)
+        raise DataError(f"{folder / INDEX} lists no {split!r} samples")
     shard, labels = index[f"{split}.shard"], index.get(f"{split}.label")
     paths = [folder / name for name in names]
     listed = {LATENT: Field("float16", shape), STD: Field("float16", shape)} if fields is None else fields
     tables: dict[str, FieldTable] = {}
-    with as_data_error(f"{folder / INDEX} does not fit its shards", AGAIN):
+    with as_data_error(f"{folder / INDEX} does not fit its shards"):
         sizes_of_files = np.array([path.stat().st_size for path in paths], dtype=np.int64)
         _require(bool(np.all((shard >= 0) & (shard < len(paths)))) and bool(np.all(np.diff(shard) >= 0)), "shard")
         unlabelled = labels is None and fields is not None and LABEL not in fields

@@ -26,7 +26,6 @@ from ..images.npy import parse
 from .fields import ARRAYS, LABEL, LATENT, Field, form_of
 from .tar_members import ending, member
 
-AGAIN = "remove it, then encode again with `replace`"
 _ARRAY_NAME, _TEXT_NAME = re.compile(r"([a-z0-9_]+\.)*npy"), re.compile(r"([a-z0-9_]+\.)*(txt|json)")
 _NOT_WHOLE = "the sample is not whole, or not the next one of its split"
 _DTYPES = ("float16", "float32", "uint8", "uint16", "int32", "int64")
@@ -123,7 +122,7 @@ def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
     arrays: dict[str, np.ndarray] = {}
     texts: dict[str, str] = {}
     for key, name, offset, content in _members(path, data):
-        with as_data_error(f"{path} is damaged at {key}.{name}", AGAIN):
+        with as_data_error(f"{path} is damaged at {key}.{name}"):
             if key != f"{first_key + len(samples):09d}":
                 raise ValueError(_NOT_WHOLE)
             if _ARRAY_NAME.fullmatch(name):
@@ -141,7 +140,7 @@ def load_shard(path: Path, first_key: int) -> tuple[Shard, list[LatentSample]]:
                 texts[name] = content.decode()
                 rows.add(name, offset, content, form_of(texts[name]))
     if arrays or texts or len(rows.labels) not in (0, len(samples)):
-        raise DataError(f"{path} is damaged: its last sample is not whole", AGAIN)
+        raise DataError(f"{path} is damaged: its last sample is not whole")
     return rows.shard(path.name, hashlib.sha256(data).hexdigest()), samples
 
 
@@ -188,7 +187,7 @@ class _Rows:
 
 
 def _members(path: Path, data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
-    with as_data_error(f"{path} is damaged", AGAIN):
+    with as_data_error(f"{path} is damaged"):
         for info in walk_tar(io.BytesIO(data), len(data)):
             if not info.isreg():
                 raise ValueError(f"{info.name} is a folder")

@@ -1,7 +1,6 @@
 """The output of an evaluation, `metrics.json`: its numbers, what real images measure, and their conditions."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -38,13 +37,12 @@ class _Document(BaseModel):
     conditions: Conditions
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
+def read_evaluation(run: StageRun) -> dict[str, Any]:
     """Read an evaluation's numbers and conditions. Raises DataError naming the wrong value."""
-    remedy = f"remove {folder}, then ldm eval again"
-    document = files.read_json(folder / NUMBERS, remedy)
+    document = files.read_json(run.file(NUMBERS), run.remedy)
     wrong = first_wrong(_Document, document)
     if wrong is not None:
-        raise DataError(f"{folder / NUMBERS} is damaged: {wrong}", remedy)
+        raise DataError(f"{run.path / NUMBERS} is damaged: {wrong}", run.remedy)
     return document
 
 
@@ -82,7 +80,7 @@ def write_evaluation(
 
 def evaluation_outcome(work: StageRun, next_commands: list[str]) -> Outcome:
     """Return the outcome of an evaluation that was complete before."""
-    shown = _shown(read_evaluation(work.path))
+    shown = _shown(read_evaluation(work))
     return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
 
 

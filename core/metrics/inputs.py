@@ -18,12 +18,14 @@ from ..images.sets import exclusion_of
 from ..images.settings import Data
 from ..images.sources import open_source, open_splits
 from ..progress import Progress
+from ..runs.commands import command_of
 from ..runs.inputs import as_input, open_own
-from ..runs.roles import CLASSIFIER
+from ..runs.roles import CLASSIFIER, EVALUATION
+from ..runs.run import kind_of, open_run
 from ..settings.fields import identity
 from ..system.precision import Policy
 from .evaluate import class_columns
-from .frechet import DESCRIPTION
+from .frechet import DESCRIPTION, TENSORS
 from .settings import Comparison
 
 
@@ -41,7 +43,11 @@ def feature_extractor(config: Comparison, policy: Policy, folder: Path) -> tuple
 def saved_statistics(config: Comparison) -> Path | None:
     """Return the folder of the reference's saved statistics; None where the reference is images."""
     path = Path(config.reference or "")
-    return path if config.reference and (path / DESCRIPTION).is_file() else None
+    if not config.reference or not (path / DESCRIPTION).is_file():
+        return None
+    if kind_of(path) in EVALUATION.makers:  # of a reference that an evaluation was made against
+        open_run(path, EVALUATION, command_of(path, EVALUATION)).verify(DESCRIPTION, TENSORS)
+    return path
 
 
 def reference_images(config: Comparison, data: Data, validation: bool = False) -> tuple[ImageSource, dict[str, Any]]:

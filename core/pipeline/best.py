@@ -70,7 +70,12 @@ def open_best(folder: Path, made_by: str) -> StageRun:
         open_run(folder, role, made_by)
         remedy = "take its last state, or train with `metrics.every=100k` and `replace`"
         raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
-    return open_run(folder / BEST, role, made_by)
+    return open_run(folder / BEST, role, made_by, mend_best(folder / BEST))
+
+
+def mend_best(path: Path) -> str:
+    """Return the remedy for a damaged best state: no checkpoint holds it any more."""
+    return f"remove {path}: the training that it is of is whole without"
 
 
 class _Kept(BaseModel):

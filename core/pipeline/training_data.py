@@ -82,5 +82,5 @@ def _images_of(autoencoder: StageRun) -> ImageSources:
     recorded = autoencoder.inputs.get("data", {}).get("fingerprint")
     if recorded != images.as_input["fingerprint"]:
         message = f"{images.data.source} holds other images than those that {autoencoder.path} was measured on"
-        raise DataError(message, autoencoder.remedy)
+        raise DataError(message, autoencoder.anew)
     return images

@@ -1,53 +1,67 @@
-"""How a stage claims a directory: for one configuration and its inputs, to start it or to continue it."""
+"""How a stage claims a directory: for one configuration and its inputs, to start it, to continue it or to mend it."""
 
-import dataclasses
 import json
 import shutil
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, NewerFormat
 from ..settings.recipe_file import leaves
 from .lock import LOCK
-from .pieces import BOUND
+from .pieces import BOUND, PIECES, Pieces
 from .roles import role_of
-from .run import IDENTITY, MANIFEST, RECIPE, Identity, StageRun, holds_more_than, kind_of, open_run
+from .run import IDENTITY, MANIFEST, RECIPE, SCHEMA, Identity, StageRun, holds_more_than, kind_of, open_run
 
 
-def claim(path: Path, identity: Identity, replace: bool = False) -> StageRun:
+def claim(
+    path: Path, identity: Identity, replace: bool = False, warn: Callable[[str], None] = lambda _: None
+) -> StageRun:
     """Make sure that an occupied directory belongs to this very configuration and these inputs.
 
-    A new directory gets its `identity.json`. An existing one of the same identity is returned to
-    continue. One of another configuration or other inputs is discarded with `replace`, or if no work was done in it,
-    otherwise refused with what differs (ConfigError, exit 2). What another kind of stage made is refused in any case.
-    `replace` also discards a finished one that is damaged, and writes the recipe again. Where the identity of a
-    finished one is missing or damaged, its manifest gives it.
+    A new directory gets its `identity.json`. An existing one of the same identity is returned to continue, as is a
+    finished one that is damaged: it loses its manifest, so that its stage makes again what differs from it, from what
+    is whole. warn: is called with what is damaged. One of another configuration or other inputs is discarded with
+    `replace`, or if no work was done in it, otherwise refused with what differs (ConfigError, exit 2). What another
+    kind of stage made is refused in any case, as is what a newer version finished (NewerFormat). `replace` also writes
+    the recipe again, and an identity that can no longer be read.
     """
     wanted = json.loads(json.dumps(identity.document()))
-    differences = partial(_differences, wanted=wanted, places=identity.places)
-    recorded = _recorded(path, identity)
+    finished, damage = _finished(path, identity)
     if (found := kind_of(path)) not in (None, identity.kind):
-        raise ConfigError(f"{path} holds {found!r}, not {identity.kind!r}: it is not replaced", "give another name")
-    if recorded is not None or (path / IDENTITY).exists():
-        differing = differences(recorded or _read_identity(path, identity, replace))
+        raise ConfigError(f"{path} holds {found!r}, not {identity.kind!r}: it is not replaced", "give another `name`")
+    if finished is not None or (path / IDENTITY).exists():
+        known = _of_manifest(finished) if finished is not None else _read_identity(path, lenient=replace)
+        differing = _differences(known, wanted, identity) if known is not None else []
         if differing and not replace and holds_more_than(path, LOCK, IDENTITY, RECIPE):
+            others = ", ".join(filter(None, ("give the same settings", identity.elsewhere)))
             raise ConfigError(
                 f"{path} was made with other settings or inputs: {'; '.join(differing)}",
-                "give the same settings, another `name`, or `replace` to start over",
+                f"{others}, or `replace` to start over",
             )
-        if differing or (replace and _is_damaged(path, identity)):
+        if differing:
             _clear(path)
+            finished, damage = None, None
     elif holds_more_than(path, LOCK):
-        raise ConfigError(f"{path} holds files that no stage wrote", "move them or give another `name`")
+        raise ConfigError(
+            f"{path} holds files that no stage wrote",
+            " or ".join(filter(None, ("move them", identity.elsewhere and f"give {identity.elsewhere}"))),
+        )
     files.remove_temporaries(path)
-    if not (path / IDENTITY).exists() or (recorded and differences(_read_identity(path, identity, True))):
-        files.write_json(path / IDENTITY, {**wanted, BOUND: True})
+    recorded = _read_identity(path, lenient=True) if (path / IDENTITY).exists() else None
+    if recorded is None or _differences(recorded, wanted, identity):
+        # As it was: what checkpoints and pieces record is the hash of that.
+        files.write_json(path / IDENTITY, {**(_of_manifest(finished) if finished else wanted), BOUND: True})
+    if finished is not None and damage is None:
+        (path / PIECES).unlink(missing_ok=True)  # A kill may have come between manifest and this.
+    if damage is not None:
+        warn(f"{damage}: what differs is made again")
+        _reopen(path, finished)
     if replace or not (path / MANIFEST).exists():
         files.write_bytes(path / RECIPE, identity.recipe.encode())
-    return StageRun(path, identity.kind, identity.command, (path / MANIFEST).is_file(), identity=identity)
+    manifest = finished.manifest if finished is not None and damage is None else {}
+    return StageRun(path, identity.kind, identity.command, bool(manifest), manifest, identity=identity)
 
 
 def upgraded(
@@ -67,39 +81,55 @@ def upgraded(
     return merged
 
 
-def _recorded(path: Path, identity: Identity) -> dict[str, Any] | None:
-    """Return the identity that a finished directory's manifest records; None where the manifest is not valid."""
-    try:
-        found = open_run(path, role_of(identity.kind), identity.command)
-    except DataError:
-        return None
-    config = upgraded(found.config, identity.defaults, identity.incidental)
-    return dataclasses.replace(identity, kind=found.kind, config=config, inputs=found.inputs).document()
-
-
-def _read_identity(path: Path, identity: Identity, replace: bool) -> dict[str, Any]:
-    try:
-        found = files.read_json(path / IDENTITY, "start over with `replace`")
-        found.pop(BOUND, None)
-        known = found.get("config")
-        if isinstance(known, dict):
-            found["config"] = upgraded(known, identity.defaults, identity.incidental)
-        return found
-    except DataError:
-        if replace:
-            return {}
-        raise
-
-
-def _is_damaged(path: Path, identity: Identity) -> bool:
-    """Whether a complete directory differs from what its manifest records."""
-    if not (path / MANIFEST).exists():
+def is_whole(path: Path, kind: str) -> bool:
+    """Return whether a directory is complete and not damaged."""
+    if not (path / MANIFEST).is_file():
         return False
     try:
-        open_run(path, role_of(identity.kind), identity.command).verify()
+        open_run(path, role_of(kind), "").verify()
     except DataError:
-        return True
-    return False
+        return False
+    return True
+
+
+def _finished(path: Path, identity: Identity) -> tuple[StageRun | None, str | None]:
+    """Return a complete directory as its manifest has it, if that is valid, and how the directory is damaged."""
+    if not (path / MANIFEST).is_file():
+        return None, None
+    run = None
+    try:
+        run = open_run(path, role_of(identity.kind), identity.command)
+        run.verify()
+    except NewerFormat:
+        raise
+    except DataError as error:
+        return run, error.message
+    return run, None
+
+
+def _reopen(path: Path, finished: StageRun | None) -> None:
+    """Make a complete directory an unfinished one. Those of its files that are whole count as finished pieces."""
+    if finished is not None:
+        table = {name: entry["sha256"] for name, entry in finished.manifest["files"].items()}
+        there = {name: digest for name, digest in table.items() if (path / name).is_file()}
+        Pieces(path).add({name: digest for name, digest in there.items() if files.sha256_file(path / name) == digest})
+    (path / MANIFEST).unlink()
+
+
+def _of_manifest(finished: StageRun) -> dict[str, Any]:
+    inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in finished.inputs.items()}
+    return {"schema": SCHEMA, "kind": finished.kind, "config": finished.config, "inputs": inputs}
+
+
+def _read_identity(path: Path, lenient: bool) -> dict[str, Any] | None:
+    """Read an identity. lenient: return None for a damaged one."""
+    remedy = "go on with `replace`: nothing is used of the work that is there but what is of these settings"
+    try:
+        return files.read_json(path / IDENTITY, remedy)
+    except DataError:
+        if lenient:
+            return None
+        raise
 
 
 def _clear(path: Path) -> None:
@@ -115,11 +145,12 @@ def _clear(path: Path) -> None:
     (path / IDENTITY).unlink(missing_ok=True)
 
 
-def _differences(previous: Mapping[str, Any], wanted: Mapping[str, Any], places: Collection[str]) -> list[str]:
-    """List `setting: was → is` for every setting that differs, and the inputs that hold something else.
-
-    places: settings that may differ.
-    """
+def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any], identity: Identity) -> list[str]:
+    """List `setting: was → is` for every setting that differs, and the inputs that hold something else."""
+    config = known.get("config")
+    config = upgraded(config, identity.defaults, identity.incidental) if isinstance(config, dict) else config
+    previous, places = {**known, "config": config}, identity.places
+    previous.pop(BOUND, None)
     before, after = dict(leaves(previous)), dict(leaves(wanted))
     return [
         f"{key.split('.')[1]}: other contents"

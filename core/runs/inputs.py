@@ -1,15 +1,17 @@
 """A stage's inputs: the directories of the stages before it, found, opened, described and followed."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, DataError
 from ..files import is_inside
 from ..settings.fields import Run, Section
+from .commands import command_of, placed
 from .outputs import command_line
 from .roles import Role
-from .run import IDENTITY, MANIFEST, RECIPE, StageRun, check_producer, kind_of, open_run
+from .run import IDENTITY, MANIFEST, StageRun, check_producer, kind_of, open_run
 from .schemas import first_wrong
 
 Group = TypeVar("Group", bound=Section)
@@ -65,9 +67,13 @@ def has_begun(folder: Path) -> bool:
 
 
 def made_by(role: Role, config: Run, folder: Path) -> str:
-    """Return the command line that makes, in this run, a folder of that role."""
-    line = command_line(role.command(kind_of(folder) or folder.name), config)
-    return f"{line} {role.given}".strip() if not (folder / RECIPE).exists() else line
+    """Return the command line that makes a folder of that role where it lies, with the settings that it had."""
+    if has_begun(folder):
+        return command_of(folder, role)
+    words = shlex.split(command_line(role.command(folder.name), config))
+    if (folder.parent.parent if role.labelled else folder.parent) != config.root:
+        words = ["ldm", *role.command(folder.name).split(), *placed(folder, role)]
+    return shlex.join([*words, *role.given.split()])
 
 
 def as_input(run: StageRun, folder: Path) -> dict[str, Any]:

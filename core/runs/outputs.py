@@ -11,12 +11,14 @@ import torch
 import yaml
 
 from ..distributed import processes
+from ..progress import Progress
 from ..settings.fields import Run, Stage, defaults, identity, incidental, places
 from ..system.memory import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
 from . import claim as claims
 from .lock import occupy
+from .roles import role_of
 from .run import RECIPE, Identity, StageRun
 
 
@@ -36,7 +38,9 @@ def command_line(command: str, config: Run) -> str:
     return shlex.join(words)
 
 
-def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: str | None = None) -> StageRun:
+def claim(
+    folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], progress: Progress, kind: str | None = None
+) -> StageRun:
     """Claim an occupied folder for this configuration and these inputs; see `claim.claim`.
 
     Of several processes the main one does it, and the others wait for it. kind: of the folder, where a command can
@@ -46,12 +50,12 @@ def claim(folder: Path, config: Stage, inputs: dict[str, dict[str, Any]], kind: 
     made_by = shlex.join(["ldm", config.command, "-c", str(folder / RECIPE)])
     kind = kind or config.kind
     recipe = yaml.safe_dump({config.command: settings}, sort_keys=False, allow_unicode=True)
-    wanted = Identity(
-        kind, made_by, identity(config), inputs, recipe, _defaults(config), incidental(config), places(config)
-    )
+    elsewhere = "another `label`" if hasattr(config, "label") else "" if role_of(kind).labelled else "another `name`"
+    made_of = (made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
+    wanted = Identity(kind, *made_of, places(config), elsewhere)
     if not processes.world().is_main:
         return StageRun(folder, kind, made_by, bool(processes.broadcast_int(0)), identity=wanted)
-    work = claims.claim(folder, wanted, config.replace)
+    work = claims.claim(folder, wanted, config.replace, progress.warn)
     processes.broadcast_int(int(work.complete))
     return work
 

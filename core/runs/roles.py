@@ -18,7 +18,8 @@ class Role:
     """makers: the kinds of directories with this role, which name their folders in a run, each with the command
     that makes it, the usual one first. schema: of their metadata, a class in `schemas`. given: the arguments that the
     usual command requires. needed: whether what was made with it needs it later, too. draws: of generators, what opens
-    one to draw from, `module:function` in core; see `core.pipeline.generator`.
+    one to draw from, `module:function` in core; see `core.pipeline.generator`. labelled: whether a run has a folder of
+    them, one for each label.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Role:
     given: str = ""
     needed: bool = False
     draws: str = ""
+    labelled: bool = False
 
     @property
     def form(self) -> "type[Metadata] | None":
@@ -60,9 +62,9 @@ NEXT_SCALE = Role(
 )
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
-SAMPLES = Role("samples", {"samples": "sample"}, "Samples")
-EDITS = Role("edits", {"edits": "edit"}, "Edits")
-EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation")
+SAMPLES = Role("samples", {"samples": "sample"}, "Samples", labelled=True)
+EDITS = Role("edits", {"edits": "edit"}, "Edits", labelled=True)
+EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation", labelled=True)
 SWEEP = Role("sweep", {"sweep": "sweep"})
 
 ROLES = (AUTOENCODER, LATENTS, DENOISER, NEXT_SCALE, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, EDITS, EVALUATION, SWEEP)

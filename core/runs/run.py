@@ -11,7 +11,6 @@ import shlex
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +20,15 @@ from .. import files
 from ..errors import DataError
 from ..system.machine import num_cores
 from . import metrics_log
+from .commands import MANIFEST, RECIPE, kind_of
 from .lock import LOCK, require_held
 from .pieces import IDENTITY, PIECES
 from .provenance import provenance
 from .roles import Role
 
+__all__ = ["IDENTITY", "MANIFEST", "RECIPE", "Identity", "StageRun", "check_producer", "kind_of", "open_run"]
+
 SCHEMA = 1
-MANIFEST = "manifest.json"
-RECIPE = "config.yaml"
 OWN_DIGEST = "manifest_sha256"
 
 
@@ -40,7 +40,7 @@ class Identity:
     command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts. defaults: what
     settings were, by the same keys, for a directory made before they existed. incidental: settings, dotted, that do
     not matter, though they may have when a directory was made. places: settings, dotted, that are recorded and not
-    compared, since what they name is an input.
+    compared, since what they name is an input. elsewhere: the setting that chooses another directory, in words.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class Identity:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     incidental: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
+    elsewhere: str = "another `name`"
 
     def document(self) -> dict[str, Any]:
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}
@@ -65,8 +66,9 @@ class StageRun:
     reading, its manifest read and checked (`open_run`). foreign: found at a path, whole or not, its content
     unchecked.
 
-    command: the command line that makes it. complete: whether the manifest, its last file, was there. started: when it
-    was claimed, by the monotonic clock.
+    command: the command line that makes it where it lies. complete: whether the manifest, its last file, was there.
+    mend: what to do where it is damaged, if not to run that command. started: when it was claimed, by the monotonic
+    clock.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class StageRun:
     command: str
     complete: bool = False
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    mend: str = ""
     identity: Identity | None = field(default=None, compare=False)
     started: float = field(default_factory=time.monotonic, compare=False)
 
@@ -128,6 +131,17 @@ class StageRun:
                 if found != self.manifest["files"][name]["sha256"]:
                     raise self._damaged(path)
 
+    def file(self, name: str) -> Path:
+        """Return the path of an output file for reading it. Raises DataError unless it is the one in the manifest."""
+        if name not in self.manifest["files"]:
+            raise DataError(f"{self.path / name} is not one of the files of {self.path / MANIFEST}", self.remedy)
+        self.verify(name)
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Return whether an output file of that name is in the manifest."""
+        return name in self.manifest.get("files", {})
+
     def verify_sizes(self, *names: str) -> None:
         """Compare only the sizes of some output files, or of all of them. Raises DataError naming the file."""
         for name in names or self.manifest["files"]:
@@ -142,6 +156,12 @@ class StageRun:
 
     @property
     def remedy(self) -> str:
+        """What mends a damaged directory: its own command makes again what differs from the manifest, and no more."""
+        return self.mend or f"mend it: {self.command}"
+
+    @property
+    def anew(self) -> str:
+        """What to do with a whole directory that no longer fits its inputs."""
         return f"make it again: {self.command} --replace"
 
     def commit(
@@ -179,44 +199,41 @@ class StageRun:
             },
         }
         manifest = json.loads(json.dumps(contents))  # As it will be read.
-        files.write_json(self.path / MANIFEST, {**manifest, OWN_DIGEST: files.sha256_json(manifest)})
+        files.write_json(self.path / MANIFEST, files.sealed(manifest, OWN_DIGEST))
         (self.path / PIECES).unlink(missing_ok=True)
         return replace(self, complete=True, manifest=manifest)
 
 
-def open_run(path: Path, role: Role, made_by: str) -> StageRun:
+def open_run(path: Path, role: Role, made_by: str, mend: str = "") -> StageRun:
     """Open a complete directory of one role.
 
-    made_by: the command line that would make it, named in the remedy. Raises DataError when it is missing, unfinished,
-    of another kind or of a schema this version does not know, or its manifest is damaged; `verify` checks its files.
+    made_by: the command line that makes it where it lies, named in the remedy. mend: see `StageRun`. Raises DataError
+    when it is missing, unfinished, of another kind, or its manifest is damaged or at odds with the files that it
+    lists, and NewerFormat for a schema this version does not know; `verify` checks the other files.
     """
-    again = f"make it again: {made_by} --replace"
+    run = StageRun(path, "", made_by, complete=True, mend=mend)
     if not (path / MANIFEST).is_file() and not (path / IDENTITY).is_file():
         if path.exists() and (path.is_file() or holds_more_than(path, LOCK)):
             raise DataError(f"{path} was not written by ldm: it has no {MANIFEST}", f"make one: {made_by}")
         raise DataError(f"{path} does not exist", f"make it: {made_by}")
     if not (path / MANIFEST).is_file():
-        recipe = f" -c {shlex.quote(str(path / RECIPE))}" if (path / RECIPE).is_file() else ""
-        raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}{recipe}")
-    manifest = files.read_json(path / MANIFEST, again)
-    if manifest.get("schema") != SCHEMA:
-        raise DataError(
-            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
-        )
+        raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}")
+    manifest = files.read_sealed(path / MANIFEST, OWN_DIGEST, SCHEMA, run.remedy, always=True)
     kind = manifest.get("kind")
     if not isinstance(kind, str) or kind not in role.makers:
         expected = " or ".join(repr(each) for each in role.makers)
         raise DataError(f"{path} holds {kind!r}, not {expected}", f"make one: {made_by}")
-    if manifest.pop(OWN_DIGEST, None) != files.sha256_json(manifest):
-        raise DataError(f"{path / MANIFEST} is damaged: it differs from its own sha256", again)
-    from .schemas import wrong_with  # here, since it takes a tenth of a second, too long for completion in a shell
+    from .facts import at_odds  # here, since pydantic takes a tenth of a second, too long for completion in a shell
+    from .schemas import wrong_with
 
     wrong = wrong_with(manifest, role.form)
     if wrong is None and not _is_own_command(manifest["command"]):
         wrong = f"{manifest['command']!r} is not a command of ldm"
+    run = replace(run, kind=kind, manifest=manifest)
+    wrong = wrong or at_odds(run, role.form)
     if wrong is not None:
-        raise DataError(f"{path / MANIFEST} is damaged: {wrong}", again)
-    return StageRun(path, kind, str(manifest["command"]), complete=True, manifest=manifest)
+        raise DataError(f"{path / MANIFEST} is damaged: {wrong}", run.remedy)
+    return run
 
 
 def _is_own_command(line: str) -> bool:
@@ -231,17 +248,7 @@ def _is_own_command(line: str) -> bool:
 def check_producer(run: StageRun, name: str, producer: StageRun) -> None:
     """Refuse a run whose producer changed since: the input of that name no longer has the recorded fingerprint."""
     if run.inputs.get(name, {}).get("fingerprint") != producer.fingerprint:
-        raise DataError(f"{run.path} was made with another {name} than {producer.path} holds now", run.remedy)
-
-
-def kind_of(path: Path) -> str | None:
-    """Return the kind that a stage's directory, complete or not, records; None where it records none."""
-    for name in (MANIFEST, IDENTITY):
-        with suppress(DataError):
-            found = files.read_json(path / name, "").get("kind") if (path / name).is_file() else None
-            if isinstance(found, str):
-                return found
-    return None
+        raise DataError(f"{run.path} was made with another {name} than {producer.path} holds now", run.anew)
 
 
 def holds_more_than(path: Path, *names: str) -> bool:

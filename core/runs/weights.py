@@ -19,6 +19,8 @@ from ..distributed import processes
 from ..distributed.sharded_tensors import gathered_by_main, sharded_tensors
 from ..errors import DataError, as_data_error
 from ..files import read_json, sha256_file, write_atomically, write_json
+from .commands import MANIFEST, kind_of, mending, recorded
+from .roles import role_of
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -46,7 +48,8 @@ def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[st
 
 def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[str, Any]:
     """Read the `config.json` of a network of one of these kinds; its `config` is a JSON object."""
-    path = folder / CONFIG
+    path, remedy = folder / CONFIG, _remedy(folder, remedy)
+    _require_listed(path, remedy)
     described = read_json(path, remedy)
     if described.get("format", FORMAT) != FORMAT:
         raise DataError(f"{path} has format {described['format']!r}; this ldm reads {FORMAT}", "upgrade ldm")
@@ -58,13 +61,35 @@ def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[
     return described
 
 
+def _remedy(folder: Path, otherwise: str) -> str:
+    """Return what mends a network's folder: the command of the stage that it lies in, if it lies in one."""
+    kind = kind_of(folder.parent)
+    return mending(folder.parent, role_of(kind)) if kind == folder.parent.name else otherwise
+
+
+def _require_listed(path: Path, remedy: str) -> None:
+    """Raise DataError where the manifest of the stage that a network's description lies in has another sha256 of it."""
+    manifest = next(recorded(path.parent.parent), {})
+    table = manifest.get("files")
+    entry = table.get(f"{path.parent.name}/{path.name}") if isinstance(table, dict) else None
+    if isinstance(entry, dict) and path.is_file() and entry.get("sha256") != sha256_file(path):
+        raise DataError(f"{path} is damaged: its sha256 differs from {path.parent.parent / MANIFEST}", remedy)
+
+
 def read_weights(folder: Path, described: Mapping[str, Any], remedy: str) -> dict[str, Tensor]:
     """Read the tensors of a network's folder, and compare their file with the sha256 in its description."""
-    tensors = read_safetensors(folder / WEIGHTS, remedy)
-    recorded = described.get("weights_sha256")  # Older folders lack it.
-    if recorded is not None and recorded != sha256_file(folder / WEIGHTS):
-        raise DataError(f"{folder / WEIGHTS} is damaged: its sha256 differs from {folder / CONFIG}", remedy)
+    tensors = read_safetensors(folder / WEIGHTS, _remedy(folder, remedy))
+    check_network(folder, described, remedy)
     return tensors
+
+
+def check_network(folder: Path, described: Mapping[str, Any], remedy: str = "") -> None:
+    """Compare a network's weights with its description, and that with the stage it is of. Raises DataError."""
+    remedy = _remedy(folder, remedy)
+    _require_listed(folder / CONFIG, remedy)
+    digest = described.get("weights_sha256")  # Older folders lack it.
+    if digest is not None and digest != sha256_file(folder / WEIGHTS):
+        raise DataError(f"{folder / WEIGHTS} is damaged: its sha256 differs from {folder / CONFIG}", remedy)
 
 
 def read_safetensors(path: Path, remedy: str | None) -> dict[str, Tensor]:

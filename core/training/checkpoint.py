@@ -29,6 +29,7 @@ FOLDER = "checkpoints"
 STATE = "state.json"
 MANIFEST = "manifest.json"
 SCHEMA = 1
+OWN_DIGEST = "manifest_sha256"
 TIME_CONVENTION = "t = 0 is data, t = 1 is noise"
 
 Tensors = Mapping[str, torch.Tensor]
@@ -93,7 +94,8 @@ def save(
             tensor_file.write(temporary / f"{name}.safetensors", group.full, _finite(name, group))
         files.write_json(temporary / STATE, {**state, **of_run, "time_convention": TIME_CONVENTION})
         table = {path.name: files.sha256_file(path) for path in sorted(temporary.iterdir())}
-        files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": table, "sha256": files.sha256_json(table)})
+        manifest = {"schema": SCHEMA, "files": table, "sha256": files.sha256_json(table)}
+        files.write_json(temporary / MANIFEST, files.sealed(manifest, OWN_DIGEST))
     found = saved(folder)
     kept = found[: found.index(final) + 1][-keep:]
     for path in found:
@@ -141,11 +143,7 @@ def load(path: Path, read: Read = load_file) -> Checkpoint:
     Raises DataError naming the file that is missing or damaged, or the checkpoint if it is of another training than the
     folder it lies in.
     """
-    manifest = files.read_json(path / MANIFEST)
-    if manifest.get("schema") != SCHEMA:
-        raise DataError(
-            f"{path / MANIFEST} has schema {manifest.get('schema')!r}; this ldm reads {SCHEMA}", "upgrade ldm"
-        )
+    manifest = files.read_sealed(path / MANIFEST, OWN_DIGEST, SCHEMA)
     table = manifest.get("files")
     if not isinstance(table, dict) or manifest.get("sha256") != files.sha256_json(table):
         raise DataError(f"{path / MANIFEST} is damaged: its list of files differs from its sha256")

@@ -16,9 +16,9 @@ from ..pipeline.generator import Generator
 from ..pipeline.loading import load_autoencoder
 from ..pipeline.training_data import TrainingData, training_data
 from ..progress import Outcome, Progress
+from ..runs.claim import is_whole
 from ..runs.outputs import claim, command_line, occupied, output_folder
 from ..runs.roles import Role
-from ..runs.run import MANIFEST
 from ..system.compile import eager_mode
 from ..system.precision import Policy
 from . import loop
@@ -82,12 +82,12 @@ def train_generator(config: GeneratorTraining, kind: Kind, progress: Progress, s
         autoencoder = load_autoencoder(data.autoencoder, policy).network
         network, sampling = kind.network(data, autoencoder), None
         evaluator = None
-        if config.metrics.every and (config.replace or not (folder / MANIFEST).exists()):
+        if config.metrics.every and (config.replace or not is_whole(folder, config.kind)):
             with in_section_metrics():
                 sampling = kind.sampling(data)
             evaluator = SampleEvaluator(config, config.metrics, data, vars(sampling), policy, progress)
         start = open_start(kind.role, config, inputs := data.inputs(folder), folder)
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, inputs, progress)
         flags = kind.sample_flags(data)
         next_commands = [] if flags is None else [f"{command_line('sample', config)} {flags}"]
         if work.complete:

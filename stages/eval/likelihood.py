@@ -38,7 +38,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         data = training_data_of(source, config)
         inputs = {"denoiser": as_input(source, folder), **data.inputs(folder)}
         del inputs["autoencoder"]  # As recorded by the denoiser.
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, inputs, progress)
         next_commands = [command_line("report", config)]
         if work.complete:
             return evaluation_outcome(work, next_commands)

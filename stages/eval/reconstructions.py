@@ -46,7 +46,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         extractor, its_input = feature_extractor(config, policy, folder)
         held_out, reference = reference_images(config, data, validation=True)
         inputs = {"autoencoder": as_input(source, folder), "extractor": its_input, "reference": reference}
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, inputs, progress)
         next_commands = [command_line("report", config)]
         if work.complete:
             return evaluation_outcome(work, next_commands)

@@ -68,7 +68,8 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
             real_images, reference = reference_images(config, data)
             require_enough(len(limited(real_images, config)), len(limited(samples, config)))
         samples_input = as_input(made, folder) if made else {"path": str(where), "fingerprint": samples.fingerprint()}
-        work = claim(folder, config, {"samples": samples_input, "extractor": its_input, "reference": reference})
+        inputs = {"samples": samples_input, "extractor": its_input, "reference": reference}
+        work = claim(folder, config, inputs, progress)
         next_commands = [command_line("sweep", config), command_line("report", config)]
         if work.complete:
             return evaluation_outcome(work, next_commands)

@@ -2,24 +2,21 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import takewhile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core import files
-from ...core.errors import DataError, UserError
+from ...core.errors import DataError
 from ...core.interchange.export_record import RECORD
-from ...core.pipeline.best import BEST
+from ...core.pipeline.best import BEST, mend_best
 from ...core.runs.claim import upgraded
+from ...core.runs.commands import command_of, placed, recorded
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open_run
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.fields import defaults, identity, incidental
-from ...core.settings.recipe_file import leaves, read_settings
+from ...core.settings.recipe_file import leaves
 from ...core.training import checkpoint
-from ..configs.exchange import Import
 from ..table import KINDS, MAKERS, STAGES, TOOLS
 from .words import typed
 
@@ -57,7 +54,10 @@ def recognise(path: Path) -> StageRun | Piece | None:
         return Piece(path, CHECKPOINT)
     if (path / MANIFEST).is_file() or (path / IDENTITY).is_file():
         kind = _kind(path)
-        return StageRun(path, kind, command_of(path, kind), (path / MANIFEST).is_file()) if kind else None
+        if kind is None:
+            return None
+        mend = mend_best(path) if path.name == BEST and _kind(path.parent) is not None else ""
+        return StageRun(path, kind, command_line_of(path, kind), (path / MANIFEST).is_file(), mend=mend)
     if (path / RECORD).is_file():
         return Piece(path, EXPORT)
     if (path / CONFIG).is_file() and ((path / WEIGHTS).is_file() or path.name == "final"):
@@ -73,9 +73,7 @@ def recognise_stage(path: Path) -> StageRun | None:
 
 def opened(found: StageRun) -> StageRun:
     """Open a stage's directory; DataError, as of `open_run`, with commands that fit where it lies now."""
-    if not found.complete:  # Not every command that continues reads a recipe.
-        raise DataError(f"{found.path} is unfinished: it has no {MANIFEST}", f"finish it: {found.command}")
-    return replace(open_run(found.path, role_of(found.kind), found.command), command=found.command)
+    return open_run(found.path, role_of(found.kind), found.command, found.mend)
 
 
 def is_best(found: StageRun) -> bool:
@@ -88,28 +86,22 @@ def best(path: Path) -> StageRun | None:
     return recognise_stage(path / BEST) if (path / BEST / MANIFEST).is_file() else None
 
 
-def command_of(path: Path, kind: str) -> str:
+def command_line_of(path: Path, kind: str) -> str:
     """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
     if path.name == BEST and _kind(path.parent) is not None:
-        return command_of(path.parent, kind)
-    placed = _placed(path, kind)
-    if (imported := import_of(path) or imported_as(path)) is not None:
-        return shlex.join([*imported, *placed])
-    command = MAKERS[kind].name if kind in MAKERS else kind
-    words, recipe = ["ldm", command], path / RECIPE
-    if command in TOOLS:  # It reads no recipe.
-        words += [f"{key}={typed(value)}" for key, value in changed_settings(kind, recorded_settings(path)).items()]
-    elif (settings := next(filter(Path.is_file, (recipe, path / MANIFEST)), None)) is not None:
-        words += ["-c", str(settings)]
-        words += ["--label", path.name] if _has_label(command) and settings != recipe else []
-    return shlex.join([*words, *placed])
+        return command_line_of(path.parent, kind)
+    if kind not in MAKERS or MAKERS[kind].name not in TOOLS:
+        return command_of(path, role_of(kind))
+    changed = changed_settings(kind, recorded_settings(path)).items()  # A tool reads no recipe.
+    return shlex.join(["ldm", kind, *(f"{key}={typed(value)}" for key, value in changed), *placed(path, role_of(kind))])
 
 
 def recipe_command(found: StageRun) -> str:
     """Return the command line that writes a complete stage's recipe again."""
     command = MAKERS[found.kind].name if found.kind in MAKERS else found.kind
-    words = ["ldm", "config", "show", command, "-c", str(found.path / MANIFEST), *_placed(found.path, found.kind)]
+    words = ["ldm", "config", "show", command, "-c", str(found.path / MANIFEST)]
     words += ["--label", found.path.name] if _has_label(command) else []
+    words += placed(found.path, role_of(found.kind))
     return f"{shlex.join(words)} > {shlex.quote(str(found.path / RECIPE))}"
 
 
@@ -118,32 +110,10 @@ def _has_label(command: str) -> bool:
     return command in STAGES and "label" in STAGES[command].settings.model_fields
 
 
-def import_of(path: Path) -> list[str] | None:
-    """Return the `ldm import`, but for its run, that a manifest says wrote the directory; None where no import did."""
-    try:
-        words = shlex.split(str(files.read_json(path / MANIFEST).get("command")))
-    except (DataError, ValueError):
-        return None
-    own = list(takewhile(lambda word: word not in ("--runs-dir", "--name"), words))
-    return own if own[:2] == ["ldm", "import"] else None
-
-
-def imported_as(path: Path) -> list[str] | None:
-    """Return the same, from its recipe."""
-    try:
-        return Import.model_validate(read_settings(path / RECIPE).tree.get("import")).words
-    except (UserError, ValueError):
-        return None
-
-
 def recorded_settings(path: Path) -> dict[str, Any]:
     """Return the settings that a manifest records, else the identity; none where neither can be read."""
-    for name in (MANIFEST, IDENTITY):
-        with suppress(DataError):
-            settings = files.read_json(path / name).get("config") if (path / name).is_file() else None
-            if isinstance(settings, dict):
-                return settings
-    return {}
+    found = (document.get("config") for document in recorded(path))
+    return next((settings for settings in found if isinstance(settings, dict)), {})
 
 
 def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,9 +144,3 @@ def _below(path: Path, depth: int) -> Iterator[StageRun | Piece]:
 def _kind(path: Path) -> str | None:
     """Return its kind by manifest or identity; where both are damaged, by its place in a run."""
     return kind_of(path) or next((name for name in (path.name, path.parent.name) if name in KINDS), None)
-
-
-def _placed(path: Path, kind: str) -> list[str]:
-    """Return the flags for the run that a stage's directory lies in."""
-    root = path.parent.parent if kind in KINDS and KINDS[kind].labelled else path.parent
-    return ["--runs-dir", str(root.parent), "--name", root.resolve().name]

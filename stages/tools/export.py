@@ -50,7 +50,7 @@ def run(config: Export, progress: Progress) -> Outcome:
 
 
 def _export_all(config: Export, progress: Progress) -> Outcome:
-    sources = _open(config)
+    sources = _open(config, progress)
     made_of = sources.identity(config)
     if _is_ours(config, made_of):
         return Outcome(config.directory, already_complete=True)
@@ -115,12 +115,12 @@ def _published(config: Export, made_of: dict[str, Any]) -> Iterator[Path]:
         write_record(folder, made_of, config.directory, config.root, config.denoiser)
 
 
-def _open(config: Export) -> Sources:
+def _open(config: Export, progress: Progress) -> Sources:
     """Open the stages. Raises DataError where one is missing, or the autoencoder changed since."""
     denoiser = open_denoiser(config.denoiser, config)
     require_all_times(denoiser)
     autoencoder = open_producer(denoiser, "autoencoder", AUTOENCODER, config)
-    return Sources(denoiser, autoencoder, look_for(config.root, denoiser))
+    return Sources(denoiser, autoencoder, look_for(config.root, denoiser, progress.warn))
 
 
 def _convert(model: Model) -> Parts:

@@ -19,6 +19,7 @@ from ...core.errors import ConfigError, DataError
 from ...core.files import read_json, read_plain, sha256_file, sha256_json
 from ...core.images.settings import Data
 from ...core.interchange import checkpoint
+from ...core.interchange.export_record import check_export
 from ...core.interchange.exporters import denoiser_exporter, import_autoencoder
 from ...core.interchange.pipeline import open_pipeline, use_scaling_factor
 from ...core.interchange.scheduler import Process
@@ -56,6 +57,8 @@ def run(config: Import, progress: Progress) -> Outcome:
     """
     if not config.path.exists():
         raise DataError(f"{config.path} does not exist", "give a DiT checkpoint, or a folder of diffusers")
+    for folder in filter(None, (config.path, config.autoencoder)):
+        check_export(folder)
     described = read_json(config.path / CONFIG) if (config.path / CONFIG).is_file() else {}
     if described.get("_class_name") in DIFFUSERS:
         return _import_autoencoder(config, described, progress)
@@ -68,8 +71,8 @@ def run(config: Import, progress: Progress) -> Outcome:
         autoencoder = _load_autoencoder(given.autoencoder, progress)
         shared = _metadata(config, given.denoiser, autoencoder, _names(config, given))
         metadata = shared | _denoiser_metadata(config, given)
-        made, _ = _autoencoder_stage(config, "vqvae", autoencoder, given.autoencoder, shared)
-        work = _claim(config, "dit", second, metadata, _denoiser_inputs(config, given, made))
+        made, _ = _autoencoder_stage(config, "vqvae", autoencoder, given.autoencoder, shared, progress)
+        work = _claim(config, "dit", second, metadata, _denoiser_inputs(config, given, made), progress)
         complete = work.complete
         if not complete:
             denoisers.save(given.denoiser, work.path / "final", metadata)
@@ -94,7 +97,7 @@ def _import_autoencoder(config: Import, described: dict[str, Any], progress: Pro
     shape = list(autoencoder.latent_shape(image_size))
     shared = {"class_names": ["all"], "latent_shape": shape, "image_size": image_size, "imported": config.path.name}
     with occupy(config.root / "autoencoder"):
-        made, complete = _autoencoder_stage(config, "autoencoder", autoencoder, config.path, shared)
+        made, complete = _autoencoder_stage(config, "autoencoder", autoencoder, config.path, shared, progress)
     summary = {
         "autoencoder": f"{sum(each.numel() for each in autoencoder.parameters()):,} parameters",
         "images": f"{image_size} pixels, latents of {' × '.join(map(str, shape))}",
@@ -185,12 +188,12 @@ def _metadata(
 
 
 def _autoencoder_stage(
-    config: Import, kind: str, autoencoder: Autoencoder, source: Path, shared: dict[str, Any]
+    config: Import, kind: str, autoencoder: Autoencoder, source: Path, shared: dict[str, Any], progress: Progress
 ) -> tuple[StageRun, bool]:
     """Write the autoencoder as the stage that trains it would have. Returns it, and whether it was there."""
     settings = {"data": Data(image_size=shared["image_size"]).model_dump(mode="json"), **shared}
     inputs = {"autoencoder": {"path": source.as_posix(), "fingerprint": registry.fingerprint(source)}}
-    work = _claim(config, kind, config.root / kind, settings, inputs)
+    work = _claim(config, kind, config.root / kind, settings, inputs, progress)
     if not work.complete:
         registry.save(autoencoder, work.path / "final")
         measured = {"latent_mean": autoencoder.latent_mean.tolist(), "latent_std": autoencoder.latent_std.tolist()}
@@ -229,7 +232,9 @@ def _denoiser_metadata(config: Import, given: Given) -> dict[str, Any]:
     }
 
 
-def _claim(config: Import, kind: str, folder: Path, settings: dict[str, Any], inputs: dict[str, Any]) -> StageRun:
+def _claim(
+    config: Import, kind: str, folder: Path, settings: dict[str, Any], inputs: dict[str, Any], progress: Progress
+) -> StageRun:
     command = shlex.join([*config.words, *shlex.split(command_line("import", config))[2:]])
     recipe = yaml.safe_dump({"import": config.model_dump(mode="json", exclude={"replace"})}, sort_keys=False)
-    return claim(folder, Identity(kind, command, settings, inputs, recipe), config.replace)
+    return claim(folder, Identity(kind, command, settings, inputs, recipe), config.replace, progress.warn)

@@ -1,4 +1,4 @@
-"""`ldm inspect`: what a directory is, what made it and of what, and how far it is. Looks, and checks no bytes."""
+"""`ldm inspect`: what a directory is, what made it and of what, and how far it is; what is damaged is named."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
 from ...core.runs.pieces import Pieces
 from ...core.runs.run import StageRun
-from ...core.runs.weights import CONFIG, WEIGHTS
+from ...core.runs.weights import CONFIG, WEIGHTS, check_network
 from ...core.settings.recipe_file import leaves
 from ...core.training import checkpoint
 from ..configs.folders import Inspect
@@ -38,6 +38,8 @@ from .directories import (
     recorded_settings,
 )
 from .words import megabytes
+
+_HASHED = 1 << 30  # bytes, a second or two
 
 
 def run(config: Inspect, progress: Progress) -> Outcome:
@@ -70,13 +72,17 @@ def _look(found: StageRun) -> tuple[StageRun | None, str]:
     run, error = None, None
     try:
         run = opened(found)
+        large = sum(entry["bytes"] for entry in run.manifest["files"].values()) > _HASHED
+        run.verify_sizes() if large else run.verify()
     except DataError as raised:
         error = raised
     if (writer := owner(found.path)) is not None:
         return run, f"being written by {writer}; {_progress(found)}"
     if not found.complete:
         return None, f"unfinished; {_progress(found)}"
-    return run, f"complete, {_size(found.path)}" if error is None else f"damaged: {error.message}"
+    if error is not None:
+        return run, f"damaged: {error.message}"
+    return run, f"complete, {_size(found.path)}" + (", of which only sizes were compared" if large else "")
 
 
 def _progress(found: StageRun) -> str:
@@ -168,27 +174,31 @@ def _checkpoint(path: Path) -> dict[str, str]:
 def _network(path: Path) -> dict[str, str]:
     """Describe a network's folder by its configuration and the header of its weights."""
     described = files.read_json(path / CONFIG)
-    settings = described.get("config")
+    settings, state = described.get("config"), "whole"
+    try:
+        check_network(path, described)
+    except DataError as error:
+        state = f"damaged: {error.message}"
     border = as_data_error(f"{path / WEIGHTS} cannot be read", "make the stage that it belongs to again")
     with border, safe_open(path / WEIGHTS, "pt") as tensors:
         count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     listed = ", ".join(f"{key}={json.dumps(value)}" for key, value in leaves(settings or {}))
-    return {"kind": str(described.get("kind")), "parameters": f"{count:,}", "settings": listed}
+    return {"state": state, "kind": str(described.get("kind")), "parameters": f"{count:,}", "settings": listed}
 
 
 def _export_state(path: Path) -> str:
-    """Say whether an export's files are there with the sizes that they had."""
+    """Say whether an export's files are there as they were written."""
     try:
         record = read_record(path)
         for name in record.hashes:
-            record.check_size(name)
+            record.check(name)
     except DataError as error:
         return f"damaged: {error.message}"
     return "complete"
 
 
 def _export(path: Path) -> dict[str, str]:
-    """Describe an export by its record, and by the sizes of its files."""
+    """Describe an export by its record."""
     rows = {"state": _export_state(path)}
     try:
         record = read_record(path)

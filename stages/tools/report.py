@@ -36,7 +36,7 @@ def run(config: Report, progress: Progress) -> Outcome:
             else "train one: ldm train-vqvae --data FOLDER"
         )
         raise DataError(f"{root} does not exist", hint)
-    found = read(root)
+    found = read(root, lambda damage: progress.warn(f"left out of the report: {damage}"))
     if all(stage.state == "missing" for stage in found.stages.values()):
         raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
     for folder in found.left_out:
@@ -67,6 +67,8 @@ def _safe(chapter: Chapter, progress: Progress) -> Chapter:
 def _is_whole(picture: Picture, progress: Progress) -> bool:
     assert picture.file is not None
     try:
+        if picture.run is not None:
+            picture.run.file(picture.file.name)
         if not is_picture(picture.file):
             raise DataError(f"{picture.file} is not a picture")
         decode_picture(picture.file.read_bytes(), str(picture.file))
@@ -102,7 +104,7 @@ def _chapters(run: Summary) -> Iterator[Chapter]:
     yield Chapter(
         "Against guidance and steps",
         "Samples of this run that differ in nothing else.",
-        pictures=[*against_settings(run), *_sweep_grid(run.root)],
+        pictures=[*against_settings(run), *_sweep_grid(run.sweep)],
     )
     yield Chapter(
         "Drawn or remembered",
@@ -132,9 +134,9 @@ def _grids(run: Summary) -> Iterator[Picture]:
     """Show the samples: at several guidance scales where there are such, the others when asked for."""
     first = (_at_several_scales(run) or run.samples)[:_SETS]
     for folder in [*first, *(one for one in run.samples if one not in first)]:
-        if (folder.path / "grid.png").is_file():
+        if folder.has("grid.png"):
             caption = how(folder.metadata["sampling"])
-            yield Picture(caption, folder.path / "grid.png", command=_typed(folder), folded=folder not in first)
+            yield Picture(caption, folder.path / "grid.png", folder, command=_typed(folder), folded=folder not in first)
 
 
 def _at_several_scales(run: Summary) -> list[StageRun]:
@@ -156,8 +158,10 @@ def _steps(group: dict[float, StageRun]) -> int:
 
 def _paths(run: Summary) -> Iterator[Picture]:
     for folder in run.samples:
-        if (folder.path / "progressive.png").is_file():
-            yield Picture(how(folder.metadata["sampling"]), folder.path / "progressive.png", command=_typed(folder))
+        if folder.has("progressive.png"):
+            yield Picture(
+                how(folder.metadata["sampling"]), folder.path / "progressive.png", folder, command=_typed(folder)
+            )
 
 
 def _least(run: Summary, number: str, name: str, chosen_for: str) -> Iterator[Picture]:
@@ -167,19 +171,19 @@ def _least(run: Summary, number: str, name: str, chosen_for: str) -> Iterator[Pi
     """
     for several in evaluated_alike(run.evaluations):
         chosen = min(several, key=lambda one: one.number(number, math.inf))
-        if (chosen.run.path / name).is_file():
+        if chosen.run.has(name):
             which = f", of {len(several)} sets the one {chosen_for}" if len(several) > 1 else ""
             features = chosen.conditions.get("extractor", "unknown")
-            yield Picture(f"{chosen.title}{which}; {features} features", chosen.run.path / name)
+            yield Picture(f"{chosen.title}{which}; {features} features", chosen.run.path / name, chosen.run)
 
 
 def _curves(stage: StageRun) -> Iterator[Picture]:
     return training_curves(stage, KINDS[stage.kind].title)
 
 
-def _sweep_grid(root: Path) -> Iterator[Picture]:
-    if (path := root / "sweep" / "grid.png").is_file():
-        yield Picture("The same seeds in every row, at each scale and number of steps", path)
+def _sweep_grid(sweep: StageRun) -> Iterator[Picture]:
+    if sweep.has("grid.png"):
+        yield Picture("The same seeds in every row, at each scale and number of steps", sweep.path / "grid.png", sweep)
 
 
 def _along_the_way(stage: StageRun) -> Iterator[Picture]:
@@ -192,9 +196,9 @@ def _along_the_way(stage: StageRun) -> Iterator[Picture]:
 def _reconstructions(run: Summary) -> Iterator[Picture]:
     for path in _numbered(run.stages["autoencoder"].path / "reconstructions")[-1:]:
         yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
-    for path in (each.run.path / "reconstructions.png" for each in run.evaluations):
-        if path.is_file():
-            yield Picture("The worst, the middling and the best of all held out", path)
+    for each in run.evaluations:
+        if each.run.has(name := "reconstructions.png"):
+            yield Picture("The worst, the middling and the best of all held out", each.run.path / name, each.run)
 
 
 def _from_prior(stage: StageRun) -> Iterator[Picture]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from ...core.errors import DataError
 from ...core.metrics.document import read_evaluation
 from ...core.runs.inputs import has_begun
-from ...core.runs.roles import EVALUATION, SAMPLES, Role
+from ...core.runs.roles import EVALUATION, SAMPLES, SWEEP, Role
 from ...core.runs.run import MANIFEST, StageRun, open_run
 from ..table import STAGES
 from .directories import changed_settings, recorded_settings
@@ -68,23 +68,30 @@ class Summary:
     left_out: list[Path]
     samples: list[StageRun]
     evaluations: list[Evaluation]
+    sweep: StageRun
 
 
-def read(root: Path) -> Summary:
-    """Read a run. Raises DataError for an evaluation whose numbers are damaged."""
+def read(root: Path, warn: Callable[[str], None]) -> Summary:
+    """Read a run. warn: is called with each of its directories that is damaged, and left out."""
     written = (kind for command in STAGES.values() for kind in command.writes)
-    roles = {kind.role.name: kind.role for kind in written if not kind.labelled}
-    found = {name: [_read(role, kind, root / kind) for kind in role.makers] for name, role in roles.items()}
+    roles = {kind.role.name: kind.role for kind in written if not kind.role.labelled}
+    found = {name: [_read(role, kind, root / kind, warn) for kind in role.makers] for name, role in roles.items()}
     ranks = ("complete", "unfinished", "missing")
     stages = {name: min(several, key=lambda run: ranks.index(run.state)) for name, several in found.items()}
     others = [run.path for name, several in found.items() for run in several if run is not stages[name]]
-    evaluations = [Evaluation(run, read_evaluation(run.path)) for run in _labelled(EVALUATION, root)]
+    evaluations = []
+    for run in _labelled(EVALUATION, root, warn):
+        try:
+            evaluations.append(Evaluation(run, read_evaluation(run)))
+        except DataError as error:
+            warn(error.message)
     return Summary(
         root,
         stages,
         [folder for folder in others if has_begun(folder)],
-        sorted(_labelled(SAMPLES, root), key=lambda run: _order(run.metadata["sampling"])),
+        sorted(_labelled(SAMPLES, root, warn), key=lambda run: _order(run.metadata["sampling"])),
         sorted(evaluations, key=lambda each: _order(each.sampling or {})),
+        _read(SWEEP, "sweep", root / "sweep", warn),
     )
 
 
@@ -132,17 +139,20 @@ def _order(sampling: Mapping[str, Any]) -> tuple[str, str, float, float]:
     return state, sampler, float(sampling.get("steps") or 0), float(sampling.get("cfg") or 0)
 
 
-def _labelled(role: Role, root: Path) -> list[StageRun]:
+def _labelled(role: Role, root: Path, warn: Callable[[str], None]) -> list[StageRun]:
     """Read the complete directories of a role that has one for each label."""
-    found = [_read(role, kind, at.parent) for kind in role.makers for at in sorted((root / kind).glob(f"*/{MANIFEST}"))]
+    places = [at.parent for kind in role.makers for at in sorted((root / kind).glob(f"*/{MANIFEST}"))]
+    found = [_read(role, place.parent.name, place, warn) for place in places]
     return [run for run in found if run.complete]
 
 
-def _read(role: Role, kind: str, folder: Path) -> StageRun:
+def _read(role: Role, kind: str, folder: Path, warn: Callable[[str], None]) -> StageRun:
     """Read one folder, of its metadata what the schema checks; one that is damaged counts as unfinished."""
     command = f"ldm {role.command(kind)}"
     try:
         run = open_run(folder, role, command)
-    except DataError:
+    except DataError as error:
+        if (folder / MANIFEST).is_file():
+            warn(error.message)
         return StageRun(folder, kind, command)
     return replace(run, manifest={**run.manifest, "facts": role.known(run.metadata)})

@@ -50,9 +50,9 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
             for role, several in (("eval", evaluated), ("samples", drawn))
             for point, artifact in zip(points, several, strict=True)
         }
-        work = claim(folder, config.model_copy(update={"replace": True}), inputs)
+        work = claim(folder, config.model_copy(update={"replace": True}), inputs, progress)
         rows = [_row(point, artifact) for point, artifact in zip(points, evaluated, strict=True)]
-        floor = read_evaluation(evaluated[0].path).get("real_against_real", {})
+        floor = read_evaluation(evaluated[0]).get("real_against_real", {})
         if not work.complete:
             files.write_bytes(folder / TABLE, _as_csv(rows).encode())
             write_png(folder / CURVES, _curves(rows, floor))
@@ -68,7 +68,7 @@ def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outco
 
 
 def _row(point: Point, evaluation: StageRun) -> dict[str, Any]:
-    numbers = read_evaluation(evaluation.path)["numbers"]
+    numbers = read_evaluation(evaluation)["numbers"]
     return {"cfg": point.cfg, "steps": point.steps, **numbers}
 
 
@@ -119,6 +119,7 @@ def _draw_grid(points: Sequence[Point], drawn: list[StageRun], path: Path) -> No
     """Draw a row of the same seeds for each point, spread over the classes."""
     names = [entry["file"] for entry in drawn[0].metadata["images"]]
     chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, SHOWN_IMAGES).round().astype(int))]
-    images = np.stack([decode((a.path / name).read_bytes(), str(a.path / name)) for a in drawn for name in chosen])
+    paths = [run.file(name) for run in drawn for name in chosen]
+    images = np.stack([decode(files.read_plain(path), str(path)) for path in paths])
     labels = [f"cfg {point.cfg:g}, {point.steps} steps" for point in points]
     write_png(path, grid(images, columns=len(chosen), row_labels=labels, scale=scale_for(images)))

@@ -10,6 +10,7 @@ from ...core import files
 from ...core.errors import DataError, UserError
 from ...core.interchange.export_record import read_record
 from ...core.progress import Outcome, Progress
+from ...core.runs.commands import import_of, imported_as
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
 from ...core.runs.pieces import Pieces
@@ -28,8 +29,6 @@ from .directories import (
     as_recorded_now,
     best,
     find,
-    import_of,
-    imported_as,
     is_best,
     opened,
     recipe_command,
@@ -106,11 +105,10 @@ def _export_checks(path: Path) -> Iterator[Check]:
 
 def _stage_checks(found: StageRun) -> Iterator[Check]:
     path, kind = found.path, KINDS.get(found.kind)
-    remedy = f"remove {path}: the training that it is of is whole without" if is_best(found) else None
     try:
         run = opened(found)
     except DataError as error:
-        yield Check(partial(_fail, error, remedy), path)
+        yield Check(partial(_fail, error), path)
         if not found.complete and kind is not None and kind.pieces:
             yield from _piece_checks(path, error.remedy)
     else:
@@ -118,7 +116,7 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
             yield Check(partial(_recipe_fits, run, recipe_command(found)), path)
             yield Check(partial(_identity_fits, run), path)
         for name in run.manifest["files"]:
-            yield Check(partial(_file_is_whole, run, name, remedy), path)
+            yield Check(partial(run.verify, name), path)
         for name, role in kind.inputs.items() if kind is not None else ():
             if name in run.inputs:
                 yield Check(partial(_producer_fits, run, name, role), path)
@@ -144,13 +142,6 @@ def _piece_checks(path: Path, remedy: str | None) -> Iterator[Check]:
 def _fail(error: DataError, remedy: str | None = None) -> None:
     """Raise what was found wrong, with another remedy if there is one."""
     raise DataError(error.message, remedy or error.remedy) from None
-
-
-def _file_is_whole(made: StageRun, name: str, remedy: str | None) -> None:
-    try:
-        made.verify(name)
-    except DataError as error:
-        _fail(error, remedy)
 
 
 def _checkpoint_loads(path: Path) -> None:
@@ -194,7 +185,7 @@ def _recipe_fits(made: StageRun, written_by: str) -> None:
     path, command = made.path / RECIPE, MAKERS.get(made.kind)
     imported = import_of(made.path)
     if imported is not None and imported != imported_as(made.path):
-        raise DataError(f"{path} is damaged: it says another import than {MANIFEST}", made.remedy)
+        raise DataError(f"{path} is damaged: it says another import than {MANIFEST}", made.anew)
     if command is None or command.name not in STAGES or imported is not None:
         return
     remedy = f"write it again: {written_by}"

@@ -27,7 +27,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
                 f"{sources.train.location} has one class: a classifier needs two or more", "give labelled images"
             )
         start = open_start(CLASSIFIER, config, inputs := sources.inputs, folder)
-        work = claim(folder, config, inputs)
+        work = claim(folder, config, inputs, progress)
         next_commands = [command_line("eval", config)]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)

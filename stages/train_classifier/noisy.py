@@ -32,7 +32,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         process = noise_of(config)
         network = network_config(config.noisy_model, latents)
         start = open_start(NOISY_CLASSIFIER, config, inputs := data.inputs(folder), folder)
-        work = claim(folder, _with_process(config, process), inputs, kind=NOISY)
+        work = claim(folder, _with_process(config, process), inputs, progress, kind=NOISY)
         next_commands = [command_line("sample", config) + " --classifier-scale 2"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)

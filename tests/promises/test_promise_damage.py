@@ -20,6 +20,7 @@ from ldm.core.training import checkpoint
 from ldm.stages.configs.folders import Verify
 from ldm.stages.table import STAGES
 from ldm.stages.tools import verify
+from tests.support.forgery import forget_owner
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline, write_squares
 
@@ -131,13 +132,16 @@ def test_files_of_an_unknown_schema_are_refused_with_what_to_do(trials: Trials, 
         ("vqvae/manifest.json", "schema", lambda: copied.run("encode", replace=True)),
         ("latents/manifest.json", "schema", lambda: copied.run("train-dit", replace=True)),
         ("dit/manifest.json", "schema", lambda: copied.run("sample")),
-        ("dit/final/config.json", "format", lambda: load_denoiser(copied.folder / "dit" / "final")),
+        ("alone/config.json", "format", lambda: load_denoiser(copied.folder / "alone")),
         ("dit/checkpoints/0000000064/manifest.json", "schema", lambda: load_checkpoint(copied.folder / "dit")),
     ]
+    shutil.copytree(copied.folder / "dit" / "final", copied.folder / "alone")
     for _, (name, key, use) in zip(trials, places, strict=True):
         path = copied.folder / name
         whole = path.read_bytes()
-        files.write_json(path, {**files.read_json(path), key: 99})
+        whole_but_newer = {**files.read_json(path), key: 99}
+        whole_but_newer.pop("manifest_sha256", None)
+        files.write_json(path, files.sealed(whole_but_newer, "manifest_sha256"))
         with pytest.raises(DataError, match=f"has {key} 99; this ldm reads 1") as caught:
             use()
         assert str(path) in caught.value.message and "upgrade ldm" in str(caught.value.remedy)
@@ -208,6 +212,13 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(trials: Trials, copi
         shutil.rmtree(copied.folder / "dit" / checkpoint.FOLDER)
         shutil.copytree(other / checkpoint.FOLDER, copied.folder / "dit" / checkpoint.FOLDER)
         (copied.folder / "dit" / MANIFEST).unlink(missing_ok=True)
+        with pytest.raises(DataError, match=r"no checkpoint in .* is whole and of this training"):
+            copied.run("train-dit")
+        for path in (copied.folder / "dit" / checkpoint.FOLDER).iterdir():  # As of before they recorded whose they are.
+            forget_owner(path)
+        identity = files.read_json(copied.folder / "dit" / "identity.json")
+        identity.pop("bound", None)
+        files.write_json(copied.folder / "dit" / "identity.json", identity)
         with pytest.raises(DataError, match="does not fit the network: ") as caught:
             copied.run("train-dit")
         assert str(copied.folder / "dit" / checkpoint.FOLDER) in caught.value.message
@@ -244,13 +255,10 @@ def test_a_stage_refuses_an_input_that_is_not_whole_and_names_the_command(
             for path in (copied.folder / stage).glob("final/*" if stage != "latents" else "*.tar"):
                 path.write_bytes(path.read_bytes()[:-1] + b"?")
         changes: dict[str, Any] = {"samples": "some"} if command == "eval" else {}
-        if (harm, command, stage) == ("damaged", "eval", "dit"):  # Its weights are not read; its manifest is whole.
+        with pytest.raises(DataError) as caught:
             copied.run(command, **changes)
-        else:
-            with pytest.raises(DataError) as caught:
-                copied.run(command, **changes)
-            assert named in str(caught.value.remedy), caught.value
-            assert stage in caught.value.message
+        assert named in str(caught.value.remedy), caught.value
+        assert stage in caught.value.message
         shutil.rmtree(copied.folder)
         aside.rename(copied.folder)
 

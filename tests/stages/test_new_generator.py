@@ -105,7 +105,7 @@ def test_it_is_evaluated_and_previewed_in_training_and_its_best_state_is_kept(ru
     recorded = opened.recorded(0)
     evaluator = SampleEvaluator(config, Metrics(every=8, num=12), data, recorded, policy, Silent())
     settings = opened.source.config | {"name": run.name, "runs_dir": run.runs_dir}
-    work = claim(means(run), toy_generator.TrainMeans.model_validate(settings), opened.source.inputs)
+    work = claim(means(run), toy_generator.TrainMeans.model_validate(settings), opened.source.inputs, Silent())
     written: list[Path] = []
 
     def write(folder: Path, described: dict) -> None:

@@ -53,7 +53,9 @@ PROMISES = {
     "R23": "running out of memory is named and leaves the last checkpoint intact",
     "R24": "metrics agree with their references and their closed forms",
     "R25": "an exported model works without ldm",
+    "R26": "every remedy that is printed mends, loses nothing, and leads in no circle",
     "R27": "what unfinished work goes on from is its own",
+    "R29": "who reads for people checks as stages do",
     "R30": "signals, vanished folders, special files and closed outputs end in one line, or end nothing",
 }
 _SEED = "LDM_PROMISES_SEED"  # an environment variable, so that xdist's workers draw as one

@@ -46,7 +46,7 @@ def train(config: TrainMeans) -> StageRun:
     sources = image_sources(config.data)
     folder = config.root / KIND
     folder.mkdir(parents=True)
-    work = claim(folder, config, sources.inputs)
+    work = claim(folder, config, sources.inputs, Silent())
     loader = sources.read(Silent()).train
     images = as_tensor(loader.batch(np.arange(len(loader)))).numpy()
     means = [images[loader.labels == label].mean(0) for label in range(len(loader.source.class_names))]

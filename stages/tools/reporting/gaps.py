@@ -54,7 +54,7 @@ def _of_samples(config: Run, run: Summary) -> Iterator[Gap]:
     draw = command_line("sample", config)
     if not run.samples:
         yield Gap("Samples by class.", draw)
-    if not any((one.path / "progressive.png").is_file() for one in run.samples):
+    if not any(one.has("progressive.png") for one in run.samples):
         yield Gap("The path from noise to image.", f"{draw} --num 1 --progressive")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ....core.runs.run import StageRun
+
 TEMPLATE = "report.html"
 _HEAVY, _LONGEST = 1_500_000, 2_400  # bytes of an image; pixels of one that has more
 _WIDE = 1_400  # pixels of an image that half a page would be too small for
@@ -33,11 +35,12 @@ class Card:
 class Picture:
     """An image file, or a chart drawn as SVG, with what it shows and the command that made it.
 
-    folded: an image that is shown when asked for.
+    run: the stage whose manifest lists the file, if it does. folded: an image that is shown when asked for.
     """
 
     caption: str
     file: Path | None = None
+    run: StageRun | None = None
     svg: str | None = None
     command: str | None = None
     folded: bool = False

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from ldm.core import files
-from ldm.core.errors import ConfigError, DataError
+from ldm.core.errors import ConfigError, DataError, NewerFormat
 from ldm.core.runs import provenance
 from ldm.core.runs.claim import claim
 from ldm.core.runs.lock import LOCK, occupy, owner
+from ldm.core.runs.pieces import Pieces
 from ldm.core.runs.roles import DENOISER, role_of
 from ldm.core.runs.run import Identity, StageRun, check_producer, open_run
 
@@ -78,7 +79,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def test_what_was_committed_is_what_is_opened(tmp_path: Path) -> None:
     written = finished(tmp_path / "latents")
-    opened = open_run(tmp_path / "latents", role_of("anything"), "ldm encode")
+    opened = open_run(tmp_path / "latents", role_of("anything"), COMMAND)
     assert opened == written
     assert opened.metadata == {"count": 3, "mean": [0.1, 0.2]}
     assert (opened.kind, opened.config, opened.command) == ("anything", IDENTITY.config, COMMAND)
@@ -127,7 +128,7 @@ def test_an_unfinished_directory_is_refused_with_the_command_that_finishes_it(tm
     with pytest.raises(DataError) as caught:
         open_run(tmp_path, role_of("anything"), "ldm encode --name a")
     assert str(tmp_path) in caught.value.message and "unfinished" in caught.value.message
-    assert caught.value.remedy == f"finish it: ldm encode --name a -c {tmp_path / 'config.yaml'}"
+    assert caught.value.remedy == "finish it: ldm encode --name a"
 
 
 def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
@@ -139,8 +140,17 @@ def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> Non
     assert str(tmp_path) in caught.value.message
     manifest = files.read_json(tmp_path / "manifest.json")
     files.write_json(tmp_path / "manifest.json", {**manifest, "schema": 99})
-    with pytest.raises(DataError, match=r"manifest\.json has schema 99; this ldm reads 1 \(upgrade ldm\)"):
+    with pytest.raises(
+        DataError, match=r"manifest\.json is damaged: it differs from its own sha256 \(mend it: ldm encode\)"
+    ):
         open_run(tmp_path, role_of("anything"), "ldm encode")
+    del manifest["manifest_sha256"]
+    files.write_json(tmp_path / "manifest.json", files.sealed({**manifest, "schema": 99}, "manifest_sha256"))
+    with pytest.raises(NewerFormat, match=r"manifest\.json has schema 99; this ldm reads 1 \(upgrade ldm\)"):
+        open_run(tmp_path, role_of("anything"), "ldm encode")
+    for replaced in (False, True):
+        with occupy(tmp_path), pytest.raises(NewerFormat):
+            claim(tmp_path, IDENTITY, replaced)
 
 
 def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None:
@@ -178,7 +188,7 @@ def test_a_manifest_with_the_right_hash_of_wrong_things_is_refused(tmp_path: Pat
     del manifest["manifest_sha256"]
     manifest |= wrong
     files.write_json(tmp_path / "manifest.json", {**manifest, "manifest_sha256": files.sha256_json(manifest)})
-    with pytest.raises(DataError, match=r"manifest\.json is damaged: .*\(make it again: ldm encode --replace\)"):
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: .*\(mend it: ldm encode\)"):
         open_run(tmp_path, role_of(manifest["kind"]), "ldm encode")
 
 
@@ -193,20 +203,36 @@ def test_a_damaged_output_is_refused_with_the_command_that_mends_it(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         artifact.verify()
     assert str(shard) in caught.value.message
-    assert caught.value.remedy == f"make it again: {COMMAND} --replace"
+    assert caught.value.remedy == f"mend it: {COMMAND}"
 
 
-def test_the_command_that_mends_a_damaged_directory_mends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_the_same_command_opens_a_damaged_directory_again_and_keeps_what_is_whole(
+    tmp_path: Path, replaced: bool
+) -> None:
     finished(tmp_path)
-    (tmp_path / "final" / "shard.tar").write_bytes(b"latentS")
+    (tmp_path / "checkpoints").mkdir()
+    for name, content, named in (("final/shard.tar", b"latentS", "shard.tar"), ("manifest.json", b"{}", "own sha256")):
+        (tmp_path / name).write_bytes(content)
+        heard: list[str] = []
+        with occupy(tmp_path):
+            with pytest.raises(ConfigError, match="seed: 0 → 1"):
+                claim(tmp_path, changed(seed=1))
+            assert not claim(tmp_path, IDENTITY, replaced, heard.append).complete
+        assert len(heard) == 1 and named in heard[0] and str(tmp_path / name) in heard[0]
+        assert (tmp_path / "checkpoints").is_dir() and not (tmp_path / "manifest.json").exists()
+        finished(tmp_path).verify()
+
+
+def test_what_is_whole_of_a_damaged_directory_counts_as_finished_pieces(tmp_path: Path) -> None:
     with occupy(tmp_path):
-        assert claim(tmp_path, IDENTITY).complete, "without --replace nothing is hashed again"
-        assert not claim(tmp_path, IDENTITY, replace=True).complete
-    finished(tmp_path).verify()
-    (tmp_path / "manifest.json").write_bytes(b"{}")
-    with occupy(tmp_path):
-        assert not claim(tmp_path, IDENTITY, replace=True).complete
-    finished(tmp_path).verify()
+        work = claim(tmp_path, IDENTITY)
+        for name in ("a", "b"):
+            (tmp_path / name).write_text(name)
+        work.commit(["a", "b"], {})
+        (tmp_path / "a").write_text("A")
+        claim(tmp_path, IDENTITY)
+    assert Pieces(tmp_path).whole(["a", "b"], lambda message: None) == [False, True]
 
 
 def test_a_producer_that_changed_since_is_refused(tmp_path: Path) -> None:
@@ -329,14 +355,18 @@ def test_files_that_no_stage_wrote_are_never_discarded(tmp_path: Path) -> None:
     assert (tmp_path / "photo.jpg").read_bytes() == b"jpg"
 
 
-def test_a_damaged_identity_is_refused_and_replaced_only_when_asked(tmp_path: Path) -> None:
-    finished(tmp_path)
-    (tmp_path / "manifest.json").unlink()
-    (tmp_path / "identity.json").write_bytes(b"\x00")
+def test_a_damaged_identity_is_refused_and_written_again_only_when_asked(tmp_path: Path) -> None:
+    """The work stays: its pieces record whose they are, so that those of other settings are not adopted."""
     with occupy(tmp_path):
-        with pytest.raises(DataError, match=r"identity\.json is not valid JSON.*`replace`"):
-            claim(tmp_path, IDENTITY)
-        assert not claim(tmp_path, IDENTITY, replace=True).complete
+        claim(tmp_path, IDENTITY)
+        (tmp_path / "a").write_text("a")
+        Pieces(tmp_path).add({"a": files.sha256_file(tmp_path / "a")})
+        for identity, whole in ((IDENTITY, True), (changed(seed=1), False)):
+            (tmp_path / "identity.json").write_bytes(b"\x00")
+            with pytest.raises(DataError, match=r"identity\.json is not valid JSON.*`replace`"):
+                claim(tmp_path, identity)
+            assert not claim(tmp_path, identity, replace=True).complete
+            assert Pieces(tmp_path).whole(["a"], lambda message: None) == [whole]
 
 
 @pytest.mark.parametrize("content", [None, b"\x00", b"{}"])

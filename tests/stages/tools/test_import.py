@@ -13,6 +13,7 @@ import torch
 
 from ldm.cli.main import run as ldm
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.interchange.export_record import RECORD
 from ldm.core.pipeline.loading import load_model
 from ldm.core.progress import Silent
 from ldm.core.runs.roles import DENOISER
@@ -20,7 +21,7 @@ from ldm.core.runs.run import open_run
 from ldm.core.system.precision import resolve
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from ldm.stages.tools.directories import command_of
+from ldm.stages.tools.directories import command_line_of
 from tests.support.authors_dit import forward, random_checkpoint, training_checkpoint
 from tests.support.exchanged import drawn, levels_apart, run_export, run_import
 from tests.support.pipeline_run import Heard, Pipeline, manifest
@@ -55,6 +56,7 @@ def altered(exported: Path, tmp_path: Path, file: str, **changes: Any) -> Path:
     """A copy of a pipeline's folder with one of its JSON files changed."""
     copy = tmp_path / "altered"
     shutil.copytree(exported, copy)
+    (copy / RECORD).unlink()  # as of somebody else's
     content = json.loads((copy / file).read_text()) | changes
     (copy / file).write_text(json.dumps(content))
     return copy
@@ -122,7 +124,7 @@ def test_an_imported_run_is_verified_and_told_apart(checkpoint: Path, kl: Path, 
     outcome = verify.run(Verify(path=fresh.folder), Silent())
     assert outcome.summary["verified"] == "vqvae, dit"
     for kind in ("vqvae", "dit"):
-        command = command_of(fresh.folder / kind, kind)
+        command = command_line_of(fresh.folder / kind, kind)
         placed = f"--runs-dir {fresh.runs_dir} --name {fresh.name}"
         assert command == f"ldm import {checkpoint} --autoencoder {kl} --heads 2 {placed}"
     weights = fresh.folder / "dit" / "final" / "model.safetensors"
@@ -224,6 +226,6 @@ def test_a_damaged_recipe_of_an_import_is_written_again_by_the_same_import(
     recipe.unlink() if content is None else recipe.write_text(content)
     with pytest.raises(DataError, match=r"config\.yaml is damaged: it says another import") as caught:
         verify.run(Verify(path=fresh.folder), Silent())
-    command = str(caught.value.remedy).removeprefix("make it again: ")
+    command = str(caught.value.remedy).partition(": ")[2]
     assert command.startswith("ldm import ") and ldm([*shlex.split(command)[1:], "--quiet"]) == 0
     assert recipe.read_bytes() == whole and verify.run(Verify(path=fresh.folder), Silent()).verdict == "is whole"

@@ -137,7 +137,7 @@ def test_samples_evaluated_alike_stand_side_by_side_above_real_images(swept: Pip
 
 def test_numbers_are_those_of_the_evaluation_with_their_floor(swept: Pipeline) -> None:
     html = written(swept)
-    first, *_ = summary.read(swept.folder).evaluations
+    first, *_ = summary.read(swept.folder, pytest.fail).evaluations
     name = "frechet_distance[classifier]"
     row = f"<tr><td>{name}</td><td>{first.numbers[name]:.4g}</td><td>{first.floor[name]:.4g}</td>"
     assert row in html
@@ -177,7 +177,7 @@ def test_what_odd_lines_of_a_record_say_of_measurements_is_left_out(trained: Pip
     ]
     with (pipeline.folder / "dit" / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in odd)
-    drawn = charts.measurements(summary.read(pipeline.folder).stages["denoiser"])
+    drawn = charts.measurements(summary.read(pipeline.folder, pytest.fail).stages["denoiser"])
     assert [picture.caption.partition(" of ")[0] for picture in drawn] == ["Recall", "Precision"]
 
 
@@ -194,13 +194,13 @@ def test_samples_of_another_denoiser_are_not_on_the_same_line(swept: Pipeline, t
 
 
 def test_settings_are_shown_where_they_differ_from_the_defaults(swept: Pipeline) -> None:
-    changed = summary.changed(summary.read(swept.folder).stages["denoiser"])
+    changed = summary.changed(summary.read(swept.folder, pytest.fail).stages["denoiser"])
     assert changed["model.width"] == "32" and changed["train.images"] == "64"
     assert "train.lr" not in changed and "diffusion.prediction" not in changed
 
 
 def test_time_and_speed_of_training_come_from_its_record(swept: Pipeline) -> None:
-    stage = summary.read(swept.folder).stages["denoiser"]
+    stage = summary.read(swept.folder, pytest.fail).stages["denoiser"]
     rates = [line["images_per_second"] for line in stage.lines if "images_per_second" in line]
     assert min(rates) <= (summary.images_per_second(stage) or 0) <= max(rates)
     assert 64 / max(rates) <= (summary.seconds(stage) or 0) <= 64 / min(rates)

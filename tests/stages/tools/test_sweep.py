@@ -96,7 +96,7 @@ def test_the_command_that_verify_names_for_a_damaged_comparison_makes_it_again(o
     (folder / "table.csv").write_bytes(before[:-9])
     with pytest.raises(DataError, match=r"table\.csv is damaged") as caught:
         verify.run(Verify(path=folder), Silent())
-    command = str(caught.value.remedy).removeprefix("make it again: ")
+    command = str(caught.value.remedy).removeprefix("mend it: ")
     assert command.startswith("ldm sweep seed=3 cfg=1,3 steps=2,3 ")
     assert ldm([*shlex.split(command)[1:], "--quiet"]) == 0
     assert (folder / "table.csv").read_bytes() == before

@@ -1,0 +1,267 @@
+"""R26: every remedy that a command prints is followed to the letter: it mends, loses nothing, and ends."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ldm.cli.main import run
+from ldm.core import files
+from ldm.core.runs.run import MANIFEST, RECIPE
+from ldm.core.training import checkpoint
+from tests.support.ledger import Trials
+from tests.support.pipeline_run import Pipeline
+from tests.support.small_runs import settled
+
+MEASURED = ["metrics.every=32", "metrics.num=12", "metrics.steps=2"]
+COMMANDS: dict[str, list[str]] = {
+    "train-vqvae": [],
+    "encode": [],
+    "train-dit": MEASURED,
+    "train-classifier": [],
+    "sample": ["--label", "some", "--num", "4"],
+    "sample --checkpoint best": ["--label", "best", "--num", "1"],
+    "eval": ["--samples", "some"],
+}
+UNLISTED = ("metrics.jsonl", "loss.png", ".lock")  # No manifest has their hash: they are for people to look at.
+STEPS = 8  # remedies that are followed, one after the other, before it counts as a circle
+
+
+PLACES = ("vqvae", "latents", "dit", "classifier", "samples/some", "samples/best", "eval/some")
+
+
+def held(run: Path) -> dict[str, Any]:
+    """Return all that the stages of a run hold, by file."""
+    found = {place: settled(run / place) for place in PLACES if (run / place).is_dir()}
+    return {f"{place}/{name}": content for place, each in found.items() for name, content in each.items()}
+
+
+class Run:
+    """A copy of a run, its commands, and what it is to hold."""
+
+    def __init__(self, root: Path, recipe: Path, expected: dict[str, Any], err: Callable[[], str]) -> None:
+        self.root, self.recipe, self.expected, self.err = root, recipe, expected, err
+        self.removed: list[Path] = []
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "tiny"
+
+    def line(self, command: str) -> list[str]:
+        if command == "verify":
+            return [command, str(self.folder)]
+        if command == "report":
+            return [command, "tiny", "--runs-dir", str(self.root)]
+        return [*command.split(), "-c", str(self.recipe), "--runs-dir", str(self.root), *COMMANDS[command]]
+
+    def hint(self, line: list[str]) -> str | None:
+        """Run a command line. Returns what it advises, None where it succeeds."""
+        self.err()
+        with redirect_stdout(StringIO()):
+            code = run([*line, "--quiet"] if "show" not in line else line)
+        said = self.err()
+        assert "Traceback" not in said and code in (0, 2, 3), (line, code, said)
+        if code == 0:
+            return None
+        found = re.search(r"^ hint: (.*)", said, re.MULTILINE)
+        assert found, f"{shlex.join(line)} fails without advice: {said}"
+        return found[1]
+
+    def settle(self, line: list[str]) -> list[str]:
+        """Run a command line, and do what it advises until it succeeds. Returns the advice."""
+        followed: list[str] = []
+        while (hint := self.hint(line)) is not None:
+            assert hint not in followed, f"a circle: {followed}"
+            followed.append(hint)
+            assert len(followed) <= STEPS, followed
+            self.follow(hint, line)
+        return followed
+
+    def follow(self, hint: str, line: list[str]) -> None:
+        """Do what a remedy says, part by part."""
+        for part in hint.split("; then "):
+            what, _, rest = part.partition(": ")
+            if what in ("mend it", "make it", "make it again", "make one", "finish it", "write it again"):
+                words, redirected, target = rest.partition(" > ")
+                if redirected:
+                    with redirect_stdout(StringIO()) as written:
+                        assert run(shlex.split(words)[1:]) == 0
+                    Path(*shlex.split(target)).write_text(written.getvalue())
+                else:
+                    self.settle(shlex.split(words)[1:])
+            elif what.startswith("remove "):
+                self.remove(Path(what.removeprefix("remove ")))
+            elif part.startswith("restore one, or remove "):
+                self.remove(Path(part.removeprefix("restore one, or remove ").removesuffix(" to start over")))
+            elif what == "go on with --replace":
+                self.settle([*line, "--replace"])
+            elif part.startswith("take its last state"):
+                line[line.index("--checkpoint") : line.index("--checkpoint") + 2] = []
+            else:
+                pytest.fail(f"no test follows the remedy {part!r}")
+
+    def remove(self, path: Path) -> None:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.removed.append(path)
+
+    def check(self) -> None:
+        """See that the run is what it was, but for what a remedy had removed and nothing needs."""
+        found = held(self.folder)
+        gone = [path.relative_to(self.folder).as_posix() for path in self.removed]
+        for name, content in self.expected.items():
+            if name.endswith(f"/{RECIPE}"):
+                continue  # One that was written again says the same with other words: `verify` compares it.
+            if not any(name == each or name.startswith(f"{each}/") for each in gone):
+                assert name in found and found[name] == content, f"{name} is not what it was"
+        assert self.hint(["verify", str(self.folder)]) is None
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Pipeline, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that keeps a best state, with samples of it, and an evaluation."""
+    root = trained.copy(tmp_path_factory.mktemp("remedies")).runs_dir
+    shutil.rmtree(root / "tiny" / "dit")
+    made = Run(root, recipe, {}, str)
+    for command in ("train-dit", "sample", "sample --checkpoint best", "eval"):
+        assert run([*made.line(command), "--quiet"]) == 0
+    return root
+
+
+@pytest.fixture
+def copies(whole: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], Run]:
+    expected, count = held(whole / "tiny"), iter(range(10**6))
+
+    def copy() -> Run:
+        return Run(
+            shutil.copytree(whole, tmp_path / str(next(count))), recipe, expected, lambda: capsys.readouterr().err
+        )
+
+    return copy
+
+
+def harm(folder: Path, random: np.random.Generator) -> Path:
+    """Damage a file that is listed in a manifest, or the manifest, or the identity, or a checkpoint."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in UNLISTED]
+    paths = [path for path in paths if path.parent.name not in ("reconstructions", "reference", "dit/samples")]
+    path = paths[int(random.integers(len(paths)))]
+    content = bytearray(path.read_bytes())
+    kind = random.choice(["flip", "cut", "delete", "schema"])
+    if kind == "schema" and path.name == MANIFEST:
+        path.write_bytes(bytes(content).replace(b'"schema": 1', b'"schema": 3'))
+    elif kind == "delete":
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(content[: int(random.integers(len(content)))])
+    else:
+        content[int(random.integers(len(content)))] ^= 1 << int(random.integers(8))
+        path.write_bytes(content)
+    return path
+
+
+@pytest.mark.promise("R26", quick=3, full=150)
+def test_whatever_is_damaged_the_advice_of_every_command_mends_it_and_loses_nothing(
+    trials: Trials, copies: Callable[[], Run]
+) -> None:
+    for random in trials:
+        copy = copies()
+        path = harm(copy.folder, random)
+        command = str(random.choice([*COMMANDS, "report"]))
+        print(path.relative_to(copy.root), command)  # shown with a failure
+        for line in (copy.line(command), copy.line("verify")):
+            copy.settle(line)
+        copy.check()
+        shutil.rmtree(copy.root)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.promise("R26")
+@pytest.mark.parametrize("name", ["final/model.safetensors", "final/config.json", MANIFEST])
+def test_a_finished_training_that_is_damaged_is_mended_from_its_newest_checkpoint(
+    name: str, copies: Callable[[], Run]
+) -> None:
+    copy = copies()
+    folder = copy.folder / "dit"
+    saved = sorted((folder / checkpoint.FOLDER).rglob("*"))
+    times = [path.stat().st_mtime_ns for path in saved]
+    flip(folder / name)
+    (advice,) = copy.settle(["verify", str(folder)])
+    assert advice.startswith("mend it: ldm train-dit -c ") and "--replace" not in advice
+    assert [path.stat().st_mtime_ns for path in saved] == times, "no step was taken again"
+    copy.check()
+
+
+@pytest.mark.promise("R26")
+def test_a_damaged_schema_number_is_damage_and_a_newer_one_is_not(copies: Callable[[], Run]) -> None:
+    copy = copies()
+    path = copy.folder / "dit" / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"schema": 1', b'"schema": 3'))
+    hint = copy.hint(["sample", *copy.line("sample")[1:-4], "--label", "new"])
+    assert hint is not None and hint.startswith("mend it: ldm train-dit")
+    copy.follow(hint, [])
+    copy.check()
+    manifest = {**files.read_json(path), "schema": 3}
+    del manifest["manifest_sha256"]
+    files.write_json(path, files.sealed(manifest, "manifest_sha256"))
+    for line in (copy.line("train-dit"), [*copy.line("train-dit"), "--replace"], ["verify", str(copy.folder)]):
+        assert "upgrade ldm" in str(copy.hint(line))
+
+
+@pytest.mark.promise("R26")
+def test_a_damaged_best_state_sends_nobody_in_a_circle(copies: Callable[[], Run]) -> None:
+    copy = copies()
+    flip(copy.folder / "dit" / "best" / "final" / "model.safetensors")
+    line = [*copy.line("sample --checkpoint best")[:-4], "--label", "again", "--num", "1"]
+    first, second = copy.settle(line)
+    assert first.startswith(f"remove {copy.folder / 'dit' / 'best'}: ") and second.startswith("take its last state")
+    assert "--checkpoint" not in line and (copy.folder / "samples" / "again" / MANIFEST).is_file()
+    shutil.rmtree(copy.folder / "samples" / "again")
+    shutil.rmtree(copy.folder / "samples" / "best")  # which was drawn of it
+    copy.removed.append(copy.folder / "samples" / "best")
+    copy.check()
+
+
+@pytest.mark.promise("R26")
+@pytest.mark.parametrize("chosen", ["the same settings", "another --label", "--replace"])
+def test_of_an_occupied_label_each_way_out_leads_out(chosen: str, copies: Callable[[], Run]) -> None:
+    copy = copies()
+    line = copy.line("sample")
+    other = [*line[:-1], "2"]
+    hint = copy.hint(other)
+    assert hint == "give the same settings, another --label, or --replace to start over"
+    ways = {
+        "the same settings": line,
+        "another --label": [*other, "--label", "other"],
+        "--replace": [*other, "--replace"],
+    }
+    assert copy.hint(ways[chosen]) is None
+    kept = chosen != "--replace"
+    assert kept == (settled(copy.folder / "samples" / "some") == settled_at(copy.expected, "samples/some/"))
+
+
+def settled_at(expected: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): content for name, content in expected.items() if name.startswith(prefix)}
+
+
+@pytest.mark.promise("R26")
+def test_an_identity_that_was_lost_half_way_costs_no_step(copies: Callable[[], Run]) -> None:
+    copy = copies()
+    folder = copy.folder / "dit"
+    (folder / MANIFEST).unlink()
+    (folder / "identity.json").write_text("{")
+    times = {path: path.stat().st_mtime_ns for path in (folder / checkpoint.FOLDER).rglob("*")}
+    (advice,) = copy.settle(copy.line("train-dit"))
+    assert advice.startswith("go on with --replace")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    copy.check()
