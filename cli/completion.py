@@ -56,7 +56,7 @@ def completion_of(setting: "Setting") -> Callable[..., list[str]] | None:
         return lambda incomplete: [choice for choice in setting.choices if choice.startswith(incomplete)]
     if setting.names:
         return lambda incomplete: _names_as_begun(setting.names, incomplete)
-    if setting.kind != "TEXT":  # `--classes 10` is a number of them
+    if setting.kind not in ("TEXT", "TEXTS"):  # `--classes 10` is a number of them
         return None
     return {"name": complete_runs, "classes": complete_classes}.get(setting.key)
 

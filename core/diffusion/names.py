@@ -45,3 +45,6 @@ def require(name: str, known: tuple[str, ...], what: str) -> None:
     """Raise ValueError for a name that is not one of those known."""
     if name not in known:
         raise ValueError(f"{what} {name!r} is not one of {', '.join(known)}")
+
+
+ViewName = Literal["identity", "flip", "rotate180", "rotate90", "transpose", "negate", "jigsaw"]

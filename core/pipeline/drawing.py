@@ -55,6 +55,10 @@ class DenoisingGenerator:
 
         return generate(self.model, cond, seeds, self.sampling, self.policy, show if on_step else None, edit)
 
+    def encode(self, images: np.ndarray) -> Tensor:
+        """Return latents, on the device, of images, uint8 (B, H, W, 3)."""
+        return self.model.encode(images, self.policy)
+
     def decode(self, latents: Tensor) -> np.ndarray:
         """Return images, uint8 (B, H, W, 3)."""
         return self.model.decode(latents, self.policy)

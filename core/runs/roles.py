@@ -63,7 +63,12 @@ NEXT_SCALE = Role(
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
 SAMPLES = Role("samples", {"samples": "sample"}, "Samples", labelled=True)
-EDITS = Role("edits", {"edits": "edit"}, "Edits", labelled=True)
+EDITS = Role(
+    "edits",
+    {"edits": "edit", "anagrams": "anagram", "hybrids": "hybrid", "interpolations": "interpolate"},
+    "Edits",
+    labelled=True,
+)
 EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation", labelled=True)
 SWEEP = Role("sweep", {"sweep": "sweep"})
 

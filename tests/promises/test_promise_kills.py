@@ -19,7 +19,7 @@ import pytest
 from ldm.cli.main import run
 from ldm.core.training import checkpoint
 from ldm.core.training.tasks.denoising import DenoisingTask
-from tests.support.interrupted import EDIT, ENCODE, SAMPLE, Stage
+from tests.support.interrupted import ANAGRAM, EDIT, ENCODE, SAMPLE, Stage
 from tests.support.launcher import Ended
 from tests.support.ledger import Trials
 from tests.support.small_runs import STEP, checkpoints, metrics, settled, temporaries, training
@@ -119,7 +119,7 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
 
 
 @pytest.mark.promise("R2", quick=1, full=30)
-@pytest.mark.parametrize("words", [ENCODE, SAMPLE, EDIT], ids=["encode", "sample", "edit"])
+@pytest.mark.parametrize("words", [ENCODE, SAMPLE, EDIT, ANAGRAM], ids=["encode", "sample", "edit", "anagram"])
 def test_encode_sample_and_edit_killed_at_a_random_moment_go_on_to_the_bit(
     words: list[str], trials: Trials, stage: Callable[..., Stage]
 ) -> None:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "encode": ("latents", {}),
     "sample": ("samples/some", {"label": "some", "num": 3}),
     "edit": ("edits/some", {"label": "some"}),
+    "anagram": ("anagrams/some", {"label": "some", "classes": ["red", "blue"]}),
     "train-dit": ("dit", {}),
 }
 
@@ -159,7 +160,7 @@ def test_its_own_pieces_are_adopted_and_not_made_again(
         pytest.fail("it was there")
 
     monkeypatch.setattr(shards, "write_shard", fail)
-    if interrupted.command in ("sample", "edit"):
+    if interrupted.command in ("sample", "edit", "anagram"):
         monkeypatch.setattr(drawing, "generate", fail)
     assert interrupted.finish(copy) == []
     assert not list(copy.folder.rglob(PIECES))

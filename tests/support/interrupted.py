@@ -20,6 +20,7 @@ FOLDERS = {
     "train-dit": "dit",
     "sample": "samples/x",
     "edit": "edits/x",
+    "anagram": "anagrams/x",
 }
 NEEDS: dict[str, tuple[str, ...]] = {
     "train-vqvae": (),
@@ -28,9 +29,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train-dit": ("vqvae", "latents", "classifier"),
     "sample": ("vqvae", "dit"),
     "edit": ("vqvae", "dit"),
+    "anagram": ("vqvae", "dit"),
 }
 ENCODE = ["encode", "--shard-size", "4"]
 SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
+ANAGRAM = ["anagram", "--label", "x", "--class", "red", "--class", "blue", "--num", "6", "batch_size=2"]
 EDIT = ["edit", "--label", "x", "--strength", "0.3,0.6", "--class", "red", "--box", "2,2,8,8", "batch_size=2"]
 
 

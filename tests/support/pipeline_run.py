@@ -37,6 +37,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "train-classifier": {"train": {**SHORT, "images": 128}},
     "sample": {"num": 8, "steps": 3},
     "edit": {"steps": 4, "strength": [0.5]},
+    "anagram": {"steps": 3, "num": 3},
+    "hybrid": {"steps": 3, "num": 3},
+    "interpolate": {"steps": 3},
     "eval": {},
 }
 
@@ -119,7 +122,7 @@ class Pipeline:
 
     def copy(self, root: Path) -> "Pipeline":
         """Return a copy under another root to be changed at will, without samples and what was made of them."""
-        made = {"samples", "edits", "eval", "sweep", "plots", "report.html"}
+        made = {"samples", "edits", "anagrams", "hybrids", "interpolations", "eval", "sweep", "plots", "report.html"}
 
         def others(folder: str, names: list[str]) -> set[str]:
             return made & set(names) if Path(folder) == self.folder else set()

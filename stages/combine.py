@@ -1,0 +1,173 @@
+"""`ldm anagram`, `ldm hybrid`, `ldm interpolate`: two conditions in one image, or the way from one to the other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..core import seeds
+from ..core.conditioning.conditioning import Conditioning, Request
+from ..core.diffusion import conditions, views
+from ..core.diffusion.conditions import Cond
+from ..core.distributed import processes
+from ..core.errors import ConfigError
+from ..core.images.decode import as_tensor, as_uint8, decode, write_png
+from ..core.images.grid import animation, grid, scale_for
+from ..core.pipeline.drawing import DenoisingGenerator, Images, consecutive, draw, folder_label, open_model
+from ..core.pipeline.generation import Sampling, Start
+from ..core.progress import Outcome, Progress
+from ..core.runs.outputs import claim, occupied, output_folder
+from ..core.system.transfer import to_device
+from .configs.combining import Anagram, Combination, Hybrid, Interpolate
+
+SHOWN = 10  # images of `grid.png`, at most
+
+
+def run(config: Combination, progress: Progress) -> Outcome:
+    """Draw the images of two conditions. Returns their folder."""
+    # What is asked for, checked before anything is loaded or written.
+    opened = open_model(config)
+    opened = replace(opened, sampling=_without_learned_variance(opened.sampling))
+    pair = [_one(opened.conditioning, text) for text in config.pair]
+    titles = [request.titles[0] for request in pair]
+    along = isinstance(config, Interpolate)
+    own_seeds = np.full(config.count, config.seed) if along else consecutive(config.seed, config.count)
+    if isinstance(config, Anagram):
+        _check_view(config, opened.source.metadata["latent_shape"][-1])
+
+    folder = output_folder(config, config.label or folder_label(config, config.title, {}))
+    with occupied(folder, config.machine) as policy:
+        work = claim(folder, config, opened.inputs(folder))
+        pictures = [folder / "grid.png"]
+        if work.complete:
+            return Outcome(folder, already_complete=True, pictures=pictures)
+
+        # Draw the images, all by the same wrapper of the denoiser.
+        generator = opened.generator(config, policy)
+
+        def pixels(rows: np.ndarray) -> np.ndarray:
+            first, second = (conditions.index(request.cond, [0] * len(rows)) for request in pair)
+
+            def edit(start: Start) -> Start:
+                other = to_device(conditions.index(second, start.rows), policy.device)
+                return _EDITS[type(config)](config, generator, start, other, rows[start.rows])
+
+            return generator.draw(first, own_seeds[rows].astype(np.int64), edit=edit)
+
+        names = [f"{number:06d}.png" for number in range(config.count)]
+        hashes, speed = draw(Images(names, pixels), config.batch_size, folder, progress)
+        if not processes.world().is_main:
+            return Outcome(folder)
+
+        # One process draws the pictures and writes the manifest, the last file.
+        chosen = names if along else names[:SHOWN]
+        drawn = np.stack([decode((folder / name).read_bytes(), name) for name in chosen])
+        write_png(pictures[0], _PICTURES[type(config)](config, drawn, titles))
+        outputs = [*names, "grid.png"]
+        if along:
+            animation([*drawn, *drawn[-2:0:-1]], folder / "animation.webp", hold=80)
+            outputs.append("animation.webp")
+        metadata = {
+            "images": [
+                {"file": name, "conditions": [request.records[0] for request in pair], "seed": int(seed)}
+                for name, seed in zip(names, own_seeds, strict=True)
+            ],
+            "sampling": opened.recorded(config.seed),
+            "image_size": opened.source.metadata["image_size"],
+        }
+        work.commit(outputs, metadata, hashes, speed)
+
+    summary = {"images": f"{config.count:,} of {' and '.join(dict.fromkeys(titles))}, cfg {opened.sampling.cfg:g}"}
+    return Outcome(folder, summary=summary, pictures=pictures)
+
+
+def _without_learned_variance(sampling: Sampling) -> Sampling:
+    """Return the sampling with a fixed variance: the learned one is of one condition, not of two.
+
+    Raises ConfigError where a classifier would guide DDPM's steps: towards one of the two.
+    """
+    if sampling.sampler != "ddpm":
+        return sampling
+    if sampling.classifier_scale:
+        raise ConfigError("`classifier_scale` guides DDPM's steps to one condition, and there are two", "use `cfg`")
+    return replace(sampling, variance="posterior") if sampling.variance != "beta" else sampling
+
+
+def _one(conditioning: Conditioning, text: str) -> Request:
+    """Return the condition that a text names. Raises ConfigError where it names several."""
+    request = conditioning.request({"classes": text})
+    if len(request.titles) != 1:
+        raise ConfigError(f"`classes={text}` is {len(request.titles)} conditions", "name one class")
+    return request
+
+
+def _check_view(config: Anagram, side: int) -> None:
+    """Refuse a view that latents of this size do not have."""
+    if side % views.VIEWS[config.view].pieces:
+        raise ConfigError(f"`view={config.view}`: {side} latent pixels do not divide into its pieces", "use another")
+
+
+def _anagram(config: Anagram, generator: DenoisingGenerator, start: Start, other: Cond, rows: np.ndarray) -> Start:
+    view, autoencoder = views.VIEWS[config.view], generator.model.autoencoder
+    if config.in_pixels(autoencoder.downsampling == 1):
+
+        def seen_by(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+            return lambda x0: generator.encode(as_uint8(change(as_tensor(generator.decode(x0)))))
+
+        whole = seen_by(view.apply), seen_by(view.undo)
+        denoise = views.anagram_of_decoded(start.denoise, view, other, start.schedule, *whole)
+    else:
+        # Negative about the middle between black and white; a latent has none, so about its mean.
+        middle = -autoencoder.latent_mean / autoencoder.latent_std if autoencoder.downsampling == 1 else torch.zeros(1)
+        centre = middle.view(-1, 1, 1).to(start.x)
+        denoise = views.anagram(start.denoise, view, other, start.schedule, centre)
+    return replace(start, denoise=denoise)
+
+
+def _hybrid(config: Hybrid, generator: DenoisingGenerator, start: Start, other: Cond, rows: np.ndarray) -> Start:
+    scale = generator.model.autoencoder.downsampling
+    sigma = (config.sigma or start.x.shape[-1] * scale / 32) / scale
+    return replace(start, denoise=views.hybrid(start.denoise, other, sigma))
+
+
+def _between(config: Interpolate, generator: DenoisingGenerator, start: Start, other: Cond, rows: np.ndarray) -> Start:
+    share = torch.from_numpy(rows / (config.frames - 1)).to(start.x)
+    x, denoise = start.x, start.denoise
+    if config.to_seed is not None:
+        end = seeds.normal(config.to_seed, "initial noise", [0], tuple(start.x.shape[1:])).to(start.x)
+        x = views.slerp(x, end.expand_as(x), share)
+    if config.pair[0] != config.pair[1]:
+        denoise = views.between(denoise, other, share.view(-1, 1, 1, 1))
+    return replace(start, x=x, denoise=denoise)
+
+
+_EDITS: dict[type, Callable[..., Start]] = {Anagram: _anagram, Hybrid: _hybrid, Interpolate: _between}
+
+
+def _both_ways(config: Anagram, drawn: np.ndarray, titles: Sequence[str]) -> np.ndarray:
+    """Show the images upright, and below through the view."""
+    view = views.VIEWS[config.view]
+    viewed = as_uint8(view.of(as_tensor(drawn), torch.zeros(1)))
+    shown = np.concatenate([drawn, viewed])
+    return grid(shown, len(drawn), row_labels=[titles[0], f"{titles[1]}, {config.view}"], scale=scale_for(drawn))
+
+
+def _both_sizes(config: Hybrid, drawn: np.ndarray, titles: Sequence[str]) -> np.ndarray:
+    """Show the images in full size, and below a half and a quarter of it."""
+    side, rows = drawn.shape[1] * scale_for(drawn, 128), []
+    for part in (1, 2, 4):
+        small = [Image.fromarray(image).resize((side // part,) * 2, Image.Resampling.BICUBIC) for image in drawn]
+        edge = (side - side // part) // 2
+        around = ((0, 0), (edge, side - side // part - edge), (edge, side - side // part - edge), (0, 0))
+        rows.append(np.pad(np.stack([np.array(each) for each in small]), around, constant_values=255))
+    labels = [f"{titles[0]}: near", "", f"{titles[1]}: far"]
+    return grid(np.concatenate(rows), len(drawn), row_labels=labels)
+
+
+def _strip(config: Interpolate, drawn: np.ndarray, titles: Sequence[str]) -> np.ndarray:
+    return grid(drawn, min(len(drawn), 16), scale=scale_for(drawn))
+
+
+_PICTURES: dict[type, Callable[..., np.ndarray]] = {Anagram: _both_ways, Hybrid: _both_sizes, Interpolate: _strip}

@@ -1,0 +1,108 @@
+"""Settings of `ldm anagram`, `ldm hybrid` and `ldm interpolate`: two conditions, one image or a way between."""
+
+from typing import ClassVar, Literal
+
+from ...core.diffusion.names import ViewName
+from ...core.errors import ConfigError
+from ...core.pipeline.settings import Drawing
+from ...core.settings.fields import Count, Texts, option
+
+
+class Combination(Drawing):
+    """Images of two conditions."""
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The two classes. Raises ConfigError where they were not given."""
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """What the folder's name begins with."""
+        return "-".join(self.pair)
+
+
+class Anagram(Combination):
+    """Settings of `ldm anagram`."""
+
+    command: ClassVar[str] = "anagram"
+    kind: ClassVar[str] = "anagrams"
+
+    classes: Texts = option((), "Give it twice: what is seen upright, and what through the view.", "--class")
+    view: ViewName = option("flip", "How the other is seen; flip is upside down, jigsaw 4 x 4 pieces.", "--view")
+    space: Literal["auto", "latents", "pixels"] = option(
+        "auto",
+        "Where the view is taken: of latents, or of decoded pixels at every step; auto is pixels for negate.",
+        "--space",
+    )
+    num: Count = option(16, "Images, with consecutive seeds.", "--num,--count", ge=1)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        if len(self.classes) != 2:
+            raise ConfigError("an anagram has two classes", "give `classes` twice")
+        return self.classes[0], self.classes[1]
+
+    @property
+    def count(self) -> int:
+        return self.num
+
+    @property
+    def title(self) -> str:
+        return f"{super().title}_{self.view}"
+
+    def in_pixels(self, of_pixels: bool) -> bool:
+        """Whether the view is taken of decoded pixels. of_pixels: whether the model's latents are pixels."""
+        return not of_pixels and (self.space == "pixels" or (self.space == "auto" and self.view == "negate"))
+
+
+class Hybrid(Combination):
+    """Settings of `ldm hybrid`."""
+
+    command: ClassVar[str] = "hybrid"
+    kind: ClassVar[str] = "hybrids"
+
+    near: str = option("", "Class that is seen from near: its fine detail.", "--near")
+    far: str = option("", "Class that is seen from afar, or small: its coarse shapes.", "--far")
+    sigma: float | None = option(
+        None, "Blur that divides the two, pixels of the image; by default a 32nd of its side.", "--sigma", gt=0, le=256
+    )
+    num: Count = option(16, "Images, with consecutive seeds.", "--num,--count", ge=1)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        if not (self.near and self.far):
+            raise ConfigError("a hybrid has two classes", "give `near` and `far`")
+        return self.near, self.far
+
+    @property
+    def count(self) -> int:
+        return self.num
+
+
+class Interpolate(Combination):
+    """Settings of `ldm interpolate`."""
+
+    command: ClassVar[str] = "interpolate"
+    kind: ClassVar[str] = "interpolations"
+
+    classes: Texts = option((), "The class; or given twice, those at the two ends.", "--class")
+    to_seed: int | None = option(None, "Seed at the other end; by default the same.", "--to-seed", ge=0, lt=2**63)
+    frames: Count = option(16, "Images from end to end.", "--frames", ge=2, le=10_000)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        if len(self.classes) not in (1, 2):
+            raise ConfigError(f"`classes` is given {len(self.classes)} times", "give it once, or one for each end")
+        if self.to_seed in (None, self.seed) and len(set(self.classes)) == 1:
+            raise ConfigError("both ends are the same", "give `to_seed`, or another class for the other end")
+        return self.classes[0], self.classes[-1]
+
+    @property
+    def count(self) -> int:
+        return self.frames
