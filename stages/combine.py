@@ -39,7 +39,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
     folder = output_folder(config, config.label or folder_label(config, config.title, {}))
     with occupied(folder, config.machine) as policy:
-        work = claim(folder, config, opened.inputs(folder))
+        work = claim(folder, config, opened.inputs(folder), progress)
         pictures = [folder / "grid.png"]
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures)
