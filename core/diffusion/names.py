@@ -47,4 +47,4 @@ def require(name: str, known: tuple[str, ...], what: str) -> None:
         raise ValueError(f"{what} {name!r} is not one of {', '.join(known)}")
 
 
-ViewName = Literal["identity", "flip", "rotate180", "rotate90", "transpose", "negate", "jigsaw"]
+ViewName = Literal["none", "flip", "rotate180", "rotate90", "transpose", "negate", "jigsaw"]

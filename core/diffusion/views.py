@@ -74,7 +74,7 @@ def _shuffled(order: Tensor) -> Callable[[Tensor], Tensor]:
 _ORDER = torch.from_numpy(np.random.Generator(np.random.Philox(7)).permutation(PIECES**2))
 
 VIEWS: dict[str, View] = {
-    "identity": View(_same, _same),
+    "none": View(_same, _same),
     "flip": View(_flip, _flip),
     "rotate180": View(_turned(2), _turned(2)),
     "rotate90": View(_turned(1), _turned(-1)),

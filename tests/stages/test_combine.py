@@ -26,7 +26,7 @@ def test_an_anagram_by_the_identity_view_of_one_class_is_the_sample_to_the_byte(
     trained: Pipeline, sampler: str
 ) -> None:
     settings = {"sampler": sampler, "cfg": 2}
-    drawn = trained.run("anagram", classes=["red", "red"], view="identity", label=f"same {sampler}", **settings)
+    drawn = trained.run("anagram", classes=["red", "red"], view="none", label=f"same {sampler}", **settings)
     assert pngs(drawn.directory) == sampled(trained, "red", **settings)
 
 

@@ -59,7 +59,7 @@ def test_views_do_what_they_are_called() -> None:
 
 def test_an_anagram_by_the_identity_of_one_condition_is_the_plain_denoiser() -> None:
     path, t = schedule("cosine"), torch.tensor(0.5, dtype=torch.float64)
-    seen = views.anagram(denoise, views.VIEWS["identity"], labels(2), path, torch.zeros(1))
+    seen = views.anagram(denoise, views.VIEWS["none"], labels(2), path, torch.zeros(1))
     assert torch.equal(seen(noise(), t, labels(2)), denoise(noise(), t, labels(2)))
 
 
