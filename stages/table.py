@@ -146,6 +146,7 @@ _STAGES = (
             "ldm train-autoencoder --data photos/ --preset vqvae-m --image-size 128",
             "ldm train-autoencoder --data photos/ --preset kl-f8-s --latent-channels 8 --lpips weights/lpips-squeeze",
             "ldm train-autoencoder --data photos/ --preset kl-f16-s --kl-weight 1 loss.reconstruction=l2",
+            "ldm train-autoencoder --data photos/ --preset dc-f16-s --start-from runs/mine --part middle --name high",
             "ldm train-autoencoder --data photos/ --autoencoder models/sd-vae",
         ),
         "stages.train_autoencoder",

@@ -168,6 +168,7 @@ OWN_FILES = {
     "VQVAE": ("core/autoencoders/vq", "core/autoencoders/families", "core/interchange/vqmodel"),
     "KLAutoencoder": ("core/autoencoders/kl", "core/autoencoders/families", "core/interchange/autoencoder_kl"),
     "MSVQ": ("core/autoencoders/msvq", "core/autoencoders/multiscale", "core/autoencoders/families"),
+    "DCAutoencoder": ("core/autoencoders/dc", "core/autoencoders/families", "core/interchange/autoencoder_dc"),
     "IdentityCodec": ("core/autoencoders/identity", "core/autoencoders/families", "core/settings/fields"),
     "TAEF2": READERS,
     **dict.fromkeys(CLASSES, (*READERS, "core/interchange/")),

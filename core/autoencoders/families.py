@@ -1,6 +1,7 @@
 """The families of codecs, the project's own and those of others: one line each. Imports no torch."""
 
 from ..settings.families import Family
+from .dc_config import DCConfig
 from .identity_config import IdentityConfig
 from .kl_config import KLConfig
 from .msvq_config import MSVQConfig
@@ -11,6 +12,7 @@ FAMILIES: dict[str, Family] = {
     "vqvae": Family(VQVAEConfig, "vq:VQVAE", exporter="vqmodel"),
     "kl": Family(KLConfig, "kl:KLAutoencoder", exporter="autoencoder_kl"),
     "msvq": Family(MSVQConfig, "msvq:MSVQ"),
+    "dc": Family(DCConfig, "dc:DCAutoencoder", exporter="autoencoder_dc"),
     "identity": Family(IdentityConfig, "identity:IdentityCodec"),
     # Those of others, which are read from a folder.
     "taef2": Family(TAEF2Config, "taef2:TAEF2"),

@@ -1,4 +1,4 @@
-"""GroupNorm (Wu & He 2018) with a backward pass that is fast in bf16 on CPUs."""
+"""GroupNorm (Wu & He 2018) with a backward pass that is fast in bf16 on CPUs; RMSNorm over channels."""
 
 from typing import Any
 
@@ -28,6 +28,19 @@ class GroupNorm(nn.GroupNorm):
             return super().forward(x)
         out: Tensor = _ByFloat32.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return out
+
+
+class ChannelRMSNorm(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019) over the channels of (B, C, H, W), with weight and bias; statistics in fp32."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.rsqrt(x.float().square().mean(dim=1, keepdim=True) + self.eps)
+        return (x * scale * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 class _ByFloat32(torch.autograd.Function):

@@ -44,13 +44,18 @@ def _vq(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
 
 
 def _scaled(autoencoder: Autoencoder, codec: DiffusersCodec) -> nn.Module:
+    return _copy(codec, scaling_factor=1 / require_even(autoencoder, codec.kind))
+
+
+def require_even(autoencoder: Autoencoder, class_name: str) -> float:
+    """Return the one deviation of all latent channels. Raises ConfigError where they, or their means, differ."""
     std, mean = autoencoder.latent_std, autoencoder.latent_mean
     if bool((mean != 0).any()) or bool((std != std[0]).any()):
         raise ConfigError(
-            f"an {codec.kind} has no layer that could take in latents normalised channel by channel",
+            f"an {class_name} has no layer that could take in latents normalised channel by channel",
             "export a run with an AutoencoderKL, a VQModel or a VQ-VAE of its own",
         )
-    return _copy(codec, scaling_factor=1 / float(std[0]))
+    return float(std[0])
 
 
 def _copy(codec: DiffusersCodec, **changes: Any) -> Any:

@@ -40,6 +40,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
     return torch.cat([_written_out(*part, scale=scale) for part in parts])
 
 
+def linear_attend(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-15) -> Tensor:
+    """Return v (kᵀ q) with weights of sum 1, for features q, k >= 0 and v (B, N, H, T) of each position.
+
+    (Katharopoulos et al. 2020): Σ_s v_s (k_s · q_t) / (Σ_s k_s · q_t + eps), by Σ_s v_s k_sᵀ first, so that the cost
+    grows with T and not its square. A row of ones below v gives the denominator. In float32 or wider, whatever the
+    autocast: sums over many positions lose all digits in bf16.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        q, k, v = q.to(wide), k.to(wide), F.pad(v.to(wide), (0, 0, 0, 1), value=1.0)
+        h = (v @ k.transpose(-2, -1)) @ q
+        return h[..., :-1, :] / (h[..., -1:, :] + eps)
+
+
 @contextmanager
 def fused() -> Iterator[None]:
     """Use torch's fused attention everywhere inside the block: on the CPU it then keeps what a GPU keeps."""

@@ -18,9 +18,8 @@ def values(name: str, shape: tuple[int, ...], amplitude: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def fill(network: nn.Module) -> None:
-    """Fill every parameter: amplitude .08 for two or more dimensions, .3 for fewer; `running_var` 1 + .3 sin."""
-    for name, tensor in network.named_parameters():
-        tensor.copy_(values(name, tuple(tensor.shape), 0.08 if tensor.dim() > 1 else 0.3))
-    for name, tensor in network.named_buffers():
-        if name.endswith("running_var"):
-            tensor.copy_(1 + values(name, tuple(tensor.shape), 0.3))
+    """Fill all floats: amplitude .08 for two or more dimensions, .3 for fewer; `running_var` with 1 + .3 sin."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            wave = values(name, tuple(tensor.shape), 0.08 if tensor.dim() > 1 else 0.3)
+            tensor.copy_(1 + wave if name.endswith("running_var") else wave)
