@@ -74,20 +74,22 @@ def list_zip(path: Path, location: str) -> Listing:
 
 
 def unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
-    """Return the bytes of a member. Raises DataError naming it as `name` where it is damaged, or claims too much.
+    """Return the bytes of a member. Raises DataError naming it as `name` where it is damaged, or claims too much."""
+    require_possible(archive, info, name)
+    MEMORY.take(info.file_size, info.compress_size, name)
+    with as_data_error(f"{name} cannot be unpacked", "make or copy the zip again"):
+        content = archive.read(info)
+    return content if info.file_size <= info.compress_size else Unpacked(content, info.compress_size)
 
-    zipfile itself would make room for all that is claimed.
-    """
+
+def require_possible(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
+    """Raise DataError where a member claims what cannot be: zipfile itself would make room for all of it."""
     size, packed = info.file_size, info.compress_size
     if packed > Path(str(archive.filename)).stat().st_size:
         raise DataError(f"{name} would go on beyond the end of the zip", "make or copy it again")
     if size > DEFLATE_LIMIT * packed + 1024:
         message = f"{name} has {size:,} bytes in {packed:,}, like a decompression bomb"
         raise DataError(message, "remove it, or pack it without compression")
-    MEMORY.take(size, packed, name)
-    with as_data_error(f"{name} cannot be unpacked", "make or copy the zip again"):
-        content = archive.read(info)
-    return content if size <= packed else Unpacked(content, packed)
 
 
 def tar_members(path: Path, location: str) -> tuple[dict[str, Member], list[str]]:

@@ -5,6 +5,7 @@ import math
 import re
 import struct
 import zipfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +14,16 @@ import numpy as np
 from ..errors import DataError, as_data_error
 from ..files import open_plain
 from .archive import DEFLATE_LIMIT, unpack
+from .budget import MEMORY
 from .dataset import ImageSource, image_source
 from .listing import Parts
 from .npy import parse
 from .parts import one_of_each, part_named
+from .rows import Rows, npz_rows, unpacked_rows
 
-_AT_ONCE = 256  # images converted to bytes together
+_FREE_IMAGES, _LEAST_STORED = 100_000, 4  # of more images, each takes as many bytes at least where it is kept
+_MOST_NAMES = 1_000_000
+_PICTURE = 8  # bytes a pixel that a picture takes beside its row
 _SAVE_AGAIN = "write it again with numpy.savez"
 # Under which names images and labels are found in an .npz, by part: ours and ADM's, MedMNIST's, Keras's.
 _NPZ_NAMES = {
@@ -63,28 +68,26 @@ def parts_of_idx(path: Path, location: str) -> Parts:
 
 
 def _open_idx(images_path: Path, labels_path: Path, location: str) -> ImageSource:
-    images = read_idx(images_path)
-    labels = read_idx(labels_path)
-    return _from_arrays(location, images, labels, str(images_path))
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    MEMORY.take(math.prod(labels.shape), labels.stored, str(labels_path))
+    return _from_arrays(location, images, labels.read(0, len(labels)), str(images_path))
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Read an idx file of bytes (LeCun's format, plain or gzipped), uint8 of the shape in its header.
+def read_idx(path: Path) -> Rows:
+    """Open an idx file of bytes (LeCun's format, plain or gzipped), uint8 of the shape in its header.
 
     Raises DataError naming the file when it is damaged, longer or shorter than its header says, or of another type.
     """
     with as_data_error(f"{path} cannot be read", "copy it again"), open_plain(path) as plain:
+        stored = path.stat().st_size
         file = gzip.GzipFile(fileobj=plain) if path.suffix == ".gz" else plain
         zeros, kind, rank = struct.unpack(">HBB", file.read(4))
         if zeros or kind != 8 or not 1 <= rank <= 4:
             raise DataError(f"{path} is not an idx file of bytes", "give one that begins with the bytes 0, 0 and 8")
         shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-        count, limit = math.prod(shape), path.stat().st_size * (DEFLATE_LIMIT if path.suffix == ".gz" else 1)
-        data = file.read(count + 1) if count <= limit else b""
-    if len(data) != count:
-        held = "more" if len(data) > count else "less"
-        raise DataError(f"{path} holds {held} than the {shape} of its header", "copy it again")
-    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+        if math.prod(shape) > stored * (DEFLATE_LIMIT if path.suffix == ".gz" else 1):
+            raise DataError(f"{path} holds less than the {shape} of its header", "copy it again")
+        return unpacked_rows(file, shape, np.dtype(np.uint8), stored, str(path))
 
 
 def parts_of_npz(path: Path, location: str) -> Parts:
@@ -107,8 +110,15 @@ def parts_of_npz(path: Path, location: str) -> Parts:
 
 
 def _open_npz(path: Path, location: str, images: str, labels: str | None, names: str | None) -> ImageSource:
-    pixels = as_bytes(read_npz(path, images), f"{location}: {images}")
-    class_names = None if names is None else [str(name) for name in read_npz(path, names).ravel()]
+    with as_data_error(f"{path}: {images} cannot be read", _SAVE_AGAIN), zipfile.ZipFile(path) as archive:
+        pixels = npz_rows(archive, archive.getinfo(f"{images}.npy"), f"{path}: {images}")
+    pixels = as_bytes(pixels, f"{location}: {images}")
+    class_names = None
+    if names is not None:
+        read = read_npz(path, names).ravel()
+        if read.size > _MOST_NAMES:
+            raise DataError(f"{location}: {names} holds {read.size:,} names", "give one for each class")
+        class_names = [str(name) for name in read]
     return _from_arrays(location, pixels, None if labels is None else read_npz(path, labels), images, class_names)
 
 
@@ -118,33 +128,40 @@ def read_npz(path: Path, name: str) -> np.ndarray:
         return parse(unpack(archive, archive.getinfo(f"{name}.npy"), f"{path}: {name}"))[0]
 
 
-def as_bytes(array: np.ndarray, name: str) -> np.ndarray:
+def as_bytes(rows: Rows, name: str) -> Rows:
     """Bring pixels of any type to uint8, from a range that is beyond doubt, rounding to nearest.
 
     Booleans are black and white, whole numbers from 0 to 255 bytes, uint16 up to more than half its range 16 bits;
     floats reach from 0 or -1 to 1, or as bytes do to 255. Raises DataError for any other range, with what brings it to
     bytes.
     """
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "biuf" or not array.size:
-        raise DataError(f"{name} holds {array.size} values of type {array.dtype}", "save bytes from 0 to 255")
-    low, high = float(array.min()), float(array.max())
+    if rows.dtype == np.uint8:
+        return rows
+    if rows.dtype.kind not in "biuf" or 0 in rows.shape:
+        raise DataError(f"{name} holds {math.prod(rows.shape)} values of type {rows.dtype}", "save bytes from 0 to 255")
+    low, high = map(float, _span(rows))
     if not math.isfinite(low) or not math.isfinite(high):
         raise DataError(f"{name} holds NaN or infinity", "save finite numbers")
-    bottom, top = _range(array.dtype, low, high)
+    bottom, top = _range(rows.dtype, low, high)
     if top == bottom:
         remedy = f"save bytes: ((images - {low:g}) * (255 / {high - low:g})).round().astype('uint8')"
-        if array.dtype.kind in "iu":
+        if rows.dtype.kind in "iu":
             remedy = remedy.replace("(images ", "(images.astype(float) ")
         if high == low:
             remedy = "save bytes from 0 to 255"
-        raise DataError(f"{name} holds {array.dtype} from {low:g} to {high:g}, of which the range is not known", remedy)
-    pixels = np.empty(array.shape, dtype=np.uint8)
-    for start in range(0, len(array), _AT_ONCE):
-        some = array[start : start + _AT_ONCE].astype(np.float64)
-        pixels[start : start + _AT_ONCE] = ((some - bottom) * (255 / (top - bottom))).round()
-    return pixels
+        raise DataError(f"{name} holds {rows.dtype} from {low:g} to {high:g}, of which the range is not known", remedy)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        values = rows.read(start, stop).astype(np.float64)
+        return ((values - bottom) * (255 / (top - bottom))).round().astype(np.uint8)
+
+    return replace(rows, dtype=np.dtype(np.uint8), read=read)
+
+
+def _span(rows: Rows) -> tuple[np.number, np.number]:
+    """Return the least and the greatest value; NaN where there is one."""
+    spans = np.array([(piece.min(), piece.max()) for piece in rows.pieces()])
+    return spans.min(), spans.max()
 
 
 def _range(dtype: np.dtype, low: float, high: float) -> tuple[float, float]:
@@ -172,17 +189,27 @@ def _pixels(array: np.ndarray) -> np.ndarray:
 
 
 def _from_arrays(
-    location: str, pixels: np.ndarray, labels: np.ndarray | None, name: str, class_names: list[str] | None = None
+    location: str, rows: Rows, labels: np.ndarray | None, name: str, class_names: list[str] | None = None
 ) -> ImageSource:
-    pixels = _pixels(pixels)
-    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3) or 0 in pixels.shape[1:]:
-        raise DataError(f"{location}: {name} has shape {pixels.shape}", "save images as (N, H, W) or (N, H, W, 3)")
-    names = [f"{index:06d}" for index in range(len(pixels))]
+    shape = _pixels(np.empty((0, *rows.shape[1:]), dtype=np.uint8)).shape
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3) or 0 in shape[1:]:
+        raise DataError(f"{location}: {name} has shape {rows.shape}", "save images as (N, H, W) or (N, H, W, 3)")
+    if len(rows) > max(_FREE_IMAGES, rows.stored // _LEAST_STORED):
+        held = f"{len(rows):,} images in {rows.stored:,} bytes"
+        raise DataError(f"{location}: {name} holds {held}, like a decompression bomb", "save fewer, or larger ones")
+    if len(rows):
+        area = math.prod(shape[1:3])
+        MEMORY.take(rows.row_bytes + _PICTURE * area, rows.stored // len(rows), f"{location}: an image of {name}")
+    names = [f"{index:06d}" for index in range(len(rows))]
     if labels is not None:
-        if labels.dtype.kind not in "iu" or labels.size != len(pixels):
+        if labels.dtype.kind not in "iu" or labels.size != len(rows):
             found = f"{labels.size} labels of type {labels.dtype}"
-            raise DataError(f"{location} has {found} for {len(pixels)} images", "give one whole number per image")
+            raise DataError(f"{location} has {found} for {len(rows)} images", "give one whole number per image")
         if labels.dtype == np.uint64:
             labels = labels.clip(max=2**62)
         labels = labels.reshape(-1).astype(np.int64)
-    return image_source(location, names, lambda row: np.ascontiguousarray(pixels[row]), labels, class_names)
+
+    def fetch(row: int) -> np.ndarray:
+        return np.ascontiguousarray(_pixels(rows.read(row, row + 1))[0])
+
+    return image_source(location, names, fetch, labels, class_names)

@@ -13,6 +13,7 @@ from ldm.core.images.arrays import as_bytes
 from ldm.core.images.decode import decode
 from ldm.core.images.loader import ImageLoader, Preparation
 from ldm.core.images.parts import part_named
+from ldm.core.images.rows import in_memory
 from ldm.core.images.sets import image_sources
 from ldm.core.images.settings import Data
 from ldm.core.images.sources import open_parts, open_source, open_splits
@@ -210,7 +211,7 @@ RAMP = np.linspace(0, 255, 4 * 6 * 6).round().reshape(4, 6, 6)
     ids=lambda array: f"{array.dtype} to {array.max():g}",
 )
 def test_pixels_of_a_range_beyond_doubt_are_read_as_they_were_meant(kept, tmp_path):
-    np.testing.assert_array_equal(as_bytes(kept, "images"), RAMP)
+    np.testing.assert_array_equal(as_bytes(in_memory(kept, kept.nbytes), "images").read(0, len(kept)), RAMP)
     np.savez(tmp_path / "data.npz", images=kept, labels=np.array([0, 1, 0, 1]))
     np.testing.assert_array_equal(open_source(str(tmp_path / "data.npz")).image(3)[..., 0], RAMP[3])
 
@@ -228,7 +229,7 @@ def test_pixels_of_a_range_beyond_doubt_are_read_as_they_were_meant(kept, tmp_pa
 )
 def test_pixels_of_an_unknown_range_are_refused_with_advice_that_keeps_the_picture(kept):
     with pytest.raises(DataError, match="the range is not known") as refused:
-        as_bytes(kept, "images")
+        as_bytes(in_memory(kept, kept.nbytes), "images")
     advice = str(refused.value.remedy).removeprefix("save bytes: ")
     followed = eval(advice, {"images": kept})  # as a user would follow it
     assert followed.dtype == np.uint8
@@ -238,7 +239,7 @@ def test_pixels_of_an_unknown_range_are_refused_with_advice_that_keeps_the_pictu
 @pytest.mark.parametrize("wrong", [np.full((2, 4, 4), np.nan), np.zeros((2, 4, 4)), np.array(["a"])])
 def test_arrays_without_a_picture_are_refused(wrong):
     with pytest.raises(DataError):
-        as_bytes(wrong, "images")
+        as_bytes(in_memory(wrong, wrong.nbytes), "images")
 
 
 def test_an_empty_path_is_refused_wherever_one_is_given():
