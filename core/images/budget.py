@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ..errors import DataError
 
 PER_BYTE = 64  # bytes in memory for each stored byte that cost nothing: a photograph takes about 20
-TOTAL = 192 << 20
+TOTAL = 176 << 20
 _REMEDY = "shrink or remove it"
 
 

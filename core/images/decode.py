@@ -26,9 +26,10 @@ SUFFIXES = (
 # Formats decoded in this process (EPS would start Ghostscript) that notice when they are cut off (JPEG 2000 does not).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "AVIF")
 # Bytes for each pixel, measured: what Pillow keeps a picture in, by its mode, and what decoders take beside that.
-_STORAGE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+_STORAGE = {"1": 1, "L": 1, "P": 1, "I;16": 3, "I;16B": 3, "I;16L": 3}
 _OTHER_STORAGE = 4
 _DECODER = {"WEBP": 12, "AVIF": 12, "PPM": 8}
+_YCBCR = 6  # TIFF 6.0, PhotometricInterpretation: decoded by way of RGBA
 _MOST_SCANS = 50  # of a JPEG, each of which passes over all pixels; encoders make about ten
 _SCAN = b"\xff\xda"
 _SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
@@ -120,17 +121,18 @@ def _refuse_too_much(image: ImageFile.ImageFile, data: bytes, name: str) -> None
         raise DataError(f"{name} has {scans:,} scans, like a bomb for decoders", "save it again, or remove it")
     if pixels > _SLOW_PIXELS and any(str(tile[0]).startswith("ppm") for tile in image.tile):
         raise DataError(f"{name} has {pixels:,} pixels that are not plain bytes", "save it as PNG")
-    taken = pixels * _bytes_per_pixel(image, scans) + len(data)
+    taken = int(pixels * _bytes_per_pixel(image, scans)) + len(data)
     budget.MEMORY.take(taken, budget.stored_bytes(data), name)
 
 
-def _bytes_per_pixel(image: ImageFile.ImageFile, scans: int) -> int:
+def _bytes_per_pixel(image: ImageFile.ImageFile, scans: int) -> float:
     """Return how much decoding takes at its peak, before `image.load`: decoder, picture, and the picture in RGB."""
-    decoder = _DECODER.get(str(image.format), 0)
+    decoder: float = _DECODER.get(str(image.format), 0)
     if scans > 1:
         decoder = 2 * len(image.getbands())  # coefficients of all blocks, 16 bits each
     elif isinstance(image, TiffImageFile):
-        decoder = max(4, sum(image.tag_v2.get(258, (8,))) // 8)  # All may be one strip.
+        bits, colours = sum(image.tag_v2.get(258, (1,))), image.tag_v2.get(262)
+        decoder = bits / 8 + (4 if colours == _YCBCR else 0)  # All may be one strip.
     alpha = image.has_transparency_data
     in_rgb = 0 if image.mode == "RGB" and not alpha else 4
     in_rgba = 4 if alpha and image.mode != "RGBA" else 0

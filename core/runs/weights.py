@@ -6,6 +6,7 @@ DataError naming the file.
 """
 
 import argparse
+import pickle
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from .roles import role_of
 FORMAT = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_SHARED = 2  # how often a file's bytes may serve, as in tied weights
 _STATES = ("ema", "model", "state_dict")  # of training checkpoints, by their authors' names
 
 
@@ -110,17 +112,26 @@ def read_state_dict(path: Path, remedy: str) -> dict[str, Tensor]:
         return read_safetensors(path, remedy)
     require_file(path, remedy)
     torch.serialization.add_safe_globals([argparse.Namespace])
-    with as_data_error(f"{path} holds something other than weights, or is damaged", remedy):
+    damaged = f"{path} holds something other than weights, or is damaged"
+    with as_data_error(damaged, remedy):
         if zipped := zipfile.is_zipfile(path):
             _check_sizes(path)
-        # Mapped, so that an optimizer's state beside the weights is never read.
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        try:
+            # Mapped, so that an optimizer's state beside the weights is never read.
+            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except pickle.UnpicklingError:  # torch's own words advise to run what is in the file.
+            raise DataError(f"{damaged}: only tensors, numbers and text are read", remedy) from None
     for name in _STATES:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise DataError(f"{path} holds no state dict", remedy)
+    for name, tensor in content.items():
+        if tensor.is_quantized or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise DataError(f"{path}: {str(name)[:80]} is not a plain tensor (quantised, sparse or empty)", remedy)
+    if sum(tensor.nbytes for tensor in content.values()) > _SHARED * path.stat().st_size:
+        raise DataError(f"{path}: its tensors have more numbers than the file", remedy)
     return {str(name): tensor for name, tensor in content.items()}
 
 

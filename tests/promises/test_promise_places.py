@@ -153,7 +153,7 @@ OUTPUTS = [
 
 @pytest.mark.promise("R30", quick=1, full=len(OUTPUTS))
 def test_nothing_fails_because_of_what_an_output_cannot_show(trials: Trials, photos: Path, tmp_path: Path) -> None:
-    for (environment, redirected), _ in zip(OUTPUTS, trials, strict=False):
+    for _, (environment, redirected) in zip(trials, OUTPUTS, strict=False):
         ended = in_a_shell(f'ldm data inspect "{photos}" --sheet sheet.png {redirected}', tmp_path, **environment)
         assert ended.returncode == 0 and b"Traceback" not in ended.stderr, (environment, redirected, ended)
         assert (tmp_path / "sheet.png").stat().st_size

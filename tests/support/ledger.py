@@ -55,6 +55,7 @@ PROMISES = {
     "R25": "an exported model works without ldm",
     "R26": "every remedy that is printed mends, loses nothing, and leads in no circle",
     "R27": "what unfinished work goes on from is its own",
+    "R28": "memory is a budget: an input below 1 MB takes less than 300 MB, and an image 5 s to decode",
     "R29": "who reads for people checks as stages do",
     "R30": "signals, vanished folders, special files and closed outputs end in one line, or end nothing",
 }
