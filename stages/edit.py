@@ -30,7 +30,6 @@ from ..core.pipeline.drawing import (
     open_model,
 )
 from ..core.pipeline.editing import Change, Inversion, edit_of, keep_known, requested
-from ..core.pipeline.generation import grid_of
 from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, occupied, output_folder
@@ -145,7 +144,8 @@ def _mask_of(config: Edit) -> np.ndarray | None:
 def _variants(config: Edit, opened: OpenedDenoiser, request: Request, model: Model) -> tuple[Request, list[Variant]]:
     """Return the variants of every image, and the conditions that they count: with that of the image itself, if any."""
     # Strengths as times of the sampler's grid.
-    times = grid_of(model, opened.sampling)
+    how = opened.sampling
+    times = model.grid(how.num_steps, how.spacing, how.shift)
     if config.start_index is not None:
         if max(config.start_index) >= len(times):
             raise ConfigError(

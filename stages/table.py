@@ -181,7 +181,7 @@ _STAGES = (
         (
             "ldm train-dit",
             "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
-            "ldm train-dit --prediction eps --weighting snr train.decay=cosine",
+            "ldm train-dit --prediction eps --weighting snr --schedule linear",
             "ldm train-dit --schedule rectified-flow --times logit-normal",
             "ldm train-dit --metrics-every 100k metrics.num=1000",
             "torchrun --nproc-per-node 4 -m ldm train-dit --name mine",

@@ -163,7 +163,9 @@ class Quantizer(nn.Module):
 
 @torch.no_grad()
 def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
-    """Return for each vector (N, D) the index of the code (K, D) nearest to it, int64 (N,); ties to the lowest.
+    """Return for each vector (N, D) the index of the code (K, D) nearest to it, int64 (N,).
+
+    Of equally near ones it is any, as their distances may round apart.
 
     In float32 also under autocast or TF32, since lower precision chooses other codes. ||z - e||^2 is compared
     without its ||z||^2, about the codes' mean so that an offset common to all does not cost digits.

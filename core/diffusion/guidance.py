@@ -1,6 +1,7 @@
 """Guidance: wrappers that take a denoiser and return a denoiser.
 
-All of it happens on x0, where it equals guidance on eps, v or the velocity, since x0 is linear in each of them.
+All of it happens on x0, where it equals guidance on eps, v or the velocity, since x0 is linear in each of them; but
+for `rescale`, which is not linear: on x0 it brings back the contrast of the image itself.
 """
 
 from collections.abc import Callable
@@ -144,5 +145,7 @@ def rescaled(x0: Tensor, conditional: Tensor, amount: float) -> Tensor:
     """Bring x0 `amount` of the way to the standard deviation that the conditional estimate has, sample by sample."""
     # x0 (φ std(c) / std(x0) + 1 − φ), the deviations over all axes of a sample (Lin et al. 2024, equations 14-16).
     axes = tuple(range(1, x0.ndim))
-    ratio = conditional.std(dim=axes, keepdim=True) / x0.std(dim=axes, keepdim=True)
+    own = x0.std(dim=axes, keepdim=True)
+    # Of an estimate that is constant there is no contrast to change.
+    ratio = torch.where(own > 0, conditional.std(dim=axes, keepdim=True) / own, 1)
     return (amount * ratio + (1 - amount)) * x0

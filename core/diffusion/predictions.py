@@ -10,10 +10,14 @@
 `v` and `flow` are different things: each is refused where its identity does not hold.
 """
 
+import torch
 from torch import Tensor
 
 from .names import PREDICTIONS, check_prediction, require
 from .schedules import Schedule
+
+# Just above the sigma / alpha at which DDPM's linear schedule ends, with 1000 or 500 steps (157 and 163).
+MOST_NOISE = 165.0
 
 
 def check(kind: str, schedule: Schedule) -> None:
@@ -50,6 +54,16 @@ def to_x0(kind: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
     if kind == "v":
         return alpha * x_t - sigma * output
     return x_t - sigma * output
+
+
+def latest_time(kind: str, schedule: Schedule) -> float:
+    """Return the time at which sampling may start: 1, but with `eps` no later than sigma / alpha is MOST_NOISE.
+
+    x0 = (x_t − sigma eps) / alpha multiplies an error of the network by sigma / alpha, which is 20,000 at the end of
+    the cosine schedule. There x_t is noise almost alone, also at the time returned.
+    """
+    alpha, sigma = schedule.alpha_sigma(torch.ones((), dtype=torch.float64))
+    return 1.0 if kind != "eps" or sigma <= MOST_NOISE * alpha else schedule.time_at(MOST_NOISE)
 
 
 def to_eps(x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

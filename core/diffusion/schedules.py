@@ -131,8 +131,11 @@ def schedule(kind: str, num_steps: int = 1000, zero_terminal_snr: bool = False) 
     """Make a noise schedule with a table of `num_steps` points.
 
     The published end points belong to 1000 steps: with another number the betas scale by 1000 / num_steps, as in
-    improved DDPM, so that the path stays the same one. `zero_terminal_snr` (Lin et al. 2024, algorithm 1) makes
-    alpha exactly 0 at t = 1. Raises ValueError for an unknown kind or a number of steps too small.
+    improved DDPM, so that the path stays nearly the same: alpha moves by 0.016 at most with 100 steps and more, and by
+    up to 0.12 with 20, 0.7 with 2. Cosine and rectified flow are functions of time, and stay. `zero_terminal_snr` (Lin
+    et al. 2024, algorithm 1) makes alpha exactly 0 at t = 1.
+
+    Raises ValueError for an unknown kind or a number of steps too small.
     """
     require(kind, SCHEDULES, "schedule")
     if num_steps < 1 + zero_terminal_snr:

@@ -1,8 +1,8 @@
 """The variance of a reverse step: its two bounds, learned ones between them, and the likelihood they give, in bits.
 
-Nichol & Dhariwal 2021 (improved DDPM). From time t back to s, β is the variance of x_t given x_s (brought to x_s's
-scale: β_t of the table on unit strides), β̃ that of x_s given x_t and x0. A learned variance is a fraction of the way
-from log β̃ to log β.
+Nichol & Dhariwal 2021 (improved DDPM). From time t back to s, β is the variance of x_t given x_s, at the scale of x_t
+(β_t of the table on unit strides), β̃ that of x_s given x_t and x0. A learned variance is a fraction of the way from
+log β̃ to log β.
 """
 
 import math

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .. import seeds
-from ..diffusion import conditions, samplers, times
+from ..diffusion import conditions, samplers
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser, clipped
 from ..diffusion.schedules import Schedule
@@ -168,13 +168,6 @@ def chunk_size(latent_shape: tuple[int, int, int], policy: Policy) -> int:
     return min(max(at_once // pixels, 1), _LARGEST_CHUNK)
 
 
-def grid_of(model: Model, sampling: Sampling) -> torch.Tensor:
-    """Return the sampler's times, shifted as the training's unless another shift is asked for."""
-    spacing = sampling.spacing if model.diffusion.most_steps > 1 else "trailing"  # which begins at the one time
-    grid = times.grid(model.schedule.num_steps, sampling.num_steps, spacing)
-    return times.shift(grid, model.diffusion.shift if sampling.shift is None else sampling.shift)
-
-
 @torch.no_grad()
 def _chunk(
     model: Model,
@@ -216,7 +209,8 @@ def _chunk(
         options |= {"variance": fixed} | steered.for_ddpm
 
     # From pure noise along the whole grid, unless an edit changes that.
-    plain, grid = guided(model, Guidance(), policy).denoise, grid_of(model, sampling)
+    plain = guided(model, Guidance(), policy).denoise
+    grid = model.grid(sampling.num_steps, sampling.spacing, sampling.shift)
     start = Start(rows, denoise, plain, noise("initial noise", 0), grid, model.schedule, noise)
     if edit is not None:
         start = edit(start)

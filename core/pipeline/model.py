@@ -12,7 +12,7 @@ from torch import Tensor
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.conditioning import Conditioning, unconditional
 from ..denoisers.network import DenoiserNetwork
-from ..diffusion import conditions, guidance
+from ..diffusion import conditions, guidance, predictions, times
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser, denoiser
 from ..diffusion.guidance import LogProb
@@ -50,6 +50,14 @@ class Model:
     @cached_property
     def schedule(self) -> Schedule:
         return forward_process(self.diffusion)
+
+    def grid(self, steps: int, spacing: str = "trailing", shift: float | None = None) -> Tensor:
+        """Return the times of so many steps of sampling, shifted as the training's unless another shift is given."""
+        if self.diffusion.most_steps == 1:
+            spacing = "trailing"  # which begins at the one time
+        grid = times.grid(self.schedule.num_steps, steps, spacing)
+        grid = times.shift(grid, self.diffusion.shift if shift is None else shift)
+        return grid * predictions.latest_time(self.diffusion.prediction, self.schedule)
 
     @torch.no_grad()
     def encode(self, images: np.ndarray, policy: Policy) -> Tensor:

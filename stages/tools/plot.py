@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from ...core import seeds
-from ...core.diffusion import times
 from ...core.diffusion.schedules import Schedule, schedule
 from ...core.figures import draw
 from ...core.images.decode import to_training
@@ -65,7 +64,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
     x0 = held_out.batch(chosen, chosen, config.seed, flips=False).to(policy.device)
     eps = seeds.normal(config.seed, "noise", chosen, model.latent_shape).to(policy.device)
     cond = to_device(held_out.cond(chosen, chosen, config.seed), policy.device)
-    grid = times.shift(times.grid(model.schedule.num_steps, config.steps), diffusion.shift)
+    grid = model.grid(config.steps)
     results = []
     progress.start("denoising", len(config.times_shown), "times")
     for t in config.times_shown:

@@ -103,6 +103,12 @@ def test_parts_that_do_not_fit_together_are_refused(settings: dict[str, object],
         Diffusion.model_validate(settings)
 
 
+def test_too_few_steps_to_be_the_schedule_are_refused_where_it_is_defined_by_betas(encoded: Pipeline) -> None:
+    with pytest.raises(ValidationError, match="take 100 or more, or the schedule 'cosine'"):
+        encoded.config("train-dit", diffusion={"schedule": "linear", "num_steps": 99})
+    assert encoded.config("train-dit", diffusion={"schedule": "cosine", "num_steps": 4}).diffusion.num_steps == 4
+
+
 def test_rectified_flow_means_its_velocity_and_its_plain_loss_unless_others_are_named() -> None:
     flow = Diffusion.model_validate({"schedule": "rectified-flow"})
     assert (flow.prediction, flow.weighting) == ("flow", "flow")

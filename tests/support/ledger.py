@@ -58,6 +58,7 @@ PROMISES = {
     "R28": "memory is a budget: an input below 1 MB takes less than 300 MB, and an image 5 s to decode",
     "R29": "who reads for people checks as stages do",
     "R30": "signals, vanished folders, special files and closed outputs end in one line, or end nothing",
+    "R31": "what the settings accept together trains and samples, also with an imperfect network",
 }
 _SEED = "LDM_PROMISES_SEED"  # an environment variable, so that xdist's workers draw as one
 _BEGIN, _END = "<!-- promises: begin -->", "<!-- promises: end -->"

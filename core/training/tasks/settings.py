@@ -8,6 +8,7 @@ from typing_extensions import Self
 from ...autoencoders.settings import AutoencoderModel, VQVAELoss
 from ...autoregressive.settings import NextScaleModel
 from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
+from ...diffusion.names import least_steps
 from ...images.settings import Data
 from ...pipeline.settings import Diffusion
 from ...settings.fields import Location, Stage, option, section
@@ -64,6 +65,16 @@ class GeneratorTraining(Training):
     preview: Preview = section(Preview)
     metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)
+
+    @model_validator(mode="after")
+    def _steps_keep_the_path(self) -> "DenoiserTraining":
+        kind, least = self.diffusion.schedule, least_steps(self.diffusion.schedule)
+        if self.diffusion.num_steps < least:
+            raise ValueError(
+                f"`diffusion.num_steps={self.diffusion.num_steps}` makes {kind!r} another schedule than its 1000 steps:"
+                f" take {least} or more, or the schedule 'cosine'"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from ldm.core.denoisers import layers
 from ldm.core.denoisers.layers import (
@@ -159,3 +160,29 @@ def test_time_is_embedded_as_diffusers_embeds_a_thousand_times_it(shift: int) ->
     torch.testing.assert_close(seen[0], reference, rtol=0, atol=2e-4)
     layer(steps.double() / 1000)
     torch.testing.assert_close(seen[1], reference, rtol=0, atol=2e-4)
+
+
+def test_rotated_products_tell_rows_from_columns_and_both_from_nothing() -> None:
+    """Of one vector at all places of a grid: products with the first differ for a row, a column, and both."""
+    angles = rotary_angles(16, (2, 3))
+    everywhere = rotate(
+        torch.randn(16, generator=torch.Generator().manual_seed(0)).expand(1, 1, 6, 16), (angles.cos(), angles.sin())
+    )
+    products = (everywhere @ everywhere[:, :, :1].transpose(2, 3)).flatten().tolist()
+    assert len({round(product, 4) for product in products}) == 6
+
+
+def test_queries_and_keys_are_normalised_before_they_are_rotated() -> None:
+    """A norm's weights belong to channels: after a rotation they would stretch other directions at every place."""
+    torch.manual_seed(0)
+    attention = Attention(32, 2, qk_norm=True).double()
+    nn.init.uniform_(attention.q_norm.weight, 0.5, 2)  # type: ignore[arg-type]
+    nn.init.uniform_(attention.k_norm.weight, 0.5, 2)  # type: ignore[arg-type]
+    angles = rotary_angles(16, (2, 3)).double()
+    rotary, x = (angles.cos(), angles.sin()), torch.randn(1, 6, 32, dtype=torch.float64)
+    q, k, v = (each.view(1, 6, 2, 16).transpose(1, 2) for each in attention.qkv(x).chunk(3, dim=-1))
+    q, k = (rotate(norm(each), rotary).double() for norm, each in ((attention.q_norm, q), (attention.k_norm, k)))
+    mixed = (q @ k.transpose(2, 3) / 4).softmax(-1) @ v
+    torch.testing.assert_close(
+        attention(x, rotary), attention.out(mixed.transpose(1, 2).flatten(2)), rtol=1e-5, atol=1e-6
+    )

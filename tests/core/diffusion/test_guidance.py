@@ -112,6 +112,29 @@ def test_rescale_moves_each_sample_s_standard_deviation_to_the_conditional_one(a
         torch.testing.assert_close(guided.std(dim=(1, 2, 3)), c.std(dim=(1, 2, 3)))
 
 
+def test_a_constant_estimate_is_rescaled_to_itself():
+    def flat(x_t, t, cond):
+        return cond["labels"].view(-1, 1, 1, 1).expand_as(x_t).to(x_t.dtype)
+
+    x, cond = example()
+    guided = guidance.classifier_free(flat, 5.0, null, rescale=0.7)(x, T, cond)
+    assert torch.equal(guided, guidance.classifier_free(flat, 5.0, null)(x, T, cond))
+
+
+def test_rescaling_the_estimate_is_not_rescaling_the_noise():
+    """Guidance itself is the same on x0 and on eps; rescaled it is another picture."""
+    x, cond = example()
+    alpha, sigma = PATH.alpha_sigma(T)
+    net = Classes()
+    c, u = (predictions.to_eps(net(x, T, each), x, alpha, sigma) for each in (cond, null(cond)))
+    guided = u + 5.0 * (c - u)
+    for amount, same in ((0.0, True), (0.7, False)):
+        on_eps = guidance.rescaled(guided, c, amount) if amount else guided
+        ours = guidance.classifier_free(net, 5.0, null, rescale=amount)(x, T, cond)
+        theirs = predictions.to_x0("eps", on_eps, x, alpha, sigma)
+        assert torch.allclose(ours, theirs.to(ours.dtype), atol=1e-4) is same
+
+
 def test_channels_beyond_the_guided_ones_are_the_conditional_estimate():
     net = Classes()
     x, cond = example()

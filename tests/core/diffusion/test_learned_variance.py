@@ -106,6 +106,19 @@ def test_the_bound_is_zero_for_who_knows_x0_and_the_posterior_s_variance(kind):
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_the_first_step_s_lower_bound_is_the_posterior_s_variance_of_the_second(kind):
+    """That of the first itself is 0, whose logarithm no fraction can interpolate."""
+    path = schedule(kind, 50)
+    bar_1, bar_2 = path.alpha_bars[:2].tolist()
+    second = (1 - bar_1) / (1 - bar_2) * (1 - bar_2 / bar_1)
+    x0 = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    first = torch.tensor([1 / 50], dtype=torch.float64)
+    # A right mean: the density's peak, log2 √(2π σ²).
+    bits = variance.vlb_bits(path, x0, x0, first, x0, torch.zeros(()))
+    assert float(bits) == pytest.approx(0.5 * math.log2(2 * math.pi * second), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_the_bound_is_the_kl_of_the_table_s_posteriors(kind):
     path = schedule(kind, 50)
     x0, x_t, t, step = pieces(path)

@@ -36,6 +36,14 @@ def test_times_on_the_straight_path_are_continuous_unless_the_bound_needs_steps(
 
 
 @pytest.mark.parametrize("times", ["uniform", "logit-normal"])
+@pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
+def test_shifted_times_stay_on_the_table_of_a_variance_preserving_schedule(times: str, shift: float) -> None:
+    steps = Denoising(schedule("cosine", 50), times=times, shift=shift).draw_times(evenly(500)).double() * 50
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-5)
+    assert float(steps.round().min()) >= 1 and len(set(steps.round().tolist())) > 20
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit-normal"])
 def test_the_shift_moves_times_towards_noise(times: str) -> None:
     path = schedule("rectified-flow")
     plain, shifted = (

@@ -124,6 +124,87 @@ FAULTS = [
         "tests/core/diffusion/test_objective.py",
     ),
     Fault(
+        "sampling eps from where alpha is next to nothing",
+        "core/diffusion/predictions.py",
+        "else schedule.time_at(MOST_NOISE)",
+        "else 1.0",
+        "tests/promises/test_promise_usable.py",
+    ),
+    Fault(
+        "rotation that knows rows alone",
+        "core/denoisers/layers.py",
+        "for positions in (rows, columns)]",
+        "for positions in (rows, rows)]",
+        "tests/core/denoisers/test_layers.py",
+    ),
+    Fault(
+        "queries normalised after their rotation",
+        "core/denoisers/layers.py",
+        """        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+""",
+        """        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        q, k = self.q_norm(q), self.k_norm(k)
+""",
+        "tests/core/denoisers/test_layers.py",
+    ),
+    Fault(
+        "min-SNR's gamma left at its default",
+        "core/diffusion/objective.py",
+        "self.schedule.log_snr(t), self.min_snr_gamma)",
+        "self.schedule.log_snr(t))",
+        "tests/stages/test_training_choices.py",
+    ),
+    Fault(
+        "times shifted off the table",
+        "core/diffusion/objective.py",
+        "return (times.on_table(t, self.schedule.num_steps) if self.on_table else t).float()",
+        "return times.shift(times.on_table(t, self.schedule.num_steps) if self.on_table else t, self.shift).float()",
+        "tests/core/diffusion/test_objective.py",
+    ),
+    Fault(
+        "autoguidance with the weak model's variance",
+        "core/pipeline/model.py",
+        "weak, _ = _bare(model.weak, policy)",
+        "weak, split = _bare(model.weak, policy)\n        for_ddpm |= {'variance': split.fraction} if split else {}",
+        "tests/core/pipeline/test_guided.py",
+    ),
+    Fault(
+        "the first step's lower bound taken from the first step's beta",
+        "core/diffusion/variance.py",
+        "torch.where(step > 1, posterior, _first_posterior(schedule)).log()",
+        "torch.where(step > 1, posterior, beta).log()",
+    ),
+    Fault(
+        "leading times by a whole stride",
+        "core/diffusion/times.py",
+        "times = [((i - 1) * num_steps // steps + 1 + offset) / num_steps for i in down]",
+        "times = [((i - 1) * (num_steps // steps) + 1 + offset) / num_steps for i in down]",
+    ),
+    Fault(
+        "the likelihood's other steps counted with the first",
+        "core/metrics/likelihood.py",
+        "(steps - 1) * terms[1:].mean(0)",
+        "steps * terms[1:].mean(0)",
+        "tests/core/metrics/test_likelihood.py",
+    ),
+    Fault(
+        "kernel subsets all alike",
+        "core/metrics/kernel.py",
+        'generator(seed, "kernel distance", i)',
+        'generator(seed, "kernel distance", 0)',
+        "tests/core/metrics/test_kernel_distance.py",
+    ),
+    Fault(
+        "the score's deviation divided by one part less",
+        "core/metrics/inception_score.py",
+        "scores.std(correction=0)",
+        "scores.std(correction=1)",
+        "tests/core/metrics/test_inception_score.py",
+    ),
+    Fault(
         "null class one too low",
         "core/conditioning/labels.py",
         "torch.full((n,), self.num_classes, device=device)",

@@ -56,6 +56,12 @@ def test_trailing_and_linspace_are_those_of_diffusers_but_for_ties_and_one_step(
     assert scheduler.timesteps.tolist() == ([999] if spacing == "trailing" else [0])
 
 
+def test_leading_times_are_as_even_as_the_table_allows_where_steps_do_not_divide_it():
+    assert (10 * times.grid(10, 3, "leading")).round().tolist() == [7, 4, 1, 0]
+    assert (10 * times.grid(10, 7, "leading")).round().tolist() == [9, 8, 6, 5, 3, 2, 1, 0]
+    assert (10 * times.grid(10, 4, "leading", offset=1)).round().tolist() == [9, 7, 4, 2, 0]
+
+
 def test_leading_covers_the_table_where_the_stride_of_diffusers_does_not():
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(timestep_spacing="leading")

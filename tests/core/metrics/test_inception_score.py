@@ -31,3 +31,10 @@ def test_samples_sorted_by_class_do_not_change_the_score() -> None:
     logits = 30 * torch.eye(5).repeat_interleave(100, 0)
     mean, _ = inception_score(logits, splits=10)
     assert mean > 4.5  # Without shuffling, each split would see one class only and score 1.
+
+
+def test_the_deviation_is_that_of_the_parts_themselves() -> None:
+    """Two parts, one of two sharp classes and one of one: scores 2 and 1 have the deviation 1/2, divided by 2."""
+    logits = 1000 * torch.eye(2)[[0, 1, 0, 0]]
+    seed = next(seed for seed in range(100) if inception_score(logits, 2, seed)[0] == pytest.approx(1.5))
+    assert inception_score(logits, 2, seed) == (pytest.approx(1.5), pytest.approx(0.5))

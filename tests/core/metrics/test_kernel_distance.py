@@ -53,3 +53,10 @@ def test_same_seed_same_number_other_seed_another() -> None:
     first = kernel_distance(x, y, subsets=5, subset_size=20, seed=3)
     assert first == kernel_distance(x, y, subsets=5, subset_size=20, seed=3)
     assert first.mean != kernel_distance(x, y, subsets=5, subset_size=20, seed=4).mean
+
+
+def test_every_subset_is_another_one() -> None:
+    x, y = draw(60, 4, 1), draw(50, 4, 2)
+    assert kernel_distance(x, y, subsets=5, subset_size=20).std > 1e-3
+    first, second = (kernel_distance(x, y, subsets=n, subset_size=20).mean for n in (1, 2))
+    assert first != second

@@ -82,3 +82,17 @@ def test_the_numbers_do_not_depend_on_the_batches() -> None:
     whole: list[tuple[Tensor, Cond, Tensor]] = [(torch.cat(x0), {}, torch.cat(rows))]
     split = bits_per_dim(exact(path), path, batches(200), 5, 0, CPU)["true"].total
     assert bits_per_dim(exact(path), path, whole, 5, 0, CPU)["true"].total == pytest.approx(split, rel=1e-9)
+
+
+def test_the_other_steps_are_all_of_the_table_but_the_first() -> None:
+    """The bound adds up T − 1 terms beside the first: of two steps, one."""
+    path = schedule("cosine", 2)
+    (x0, cond, rows), *_ = batches(50)
+
+    def estimate(x_t: Tensor, t: Tensor, cond: object) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.zeros_like(x_t), {"beta": torch.ones(())}
+
+    found = bits_per_dim(estimate, path, [(x0, cond, rows)], 1, 0, CPU)["beta"]
+    # The term at t = 1 depends on x0 alone, as the estimate does not look at x_t.
+    last = variance.vlb_bits(path, x0, x0, torch.ones(len(x0)), torch.zeros_like(x0), torch.ones(()))
+    assert found.others == pytest.approx(float(last.mean()), rel=1e-6)

@@ -29,13 +29,13 @@ T = torch.tensor(0.4, dtype=torch.float64)
 class Toy(DenoiserNetwork):
     """An x0-prediction that depends on everything; twice as many channels where it says the variance as well."""
 
-    def __init__(self, gain: float, twice: bool = False) -> None:
+    def __init__(self, gain: float, twice: bool = False, sharpness: float = 1.0) -> None:
         super().__init__()
-        self.gain, self.twice = gain, twice
+        self.gain, self.twice, self.sharpness = gain, twice, sharpness
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Tensor:
         x0 = self.gain * x + cond["labels"].view(-1, 1, 1, 1) + t.view(-1, 1, 1, 1)
-        return torch.cat([x0, torch.tanh(x)], dim=1) if self.twice else x0
+        return torch.cat([x0, torch.tanh(self.sharpness * x)], dim=1) if self.twice else x0
 
 
 def logits(x: Tensor) -> Tensor:
@@ -145,6 +145,37 @@ def test_a_learned_variance_is_that_of_the_conditional_pass() -> None:
     steered = guided(learned, Guidance(cfg=3.0), POLICY, ddpm=True, learned_variance=True)
     assert steered.denoise(x, T, cond).shape == x.shape
     torch.testing.assert_close(steered.for_ddpm["variance"](x, T, cond), (torch.tanh(x) + 1) / 2)
+
+
+def test_autoguidance_draws_with_the_variance_of_the_model_itself() -> None:
+    x, cond = inputs()
+    diffusion = Diffusion(prediction="x0", learn_variance=True)
+    weak = model(network=Toy(0.1, twice=True, sharpness=3.0), diffusion=diffusion)
+    learned = model(network=Toy(0.3, twice=True), diffusion=diffusion, weak=weak)
+    steered = guided(learned, Guidance(autoguide_scale=2.0), POLICY, ddpm=True, learned_variance=True)
+    steered.denoise(x, T, cond)
+    torch.testing.assert_close(steered.for_ddpm["variance"](x, T, cond), (torch.tanh(x) + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, 1.0),
+        ({"prediction": "eps", "weighting": "snr", "schedule": "linear"}, 1.0),
+        ({"prediction": "eps", "weighting": "snr"}, 0.9961),
+        ({"prediction": "eps", "weighting": "snr", "shift": 3.0}, 0.9961),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 7, 50, 1000])
+def test_sampling_starts_where_the_prediction_can_be_trusted(
+    settings: dict[str, object], first: float, steps: int
+) -> None:
+    built = model(diffusion=Diffusion.model_validate(settings))
+    grid = built.grid(steps)
+    assert len(grid) == steps + 1 and bool((grid.diff() < 0).all()) and grid[-1] == 0
+    assert float(grid[0]) == pytest.approx(first, abs=1e-4)
+    alpha, sigma = built.schedule.alpha_sigma(grid[0])
+    assert settings.get("prediction") != "eps" or float(sigma / alpha) <= 165.001
 
 
 class Valueless(Policy):
