@@ -20,7 +20,10 @@ class Training(Stage):
     """What every trained stage may start from."""
 
     start_from: Location | None = option(
-        None, "Start from the weights of a finished training of this kind: a run, or a stage's folder.", "--start-from"
+        None,
+        "Start from the weights of a finished training of this kind: a run, or a stage's folder.",
+        "--start-from",
+        identity="contents",
     )
 
 
@@ -66,16 +69,6 @@ class GeneratorTraining(Training):
     metrics: Metrics = section(Metrics)
     machine: Machine = section(Machine)
 
-    @model_validator(mode="after")
-    def _steps_keep_the_path(self) -> "DenoiserTraining":
-        kind, least = self.diffusion.schedule, least_steps(self.diffusion.schedule)
-        if self.diffusion.num_steps < least:
-            raise ValueError(
-                f"`diffusion.num_steps={self.diffusion.num_steps}` makes {kind!r} another schedule than its 1000 steps:"
-                f" take {least} or more, or the schedule 'cosine'"
-            )
-        return self
-
     @model_validator(mode="before")
     @classmethod
     def _nothing_is_dropped_of_no_condition(cls, values: Any) -> Any:
@@ -98,6 +91,16 @@ class DenoiserTraining(GeneratorTraining):
     model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
     train: DenoiserTrain = section(DenoiserTrain)
+
+    @model_validator(mode="after")
+    def _steps_keep_the_path(self) -> Self:
+        kind, least = self.diffusion.schedule, least_steps(self.diffusion.schedule)
+        if self.diffusion.num_steps < least:
+            raise ValueError(
+                f"`diffusion.num_steps={self.diffusion.num_steps}` makes {kind!r} another schedule than its 1000 steps:"
+                f" take {least} or more, or the schedule 'cosine'"
+            )
+        return self
 
 
 class NextScaleTraining(GeneratorTraining):
