@@ -11,6 +11,7 @@ class DenoiserConfig(NetworkConfig):
     latent_size: side, or (height, width), of the latents; `check` refuses those that the network does not take.
     num_classes: 0 for latents without labels. label_dropout: only whether it is above 0 matters here: then there is a
     null class. learn_sigma: whether the output has a second half, for the variance. time_scale: of times in [0, 1].
+    scalars: fields of the condition, a number for each sample, that the network takes beside its family's own.
     """
 
     latent_channels: int = Field(ge=1, le=4096)
@@ -19,6 +20,7 @@ class DenoiserConfig(NetworkConfig):
     label_dropout: float = Field(default=0.1, ge=0, lt=1)
     learn_sigma: bool = False
     time_scale: float = 1000.0
+    scalars: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from .layers import (
     Attention,
     Linear,
     Mlp,
+    ScalarEmbeddings,
     SwiGLU,
     TimestepEmbedding,
     modulate,
@@ -54,6 +55,7 @@ class DiT(DenoiserNetwork):
         self.patch = Linear(config.latent_channels * patch**2, width)
         self.time = TimestepEmbedding(width, config.frequencies, config.time_scale, config.frequency_shift)
         self.label = LabelEmbedding(config.num_classes, config.has_null, width) if config.num_classes else None
+        self.scalars = ScalarEmbeddings(config.scalars, width)
 
         # Modulations are computed by one linear map a block, outside of the blocks: all need the condition alone.
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -69,13 +71,16 @@ class DiT(DenoiserNetwork):
         return 6.0 * self.config.num_tokens * sum(p.numel() for p in self.blocks.parameters())
 
     def prepare(self, cond: Cond) -> Cond:
-        return {} if self.label is None else {"label": self.label(cond["labels"])}
+        vectors = [] if self.label is None else [self.label(cond["labels"])]
+        vectors += self.scalars.vectors(cond)
+        return {"given": torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]} if vectors else {}
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Any:
-        # Time and label modulate every block, and the final layer.
+        # Time, label and scalars modulate every block, and the final layer.
         condition = self.time(t)
-        if self.label is not None:
-            condition = condition + (cond["label"] if "label" in cond else self.label(cond["labels"]))
+        prepared = cond if "given" in cond else self.prepare(cond)
+        if prepared:
+            condition = condition + prepared["given"]
         condition = F.silu(condition)
         modulations = [linear(condition) for linear in self.modulation]
 
@@ -134,6 +139,7 @@ class DiT(DenoiserNetwork):
         # As in the paper's code: N(0, 0.02) for the time's MLP; labels have theirs from `LabelEmbedding`.
         for linear in (self.time.up, self.time.down):
             nn.init.normal_(linear.weight, std=0.02)
+        self.scalars.start_at_zero()
         # adaLN-Zero: gates of 0 make each block the identity, and the first prediction is 0.
         for module in (*self.modulation.modules(), self.final):
             if isinstance(module, nn.Linear):

@@ -4,12 +4,14 @@ Shape suffixes where the rank changes: B batch, T tokens, D width, N heads, H he
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..diffusion.conditions import Cond
 from ..system.attention import attend
 from ..system.precision import bf16_units
 
@@ -173,3 +175,25 @@ class TimestepEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         angles_BF = (t * self.scale).float()[:, None] * self.table
         return self.down(F.silu(self.up(torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1))))
+
+
+class ScalarEmbeddings(nn.ModuleDict):
+    """A vector (B, width) for each scalar field (B,) of a condition, by its name; all are 0 until they are trained.
+
+    A network that is given them after its training computes at first what it did before.
+    """
+
+    def __init__(self, names: Sequence[str], width: int) -> None:
+        super().__init__({name: TimestepEmbedding(width, 256, scale=100.0, shift=0) for name in names})
+        self.start_at_zero()
+
+    def start_at_zero(self) -> None:
+        """Set the last layers to 0."""
+        for embedding in self.values():
+            assert isinstance(embedding, TimestepEmbedding)
+            nn.init.zeros_(embedding.down.weight)
+            nn.init.zeros_(embedding.down.bias)
+
+    def vectors(self, cond: Cond) -> list[Tensor]:
+        """Return the vectors (B, width) of a condition's scalars."""
+        return [embedding(cond[name]) for name, embedding in self.items()]

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from ..conditioning.labels import LABELS, LabelEmbedding
 from ..diffusion.conditions import Cond
 from . import unet_blocks
-from .layers import TimestepEmbedding
+from .layers import ScalarEmbeddings, TimestepEmbedding
 from .network import DenoiserNetwork, channels_last
 from .unet_blocks import Given
 from .unet_config import Part, UNetConfig
@@ -82,6 +82,7 @@ class UNet(DenoiserNetwork):
         self.time = TimestepEmbedding(config.embedding, config.channels, config.time_scale, shift=0)
         num = config.num_classes
         self.label = LabelEmbedding(num, config.has_null, config.embedding) if num else None
+        self.scalars = ScalarEmbeddings(config.scalars, config.embedding)
         self.blocks = nn.ModuleList(part_of(config, part, str(i)) for i, part in enumerate(self.parts))
         self.norm = nn.GroupNorm(config.groups, end)
         self.last = unet_blocks.zeroed(nn.Conv2d(end, config.out_channels, config.edge, padding=padding))
@@ -98,6 +99,8 @@ class UNet(DenoiserNetwork):
 
     def prepare(self, cond: Cond) -> Cond:
         given = {} if self.label is None else {"label": self.label(cond[LABELS])}
+        if self.scalars:
+            given["scalars"] = torch.stack(self.scalars.vectors(cond)).sum(0)
         if self.config.token_width:
             for module in self.modules():
                 if isinstance(module, unet_blocks.CrossAttention):
@@ -107,7 +110,8 @@ class UNet(DenoiserNetwork):
         return given
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Any:
-        given = self._vectors(t, self.prepare(cond) if {LABELS, "tokens"} & cond.keys() else cond)
+        plain = {LABELS, "tokens", *self.scalars} & cond.keys()
+        given = self._vectors(t, self.prepare(cond) if plain else cond)
         maps = self.first(x_t.contiguous(memory_format=torch.channels_last))
         kept, hidden = [maps], {}
         for i, (part, block) in enumerate(zip(self.parts, self.blocks, strict=True)):
@@ -128,6 +132,7 @@ class UNet(DenoiserNetwork):
     def _vectors(self, t: Tensor, prepared: Cond) -> Given:
         """Return what the blocks are given: vectors of time and class, keys and values of tokens."""
         time, label = self.time(t), prepared.get("label")
+        time = time + prepared["scalars"] if "scalars" in prepared else time
         if self.config.modulation == "split":
             assert label is not None
             return {**prepared, "time": F.silu(time), "label": F.silu(label)}
