@@ -205,6 +205,31 @@ _STAGES = (
         smallest=_SMALL_DENOISER,
     ),
     Command(
+        "distill",
+        "Distill a trained denoiser into students of few steps.",
+        (
+            "ldm distill --name mine --steps 4",
+            "ldm sample --name mine --denoiser runs/mine/students/4 --class 3 --cfg 3",
+            "ldm distill --steps 1 --guidance 1,5 --images 200k",
+        ),
+        "stages.distill",
+        "stages.configs:Distill",
+        (
+            Kind(
+                "students",
+                DENOISER,
+                "Students",
+                inputs={"denoiser": DENOISER, **_OF_LATENTS},
+                labelled=True,
+                beside="draws in few steps",
+                network=_DENOISERS,
+            ),
+        ),
+        targets=(),
+        shared=True,
+        smallest={"steps": 1, "first_steps": 2, "train": _SHORT, "preview": {"every": 64, "per_class": 1}},
+    ),
+    Command(
         "train-var",
         "Train a next-scale transformer on the tokens of an autoencoder.",
         (

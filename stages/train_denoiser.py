@@ -1,7 +1,6 @@
 """`ldm train-denoiser`: latents in, or the pixels of images, a denoiser out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from ..core.latents.dataset import LatentSets
 from ..core.pipeline.generation import DEFAULT_CFG, Sampling, check
 from ..core.pipeline.training_data import TrainingData
 from ..core.progress import Outcome, Progress
-from ..core.runs.roles import DENOISER, Role
+from ..core.runs.roles import DENOISER
 from ..core.system.precision import Policy
-from ..core.training.generators import train_generator
+from ..core.training.generators import Kind, train_generator
 from ..core.training.tasks.denoising import DenoisingTask, network_config
 from .configs import TrainDenoiser
 
@@ -25,13 +24,12 @@ def run(config: TrainDenoiser, progress: Progress) -> Outcome:
     return train_generator(config, _Denoiser(config), progress, config.train.shard)
 
 
-@dataclass(frozen=True)
-class _Denoiser:
-    """What a denoiser's training has of its own: a `core.training.generators.Kind`."""
+class _Denoiser(Kind):
+    """What a denoiser's training has of its own."""
 
     config: TrainDenoiser
-    noun: str = "denoiser"
-    role: Role = DENOISER
+    noun = "denoiser"
+    role = DENOISER
 
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
         return network_config(self.config, data.described.metadata["latent_shape"], data.conditioning)
@@ -53,7 +51,11 @@ class _Denoiser:
 
     def describe(self, network: DenoiserConfig) -> Mapping[str, Any]:
         diffusion = self.config.diffusion.model_dump(mode="json")
-        return {"diffusion": diffusion, "time_convention": "t = 0 is data, t = 1 is noise"}
+        return {
+            "diffusion": diffusion,
+            "time_convention": "t = 0 is data, t = 1 is noise",
+            "label_dropout": network.label_dropout,
+        }
 
     def save(self, network: DenoiserNetwork, folder: Path, extra: dict[str, Any]) -> None:
         denoisers.save(network, folder, extra)

@@ -1,7 +1,6 @@
 """`ldm train-var`: tokens of several scales in, a next-scale transformer out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from ..core.latents.dataset import LatentSets
 from ..core.pipeline.token_drawing import token_sampling
 from ..core.pipeline.training_data import TrainingData
 from ..core.progress import Outcome, Progress
-from ..core.runs.roles import NEXT_SCALE, Role
+from ..core.runs.roles import NEXT_SCALE
 from ..core.system.precision import Policy
-from ..core.training.generators import train_generator
+from ..core.training.generators import Kind, train_generator
 from ..core.training.tasks.next_scale import NextScaleTask, network_config
 from .configs import TrainVAR
 
@@ -27,13 +26,12 @@ def run(config: TrainVAR, progress: Progress) -> Outcome:
     return train_generator(config, _NextScale(config), progress)
 
 
-@dataclass(frozen=True)
-class _NextScale:
-    """What its training has of its own: a `core.training.generators.Kind`."""
+class _NextScale(Kind):
+    """What its training has of its own."""
 
     config: TrainVAR
-    noun: str = "transformer"
-    role: Role = NEXT_SCALE
+    noun = "transformer"
+    role = NEXT_SCALE
 
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> NextScaleConfig:
         return network_config(self.config, data, autoencoder)
@@ -51,7 +49,7 @@ class _NextScale:
         return NextScaleTask(self.config, network, latents, autoencoder, policy)
 
     def describe(self, network: NextScaleConfig) -> Mapping[str, Any]:
-        return {"scales": list(network.scales)}
+        return {"scales": list(network.scales), "label_dropout": network.label_dropout}
 
     def save(self, network: NextScaleTransformer, folder: Path, extra: dict[str, Any]) -> None:
         registry.save(network, folder, extra)

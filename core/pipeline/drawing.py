@@ -27,9 +27,10 @@ from ..system.precision import Policy
 from ..system.signals import stop_flag
 from .generation import Edit, Sampling, check, check_clip, chunk_size, generate, sampling_of
 from .generator import OnStep, refuse_settings
-from .loading import diffusion_of, load_model, open_denoiser, open_guides, with_guides
+from .loading import diffusion_of, load_model, open_denoiser, open_guides, student_of, with_guides
 from .model import Model
 from .settings import Drawing, TokenDrawing
+from .students import inside, sampling_of_student
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class DenoisingGenerator:
             assert on_step is not None, "called only with on_step"
             on_step(step, lambda: {"x_t": self.decode(x), "x0 estimate": self.decode(x0)})
 
-        return generate(self.model, cond, seeds, self.sampling, self.policy, show if on_step else None, edit)
+        sampling, student = self.sampling, self.model.student
+        if student is not None:
+            cond, sampling = inside(student, cond, sampling, len(seeds))
+        return generate(self.model, cond, seeds, sampling, self.policy, show if on_step else None, edit)
 
     def encode(self, images: np.ndarray) -> Tensor:
         """Return latents, on the device, of images, uint8 (B, H, W, 3)."""
@@ -101,8 +105,11 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     refuse_settings(config, TokenDrawing, (), "a denoiser")
     source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
     diffusion, conditioning = diffusion_of(source), conditioning_of(source.metadata)
+    channels, student = source.metadata["latent_shape"][0], student_of(source)
+    if student is not None:
+        sampling = sampling_of_student(config, student)
+        return OpenedDenoiser(source, {}, conditioning, sampling, f"cfg-{sampling.cfg:g}_distilled{student.steps}")
     sampling = sampling_of(config, conditioning.has_null).on(diffusion.most_steps)
-    channels = source.metadata["latent_shape"][0]
     check(sampling, diffusion, conditioning.has_null, channels)
     check_clip(sampling, of_pixels=source.metadata["image_size"] == source.metadata["latent_shape"][1])
     steps = config.steps if config.steps is not None else ""

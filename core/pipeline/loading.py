@@ -25,7 +25,7 @@ from ..settings.fields import Run, shared_fields
 from ..system.precision import Policy, for_inference
 from .best import open_best
 from .model import Model, forward_process
-from .settings import Diffusion, Drawing
+from .settings import Diffusion, Drawing, Student
 
 
 def open_denoiser(
@@ -53,6 +53,7 @@ def load_model(source: StageRun, config: Run, policy: Policy) -> Model:
         network=for_inference(denoisers.load(source.path / "final", shape), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         diffusion=diffusion_of(source),
+        student=student_of(source),
         latent_shape=shape,
         conditioning=conditioning_of(metadata),
     )
@@ -151,6 +152,12 @@ def training_objective(diffusion: Diffusion, **networks: Network) -> Objective:
     given = {**dict(diffusion), "schedule": forward_process(diffusion), **networks}
     objective: Objective = shared_fields(OBJECTIVES[diffusion.objective], given)
     return objective
+
+
+def student_of(artifact: StageRun) -> Student | None:
+    """Return what a denoiser was distilled to do; None for others. Raises DataError as `data_of` does."""
+    recorded = artifact.metadata.get("student")
+    return None if recorded is None else section_of(Student, recorded, artifact, "facts.student")
 
 
 def load_perceptual(folder: Path | None, policy: Policy) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

@@ -21,7 +21,7 @@ from ..diffusion.variance import SplitOutput
 from ..images.decode import as_tensor, as_uint8
 from ..system.memory import equal_chunks
 from ..system.precision import Policy
-from .settings import Diffusion
+from .settings import Diffusion, Student
 
 _PIXELS_DECODED = 1 << 20  # of images, at once: 16 of 256 x 256, whose maps in a decoder for them take 1 GB each
 
@@ -35,7 +35,8 @@ def forward_process(diffusion: Diffusion) -> Schedule:
 class Model:
     """A trained latent diffusion model, and what may guide it.
 
-    diffusion: what the network was trained to do. weak: a worse model of the same latents, for autoguidance.
+    diffusion: what the network was trained to do. student: what it was distilled to do, if it was. weak: a
+    worse model of the same latents, for autoguidance.
     classifier: of noisy latents, x_t, t (B,) and the condition → its log-probability (B,).
     """
 
@@ -44,6 +45,7 @@ class Model:
     diffusion: Diffusion
     latent_shape: tuple[int, int, int]
     conditioning: Conditioning
+    student: Student | None = None
     weak: "Model | None" = None
     classifier: LogProb | None = None
 

@@ -91,6 +91,18 @@ class Diffusion(Section):
         return self.objective != FIXED_NOISE or self.pure_noise
 
 
+class Student(Section):
+    """What a distilled denoiser was made for: its steps, and the guidance scales, lowest and highest, inside it."""
+
+    steps: int = option(..., "Steps.", ge=1)
+    guidance: tuple[float, float] = option((1.0, 1.0), "Lowest and highest guidance scale.")
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether the network takes the scale as a condition: there is more than one."""
+        return self.guidance[0] < self.guidance[1]
+
+
 class Asking(Stage):
     """Which conditions images are drawn for: a setting for each kind, of which a model takes those of its own."""
 

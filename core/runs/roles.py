@@ -55,7 +55,10 @@ AUTOENCODER = Role(
 )
 LATENTS = Role("latents", {"latents": "encode"}, "Latents")
 DENOISER = Role(
-    "denoiser", {"dit": "train-dit", "denoiser": "train-denoiser"}, "Denoiser", draws="pipeline.drawing:open_model"
+    "denoiser",
+    {"dit": "train-dit", "denoiser": "train-denoiser", "students": "distill"},
+    "Denoiser",
+    draws="pipeline.drawing:open_model",
 )
 NEXT_SCALE = Role(
     "next-scale transformer", {"var": "train-var"}, "NextScale", draws="pipeline.token_drawing:open_next_scale"

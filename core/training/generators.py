@@ -1,9 +1,10 @@
 """Training of a generator on latents, of any kind: data in, its folder with `final/`, and perhaps `best/`, out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -23,9 +24,9 @@ from ..system.compile import eager_mode
 from ..system.precision import Policy
 from . import loop
 from .sample_evaluator import SampleEvaluator, in_section_metrics
-from .start import open_start
+from .start import Start, open_start
 from .task import Task
-from .tasks.settings import GeneratorTraining
+from .tasks.settings import GeneratorTraining, LatentTraining
 
 _OUTPUTS = ["final/model.safetensors", "final/config.json"]
 
@@ -40,44 +41,59 @@ class GeneratorTask(Task, Protocol):
         """Return the network in training as sampling sees it."""
 
 
-class Kind(Protocol):
-    """A kind of generator: what the training of each has of its own."""
+class Kind(ABC):
+    """A kind of generator: what the training of each has of its own. noun: the generator, in words. role: its role."""
 
-    @property
-    def noun(self) -> str:
-        """The generator, in words."""
+    noun: ClassVar[str]
+    role: ClassVar[Role]
 
-    @property
-    def role(self) -> Role:
-        """What other stages open it as."""
+    def __init__(self, config: Any) -> None:
+        self.config = config
 
+    def data(self, policy: Policy) -> TrainingData:
+        """Open what it is trained on."""
+        config: GeneratorTraining = self.config
+        return training_data(config.latents, config, policy, config.label_dropout, config.conditioning != "none")
+
+    def start(self, inputs: dict[str, Any], folder: Path) -> Start | None:
+        """Open what it starts from, if anything, and add it to the inputs of the stage in `folder`."""
+        return open_start(self.role, self.config, inputs, folder)
+
+    @abstractmethod
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> Any:
         """Return the config of the network. Raises ConfigError for settings that do not fit the data."""
 
+    @abstractmethod
     def sampling(self, data: TrainingData) -> Any:
         """Return how samples are drawn to be evaluated, a dataclass. Raises ConfigError for what it cannot do."""
 
+    @abstractmethod
     def task(self, network: Any, latents: LatentSets, autoencoder: Autoencoder, policy: Policy) -> GeneratorTask:
         """Return what is trained."""
 
+    @abstractmethod
     def describe(self, network: Any) -> Mapping[str, Any]:
         """Return what sampling needs beside the weights, JSON."""
 
+    @abstractmethod
     def save(self, network: Any, folder: Path, extra: dict[str, Any]) -> None:
         """Write the network's folder."""
 
+    @abstractmethod
     def sample_flags(self, data: TrainingData) -> str | None:
         """Return the flags of `ldm sample` to propose; None where no images can be drawn."""
 
 
-def train_generator(config: GeneratorTraining, kind: Kind, progress: Progress, shard: bool = False) -> Outcome:
+def train_generator(
+    config: LatentTraining, kind: Kind, progress: Progress, shard: bool = False, label: str | None = None
+) -> Outcome:
     """Train a generator on a run's latents, or on its images where the autoencoder keeps pixels.
 
-    shard: whether each process holds its part of the network only.
+    shard: whether each process holds its part of the network only. label: of the folder, of kinds that have several.
     """
-    folder = output_folder(config)
+    folder = output_folder(config, label)
     with occupied(folder, config.machine, config.train) as policy:
-        data = training_data(config.latents, config, policy, config.label_dropout, config.conditioning != "none")
+        data = kind.data(policy)
         # Refuse wrong settings before anything is discarded.
         autoencoder = load_autoencoder(data.autoencoder, policy).network
         network, sampling = kind.network(data, autoencoder), None
@@ -86,7 +102,7 @@ def train_generator(config: GeneratorTraining, kind: Kind, progress: Progress, s
             with in_section_metrics():
                 sampling = kind.sampling(data)
             evaluator = SampleEvaluator(config, config.metrics, data, vars(sampling), policy, progress)
-        start = open_start(kind.role, config, inputs := data.inputs(folder), folder)
+        start = kind.start(inputs := data.inputs(folder), folder)
         work = claim(folder, config, inputs, progress)
         flags = kind.sample_flags(data)
         next_commands = [] if flags is None else [f"{command_line('sample', config)} {flags}"]
@@ -98,7 +114,7 @@ def train_generator(config: GeneratorTraining, kind: Kind, progress: Progress, s
         task = kind.task(network, sets, autoencoder, policy)
         if start is not None:
             start.load(task.network, data.conditioning.class_names, progress)
-        description = {**kind.describe(network), **_description(config, data)}
+        description = {**kind.describe(network), **_description(data)}
         state = BestState(work, partial(kind.save, task.network), description)
         if evaluator is not None:
             evaluator.start(task.generator(sampling), task.validate, state)
@@ -130,10 +146,9 @@ def train_generator(config: GeneratorTraining, kind: Kind, progress: Progress, s
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
 
-def _description(config: GeneratorTraining, data: TrainingData) -> dict[str, Any]:
+def _description(data: TrainingData) -> dict[str, Any]:
     """Return what sampling needs beside the weights of a generator of any kind."""
     return {
-        "label_dropout": config.label_dropout if data.conditioning.has_null else 0.0,
         **recorded(data.conditioning),
         **{name: data.described.metadata[name] for name in ("latent_shape", "image_size")},
     }

@@ -57,6 +57,10 @@ class NextScaleTrain(
     pass
 
 
+class DistillTrain(Train, defaults={"images": 100_000, "lr": 5e-5, "warmup": 1_000, "decay": "linear", "ema": 0.0}):
+    pass
+
+
 class ClassifierTrain(
     Train, defaults={"images": 100_000, "lr": 2e-3, "decay": "cosine", "weight_decay": 0.01, "ema": 0.0}
 ):

@@ -3,12 +3,14 @@
 from .autoencoder import Encode, TrainAutoencoder, TrainVQVAE
 from .classifier import TrainClassifier
 from .denoiser import TrainDenoiser, TrainDiT
+from .distill import Distill
 from .editing import Edit
 from .evaluation import Eval
 from .next_scale import TrainVAR
 from .sampling import Sample
 
 __all__ = [
+    "Distill",
     "Edit",
     "Encode",
     "Eval",

@@ -34,6 +34,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train": {**SHORT, "images": 64, "ema": 0.9},
         "preview": {"every": 64, "per_class": 1},
     },
+    "distill": {
+        "steps": 1,
+        "first_steps": 2,
+        "train": {**SHORT, "images": 32},
+        "preview": {"every": 32, "per_class": 1},
+    },
     "train-classifier": {"train": {**SHORT, "images": 128}},
     "sample": {"num": 8, "steps": 3},
     "edit": {"steps": 4, "strength": [0.5]},

@@ -14,13 +14,14 @@ from ...conditioning.registry import conditioning_of
 from ...denoisers import registry as denoisers
 from ...denoisers.config import DenoiserConfig
 from ...diffusion.conditions import Cond
-from ...diffusion.objective import FixedNoise
+from ...diffusion.objective import FixedNoise, Objective
 from ...distributed import processes
 from ...latents.dataset import LatentSets, held_out
 from ...pipeline.drawing import DenoisingGenerator
 from ...pipeline.generation import Sampling
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Guidance, Model, guided
+from ...pipeline.settings import Student
 from ...system.compile import compiling_pays, maybe_compile
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
@@ -51,6 +52,8 @@ def network_config(config: DenoiserTraining, latent_shape: Sequence[int], condit
 class DenoisingTask:
     """Denoising of latents, as `core.training.loop` trains it. autoencoder: None draws no previews."""
 
+    student: Student | None = None
+
     def __init__(
         self,
         config: DenoiserTraining,
@@ -62,7 +65,7 @@ class DenoisingTask:
         self.config, self.policy, self.autoencoder, self.latents = config, policy, autoencoder, latents
         self.num_samples = len(self.latents.train)
         self.conditioning = conditioning_of({"conditioning": latents.conditioning.describe()}, config.label_dropout)
-        self.objective = training_objective(config.diffusion)
+        self.objective: Objective = training_objective(config.diffusion)
 
         # Weights depend on the seed alone: neither on the data nor on the device.
         seeds.seed_everything(config.seed, "denoiser weights")
@@ -135,6 +138,7 @@ class DenoisingTask:
         """Return the model as sampling sees it."""
         assert self.autoencoder is not None, "previews need an autoencoder"
         return Model(
+            student=self.student,
             network=self.network,
             autoencoder=self.autoencoder,
             diffusion=self.config.diffusion,

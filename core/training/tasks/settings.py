@@ -13,7 +13,16 @@ from ...images.settings import Data
 from ...pipeline.settings import Diffusion
 from ...settings.fields import Location, Stage, option, section
 from ...system.settings import Machine
-from ..settings import AutoencoderTrain, ClassifierTrain, DenoiserTrain, Metrics, NextScaleTrain, Preview, Train
+from ..settings import (
+    AutoencoderTrain,
+    ClassifierTrain,
+    DenoiserTrain,
+    DistillTrain,
+    Metrics,
+    NextScaleTrain,
+    Preview,
+    Train,
+)
 
 
 class Training(Stage):
@@ -47,7 +56,21 @@ class AutoencoderTraining(Training):
     pictures: int = option(8, "Validation images shown beside their reconstruction.", identity=False, ge=1, le=64)
 
 
-class GeneratorTraining(Training):
+class LatentTraining(Stage):
+    """What every training on latents has."""
+
+    reading: Literal["auto", "held", "mapped", "streamed"] = option(
+        "auto",
+        "Latents held on the device, mapped into memory, or streamed from the disk; auto chooses by what they fit in.",
+        identity=False,
+    )
+    train: Train = section(Train)
+    preview: Preview = section(Preview)
+    metrics: Metrics = section(Metrics)
+    machine: Machine = section(Machine)
+
+
+class GeneratorTraining(LatentTraining, Training):
     """How a generator of any kind is trained on latents."""
 
     latents: Location | None = option(
@@ -59,15 +82,6 @@ class GeneratorTraining(Training):
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null class; 0 disables guidance.", "--label-dropout", ge=0, lt=1
     )
-    reading: Literal["auto", "held", "mapped", "streamed"] = option(
-        "auto",
-        "Latents held on the device, mapped into memory, or streamed from the disk; auto chooses by what they fit in.",
-        identity=False,
-    )
-    train: Train = section(Train)
-    preview: Preview = section(Preview)
-    metrics: Metrics = section(Metrics)
-    machine: Machine = section(Machine)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +122,36 @@ class NextScaleTraining(GeneratorTraining):
 
     model: SerializeAsAny[NextScaleModel] = section(NextScaleModel)
     train: NextScaleTrain = section(NextScaleTrain)
+
+
+class DistillTraining(LatentTraining):
+    """How a trained denoiser is distilled into students of fewer and fewer steps."""
+
+    denoiser: Location | None = option(
+        None, "Denoiser to distill; by default the run's own.", "--denoiser", identity="contents"
+    )
+    steps: int = option(4, "Steps of the last student; a power of two.", "--steps", ge=1)
+    first_steps: int = option(32, "Steps of the first student, which the teacher draws in twice as many.", ge=1)
+    guidance: tuple[float, float] | None = option(
+        None,
+        "Lowest,highest guidance scale that the students learn; one pass then does for two. By default 1,4, or none"
+        " where the teacher has no null class.",
+        "--guidance",
+    )
+    weighting: Literal["truncated-snr", "snr+1"] = option("truncated-snr", "Loss weight on the x0 error.")
+    train: DistillTrain = section(DistillTrain)
+
+    @model_validator(mode="after")
+    def _steps_halve(self) -> Self:
+        ratio = self.first_steps / self.steps
+        if ratio < 1 or ratio != int(ratio) or int(ratio) & (int(ratio) - 1):
+            raise ValueError(
+                f"`first_steps={self.first_steps}` does not halve to `steps={self.steps}`: take {self.steps} times a"
+                " power of two"
+            )
+        if self.guidance is not None and not 0 <= self.guidance[0] <= self.guidance[1]:
+            raise ValueError("`guidance` is a range: the lowest scale first, neither below 0")
+        return self
 
 
 class ClassifierTraining(Training):

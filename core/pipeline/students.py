@@ -1,0 +1,47 @@
+"""Sampling of distilled denoisers: what one can do, and how its guidance, which is inside of it, is asked for."""
+
+from dataclasses import replace
+
+import torch
+
+from ..diffusion.conditions import Cond
+from ..diffusion.distillation import CFG
+from ..errors import ConfigError
+from .generation import DEFAULT_CFG, Sampling
+from .generator import refuse_settings
+from .settings import Drawing, Student
+
+_TAKES = ("denoiser", "checkpoint", "label", "batch_size", "machine", "cfg", "cfg_paper", "steps")
+
+
+def sampling_of_student(drawing: Drawing, student: Student) -> Sampling:
+    """Return how a distilled denoiser draws images. Raises ConfigError for what it was not distilled to do."""
+    refuse_settings(drawing, Drawing, _TAKES, "a distilled denoiser")
+    if drawing.steps not in (None, student.steps):
+        raise ConfigError(
+            f"`steps={drawing.steps}`: this denoiser was distilled to {student.steps}",
+            "leave it out, or name the student of as many steps by `denoiser`",
+        )
+    low, high = student.guidance
+    scale = drawing.cfg if drawing.cfg_paper is None else 1 + drawing.cfg_paper
+    if scale is not None and not low <= scale <= high:
+        only = f"from {low:g} to {high:g}" if student.takes_scale else f"{low:g} alone"
+        raise ConfigError(
+            f"`cfg={scale:g}`: this denoiser was distilled at guidance scales {only}",
+            "give one of these, or distill with another `guidance`",
+        )
+    return usual_sampling(student, scale)
+
+
+def usual_sampling(student: Student, cfg: float | None = None) -> Sampling:
+    """Return how a student draws: its steps, at its own times, and by default the scale in its range next to 3."""
+    low, high = student.guidance
+    scale = min(max(DEFAULT_CFG, low), high) if cfg is None else cfg
+    return Sampling(cfg=scale, steps=student.steps, spacing="uniform")
+
+
+def inside(student: Student, cond: Cond, sampling: Sampling, count: int) -> tuple[Cond, Sampling]:
+    """Return the condition of `count` images, with the guidance scale where the student takes it, and sampling without
+    guidance around the network."""
+    scale = {CFG: torch.full((count,), sampling.cfg)} if student.takes_scale else {}
+    return {**cond, **scale}, replace(sampling, cfg=1.0)

@@ -1,0 +1,135 @@
+"""Distillation through the stages: a chain of students, each its own directory, and what each can do."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldm.core.denoisers import registry as denoisers
+from ldm.core.diffusion.distillation import CFG
+from ldm.core.errors import ConfigError, Stopped
+from ldm.core.progress import Silent
+from ldm.core.training import step
+from ldm.stages.configs.folders import Verify
+from ldm.stages.tools import verify
+from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    base = tmp_path_factory.mktemp("distill")
+    pipeline = Pipeline(base, write_squares(base / "squares", size=16))
+    pipeline.through("train-vqvae", "encode", "train-dit", "distill")
+    return pipeline
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "final" / "model.safetensors")
+
+
+def test_each_student_is_taught_by_the_one_before_it_and_everything_verifies(distilled: Pipeline) -> None:
+    students = distilled.folder / "students"
+    first, last = manifest(students / "2"), manifest(students / "1")
+    assert first["inputs"]["denoiser"]["path"] == "../../dit" and last["inputs"]["denoiser"]["path"] == "../2"
+    assert first["facts"]["student"] == {"steps": 2, "guidance": [1.0, 4.0]}
+    assert weights(students / "1").keys() == weights(students / "2").keys() > weights(distilled.folder / "dit").keys()
+    assert distilled.run("distill").already_complete
+    verify.run(Verify(path=distilled.folder), Silent())
+
+
+def test_a_student_draws_in_its_own_steps_at_a_scale_of_its_range(distilled: Pipeline) -> None:
+    one = distilled.folder / "students" / "1"
+    for label, scale in (("weak", 1.0), ("strong", 4.0)):
+        distilled.run("sample", denoiser=one, label=label, steps=None, cfg=scale, num=2)
+    drawn = manifest(distilled.folder / "samples" / "strong")["facts"]["sampling"]
+    assert drawn["steps"] == 1 and drawn["cfg"] == 4.0 and drawn["spacing"] == "uniform"
+    assert len(pngs(distilled.folder / "samples" / "weak")) == 6
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"steps": 7}, "distilled to 1"),
+        ({"cfg": 5.0}, "guidance scales from 1 to 4"),
+        ({"sampler": "heun"}, "no setting of a distilled denoiser"),
+    ],
+)
+def test_what_a_student_was_not_made_for_is_refused_by_name(
+    asked: dict[str, object], message: str, distilled: Pipeline
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        distilled.run("sample", **{"denoiser": distilled.folder / "students" / "1", "steps": None, **asked})
+
+
+def test_the_denoiser_of_the_run_is_still_the_usual_one(distilled: Pipeline) -> None:
+    distilled.run("sample", label="usual", num=1)
+    assert manifest(distilled.folder / "samples" / "usual")["inputs"]["denoiser"]["path"] == "../../dit"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("dit", {"patch_size": 2, "width": 16, "depth": 1, "heads": 2}),
+        ("unet", {"channels": 32, "blocks": ("res",), "multipliers": (1, 1), "repeats": 1, "middle": "res"}),
+    ],
+)
+def test_a_network_with_an_untrained_scalar_computes_what_it_did_without(family: str, shape: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    config = denoisers.FAMILIES[family].config(latent_channels=2, latent_size=4, num_classes=3, **shape)
+    plain, scaled = denoisers.build(config), denoisers.build(config.replace(scalars=(CFG,)))
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    scaled.load_state_dict({**scaled.state_dict(), **plain.state_dict()})
+    x, t, cond = torch.randn(3, 2, 4, 4), torch.rand(3), {"labels": torch.tensor([0, 1, 3])}
+    with_scale = {**cond, CFG: torch.tensor([1.0, 2.0, 3.0])}
+    torch.testing.assert_close(scaled(x, t, with_scale), plain(x, t, cond))
+    torch.testing.assert_close(scaled(x, t, scaled.prepare(with_scale)), plain(x, t, cond))
+
+
+def test_a_model_without_null_is_distilled_without_guidance(distilled: Pipeline, tmp_path: Path) -> None:
+    other = distilled.copy(tmp_path)
+    other.run("train-dit", label_dropout=0.0, replace=True)
+    with pytest.raises(ConfigError, match="needs a null class"):
+        other.run("distill", guidance=(1.0, 3.0), replace=True)
+    other.run("distill", replace=True)
+    assert manifest(other.folder / "students" / "1")["facts"]["student"]["guidance"] == [1.0, 1.0]
+    other.run("sample", denoiser=other.folder / "students" / "1", steps=None, num=1, label="plain")
+
+
+@pytest.mark.parametrize(("steps", "first"), [(3, 8), (4, 2), (2, 12)])
+def test_steps_that_do_not_halve_are_refused(steps: int, first: int, distilled: Pipeline) -> None:
+    with pytest.raises(ValueError, match="does not halve"):
+        distilled.config("distill", steps=steps, first_steps=first)
+
+
+def test_a_network_of_the_noise_is_refused(distilled: Pipeline, tmp_path: Path) -> None:
+    other = distilled.copy(tmp_path)
+    other.run("train-dit", replace=True, diffusion={"prediction": "eps", "weighting": "snr", "schedule": "linear"})
+    with pytest.raises(ConfigError, match="predicts the noise"):
+        other.run("distill", replace=True)
+
+
+def test_an_interrupted_chain_goes_on_to_the_same_weights(
+    distilled: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, usual, taken = distilled.copy(tmp_path), step.Stepper.step, []
+
+    def stop_in_the_second_student(self: step.Stepper, *of: object) -> object:
+        taken.append(1)
+        if len(taken) == 6:
+            raise Stopped("stopped by the test")
+        return usual(self, *of)  # type: ignore[arg-type]
+
+    for student in (other.folder / "students").iterdir():
+        shutil.rmtree(student)
+    monkeypatch.setattr(step.Stepper, "step", stop_in_the_second_student)
+    with pytest.raises(Stopped):
+        other.run("distill")
+    assert (other.folder / "students" / "2" / "manifest.json").exists()
+    other.run("distill")
+    for steps in ("2", "1"):
+        again, before = (weights(each.folder / "students" / steps) for each in (other, distilled))
+        assert all(torch.equal(again[name], before[name]) for name in before)
