@@ -220,7 +220,6 @@ _STAGES = (
                 DENOISER,
                 "Students",
                 inputs={"denoiser": DENOISER, **_OF_LATENTS},
-                labelled=True,
                 beside="draws in few steps",
                 network=_DENOISERS,
             ),

@@ -38,7 +38,8 @@ def command_of(path: Path, role: Role) -> str:
     settings = next(filter(Path.is_file, (path / RECIPE, path / MANIFEST)), None)
     if words[:2] != ["ldm", "import"]:
         words += ["-c", str(settings)] if settings is not None else shlex.split(role.given)
-        named = role.labelled and words[1] != "eval"  # That takes the name of what it evaluates.
+        # Evaluations take the name of what they evaluate, students that of their steps.
+        named = is_labelled(path, role) and words[1] not in ("eval", "distill")
         words += ["--label", path.name] if settings == path / MANIFEST and named else []
     return shlex.join([*words, *placed(path, role)])
 
@@ -48,9 +49,14 @@ def mending(path: Path, role: Role) -> str:
     return f"mend it: {command_of(path, role)}"
 
 
+def is_labelled(path: Path, role: Role) -> bool:
+    """Return whether a directory is one of several of its kind in a run, each under a label."""
+    return (kind_of(path) or path.parent.name) in role.labelled
+
+
 def placed(path: Path, role: Role) -> list[str]:
     """Return the flags for the run that a stage's directory lies in."""
-    root = path.parent.parent if role.labelled else path.parent
+    root = path.parent.parent if is_labelled(path, role) else path.parent
     return ["--runs-dir", str(root.parent), "--name", root.resolve().name]
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, DataError
 from ..files import is_inside
 from ..settings.fields import Run, Section
-from .commands import command_of, placed
+from .commands import command_of, is_labelled, placed
 from .outputs import command_line
 from .roles import Role
 from .run import IDENTITY, MANIFEST, StageRun, check_producer, kind_of, open_run
@@ -71,7 +71,7 @@ def made_by(role: Role, config: Run, folder: Path) -> str:
     if has_begun(folder):
         return command_of(folder, role)
     words = shlex.split(command_line(role.command(folder.name), config))
-    if (folder.parent.parent if role.labelled else folder.parent) != config.root:
+    if (folder.parent.parent if is_labelled(folder, role) else folder.parent) != config.root:
         words = ["ldm", *role.command(folder.name).split(), *placed(folder, role)]
     return shlex.join([*words, *role.given.split()])
 

@@ -50,7 +50,9 @@ def claim(
     made_by = shlex.join(["ldm", config.command, "-c", str(folder / RECIPE)])
     kind = kind or config.kind
     recipe = yaml.safe_dump({config.command: settings}, sort_keys=False, allow_unicode=True)
-    elsewhere = "another `label`" if hasattr(config, "label") else "" if role_of(kind).labelled else "another `name`"
+    elsewhere = (
+        "another `label`" if hasattr(config, "label") else "" if kind in role_of(kind).labelled else "another `name`"
+    )
     made_of = (made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
     wanted = Identity(kind, *made_of, places(config), elsewhere)
     if not processes.world().is_main:

@@ -18,8 +18,8 @@ class Role:
     """makers: the kinds of directories with this role, which name their folders in a run, each with the command
     that makes it, the usual one first. schema: of their metadata, a class in `schemas`. given: the arguments that the
     usual command requires. needed: whether what was made with it needs it later, too. draws: of generators, what opens
-    one to draw from, `module:function` in core; see `core.pipeline.generator`. labelled: whether a run has a folder of
-    them, one for each label.
+    one to draw from, `module:function` in core; see `core.pipeline.generator`. labelled: the kinds of which a
+    run has several, a folder for each label.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Role:
     given: str = ""
     needed: bool = False
     draws: str = ""
-    labelled: bool = False
+    labelled: tuple[str, ...] = ()
 
     @property
     def form(self) -> "type[Metadata] | None":
@@ -59,20 +59,21 @@ DENOISER = Role(
     {"dit": "train-dit", "denoiser": "train-denoiser", "students": "distill"},
     "Denoiser",
     draws="pipeline.drawing:open_model",
+    labelled=("students",),
 )
 NEXT_SCALE = Role(
     "next-scale transformer", {"var": "train-var"}, "NextScale", draws="pipeline.token_drawing:open_next_scale"
 )
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
-SAMPLES = Role("samples", {"samples": "sample"}, "Samples", labelled=True)
+SAMPLES = Role("samples", {"samples": "sample"}, "Samples", labelled=("samples",))
 EDITS = Role(
     "edits",
     {"edits": "edit", "anagrams": "anagram", "hybrids": "hybrid", "interpolations": "interpolate"},
     "Edits",
-    labelled=True,
+    labelled=("edits", "anagrams", "hybrids", "interpolations"),
 )
-EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation", labelled=True)
+EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation", labelled=("eval",))
 SWEEP = Role("sweep", {"sweep": "sweep"})
 
 ROLES = (AUTOENCODER, LATENTS, DENOISER, NEXT_SCALE, CLASSIFIER, NOISY_CLASSIFIER, SAMPLES, EDITS, EVALUATION, SWEEP)

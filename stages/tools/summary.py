@@ -74,7 +74,7 @@ class Summary:
 def read(root: Path, warn: Callable[[str], None]) -> Summary:
     """Read a run. warn: is called with each of its directories that is damaged, and left out."""
     written = (kind for command in STAGES.values() for kind in command.writes)
-    roles = {kind.role.name: kind.role for kind in written if not kind.role.labelled}
+    roles = {kind.role.name: kind.role for kind in written if kind.name not in kind.role.labelled}
     found = {name: [_read(role, kind, root / kind, warn) for kind in role.makers] for name, role in roles.items()}
     ranks = ("complete", "unfinished", "missing")
     stages = {name: min(several, key=lambda run: ranks.index(run.state)) for name, several in found.items()}

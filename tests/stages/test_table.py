@@ -34,7 +34,9 @@ def test_settings_name_the_command_and_the_kind_that_the_table_does(command: Com
 
 @pytest.mark.parametrize("command", STAGES.values(), ids=lambda command: command.name)
 def test_a_stage_makes_targets_where_its_kind_lies_and_names_what_estimates_it(command: Command) -> None:
-    assert all(bool(target.label) == command.writes[0].role.labelled for target in command.targets)
+    assert all(
+        bool(target.label) == (command.writes[0].name in command.writes[0].role.labelled) for target in command.targets
+    )
     assert not command.cost or callable(named(command.cost))
 
 

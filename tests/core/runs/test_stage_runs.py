@@ -134,7 +134,7 @@ def test_an_unfinished_directory_is_refused_with_the_command_that_finishes_it(tm
 def test_a_directory_of_another_kind_or_schema_is_refused(tmp_path: Path) -> None:
     finished(tmp_path)
     with pytest.raises(
-        DataError, match=r"holds 'anything', not 'dit' or 'denoiser' \(make one: ldm train-dit\)"
+        DataError, match=r"holds 'anything', not 'dit' or 'denoiser' or 'students' \(make one: ldm train-dit\)"
     ) as caught:
         open_run(tmp_path, DENOISER, "ldm train-dit")
     assert str(tmp_path) in caught.value.message
