@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from ..core import seeds
-from ..core.conditioning.conditioning import Conditioning, Request
 from ..core.diffusion import conditions, views
 from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
@@ -17,6 +16,7 @@ from ..core.images.decode import as_tensor, as_uint8, decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.drawing import DenoisingGenerator, Images, consecutive, draw, folder_label, open_model
 from ..core.pipeline.generation import Sampling, Start
+from ..core.pipeline.model import one_condition
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, occupied, output_folder
 from ..core.system.transfer import to_device
@@ -30,7 +30,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
     # What is asked for, checked before anything is loaded or written.
     opened = open_model(config)
     opened = replace(opened, sampling=_without_learned_variance(opened.sampling))
-    pair = [_one(opened.conditioning, text) for text in config.pair]
+    pair = [one_condition(opened.conditioning, "classes", text) for text in config.pair]
     titles = [request.titles[0] for request in pair]
     along = isinstance(config, Interpolate)
     own_seeds = np.full(config.count, config.seed) if along else consecutive(config.seed, config.count)
@@ -95,14 +95,6 @@ def _without_learned_variance(sampling: Sampling) -> Sampling:
     return replace(sampling, variance="posterior") if sampling.variance != "beta" else sampling
 
 
-def _one(conditioning: Conditioning, text: str) -> Request:
-    """Return the condition that a text names. Raises ConfigError where it names several."""
-    request = conditioning.request({"classes": text})
-    if len(request.titles) != 1:
-        raise ConfigError(f"`classes={text}` is {len(request.titles)} conditions", "name one class")
-    return request
-
-
 def _check_view(config: Anagram, side: int) -> None:
     """Refuse a view that latents of this size do not have."""
     if side % views.VIEWS[config.view].pieces:
@@ -111,7 +103,7 @@ def _check_view(config: Anagram, side: int) -> None:
 
 def _anagram(config: Anagram, generator: DenoisingGenerator, start: Start, other: Cond, rows: np.ndarray) -> Start:
     view, autoencoder = views.VIEWS[config.view], generator.model.autoencoder
-    if config.in_pixels(autoencoder.downsampling == 1):
+    if config.in_pixels(autoencoder.keeps_pixels):
 
         def seen_by(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
             return lambda x0: generator.encode(as_uint8(change(as_tensor(generator.decode(x0)))))
@@ -120,7 +112,7 @@ def _anagram(config: Anagram, generator: DenoisingGenerator, start: Start, other
         denoise = views.anagram_of_decoded(start.denoise, view, other, start.schedule, *whole)
     else:
         # Negative about the middle between black and white; a latent has none, so about its mean.
-        middle = -autoencoder.latent_mean / autoencoder.latent_std if autoencoder.downsampling == 1 else torch.zeros(1)
+        middle = -autoencoder.latent_mean / autoencoder.latent_std if autoencoder.keeps_pixels else torch.zeros(1)
         centre = middle.view(-1, 1, 1).to(start.x)
         denoise = views.anagram(start.denoise, view, other, start.schedule, centre)
     return replace(start, denoise=denoise)

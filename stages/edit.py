@@ -38,6 +38,7 @@ from .configs import Edit
 
 GRID_IMAGES = 20  # of `grid.png`, at most
 RECONSTRUCTION = "reconstruction"
+INVERTED = "inverted"  # its title
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def run(config: Edit, progress: Progress) -> Outcome:
 
 def _without_guidance(config: Edit) -> Edit:
     """Return the settings without guidance where there is no class to guide towards."""
-    if config.asked:
+    if config.asked or config.away_from is not None:
         return config
     if config.cfg not in (None, 1.0) or config.cfg_paper:
         raise ConfigError("`cfg` guides towards a class, and none is given", "add `classes`, or leave it out")
@@ -168,7 +169,7 @@ def _variants(config: Edit, opened: OpenedDenoiser, request: Request, model: Mod
         )
         change = replace(change, inversion=Inversion(own.cond, config.refine))
         whole = replace(change, strength=max(strengths), unguided=True)
-        variants = [Variant(RECONSTRUCTION, 0, config.seed, whole)]
+        variants = [Variant(INVERTED, 0, config.seed, whole)]
     for row in range(len(variants), len(request.titles)):
         for seed in consecutive(config.seed, config.num).tolist():
             for strength in strengths:
@@ -249,7 +250,7 @@ def _write_strips(
 ) -> list[str]:
     """Write a strip for each image, a row for each class and seed, and `grid.png`: the first rows of some images."""
     columns = list(dict.fromkeys(variant.title for variant in variants))
-    rows = list(dict.fromkeys((v.row, v.seed) for v in variants if v.title != RECONSTRUCTION))
+    rows = list(dict.fromkeys((v.row, v.seed) for v in variants if v.title != INVERTED))
     place = {(v.row, v.seed, v.title): number for number, v in enumerate(variants)}
     seeds = len({seed for _, seed in rows}) > 1
     titles = [request.titles[row] + (f", seed {seed}" if seeds else "") for row, seed in rows]
@@ -262,7 +263,7 @@ def _write_strips(
         drawn = [_read(folder / name) for name in names[image * len(variants) :][: len(variants)]]
         cells = []
         for row, seed in rows:
-            in_row = [drawn[0 if t == RECONSTRUCTION else place[row, seed, t]] for t in columns]
+            in_row = [drawn[0 if t == INVERTED else place[row, seed, t]] for t in columns]
             cells += [*shown, *in_row]
         heads = ["image", *(["mask"] if len(shown) > 1 else []), *columns]
         scale = scale_for(masked.image[None])

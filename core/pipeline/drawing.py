@@ -28,7 +28,7 @@ from ..system.signals import stop_flag
 from .generation import Edit, Sampling, check, check_clip, chunk_size, generate, sampling_of
 from .generator import OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, student_of, with_guides
-from .model import Model
+from .model import Model, one_condition
 from .settings import Drawing, TokenDrawing
 from .students import inside, sampling_of_student
 
@@ -97,7 +97,8 @@ class OpenedDenoiser:
         """Return what a manifest records of how images were drawn."""
         best = "best" in self.source.metadata
         state = {"checkpoint": f"best, after {self.source.metadata['images_seen']:,} images"} if best else {}
-        return {**vars(self.sampling), "steps": self.sampling.num_steps, "seed": seed, **state}
+        how = {name: value for name, value in vars(self.sampling).items() if (name, value) != ("away_from", None)}
+        return {**how, "steps": self.sampling.num_steps, "seed": seed, **state}
 
 
 def open_model(config: Drawing) -> OpenedDenoiser:
@@ -109,12 +110,16 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     if student is not None:
         sampling = sampling_of_student(config, student)
         return OpenedDenoiser(source, {}, conditioning, sampling, f"cfg-{sampling.cfg:g}_distilled{student.steps}")
-    sampling = sampling_of(config, conditioning.has_null).on(diffusion.most_steps)
-    check(sampling, diffusion, conditioning.has_null, channels)
+    has_negative = conditioning.has_null or config.away_from is not None
+    sampling = sampling_of(config, has_negative).on(diffusion.most_steps)
+    check(sampling, diffusion, has_negative, channels)
     check_clip(sampling, of_pixels=source.metadata["image_size"] == source.metadata["latent_shape"][1])
     steps = config.steps if config.steps is not None else ""
     label = f"cfg-{sampling_of(config, has_null=True).cfg:g}_{config.sampler}{steps}"
-    return OpenedDenoiser(source, open_guides(source, config, sampling.cfg != 1), conditioning, sampling, label)
+    if config.away_from is not None:
+        one_condition(conditioning, "away_from", config.away_from)
+    guides = open_guides(source, config, guides_from_null=sampling.cfg != 1 and config.away_from is None)
+    return OpenedDenoiser(source, guides, conditioning, sampling, label)
 
 
 def consecutive(first: int, count: int) -> np.ndarray:

@@ -80,7 +80,8 @@ def sampling_of(drawing: Drawing, has_null: bool) -> Sampling:
 def check(sampling: Sampling, diffusion: Diffusion, has_null: bool, channels: int) -> None:
     """Refuse settings that a model cannot follow. Raises ConfigError naming the setting.
 
-    diffusion: what it was trained to do. has_null: whether it was trained with a null class. channels: of its latents.
+    diffusion: what it was trained to do. has_null: whether there is something to guide away from: a null class that
+    was trained, or `away_from`. channels: of its latents.
     """
     if not diffusion.draws:
         raise ConfigError(
@@ -93,6 +94,8 @@ def check(sampling: Sampling, diffusion: Diffusion, has_null: bool, channels: in
             f"`cfg={sampling.cfg:g}` needs a null class, but this denoiser was trained with label dropout 0",
             "use `cfg=1`, or train with `label_dropout=0.1`",
         )
+    if sampling.cfg == 1.0 and sampling.away_from is not None:
+        raise ConfigError(f"`away_from={sampling.away_from}` has no effect at `cfg=1`", "give another `cfg`")
     if not 1 <= sampling.num_steps <= diffusion.most_steps:
         of = "the schedule's number of steps" if diffusion.most_steps > 1 else "as this denoiser does all in one step"
         raise ConfigError(
@@ -144,8 +147,8 @@ def generate(
     one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
     """
     # Refuse before the first pass what the model cannot do.
-    has_null, channels = model.conditioning.has_null, model.latent_shape[0]
-    check(sampling, model.diffusion, has_null, channels)
+    has_negative = model.conditioning.has_null or sampling.away_from is not None
+    check(sampling, model.diffusion, has_negative, model.latent_shape[0])
     check_clip(sampling, model.autoencoder.keeps_pixels)
     size = chunk_size(model.latent_shape, policy)
     pieces = []

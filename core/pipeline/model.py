@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.codec import Autoencoder
-from ..conditioning.conditioning import Conditioning, unconditional
+from ..conditioning.conditioning import Conditioning, Request, unconditional
 from ..denoisers.network import DenoiserNetwork
 from ..diffusion import conditions, guidance, predictions, times
 from ..diffusion.conditions import Cond
@@ -18,6 +18,7 @@ from ..diffusion.denoisers import Denoiser, denoiser
 from ..diffusion.guidance import LogProb
 from ..diffusion.schedules import Schedule, schedule
 from ..diffusion.variance import SplitOutput
+from ..errors import ConfigError
 from ..images.decode import as_tensor, as_uint8
 from ..system.memory import equal_chunks
 from ..system.precision import Policy
@@ -87,7 +88,10 @@ def decoded(decode: Callable[[Tensor], Tensor], latents: Tensor, downsampling: i
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly, and at which times, samples are guided; the fields are the options of `ldm sample`."""
+    """How strongly, at which times and away from what samples are guided; the fields are the options of `ldm sample`.
+
+    away_from: a class, in the place of the null.
+    """
 
     cfg: float = 1.0
     cfg_interval: tuple[float, float] | None = None
@@ -95,6 +99,7 @@ class Guidance:
     cfg_channels: int | None = None
     autoguide_scale: float = 1.0
     classifier_scale: float = 0.0
+    away_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, lear
         weak, _ = _bare(model.weak, policy)
         denoise = guidance.autoguidance(denoise, weak, how.autoguide_scale, how.cfg_interval)
     if how.cfg != 1.0:
-        null = partial(unconditional, model.conditioning)
+        null = _negative(model, how)
         denoise = guidance.classifier_free(denoise, how.cfg, null, how.cfg_interval, how.cfg_rescale, how.cfg_channels)
     if how.classifier_scale:
         gradient = _gradient(model, how, policy)
@@ -143,6 +148,26 @@ def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
 
     split = SplitOutput(network) if model.diffusion.learn_variance else None
     return denoiser(split or network, model.schedule, model.diffusion.prediction), split
+
+
+def one_condition(conditioning: Conditioning, setting: str, text: str) -> Request:
+    """Return the condition that a setting names. Raises ConfigError where that is unknown, or several."""
+    request = conditioning.request({"classes": text})
+    if len(request.titles) != 1:
+        raise ConfigError(f"`{setting}={text}` is {len(request.titles)} conditions", "name one class")
+    return request
+
+
+def _negative(model: Model, how: Guidance) -> Callable[[Cond], Cond]:
+    """Return what gives for a condition the one to guide away from: the null, or what was asked for in its place."""
+    if how.away_from is None:
+        return partial(unconditional, model.conditioning)
+    asked = one_condition(model.conditioning, "away_from", how.away_from).cond
+
+    def instead(cond: Cond) -> Cond:
+        return {**cond, **{name: row.to(cond[name]).expand_as(cond[name]) for name, row in asked.items()}}
+
+    return instead
 
 
 def _gradient(model: Model, how: Guidance, policy: Policy) -> guidance.Gradient:

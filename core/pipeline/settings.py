@@ -160,6 +160,9 @@ class Drawing(TokenDrawing, Stage):
     cfg_interval: tuple[float, float] | None = option(
         None, "Guide only at noise times from,to within [0, 1].", "--cfg-interval"
     )
+    away_from: str | None = option(
+        None, "Class to guide away from, in the place of no class: what images are not to look like.", "--away-from"
+    )
     cfg_rescale: float = option(0.0, "Pull the guided contrast back by this share.", "--cfg-rescale", ge=0, le=1)
     cfg_channels: int | None = option(
         None,

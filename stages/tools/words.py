@@ -6,7 +6,7 @@ from typing import Any
 
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _USUAL = {"eta": 0.0, "cfg_rescale": 0.0, "spacing": "trailing", "autoguide_scale": 1.0, "classifier_scale": 0.0}
-_USUAL |= {"cfg_interval": None, "cfg_channels": None, "shift": None, "checkpoint": "final"}
+_USUAL |= {"cfg_interval": None, "cfg_channels": None, "away_from": None, "shift": None, "checkpoint": "final"}
 
 
 def number(numbers: Mapping[str, float], name: str) -> str:

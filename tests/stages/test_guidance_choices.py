@@ -153,3 +153,17 @@ def test_one_held_out_latent_is_enough_for_the_classifier_of_noisy_ones(
     run = Pipeline(tmp_path, trained.images)
     run.run("train-classifier", noisy=True, latents=trained.folder / "latents", train__images=64)
     assert manifest(run.folder / "noisy-classifier")["facts"]["accuracy"]["val_accuracy_least_noise"] in (0, 1)
+
+
+def test_guiding_away_from_a_class_needs_no_null_and_differs_from_guiding_away_from_none(guided: Pipeline) -> None:
+    plain, away = drawn(guided, classes="red", cfg=3), drawn(guided, classes="red", cfg=3, away_from="blue")
+    assert plain != away
+    with pytest.raises(ConfigError, match=r"`away_from=blue` has no effect at `cfg=1`"):
+        drawn(guided, cfg=1, away_from="blue")
+    with pytest.raises(ConfigError, match=r"`away_from=all` is 3 conditions"):
+        drawn(guided, away_from="all")
+    other = Pipeline(guided.runs_dir, guided.images, name="no-null")
+    other.run("train-dit", latents=guided.folder / "latents", train__images=32, label_dropout=0)
+    made = other.run("sample", classes="red", away_from="blue", num=1, steps=2).directory
+    assert manifest(made)["facts"]["sampling"]["away_from"] == "blue" and len(pngs(made)) == 1
+    assert "away_from" not in manifest(other.run("sample", num=1, steps=2).directory)["facts"]["sampling"]

@@ -215,3 +215,11 @@ def test_no_sampler_asks_the_device_for_a_number(sampler: str, how: Guidance) ->
         steered.denoise, x, drawn.schedule, grid, cond, noise=lambda step: torch.empty_like(x), **options
     )
     assert out.shape == x.shape and out.device.type == "meta"
+
+
+def test_a_class_to_guide_away_from_takes_the_place_of_the_null() -> None:
+    toy = model(conditioning=LabelConditioning(("left", "right"), has_null=False))
+    x, cond = torch.randn(3, 4, 2, 2), {"labels": torch.zeros(3, dtype=torch.int64)}
+    away = guided(toy, Guidance(cfg=2.5, away_from="right"), POLICY).denoise(x, T, cond)
+    left, right = (guided(toy, Guidance(), POLICY).denoise(x, T, {"labels": cond["labels"] + k}) for k in (0, 1))
+    torch.testing.assert_close(away, right + 2.5 * (left - right))
