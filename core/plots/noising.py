@@ -10,10 +10,13 @@ from ..diffusion import samplers
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser
 from ..diffusion.schedules import Schedule, add_noise
+from ..diffusion.views import blur
 from ..images.decode import as_tensor, as_uint8
 from ..images.grid import grid, scale_for
+from ..metrics.image import psnr
 
 SIDE = 96  # pixels, about, of each small picture
+BLURS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # deviations tried, pixels
 
 
 def noised(x0: Tensor, eps: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
@@ -70,20 +73,37 @@ def denoised(
     return torch.stack([x_t, denoise(x_t, at, cond), many])
 
 
-def denoising_picture(
-    results: Sequence[Tensor], t: Sequence[float], steps: int, decode: Callable[[Tensor], np.ndarray]
-) -> np.ndarray:
-    """Draw what `denoised` gave at each time, uint8 (H, W, 3): for each sample a row of x_t, one step and many.
+def blurred(noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Return images, uint8 (B, H, W, 3), each under the Gaussian blur that brings it nearest to the clean one.
 
-    decode: latents (B, C, h, w) → uint8 (B, H, W, 3).
+    What one does without a model: the best of `BLURS`, or none, by PSNR.
     """
-    columns = [np.stack([decode(part) for part in result], axis=1) for result in results]
+    x = as_tensor(noisy)
+    tried = torch.stack([x, *(blur(x, sigma) for sigma in BLURS)])
+    ratios = torch.stack([psnr(each, as_tensor(clean)) for each in tried])
+    return as_uint8(tried[ratios.argmax(dim=0), torch.arange(len(x))])
+
+
+def denoising_picture(
+    results: Sequence[Tensor], x0: Tensor, t: Sequence[float], steps: int, decode: Callable[[Tensor], np.ndarray]
+) -> np.ndarray:
+    """Draw what `denoised` gave at each time, uint8 (H, W, 3): for each sample rows of x_t, blurred, one step and many.
+
+    x0: the clean samples. Under each picture stands its PSNR to the clean one. decode: latents (B, C, h, w) → uint8
+    (B, H, W, 3).
+    """
+    clean, columns = decode(x0), []
+    for result in results:
+        noisy, one, many = (decode(part) for part in result)
+        columns.append(np.stack([noisy, blurred(noisy, clean), one, many], axis=1))
     ordered = np.stack(columns, axis=2)  # sample, row, column, and the axes of a picture
     pictures = ordered.reshape(-1, *ordered.shape[3:])
+    of_each = np.repeat(clean, len(pictures) // len(clean), axis=0)
     return grid(
         pictures,
         columns=len(results),
-        row_labels=["x_t", "1 step", f"{steps} steps"] * len(ordered),
+        labels=[f"{ratio:.1f} dB" for ratio in psnr(as_tensor(pictures), as_tensor(of_each)).tolist()],
+        row_labels=["x_t", "blurred", "1 step", f"{steps} steps"] * len(ordered),
         column_labels=[f"t = {time:g}" for time in t],
         scale=scale_for(pictures, SIDE),
     )

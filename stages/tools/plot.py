@@ -71,7 +71,7 @@ def _denoising(config: Plot, progress: Progress) -> np.ndarray:
         results.append(denoised(denoise, model.schedule, x0, eps, cond, t, grid))
         progress.update(len(results))
     progress.finish()
-    return denoising_picture(results, config.times_shown, config.steps, lambda z: model.decode(z, policy))
+    return denoising_picture(results, x0, config.times_shown, config.steps, lambda z: model.decode(z, policy))
 
 
 def _schedules(config: Plot) -> dict[str, Schedule]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import add_noise, schedule
 from ldm.core.images.decode import as_tensor, as_uint8
-from ldm.core.plots.noising import denoised, denoising_picture, grid_from, noised, noising_picture
+from ldm.core.plots.noising import blurred, denoised, denoising_picture, grid_from, noised, noising_picture
 
 
 def holds(picture: np.ndarray, image: np.ndarray, scale: int) -> bool:
@@ -86,8 +86,19 @@ def test_the_picture_of_denoising_holds_each_stage_of_each_sample_at_each_time()
     def decode(z: Tensor) -> np.ndarray:
         return as_uint8(z)
 
-    picture = denoising_picture(results, (0.5, 1.0), 10, decode)
+    clean = torch.rand(2, 3, 8, 8, generator=g)
+    picture = denoising_picture(results, clean, (0.5, 1.0), 10, decode)
     for result in results:
         for stage in result:
             for image in decode(stage):
                 assert holds(picture, image, scale=12)
+
+
+def test_the_blur_beside_a_denoiser_is_the_best_of_those_tried_and_none_where_nothing_is_gained() -> None:
+    g = torch.Generator().manual_seed(0)
+    smooth = torch.linspace(-0.8, 0.8, 32).expand(2, 3, 32, 32)
+    clean, noisy = as_uint8(smooth), as_uint8(smooth + 0.3 * torch.randn(2, 3, 32, 32, generator=g))
+    made = blurred(noisy, clean)
+    near, far = (np.abs(each.astype(int) - clean).mean() for each in (made, noisy))
+    assert near < far / 4
+    assert np.array_equal(blurred(clean, clean), clean)
