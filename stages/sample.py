@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ..core.errors import ConfigError
 from ..core.files import read_plain, sha256_json
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
+from ..core.pipeline.again import like, parameters_of
 from ..core.pipeline.drawing import Images, consecutive, draw
 from ..core.pipeline.generator import Generator, Opened, open_generator
 from ..core.progress import Outcome, Progress
@@ -28,6 +30,10 @@ STRIP_IMAGES, STRIP_STEPS = 4, 10
 
 def run(config: Sample, progress: Progress) -> Outcome:
     """Draw images of what was asked for. Returns their folder."""
+    # An image to draw again gives the settings that are not given.
+    if config.like is not None:
+        config = like(config.like, config, num=1)
+
     # What is asked for, checked against the generator's manifest before anything is loaded or written.
     opened = open_generator(config)
     source, conditioning = opened.source, opened.conditioning
@@ -52,7 +58,15 @@ def run(config: Sample, progress: Progress) -> Outcome:
         rows = np.repeat(np.arange(len(request.titles)), config.num)  # each image's row of the request
         cond = conditions.index(request.cond, rows)
         names = [f"{seed:06d}.png" for seed in seed_indices]
-        images = Images(names, lambda some: generator.draw(conditions.index(cond, some), seed_indices[some]))
+
+        def parameters(row: int) -> dict[str, Any]:
+            return parameters_of(opened, config.command, request.records[rows[row]], int(seed_indices[row]))
+
+        images = Images(
+            names,
+            pixels=lambda some: generator.draw(conditions.index(cond, some), seed_indices[some]),
+            parameters=parameters if config.metadata else None,
+        )
         hashes, speed = draw(images, config.batch_size, folder, progress)
 
         # One process draws the pictures and writes the manifest, the last file.

@@ -62,6 +62,9 @@ class Conditioning(Protocol):
         Raises ConfigError for what is unknown, and for a setting that asks for conditions of another kind.
         """
 
+    def recall(self, record: Mapping[str, Any]) -> dict[str, str]:
+        """Return what asks, by setting, for the condition that a manifest records; nothing for an empty record."""
+
     def groups(self) -> Request:
         """Return the conditions of which previews and evaluations draw equally many images, in order."""
 
@@ -88,6 +91,9 @@ class NoConditioning:
     def request(self, asked: Mapping[str, str]) -> Request:
         refuse_unknown(asked, (), "nothing: it draws images of any kind")
         return self.groups()
+
+    def recall(self, record: Mapping[str, Any]) -> dict[str, str]:
+        return {}
 
     def groups(self) -> Request:
         return Request({}, ("any kind",), ({},))

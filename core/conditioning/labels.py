@@ -59,6 +59,13 @@ class LabelConditioning:
         refuse_unknown(asked, ("classes",), "classes")
         return self._rows(parse_classes(asked.get("classes", ALL), self.class_names))
 
+    def recall(self, record: Mapping[str, Any]) -> dict[str, str]:
+        label = record.get("label")
+        if label is None:
+            return {}
+        name = self.class_names[label]
+        return {"classes": name if self.class_names.index(name) == label else str(label)}  # Two may share a name.
+
     def groups(self) -> Request:
         return self._rows(range(self.num_classes))
 

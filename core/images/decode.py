@@ -2,9 +2,9 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from .. import files
 from ..errors import DataError, as_data_error
 from . import budget, signatures
+from .parameters import text_chunk
 
 Crop = Literal["adm", "stretch"]
 WHITE = (255, 255, 255)
@@ -236,6 +237,10 @@ def is_picture(path: Path) -> bool:
         return re.match(beginning, file.read(16), re.DOTALL) is not None
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) or (H, W) as a PNG, whole or not at all; the same pixels give the same bytes."""
-    files.write_atomically(path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG"))
+def write_png(path: Path, image: np.ndarray, parameters: Mapping[str, Any] | None = None) -> None:
+    """Write uint8 (H, W, 3) or (H, W) as a PNG, whole or not at all; the same pixels give the same bytes.
+
+    parameters: JSON that the file carries, as `core.images.parameters` reads it.
+    """
+    chunk = text_chunk(parameters) if parameters is not None else None
+    files.write_atomically(path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG", pnginfo=chunk))

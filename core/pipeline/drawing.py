@@ -1,7 +1,7 @@
 """Images drawn into a folder, a file each: what they are drawn from, and drawing those that the folder lacks."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,11 @@ class OpenedDenoiser:
     label: str
     shows_steps = True
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        how = {name: value for name, value in vars(self.sampling).items() if (name, value) != ("away_from", None)}
+        return {**how, "steps": self.sampling.num_steps}
+
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return them as inputs of the stage in `folder`."""
         return {role: as_input(run, folder) for role, run in {"denoiser": self.source, **self.guides}.items()}
@@ -97,8 +102,7 @@ class OpenedDenoiser:
         """Return what a manifest records of how images were drawn."""
         best = "best" in self.source.metadata
         state = {"checkpoint": f"best, after {self.source.metadata['images_seen']:,} images"} if best else {}
-        how = {name: value for name, value in vars(self.sampling).items() if (name, value) != ("away_from", None)}
-        return {**how, "steps": self.sampling.num_steps, "seed": seed, **state}
+        return {**self.settings, "seed": seed, **state}
 
 
 def open_model(config: Drawing) -> OpenedDenoiser:
@@ -141,12 +145,13 @@ class Images:
     """Images to draw, a file each.
 
     pixels: the rows of some images → what to write, uint8 (B, H, W, 3). groups: int (N,): images of different groups
-    are never drawn together.
+    are never drawn together. parameters: a row → those that its file carries.
     """
 
     names: list[str]
     pixels: Callable[[np.ndarray], np.ndarray]
     groups: np.ndarray | None = None
+    parameters: Callable[[int], Mapping[str, Any]] | None = None
 
     def turns(self, missing: list[int], size: int) -> Iterator[np.ndarray]:
         """Divide the missing rows into turns of one group and at most `size` rows each."""
@@ -179,7 +184,7 @@ def draw(images: Images, batch_size: int, folder: Path, progress: Progress) -> t
                 pixels = images.pixels(rows)
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(_write, drawn, [names[row] for row in rows], pixels)
+                writing = writer.submit(_write, drawn, images, rows, pixels)
 
             # A signal to one process stops all, after what they have drawn is written.
             stopping = processes.stop_requested(stop)
@@ -198,7 +203,8 @@ def draw(images: Images, batch_size: int, folder: Path, progress: Progress) -> t
     return {name: recorded[name] for name in names}, speed
 
 
-def _write(drawn: Pieces, names: list[str], images: np.ndarray) -> None:
-    for name, image in zip(names, images, strict=True):
-        write_png(drawn.folder / name, image)
+def _write(drawn: Pieces, images: Images, rows: np.ndarray, pixels: np.ndarray) -> None:
+    for row, image in zip(rows.tolist(), pixels, strict=True):
+        name = images.names[row]
+        write_png(drawn.folder / name, image, images.parameters(row) if images.parameters else None)
         drawn.add({name: sha256_file(drawn.folder / name)})

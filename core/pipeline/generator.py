@@ -58,6 +58,10 @@ class Opened(Protocol):
         """Its settings, short, as part of a folder's name."""
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of drawing by which it draws the same again, JSON, those by default included."""
+
+    @property
     def shows_steps(self) -> bool:
         """Whether it calls `on_step`."""
 

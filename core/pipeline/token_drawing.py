@@ -98,6 +98,10 @@ class OpenedNextScale:
         named = {"k": how.top_k, "p": how.top_p if how.top_p < 1 else 0}
         return "_".join([f"cfg-{how.cfg:g}", *(f"top-{name}-{value:g}" for name, value in named.items() if value)])
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(vars(self.sampling))
+
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return it as input of the stage in `folder`."""
         return {NEXT_SCALE.name: as_input(self.source, folder)}
@@ -116,7 +120,7 @@ class OpenedNextScale:
         best = "best" in self.source.metadata
         state = {"checkpoint": f"best, after {self.source.metadata['images_seen']:,} images"} if best else {}
         steps = len(self.source.metadata["scales"])
-        return {"sampler": "next-scale", "steps": steps, **vars(self.sampling), "seed": seed, **state}
+        return {"sampler": "next-scale", "steps": steps, **self.settings, "seed": seed, **state}
 
 
 def open_next_scale(config: Drawing) -> OpenedNextScale:

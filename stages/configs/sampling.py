@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from ...core.pipeline.settings import Asking, Drawing
-from ...core.settings.fields import Count, option
+from ...core.settings.fields import Count, Location, option
 
 
 class Sample(Drawing, Asking):
@@ -13,6 +13,12 @@ class Sample(Drawing, Asking):
     kind: ClassVar[str] = "samples"
 
     num: Count = option(16, "Images of each class.", "--num,--count", ge=1)
+    like: Location | None = option(
+        None, "Image of ldm sample to draw again, with the changes that are given.", "--like", identity=False
+    )
+    metadata: bool = option(
+        True, "Let each image carry what it was drawn by, for ldm inspect and --like.", "--metadata/--no-metadata"
+    )
     progressive: bool = option(
         False, "Also write the path from noise to image, as a strip and animated.", "--progressive"
     )

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from ...core import files
 from ...core.errors import DataError, UserError, as_data_error
 from ...core.images.exclusion import read_exclusion
+from ...core.images.parameters import read_parameters
 from ...core.images.sets import EXCLUDE, data_of, image_sources
 from ...core.interchange.export_record import RECORD, files_in, read_record
 from ...core.pipeline.best import described as best_described
@@ -44,6 +45,8 @@ _HASHED = 1 << 30  # bytes, a second or two
 
 def run(config: Inspect, progress: Progress) -> Outcome:
     """Say what lies at a path: everything about one directory of ours, a line each about several."""
+    if config.path.is_file():
+        return Outcome(config.path, summary=_image(config.path), verdict="is an image of ldm")
     found = find(config.path)
     first = found[0]
     if len(found) > 1 or first.path != config.path:
@@ -57,6 +60,15 @@ def run(config: Inspect, progress: Progress) -> Outcome:
         rows, verdict = _stage(first, run, progress), f"is of kind {first.kind}: {state}"
     rows |= {"size": _size(first.path), "to check it": shlex.join(["ldm", "verify", str(first.path)])}
     return Outcome(config.path, summary=rows, verdict=verdict)
+
+
+def _image(path: Path) -> dict[str, str]:
+    """Describe an image by the parameters that it carries."""
+    drawn = read_parameters(path)
+    rows = {"drawn by": f"ldm {drawn.command}"}
+    rows |= {f"of {role}": fingerprint for role, fingerprint in drawn.model.items()}
+    rows |= {name: _typed(value) for name, value in {**drawn.condition, **drawn.settings}.items()}
+    return {**rows, "to draw it again": shlex.join(["ldm", drawn.command, "--like", str(path)])}
 
 
 def _state(found: StageRun | Piece) -> str:

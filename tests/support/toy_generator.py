@@ -87,6 +87,10 @@ class OpenedMeans:
     def label(self) -> str:
         return f"scales{self.steps}"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         return {ROLE.name: as_input(self.source, folder)}
 

@@ -70,6 +70,9 @@ class Pairs:
     def request(self, asked: Mapping[str, str]) -> Request:
         raise NotImplementedError
 
+    def recall(self, record: Mapping[str, Any]) -> dict[str, str]:
+        raise NotImplementedError
+
     def groups(self) -> Request:
         raise NotImplementedError
 

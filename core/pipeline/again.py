@@ -1,0 +1,110 @@
+"""Images drawn again: the parameters that an image carries, and the settings that they are of."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .. import files
+from ..errors import DataError
+from ..images.parameters import Parameters, read_parameters
+from ..runs.roles import NOISY_CLASSIFIER, Role, any_generator, generators
+from ..runs.run import MANIFEST
+from ..runs.schemas import first_wrong
+from .best import BEST
+from .generator import Opened
+from .settings import Asking, Drawing
+
+Settings = TypeVar("Settings", bound=Drawing)
+_NESTED = 3  # folders between that of the runs and a stage's: a name may have parts
+
+
+def parameters_of(
+    opened: Opened, command: str, record: Mapping[str, Any], seed: int, **settings: Any
+) -> dict[str, Any]:
+    """Return the parameters of an image, as it carries them.
+
+    record: its condition, as the manifest has it. settings: further ones of the command that the image depends on.
+    """
+    asked = opened.conditioning.recall(record)
+    return {
+        "command": command,
+        "model": {role: entry["fingerprint"] for role, entry in opened.inputs(Path()).items()},
+        "condition": dict(record),
+        "settings": {**opened.settings, **asked, "seed": seed, **settings},
+    }
+
+
+def like(image: Path, config: Settings, **further: Any) -> Settings:
+    """Return the settings that draw an image again; those that were given in `config` change it.
+
+    further: settings for one image only. The models are found by their fingerprints among the runs. Raises DataError
+    naming a model that is missing, and for an image that carries no parameters of this command.
+    """
+    drawn = read_parameters(image)
+    if drawn.command != config.command:
+        raise DataError(f"{image} was drawn by `ldm {drawn.command}`", "give an image of this command")
+    given = config.model_dump(exclude_unset=True, exclude={"like"})
+    known = {name: value for name, value in drawn.settings.items() if name in _known(type(config))}
+    found = {**further, **known, **_models(drawn, config, image, given), **given}
+    wrong = first_wrong(type(config), found)
+    if wrong is not None:
+        raise DataError(f"the parameters of {image} are damaged: {wrong}", "give another image")
+    return type(config).model_validate(found)
+
+
+def _known(model: type[Drawing]) -> set[str]:
+    """Return the settings that an image may set: how it was drawn and of what, but no place and nothing else."""
+    places = {"denoiser", "checkpoint", "label", "batch_size", "machine", "autoguide", "classifier", "name", "runs_dir"}
+    known = {*Drawing.model_fields, *Asking.model_fields} - places - {"replace"}
+    return known & {*model.model_fields}
+
+
+def _models(drawn: Parameters, config: Drawing, image: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that name the directories that an image was drawn from, other than the run's own."""
+    settings: dict[str, Any] = {}
+    main = next((role.name for role in generators() if role.name in drawn.model), None)
+    for name, role, setting in (
+        (main, any_generator(), "denoiser"),
+        ("weak", any_generator(), "autoguide"),
+        ("classifier", NOISY_CLASSIFIER, "classifier"),
+    ):
+        if name is None or name not in drawn.model or setting in given:
+            continue
+        place = _find(drawn.model[name], role, config)
+        if place is None:
+            raise DataError(
+                f"{image} was drawn with the {name} {drawn.model[name][:12]}, which no run in {config.runs_dir} holds",
+                f"give its folder: `{setting}=FOLDER`; or another, for another image",
+            )
+        if place.name == BEST and setting == "denoiser":
+            settings["checkpoint"], place = "best", place.parent
+        settings[setting] = place
+    if settings.get("denoiser", config.root) == _only(config):
+        del settings["denoiser"]
+    return settings
+
+
+def _only(config: Drawing) -> Path | None:
+    """Return the run's generator, where it has one."""
+    own = [config.root / kind for kind in any_generator().makers if (config.root / kind / MANIFEST).is_file()]
+    return own[0] if len(own) == 1 else None
+
+
+def _find(fingerprint: str, role: Role, config: Drawing) -> Path | None:
+    """Find the directory of a role with a fingerprint: in the run, else in any run beside it."""
+    return next((folder for folder in _places(role, config) if _fingerprint(folder) == fingerprint), None)
+
+
+def _places(role: Role, config: Drawing) -> Iterator[Path]:
+    for kind in role.makers:
+        patterns = [f"{'*/' * depth}{kind}{best}" for best in ("", f"/{BEST}") for depth in range(1, _NESTED)]
+        yield from (config.root / kind, config.root / kind / BEST)
+        for pattern in patterns:
+            yield from sorted(config.runs_dir.glob(pattern))
+
+
+def _fingerprint(folder: Path) -> str | None:
+    try:
+        return files.sha256_json(files.read_json(folder / MANIFEST, "").get("files"))
+    except DataError:
+        return None
