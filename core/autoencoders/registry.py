@@ -27,7 +27,7 @@ from . import pretrained, taef2
 from .codec import Autoencoder, Codec
 from .families import FAMILIES
 
-_REMEDY = "make it again with ldm train-vqvae, or give another folder"
+_REMEDY = "give the folder of a whole autoencoder"
 
 
 DIFFUSERS = pretrained.CLASSES

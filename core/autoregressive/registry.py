@@ -14,7 +14,7 @@ from .var import NextScaleTransformer
 from .var_config import NextScaleConfig
 
 NETWORKS = FAMILIES  # the kinds that `load` reads
-REMEDY = "train it again with `ldm train-var`, or give a complete one"
+REMEDY = "give the folder of a whole next-scale transformer"
 
 
 def build(config: NextScaleConfig) -> NextScaleTransformer:

@@ -21,7 +21,7 @@ from .noisy_config import NoisyClassifierConfig
 
 KIND = "noisy-classifier"
 NETWORKS = (KIND,)  # the kinds that `load` reads
-REMEDY = "train it again with `ldm train-classifier --noisy`"
+REMEDY = "give the folder of a whole classifier of noisy latents"
 
 
 class NoisyClassifier(nn.Module):

@@ -17,7 +17,7 @@ from .families import FAMILIES
 from .network import DenoiserNetwork, check_latents
 
 NETWORKS = FAMILIES  # the kinds that `load` reads
-REMEDY = "train it again with `ldm train-dit`, or give a complete one"
+REMEDY = "give the folder of a whole denoiser"
 
 
 def require_fields(family: str, conditioning: Conditioning) -> None:

@@ -23,7 +23,7 @@ from .extractor import Extractor, resize
 KIND = "classifier"
 NETWORKS = (KIND,)  # the kinds that `load` reads
 GROUPS = 8  # of GroupNorm; they divide every width
-REMEDY = "make it with `ldm train-classifier`"
+REMEDY = "give the folder of a whole classifier"
 
 
 class ClassifierConfig(NetworkConfig):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from .. import files
 from ..distributed import processes
 from ..errors import DataError
+from ..runs.claim import is_whole
 from ..runs.roles import role_of
 from ..runs.run import MANIFEST, StageRun, kind_of, open_run
 from ..runs.schemas import Count, Number, Text, first_wrong
@@ -38,8 +39,10 @@ class BestState:
         return self.work.path / BEST
 
     def is_there(self) -> bool:
-        """Return whether a best state is kept."""
-        return (self.path / MANIFEST).is_file()
+        """Return whether a best state of this training is kept, and whole."""
+        identity = self.work.identity
+        assert identity is not None, "the training has claimed its directory"
+        return is_whole(self.path, identity.kind, identity)
 
     def save(self, images_seen: int, measured: Mapping[str, Any]) -> None:
         """Save the network's current state in place of the last one.

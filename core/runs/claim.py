@@ -27,7 +27,7 @@ def claim(
     kind of stage made is refused in any case, as is what a newer version finished (NewerFormat). `replace` also writes
     the recipe again, and an identity that can no longer be read.
     """
-    wanted = json.loads(json.dumps(identity.document()))
+    wanted = _document(identity)
     finished, damage = _finished(path, identity)
     if (found := kind_of(path)) not in (None, identity.kind):
         raise ConfigError(f"{path} holds {found!r}, not {identity.kind!r}: it is not replaced", "give another `name`")
@@ -81,15 +81,16 @@ def upgraded(
     return merged
 
 
-def is_whole(path: Path, kind: str) -> bool:
-    """Return whether a directory is complete and not damaged."""
+def is_whole(path: Path, kind: str, identity: Identity | None = None) -> bool:
+    """Return whether a directory is complete, not damaged, and of that identity if one is given."""
     if not (path / MANIFEST).is_file():
         return False
     try:
-        open_run(path, role_of(kind), "").verify()
+        run = open_run(path, role_of(kind), "")
+        run.verify()
     except DataError:
         return False
-    return True
+    return identity is None or not _differences(_of_manifest(run), _document(identity), identity)
 
 
 def _finished(path: Path, identity: Identity) -> tuple[StageRun | None, str | None]:
@@ -114,6 +115,11 @@ def _reopen(path: Path, finished: StageRun | None) -> None:
         there = {name: digest for name, digest in table.items() if (path / name).is_file()}
         Pieces(path).add({name: digest for name, digest in there.items() if files.sha256_file(path / name) == digest})
     (path / MANIFEST).unlink()
+
+
+def _document(identity: Identity) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(identity.document()))  # as it will be read
+    return document
 
 
 def _of_manifest(finished: StageRun) -> dict[str, Any]:

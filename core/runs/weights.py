@@ -50,7 +50,7 @@ def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[st
 
 def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[str, Any]:
     """Read the `config.json` of a network of one of these kinds; its `config` is a JSON object."""
-    path, remedy = folder / CONFIG, _remedy(folder, remedy)
+    path, remedy = folder / CONFIG, remedy_for(folder, remedy)
     _require_listed(path, remedy)
     described = read_json(path, remedy)
     if described.get("format", FORMAT) != FORMAT:
@@ -63,7 +63,7 @@ def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[
     return described
 
 
-def _remedy(folder: Path, otherwise: str) -> str:
+def remedy_for(folder: Path, otherwise: str) -> str:
     """Return what mends a network's folder: the command of the stage that it lies in, if it lies in one."""
     kind = kind_of(folder.parent)
     return mending(folder.parent, role_of(kind)) if kind == folder.parent.name else otherwise
@@ -80,14 +80,14 @@ def _require_listed(path: Path, remedy: str) -> None:
 
 def read_weights(folder: Path, described: Mapping[str, Any], remedy: str) -> dict[str, Tensor]:
     """Read the tensors of a network's folder, and compare their file with the sha256 in its description."""
-    tensors = read_safetensors(folder / WEIGHTS, _remedy(folder, remedy))
+    tensors = read_safetensors(folder / WEIGHTS, remedy_for(folder, remedy))
     check_network(folder, described, remedy)
     return tensors
 
 
 def check_network(folder: Path, described: Mapping[str, Any], remedy: str = "") -> None:
     """Compare a network's weights with its description, and that with the stage it is of. Raises DataError."""
-    remedy = _remedy(folder, remedy)
+    remedy = remedy_for(folder, remedy)
     _require_listed(folder / CONFIG, remedy)
     digest = described.get("weights_sha256")  # Older folders lack it.
     if digest is not None and digest != sha256_file(folder / WEIGHTS):

@@ -189,7 +189,7 @@ class _Run:
         found = found or checkpoint.load(checkpoint.path_of(self.folder, images), read)
 
         # Restore weights, EMA, AdamW and loss scale, then the clock.
-        remedy = f"remove {self.folder / checkpoint.FOLDER}, which is of another network, to start over"
+        remedy = f"remove {self.folder / checkpoint.FOLDER}: it is of another network, and training starts over"
         checkpoint.require_complete(found, remedy)
         self.stepper.load(found, remedy)
         self.images, self.steps = found.state["images"], found.state["steps"]

@@ -21,7 +21,7 @@ from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
 from ...core.runs.pieces import Pieces
 from ...core.runs.run import StageRun
-from ...core.runs.weights import CONFIG, WEIGHTS, check_network
+from ...core.runs.weights import CONFIG, WEIGHTS, check_network, remedy_for
 from ...core.settings.recipe_file import leaves
 from ...core.training import checkpoint
 from ..configs.folders import Inspect
@@ -191,7 +191,7 @@ def _network(path: Path) -> dict[str, str]:
         check_network(path, described)
     except DataError as error:
         state = f"damaged: {error.message}"
-    border = as_data_error(f"{path / WEIGHTS} cannot be read", "make the stage that it belongs to again")
+    border = as_data_error(f"{path / WEIGHTS} cannot be read", remedy_for(path, "give the folder of a whole network"))
     with border, safe_open(path / WEIGHTS, "pt") as tensors:
         count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     listed = ", ".join(f"{key}={json.dumps(value)}" for key, value in leaves(settings or {}))

@@ -24,7 +24,8 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         sources = image_sources(config.data)
         if len(sources.train.class_names) < 2:
             raise DataError(
-                f"{sources.train.location} has one class: a classifier needs two or more", "give labelled images"
+                f"{sources.train.location} has one class: a classifier needs two or more",
+                "give labelled images, or evaluate with `features=inception`",
             )
         start = open_start(CLASSIFIER, config, inputs := sources.inputs, folder)
         work = claim(folder, config, inputs, progress)

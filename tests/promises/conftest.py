@@ -8,6 +8,7 @@ import pytest
 from tests.support.interrupted import Stage
 from tests.support.launcher import Launcher
 from tests.support.pipeline_run import Pipeline
+from tests.support.remedies import heard, unknown
 from tests.support.small_runs import write_recipe
 
 
@@ -38,3 +39,12 @@ def stage(
         return made[words]
 
     return prepare
+
+
+@pytest.fixture(autouse=True)
+def remedies_are_of_known_forms() -> Iterator[None]:
+    """R26: harvest what the tests of all promises are advised; what names a command has to be followed by a test."""
+    with heard() as found:
+        yield
+    strange = {part for remedy in found for part in unknown(remedy)}
+    assert not strange, f"no test follows these remedies: {strange}"

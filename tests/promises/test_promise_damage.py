@@ -222,6 +222,9 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(trials: Trials, copi
         with pytest.raises(DataError, match="does not fit the network: ") as caught:
             copied.run("train-dit")
         assert str(copied.folder / "dit" / checkpoint.FOLDER) in caught.value.message
+        assert str(caught.value.remedy).startswith(f"remove {copied.folder / 'dit' / checkpoint.FOLDER}: ")
+    shutil.rmtree(copied.folder / "dit" / checkpoint.FOLDER)
+    assert not copied.run("train-dit").already_complete
 
 
 HANDOVERS = [

@@ -18,7 +18,8 @@ from ldm.core.errors import DataError
 from ldm.core.latents import shards
 from ldm.core.pipeline import drawing
 from ldm.core.runs.pieces import BOUND, PIECES, Pieces
-from ldm.core.runs.run import IDENTITY, MANIFEST, StageRun
+from ldm.core.runs.roles import DENOISER
+from ldm.core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
 from ldm.core.training import checkpoint
 from tests.support.forgery import forget_owner
 from tests.support.ledger import Trials
@@ -203,3 +204,26 @@ def test_a_line_that_a_kill_cut_short_costs_its_own_piece_only(tmp_path: Path) -
     warnings: list[str] = []
     assert Pieces(tmp_path).whole(["a", "b", "c", "d"], warnings.append) == [True, False, True, False]
     assert len(warnings) == 1 and str(tmp_path / "b") in warnings[0]
+
+
+@pytest.mark.promise("R27")
+@pytest.mark.parametrize("harm", ["of another training", "damaged"])
+def test_a_best_state_that_is_not_its_own_is_not_kept_as_the_best(harm: str, trained: Pipeline, tmp_path: Path) -> None:
+    """Interrupted half-way, with a best state put under it: the next evaluation replaces that, whatever its value."""
+    measured = {"metrics__every": 32, "metrics__num": 12, "metrics__steps": 2}
+    own, other = trained.copy(tmp_path / "own"), trained.copy(tmp_path / "other")
+    for run, seed in ((own, 0), (other, 1)):
+        shutil.rmtree(run.folder / "dit")
+        run.run("train-dit", replace=True, seed=seed, **measured)
+    folder = own.folder / "dit"
+    (folder / MANIFEST).unlink()
+    shutil.rmtree(folder / checkpoint.FOLDER / "0000000064")
+    if harm == "damaged":
+        flip(folder / "best" / "final" / "model.safetensors", np.random.default_rng(0))
+    else:
+        shutil.rmtree(folder / "best")
+        shutil.copytree(other.folder / "dit" / "best", folder / "best")
+    own.run("train-dit", seed=0, **measured)
+    best = files.read_json(folder / "best" / MANIFEST)
+    assert best["config"]["seed"] == 0 and best["facts"]["images_seen"] == 64
+    open_run(folder / "best", DENOISER, "").verify()

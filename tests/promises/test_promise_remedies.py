@@ -18,6 +18,7 @@ from ldm.core.runs.run import MANIFEST, RECIPE
 from ldm.core.training import checkpoint
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline
+from tests.support.remedies import RUNS, unknown
 from tests.support.small_runs import settled
 
 MEASURED = ["metrics.every=32", "metrics.num=12", "metrics.steps=2"]
@@ -30,7 +31,8 @@ COMMANDS: dict[str, list[str]] = {
     "sample --checkpoint best": ["--label", "best", "--num", "1"],
     "eval": ["--samples", "some"],
 }
-UNLISTED = ("metrics.jsonl", "loss.png", ".lock")  # No manifest has their hash: they are for people to look at.
+# No manifest has the hash of these: they are for people to look at, or are made again where they differ.
+UNLISTED = ("metrics.jsonl", "loss.png", ".lock", "reconstructions", "metrics")
 STEPS = 8  # remedies that are followed, one after the other, before it counts as a circle
 
 
@@ -88,7 +90,7 @@ class Run:
         """Do what a remedy says, part by part."""
         for part in hint.split("; then "):
             what, _, rest = part.partition(": ")
-            if what in ("mend it", "make it", "make it again", "make one", "finish it", "write it again"):
+            if what in RUNS:
                 words, redirected, target = rest.partition(" > ")
                 if redirected:
                     with redirect_stdout(StringIO()) as written:
@@ -106,6 +108,7 @@ class Run:
                 line[line.index("--checkpoint") : line.index("--checkpoint") + 2] = []
             else:
                 pytest.fail(f"no test follows the remedy {part!r}")
+            assert not unknown(part)
 
     def remove(self, path: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -149,7 +152,7 @@ def copies(whole: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def harm(folder: Path, random: np.random.Generator) -> Path:
     """Damage a file that is listed in a manifest, or the manifest, or the identity, or a checkpoint."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in UNLISTED]
-    paths = [path for path in paths if path.parent.name not in ("reconstructions", "reference", "dit/samples")]
+    paths = [path for path in paths if path.parent.name not in UNLISTED and path.parent != folder / "dit" / "samples"]
     path = paths[int(random.integers(len(paths)))]
     content = bytearray(path.read_bytes())
     kind = random.choice(["flip", "cut", "delete", "schema"])
@@ -265,3 +268,19 @@ def test_an_identity_that_was_lost_half_way_costs_no_step(copies: Callable[[], R
     assert advice.startswith("go on with --replace")
     assert {path: path.stat().st_mtime_ns for path in times} == times
     copy.check()
+
+
+@pytest.mark.promise("R26")
+def test_a_classifier_of_one_class_and_an_evaluation_without_one_do_not_send_each_other_for_it(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train-classifier", "--data", str(images / "blue"), "--image-size", "16", "--runs-dir", str(tmp_path)]
+    hint = Run(tmp_path, tmp_path, {}, lambda: capsys.readouterr().err).hint(line)
+    assert hint == "give labelled images, or evaluate with --features inception"
+
+
+@pytest.mark.promise("R26")
+@pytest.mark.parametrize("remedy", ["make it again with ldm train-dit", "remove /runs/x if you like", "then --replace"])
+def test_a_remedy_that_no_test_follows_is_noticed(remedy: str) -> None:
+    assert unknown(remedy) == [remedy]
+    assert not unknown("mend it: ldm encode -c a; then remove /x/y: it is made again") and not unknown("shrink it")

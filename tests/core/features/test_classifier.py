@@ -108,7 +108,7 @@ def test_saved_classifier_comes_back_frozen_with_its_names(tmp_path: Path) -> No
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"config\.json does not exist.*train-classifier"):
+    with pytest.raises(DataError, match=r"config\.json does not exist.*a whole classifier"):
         load(tmp_path)
     save(tiny(), tmp_path, ["a", "b"])
     weights = tmp_path / "model.safetensors"
