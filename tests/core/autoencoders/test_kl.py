@@ -88,7 +88,7 @@ def test_the_weight_is_that_of_sums_whatever_the_sizes(preset: str, channels: in
     config = KLConfig(**{**PRESETS[preset], "latent_channels": channels, "channels": 8, "norm_groups": 1})
     codec = awake(config)
     out = codec(torch.rand(1, 3, 16, 16))
-    assert float(out.loss.detach() / out.numbers["kl_divergence"]) == pytest.approx(weight, rel=1e-4)
+    assert float((out.loss / out.numbers["kl_divergence"]).detach()) == pytest.approx(weight, rel=1e-4)
 
 
 def test_training_draws_from_the_posterior_and_validation_takes_its_mean() -> None:
