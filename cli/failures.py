@@ -22,7 +22,7 @@ _UNUSABLE = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 _DISK_FAILED = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV)
 _GPU_FAILED = ("CUDA error", "HIP error", "NCCL error")
 _OWN_DEFECT = "device-side assert"  # an index out of range, say: its traceback is wanted
-MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
+MENDABLE = (UserError, UsageError, OSError, MemoryError, RuntimeError, ImportError, KeyboardInterrupt)
 
 
 @dataclass(frozen=True)

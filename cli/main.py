@@ -4,19 +4,21 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import __version__
-from ..core.errors import ConfigError, OtherProcessFailed
+from ..core.errors import ConfigError, Notice, OtherProcessFailed
 from ..core.system.signals import stopping_at_once
 from ..stages.table import ALIASES, COMMANDS, STAGES, TOOLS
 from . import examples
 from .commands import Menu, plain_command
-from .console import open_console, show_failure
+from .console import Plain, open_console, show_failure
 from .distributed import is_reported_here, refuse_several
 from .failures import MENDABLE, explain
 from .outputs import secure_outputs
@@ -36,11 +38,27 @@ def run_stage(command: str, given: "Given") -> int:
 
     refuse_several(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
-    with open_console(given.quiet, given.json) as console:
+    with open_console(given.quiet, given.json) as console, _notices(console):
         outcome: Outcome = COMMANDS[command].load().run(config, console)
         summary = {name: in_flags(text, command) for name, text in outcome.summary.items()}
         console.outcome(command, replace(outcome, summary=summary))
     return outcome.exit_code
+
+
+@contextmanager
+def _notices(console: Plain) -> Iterator[None]:
+    """Show what core gives as a Notice as a warning of the command, once each."""
+    with warnings.catch_warnings():
+        other = warnings.showwarning
+
+        def show(message: Warning | str, *others: Any, **named: Any) -> None:
+            if isinstance(message, Notice):
+                console.warn(str(message))
+            else:
+                other(message, *others, **named)
+
+        warnings.showwarning = show
+        yield
 
 
 def _build(path: str) -> Any:

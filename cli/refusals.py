@@ -13,12 +13,16 @@ from ..stages.table import COMMANDS, STAGES
 from .keys import Setting, find, sections_of, settings_of
 from .values import limits, wanted
 
+_MOST_LINES = 20  # each is compared with all that is known
 _BEYOND_LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 
 def refusal(error: ValidationError, model: type[Section], command: str, origins: Mapping[str, str]) -> ConfigError:
     """Return the ConfigError with one line for each value that cannot be used."""
-    lines = list(dict.fromkeys(_line(detail, model, origins) for detail in error.errors(include_url=False)))
+    details = error.errors(include_url=False)
+    lines = list(dict.fromkeys(_line(detail, model, origins) for detail in details[:_MOST_LINES]))
+    if len(details) > _MOST_LINES:
+        lines.append(f"and {len(details) - _MOST_LINES:,} more")
     remedy = f"ldm {command} --help lists flags and keys"
     if len(lines) == 1:
         return ConfigError(lines[0], remedy)

@@ -66,6 +66,10 @@ class LostProcess(UserError):  # noqa: N818
     exit_code = 1
 
 
+class Notice(UserWarning):
+    """Something that a user should know of, given by `warnings.warn` from where there is no `Progress`."""
+
+
 class OtherProcessFailed(Exception):  # noqa: N818
     """Another process of the same run failed and reports it; this one ends silently with the same exit code."""
 
@@ -101,7 +105,10 @@ def with_remedy(remedy: str) -> Iterator[None]:
         raise
 
 
-_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread")
+_NO_MEMORY = (
+    *("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "can't start new thread"),
+    *("cannot allocate memory", "failed to map segment"),  # of the loader of libraries, in an ImportError
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -110,5 +117,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
+        or (isinstance(error, RuntimeError | ImportError) and any(words in str(error) for words in _NO_MEMORY))
+        or (isinstance(error, ImportError) and error.__context__ is not None and is_out_of_memory(error.__context__))
     )

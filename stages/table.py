@@ -422,7 +422,7 @@ _TOOLS = (
     ),
     Command(
         "verify",
-        "Check every byte of a run or of any folder in it.",
+        "Check a run or any folder in it: every byte that another stage reads.",
         ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
         "stages.tools.verify",
         "stages.configs.folders:Verify",

@@ -86,6 +86,11 @@ def _ready(config: TrainAutoencoder) -> Autoencoder | None:
         if not config.autoencoder.is_dir():
             raise ConfigError(f"`autoencoder={config.autoencoder}` is not a folder", "give one of a ready autoencoder")
         ready = registry.load(config.autoencoder)
+        if ready.decodes_only:
+            raise ConfigError(
+                f"`autoencoder={config.autoencoder}` only decodes: its encoder was not exported with it",
+                "give one with an encoder, as runs/NAME/vqvae/final of the run that it was exported from",
+            )
         ready.latent_shape(config.data.image_size)
         return ready
     network = config.model.network_config()

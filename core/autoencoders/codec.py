@@ -190,6 +190,11 @@ class Autoencoder(nn.Module):
         """Whether latents are the pixels themselves, so that nothing is trained and encoding costs almost nothing."""
         return next(self.parameters(), None) is None
 
+    @property
+    def decodes_only(self) -> bool:
+        """Whether it is of an export without an encoder, whose weights are NaN there."""
+        return any(bool(parameter.isnan().any()) for parameter in self.parameters())
+
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the latents of square images. Raises ConfigError for a size that it does not take."""
         if image_size % self.downsampling:

@@ -1,6 +1,7 @@
 """Three ways to read fields at random out of shards, and what they share: where each sample's bytes lie."""
 
 import os
+import resource
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ class StreamedFiles:
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
-        self._opened = lru_cache(_MOST_OPEN)(lambda shard: _OpenFile(paths[shard]))
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        few = allowed // 8 if 0 <= allowed < 2 * _MOST_OPEN else _MOST_OPEN  # Every field has a reader of its own.
+        self._opened = lru_cache(few)(lambda shard: _OpenFile(paths[shard]))
 
     def read(self, places: Iterable[tuple[int, int, int]]) -> Sequence[Content]:
         places, opened = list(places), self._opened

@@ -4,13 +4,20 @@ import importlib.util
 import os
 import shutil
 import sys
+import warnings
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Notice, UserError
+from .signals import stop_flag
 
+_REMEDY = (
+    "install g++ and Python's headers (python3-dev), and set TMPDIR to a folder without spaces in its name from which"
+    " programs may run"
+)
 _LONG_TRAINING = {"cpu": 2e14, "cuda": 5e16}  # ten minutes of two cores and of one GPU, in FLOPs
 
 
@@ -21,12 +28,15 @@ def maybe_compile(module: nn.Module, wanted: bool, device: torch.device) -> None
     one compilation, which takes seconds where the whole takes a minute. A frozen one (see `for_inference`) is compiled
     as a whole on a CPU: without a backward pass that takes half as long, and what lies between blocks counts there. On
     a GPU, and as a whole, it is compiled for the exact shapes that occur, which are few: training has one, and
-    sampling, which fills up its last batch, one with guidance and one without. Raises ConfigError where the compiler
-    that torch needs is missing.
+    sampling, which fills up its last batch, one with guidance and one without. Raises ConfigError where compiling does
+    not work here.
     """
     if not wanted:
         return
     require_compiler(device)
+    if reason := why_not(device.type):
+        remedy = f"{_REMEDY}, or leave `machine.compile=yes` out"
+        raise ConfigError(f"`machine.compile=yes`, but torch cannot compile here: {reason}", remedy)
     frozen = not any(parameter.requires_grad for parameter in module.parameters())
     whole = (frozen and device.type == "cpu") or not getattr(module, "uniform", True)
     blocks = getattr(module, "blocks", None)
@@ -56,6 +66,36 @@ def compiling_pays(flops: float, device: torch.device) -> bool:
     except ConfigError:
         return False
     return flops > _LONG_TRAINING[device.type]
+
+
+def worth_compiling(flops: float, device: torch.device) -> bool:
+    """Return whether compiling pays, and works; where it would pay and does not work, a Notice says why."""
+    if not compiling_pays(flops, device):
+        return False
+    if reason := why_not(device.type):
+        warnings.warn(Notice(f"training is not compiled, which takes longer: {reason} ({_REMEDY})"), stacklevel=2)
+    return reason is None
+
+
+@cache
+def why_not(kind: str) -> str | None:
+    """Compile a small function on a kind of device, and return why that fails; None where it works.
+
+    A compiler may be there and of no use: without Python's headers, with a temporary folder whose name has a space or
+    from which no program may run. What torch builds here for the first time it needs for networks, too.
+    """
+    try:
+        with stop_flag() as stop:
+            torch.compile(lambda x: (2 * x + 1).relu())(torch.ones(64, device=kind))
+        if stop:
+            raise stop.stopped("while compiling")
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = (line for line in lines if "error: " in line.lower() or "cannot" in line.lower())
+        return next(told, lines[0] if lines else type(error).__name__)[:200]
+    return None
 
 
 def require_compiler(device: torch.device) -> None:

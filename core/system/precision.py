@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
@@ -105,8 +106,25 @@ def bf16_units(device: torch.device) -> str | None:
     if device.type == "cpu":
         # Older releases of torch lack some of these queries; a missing query counts as missing hardware.
         queries = {"AMX": "_is_amx_tile_supported", "AVX-512 BF16": "_is_avx512_bf16_supported"}
-        return next((units for units, query in queries.items() if getattr(torch.cpu, query, lambda: False)()), None)
+        named = (units for units, query in queries.items() if getattr(torch.cpu, query, lambda: False)())
+        return next((units for units in named if bf16_works()), None)
     return None
+
+
+@cache
+def bf16_works() -> bool:
+    """Try what networks compute, in bf16 on the CPU: its flags may name units that the libraries may not use.
+
+    That is so where the instruction set is limited, by ONEDNN_MAX_CPU_ISA or a virtual machine.
+    """
+    ones = partial(torch.ones, dtype=torch.bfloat16, requires_grad=True)
+    try:
+        rows = nn.functional.linear(ones(64, 64), ones(64, 64), ones(64)) @ ones(64, 64)
+        maps = nn.functional.conv2d(ones(2, 16, 16, 16), ones(16, 16, 3, 3))
+        (rows.sum() + maps.sum()).backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _device(name: str) -> torch.device:
@@ -143,6 +161,8 @@ def _dtype(device: torch.device, precision: str) -> torch.dtype:
             "`machine.precision=fp16` cannot train on a CPU",
             "use `machine.precision=bf16`, fp32 or auto",
         )
+    if precision == "bf16" and device.type == "cpu" and not bf16_works():
+        raise ConfigError("this processor, as it is set up, multiplies nothing in bf16", "use `machine.precision=fp32`")
     if precision == "bf16" and device.type == "mps":
         raise ConfigError("`machine.precision=bf16` is not supported on mps", "use `machine.precision=fp32`, or fp16")
     if precision == "bf16" and device.type == "cuda" and not bf16_units(device):

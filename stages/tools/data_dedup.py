@@ -27,7 +27,7 @@ from ...core.runs.outputs import machine_policy
 from ...core.system.settings import Machine
 from ..configs.data_tools import DataDedup
 from .data_copies import Copies
-from .data_parts import TRAINED, Catalogue, opened_images, read_all, shown
+from .data_parts import TRAINED, Catalogue, opened_images, read_all
 
 FEATURE_DISTANCE = 0.04  # of MobileNetV2
 DETAIL = 0.965  # least likeness of the fine detail of near copies, among images that look alike
@@ -79,7 +79,6 @@ def _fingerprints(images: Catalogue, progress: Progress) -> tuple[np.ndarray, li
     broken: list[str] = []
     for row, (_, source, index, seen) in enumerate(read_all(images.parts, fingerprint_of, progress, "reading images")):
         if isinstance(seen, DataError):
-            progress.warn(shown(seen.message, 300))
             broken.append(source.names[index])
         else:
             fingerprints[row] = seen

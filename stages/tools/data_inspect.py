@@ -29,8 +29,6 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
     survey = Survey()
     for part, source, index, seen in read_all(parts, look, progress, "looking at images"):
         survey.add(part, source, index, seen)
-        if isinstance(seen, DataError):
-            progress.warn(shown(seen.message, 300))
 
     source = parts[0][1]
     counts = survey.class_counts.get(parts[0][0], np.zeros(len(source.class_names), dtype=np.int64))

@@ -19,6 +19,7 @@ from ..configs.data_tools import LookingAtData
 T = TypeVar("T")
 Parts = list[tuple[str, ImageSource]]  # the first one is trained on; "all" where training would split it
 TRAINED = ("all", "train")
+_WARNED = 20  # images, of those that cannot be decoded
 
 
 def opened_images(config: LookingAtData) -> tuple["Catalogue", Exclusion | None]:
@@ -77,11 +78,20 @@ class Catalogue:
 def read_all(
     parts: Parts, work: Callable[[ImageSource, int, "bytes | np.ndarray"], T], progress: Progress, title: str
 ) -> Iterator[tuple[str, ImageSource, int, T | DataError]]:
-    """Yield (part, source, index, result) of every image, and report progress. See `reading.read_each`."""
+    """Yield (part, source, index, result) of every image, and report progress. See `reading.read_each`.
+
+    The first few that cannot be decoded are warned of.
+    """
     progress.start(title, sum(len(source) for _, source in parts), "images")
-    done = 0
+    done = broken = 0
     for part, source in parts:
         for index, result in enumerate(read_each(source, lambda i, content, of=source: work(of, i, content))):  # type: ignore[misc]
+            if isinstance(result, DataError):
+                broken += 1
+                if broken <= _WARNED:
+                    progress.warn(shown(result.message, 300))
+                elif broken == _WARNED + 1:
+                    progress.warn("further images that cannot be decoded are only counted")
             yield part, source, index, result
             done += 1
             progress.update(done)

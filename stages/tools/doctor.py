@@ -146,7 +146,7 @@ def _computing(config: Doctor) -> Iterator[Finding]:
     threads, cores = torch.get_num_threads(), machine.num_cores()
     too_many = "lower OMP_NUM_THREADS or machine.threads to the number of cores" if threads > cores else None
     yield Finding("threads", "hint" if too_many else "ok", f"{threads} on {cores} cores", too_many)
-    yield _compiling(policy.device.type, lambda: compile.require_compiler(policy.device))
+    yield _compiling(policy.device.type, lambda: compile.require_compiler(policy.device), config.quick)
 
 
 def _device(kind: str) -> Finding:
@@ -164,7 +164,10 @@ def _device(kind: str) -> Finding:
     return Finding("device", "ok", f"{kind}, {machine.processor_name()}")
 
 
-def _compiling(kind: str, require: Callable[[], None]) -> Finding:
+def _compiling(kind: str, require: Callable[[], None], quick: bool) -> Finding:
+    """Check what compiling needs, and unless it is to be quick, compile something."""
+    from ...core.system.compile import why_not
+
     try:
         require()
     except UserError as error:
@@ -172,6 +175,9 @@ def _compiling(kind: str, require: Callable[[], None]) -> Finding:
     compiler = os.environ.get("CXX", "g++")
     if kind == "cpu" and not _compiles_with_python(compiler):
         return Finding("compile", "hint", f"{compiler} finds no Python.h", "install Python's headers (python3-dev)")
+    if not quick and (reason := why_not(kind)):
+        remedy = "set TMPDIR to a folder without spaces in its name from which programs may run"
+        return Finding("compile", "hint", f"torch cannot compile here: {reason}", remedy)
     return Finding("compile", "ok", f"--compile has {compiler if kind == 'cpu' else 'triton'}")
 
 

@@ -145,7 +145,7 @@ def _load_autoencoder(folder: Path, progress: Progress) -> Autoencoder:
         use_scaling_factor(autoencoder, folder)
         if described.get("shift_factor"):
             progress.warn(f"{folder / CONFIG}: shift_factor is ignored, as in DiT pipelines")
-    if any(bool(parameter.isnan().any()) for parameter in autoencoder.parameters()):
+    if autoencoder.decodes_only:
         progress.note(f"{folder} decodes only: an encoder was not exported with it")
     return autoencoder
 

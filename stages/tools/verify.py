@@ -1,4 +1,7 @@
-"""`ldm verify`: is every byte of what `ldm` wrote what was written, and do the stages of a run fit together?"""
+"""`ldm verify`: is every byte that stages read of each other what was written, and do the stages of a run fit together?
+
+Logs and previews (metrics.jsonl, loss.png, samples/, reconstructions/) have no recorded checksum.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

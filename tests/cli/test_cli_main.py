@@ -109,6 +109,9 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), 1, "out of memory: MemoryError"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory: [Errno 12]"),
         (RuntimeError("can't start new thread"), 1, "out of memory: can't start new thread"),
+        (ImportError("libx.so: failed to map segment from shared object"), 1, "out of memory: libx.so: failed"),
+        (OSError(errno.EIO, "Input/output error", "a/b"), 2, "the disk failed: cannot use a/b: input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle", "a/b"), 2, "the disk failed: cannot use a/b: stale file handle"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"), 1, "train.accumulate=2"),
         (RuntimeError("CUDA error: unspecified launch failure\nmore"), 1, "the GPU failed: CUDA error: unspecified"),
         (KeyboardInterrupt(), 130, ""),
@@ -127,6 +130,7 @@ def test_what_the_system_refuses_is_told_in_one_line(
     "error",
     [
         RuntimeError("a defect"),
+        ImportError("no module named x"),
         RuntimeError("CUDA error: device-side assert triggered"),
         FileNotFoundError(errno.ENOENT, "gone", "a"),
     ],

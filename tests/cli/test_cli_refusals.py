@@ -1,13 +1,14 @@
 """What core says of settings, in the flags of the command that was typed."""
 
 import ast
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ldm.cli.failures import explain
-from ldm.cli.main import _command_in
+from ldm.cli.main import _command_in, run
 from ldm.cli.refusals import in_flags
 from ldm.core.errors import SETTING, ConfigError
 
@@ -86,3 +87,14 @@ def test_core_names_no_flags_in_errors() -> None:
                 texts = [n.value for n in ast.walk(call) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
                 found += [(path.name, t) for t in texts if " --" in f" {t}" and "ldm " not in t and "torchrun" not in t]
     assert not [text for text in found if "--nproc-per-node" not in text[1] and text[1].strip() != "--replace"], found
+
+
+def test_of_thousands_of_unknown_keys_the_first_are_listed_in_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train-dit:\n" + "".join(f"  unknown{number}: 1\n" for number in range(12_000)))
+    started = time.process_time()
+    assert run(["train-dit", "-c", str(recipe)]) == 2
+    assert "and 11,980 more" in capsys.readouterr().err
+    assert time.process_time() - started < 5

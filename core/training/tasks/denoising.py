@@ -22,7 +22,7 @@ from ...pipeline.generation import Sampling
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Guidance, Model, guided
 from ...pipeline.settings import Student
-from ...system.compile import compiling_pays, maybe_compile
+from ...system.compile import maybe_compile, worth_compiling
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
@@ -88,7 +88,7 @@ class DenoisingTask:
         if self.config.machine.compile is not None:
             return self.config.machine.compile
         flops = self.network.training_flops * self.config.train.images
-        return self.network.uniform and compiling_pays(flops, self.policy.device)
+        return self.network.uniform and worth_compiling(flops, self.policy.device)
 
     def load(self, batch: loop.Batch) -> Data:
         """Return latents, what is drawn for them, and conditions; all follows from the seed and stream positions."""

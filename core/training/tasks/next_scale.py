@@ -22,7 +22,7 @@ from ...latents.dataset import VALIDATION_SEED, LatentSets, TokenDataset
 from ...latents.fields import TOKENS
 from ...pipeline.token_drawing import TokenGenerator
 from ...pipeline.training_data import TrainingData
-from ...system.compile import compiling_pays, maybe_compile
+from ...system.compile import maybe_compile, worth_compiling
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
@@ -78,7 +78,7 @@ class NextScaleTask:
         self.network = registry.build(network).to(policy.device)
         compiled = config.machine.compile
         if compiled is None:
-            compiled = compiling_pays(self.network.training_flops * config.train.images, policy.device)
+            compiled = worth_compiling(self.network.training_flops * config.train.images, policy.device)
         maybe_compile(self.network, compiled, policy.device)
         self.scales = network.scales
         self.modules: nn.Module = self.network

@@ -105,6 +105,18 @@ def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path)
         load_dit(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("kind", ["quantised", "sparse", "without storage"])
+def test_tensors_that_are_not_plain_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    tensors = {
+        "quantised": lambda: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
+        "sparse": lambda: torch.eye(4).to_sparse(),
+        "without storage": lambda: torch.empty(4, device="meta"),
+    }
+    path = saved({"x_embedder.proj.weight": tensors[kind]()}, tmp_path)
+    with pytest.raises(DataError, match=r"x_embedder\.proj\.weight is not a plain tensor"):
+        load_dit(path)
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = saved(random_checkpoint(width=16, side=4), tmp_path)
     whole = path.read_bytes()

@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import tarfile
 import zlib
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from ldm.core.errors import DataError
 from ldm.core.latents.fields import ARRAYS
 from ldm.core.latents.index import INDEX, check_index, write_index
+from ldm.core.latents.readers import StreamedFiles
 from ldm.core.latents.shards import LatentSample, Shard, load_shard, read_shard, shard_name, write_shard
 from ldm.core.runs.claim import claim
 from ldm.core.runs.lock import occupy
@@ -266,3 +268,18 @@ def test_an_interrupted_write_leaves_nothing_under_the_final_name(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         write_shard(tmp_path / "shard-000000.tar", 0, failing())
     assert list(tmp_path.iterdir()) == left
+
+
+def test_more_shards_than_files_may_be_open_are_streamed(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.tar" for number in range(171)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 64, hard))
+        readers = [StreamedFiles(paths) for _ in range(3)]
+        for reader in readers:
+            assert reader.read((number, 0, 1) for number in range(171)) == [bytes([number]) for number in range(171)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

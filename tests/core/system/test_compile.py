@@ -1,15 +1,19 @@
 """torch.compile keeps names, takes blocks to train and the whole to sample, and is refused without a compiler."""
 
 import importlib
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from ldm.core.errors import ConfigError
-from ldm.core.system.compile import compiling_pays, maybe_compile
+from ldm.core.errors import ConfigError, Notice
+from ldm.core.system.compile import compiling_pays, maybe_compile, worth_compiling
 from ldm.core.system.precision import for_inference, resolve
+from tests.support.launcher import ROOT
 
 
 def test_compile_that_is_not_wanted_leaves_the_network_alone() -> None:
@@ -23,6 +27,7 @@ def any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something that passes for a compiler, which torch must not take down as its own when it is first imported."""
     importlib.import_module("torch._inductor.config")
     monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr("ldm.core.system.compile.why_not", lambda kind: None)
 
 
 @pytest.mark.usefixtures("any_compiler")
@@ -60,3 +65,38 @@ def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="compiler"):
         maybe_compile(nn.Linear(2, 2), True, torch.device("cpu"))
+
+
+def test_a_training_that_cannot_be_compiled_runs_as_it_is_with_one_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm.core.system.compile.why_not", lambda kind: "fatal error: Python.h: No such file")
+    with pytest.warns(Notice, match=r"not compiled, which takes longer: fatal error: Python\.h.*python3-dev"):
+        assert not worth_compiling(1e16, torch.device("cpu"))
+    assert not worth_compiling(1e12, torch.device("cpu"))
+
+
+def test_compiling_that_was_asked_for_and_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm.core.system.compile.why_not", lambda kind: "no program may run in /noexec")
+    with pytest.raises(ConfigError, match="torch cannot compile here: no program may run in /noexec"):
+        maybe_compile(nn.Linear(2, 2), True, torch.device("cpu"))
+
+
+WITHOUT_HEADERS = """#!{python}
+import os, sys
+os.execvp("g++", ["g++", *(word for word in sys.argv[1:] if "include/python3" not in word)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["a space", "no headers", "works"])
+def test_why_compiling_fails_is_found_by_trying(place: str, tmp_path: Path) -> None:
+    folder, compiler = tmp_path / place, tmp_path / "gxx"
+    folder.mkdir()
+    compiler.write_text(WITHOUT_HEADERS.format(python=sys.executable))
+    compiler.chmod(0o755)
+    caches = folder if place == "a space" else tmp_path / "caches"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(caches)}
+    environment |= {"CXX": str(compiler)} if place == "no headers" else {}
+    code = "from ldm.core.system.compile import why_not; print(why_not('cpu'))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    wanted = {"a space": "rror", "no headers": "Python.h", "works": "None"}[place]
+    assert wanted in done.stdout.splitlines()[-1], done.stdout

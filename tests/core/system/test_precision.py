@@ -11,7 +11,7 @@ from torch import nn
 from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.errors import ConfigError
-from ldm.core.system.precision import for_inference, resolve
+from ldm.core.system.precision import bf16_works, for_inference, resolve
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
@@ -30,6 +30,23 @@ def test_auto_takes_bf16_on_a_cpu_that_says_it_has_the_units(monkeypatch: pytest
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     assert resolve("cpu", "auto").name == "fp32"
+
+
+def test_bf16_whose_products_fail_is_not_taken_and_refused_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("could not create a primitive descriptor for a matmul primitive")
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.nn.functional, "linear", fail)
+    bf16_works.cache_clear()
+    try:
+        assert resolve("cpu", "auto").name == "fp32"
+        with pytest.raises(ConfigError, match="multiplies nothing in bf16"):
+            resolve("cpu", "bf16")
+    finally:
+        bf16_works.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])

@@ -176,3 +176,12 @@ def test_images_on_a_list_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("cat/0000.png\n")
     outcome = inspected(root, exclude=tmp_path / "list.txt")
     assert outcome.exit_code == 0 and outcome.facts["images"] == {"all": 5}
+
+
+def test_of_very_many_broken_images_only_the_first_are_warned_of(tmp_path: Path) -> None:
+    root, heard = photos(tmp_path / "p", {"cat": 4}), Heard()
+    for number in range(50):
+        (root / "cat" / f"broken-{number}.png").write_bytes(b"no image")
+    outcome = inspected(root, heard)
+    assert len(heard.warnings) == 21 and "only counted" in heard.warnings[-1]
+    assert outcome.summary["broken"] == "50"

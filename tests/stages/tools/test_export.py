@@ -172,6 +172,13 @@ def test_each_file_of_an_export_is_verified_and_the_named_command_mends_it(own: 
         assert checked(own) is None
 
 
+def test_an_exported_decoder_is_refused_where_images_are_to_be_encoded(own: Path, drawing: Pipeline) -> None:
+    run = Pipeline(own.parent / "others", drawing.images)
+    folder = next(path for path in (own / "vae", own / "vqvae") if path.is_dir())
+    with pytest.raises(ConfigError, match="only decodes: its encoder was not exported with it"):
+        run.run("train-vqvae", autoencoder=folder)
+
+
 def test_a_completed_card_and_added_files_are_no_damage(own: Path) -> None:
     (own / "README.md").write_text("licence: mine")
     (own / "notes.txt").touch()
