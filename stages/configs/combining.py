@@ -37,7 +37,7 @@ class Anagram(Combination):
     view: ViewName = option("flip", "How the other is seen; flip is upside down, jigsaw 4 x 4 pieces.", "--view")
     space: Literal["auto", "latents", "pixels"] = option(
         "auto",
-        "Where the view is taken: of latents, or of decoded pixels at every step; auto is pixels for negate.",
+        "Where the view is taken: of latents, or of decoded pixels at every step; auto is pixels, the better.",
         "--space",
     )
     num: Count = option(16, "Images, with consecutive seeds.", "--num,--count", ge=1)
@@ -58,7 +58,7 @@ class Anagram(Combination):
 
     def in_pixels(self, of_pixels: bool) -> bool:
         """Whether the view is taken of decoded pixels. of_pixels: whether the model's latents are pixels."""
-        return not of_pixels and (self.space == "pixels" or (self.space == "auto" and self.view == "negate"))
+        return not of_pixels and (self.space == "pixels" or (self.space == "auto" and self.view != "none"))
 
 
 class Hybrid(Combination):
