@@ -1,0 +1,136 @@
+"""A run opened for drawing from Python: `ldm.open`. Nothing is written; networks stay loaded between calls."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..conditioning.conditioning import Request
+from ..diffusion import conditions
+from ..errors import ConfigError
+from ..files import read_plain, sha256_json
+from ..images.decode import decode_picture, to_training
+from ..images.masks import Masked, masked_by
+from ..runs.outputs import machine_policy
+from ..runs.schemas import first_wrong
+from ..system.transfer import to_device
+from .drawing import DenoisingGenerator
+from .editing import Change, edit_of, keep_known, requested
+from .generator import Generator, Opened, open_generator
+from .settings import Asking, Drawing
+
+Picture = str | Path | Image.Image | np.ndarray
+"""A file, a picture of Pillow, or uint8 (H, W, 3)."""
+
+
+class _Call(Drawing, Asking):
+    """The settings of one call."""
+
+    command: ClassVar[str] = "sample"
+    kind: ClassVar[str] = "samples"
+
+
+class Session:
+    """A run's generator. Settings of calls are those of `ldm sample`: `cfg`, `sampler`, `steps`, `denoiser`, …
+
+    Raises ConfigError and DataError as the commands do.
+    """
+
+    def __init__(self, run: Path, **machine: Any) -> None:
+        self._place = {"runs_dir": run.parent, "name": run.name, "machine": machine}
+        self._last: tuple[str, Generator] | None = None
+        self._policy = machine_policy(self._settings({}).machine)
+        self._size = int(open_generator(self._settings({})).source.metadata["image_size"])
+
+    def sample(self, classes: str = "all", seeds: Sequence[int] = (0,), **settings: Any) -> np.ndarray:
+        """Draw images, uint8 (N, H, W, 3): of each class all seeds, class by class.
+
+        classes: as `--class` of `ldm sample`; leave it out for a model without classes. An image is that of
+        `ldm sample` with the same settings and seed.
+        """
+        opened, generator = self._generator({"classes": classes, **settings})
+        request = opened.conditioning.request({"classes": classes})
+        rows = np.repeat(np.arange(len(request.titles)), len(seeds))
+        drawn = np.tile(np.asarray(seeds, dtype=np.int64), len(request.titles))
+        return generator.draw(conditions.index(request.cond, rows), drawn)
+
+    def edit(
+        self,
+        image: Picture,
+        classes: str | None = None,
+        *,
+        strength: float = 0.6,
+        mask: Picture | None = None,
+        seeds: Sequence[int] = (0,),
+        feather: int = 2,
+        **settings: Any,
+    ) -> np.ndarray:
+        """Draw edits of an image, uint8 (N, H, W, 3), as `ldm edit` does: of each class all seeds.
+
+        classes: to edit towards; without, the unconditional model. strength: the noise time to start from, 0 to 1.
+        mask: white is drawn anew, black is kept to the byte; feather: pixels over which the new fades in.
+        """
+        if not 0 <= strength <= 1:
+            raise ConfigError(f"`strength={strength:g}` is outside 0 … 1", "give a noise time")
+        if classes is None:
+            settings = {"cfg": 1.0, **settings}
+        opened, generator = self._generator(settings)
+        if not isinstance(generator, DenoisingGenerator):
+            raise ConfigError(f"{opened.source.path} is not a denoiser: it cannot edit", "open a run that has one")
+        request: Request = requested(opened.conditioning, {} if classes is None else {"classes": classes})
+        rows = np.repeat(np.arange(len(request.titles)), len(seeds))
+        square = self._square(image, mask)
+        change = Change(strength, masked=mask is not None)
+        edit = edit_of(generator.model, generator.policy, [square] * len(rows), change)
+        drawn = np.tile(np.asarray(seeds, dtype=np.int64), len(request.titles))
+        pixels = generator.draw(conditions.index(request.cond, rows), drawn, edit=edit)
+        return keep_known([square] * len(rows), pixels, feather) if mask is not None else pixels
+
+    def encode(self, images: np.ndarray) -> Tensor:
+        """Return normalised latents (B, C, h, w), float32 on the CPU, of images, uint8 (B, H, W, 3)."""
+        return self._denoising().encode(images).float().cpu()
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w)."""
+        generator = self._denoising()
+        return generator.decode(to_device(latents, generator.policy.device))
+
+    def _denoising(self) -> DenoisingGenerator:
+        opened, generator = self._generator({})
+        if not isinstance(generator, DenoisingGenerator):
+            raise ConfigError(f"{opened.source.path} has no latents of its own", "open a run with a denoiser")
+        return generator
+
+    def _settings(self, settings: dict[str, Any]) -> _Call:
+        """Check the settings of a call. Raises ConfigError naming the first that is wrong."""
+        given = {**self._place, **settings}
+        wrong = first_wrong(_Call, given)
+        if wrong is not None:
+            raise ConfigError(wrong, "see `ldm sample --help`")
+        return _Call.model_validate(given)
+
+    def _generator(self, settings: dict[str, Any]) -> tuple[Opened, Generator]:
+        """Open what a call draws from; networks and settings of the call before are used again."""
+        config = self._settings(settings)
+        opened = open_generator(config)
+        key = sha256_json([opened.inputs(Path()), opened.settings])
+        if self._last is None or self._last[0] != key:
+            self._last = key, opened.generator(config, self._policy)
+        return opened, self._last[1]
+
+    def _square(self, image: Picture, mask: Picture | None) -> Masked:
+        picture = _picture(image)
+        if mask is None:
+            return Masked(to_training(picture, self._size), np.full((self._size, self._size), 255, dtype=np.uint8))
+        return masked_by(picture, np.array(_picture(mask).convert("L")), self._size)
+
+
+def _picture(image: Picture) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image).convert("RGB")
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    return decode_picture(read_plain(Path(image)), str(image))
