@@ -12,6 +12,7 @@ import torch
 
 from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import DiTConfig
+from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.diffusion.objective import Denoising
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.system.compile import maybe_compile
@@ -33,6 +34,9 @@ OURS = {
     "ldm, bf16, compiled": {"precision": "bf16", "compiled": True},
 }
 FASTEST = "ldm, bf16, compiled"
+OBJECTIVE = Denoising(
+    schedule("linear", NUM_STEPS), prediction="eps", weighting="snr"
+)  # the peers' plain loss of noise
 POINT = 10  # steps of whose losses a point of a curve is the mean
 
 
@@ -76,7 +80,7 @@ def make(size: Size, precision: str, compiled: bool) -> Work:
     torch.manual_seed(0)
     network = DiT(network_config(size))
     maybe_compile(network, compiled, policy.device)
-    stepper = Stepper(_Denoising(network), _plan(size), policy)
+    stepper = Stepper(Denoiser(network, OBJECTIVE), plan(size.batch), policy)
     batches, numbers = Batches(size), itertools.count()
 
     def step() -> float:
@@ -100,16 +104,16 @@ def network_config(size: Size) -> DiTConfig:
     )
 
 
-class _Denoising:
-    """Noise prediction with the plain loss, as the peers train, for the loop."""
+class Denoiser:
+    """A denoiser, for the loop."""
 
     num_samples = 1
     synchronous = False
 
-    def __init__(self, network: DiT) -> None:
+    def __init__(self, network: DenoiserNetwork, objective: Denoising) -> None:
         self.modules = self.averaged = network
         self.networks = {"denoiser": network}
-        self.objective = Denoising(schedule("linear", NUM_STEPS), prediction="eps", weighting="snr")
+        self.objective = objective
 
     def split(self, data: Any, parts: int) -> list[Any]:
         return split_batch(data, parts)
@@ -129,10 +133,11 @@ class _Denoising:
     def picture(self, folder: Path, images_seen: int) -> None: ...
 
 
-def _plan(size: Size) -> Plan:
+def plan(batch_size: int) -> Plan:
+    """Return how long and how to train: without end, and like the peers."""
     return Plan(
         images=10**9,
-        batch_size=size.batch,
+        batch_size=batch_size,
         accumulate=1,
         lr=peer_steps.LEARNING_RATE,
         warmup=0,

@@ -115,8 +115,9 @@ def tokens_of(maps: Tensor) -> Tensor:
 
 
 def maps_of(tokens: Tensor, like: Tensor) -> Tensor:
-    """(B, T, C) → (B, C, h, w), channels last in memory."""
-    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+    """(B, T, C) → (B, C, h, w), in the layout of `like`."""
+    maps = tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+    return maps if like.is_contiguous(memory_format=torch.channels_last) else maps.contiguous()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -88,13 +88,13 @@ def no_tf32() -> Iterator[None]:
 
 
 def for_inference(network: AnyModule, policy: Policy) -> AnyModule:
-    """Move a network to its device in eval mode, frozen, with linear weights in the compute dtype; return it.
+    """Move a network to its device in eval mode, frozen, with its large weights in the compute dtype; return it.
 
     Autocast would convert these weights in every pass; the output is the same to the bit.
     """
     network = network.to(policy.device).eval().requires_grad_(False)
     for module in network.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             module.weight.data = module.weight.data.to(policy.dtype)
     return network
 
