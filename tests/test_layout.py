@@ -176,6 +176,7 @@ OWN_FILES = {
 OLDER = {
     *("core/runs/roles.py", "stages/table.py", "stages/tools/import_model.py"),
     *("stages/configs/denoiser.py", "stages/configs/autoencoder.py"),
+    "core/interchange/unet.py",  # diffusers' name for a part of a pipeline
 }
 
 

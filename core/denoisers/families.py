@@ -7,6 +7,6 @@ from .unet_config import UNetConfig
 
 FAMILIES: dict[str, Family] = {
     "dit": Family(DiTConfig, "dit:DiT", exporter="transformer"),
-    "unet": Family(UNetConfig, "unet:UNet"),
+    "unet": Family(UNetConfig, "unet:UNet", exporter="unet"),
     "unet-mnist": Family(MnistUNetConfig, "mnist_unet:MnistUNet"),
 }

@@ -2,6 +2,7 @@
 
 import importlib
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,19 +13,41 @@ from ..autoencoders.codec import Autoencoder
 from ..autoencoders.families import FAMILIES as AUTOENCODERS
 from ..denoisers.families import FAMILIES as DENOISERS
 from ..denoisers.network import DenoiserNetwork
+from ..diffusion.conditions import Cond
 from ..errors import ConfigError, DataError
 from ..settings.families import kind_of
 
 
 class DenoiserExporter(Protocol):
-    """A module that exports one family. TITLE: the network's name, as papers have it."""
+    """A module that exports one family.
+
+    TITLE: the network's name, as papers have it. PIPELINE: the class in diffusers that draws from it, where NETWORK and
+    AUTOENCODER are the names of its parts. CLASS_NAMES: of such a network.
+    """
 
     TITLE: str
+    PIPELINE: str
+    NETWORK: str
+    AUTOENCODER: str
+    CLASS_NAMES: tuple[str, ...]
 
     def to_diffusers(self, model: Any, ahead: int) -> nn.Module: ...
 
-    def outputs(self, theirs: Any, config: Any, x: Tensor, t: Tensor, labels: Tensor, ahead: int) -> Tensor:
-        """Return what the exported network makes of x (B, C, H, W) at t (B,) for labels (B,)."""
+    def from_diffusers(
+        self,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        path: Path,
+        num_named: int,
+        ahead: int,
+        time_scale: float,
+    ) -> DenoiserNetwork: ...
+
+    def require_pipeline(self, config: Any) -> None:
+        """Raise ConfigError where the pipeline cannot draw from a network of this config."""
+
+    def outputs(self, theirs: Any, config: Any, x: Tensor, t: Tensor, cond: Cond, ahead: int) -> Tensor:
+        """Return what the exported network makes of x (B, C, H, W) at t (B,) for a condition."""
 
     def summary(self, config: Any) -> str:
         """Say the shape of a network in a few words."""
@@ -61,6 +84,13 @@ def import_autoencoder(folder: Path) -> Autoencoder:
         f"{folder} holds an {stock.codec.kind}, of which no family here has the layers",
         f"use it as it is: ldm train-autoencoder --data FOLDER --autoencoder {shlex.quote(str(folder))}",
     )
+
+
+def denoiser_exporters() -> Iterator[DenoiserExporter]:
+    """Yield the modules that export a family of denoisers."""
+    for family in DENOISERS.values():
+        if family.exporter is not None:
+            yield _module(family.exporter, "")
 
 
 def denoiser_exporter(network: DenoiserNetwork) -> DenoiserExporter:

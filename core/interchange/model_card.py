@@ -95,31 +95,29 @@ def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, 
     """Return the card, Markdown under a block of metadata, without a licence: that is for its owner to choose."""
     from huggingface_hub import ModelCard, ModelCardData  # here, since it takes a second to import
 
+    metadata, names = denoiser.metadata, model.conditioning.class_names
+    kind = "class-conditional" if names else "unconditional"
     data = ModelCardData(
         library_name="diffusers",
-        tags=["diffusers", denoiser_exporter(model.network).TITLE, "latent-diffusion", "class-conditional", "ldm"],
+        tags=["diffusers", denoiser_exporter(model.network).TITLE, "latent-diffusion", kind, "ldm"],
     )
-    metadata = denoiser.metadata
     picture = [f"![samples]({GRID})", ""] if shown.grid is not None else []
     body = [
-        "# A class-conditional latent diffusion model",
+        f"# {'An' if kind[0] == 'u' else 'A'} {kind} latent diffusion model",
         "",
         f"Draws images of {metadata['image_size']} × {metadata['image_size']} pixels"
-        f" of {len(metadata['class_names'])} classes."
+        f"{f' of {len(names)} classes' if names else ''}."
         f" {'Exported' if 'imported' in metadata else 'Trained and exported'} with `ldm`; a licence is for you to add"
         " to the block above.",
         "",
         *picture,
         "## Use",
         "",
-        *_use(metadata, shown),
+        *_use(metadata, shown, denoiser_exporter(model.network).PIPELINE, bool(names)),
         "",
-        *[f"- {note}" for note in _notes(metadata, model)],
+        *[f"- {note}" for note in _notes(model)],
         "",
-        "## Classes",
-        "",
-        *_fenced(json.dumps(metadata["class_names"], ensure_ascii=False), "json"),
-        "",
+        *(["## Classes", "", *_fenced(json.dumps(names, ensure_ascii=False), "json"), ""] if names else []),
         "## Data",
         "",
         *_data(autoencoder),
@@ -176,19 +174,20 @@ def autoencoder_card(stage: StageRun, autoencoder: Autoencoder, class_name: str,
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body), ignore_metadata_errors=True))
 
 
-def _use(metadata: Mapping[str, Any], shown: Shown) -> list[str]:
+def _use(metadata: Mapping[str, Any], shown: Shown, pipeline: str, has_classes: bool) -> list[str]:
     guidance = shown.sampling.get("cfg", 3.0) if metadata["label_dropout"] > 0 else 1.0
+    asked = f"class_labels=[0], guidance_scale={guidance:g}" if has_classes else "batch_size=1"
     return _fenced(
         "import torch\n"
-        "from diffusers import DiTPipeline\n"
+        f"from diffusers import {pipeline}\n"
         "\n"
-        'pipe = DiTPipeline.from_pretrained("PATH OF THIS FOLDER", torch_dtype=torch.float32)\n'
-        f"images = pipe(class_labels=[0], guidance_scale={guidance:g}, num_inference_steps=50).images",
+        f'pipe = {pipeline}.from_pretrained("PATH OF THIS FOLDER", torch_dtype=torch.float32)\n'
+        f"images = pipe({asked}, num_inference_steps=50).images",
         "python",
     )
 
 
-def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
+def _notes(model: Model) -> Iterator[str]:
     """Yield what differs from `ldm sample`, and from other pipelines."""
     steps = model.schedule.num_steps
     if model.schedule.variance_preserving:
@@ -200,19 +199,24 @@ def _notes(metadata: Mapping[str, Any], model: Model) -> Iterator[str]:
         yield f"Needs a diffusers with `{FLOW}`. Its steps are those of `ldm sample` if their number divides {steps}."
     if model.diffusion.shift != 1 and not shifts(model.schedule):
         yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
+    yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
+    if model.conditioning.class_names:
+        yield from _notes_on_classes(model)
+    if model.diffusion.learn_variance:
+        yield "The pipeline leaves the learned variance aside, as DDIM does."
+    yield from autoencoder_exporter(model.autoencoder).notes(model.autoencoder, model.latent_shape[1])
+
+
+def _notes_on_classes(model: Model) -> Iterator[str]:
     if model.conditioning.has_null:
         yield "`guidance_scale` is s in u + s (c − u), as `ldm sample --cfg`, on all channels; 1 or less is none."
     else:
         yield "There is no null class: give `guidance_scale=1`. With any other, the images are NaN, which show black."
-    yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
     if model.network.config.num_classes < NULL_CLASS:
         yield f"Labels {model.network.config.num_classes} to 999 are padding, as diffusers has its null class at 1000."
-    labels = labels_in_diffusers(metadata["class_names"])
-    if list(labels) != sorted(metadata["class_names"]):
+    names = model.conditioning.class_names
+    if list(labels_in_diffusers(names)) != sorted(names):
         yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."
-    if model.diffusion.learn_variance:
-        yield "The pipeline leaves the learned variance aside, as DDIM does."
-    yield from autoencoder_exporter(model.autoencoder).notes(model.autoencoder, model.latent_shape[1])
 
 
 def _data(autoencoder: StageRun) -> list[str]:

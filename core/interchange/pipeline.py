@@ -1,4 +1,4 @@
-"""A folder of diffusers' DiTPipeline: written whole, and read without running what it names."""
+"""A folder of a pipeline of diffusers: written whole, and read without running what it names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,35 +11,36 @@ from torch import Tensor, nn
 
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.registry import DIFFUSERS
-from ..denoisers.dit import DiT
+from ..denoisers.network import DenoiserNetwork
 from ..errors import DataError
 from ..files import read_json
 from ..runs.weights import CONFIG, read_safetensors, read_state_dict
 from . import scheduler, transformer
+from .exporters import DenoiserExporter, denoiser_exporters
 from .scheduler import Process
 
 INDEX = "model_index.json"
-_CLASS = "DiTPipeline"
 _WEIGHTS = "diffusion_pytorch_model"
-_REMEDY = "give a folder that DiTPipeline.save_pretrained wrote"
+_REMEDY = "give a folder that DiTPipeline or LDMPipeline.save_pretrained wrote"
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a pipeline is made of, as diffusers' own objects."""
 
-    transformer: nn.Module
+    network: nn.Module
     autoencoder: nn.Module
     scheduler: Any
 
 
-def write_pipeline(folder: Path, parts: Parts, class_names: Sequence[str]) -> None:
-    """Write a folder that DiTPipeline.from_pretrained loads, in safetensors, with the classes' names."""
+def write_pipeline(folder: Path, parts: Parts, exporter: DenoiserExporter, class_names: Sequence[str]) -> None:
+    """Write a folder that the exporter's pipeline loads, in safetensors, with the classes' names, if there are any."""
     import diffusers  # here, since it takes seconds to import
 
-    id2label = {str(index): name for index, name in enumerate(class_names)}
-    pipeline: Any = diffusers.DiTPipeline(parts.transformer, parts.autoencoder, parts.scheduler, id2label=id2label)
-    pipeline.register_to_config(id2label=id2label)  # The constructor keeps only what it makes of it.
+    given = {exporter.NETWORK: parts.network, exporter.AUTOENCODER: parts.autoencoder, "scheduler": parts.scheduler}
+    names = {"id2label": {str(index): name for index, name in enumerate(class_names)}} if class_names else {}
+    pipeline: Any = getattr(diffusers, exporter.PIPELINE)(**given, **names)
+    pipeline.register_to_config(**names)  # The constructor keeps only what it makes of it.
     pipeline.save_pretrained(folder, safe_serialization=True)
 
 
@@ -57,36 +58,38 @@ class PipelineFolder:
     """
 
     path: Path
+    exporter: DenoiserExporter
     class_names: dict[int, str]
     process: Process
     clips: bool
 
     @property
     def autoencoder(self) -> Path:
-        return self.path / "vae"
+        return self.path / self.exporter.AUTOENCODER
 
-    def load_denoiser(self) -> DiT:
-        """Load the transformer. Raises DataError for one that is not the DiT of the paper."""
-        folder = self.path / "transformer"
+    def load_denoiser(self) -> DenoiserNetwork:
+        """Load the denoiser. Raises DataError for one that no family here can be."""
+        folder = self.path / self.exporter.NETWORK
         tensors, path = _read_weights(folder)
         named = max(self.class_names, default=-1) + 1
         settings, process = read_json(folder / CONFIG), self.process
-        return transformer.from_diffusers(settings, tensors, path, named, process.ahead, process.time_scale)
+        return self.exporter.from_diffusers(settings, tensors, path, named, process.ahead, process.time_scale)
 
 
 def open_pipeline(path: Path) -> PipelineFolder:
-    """Look at a pipeline's folder. Raises DataError where it is no DiTPipeline of the library's own classes."""
+    """Look at a pipeline's folder. Raises DataError where it is none, of the library's own classes, that is known."""
     index = read_json(path / INDEX, _REMEDY)
-    if index.get("_class_name") != _CLASS:
-        raise DataError(f"{path / INDEX} describes a {index.get('_class_name')}, not a {_CLASS}", _REMEDY)
-    for part, allowed in (("transformer", transformer.CLASS_NAMES), ("vae", DIFFUSERS)):
+    known = {exporter.PIPELINE: exporter for exporter in denoiser_exporters()}
+    if index.get("_class_name") not in known:
+        raise DataError(f"{path / INDEX} describes a {index.get('_class_name')}, not a {' or '.join(known)}", _REMEDY)
+    exporter = known[index["_class_name"]]
+    for part, allowed in ((exporter.NETWORK, exporter.CLASS_NAMES), (exporter.AUTOENCODER, DIFFUSERS)):
         if not _is_one_of(index.get(part), allowed):
             raise DataError(f"{path / INDEX}: {part} is {index.get(part)!r}, not one of {', '.join(allowed)}", _REMEDY)
     where = path / "scheduler" / "scheduler_config.json"
     config = read_json(where, _REMEDY)
-    return PipelineFolder(
-        path, _class_names(index.get("id2label"), path), scheduler.from_diffusers(config, str(where)), _clips(config)
-    )
+    names, process = _class_names(index.get("id2label"), path), scheduler.from_diffusers(config, str(where))
+    return PipelineFolder(path, exporter, names, process, _clips(config))
 
 
 def use_scaling_factor(autoencoder: Autoencoder, folder: Path, shifts: bool = False) -> None:

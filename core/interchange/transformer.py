@@ -21,6 +21,7 @@ from ..runs.weights import load_into
 from .mapping import PARTS, Names, Weights, to_theirs
 
 TITLE = "DiT"
+PIPELINE, NETWORK, AUTOENCODER = "DiTPipeline", "transformer", "vae"
 NULL_CLASS = 1000  # of DiTPipeline, whatever the number of classes
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second in folders of before the first existed
 _MLP_RATIO = 4
@@ -68,6 +69,10 @@ def _inexpressible(name: str, value: object, instead: str) -> ConfigError:
     )
 
 
+def require_pipeline(config: DiTConfig) -> None:
+    """Raise ConfigError where the pipeline cannot draw from the network; `to_diffusers` refuses all such."""
+
+
 def to_diffusers(model: DiT, ahead: int = 1) -> nn.Module:
     """Return the same network as a DiTTransformer2DModel, on the CPU, in evaluation mode.
 
@@ -97,9 +102,9 @@ def to_diffusers(model: DiT, ahead: int = 1) -> nn.Module:
     return result
 
 
-def outputs(theirs: Any, config: DiTConfig, x: Tensor, t: Tensor, labels: Tensor, ahead: int) -> Tensor:
-    """Return what the exported network makes of x (B, C, H, W) at t (B,) for labels (B,)."""
-    sample: Tensor = theirs(x, t * config.time_scale - ahead, labels).sample
+def outputs(theirs: Any, config: DiTConfig, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], ahead: int) -> Tensor:
+    """Return what the exported network makes of x (B, C, H, W) at t (B,) for a condition."""
+    sample: Tensor = theirs(x, t * config.time_scale - ahead, cond["labels"]).sample
     return sample
 
 

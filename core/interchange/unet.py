@@ -19,6 +19,7 @@ from .mapping import Names, Weights, to_theirs
 from .transformer import turned
 
 TITLE = "U-Net"
+PIPELINE, NETWORK, AUTOENCODER = "LDMPipeline", "unet", "vqvae"
 CLASS_NAMES = ("UNet2DModel", "UNet2DConditionModel")
 _REMEDY = "give a folder of diffusers' UNet2DModel or UNet2DConditionModel"
 _OURS = {"modulation": ("scale-shift", "add"), "edge": (3,)}  # what our config must say
@@ -68,6 +69,16 @@ def require_expressible(config: UNetConfig) -> None:
         raise _inexpressible("resample", config.resample)
     if not config.token_width and len({_head_width(config, channels) for channels in _attended(config)}) > 1:
         raise _inexpressible("heads", config.heads)
+
+
+def require_pipeline(config: UNetConfig) -> None:
+    """Raise ConfigError where the pipeline, which takes no condition, cannot draw from the network."""
+    if config.num_classes or config.token_width:
+        taken = "tokens" if config.token_width else f"{config.num_classes:,} classes"
+        raise ConfigError(
+            f"no pipeline of diffusers draws from a U-Net of latents with {taken}",
+            "only `ldm sample` draws from this denoiser; for export train one with `conditioning=none`",
+        )
 
 
 def _inexpressible(name: str, value: object) -> ConfigError:

@@ -63,7 +63,7 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")
     with _published(config, made_of) as folder:
-        write_pipeline(folder, parts, sources.denoiser.metadata["class_names"])
+        write_pipeline(folder, parts, denoiser_exporter(model.network), model.conditioning.class_names)
         if sources.shown.grid is not None:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
         text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
@@ -125,8 +125,10 @@ def _open(config: Export, progress: Progress) -> Sources:
 
 def _convert(model: Model) -> Parts:
     """Return the model as diffusers' parts. Raises ConfigError naming what cannot be expressed there."""
+    exporter = denoiser_exporter(model.network)
+    exporter.require_pipeline(model.network.config)
     return Parts(
-        denoiser_exporter(model.network).to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
+        exporter.to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
         autoencoder_exporter(model.autoencoder).to_diffusers(model.autoencoder, model.latent_shape[1]),
         scheduler.to_diffusers(
             model.schedule,
@@ -146,11 +148,12 @@ def _compare(model: Model, parts: Parts) -> Agreement:
     network, ahead = model.network, scheduler.ahead_of(model.schedule)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, *model.latent_shape, generator=generator)
-    labels = torch.randint(network.config.num_classes, (len(x),), generator=generator)
+    num = network.config.num_classes
+    cond = {"labels": torch.randint(num, (len(x),), generator=generator)} if num else {}
     t = torch.tensor([0.001, 0.25, 0.75, 1.0])
-    theirs = denoiser_exporter(network).outputs(parts.transformer, network.config, x, t, labels, ahead)
+    theirs = denoiser_exporter(network).outputs(parts.network, network.config, x, t, cond, ahead)
     image = _difference_of_images(model.autoencoder, parts.autoencoder, x[:2])
-    return Agreement(float((network(x, t, {"labels": labels}) - theirs).abs().max()), image)
+    return Agreement(float((network(x, t, cond) - theirs).abs().max()), image)
 
 
 @torch.no_grad()

@@ -11,6 +11,9 @@ import yaml
 from ...core.autoencoders import registry
 from ...core.autoencoders.codec import Autoencoder
 from ...core.autoencoders.registry import DIFFUSERS
+from ...core.conditioning.conditioning import NoConditioning
+from ...core.conditioning.labels import LabelConditioning
+from ...core.conditioning.registry import recorded
 from ...core.denoisers import registry as denoisers
 from ...core.denoisers.network import DenoiserNetwork
 from ...core.diffusion import predictions
@@ -65,14 +68,15 @@ def run(config: Import, progress: Progress) -> Outcome:
     _refuse(config, ("image_size",), "an autoencoder", f"{config.path} is none")
     if config.autoencoder is not None and not config.autoencoder.is_dir():
         raise ConfigError(f"`autoencoder={config.autoencoder}` is not a folder", "give one of an autoencoder")
-    first, second = config.root / "vqvae", config.root / "dit"
+    first, second = config.root / "vqvae", config.root / _kind(config.path)
     with occupy(first), occupy(second):
         given = _open(config, progress)
         autoencoder = _load_autoencoder(given.autoencoder, progress)
         shared = _metadata(config, given.denoiser, autoencoder, _names(config, given))
         metadata = shared | _denoiser_metadata(config, given)
         made, _ = _autoencoder_stage(config, "vqvae", autoencoder, given.autoencoder, shared, progress)
-        work = _claim(config, "dit", second, metadata, _denoiser_inputs(config, given, made), progress)
+        inputs = _denoiser_inputs(config, given, made, second)
+        work = _claim(config, second.name, second, metadata, inputs, progress)
         complete = work.complete
         if not complete:
             denoisers.save(given.denoiser, work.path / "final", metadata)
@@ -82,8 +86,13 @@ def run(config: Import, progress: Progress) -> Outcome:
         "denoiser": f"{denoiser_exporter(given.denoiser).summary(shape)}, {shape.num_classes:,} classes",
         "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",
     }
-    guided = f" --class 0 --cfg {3 if shape.has_null else 1}"
+    guided = f" --class 0 --cfg {3 if shape.has_null else 1}" if shape.num_classes else ""
     return Outcome(second, complete, summary, next_commands=[command_line("sample", config) + guided])
+
+
+def _kind(path: Path) -> str:
+    """Return the kind of directory that the denoiser at PATH becomes: that of the command which trains such ones."""
+    return "dit" if path.is_file() or open_pipeline(path).exporter.TITLE == "DiT" else "denoiser"
 
 
 def _import_autoencoder(config: Import, described: dict[str, Any], progress: Progress) -> Outcome:
@@ -180,7 +189,7 @@ def _metadata(
         )
     image_size = shape.size[0] * autoencoder.downsampling
     return {
-        "class_names": class_names,
+        **recorded(LabelConditioning(tuple(class_names)) if class_names else NoConditioning()),
         "latent_shape": list(shape.latent_shape),
         "image_size": image_size,
         "imported": config.path.name,
@@ -202,9 +211,9 @@ def _autoencoder_stage(
     return open_own(AUTOENCODER, config, work.path), True
 
 
-def _denoiser_inputs(config: Import, given: Given, autoencoder: StageRun) -> dict[str, Any]:
+def _denoiser_inputs(config: Import, given: Given, autoencoder: StageRun, folder: Path) -> dict[str, Any]:
     weights = {"path": config.path.as_posix(), "fingerprint": given.fingerprint}
-    return {"weights": weights, "autoencoder": as_input(autoencoder, config.root / "dit")}
+    return {"weights": weights, "autoencoder": as_input(autoencoder, folder)}
 
 
 def _denoiser_metadata(config: Import, given: Given) -> dict[str, Any]:

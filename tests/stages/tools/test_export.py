@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 import torch
 
 from ldm.cli.main import run as ldm
+from ldm.core import seeds
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.core.runs.roles import DENOISER
 from ldm.core.runs.run import open_run
 from ldm.stages.configs.folders import Inspect, Verify
 from ldm.stages.tools import export, inspect, verify
-from tests.support.exchanged import drawn, feed_of, levels_apart, output_of, run_export
+from tests.support.exchanged import drawn, feed_of, levels_apart, output_of, run_export, run_import
 from tests.support.pipeline_run import Heard, Pipeline
 from tests.support.stock_diffusers import draw
 
@@ -49,6 +51,40 @@ def test_rectified_flow_comes_along_with_a_kl_autoencoder(straight: Pipeline, tm
     card = (tmp_path / "out" / "README.md").read_text()
     assert "no null class: give `guidance_scale=1`" in card and "guidance_scale=1," in card
     assert np.isnan(draw(str(tmp_path / "out"), feed | {"guidance": 3.0})["images"]).all()
+
+
+@pytest.mark.promise("R25")
+def test_a_unet_without_conditions_becomes_an_ldm_pipeline_and_comes_back(
+    drawing: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Pipeline(tmp_path / "runs", drawing.images)
+    for stage in ("vqvae", "latents"):
+        shutil.copytree(drawing.folder / stage, run.folder / stage)
+    small = {"preset": "unet-xs", "channels": 8, "multipliers": (1, 2), "groups": 4, "head_width": 8}
+    small |= {"blocks": ("res", "res attn")}
+    alone = {"conditioning": "none", "label_dropout": 0.0, "preview__cfg": 1.0}
+    run.run("train-denoiser", model=small, train__lr=1e-2, **alone)
+    run.run("sample", num=3, steps=10, cfg=1.0, label="shown")
+    run_export(run, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "from diffusers import LDMPipeline" in card and "## Classes" not in card
+
+    # The same noise in theirs, and in what is imported from it.
+    pipeline: Any = diffusers.LDMPipeline.from_pretrained(tmp_path / "out")
+    shape = tuple(open_run(run.folder / "denoiser", DENOISER, "").metadata["latent_shape"])
+    noise = torch.cat([seeds.normal(seed, "initial noise", [0], shape) for seed in range(3)])
+    monkeypatch.setattr(sys.modules[diffusers.LDMPipeline.__module__], "randn_tensor", lambda *given, **more: noise)
+    images = pipeline(batch_size=3, num_inference_steps=10, output_type="np").images
+    assert levels_apart(images, drawn(run, "shown")) <= 1
+    back = Pipeline(tmp_path / "back", drawing.images)
+    run_import(back, tmp_path / "out")
+    back.run("sample", num=3, steps=10, cfg=1.0, label="shown")
+    assert levels_apart(drawn(back, "shown"), drawn(run, "shown")) <= 1
+
+    # One with classes has no such pipeline.
+    run.run("train-denoiser", model=small, replace=True, train__images=8)
+    with pytest.raises(ConfigError, match="no pipeline of diffusers draws from a U-Net of latents with 3 classes"):
+        run_export(run, tmp_path / "other")
 
 
 def test_the_folder_names_stock_classes_only_and_holds_no_pickle(drawing: Pipeline, exported: Path) -> None:
