@@ -12,7 +12,6 @@ from ...core.autoencoders import registry
 from ...core.autoencoders.codec import Autoencoder
 from ...core.autoencoders.registry import DIFFUSERS
 from ...core.conditioning.conditioning import NoConditioning
-from ...core.conditioning.labels import LabelConditioning
 from ...core.conditioning.registry import recorded
 from ...core.denoisers import registry as denoisers
 from ...core.denoisers.network import DenoiserNetwork
@@ -74,6 +73,9 @@ def run(config: Import, progress: Progress) -> Outcome:
         autoencoder = _load_autoencoder(given.autoencoder, progress)
         shared = _metadata(config, given.denoiser, autoencoder, _names(config, given))
         metadata = shared | _denoiser_metadata(config, given)
+        if not given.denoiser.config.num_classes:
+            metadata = {name: value for name, value in metadata.items() if name != "class_names"}
+            metadata |= recorded(NoConditioning())
         made, _ = _autoencoder_stage(config, "vqvae", autoencoder, given.autoencoder, shared, progress)
         inputs = _denoiser_inputs(config, given, made, second)
         work = _claim(config, second.name, second, metadata, inputs, progress)
@@ -189,7 +191,7 @@ def _metadata(
         )
     image_size = shape.size[0] * autoencoder.downsampling
     return {
-        **recorded(LabelConditioning(tuple(class_names)) if class_names else NoConditioning()),
+        "class_names": class_names or ["all"],  # as images without class folders have
         "latent_shape": list(shape.latent_shape),
         "image_size": image_size,
         "imported": config.path.name,
