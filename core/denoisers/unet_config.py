@@ -19,19 +19,17 @@ BLOCKS = {
     "channel-attn": "channels weighted by their mean",
 }
 Multiplier = Annotated[float, Field(gt=0, le=64)]
-_MOST_WORDS = 16
+_MOST_WORDS, _MOST_LEVELS = 16, 12
 _FIRST = ("res", "conv")  # those that can change the number of channels, and so begin a level
 
 
 def _adm(channels: int, multipliers: tuple[float, ...], attention: int, repeats: int, **more: Any) -> dict[str, Any]:
     """Return Dhariwal & Nichol's design. attention: level from which on there is attention."""
-    levels = tuple("res attn" if level >= attention else "res" for level in range(len(multipliers)))
+    levels = ",".join("res attn" if level >= attention else "res" for level in range(len(multipliers)))
     return {"channels": channels, "multipliers": multipliers, "blocks": levels, "repeats": repeats, **more}
 
 
-def _ldm(
-    channels: int, multipliers: tuple[float, ...], repeats: int, levels: tuple[str, ...], **more: Any
-) -> dict[str, Any]:
+def _ldm(channels: int, multipliers: tuple[float, ...], repeats: int, levels: str, **more: Any) -> dict[str, Any]:
     """Return Rombach et al.'s design."""
     own = {"middle": "res cross res", "resample": "conv", "modulation": "add", **more}
     return {"channels": channels, "multipliers": multipliers, "blocks": levels, "repeats": repeats, **own}
@@ -40,7 +38,7 @@ def _ldm(
 def _menu(blocks: str, channels: int = 128) -> dict[str, Any]:
     """Return a design of one string for all levels, where the time scales and the class shifts."""
     own = {"middle": f"{blocks} {blocks}", "resample": "conv", "modulation": "split", "edge": 7, "repeats": 1}
-    return {"channels": channels, "multipliers": (2, 4, 8), "blocks": (blocks,), **own}
+    return {"channels": channels, "multipliers": (2, 4, 8), "blocks": blocks, **own}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -54,9 +52,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "adm-512": _adm(256, (0.5, 1, 1, 2, 2, 4, 4), 4, 2),
     "adm-latent": _adm(192, (1, 2, 3, 4), 0, 2),
     # Rombach et al. 2022: for text.
-    "ldm-xs": _ldm(64, (1, 2, 4), 1, ("res cross", "res cross", "res"), heads=4),
-    "sd-1.5": _ldm(320, (1, 2, 4, 4), 2, (*3 * ("res cross",), "res"), heads=8),
-    "sd-2.1": _ldm(320, (1, 2, 4, 4), 2, (*3 * ("res cross",), "res")),
+    "ldm-xs": _ldm(64, (1, 2, 4), 1, "res cross,res cross,res", heads=4),
+    "sd-1.5": _ldm(320, (1, 2, 4, 4), 2, "res cross,res cross,res cross,res", heads=8),
+    "sd-2.1": _ldm(320, (1, 2, 4, 4), 2, "res cross,res cross,res cross,res"),
     # Block menus of gmongaras, "Diffusion models from scratch".
     "menu-res": _menu("res class-attn channel-attn"),
     "menu-res-conv": _menu("res conv class-attn channel-attn"),
@@ -93,12 +91,10 @@ class UNetConfig(DenoiserConfig):
         ..., "Channels that multipliers multiply; vectors of time and class are four times as wide.", ge=1, le=16_384
     )
     multipliers: tuple[Multiplier, ...] = option(
-        ..., "Channels of each level over the first ones: 1,2,4.", min_length=1, max_length=12
+        ..., "Channels of each level over the first ones: 1,2,4.", min_length=1
     )
-    blocks: tuple[str, ...] = option(
-        ...,
-        f"Blocks of each level, or one string for all: {', '.join(BLOCKS)}, as in 'res,res attn'.",
-        min_length=1,
+    blocks: str = option(
+        ..., f"Blocks of each level, or of all, with commas between levels: {', '.join(BLOCKS)}, as in 'res,res attn'."
     )
     middle: str = option("res attn res", "Blocks between the way down and the way up.")
     repeats: int = option(..., "How often a level has its blocks on the way down; one more on the way up.", ge=1, le=64)
@@ -115,8 +111,8 @@ class UNetConfig(DenoiserConfig):
 
     @field_validator("blocks", "middle")
     @classmethod
-    def _blocks_are_known(cls, value: Any) -> Any:
-        for string in (value,) if isinstance(value, str) else value:
+    def _blocks_are_known(cls, value: str) -> str:
+        for string in value.split(","):
             words = string.split()
             for word in words:
                 if word not in BLOCKS:
@@ -127,10 +123,18 @@ class UNetConfig(DenoiserConfig):
                 raise ValueError(f"{string!r} must begin with {' or '.join(_FIRST)}")
         return value
 
+    @property
+    def levels(self) -> list[str]:
+        """The blocks of each level."""
+        strings = [string.strip() for string in self.blocks.split(",")]
+        return strings * len(self.multipliers) if len(strings) == 1 else strings
+
     def check(self) -> None:
-        if len(self.blocks) not in (1, len(self.multipliers)):
+        if len(self.multipliers) > _MOST_LEVELS:
+            raise ConfigError(f"multipliers has {len(self.multipliers)} levels", f"give {_MOST_LEVELS} at most")
+        if len(self.levels) != len(self.multipliers):
             raise ConfigError(
-                f"blocks has {len(self.blocks)} strings for {len(self.multipliers)} levels",
+                f"blocks has {len(self.levels)} strings for {len(self.multipliers)} levels",
                 "give one for each, or one for all",
             )
         self._check_size()
@@ -187,7 +191,7 @@ class UNetConfig(DenoiserConfig):
         """Return the parts in order. Each but the last one on the way down leaves its maps for the way up, as does the
         first convolution."""
         levels = [int(self.channels * multiplier) for multiplier in self.multipliers]
-        blocks = [tuple(string.split()) for string in self.blocks * (len(levels) if len(self.blocks) == 1 else 1)]
+        blocks = [tuple(string.split()) for string in self.levels]
         now, skips, parts = levels[0], [levels[0]], list[Part]()
 
         for level, channels in enumerate(levels):

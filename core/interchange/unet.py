@@ -63,8 +63,8 @@ def require_expressible(config: UNetConfig) -> None:
     attention = "cross" if config.token_width else "attn"
     if config.middle != f"res {attention} res":
         raise _inexpressible("middle", config.middle)
-    if not set(config.blocks) <= {"res", f"res {attention}"}:
-        raise _inexpressible("blocks", ", ".join(config.blocks))
+    if not set(config.levels) <= {"res", f"res {attention}"}:
+        raise _inexpressible("blocks", config.blocks)
     if config.token_width and config.resample != "conv":
         raise _inexpressible("resample", config.resample)
     if not config.token_width and len({_head_width(config, channels) for channels in _attended(config)}) > 1:
@@ -119,9 +119,8 @@ def to_diffusers(model: UNet, ahead: int = 1) -> nn.Module:
 def _settings(config: UNetConfig) -> dict[str, Any]:
     """Return the arguments of diffusers' class."""
     levels = [int(config.channels * multiplier) for multiplier in config.multipliers]
-    strings = config.blocks * (len(levels) if len(config.blocks) == 1 else 1)
     plain = "DownBlock2D" if config.resample == "conv" else "ResnetDownsampleBlock2D"
-    down = [plain if string == "res" else _KINDS[string][0] for string in strings]
+    down = [plain if string == "res" else _KINDS[string][0] for string in config.levels]
     settings: dict[str, Any] = {
         "sample_size": config.size[0],
         "in_channels": config.latent_channels,
@@ -303,7 +302,7 @@ def _config(settings: Mapping[str, Any], num_named: int, time_scale: float) -> U
         time_scale=time_scale,
         channels=levels[0],
         multipliers=tuple(level / levels[0] for level in levels),
-        blocks=tuple(of_kind[kind] for kind in kinds),
+        blocks=",".join(of_kind[kind] for kind in kinds),
         middle="res cross res" if crossing else "res attn res",
         repeats=settings["layers_per_block"],
         resample="res" if resampled else "conv",

@@ -15,7 +15,7 @@ from tests.support.pipeline_run import Pipeline, pngs
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "groups": 4, "head_width": 8}
 MODELS = {
-    "unet": {"preset": "unet-xs", **SMALL, "blocks": ("res", "res attn")},
+    "unet": {"preset": "unet-xs", **SMALL, "blocks": "res,res attn"},
     "menu": {"preset": "menu-res-res-attn", **SMALL},
     "unet-mnist": {"preset": "unet-mnist", "width": 8},
 }

@@ -22,20 +22,16 @@ from ldm.core.errors import ConfigError
 from ldm.core.settings.families import config_of_preset
 
 SHAPE = {"latent_channels": 4, "latent_size": 8, "num_classes": 3}
-ADM = UNetConfig(
-    **SHAPE, channels=16, multipliers=(1, 2), blocks=("res", "res attn"), repeats=1, groups=8, head_width=8
-)
+ADM = UNetConfig(**SHAPE, channels=16, multipliers=(1, 2), blocks="res,res attn", repeats=1, groups=8, head_width=8)
 LDM = ADM.replace(
     num_classes=0,
-    blocks=("res cross", "res"),
+    blocks="res cross,res",
     middle="res cross res",
     modulation="add",
     resample="conv",
     token_width=12,
 )
-MENU = ADM.replace(
-    blocks=("res conv class-attn attn channel-attn",), middle="conv attn conv", modulation="split", edge=7
-)
+MENU = ADM.replace(blocks="res conv class-attn attn channel-attn", middle="conv attn conv", modulation="split", edge=7)
 ALL = pytest.mark.parametrize("config", [ADM, LDM, MENU], ids=["adm", "ldm", "menu"])
 
 
@@ -197,15 +193,16 @@ def test_kernels_of_channel_attention_are_the_papers() -> None:
         (ADM, {"multipliers": (1, 2, 2, 2)}, "blocks has 2 strings for 4 levels"),
         (ADM, {"groups": 32}, "16 channels do not divide into 32 groups"),
         (ADM, {"head_width": 12}, "do not divide into heads of width 12"),
-        (ADM, {"blocks": ("ress",)}, "'ress' is no block; did you mean res?"),
-        (ADM, {"blocks": ("attn res",)}, "'attn res' must begin with res or conv"),
+        (ADM, {"blocks": "ress"}, "'ress' is no block; did you mean res?"),
+        (ADM, {"blocks": "attn res"}, "'attn res' must begin with res or conv"),
         (ADM, {"middle": " "}, "must begin with"),
-        (ADM, {"blocks": ("res " * 17,)}, "17 blocks, at most 16"),
-        (ADM, {"blocks": ("res cross",)}, "no tokens … choose a preset without cross"),
+        (ADM, {"blocks": "res " * 17}, "17 blocks, at most 16"),
+        (ADM, {"blocks": "res cross"}, "no tokens … choose a preset without cross"),
         (ADM, {"token_width": 8}, "tokens of width 8 … such as ldm-xs"),
         (MENU, {"num_classes": 0}, "modulation=split needs classes"),
-        (ADM, {"num_classes": 0, "blocks": ("res class-attn",)}, "class-attn needs classes"),
+        (ADM, {"num_classes": 0, "blocks": "res class-attn"}, "class-attn needs classes"),
         (ADM, {"multipliers": (1, 1e9)}, "multipliers"),
+        (ADM, {"multipliers": (1,) * 13}, "13 levels … give 12 at most"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(base: UNetConfig, fields: dict[str, Any], words: str) -> None:

@@ -97,12 +97,12 @@ def test_values_are_the_golden_ones_of_a_tiny_stable_diffusion(linear: bool) -> 
 
 
 SHAPE = {"latent_channels": 4, "latent_size": 16, "channels": 32, "multipliers": (1, 2, 3), "repeats": 2, "groups": 16}
-ATTENDED = UNetConfig(**SHAPE, num_classes=5, blocks=("res", "res attn", "res attn"), head_width=32)
+ATTENDED = UNetConfig(**SHAPE, num_classes=5, blocks="res,res attn,res attn", head_width=32)
 CROSSED = UNetConfig(
     **SHAPE,
     num_classes=3,
     label_dropout=0,
-    blocks=("res cross", "res cross", "res"),
+    blocks="res cross,res cross,res",
     middle="res cross res",
     resample="conv",
     modulation="add",
@@ -145,7 +145,7 @@ def test_weights_go_to_diffusers_and_back(config: UNetConfig, ahead: int) -> Non
     ("fields", "word"),
     [
         ({"edge": 5}, "edge"),
-        ({"blocks": ("res res",)}, "blocks"),
+        ({"blocks": "res res"}, "blocks"),
         ({"middle": "res"}, "middle"),
         ({"modulation": "split"}, "modulation"),
         ({"latent_size": (16, 8)}, "latent_size"),

@@ -61,7 +61,7 @@ def test_a_unet_without_conditions_becomes_an_ldm_pipeline_and_comes_back(
     for stage in ("vqvae", "latents"):
         shutil.copytree(drawing.folder / stage, run.folder / stage)
     small = {"preset": "unet-xs", "channels": 8, "multipliers": (1, 2), "groups": 4, "head_width": 8}
-    small |= {"blocks": ("res", "res attn")}
+    small |= {"blocks": "res,res attn"}
     alone = {"conditioning": "none", "label_dropout": 0.0, "preview__cfg": 1.0}
     run.run("train-denoiser", model=small, train__lr=1e-2, **alone)
     run.run("sample", num=3, steps=10, cfg=1.0, label="shown")
