@@ -64,7 +64,9 @@ def completion_of(setting: "Setting") -> Callable[..., list[str]] | None:
 def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the runs there are."""
     try:
-        folders = [path for path in Path(str(_given(ctx, "runs_dir"))).iterdir() if path.is_dir()]
+        folders = [
+            path for path in Path(str(_given(ctx, "runs_dir"))).iterdir() if any(path.glob("*/[im]*t*.json"))
+        ]  # of a stage
     except OSError:
         return []
     return sorted(path.name for path in folders if path.name.startswith(incomplete) and path.name.isprintable())

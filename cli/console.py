@@ -90,8 +90,11 @@ class Plain:
         self._log.flush()
 
     def outcome(self, command: str, outcome: Outcome) -> None:
-        """Show what was written and what to run next."""
-        if not self._quiet:
+        """Show what was written and what to run next; with --quiet the folder alone."""
+        if self._quiet and outcome.verdict is None and not is_follower():
+            self._out.write(one_line(str(outcome.directory)) + "\n")
+            self._out.flush()
+        elif not self._quiet:
             self._out.write("\n".join(outcome_lines(command, outcome)) + "\n")
             self._out.flush()
 

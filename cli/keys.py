@@ -132,8 +132,9 @@ def _setting(name: str, field: FieldInfo) -> Setting:
     extra = field.json_schema_extra
     assert isinstance(extra, dict), f"{name} was not declared by `option`"
     declared = str(extra["flag"] or "")
-    is_argument = bool(declared) and not declared.startswith("-")
-    on, _, off = ("" if is_argument else declared).partition("/")
+    words = declared.split(",") if declared else []
+    argument = words.pop(0) if words and not declared.startswith("-") else None
+    on, _, off = ",".join(words).partition("/")
     return Setting(
         key=name,
         flags=tuple(filter(None, on.split(","))),
@@ -144,7 +145,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         help=field.description or "",
         identity=bool(extra["identity"]),
         field=field,
-        argument=declared if is_argument else None,
+        argument=argument,
         names=_names(field),
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import __version__
-from ..core.errors import ConfigError, Notice, OtherProcessFailed
+from ..core.errors import ConfigError, Notice, OtherProcessFailed, UserError
 from ..core.system.signals import stopping_at_once
 from ..stages.table import ALIASES, COMMANDS, STAGES, TOOLS
 from . import examples
@@ -34,14 +34,19 @@ def run_stage(command: str, given: "Given") -> int:
     Returns the exit code.
     """
     from .layers import merged_config
-    from .refusals import in_flags
+    from .refusals import in_flags, with_recipe
 
     refuse_several(command)
     config = merged_config(command, given.recipe, given.overrides, given.flags).config
     with open_console(given.quiet, given.json) as console, _notices(console):
-        outcome: Outcome = COMMANDS[command].load().run(config, console)
+        try:
+            outcome: Outcome = COMMANDS[command].load().run(config, console)
+        except UserError as error:
+            error.remedy = with_recipe(error.remedy, given.recipe) if error.remedy else None
+            raise
         summary = {name: in_flags(text, command) for name, text in outcome.summary.items()}
-        console.outcome(command, replace(outcome, summary=summary))
+        following = [with_recipe(line, given.recipe) for line in outcome.next_commands]
+        console.outcome(command, replace(outcome, summary=summary, next_commands=following))
     return outcome.exit_code
 
 

@@ -34,7 +34,9 @@ _RECIPE = typer.Option(
     autocompletion=complete_recipes,
     rich_help_panel="Other",
 )
-_QUIET = typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.", rich_help_panel="Other")
+_QUIET = typer.Option(
+    "--quiet", "-q", help="Show only warnings, errors and the folder that was written.", rich_help_panel="Other"
+)
 _JSON = typer.Option("--json", help="Report what happens as JSON, one event a line.", rich_help_panel="Other")
 
 

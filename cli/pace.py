@@ -18,6 +18,7 @@ class Pace:
         self.title, self.total, self.unit = title, total, unit
         self.first = self.done = done
         self.numbers: dict[str, float] = {}
+        self._noted: dict[str, int] = {}  # how much was done when each of them was new
         self._clock = clock
         self._start = clock()
         self._marks: deque[tuple[float, int]] = deque([(self._start, done)])
@@ -27,6 +28,7 @@ class Pace:
         now = self._clock()
         self.done = done
         self.numbers.update(numbers)
+        self._noted.update(dict.fromkeys(numbers, done))
         self._marks.append((now, done))
         while len(self._marks) > 2 and self._marks[1][0] < now - _WINDOW:
             self._marks.popleft()
@@ -57,9 +59,11 @@ class Pace:
         return f"{brief(rate)} {self.unit}/s" if rate else ""
 
     def each_reading(self) -> list[str]:
-        """Return the current numbers in words, the loss first: `loss 0.123`, `psnr 24.1`."""
+        """Return the current numbers in words, the loss first: `loss 0.123`, `psnr 24.1 at 64,000` for an older one."""
         names = sorted(self.numbers, key=lambda name: name != "loss")
-        return [f"{name} {self.numbers[name]:.4g}" for name in names]
+        newest = max(self._noted.values(), default=0)
+        ages = {name: f" at {done:,}" for name, done in self._noted.items() if done < newest}
+        return [f"{name} {self.numbers[name]:.4g}{ages.get(name, '')}" for name in names]
 
     def readings(self) -> str:
         """Return the current numbers in words, `loss 0.123  psnr 24.1`."""

@@ -1,5 +1,7 @@
 """Errors in the words of whoever typed the command: key, flag, value, place, and what is allowed."""
 
+import re
+import shlex
 from collections.abc import Mapping
 from re import Match
 from typing import Any
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 from ..core.errors import SETTING, ConfigError
 from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
-from ..stages.table import COMMANDS, STAGES
+from ..stages.table import ALIASES, COMMANDS, STAGES
 from .keys import Setting, find, sections_of, settings_of
 from .values import limits, wanted
 
@@ -41,6 +43,14 @@ def in_flags(text: str, command: str, section: str | None = None) -> str:
         return setting.typed(value) if setting is not None else match[0]
 
     return SETTING.sub(typed, text)
+
+
+def with_recipe(text: str, recipe: str | None) -> str:
+    """Add the recipe that was given to each stage's command in a text that names none: followed, it is the same run."""
+    if recipe is None or " -c " in text:
+        return text
+    commands = "|".join(map(re.escape, sorted((*STAGES, *ALIASES), key=len, reverse=True)))
+    return re.sub(rf"\bldm ({commands})(?![\w-])", lambda found: f"{found[0]} -c {shlex.quote(recipe)}", text)
 
 
 def _meant(key: str, command: str, section: str | None) -> Setting | None:

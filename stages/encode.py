@@ -17,7 +17,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
 from ..core.images.order import pieces
-from ..core.images.sets import data_of, image_sources, inherit_data
+from ..core.images.sets import data_of, image_sources, inherit_data, warn_of_change
 from ..core.latents import shards
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.index import INDEX, write_index
@@ -44,6 +44,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         config = inherit_data(config, source)
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
+        warn_of_change(sources.as_input, source, progress)
         inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
 
         # Nothing to do where the same settings and inputs have made this folder.

@@ -25,7 +25,7 @@ from ..core.settings.fields import identity
 from .configs import Sample
 
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
-STRIP_IMAGES, STRIP_STEPS = 4, 10
+STRIP_IMAGES, STRIP_CLASSES, STRIP_STEPS = 4, 10, 10
 
 
 def run(config: Sample, progress: Progress) -> Outcome:
@@ -53,6 +53,12 @@ def run(config: Sample, progress: Progress) -> Outcome:
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
 
+        sampling = opened.recorded(config.seed)
+        if len(conditioning.class_names) == 1 and sampling["cfg"] != 1:
+            progress.note(
+                f"one class: guidance at {sampling['cfg']:g} is away from images of the same; --cfg 1 is none"
+            )
+
         # Load the networks; draw `num` images of each class, all with consecutive seeds.
         generator = opened.generator(config, policy)
         rows = np.repeat(np.arange(len(request.titles)), config.num)  # each image's row of the request
@@ -74,8 +80,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
             return Outcome(folder)
         outputs = [*names, _write_grid(folder, names, rows, request)]
         if config.progressive:
-            outputs += _write_path(generator, cond, seed_indices, folder)
-        sampling = opened.recorded(config.seed)
+            outputs += _write_path(generator, cond, seed_indices, rows, request, folder)
         metadata = {
             "images": [
                 {"file": name, **request.records[row], "seed": int(seed)}
@@ -90,7 +95,8 @@ def run(config: Sample, progress: Progress) -> Outcome:
     # What the command shows.
     how = f"{sampling['sampler']}, {sampling['steps']} steps, cfg {sampling['cfg']:g}"
     summary = {"images": f"{len(names):,} of {_what(request, conditioning)}, {how}"}
-    return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+    facts = {"images": metadata["images"]}
+    return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands, facts=facts)
 
 
 def _what(request: Request, conditioning: Conditioning) -> str:
@@ -125,23 +131,31 @@ def _read(path: Path) -> np.ndarray:
     return decode(read_plain(path), str(path))
 
 
-def _write_path(generator: Generator, cond: Cond, seed_indices: np.ndarray, folder: Path) -> list[str]:
-    """Write the path of the first few images to the last step: `progressive.png`, and animated."""
+def _write_path(
+    generator: Generator, cond: Cond, seed_indices: np.ndarray, asked: np.ndarray, request: Request, folder: Path
+) -> list[str]:
+    """Write the path to the last step of the first few images, of each class alike: `progressive.png`, and animated.
+
+    asked: each image's row of the request.
+    """
     # Few enough to be computed together, so that each step is shown once for all of them.
-    rows = np.arange(min(STRIP_IMAGES, len(seed_indices), generator.at_once))
+    each = max(1, STRIP_IMAGES // len(request.titles))
+    firsts = [np.flatnonzero(asked == row)[:each] for row in range(len(request.titles))]
+    rows = np.concatenate(firsts)[: min(max(STRIP_IMAGES, STRIP_CLASSES), generator.at_once)]
     path: list[Mapping[str, np.ndarray]] = []
 
     # Draw the same images again; an image depends on its seed alone.
     generator.draw(conditions.index(cond, rows), seed_indices[rows], lambda step, look: path.append(look()))
 
     # A picture of some steps, what becomes the image above estimates of it; an animation of all.
+    titles = [f"{request.titles[asked[row]]}, " if len(request.titles) > 1 else "" for row in rows]
     chosen = np.unique(np.linspace(0, len(path) - 1, STRIP_STEPS).round().astype(int))
     kinds = [*path[0]]
-    shown = [path[step][kind][row] for row in rows for kind in kinds for step in chosen]
+    shown = [path[step][kind][place] for place in range(len(rows)) for kind in kinds for step in chosen]
     picture = grid(
         np.stack(shown),
         columns=len(chosen),
-        row_labels=kinds * len(rows),
+        row_labels=[f"{title}{kind}" for title in titles for kind in kinds],
         column_labels=[f"step {step + 1}" for step in chosen],
         scale=scale_for(path[0][kinds[0]]),
     )

@@ -9,6 +9,7 @@ from ..core.autoregressive import registry
 from ..core.autoregressive.sampling import TokenSampling
 from ..core.autoregressive.var import NextScaleTransformer
 from ..core.autoregressive.var_config import NextScaleConfig
+from ..core.conditioning.class_names import class_flag
 from ..core.errors import ConfigError
 from ..core.latents.dataset import LatentSets
 from ..core.pipeline.token_drawing import token_sampling
@@ -55,5 +56,5 @@ class _NextScale(Kind):
         registry.save(network, folder, extra)
 
     def sample_flags(self, data: TrainingData) -> str | None:
-        asked = "--class 0 " if data.conditioning.class_names else ""
+        asked = class_flag(data.conditioning.class_names)
         return f"{asked}--cfg {2.5 if data.conditioning.has_null else 1}"

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
@@ -24,6 +25,11 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
     for part in text.split(","):
         chosen += [index for index in _one(part.strip(), names) if index not in chosen]
     return chosen
+
+
+def class_flag(names: Sequence[str]) -> str:
+    """Return the flag that asks for the first class by its name, with a space behind it; nothing without classes."""
+    return f"--class {shlex.quote(names[0])} " if names else ""
 
 
 def _named(word: str, names: Sequence[str]) -> int | None:

@@ -1,5 +1,6 @@
 """Training and validation images, as stages read them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -158,6 +159,16 @@ def squares_of(prepare: Preparation, gigabytes: float) -> Squares:
     prepared = [prepare.crop, prepare.background]
     room = int(gigabytes * 2**30) if processes.world().is_main else 0
     return Squares(cache_folder(), prepared, prepare.image_size, room)
+
+
+def warn_of_change(now: Mapping[str, Any], before: StageRun, progress: Progress) -> None:
+    """Warn where images lie at the same place as those that a stage recorded, and are others.
+
+    now: the path and fingerprint of these images, as among a stage's inputs.
+    """
+    recorded = before.inputs.get("data", {})
+    if recorded.get("path") == now.get("path") and recorded.get("fingerprint") != now.get("fingerprint"):
+        progress.warn(f"the images of {now['path']} are others than when {before.path} was made")
 
 
 def data_of(artifact: StageRun) -> Data:

@@ -10,18 +10,19 @@ import torch
 from ..errors import ConfigError, DataError
 from ..features.extractor import Extractor
 from ..features.registry import open_extractor
+from ..files import sha256_json
 from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.loader import ImageLoader
 from ..images.order import spread
-from ..images.sets import exclusion_of
+from ..images.sets import data_of, exclusion_of, warn_of_change
 from ..images.settings import Data
 from ..images.sources import open_source, open_splits
 from ..progress import Progress
 from ..runs.commands import command_of
-from ..runs.inputs import as_input, open_own
-from ..runs.roles import CLASSIFIER, EVALUATION
-from ..runs.run import kind_of, open_run
+from ..runs.inputs import as_input, open_own, own_folders
+from ..runs.roles import AUTOENCODER, CLASSIFIER, EVALUATION
+from ..runs.run import StageRun, kind_of, open_run
 from ..settings.fields import identity
 from ..system.precision import Policy
 from .evaluate import class_columns
@@ -33,11 +34,23 @@ def feature_extractor(config: Comparison, policy: Policy, folder: Path) -> tuple
     """Open the feature extractor, and describe it as an input of the evaluation in a folder."""
     kind = "classifier" if config.features == "auto" else config.features
     if kind == "classifier" and config.weights is None:
+        _require_classes(config)
         classifier = open_own(CLASSIFIER, config)
         classifier.verify()
         return open_extractor(kind, classifier.path / "final", policy.device), as_input(classifier, folder)
     extractor = open_extractor(kind, config.weights, policy.device, config.download)
     return extractor, {"path": str(config.weights or kind), "fingerprint": extractor.weights_sha256}
+
+
+def _require_classes(config: Comparison) -> None:
+    """Refuse a run of one class, for which there is no classifier, with the features that do without."""
+    if own_folders(CLASSIFIER, config.root):
+        return
+    for folder in own_folders(AUTOENCODER, config.root):
+        names = open_run(folder, AUTOENCODER, command_of(folder, AUTOENCODER)).metadata["class_names"]
+        if len(names) == 1:
+            others = "`features=inception` `weights=FILE`, or `features=mobilenet-v2`"
+            raise DataError(f"{config.root} has one class, and so no classifier to measure in", f"give {others}")
 
 
 def saved_statistics(config: Comparison) -> Path | None:
@@ -50,8 +63,14 @@ def saved_statistics(config: Comparison) -> Path | None:
     return path
 
 
-def reference_images(config: Comparison, data: Data, validation: bool = False) -> tuple[ImageSource, dict[str, Any]]:
-    """Open the reference images, those named or the run's own, and describe them as an input."""
+def reference_images(
+    config: Comparison, made: StageRun, progress: Progress, validation: bool = False
+) -> tuple[ImageSource, dict[str, Any]]:
+    """Open the reference images, those named or the run's own, and describe them as an input.
+
+    made: the stage of the run that read its images. Warns where they are others now.
+    """
+    data = data_of(made)
     if config.reference is not None:
         source, path = open_source(config.reference), config.reference
     elif data.source is None:
@@ -62,6 +81,8 @@ def reference_images(config: Comparison, data: Data, validation: bool = False) -
         except DataError as error:
             remedy = "run it where they are unchanged, or give `reference`"
             raise DataError(f"the images of the run: {error.message}", remedy) from None
+        now = sha256_json([part.fingerprint() for part in splits])
+        warn_of_change({"path": data.source, "fingerprint": now}, made, progress)
         source = splits[1 if validation else 0]
         path = f"{data.source} ({'validation' if validation else 'training'} images)"
     return source, {"path": path, "fingerprint": source.fingerprint()}

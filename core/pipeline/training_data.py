@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ..conditioning.conditioning import Conditioning, NoConditioning
 from ..conditioning.registry import conditioning_of
 from ..errors import DataError
-from ..images.sets import ImageSources, data_of, image_sources
+from ..images.sets import ImageSources, data_of, image_sources, warn_of_change
 from ..latents.dataset import LatentSets
 from ..latents.from_images import latents_of_images
 from ..latents.sets import open_latents, read_latents
@@ -42,6 +42,7 @@ class TrainingData:
     def read(self, policy: Policy, progress: Progress, reading: Reading | Literal["auto"] = "auto") -> LatentSets:
         """Open them. reading: as of `read_latents`. Raises DataError as that does."""
         if self.images is None:
+            warn_of_change(self.described.inputs.get("data", {}), self.autoencoder, progress)
             return read_latents(self.described, reading, policy.device, self.conditioning)
         network = load_autoencoder(self.autoencoder, policy).network
         return latents_of_images(self.images.read(progress), network, self.images.data.flip, policy, self.conditioning)

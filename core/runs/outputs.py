@@ -34,7 +34,7 @@ def command_line(command: str, config: Run) -> str:
     if config.runs_dir != Path("runs"):
         words += ["--runs-dir", str(config.runs_dir)]
     if config.name != "default":
-        words += [config.name] if command == "report" else ["--name", config.name]
+        words += ["--name", config.name]
     return shlex.join(words)
 
 

@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..system.machine import num_cores
 from . import metrics_log
 from .commands import MANIFEST, RECIPE, kind_of
-from .lock import LOCK, require_held
+from .lock import LOCK, owner, require_held
 from .pieces import IDENTITY, PIECES
 from .provenance import provenance
 from .roles import Role
@@ -217,7 +217,13 @@ def open_run(path: Path, role: Role, made_by: str, mend: str = "") -> StageRun:
             raise DataError(f"{path} was not written by ldm: it has no {MANIFEST}", f"make one: {made_by}")
         raise DataError(f"{path} does not exist", f"make it: {made_by}")
     if not (path / MANIFEST).is_file():
-        raise DataError(f"{path} is unfinished: it has no {MANIFEST}", f"finish it: {made_by}")
+        seen = [line["images"] for line in metrics_log.read(path / metrics_log.METRICS)[-1:]]
+        far = f", after {seen[0]:,} images" if seen else ""
+        if (path / "best" / MANIFEST).is_file():
+            far += ", and its best state so far can be drawn with `checkpoint=best`"
+        writer = owner(path)
+        remedy = f"wait for {writer}, which writes it" if writer else f"finish it: {made_by}"
+        raise DataError(f"{path} is unfinished{far}: it has no {MANIFEST}", remedy)
     manifest = files.read_sealed(path / MANIFEST, OWN_DIGEST, SCHEMA, run.remedy, always=True)
     kind = manifest.get("kind")
     if not isinstance(kind, str) or kind not in role.makers:

@@ -56,6 +56,14 @@ def stop_flag() -> Iterator[StopFlag]:
             raise flag.stopped("in the middle of a step") from error
 
 
+@contextmanager
+def finish_flag() -> Iterator[StopFlag]:
+    """Yield a flag that SIGUSR2 sets: the work is to end with what there is, as if no more had been asked for."""
+    flag = StopFlag()
+    with _handled([signal.SIGUSR2], flag._handle):
+        yield flag
+
+
 class _Signal(BaseException):
     """A signal, on its way past whatever catches errors."""
 

@@ -25,8 +25,9 @@ class FiniteGuard(BaseModel):
         self.skipped += 1
         self.recent = [step for step in (*self.recent, step_index) if step > step_index - WINDOW]
         if len(self.recent) >= LIMIT:
+            steps = min(WINDOW, step_index + 1)
             raise Diverged(
-                f"training diverged: of the {WINDOW} steps up to {step_index}, {len(self.recent)} were not finite",
-                "lower `train.lr`, or use `machine.precision=fp32`; the last checkpoint is finite",
+                f"training diverged: of the last {steps} steps {len(self.recent)} were not finite",
+                "lower `train.lr`, or use `machine.precision=fp32`; no checkpoint with such numbers was written",
             )
         return False

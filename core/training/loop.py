@@ -32,7 +32,7 @@ from ..progress import Progress
 from ..runs import metrics_log
 from ..system.compile import eager_mode
 from ..system.precision import Policy
-from ..system.signals import StopFlag, stop_flag
+from ..system.signals import StopFlag, finish_flag, stop_flag
 from ..system.transfer import pin_memory
 from . import checkpoint, record
 from .evaluator import CONDITIONS, Best, Evaluator
@@ -41,6 +41,7 @@ from .task import Batch, Plan, Task
 
 __all__ = ["Batch", "Plan", "Task", "rehearse", "train"]
 
+_LONGEST_UNSAVED = 600.0  # seconds of training that a crash may cost, whatever the interval of checkpoints
 _WARM_UP_STEPS = 2  # in which memory is allocated and, where wanted, networks are compiled
 
 
@@ -68,7 +69,8 @@ def train(
     run.open_log()
     progress.start("training", plan.images, "images", done=run.images)
 
-    with stop_flag() as stop, closing(batches(task, plan, policy, run.images)) as loader:
+    loading = closing(batches(task, plan, policy, run.images))
+    with stop_flag() as stop, finish_flag() as finish, loading as loader:
         # Before the first step: validate the initial weights, or make the evaluation that a stop cut short.
         if run.images == 0:
             run.validate(draw=True)
@@ -85,11 +87,13 @@ def train(
             # Advance the clock.
             run.images, run.steps = run.images + plan.batch_size, run.steps + 1
             progress.update(run.images)
+            run.is_last = run.images >= plan.images or processes.stop_requested(finish)
 
             # What is due after this step? A signal to one process stops them all.
             log_due, save_due, draw_due = map(run.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
             validate_due = draw_due or run.is_due(plan.validate_every)
             evaluate_due = evaluator is not None and run.is_due(evaluator.every)
+            save_due = save_due or (log_due and run.is_overdue())
             stopping = processes.stop_requested(stop)
 
             # Finish a deferred step before anything looks at weights, EMA or losses.
@@ -117,6 +121,8 @@ def train(
             # Stop after a checkpoint; the same command resumes.
             if stopping:
                 raise run.stopped(stop)
+            if run.is_last:
+                break
 
         # The result is the EMA, not the last weights.
         run.stepper.keep_ema()
@@ -169,6 +175,8 @@ class _Run:
     images: int = 0
     steps: int = 0
     evaluation_pending: bool = False
+    is_last: bool = False  # whether the last step of all was made
+    last_save: float = field(default_factory=time.monotonic)
     last_log: tuple[float, int] = (0.0, 0)  # when, and after how many images
     log_file: record.MetricsLog = field(init=False)  # the main process's, as is `best`
     best: Best | None = None
@@ -211,7 +219,11 @@ class _Run:
     def is_due(self, every: int) -> bool:
         """Return whether the last step passed a multiple of `every` images (0: never), or was the last of all."""
         passed = every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
-        return passed or self.images >= self.plan.images
+        return passed or self.is_last
+
+    def is_overdue(self) -> bool:
+        """Return whether the last checkpoint is old, by the main process's clock."""
+        return bool(processes.broadcast_int(int(time.monotonic() - self.last_save > _LONGEST_UNSAVED)))
 
     def log(self) -> None:
         """Write the mean losses since the last line, and the speed."""
@@ -274,6 +286,7 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint, together where the network is sharded."""
+        self.last_save = time.monotonic()
         tensors = self.stepper.tensors()
         clock = {"images": self.images, "steps": self.steps, "evaluation_pending": self.evaluation_pending}
         # The main process gathers shards one tensor at a time: no process has to hold the whole network.

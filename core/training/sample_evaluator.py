@@ -85,7 +85,7 @@ class SampleEvaluator:
             # The reference images, which the main process alone reads.
             self.reference: ImageSource | None = None
             if processes.world().is_main:
-                self.reference, self.reference_input = reference_images(self.comparison, self.data)
+                self.reference, self.reference_input = reference_images(self.comparison, data.autoencoder, progress)
                 evaluate.require_enough(len(limited(self.reference, self.comparison)), wanted.num, self.settings)
 
         self.every = wanted.every

@@ -44,7 +44,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
                 "give a folder of images, or leave it out for the validation images",
             )
         extractor, its_input = feature_extractor(config, policy, folder)
-        held_out, reference = reference_images(config, data, validation=True)
+        held_out, reference = reference_images(config, source, progress, validation=True)
         inputs = {"autoencoder": as_input(source, folder), "extractor": its_input, "reference": reference}
         work = claim(folder, config, inputs, progress)
         next_commands = [command_line("report", config)]

@@ -55,7 +55,8 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
     with occupy(folder):
         policy = machine_policy(config.machine)
         made = _made_by_us(where, config)
-        data = _run_data(config, made)
+        reader = _reader(config, made)
+        data = data_of(reader)
         samples = open_source(str(where)) if made is None else _labelled(made)
         extractor, its_input = feature_extractor(config, policy, folder)
         statistics = saved_statistics(config)
@@ -65,7 +66,7 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
                 raise DataError("the samples: 1 image is too few", "give at least 2")
             reference = {"path": config.reference, "fingerprint": sha256_file(statistics / TENSORS)}
         else:
-            real_images, reference = reference_images(config, data)
+            real_images, reference = reference_images(config, reader, progress)
             require_enough(len(limited(real_images, config)), len(limited(samples, config)))
         samples_input = as_input(made, folder) if made else {"path": str(where), "fingerprint": samples.fingerprint()}
         inputs = {"samples": samples_input, "extractor": its_input, "reference": reference}
@@ -142,16 +143,16 @@ def _made_by_us(where: Path, config: Eval) -> StageRun | None:
     return open_run(where, SAMPLES, made_by(SAMPLES, config, where)) if has_begun(where) else None
 
 
-def _run_data(config: Eval, samples: StageRun | None) -> Data:
-    """Return how the run's images were read: by the generator of the samples, or else by the autoencoder."""
+def _reader(config: Eval, samples: StageRun | None) -> StageRun:
+    """Return the stage that read the run's images: the generator of the samples, or else the autoencoder."""
     if samples is None:
-        return data_of(open_own(AUTOENCODER, config, config.autoencoder, "autoencoder"))
+        return open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
     name = next((role.name for role in generators() if role.name in samples.inputs), DENOISER.name)
     generator = open_producer(samples, name, any_generator(), config)
     if "data" in generator.config:
-        return data_of(generator)
+        return generator
     folder = input_path(generator, "autoencoder")
-    return data_of(open_run(folder, AUTOENCODER, made_by(AUTOENCODER, config, folder)))
+    return open_run(folder, AUTOENCODER, made_by(AUTOENCODER, config, folder))
 
 
 def _labelled(made: StageRun) -> ImageSource:

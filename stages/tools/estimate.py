@@ -4,6 +4,7 @@ FLOPs and memory are counted on the networks that would be trained. Time is that
 FLOPs over the rate of a machine that is known by its data sheet only.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from math import prod
@@ -46,6 +47,7 @@ from . import dummy
 from .costs import Basis, StageCost, basis, table
 from .words import amount
 
+_BUSY = 0.5  # of the cores, that other work takes
 _LATE = 2**60  # images seen, after which every part of every loss is active
 
 
@@ -53,6 +55,7 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
     """Estimate the stages of a recipe for whose cost the table of stages names a function. Returns the table."""
     found = basis(how, recipe)
     costs: list[StageCost] = []
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     progress.start("estimating", len(vars(recipe)), "stages")
     for number, stage in enumerate(vars(recipe).values(), 1):
         cost = named(STAGES[stage.command].cost)(found, stage)
@@ -60,6 +63,8 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
         progress.update(number)
     progress.finish()
     notes = [*found.notes, *_conditions(found)]
+    if found.rate is None and busy > _BUSY * machine.num_cores():
+        notes.append(f"other work was running here (a load of {busy:.1f}): the times measured are too long")
     for note in notes:
         progress.note(note)
     facts = {

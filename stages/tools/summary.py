@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...core.errors import DataError
+from ...core.files import read_json
 from ...core.metrics.document import read_evaluation
 from ...core.runs.inputs import has_begun
 from ...core.runs.roles import EVALUATION, SAMPLES, SWEEP, Role
-from ...core.runs.run import MANIFEST, StageRun, open_run
+from ...core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
 from ..table import STAGES
 from .directories import changed_settings, recorded_settings
 from .words import how, typed
@@ -156,3 +157,13 @@ def _read(role: Role, kind: str, folder: Path, warn: Callable[[str], None]) -> S
             warn(error.message)
         return StageRun(folder, kind, command)
     return replace(run, manifest={**run.manifest, "facts": role.known(run.metadata)})
+
+
+def progress_of(stage: StageRun) -> list[int]:
+    """Return how many images an unfinished training has seen, and of how many, as far as its files say."""
+    seen = [line["images"] for line in stage.lines[-1:]]
+    try:
+        asked = read_json(stage.path / IDENTITY)["config"]["train"]["images"]
+    except (DataError, KeyError, TypeError):
+        return seen
+    return [*seen, asked] if seen and isinstance(asked, int) else seen

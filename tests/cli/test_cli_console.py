@@ -99,7 +99,15 @@ def test_speed_is_unknown_before_anything_moved() -> None:
     assert pace.rate is None and pace.seconds_left is None and pace.mean_rate is None
 
 
-def test_quiet_tells_nothing_but_warnings() -> None:
+def test_a_number_that_is_older_than_the_newest_says_from_when_it_is() -> None:
+    pace = Pace("t", 10_000, "images", clock=Clock())
+    pace.update(1_000, {"val_loss": 0.5, "loss": 0.6})
+    assert pace.each_reading() == ["loss 0.6", "val_loss 0.5"]
+    pace.update(2_000, {"loss": 0.4})
+    assert pace.each_reading() == ["loss 0.4", "val_loss 0.5 at 1,000"]
+
+
+def test_quiet_shows_only_warnings_and_the_folder() -> None:
     log, out = io.StringIO(), io.StringIO()
     console = Plain(log, out, quiet=True)
     console.start("t", 3, "images")
@@ -108,7 +116,7 @@ def test_quiet_tells_nothing_but_warnings() -> None:
     console.warn("look here")
     console.finish()
     console.outcome("sample", OUTCOME)
-    assert (log.getvalue(), out.getvalue()) == ("warning: look here\n", "")
+    assert (log.getvalue(), out.getvalue()) == ("warning: look here\n", f"{OUTCOME.directory}\n")
 
 
 def test_the_outcome_says_what_was_written_and_what_to_run_next() -> None:

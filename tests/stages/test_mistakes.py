@@ -1,5 +1,6 @@
 """Mistakes a person makes: told early, with what mends them, and at no cost to what was there."""
 
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from ldm.cli.main import run
+from ldm.cli.refusals import with_recipe
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.runs.lock import occupy
 from ldm.core.runs.run import MANIFEST
-from tests.support.pipeline_run import Heard, Pipeline, manifest
+from tests.support.pipeline_run import Heard, Pipeline, manifest, write_squares
 
 
 @pytest.fixture
@@ -102,9 +105,9 @@ def test_too_few_samples_for_a_judgement_are_told_before_any_is_read(trained: Pi
 
 
 def test_the_next_command_of_a_denoiser_without_a_null_class_asks_for_no_guidance(copied: Pipeline) -> None:
-    assert copied.run("train-dit").next_commands[0].endswith("--class 0 --cfg 3")
+    assert copied.run("train-dit").next_commands[0].endswith("--class blue --cfg 3")
     changed = {"label_dropout": 0, "replace": True, "train__images": 8}
-    assert copied.run("train-dit", **changed).next_commands[0].endswith("--class 0 --cfg 1")
+    assert copied.run("train-dit", **changed).next_commands[0].endswith("--class blue --cfg 1")
 
 
 def test_seeds_beyond_the_last_one_are_refused_and_the_last_one_draws(trained: Pipeline) -> None:
@@ -113,3 +116,49 @@ def test_seeds_beyond_the_last_one_are_refused_and_the_last_one_draws(trained: P
         trained.run("sample", num=2, label="beyond", seed=last)
     folder = trained.run("sample", num=1, label="last", seed=last, classes="red").directory
     assert (folder / f"{last}.png").is_file()
+
+
+def test_images_that_changed_after_a_stage_are_reported_by_the_next_ones(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path / "runs", write_squares(tmp_path / "squares", per_class=12))
+    pipeline.run("train-vqvae")
+    (pipeline.images / "red" / "001.png").unlink()
+    for command in ("encode", "train-dit"):
+        heard = Heard()
+        pipeline.run(command, heard)
+        (warning,) = [each for each in heard.warnings if "are others than when" in each]
+        assert str(pipeline.images) in warning and "vqvae" in warning
+
+
+def test_one_class_is_told_what_to_measure_in_and_that_guidance_does_nothing_good(tmp_path: Path) -> None:
+    images = write_squares(tmp_path / "squares", per_class=40, names=["red"])
+    pipeline = Pipeline(tmp_path / "runs", images).through("train-vqvae", "encode", "train-dit")
+    with pytest.raises(DataError, match="has one class") as refused:
+        pipeline.run("train-classifier")
+    assert "features=inception" in str(refused.value.remedy)
+    heard = Heard()
+    pipeline.run("sample", heard, num=2, label="s")
+    assert any(note.startswith("one class: guidance at 3 is away") for note in heard.notes)
+    with pytest.raises(DataError, match="has one class, and so no classifier to measure in") as refused:
+        pipeline.run("eval", samples="s")
+    assert "train-classifier" not in str(refused.value.remedy)
+
+
+def test_a_recipe_stays_in_every_command_that_is_printed() -> None:
+    line = "ldm train-dit --name mine"
+    assert with_recipe(line, "my recipe.yaml") == "ldm train-dit -c 'my recipe.yaml' --name mine"
+    assert with_recipe("make it: ldm encode --name mine", "r.yaml") == "make it: ldm encode -c r.yaml --name mine"
+    assert with_recipe("ldm report --name mine", "r.yaml") == "ldm report --name mine", "takes no recipe"
+    assert with_recipe(f"{line} -c runs/mine/dit/config.yaml", "r.yaml").count("-c") == 1
+    assert with_recipe(line, None) == line
+
+
+def test_an_unfinished_training_says_how_far_it_is_and_who_writes_it(copied: Pipeline) -> None:
+    (copied.folder / "dit" / MANIFEST).unlink()
+    with pytest.raises(DataError, match=r"dit is unfinished, after 64 images") as refused:
+        copied.run("sample", label="s")
+    assert str(refused.value.remedy).startswith("finish it: ldm ")
+    with occupy(copied.folder / "dit"), pytest.raises(DataError) as refused:
+        copied.run("sample", label="s")
+    assert str(refused.value.remedy).startswith("wait for ") and str(os.getpid()) in str(refused.value.remedy)
+    assert run(["report", "--runs-dir", str(copied.runs_dir), "--name", copied.name]) == 0
+    assert "not finished, 64 of 64 images" in (copied.folder / "report.html").read_text()

@@ -202,6 +202,8 @@ def test_progressive_writes_the_path_as_a_strip_and_an_animation(trained: Pipeli
     assert 2 <= Image.open(folder / "progressive.webp").n_frames <= 4  # equal frames are merged
     strip = np.array(Image.open(folder / "progressive.png"))
     assert strip.shape[1] > 4 * 64
+    several = trained.run("sample", classes="all", num=3, steps=4, progressive=True, label="several").directory
+    assert np.array(Image.open(several / "progressive.png")).shape[0] > 2.5 * strip.shape[0], "a path of each class"
 
 
 def test_guidance_without_a_null_class_is_refused(copied: Pipeline) -> None:

@@ -56,7 +56,7 @@ GENERAL = {"train-autoencoder": "train-vqvae", "train-denoiser": "train-dit"}  #
 def write_squares(folder: Path, per_class: int = 40, size: int = 20, names: Iterable[str] = COLOURS) -> Path:
     """Write a folder of class folders: noisy squares of one colour each, PNG."""
     noise = np.random.default_rng(0)
-    for name, colour in zip(names, COLOURS.values(), strict=True):
+    for name, colour in zip(names, COLOURS.values(), strict=False):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
             pixels = np.clip(np.array(colour) + noise.normal(0, 20, (size, size, 3)), 0, 255).astype(np.uint8)

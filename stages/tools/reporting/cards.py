@@ -11,7 +11,7 @@ from ....core.pipeline.best import kept_best
 from ....core.progress import duration
 from ....core.runs.run import StageRun
 from ...table import KINDS
-from ..summary import Evaluation, Summary, changed, images_per_second, seconds
+from ..summary import Evaluation, Summary, changed, images_per_second, progress_of, seconds
 from ..words import how, plain, rate, sides
 from .page import Card
 
@@ -39,6 +39,8 @@ def cards(run: Summary) -> Iterator[Card]:
 def _of_stage(stage: StageRun) -> Card:
     metadata = stage.metadata
     lines = [*_inputs([stage]), *(text.format(metadata[name]) for name, text in _NUMBERS.items() if name in metadata)]
+    if stage.state == "unfinished" and (counts := progress_of(stage)):
+        lines.append(f"{' of '.join(f'{count:,}' for count in counts)} images")
     if "latent_shape" in metadata:
         lines.append(f"latents {sides(metadata['latent_shape'])}")
     if isinstance(metadata.get("accuracy"), float):

@@ -9,7 +9,7 @@ from ....core.runs.outputs import command_line
 from ....core.runs.run import RECIPE, StageRun
 from ....core.settings.fields import Run
 from ...table import KINDS, MAKERS
-from ..summary import Summary
+from ..summary import Summary, progress_of
 from .charts import measured_along_the_way
 from .page import Gap
 
@@ -38,8 +38,10 @@ def gaps(config: Run, run: Summary) -> Iterator[Gap]:
 def _next_stage(config: Run, stage: StageRun) -> Gap:
     command = command_line(MAKERS[stage.kind].name, config)
     if stage.state == "unfinished":
+        far = f", {' of '.join(f'{count:,}' for count in progress_of(stage))} images" if progress_of(stage) else ""
         return Gap(
-            f"{KINDS[stage.kind].title}: not finished. It goes on from where it is.", f"{command} {_as_before(stage)}"
+            f"{KINDS[stage.kind].title}: not finished{far}. It goes on from where it is.",
+            f"{command} {_as_before(stage)}",
         )
     given = KINDS[stage.kind].role.given
     return Gap(f"{KINDS[stage.kind].title}: the next stage of the pipeline.", f"{command} {given}".strip())

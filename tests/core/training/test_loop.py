@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from torch import nn
 from ldm.core.errors import DataError, Diverged, Stopped, UserError
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy
-from ldm.core.training import checkpoint
+from ldm.core.training import checkpoint, loop
 from ldm.core.training.loop import Batch, Plan, train
 from tests.support.plans import replace
 from tests.support.regression import FP16, FP32, LAST, PLAN, Killed, Regression
@@ -385,3 +387,37 @@ def test_every_batch_is_the_next_slice_of_the_stream(tmp_path: Path) -> None:
     assert [batch.images_seen for batch in task.seen] == list(range(0, 28, 4))
     epochs = np.concatenate([batch.samples for batch in task.seen])[:20].reshape(2, 10)
     assert np.array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (2, 1)))
+
+
+class Finished(Regression):
+    """Asks for the end after the third step, as `kill -USR2` does."""
+
+    def after_step(self, accepted: bool) -> None:
+        super().after_step(accepted)
+        if len(self.stepped_with) == 3:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+
+def test_a_training_that_is_told_to_finish_ends_as_one_that_was_asked_for_no_more(tmp_path: Path) -> None:
+    early = finish(tmp_path / "early", Finished())
+    asked = replace(PLAN, images=3 * PLAN.batch_size)
+    assert early == finish(tmp_path / "asked", plan=asked)
+    assert lines(tmp_path / "early") == lines(tmp_path / "asked")
+    ours, theirs = newest(tmp_path / "early"), newest(tmp_path / "asked")
+    assert ours.path.name == theirs.path.name
+    for name in ("model", "ema"):
+        first, second = (load_file(found.path / f"{name}.safetensors") for found in (ours, theirs))
+        assert first.keys() == second.keys() and all((first[key] == second[key]).all() for key in first)
+
+
+def test_a_checkpoint_is_written_when_the_last_one_is_old_whatever_its_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rarely = replace(PLAN, checkpoint_every=1 << 30, keep=100)
+    finish(tmp_path / "rarely", plan=rarely)
+    assert len([*(tmp_path / "rarely" / "checkpoints").iterdir()]) == 1
+    monkeypatch.setattr(loop, "_LONGEST_UNSAVED", -1.0)
+    finish(tmp_path / "often", plan=rarely)
+    logged = {line["images"] for line in lines(tmp_path / "often") if "loss" in line}
+    assert {int(path.name) for path in (tmp_path / "often" / "checkpoints").iterdir()} == logged
+    assert lines(tmp_path / "often") == lines(tmp_path / "rarely")
