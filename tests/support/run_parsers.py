@@ -185,7 +185,7 @@ def write_report(folder: Path, harmed: str) -> None:
 
 def prepare_export(folder: Path, harmed: str) -> None:
     opened = export._open(config("export", folder, directory=folder / "out"), Silent())
-    assert look_for(folder / RUN, opened.denoiser).fingerprint
+    assert look_for(folder / RUN, opened.denoiser, Silent().warn).fingerprint
 
 
 def compare(folder: Path, harmed: str) -> None:
