@@ -32,18 +32,21 @@ TINY_DIT = ["model.width=32", "model.depth=2", "model.heads=2", "train.ema=0.9"]
 TINY_DIT += ["preview.per_class=1", "preview.steps=2", "metrics.num=12", "metrics.steps=2"]
 SMALLER = {
     "train-vqvae": [*SHORT, "--preset", "vqvae-xs", "--codebook-size", "32", "pictures=2"],
+    "train-autoencoder": [*SHORT, "--preset", "msvq-xs", "model.channels=8", "--codebook-size", "32", "pictures=2"],
     "encode": ["--batch-size", "16"],
     "train-dit": [*SHORT, "--preset", "dit-xs", *TINY_DIT],
+    "distill": [*SHORT, "first_steps=4"],
+    "train-var": [*SHORT, "--preset", "var-d2", "model.width=32"],
     "train-classifier": [*SHORT, "noisy_model.width=32", "noisy_model.depth=1"],
     "sample": ["--count", "4", "--steps", "2"],
     "eval": ["times=2"],
     "doctor": ["--quick"],
     "sweep": ["--cfg", "1,3", "--steps", "2", "--count", "4"],
 }
-TAKE_DATA = ("train-vqvae", "encode", "train-classifier", "import")
+TAKE_DATA = ("train-vqvae", "train-autoencoder", "encode", "train-classifier", "import")
 SLOW = ("ldm estimate",)  # which measures the recipe as it stands
 # What a flag on the page asks of a small picture, where `SMALLER` will not do.
-INSTEAD = {"mnist": ["--data", "digits"], "DiT-XL-2-256x256.pt": ["--heads", "2"]}
+INSTEAD = {"mnist": ["--data", "digits"], "mnist-var": ["--data", "digits"], "DiT-XL-2-256x256.pt": ["--heads", "2"]}
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def smaller(line: str) -> list[str]:
     if words[0] == "config":
         return words
     instead = [setting for word, settings in INSTEAD.items() if word in words[1:] for setting in settings]
-    return [*words, *SMALLER.get(words[0], []), *(instead if words[0] in TAKE_DATA else [])]
+    # A student's steps are its own, a next-scale transformer has none.
+    own_steps = any("/students/" in word for word in words) or "var" in words
+    return [*words, *([] if own_steps else SMALLER.get(words[0], [])), *(instead if words[0] in TAKE_DATA else [])]
 
 
 def what_make_runs() -> list[str]:
