@@ -72,14 +72,20 @@ class _Signal(BaseException):
 def stopping_at_once() -> Iterator[None]:
     """Leave a block with Stopped on SIGTERM, SIGHUP and SIGUSR1, wherever it is not in a `stop_flag` block."""
 
+    received: list[str] = []
+
     def leave(number: int, frame: FrameType | None) -> None:
-        raise _Signal(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
+        raise _Signal
 
     try:
         with _handled([number for number in _STOPPING if number != signal.SIGINT], leave):
             yield
-    except _Signal as received:
-        raise Stopped(f"stopped by {received}", _AGAIN) from None
+    except (_Signal, Exception):
+        if not received:
+            raise
+        # Readers in other languages turn what passes through them into errors of their own.
+        raise Stopped(f"stopped by {received[0]}", _AGAIN) from None
 
 
 @contextmanager

@@ -57,6 +57,14 @@ def test_a_signal_outside_a_loop_ends_the_work_at_once_with_75(name: str) -> Non
     assert signal.getsignal(signal.Signals[name]) == before
 
 
+def test_a_reader_that_makes_an_error_of_its_own_of_a_signal_does_not_hide_it() -> None:
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping_at_once():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            raise ValueError("not a readable file") from None
+
+
 def test_signals_that_are_ignored_stay_so_as_nohup_asks() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
