@@ -78,7 +78,7 @@ def smaller(line: str) -> list[str]:
         return words
     instead = [setting for word, settings in INSTEAD.items() if word in words[1:] for setting in settings]
     # A student's steps are its own, a next-scale transformer has none.
-    own_steps = any("/students/" in word for word in words) or "var" in words
+    own_steps = words[0] == "sample" and ("var" in words or any("/students/" in word for word in words))
     return [*words, *([] if own_steps else SMALLER.get(words[0], [])), *(instead if words[0] in TAKE_DATA else [])]
 
 
