@@ -12,7 +12,7 @@ from ldm.core.denoisers.families import FAMILIES as DENOISERS
 from ldm.core.settings.families import Families, config_of_preset, preset_names
 
 ROOT = Path(__file__).resolve().parents[3]
-LATENTS: dict[str, Any] = {"latent_channels": 4, "latent_size": 16, "num_classes": 3}
+LATENTS: dict[str, Any] = {"latent_channels": 4, "latent_size": 64, "num_classes": 3}
 
 
 @pytest.mark.parametrize(("families", "given"), [(AUTOENCODERS, {}), (DENOISERS, LATENTS)])
