@@ -9,7 +9,7 @@ import pytest
 
 from ldm.core.autoencoders.families import FAMILIES as AUTOENCODERS
 from ldm.core.denoisers.families import FAMILIES as DENOISERS
-from ldm.core.settings.families import Families, config_of_preset, preset_names
+from ldm.core.settings.families import Families, config_of_preset, family_of, preset_names
 
 ROOT = Path(__file__).resolve().parents[3]
 LATENTS: dict[str, Any] = {"latent_channels": 4, "latent_size": 64, "num_classes": 3}
@@ -19,7 +19,9 @@ LATENTS: dict[str, Any] = {"latent_channels": 4, "latent_size": 64, "num_classes
 def test_a_name_in_any_case_stands_for_its_settings(families: Families, given: dict[str, Any]) -> None:
     for name in preset_names(families):
         assert name == name.lower()
-        built = config_of_preset(name.upper(), families, **given)
+        family = families[family_of(name, families)].config
+        tokens = {"token_width": 32} if "cross" in str(family.presets[name].get("blocks")) else {}
+        built = config_of_preset(name.upper(), families, **given, **tokens)
         assert all(getattr(built, key) == value for key, value in built.presets[name].items())
 
 
