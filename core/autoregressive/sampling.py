@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,11 @@ class TokenSampling:
     top_p: float = 1.0
     temperature: float = 1.0
     smooth: bool = False
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What manifests record of it."""
+        return {**vars(self)}
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,7 @@ class OpenedDenoiser:
 
     @property
     def settings(self) -> dict[str, Any]:
-        how = {name: value for name, value in vars(self.sampling).items() if (name, value) != ("away_from", None)}
-        return {**how, "steps": self.sampling.num_steps}
+        return {**self.sampling.recorded, "steps": self.sampling.num_steps}
 
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return them as inputs of the stage in `folder`."""

@@ -33,6 +33,11 @@ class Sampling(Guidance):
     clip: str = "none"
 
     @property
+    def recorded(self) -> dict[str, Any]:
+        """What manifests record of it; nothing of a class to guide away from where there is none."""
+        return {name: value for name, value in vars(self).items() if (name, value) != ("away_from", None)}
+
+    @property
     def num_steps(self) -> int:
         """The steps asked for, or the sampler's default."""
         return self.steps if self.steps is not None else samplers.DEFAULT_STEPS[self.sampler]

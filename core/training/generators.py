@@ -101,7 +101,7 @@ def train_generator(
         if config.metrics.every and (config.replace or not is_whole(folder, config.kind)):
             with in_section_metrics():
                 sampling = kind.sampling(data)
-            evaluator = SampleEvaluator(config, config.metrics, data, vars(sampling), policy, progress)
+            evaluator = SampleEvaluator(config, config.metrics, data, sampling.recorded, policy, progress)
         start = kind.start(inputs := data.inputs(folder), folder)
         work = claim(folder, config, inputs, progress)
         flags = kind.sample_flags(data)

@@ -73,7 +73,7 @@ def test_the_denoiser_of_the_run_is_still_the_usual_one(distilled: Pipeline) -> 
     ("family", "shape"),
     [
         ("dit", {"patch_size": 2, "width": 16, "depth": 1, "heads": 2}),
-        ("unet", {"channels": 32, "blocks": ("res",), "multipliers": (1, 1), "repeats": 1, "middle": "res"}),
+        ("unet", {"channels": 32, "blocks": "res", "multipliers": (1, 1), "repeats": 1, "middle": "res"}),
     ],
 )
 def test_a_network_with_an_untrained_scalar_computes_what_it_did_without(family: str, shape: dict[str, object]) -> None:

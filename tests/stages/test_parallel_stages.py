@@ -92,7 +92,7 @@ def test_the_main_process_waits_for_the_images_that_others_still_write(
 
     def work(rank: int) -> None:
         if rank == 1:
-            monkeypatch.setattr(drawing, "write_png", lambda path, image: (time.sleep(0.3), write_png(path, image)))
+            monkeypatch.setattr(drawing, "write_png", lambda *of: (time.sleep(0.3), write_png(*of)))
         STAGES["sample"].load().run(config, Silent())
 
     assert run_together(2, work) == [0, 0]

@@ -28,9 +28,15 @@ _NUMBERS = {
 
 
 def cards(run: Summary) -> Iterator[Card]:
-    """Yield the links of the chain, those that are missing as well, then what stands beside it."""
+    """Yield the links of the chain, those that are missing as well, then what stands beside it.
+
+    Of several kinds of generators a run needs one.
+    """
     beside = [stage for stage in run.stages.values() if KINDS[stage.kind].beside]
-    yield from (_of_stage(stage) for stage in run.stages.values() if stage not in beside)
+    chain = [stage for stage in run.stages.values() if stage not in beside]
+    draw = [stage for stage in chain if KINDS[stage.kind].role.draws]
+    there = [stage for stage in draw if stage.state != "missing"] or draw[:1]
+    yield from (_of_stage(stage) for stage in chain if stage not in draw or stage in there)
     yield _of_samples(run.samples)
     yield _of_numbers(run.evaluations)
     yield from (_of_stage(stage) for stage in beside if stage.state != "missing")

@@ -36,7 +36,8 @@ def problems(path: Path) -> tuple[list[str], str]:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
+    # Of a recipe, a setting that identifies the run: others may differ from what was recorded.
+    content[content.index(b"lr:") if path.suffix == ".yaml" else len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
