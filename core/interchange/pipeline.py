@@ -80,7 +80,7 @@ def open_pipeline(path: Path) -> PipelineFolder:
     """Look at a pipeline's folder. Raises DataError where it is none, of the library's own classes, that is known."""
     index = read_json(path / INDEX, _REMEDY)
     known = {exporter.PIPELINE: exporter for exporter in denoiser_exporters()}
-    if index.get("_class_name") not in known:
+    if str(index.get("_class_name")) not in known:
         raise DataError(f"{path / INDEX} describes a {index.get('_class_name')}, not a {' or '.join(known)}", _REMEDY)
     exporter = known[index["_class_name"]]
     for part, allowed in ((exporter.NETWORK, exporter.CLASS_NAMES), (exporter.AUTOENCODER, DIFFUSERS)):

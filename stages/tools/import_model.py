@@ -62,7 +62,7 @@ def run(config: Import, progress: Progress) -> Outcome:
     for folder in filter(None, (config.path, config.autoencoder)):
         check_export(folder)
     described = read_json(config.path / CONFIG) if (config.path / CONFIG).is_file() else {}
-    if described.get("_class_name") in DIFFUSERS:
+    if str(described.get("_class_name")) in DIFFUSERS:
         return _import_autoencoder(config, described, progress)
     _refuse(config, ("image_size",), "an autoencoder", f"{config.path} is none")
     if config.autoencoder is not None and not config.autoencoder.is_dir():

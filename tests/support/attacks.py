@@ -134,7 +134,7 @@ ATTACKS = [
     ),
     Attack("yaml-of-run", p.run_with_tag, p.read_yaml, verifying, 3, "config.yaml cannot be read as a recipe"),
     Attack("pipe", p.piped, p.read_samples, training_on, 3, "commands and addresses are never followed"),
-    Attack("postscript", p.postscript, p.read_postscript, training_on, 3, "1.jpg is not an image that can be read"),
+    Attack("postscript", p.postscript, p.read_postscript, training_on, 3, "it is PostScript"),
     Attack(
         "tar-parent", p.tar_with(a={"name": "../{name}", "data": b"x"}), p.unpack_tar, training_on, 3, "leads out of it"
     ),
