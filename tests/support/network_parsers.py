@@ -70,7 +70,13 @@ def make_pipeline(folder: Path) -> None:
         num_attention_heads=1, attention_head_dim=8, in_channels=4, num_layers=1, sample_size=4, norm_eps=1e-6
     )
     vae = diffusers.AutoencoderKL(
-        block_out_channels=(8,), norm_num_groups=4, sample_size=4, latent_channels=4, layers_per_block=1
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=8,
+        latent_channels=4,
+        layers_per_block=1,
     )
     names = {"0": "cat, pet", "1": "dog"}
     built: Any = diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler(), id2label=names)
