@@ -104,7 +104,7 @@ def test_values_of_a_key_are_offered_as_whole_words_but_to_bash() -> None:
 
 def test_values_of_flags_are_offered(runs: Path) -> None:
     assert bash("ldm sample --sampler dd") == ["ddim", "ddpm"]
-    assert bash("ldm train-dit -c imagenette-6") == ["imagenette-64"]
+    assert bash("ldm train-dit -c imagenette-6") == ["imagenette-64", "imagenette-64-kl"]
     assert bash("ldm recipes copy cif") == ["cifar10"]
     assert bash("ldm recipes show ") == recipe_names()
     assert bash("ldm sample --name ") == bash("ldm report ") == ["default", "fish"]
@@ -149,6 +149,8 @@ def test_names_of_networks_are_offered_in_the_case_that_was_begun(command: str) 
     if command in ("train-vqvae", "train-autoencoder"):
         assert bash(f"ldm {command} --preset ") == [*preset_names(AUTOENCODERS)]
         assert bash(f"ldm {command} --preset vqvae-f") == ["vqvae-f8", "vqvae-f16"]
+    elif command == "train-var":
+        assert bash(f"ldm {command} --preset var-d3") == ["var-d30", "var-d36-s"]
     else:
         assert bash(f"ldm {command} --preset ") == [*preset_names(DENOISERS)]
         assert bash(f"ldm {command} --preset dit-x") == ["dit-xs", *(f"dit-xl/{p}" for p in (1, 2, 4, 8))]

@@ -39,7 +39,8 @@ def test_a_machine_on_which_these_tests_run_is_found_well(tmp_path: Path) -> Non
     assert checks["precision"]["value"].startswith(resolve("cpu").name)
     assert all(check["remedy"] for check in checks.values() if check["state"] != "ok")
     assert all(not check["remedy"] for check in checks.values() if check["state"] == "ok")
-    assert list(tmp_path.iterdir()) == []
+    # What compiling is tried with stays where torch keeps it.
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []
 
 
 def test_where_no_run_can_be_written_the_disk_is_broken(tmp_path: Path) -> None:

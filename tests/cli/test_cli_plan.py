@@ -131,7 +131,7 @@ def test_the_rules_are_of_the_commands_that_the_recipe_has_sections_of() -> None
 
 
 def test_a_stage_of_the_table_has_rules_without_being_named_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    film = Kind("film", Role("film", {"film": "film"}), "Film", inputs={"denoiser": DENOISER}, labelled=True)
+    film = Kind("film", Role("film", {"film": "film"}, labelled=("film",)), "Film", inputs={"denoiser": DENOISER})
     targets = (Target("short", ("--label", "short")), Target("long", ("--label", "long")))
     record = replace(STAGES["sample"], name="film", writes=(film,), targets=targets)
     for commands in (STAGES, COMMANDS):
