@@ -66,6 +66,7 @@ def train(
 
     # Resume from the newest whole checkpoint; metrics.jsonl loses what was logged after it.
     run.resume()
+    run.is_last = run.images >= plan.images
     run.open_log()
     progress.start("training", plan.images, "images", done=run.images)
 
