@@ -11,7 +11,7 @@ from ldm.core.images.decode import decode
 from ldm.core.progress import Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs
+from tests.support.pipeline_run import Pipeline, manifest, png_files
 
 SAMPLERS = pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp-2m"])
 
@@ -19,7 +19,7 @@ SAMPLERS = pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp-2m"])
 def sampled(trained: Pipeline, classes: str, num: int = 3, seed: int = 0, **settings: Any) -> dict[str, bytes]:
     label = f"plain {classes} {num} {seed} {settings.get('sampler')}"
     plain = {"num": num, "seed": seed, "steps": 3, "label": label, "metadata": False}
-    return pngs(trained.run("sample", classes=classes, **plain, **settings).directory)
+    return png_files(trained.run("sample", classes=classes, **plain, **settings).directory)
 
 
 @SAMPLERS
@@ -28,20 +28,20 @@ def test_an_anagram_by_the_identity_view_of_one_class_is_the_sample_to_the_byte(
 ) -> None:
     settings = {"sampler": sampler, "cfg": 2}
     drawn = trained.run("anagram", classes=["red", "red"], view="none", label=f"same {sampler}", **settings)
-    assert pngs(drawn.directory) == sampled(trained, "red", **settings)
+    assert png_files(drawn.directory) == sampled(trained, "red", **settings)
 
 
 @SAMPLERS
 def test_a_hybrid_of_one_class_is_the_sample_to_the_byte(trained: Pipeline, sampler: str) -> None:
     settings = {"sampler": sampler, "cfg": 2}
     drawn = trained.run("hybrid", near="red", far="red", label=f"same {sampler}", **settings).directory
-    assert pngs(drawn) == sampled(trained, "red", **settings)
+    assert png_files(drawn) == sampled(trained, "red", **settings)
 
 
 def test_an_interpolation_begins_and_ends_with_the_samples(trained: Pipeline) -> None:
     settings = {"classes": ["red", "blue"], "to_seed": 7, "frames": 4, "cfg": 2}
     folder = trained.run("interpolate", label="way", **settings).directory
-    frames = [content for _, content in sorted(pngs(folder).items())]
+    frames = [content for _, content in sorted(png_files(folder).items())]
     assert frames[0] == sampled(trained, "red", 1, cfg=2)["000000.png"]
     (last,) = sampled(trained, "blue", 1, 7, cfg=2).values()
     ends = [decode(content, "x").astype(int) for content in (frames[-1], last)]
@@ -52,7 +52,9 @@ def test_an_interpolation_begins_and_ends_with_the_samples(trained: Pipeline) ->
 @pytest.mark.parametrize("view", get_args(ViewName)[1:])
 def test_every_view_draws_in_latents_and_in_pixels(trained: Pipeline, view: str) -> None:
     made = [
-        pngs(trained.run("anagram", classes=["red", "blue"], view=view, space=space, label=f"{view} {space}").directory)
+        png_files(
+            trained.run("anagram", classes=["red", "blue"], view=view, space=space, label=f"{view} {space}").directory
+        )
         for space in ("latents", "pixels")
     ]
     assert len(made[0]) == len(made[1]) == 3 and made[0] != made[1]
@@ -60,8 +62,8 @@ def test_every_view_draws_in_latents_and_in_pixels(trained: Pipeline, view: str)
 
 def test_an_image_of_two_conditions_is_the_same_alone_and_among_others_and_the_run_is_whole(copied: Pipeline) -> None:
     settings: dict[str, Any] = {"near": "red", "far": "blue", "sampler": "ddpm"}
-    together = pngs(copied.run("hybrid", num=5, batch_size=2, label="many", **settings).directory)
-    alone = pngs(copied.run("hybrid", num=1, seed=3, label="one", **settings).directory)
+    together = png_files(copied.run("hybrid", num=5, batch_size=2, label="many", **settings).directory)
+    alone = png_files(copied.run("hybrid", num=1, seed=3, label="one", **settings).directory)
     assert alone["000000.png"] == together["000003.png"]
     record = manifest(copied.folder / "hybrids" / "many")["facts"]["images"][3]
     assert record["seed"] == 3 and [each["class"] for each in record["conditions"]] == ["red", "blue"]

@@ -15,7 +15,7 @@ from ldm.stages import sample
 from ldm.stages.configs import Sample
 from ldm.stages.configs.folders import Inspect
 from ldm.stages.tools import inspect
-from tests.support.pipeline_run import MACHINE, Pipeline, manifest, pngs
+from tests.support.pipeline_run import MACHINE, Pipeline, manifest, png_files, pngs
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_an_image_is_drawn_again_to_the_byte_from_what_it_carries_alone(drawn: P
     for name in ("000011.png", "000014.png"):
         lone = shutil.copy(drawn.folder / "samples" / "some" / name, tmp_path / "elsewhere.png")
         folder = again(drawn, lone).directory
-        assert pngs(folder) == {name: lone.read_bytes()}
+        assert png_files(folder) == {name: lone.read_bytes()}
 
 
 def test_it_is_drawn_again_from_a_model_in_another_run_and_from_a_best_state(
@@ -67,7 +67,7 @@ def test_it_is_drawn_again_from_a_model_in_another_run_and_from_a_best_state(
     lone = drawn.folder / "samples" / "some" / "000012.png"
     copy.name = "new"
     folder = again(copy, lone).directory
-    assert pngs(folder)["000012.png"] == lone.read_bytes()
+    assert png_files(folder)["000012.png"] == lone.read_bytes()
     assert folder.parent == copy.runs_dir / "new" / "samples"
 
     watched = trained.copy(tmp_path / "watched")
@@ -76,7 +76,9 @@ def test_it_is_drawn_again_from_a_model_in_another_run_and_from_a_best_state(
     best = watched.run("sample", num=1, classes="red", checkpoint="best", label="best").directory
     shutil.copy(best / "000000.png", tmp_path / "best.png")
     shutil.rmtree(best)
-    assert pngs(again(watched, tmp_path / "best.png").directory)["000000.png"] == (tmp_path / "best.png").read_bytes()
+    assert (
+        png_files(again(watched, tmp_path / "best.png").directory)["000000.png"] == (tmp_path / "best.png").read_bytes()
+    )
 
 
 def test_settings_that_are_given_change_it_and_the_rest_stays(drawn: Pipeline) -> None:

@@ -73,6 +73,10 @@ def manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MANIFEST).read_text())
 
 
+def png_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("[0-9]*.png")}
+
+
 def pngs(folder: Path) -> dict[str, bytes]:
     """Return the pixels of a folder's images by name; their files also say what they were drawn by."""
     return {path.name: Image.open(path).tobytes() for path in folder.glob("[0-9]*.png")}
