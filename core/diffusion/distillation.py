@@ -33,7 +33,7 @@ class Distillation:
 
     teacher: called without gradient; takes the condition with its guidance scale where there is a range.
     num_steps: N, of the student. shift: of its times, as of sampling. guidance: (lowest, highest) scale, or None.
-    Raises ValueError for a prediction of the noise, from which x0 cannot be told at t = 1.
+    Raises ValueError for a prediction of the noise, whose x0 at t = 1 is not defined.
     """
 
     schedule: Schedule
