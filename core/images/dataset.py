@@ -21,13 +21,25 @@ _LONGEST_NAME = 1000  # letters of a class; pictures and reports make room for i
 Fetch = Callable[[int], "bytes | np.ndarray"]
 
 
+Captions = list[tuple[str, ...]]  # of each image, one or more
+
+
+@dataclass(frozen=True)
+class Others:
+    """Files beside images that are not images themselves, by name, and how to read one."""
+
+    names: frozenset[str]
+    read: Callable[[str], bytes]
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSource:
     """Labelled images. Sample i is `names[i]` with `labels[i]`; samples are in the order of their names.
 
     Without class folders or labels (`labelled` is False) there is one class, "all", and every label is 0.
     `ignored` names visible files that are not images, `empty_folders` the class folders without any. Names hold bytes
-    that are not UTF-8 as Python's surrogates.
+    that are not UTF-8 as Python's surrogates. `captions` and `synthetic`, a second set of them, are None where there
+    are none, or where `others`, the files that may hold them, were not read.
     """
 
     location: str
@@ -41,6 +53,9 @@ class ImageSource:
     digests: dict[int, bytes] = field(default_factory=dict, repr=False)  # by row, shared between subsets
     empty_folders: tuple[str, ...] = ()
     numbered: bool = False  # whether classes have no other names than 0 … the greatest label
+    captions: Captions | None = None
+    synthetic: Captions | None = None
+    others: Others | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,11 +120,23 @@ class ImageSource:
             whole.update(_framed(name) + struct.pack("<q", label) + digest)
         return whole.hexdigest()
 
+    def caption_fingerprint(self) -> str:
+        """Return a sha256, hex, of the sorted (name, captions, synthetic captions) of all samples."""
+        whole = hashlib.sha256()
+        none: Captions = [()] * len(self)
+        for name, *sets in sorted(zip(self.names, self.captions or none, self.synthetic or none, strict=True)):
+            whole.update(_framed(name))
+            for texts in sets:
+                whole.update(struct.pack("<q", len(texts)) + b"".join(map(_framed, texts)))
+        return whole.hexdigest()
+
     def subset(self, indices: np.ndarray | Sequence[int]) -> "ImageSource":
         """Return the source holding only the samples at `indices`, in that order, with all the class names."""
         chosen = np.asarray(indices, dtype=np.int64)
         names = [self.names[i] for i in chosen]
-        return replace(self, names=names, labels=self.labels[chosen], rows=self.rows[chosen])
+        captions, synthetic = (each and [each[i] for i in chosen] for each in (self.captions, self.synthetic))
+        parts = replace(self, names=names, labels=self.labels[chosen], rows=self.rows[chosen])
+        return replace(parts, captions=captions, synthetic=synthetic)
 
     def with_classes(self, class_names: tuple[str, ...]) -> "ImageSource":
         """Return the source with its labels counted in another list of classes that holds all of its own.

@@ -13,11 +13,12 @@ import numpy as np
 from ..errors import DataError, as_data_error
 from ..runs.lock import LOCK
 from ..runs.run import IDENTITY
-from .dataset import ImageSource, image_source
+from .dataset import ImageSource, Others, image_source
 from .decode import SUFFIXES
 from .parts import parts_among
 
 CLASSES_FILE = "classes.json"
+SIDECARS = (".txt", ".caption")  # endings of files with the captions of the image of the same stem
 Parts = dict[str, Callable[[], ImageSource]]  # "all", or some of "train", "val" and "test"; opened when called
 
 # What desktops, network drives, file systems and Python leave in folders, in lower case.
@@ -34,6 +35,11 @@ class Listing:
     names: list[str]
     folders: list[str]
     read: Callable[[str], bytes]
+
+
+def stem_of(name: str) -> str:
+    """Return a file's name without its ending, with the folders that it is in."""
+    return name[: len(name) - len(PurePosixPath(name).suffix)]
 
 
 def is_image(name: str) -> bool:
@@ -122,7 +128,15 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
     """Label the images below `prefix` by the folder they are in; without folders they are one class, "all"."""
     inside = [name for name in listing.names if name.startswith(prefix)]
     found = [name for name in inside if is_image(name)]
-    ignored = [name for name in inside if not is_image(name) and PurePosixPath(name).name != CLASSES_FILE]
+    others = Others(frozenset(name for name in listing.names if not is_image(name)), listing.read)
+    stems = {stem_of(name) for name in found}
+    ignored = [
+        name
+        for name in inside
+        if not is_image(name)
+        and PurePosixPath(name).name != CLASSES_FILE
+        and not (name.endswith(SIDECARS) and stem_of(name) in stems)
+    ]
     location = listing.location
     keys = [_top(name, prefix) for name in found]
     tops = set(keys) - {""}
@@ -138,10 +152,11 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
         return listing.read(found[row])
 
     if not tops:
-        return image_source(location, found, fetch, None, ignored=ignored)
+        return replace(image_source(location, found, fetch, None, ignored=ignored), others=others)
     labels, order = numbered(keys)
     class_names = human_names(order, _classes_file(listing, prefix), location)
-    return image_source(location, found, fetch, labels, class_names, ignored, empty)
+    source = image_source(location, found, fetch, labels, class_names, ignored, empty)
+    return replace(source, others=others)
 
 
 def _top(name: str, prefix: str) -> str:

@@ -1,7 +1,7 @@
 """Training and validation images, as stages read them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from ..progress import Progress
 from ..runs.inputs import section_of
 from ..runs.run import StageRun, kind_of
 from ..settings.fields import Section
+from .captions import has_captions, with_captions
 from .dataset import ImageSource, listed
 from .exclusion import Exclusion, read_exclusion
 from .loader import ImageLoader, Preparation
@@ -23,6 +24,7 @@ from .sources import open_splits
 from .squares import Squares, cache_folder
 
 _DARK = 0.5  # share of nearly black images above which they are hardly meant to be
+CAPTIONS = "captions"  # role of captions, among a stage's inputs
 EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
 
 
@@ -62,6 +64,24 @@ class ImageSources:
             return {"data": self.as_input}
         left_out = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
         return {"data": self.as_input, EXCLUDE: {**left_out, "images": len(self.exclude.names)}}
+
+    @property
+    def captioned(self) -> bool:
+        """Whether the images come with captions, as far as the names of their files say."""
+        return has_captions(self.train, self.data)
+
+    def with_captions(self) -> "ImageSources":
+        """Return the images with their captions. Raises DataError naming an image without, or a file that is wrong."""
+        train, val = with_captions([self.train, self.val], self.data)
+        return replace(self, train=train, val=val)
+
+    @property
+    def caption_input(self) -> dict[str, dict[str, Any]]:
+        """The captions as an input of a stage that uses them; nothing before `with_captions`."""
+        if self.train.captions is None:
+            return {}
+        fingerprint = sha256_json([self.train.caption_fingerprint(), self.val.caption_fingerprint()])
+        return {CAPTIONS: {"path": self.data.captions, "fingerprint": fingerprint}}
 
     def read(self, progress: Progress, keep: bool = True) -> ImageSets:
         """Say what they are, and make them readable as squares. Raises DataError for those that cannot be decoded.
