@@ -120,12 +120,13 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(width // heads, eps=EPS) if qk_norm else nn.Identity()
         self.out = Linear(width, width)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        """mask: bool, broadcast to (B, N, T, T): which tokens each may attend to."""
         q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        mixed_BNTH = attend(q, k, v)
+        mixed_BNTH = attend(q, k, v, mask)
         return self.out(mixed_BNTH.transpose(1, 2).flatten(2))
 
 

@@ -12,6 +12,7 @@ from ..diffusion.conditions import Cond
 from . import unet_blocks
 from .layers import ScalarEmbeddings, TimestepEmbedding
 from .network import DenoiserNetwork
+from .text import IDS, MASK, TEXT_FIELDS, TOKENS, TextInput
 from .unet_blocks import Given
 from .unet_config import Part, UNetConfig
 
@@ -66,11 +67,10 @@ def part_of(config: UNetConfig, part: Part, name: str) -> nn.Module:
 class UNet(DenoiserNetwork):
     """Maps down to the smallest side and up again, joined with those of the same side. Hidden states are maps.
 
-    Labels are embedded and added to the time; `cross` blocks attend to `tokens` (B, L, token_width) where `mask` (B, L)
-    is true.
+    Labels are embedded and added to the time; `cross` blocks attend to the tokens of a text, and not to its one vector.
     """
 
-    fields: ClassVar[tuple[str, ...]] = (LABELS, "tokens", "mask")
+    fields: ClassVar[tuple[str, ...]] = (LABELS, *TEXT_FIELDS)
     uniform: ClassVar[bool] = False
     config: UNetConfig
 
@@ -83,15 +83,17 @@ class UNet(DenoiserNetwork):
         num = config.num_classes
         self.label = LabelEmbedding(num, config.has_null, config.embedding) if num else None
         self.scalars = ScalarEmbeddings(config.scalars, config.embedding)
+        self.text = TextInput(config) if config.takes_text else None
         self.blocks = nn.ModuleList(part_of(config, part, str(i)) for i, part in enumerate(self.parts))
         self.norm = nn.GroupNorm(config.groups, end)
         self.last = unet_blocks.zeroed(nn.Conv2d(end, config.out_channels, config.edge, padding=padding))
 
     @property
     def training_flops(self) -> float:
-        """6 operations per weight and position, and those of attention; without keys and values of tokens."""
+        """6 operations per weight and position, and those of attention."""
         positions = self.config.size[0] * self.config.size[1]
         total = unet_blocks.products(nn.ModuleList([self.first, self.last]), positions)
+        total += 0 if self.text is None else self.text.products()
         for part, block in zip(self.parts, self.blocks, strict=True):
             total += block.products(positions // 4**part.level)  # type: ignore[operator]
         return 6.0 * total
@@ -100,16 +102,17 @@ class UNet(DenoiserNetwork):
         given = {} if self.label is None else {"label": self.label(cond[LABELS])}
         if self.scalars:
             given["scalars"] = torch.stack(self.scalars.vectors(cond)).sum(0)
-        if self.config.token_width:
+        if self.text is not None:
+            tokens, mask, _ = self.text(cond)
             for module in self.modules():
                 if isinstance(module, unet_blocks.CrossAttention):
-                    given |= module.keys_values(cond["tokens"])
-            if "mask" in cond:
-                given["mask"] = cond["mask"]
+                    given |= module.keys_values(tokens)
+            if MASK in cond:
+                given[MASK] = mask
         return given
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Any:
-        plain = {LABELS, "tokens", *self.scalars} & cond.keys()
+        plain = {LABELS, IDS, TOKENS, *self.scalars} & cond.keys()
         given = self._vectors(t, self.prepare(cond) if plain else cond)
         # Channels last is the layout of a GPU's convolutions; on a CPU group norm is ten times as slow on it.
         layout = torch.channels_last if x_t.device.type == "cuda" else torch.contiguous_format

@@ -184,7 +184,8 @@ class CrossAttention(nn.Module):
         self.norm = nn.GroupNorm(config.groups, channels, eps=_EPS_OF_TRANSFORMERS)
         self.first = Linear(channels, channels)
         heads = config.num_heads(channels)
-        self.layers = nn.ModuleList(CrossBlock(channels, heads, config.token_width) for _ in range(config.depth))
+        self.layers = nn.ModuleList(CrossBlock(channels, heads, config.context_width) for _ in range(config.depth))
+        self.length = config.text_length
         self.last = zeroed(Linear(channels, channels))
 
     def keys_values(self, tokens: Tensor) -> Given:
@@ -202,10 +203,10 @@ class CrossAttention(nn.Module):
         return x + maps_of(self.last(tokens), x)
 
     def products(self, positions: int) -> int:
-        """Without the keys and values of tokens, whose number it does not know."""
+        """With the keys and values of tokens, and attention to them, where the length of texts is known."""
         of_tokens = sum(layer.kv.weight.numel() for layer in self.layers)  # type: ignore[operator, union-attr, misc]
-        attention = 2 * positions**2 * self.norm.num_channels * len(self.layers)
-        return products(self, positions) - positions * int(of_tokens) + attention
+        attention = 2 * positions * (positions + self.length) * self.norm.num_channels * len(self.layers)
+        return products(self, positions) - (positions - self.length) * int(of_tokens) + attention
 
 
 class ClassAttention(nn.Module):

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from ..errors import ConfigError
 from ..settings.fields import option
 from ..settings.words import did_you_mean
-from .config import DenoiserConfig
+from .text_config import TextDenoiserConfig
 
 BLOCKS = {
     "res": "two convolutions",
@@ -80,8 +80,8 @@ class Part:
     skip: int = 0
 
 
-class UNetConfig(DenoiserConfig):
-    """Shape of a U-Net. token_width: of the tokens that `cross` attends to; 0 without any."""
+class UNetConfig(TextDenoiserConfig):
+    """Shape of a U-Net, whose `cross` attends to the tokens of a text."""
 
     presets = PRESETS
     default_preset: ClassVar[str] = "unet-xs"
@@ -107,7 +107,6 @@ class UNetConfig(DenoiserConfig):
     depth: int = option(1, "Blocks of each `cross` transformer.", ge=1, le=64)
     edge: Literal[1, 3, 5, 7] = option(3, "Kernel of the first and last convolution.")
     groups: int = option(32, "Groups of normalisation.", ge=1, le=1024)
-    token_width: int = Field(default=0, ge=0, le=65_536)
 
     @field_validator("blocks", "middle")
     @classmethod
@@ -130,6 +129,7 @@ class UNetConfig(DenoiserConfig):
         return strings * len(self.multipliers) if len(strings) == 1 else strings
 
     def check(self) -> None:
+        super().check()
         if len(self.multipliers) > _MOST_LEVELS:
             raise ConfigError(f"multipliers has {len(self.multipliers)} levels", f"give {_MOST_LEVELS} at most")
         if len(self.levels) != len(self.multipliers):
@@ -142,11 +142,11 @@ class UNetConfig(DenoiserConfig):
         if not self.num_classes and (self.modulation == "split" or "class-attn" in used):
             what = "modulation=split" if self.modulation == "split" else "class-attn"
             raise ConfigError(f"{what} needs classes, which these data do not have", "choose another preset")
-        if bool(self.token_width) != ("cross" in used):
-            have = f"tokens of width {self.token_width}" if self.token_width else "no tokens"
+        if self.takes_text != ("cross" in used):
+            have = f"tokens of width {self.context_width}" if self.takes_text else "no tokens"
             raise ConfigError(
                 f"these data have {have}, and blocks are {', '.join(sorted(used))}",
-                "choose a preset with cross, such as ldm-xs" if self.token_width else "choose a preset without cross",
+                "choose a preset with cross, such as ldm-xs" if self.takes_text else "choose a preset without cross",
             )
         for part in self.parts():
             self._check_part(part)

@@ -22,7 +22,7 @@ TITLE = "U-Net"
 PIPELINE, NETWORK, AUTOENCODER = "LDMPipeline", "unet", "vqvae"
 CLASS_NAMES = ("UNet2DModel", "UNet2DConditionModel")
 _REMEDY = "give a folder of diffusers' UNet2DModel or UNet2DConditionModel"
-_OURS = {"modulation": ("scale-shift", "add"), "edge": (3,)}  # what our config must say
+_OURS = {"modulation": ("scale-shift", "add"), "edge": (3,), "vocabulary": (0,)}  # what our config must say
 _THEIRS: dict[str, Any] = {  # what their config must say, where it says anything
     "center_input_sample": False,
     "time_embedding_type": "positional",
@@ -73,8 +73,8 @@ def require_expressible(config: UNetConfig) -> None:
 
 def require_pipeline(config: UNetConfig) -> None:
     """Raise ConfigError where the pipeline, which takes no condition, cannot draw from the network."""
-    if config.num_classes or config.token_width:
-        taken = "tokens" if config.token_width else f"{config.num_classes:,} classes"
+    if config.num_classes or config.takes_text:
+        taken = "tokens" if config.takes_text else f"{config.num_classes:,} classes"
         raise ConfigError(
             f"no pipeline of diffusers draws from a U-Net of latents with {taken}",
             "only `ldm sample` draws from this denoiser; for export train one with `conditioning=none`",

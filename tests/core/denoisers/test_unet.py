@@ -32,7 +32,8 @@ LDM = ADM.replace(
     token_width=12,
 )
 MENU = ADM.replace(blocks="res conv class-attn attn channel-attn", middle="conv attn conv", modulation="split", edge=7)
-ALL = pytest.mark.parametrize("config", [ADM, LDM, MENU], ids=["adm", "ldm", "menu"])
+TEXT = LDM.replace(token_width=0, vocabulary=7, text_length=5, text_width=16)
+ALL = pytest.mark.parametrize("config", [ADM, LDM, MENU, TEXT], ids=["adm", "ldm", "menu", "text"])
 
 
 def awake(config: UNetConfig) -> UNet:
@@ -53,6 +54,9 @@ def inputs(config: UNetConfig, batch: int = 3) -> tuple[Tensor, Tensor, Cond]:
         cond["labels"] = torch.arange(batch) % (config.num_classes + 1)
     if config.token_width:
         cond["tokens"] = torch.randn(batch, 5, config.token_width)
+    if config.vocabulary:
+        cond["ids"] = torch.arange(batch * 5).view(batch, 5) % config.vocabulary
+    if config.takes_text:
         cond["mask"] = torch.arange(5) < torch.tensor([[5], [2], [3]] * batch)[:batch]
     return torch.randn(batch, *config.latent_shape), torch.rand(batch), cond
 
@@ -122,7 +126,7 @@ def test_a_new_network_predicts_zero_so_that_the_loss_begins_at_one_and_for_flow
 @ALL
 def test_training_flops_are_three_times_the_forward_pass_that_torch_counts(config: UNetConfig) -> None:
     """It counts attention only where that is written out, and too much in the backward pass of depthwise kernels."""
-    wide = config.replace(channels=64, latent_size=16, head_width=32, groups=32)
+    wide = config.replace(channels=64, latent_size=16, head_width=32, groups=32, text_length=5)
     model = build(wide)
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(*inputs(wide, 1))
@@ -213,7 +217,7 @@ def test_what_does_not_fit_together_is_refused(base: UNetConfig, fields: dict[st
 
 
 def test_a_saved_config_is_the_same_when_read(tmp_path: Path) -> None:
-    for config in (ADM, LDM, MENU):
+    for config in (ADM, LDM, MENU, TEXT):
         assert UNetConfig.from_json(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 
 

@@ -1,0 +1,88 @@
+"""Text as denoisers take it: vectors of tokens, a mask, and one vector of the whole text.
+
+Shape suffixes: B batch, L tokens, W width.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.conditions import Cond
+from .layers import EPS, Attention, Mlp
+from .text_config import TextDenoiserConfig
+
+IDS, TOKENS, MASK, POOLED = "ids", "tokens", "mask", "pooled"
+TEXT_FIELDS = (IDS, TOKENS, MASK, POOLED)  # of a condition
+
+
+class TextLayer(nn.Module):
+    """Attention between the valid tokens, then an MLP, each of the normalised tokens and added to them."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.RMSNorm(width, eps=EPS)
+        self.attention = Attention(width, heads, qk_norm=True)
+        self.norm2 = nn.RMSNorm(width, eps=EPS)
+        self.mlp = Mlp(width, 4 * width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, L, W). mask: bool (B, 1, 1, L)."""
+        x = x + self.attention(self.norm1(x), mask=mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class TextTower(nn.Module):
+    """A transformer over the ids of a text, in which every token sees all others; it ends in an RMSNorm.
+
+    Trained together with the denoiser, as the one of Rombach et al. 2022 for text.
+    """
+
+    def __init__(self, vocabulary: int, length: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.empty(length, width))
+        self.layers = nn.ModuleList(TextLayer(width, heads) for _ in range(layers))
+        self.norm = nn.RMSNorm(width, eps=EPS)
+        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.02)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return vectors (B, L, W) for ids (B, L), L up to the length that it was made for; 0 where mask is false."""
+        x = self.table(ids) + self.positions[: ids.shape[1]]
+        for layer in self.layers:
+            x = layer(x, mask[:, None, None, :])
+        return self.norm(x) * mask[..., None]
+
+
+class TextInput(nn.Module):
+    """Reads a condition's text: by a text network of its own from ids, or as a frozen encoder made it.
+
+    Padding has no influence on what is valid, whatever its length.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = TEXT_FIELDS
+
+    def __init__(self, config: TextDenoiserConfig) -> None:
+        super().__init__()
+        size = config.text_length, config.text_width, config.text_layers, config.text_heads
+        self.tower = TextTower(config.vocabulary, *size) if config.vocabulary else None
+        self.length = config.text_length
+
+    def forward(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens (B, L, W), mask (B, L), and the vector of the whole: the encoder's own, or the tokens' mean.
+
+        cond: `ids` (B, L), or `tokens` (B, L, W); `mask` (B, L), all valid without; `pooled` (B, P) of an encoder.
+        """
+        given = cond[TOKENS] if self.tower is None else cond[IDS]
+        mask = cond[MASK] if MASK in cond else given.new_ones(given.shape[:2], dtype=torch.bool)
+        tokens = given if self.tower is None else self.tower(given, mask)
+        if POOLED in cond:
+            return tokens, mask, cond[POOLED]
+        valid = mask[..., None]
+        return tokens, mask, (tokens * valid).sum(1) / valid.sum(1)
+
+    def products(self) -> int:
+        """Return the multiply-adds of its linear maps for a text of full length."""
+        layers = [each for each in self.modules() if isinstance(each, nn.Linear)]
+        return sum(layer.weight.numel() for layer in layers) * self.length
