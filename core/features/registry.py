@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import ConfigError
-from . import classifier, inception, lenet, mobilenet
+from . import classifier, inception, lenet, mobilenet, transformers
 from .extractor import INCEPTION, Extractor
 from .settings import ExtractorName
 
@@ -24,6 +24,7 @@ EXTRACTORS: dict[ExtractorName, Entry] = {
     "mobilenet-v2": Entry(mobilenet.open_mobilenet, mobilenet.REMEDY),
     "inception": Entry(inception.open_inception, inception.REMEDY),
     "lenet": Entry(lenet.open_lenet, lenet.REMEDY),
+    "transformers": Entry(transformers.open_transformers, transformers.REMEDY),
 }
 
 

@@ -134,7 +134,12 @@ def compare_statistics(real: GaussianStatistics, fake: GaussianStatistics, extra
 
 
 def score(logits: Tensor, extractor_name: str, settings: Settings | None = None) -> dict[str, float]:
-    """Return the inception score in this extractor's classes, mean and standard deviation over the splits, by name."""
+    """Return the inception score in this extractor's classes, mean and standard deviation over the splits, by name.
+
+    Nothing where it has no classes.
+    """
+    if not logits.shape[1]:
+        return {}
     settings = settings or Settings()
     mean, std = inception_score(logits, settings.score_splits, settings.seed)
     return {f"inception_score[{extractor_name}]": mean, f"inception_score_std[{extractor_name}]": std}
