@@ -16,7 +16,7 @@ from ..core.latents.dataset import LatentSets
 from ..core.pipeline.generation import Sampling
 from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, student_of
 from ..core.pipeline.settings import Student
-from ..core.pipeline.students import usual_sampling
+from ..core.pipeline.students import check_scale, usual_sampling
 from ..core.pipeline.training_data import TrainingData, training_data_of
 from ..core.progress import Outcome, Progress
 from ..core.runs.inputs import as_input
@@ -24,6 +24,7 @@ from ..core.runs.roles import DENOISER
 from ..core.runs.run import StageRun
 from ..core.system.precision import Policy
 from ..core.training.generators import Kind, train_generator
+from ..core.training.sample_evaluator import refuse_sampler
 from ..core.training.start import Start
 from ..core.training.tasks.distilling import DistillingTask
 from .configs import Distill
@@ -53,10 +54,16 @@ def _guidance(config: Distill, teacher: StageRun) -> tuple[float, float]:
     """Return the range of guidance scales. Raises ConfigError where the teacher cannot be guided so, or distilled."""
     known = student_of(teacher)
     has_null = conditioning_of(teacher.metadata).has_null
-    if diffusion_of(teacher).prediction == "eps":
+    diffusion = diffusion_of(teacher)
+    if diffusion.prediction == "eps":
         raise ConfigError(
             f"{teacher.path} predicts the noise, from which x0 does not follow at t = 1",
             "distill one that was trained with `diffusion.prediction=v`",
+        )
+    if diffusion.learn_variance:
+        raise ConfigError(
+            f"{teacher.path} has learned the variance too, which students do not draw with",
+            "distill one that was trained with `diffusion.learn_variance=no`",
         )
     if known is not None:
         if config.guidance not in (None, known.guidance):
@@ -95,6 +102,8 @@ class _Student(Kind):
         return taught.replace(scalars=(CFG,) if self.student.takes_scale else ())
 
     def sampling(self, data: TrainingData) -> Sampling:
+        refuse_sampler(self.config.metrics, "a student draws in its own steps")
+        check_scale(self.student, self.config.metrics.cfg)
         return usual_sampling(self.student, self.config.metrics.cfg)
 
     def task(

@@ -10,7 +10,6 @@ from ..core.autoregressive.sampling import TokenSampling
 from ..core.autoregressive.var import NextScaleTransformer
 from ..core.autoregressive.var_config import NextScaleConfig
 from ..core.conditioning.class_names import class_flag
-from ..core.errors import ConfigError
 from ..core.latents.dataset import LatentSets
 from ..core.pipeline.token_drawing import token_sampling
 from ..core.pipeline.training_data import TrainingData
@@ -18,6 +17,7 @@ from ..core.progress import Outcome, Progress
 from ..core.runs.roles import NEXT_SCALE
 from ..core.system.precision import Policy
 from ..core.training.generators import Kind, train_generator
+from ..core.training.sample_evaluator import refuse_sampler
 from ..core.training.tasks.next_scale import NextScaleTask, network_config
 from .configs import TrainVAR
 
@@ -38,11 +38,8 @@ class _NextScale(Kind):
         return network_config(self.config, data, autoencoder)
 
     def sampling(self, data: TrainingData) -> TokenSampling:
-        wanted, usual = self.config.metrics, type(self.config.metrics).model_fields
-        for name in ("sampler", "steps"):
-            if getattr(wanted, name) != usual[name].default:
-                raise ConfigError(f"`{name}={getattr(wanted, name)}`: tokens are drawn without one", "leave it out")
-        return token_sampling(data.conditioning.has_null, wanted.cfg)
+        refuse_sampler(self.config.metrics, "tokens are drawn without one")
+        return token_sampling(data.conditioning.has_null, self.config.metrics.cfg)
 
     def task(
         self, network: NextScaleConfig, latents: LatentSets, autoencoder: Autoencoder, policy: Policy

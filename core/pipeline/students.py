@@ -22,15 +22,20 @@ def sampling_of_student(drawing: Drawing, student: Student) -> Sampling:
             f"`steps={drawing.steps}`: this denoiser was distilled to {student.steps}",
             "leave it out, or name the student of as many steps by `denoiser`",
         )
-    low, high = student.guidance
     scale = drawing.cfg if drawing.cfg_paper is None else 1 + drawing.cfg_paper
+    check_scale(student, scale)
+    return usual_sampling(student, scale)
+
+
+def check_scale(student: Student, scale: float | None) -> None:
+    """Raise ConfigError for a guidance scale that a student did not learn; None is the default one."""
+    low, high = student.guidance
     if scale is not None and not low <= scale <= high:
         only = f"from {low:g} to {high:g}" if student.takes_scale else f"{low:g} alone"
         raise ConfigError(
             f"`cfg={scale:g}`: this denoiser was distilled at guidance scales {only}",
             "give one of these, or distill with another `guidance`",
         )
-    return usual_sampling(student, scale)
 
 
 def usual_sampling(student: Student, cfg: float | None = None) -> Sampling:

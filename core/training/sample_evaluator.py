@@ -213,6 +213,13 @@ def _until_stopped(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]
         yield batch
 
 
+def refuse_sampler(wanted: Metrics, why: str) -> None:
+    """Raise ConfigError for a sampler or steps where a generator draws without either."""
+    for name in ("sampler", "steps"):
+        if getattr(wanted, name) != type(wanted).model_fields[name].default:
+            raise ConfigError(f"`{name}={getattr(wanted, name)}`: {why}", "leave it out")
+
+
 @contextmanager
 def in_section_metrics() -> Iterator[None]:
     """Prefix errors with the section of the settings they name, and add how to train without it."""

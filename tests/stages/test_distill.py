@@ -112,6 +112,25 @@ def test_a_network_of_the_noise_is_refused(distilled: Pipeline, tmp_path: Path) 
         other.run("distill", replace=True)
 
 
+def test_a_network_that_learned_the_variance_is_refused_in_one_line(distilled: Pipeline, tmp_path: Path) -> None:
+    other = distilled.copy(tmp_path)
+    other.run("train-dit", replace=True, diffusion__learn_variance=True)
+    with pytest.raises(ConfigError, match="has learned the variance"):
+        other.run("distill", replace=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"), [({"cfg": 5.0}, "`cfg=5`.*guidance scales from 1 to 4"), ({"steps": 9}, "`steps=9`")]
+)
+def test_evaluation_in_training_is_refused_where_the_student_cannot_draw_so(
+    asked: dict[str, object], message: str, distilled: Pipeline, tmp_path: Path
+) -> None:
+    other = distilled.copy(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        other.run("distill", replace=True, metrics={"every": 32, "num": 12, **asked})
+    assert caught.value.section == "metrics"
+
+
 def test_an_interrupted_chain_goes_on_to_the_same_weights(
     distilled: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
