@@ -4,35 +4,72 @@ The stages know nothing of each other: each run reads folders, and what compares
 """
 
 import importlib
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 from ..core.progress import Progress
+from ..core.runs.roles import DENOISER
+from ..core.runs.run import MANIFEST
 from ..stages.configs import Eval, Sample
 from ..stages.configs.sweep import Sweep
 
-_MODULES = ("sample", "eval.samples", "tools.sweep")
+_MODULES = ("stages.sample", "stages.eval.samples", "stages.tools.sweep", "core.pipeline.generator")
+_EVALUATED = ("reference", "features", "weights", "limit")
 _SHARED = ("name", "runs_dir", "seed", "replace", "machine")
 
 
 def run(config: Sweep, console: Progress) -> Any:
-    """Draw and evaluate samples at every scale and number of steps, those that are there aside. Returns the outcome."""
-    sample, evaluate, sweep = (importlib.import_module(f"..stages.{name}", __package__) for name in _MODULES)
+    """Draw and evaluate samples in every way asked for, those that are there aside. Returns the outcome."""
+    sample, evaluate, sweep, generator = (importlib.import_module(f"..{name}", __package__) for name in _MODULES)
     shared: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
-    points, seen = [], dict[str, Any]()
-    for steps, cfg in product(dict.fromkeys(config.steps), dict.fromkeys(config.cfg)):
-        console.note(f"cfg {cfg:g}, {steps} steps")
-        how: dict[str, Any] = {
-            **config.asked,
-            "num": config.num,
-            "sampler": config.sampler,
-            "cfg": cfg,
-            "steps": steps,
-        }
-        drawn = sample.run(Sample(**shared, **how), console).directory
-        how_evaluated: dict[str, Any] = {
-            name: getattr(config, name) for name in ("reference", "features", "weights", "limit")
-        }
+    how_evaluated: dict[str, Any] = {
+        name: getattr(config, name) for name in ("reference", "features", "weights", "limit")
+    }
+    conditions: dict[str, Any] = config.asked
+    points: list[Any] = []
+    seen: dict[str, Any] = {}
+    for how in _ways(config, shared, generator.open_generator, console):
+        wanted = Sample(**shared, **conditions, num=config.num, **how)
+        opened = generator.open_generator(wanted)
+        sampling = opened.recorded(config.seed)
+        by = "student" if "denoiser" in how else sampling["sampler"]
+        console.note(sweep.in_words(by, sampling["cfg"], sampling["steps"]))
+        drawn = sample.run(wanted, console).directory
         evaluated = evaluate.run(Eval(**shared, **how_evaluated, samples=drawn.name), console, seen).directory
-        points.append(sweep.Point(cfg, steps, drawn, evaluated))
+        points.append(sweep.Point(by, sampling["cfg"], sampling["steps"], opened.evaluations, drawn, evaluated))
     return sweep.compare(config, points, console)
+
+
+def _ways(
+    config: Sweep, shared: dict[str, Any], open_generator: Callable[[Sample], Any], console: Progress
+) -> Iterator[dict[str, Any]]:
+    """Yield the settings of drawing of each combination: the run's own generator, then the student of as many steps."""
+    scales = [*dict.fromkeys(config.cfg)]
+    # A generator that is not a denoiser may have steps of its own: where others are asked for, it refuses them.
+    conditions: dict[str, Any] = config.asked
+    taken = open_generator(Sample(**shared, **conditions)).settings
+    usual, has_steps = type(config).model_fields, bool({"steps", "sampler"} & taken.keys())
+    for steps in dict.fromkeys(config.steps):
+        for sampler, cfg in product(dict.fromkeys(config.sampler), scales):
+            how: dict[str, Any] = {"steps": steps, "sampler": sampler}
+            asked = {name: value for name, value in how.items() if getattr(config, name) != usual[name].default}
+            yield {"cfg": cfg, **(how if has_steps else asked)}
+        if config.students and has_steps:
+            yield from _by_student(config, steps, scales, console)
+
+
+def _by_student(config: Sweep, steps: int, scales: Sequence[float], console: Progress) -> Iterator[dict[str, Any]]:
+    """Yield the settings of drawing by the run's student of so many steps, at the scales that it learned."""
+    places = (config.root / kind / str(steps) for kind in DENOISER.labelled)
+    for folder in filter(lambda place: (place / MANIFEST).is_file(), places):
+        loading = importlib.import_module("..core.pipeline.loading", __package__)
+        student = loading.student_of(loading.open_denoiser(folder, config))
+        low, high = student.guidance
+        for cfg in scales:
+            if low <= cfg <= high:
+                yield {"cfg": cfg, "denoiser": folder}
+            else:
+                console.note(
+                    f"{folder} is left out at cfg {cfg:g}: it was distilled at scales from {low:g} to {high:g}"
+                )

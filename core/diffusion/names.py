@@ -18,6 +18,7 @@ PREDICTIONS: tuple[str, ...] = get_args(PredictionName)
 WEIGHTINGS: tuple[str, ...] = get_args(WeightingName)
 TIMES: tuple[str, ...] = get_args(TimesName)
 SPACINGS: tuple[str, ...] = get_args(SpacingName)
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 FIXED_NOISE: ObjectiveName = "fixed-noise"
 STRAIGHT: ScheduleName = "rectified-flow"  # the one that is not variance preserving
 

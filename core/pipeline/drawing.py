@@ -25,10 +25,10 @@ from ..settings.fields import identity
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
-from .generation import Edit, Sampling, check, check_clip, chunk_size, generate, sampling_of
+from .generation import Edit, Sampling, check, check_clip, chunk_size, evaluations, generate, sampling_of
 from .generator import OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, student_of, with_guides
-from .model import Model, one_condition
+from .model import Model, forward_process, one_condition
 from .settings import Drawing, TokenDrawing
 from .students import inside, sampling_of_student
 
@@ -82,6 +82,12 @@ class OpenedDenoiser:
     @property
     def settings(self) -> dict[str, Any]:
         return {**self.sampling.recorded, "steps": self.sampling.num_steps}
+
+    @property
+    def evaluations(self) -> int:
+        if student_of(self.source) is not None:
+            return self.sampling.num_steps  # Guidance is inside.
+        return evaluations(self.sampling, forward_process(diffusion_of(self.source)))[0]
 
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return them as inputs of the stage in `folder`."""

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from .. import seeds
-from ..diffusion import conditions, samplers
+from ..diffusion import conditions, samplers, times
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser, clipped
+from ..diffusion.guidance import classifier_free
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError
 from ..settings.fields import shared_fields
@@ -131,6 +132,23 @@ def check_clip(sampling: Sampling, of_pixels: bool) -> None:
         raise ConfigError(
             f"`clip={sampling.clip}` is for models of pixels: latents have no bounds to clip at", "leave it out"
         )
+
+
+def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
+    """Count, by sampling with a network that only counts, how often it sees an image, and in how many passes."""
+    seen: list[int] = []
+
+    def count(x_t: torch.Tensor, t: torch.Tensor, cond: Cond) -> torch.Tensor:
+        seen.append(len(x_t))
+        return x_t
+
+    denoise: Denoiser = count
+    if sampling.cfg != 1.0:
+        denoise = classifier_free(count, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
+    x = torch.zeros(1, 1, 1, 1)
+    grid = times.grid(forward.num_steps, sampling.on(forward.num_steps).num_steps, sampling.spacing)
+    samplers.SAMPLERS[sampling.sampler](denoise, x, forward, grid, {}, noise=lambda step: x)
+    return sum(seen), len(seen)
 
 
 def generate(

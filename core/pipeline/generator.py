@@ -65,6 +65,10 @@ class Opened(Protocol):
     def shows_steps(self) -> bool:
         """Whether it calls `on_step`."""
 
+    @property
+    def evaluations(self) -> int:
+        """How often its network sees an image until it is drawn; twice a pass where that is guided."""
+
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return it, by the name of its role, and what guides it, as inputs of the stage in `folder`."""
 

@@ -102,6 +102,11 @@ class OpenedNextScale:
     def settings(self) -> dict[str, Any]:
         return dict(vars(self.sampling))
 
+    @property
+    def evaluations(self) -> int:
+        passes = len(self.source.metadata["scales"])
+        return passes if self.sampling.cfg == 1.0 else 2 * passes
+
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return it as input of the stage in `folder`."""
         return {NEXT_SCALE.name: as_input(self.source, folder)}

@@ -2,13 +2,30 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from ...core.diffusion.names import SamplerName
+from ...core.diffusion.names import SAMPLERS, require
 from ...core.features.settings import EXTRACTOR_HELP, ExtractorName
 from ...core.pipeline.settings import Asking
 from ...core.settings.fields import Count, Location, option, section
 from ...core.system.settings import Machine
+
+
+def _split(value: object) -> object:
+    """Read names with commas, in one text or in several."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        return value
+    return tuple(name.strip() for text in texts for name in text.split(","))
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        require(name, SAMPLERS, "sampler")
+    return names
+
+
+Samplers = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_known)]
 
 
 class Sweep(Asking):
@@ -20,7 +37,12 @@ class Sweep(Asking):
     cfg: tuple[Annotated[float, Field(ge=0)], ...] = option((1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg")
     steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")
     num: Count = option(20, "Images of each class.", "--num,--count", ge=1)
-    sampler: SamplerName = option("ddim", "Sampler.", "--sampler")
+    sampler: Samplers = option(("ddim",), "Samplers, with commas: ddim,dpmpp-2m.", "--sampler", min_length=1)
+    students: bool = option(
+        True,
+        "Compare with the run's students that draw in these steps, where there are any.",
+        "--students/--no-students",
+    )
     reference: str | None = option(
         None, "Data source, folder or saved statistics; by default the training images.", "--reference"
     )

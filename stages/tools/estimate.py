@@ -21,14 +21,11 @@ from ...core.conditioning.conditioning import Conditioning, NoConditioning
 from ...core.conditioning.registry import conditioning_of
 from ...core.denoisers import registry as denoisers
 from ...core.denoisers.config import DenoiserConfig
-from ...core.diffusion import conditions, samplers, times
+from ...core.diffusion import conditions
 from ...core.diffusion.conditions import Cond
-from ...core.diffusion.denoisers import Denoiser
-from ...core.diffusion.guidance import classifier_free
-from ...core.diffusion.schedules import Schedule
 from ...core.errors import ConfigError
 from ...core.latents.dataset import LatentSets
-from ...core.pipeline.generation import Sampling, chunk_size, sampling_of
+from ...core.pipeline.generation import chunk_size, evaluations, sampling_of
 from ...core.pipeline.model import forward_process
 from ...core.progress import Outcome, Progress, duration
 from ...core.system import flops, machine
@@ -193,23 +190,6 @@ def bytes_of_a_sample(shape: tuple[int, ...], fields: int) -> int:
     """
     array = 128 + 2 * prod(shape)  # .npy has its own header
     return fields * 512 * (1 + -(-array // 512)) + 2 * (512 + 512)
-
-
-def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
-    """Count, by sampling with a network that only counts, how often it sees an image, and in how many passes."""
-    seen: list[int] = []
-
-    def count(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        seen.append(len(x_t))
-        return x_t
-
-    denoise: Denoiser = count
-    if sampling.cfg != 1.0:
-        denoise = classifier_free(count, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
-    x = torch.zeros(1, 1, 1, 1)
-    grid = times.grid(forward.num_steps, sampling.on(forward.num_steps).num_steps, sampling.spacing)
-    samplers.SAMPLERS[sampling.sampler](denoise, x, forward, grid, {}, noise=lambda step: x)
-    return sum(seen), len(seen)
 
 
 def _training(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Callable[[], Task]) -> StageCost:

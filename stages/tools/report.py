@@ -182,6 +182,8 @@ def _curves(stage: StageRun) -> Iterator[Picture]:
 
 
 def _sweep_grid(sweep: StageRun) -> Iterator[Picture]:
+    if sweep.has("costs.png"):
+        yield Picture("What images cost, in evaluations of the network and in time", sweep.path / "costs.png", sweep)
     if sweep.has("grid.png"):
         yield Picture("The same seeds in every row, at each scale and number of steps", sweep.path / "grid.png", sweep)
 

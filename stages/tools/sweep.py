@@ -1,4 +1,4 @@
-"""`ldm sweep`: evaluations of a run's samples at several guidance scales and steps in, one comparison out."""
+"""`ldm sweep`: evaluations of samples that were drawn in several ways in, one comparison out."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...core import files
-from ...core.figures import Panel, draw
+from ...core.figures import Line, Panel, draw, line
 from ...core.images.decode import decode, write_png
 from ...core.images.grid import grid, scale_for
 from ...core.metrics.document import read_evaluation
@@ -21,55 +21,80 @@ from ...core.runs.outputs import claim, command_line
 from ...core.runs.roles import EVALUATION, SAMPLES
 from ...core.runs.run import StageRun
 from ..configs.sweep import Sweep
-from .reporting.charts import SETTINGS, over_setting
+from .reporting.charts import SETTINGS, of_reals, over_setting
+from .summary import images_per_second
 from .words import number, plain
 
-KIND, TABLE, CURVES, PICTURE = "sweep", "table.csv", "curves.png", "grid.png"
+KIND, TABLE, CURVES, COSTS, PICTURE = "sweep", "table.csv", "curves.png", "costs.png", "grid.png"
 SHOWN_IMAGES = 10
 SHOWN = ("fid", "frechet_distance", "class_accuracy", "recall", "precision")
+OVER_COST = ("fid", "frechet_distance", "class_accuracy")
+COST = {"evaluations": "network evaluations an image", "seconds": "seconds an image"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One combination: its settings, and the folders of its samples and of their evaluation."""
+    """One way of drawing: by a sampler or a student, and the folders of its samples and of their evaluation.
 
+    evaluations: of the network, for an image; a guided pass is two.
+    """
+
+    by: str
     cfg: float
     steps: int
+    evaluations: int
     samples: Path
     evaluation: Path
 
 
+def in_words(by: str, cfg: float, steps: int) -> str:
+    """Write how images were drawn. by: empty is left out."""
+    return ", ".join(filter(None, (by, f"cfg {cfg:g}", f"{steps} steps")))
+
+
 def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outcome:
     """Write table, curves and a grid of the same seeds across all points. Returns their folder."""
-    folder = config.root / KIND
+    folder, names = config.root / KIND, _names(points)
     with occupy(folder):
         evaluated = [open_own(EVALUATION, config, point.evaluation) for point in points]
         drawn = [open_own(SAMPLES, config, point.samples) for point in points]
         inputs = {
-            f"{role} at cfg {point.cfg:g}, {point.steps} steps": as_input(artifact, folder)
+            f"{role} at {name}": as_input(artifact, folder)
             for role, several in (("eval", evaluated), ("samples", drawn))
-            for point, artifact in zip(points, several, strict=True)
+            for name, artifact in zip(names, several, strict=True)
         }
         work = claim(folder, config.model_copy(update={"replace": True}), inputs, progress)
-        rows = [_row(point, artifact) for point, artifact in zip(points, evaluated, strict=True)]
+        rows = [_row(*each) for each in zip(points, drawn, evaluated, strict=True)]
         floor = read_evaluation(evaluated[0]).get("real_against_real", {})
         if not work.complete:
             files.write_bytes(folder / TABLE, _as_csv(rows).encode())
-            write_png(folder / CURVES, _curves(rows, floor))
-            _draw_grid(points, drawn, folder / PICTURE)
-            work.commit([TABLE, CURVES, PICTURE], {"rows": rows})
+            pictures = {CURVES: _curves(rows, floor), COSTS: _over_cost(rows, floor)}
+            for name, picture in pictures.items():
+                write_png(folder / name, picture)
+            _draw_grid(names, drawn, folder / PICTURE)
+            work.commit([TABLE, *pictures, PICTURE], {"rows": rows})
     return Outcome(
         folder,
-        summary={**_summary(rows, floor), "table": str(folder / TABLE)},
+        summary={**_summary(names, rows, floor), "table": str(folder / TABLE)},
         facts={"rows": rows, "real_against_real": floor},
-        pictures=[folder / CURVES, folder / PICTURE],
+        pictures=[folder / CURVES, folder / COSTS, folder / PICTURE],
         next_commands=[command_line("report", config)],
     )
 
 
-def _row(point: Point, evaluation: StageRun) -> dict[str, Any]:
-    numbers = read_evaluation(evaluation)["numbers"]
-    return {"cfg": point.cfg, "steps": point.steps, **numbers}
+def _names(points: Sequence[Point]) -> list[str]:
+    """Return how each was drawn; by what only where that differs."""
+    several = len({point.by for point in points}) > 1
+    return [in_words(point.by if several else "", point.cfg, point.steps) for point in points]
+
+
+def _row(point: Point, drawn: StageRun, evaluation: StageRun) -> dict[str, Any]:
+    rate = images_per_second(drawn)
+    return {
+        **{name: getattr(point, name) for name in ("by", "cfg", "steps", "evaluations")},
+        "seconds": 1 / rate if rate else None,
+        **read_evaluation(evaluation)["numbers"],
+    }
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -78,10 +103,15 @@ def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [name for shown in SHOWN for name in known if name.partition("[")[0] == shown]
 
 
-def _summary(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
-    """Return the table that the command shows: a line for each row, with a header, real images last."""
+def _summary(titles: Sequence[str], rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
+    """Return the table that the command shows: a line for each row, with a header, real images last.
+
+    What images cost stands there where it was drawn by several samplers, or by students.
+    """
     names = _shown(rows)
-    lines = {f"cfg {row['cfg']:g}, {row['steps']} steps": row for row in rows}
+    if len({row["by"] for row in rows}) > 1:
+        names = [*names, *(cost for cost in COST if any(row[cost] is not None for row in rows))]
+    lines = dict(zip(titles, rows, strict=True))
     if any(name in floor for name in names):
         lines["real images"] = floor
     heads = [plain(name) for name in names]
@@ -103,9 +133,12 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
 def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarray:
     """Draw each number over the guidance scale, a line for each number of steps, and over steps, one for each scale.
 
-    A setting that has one value only is not an axis. Dashed: real images in place of the samples.
+    Each for what drew them, where that differs. A setting that has one value only is not an axis. Dashed: real images
+    in place of the samples.
     """
     names = _shown(rows)
+    if len({row["by"] for row in rows}) == 1:
+        rows = [{**row, "by": ""} for row in rows]
     chosen = [setting for setting in SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]
     panels = [
         Panel(plain(name), SETTINGS[over][0], "", over_setting(rows, over, name, floor))
@@ -115,11 +148,28 @@ def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarr
     return draw(panels or [Panel("", "", "", [])], "beside", columns=max(len(names), 1))
 
 
-def _draw_grid(points: Sequence[Point], drawn: list[StageRun], path: Path) -> None:
+def _over_cost(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarray:
+    """Draw distance and class accuracy over network evaluations and over seconds, a line for each sampler and scale."""
+    names = [name for name in _shown(rows) if name.partition("[")[0] in OVER_COST]
+    ways = [*dict.fromkeys((row["by"], row["cfg"]) for row in rows)]
+    panels = []
+    for cost, label in COST.items():
+        for name in names:
+            lines: list[Line] = []
+            for colour, way in enumerate(ways):
+                of_way = [row for row in rows if (row["by"], row["cfg"]) == way and name in row and row[cost]]
+                if of_way:
+                    points = sorted((row[cost], row[name]) for row in of_way)
+                    lines.append(line(f"{way[0]}, cfg {way[1]:g}", points, colour, marked=True))
+            log = "x" if name.startswith("class_accuracy") else "xy"
+            panels.append(Panel(plain(name), label, "", [*lines, *of_reals(floor, name, lines)], log=log))
+    return draw(panels or [Panel("", "", "", [])], "beside", columns=max(len(names), 1))
+
+
+def _draw_grid(titles: Sequence[str], drawn: list[StageRun], path: Path) -> None:
     """Draw a row of the same seeds for each point, spread over the classes."""
     names = [entry["file"] for entry in drawn[0].metadata["images"]]
     chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, SHOWN_IMAGES).round().astype(int))]
     paths = [run.file(name) for run in drawn for name in chosen]
     images = np.stack([decode(files.read_plain(path), str(path)) for path in paths])
-    labels = [f"cfg {point.cfg:g}, {point.steps} steps" for point in points]
-    write_png(path, grid(images, columns=len(chosen), row_labels=labels, scale=scale_for(images)))
+    write_png(path, grid(images, columns=len(chosen), row_labels=[*titles], scale=scale_for(images)))

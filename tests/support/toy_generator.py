@@ -91,6 +91,10 @@ class OpenedMeans:
     def settings(self) -> dict[str, Any]:
         return {"steps": self.steps}
 
+    @property
+    def evaluations(self) -> int:
+        return self.steps
+
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         return {ROLE.name: as_input(self.source, folder)}
 

@@ -63,7 +63,7 @@ def measurements(stage: StageRun) -> Iterator[Picture]:
         points = [(each["images"], each[name]) for each in lines if isinstance(each.get(name), (int, float))]
         if points:
             drawn = [line("samples", points, marked=True)]
-            drawn += _of_reals(floor, name, drawn)
+            drawn += of_reals(floor, name, drawn)
             if name == kept.get("criterion"):
                 drawn.append(line("kept as the best", [(kept["images_seen"], kept["value"])], len(drawn)))
             yield Picture(
@@ -100,15 +100,18 @@ def over_setting(
 ) -> list[Line]:
     """Draw a number over one of `SETTINGS`, a line for each value of the other, and what real images measure.
 
-    rows: settings and numbers. fewest: points that a line has at least.
+    rows: settings and numbers, and perhaps `by`, what drew them, which lines are of one of. fewest: points that a line
+    has at least.
     """
     (apart,) = SETTINGS.keys() - {over}
     lines = []
-    for colour, value in enumerate(sorted({row[apart] for row in rows})):
-        points = {row[over]: row[name] for row in rows if row[apart] == value and name in row}
+    for colour, (by, value) in enumerate(sorted({(row.get("by", ""), row[apart]) for row in rows})):
+        of_line = [row for row in rows if (row.get("by", ""), row[apart]) == (by, value)]
+        points = {row[over]: row[name] for row in of_line if name in row}
         if len(points) >= fewest:
-            lines.append(line(SETTINGS[apart][1].format(value), sorted(points.items()), colour, marked=True))
-    return [*lines, *_of_reals(floor, name, lines)]
+            label = ", ".join(filter(None, (by, SETTINGS[apart][1].format(value))))
+            lines.append(line(label, sorted(points.items()), colour, marked=True))
+    return [*lines, *of_reals(floor, name, lines)]
 
 
 def _drawn_from(samples: StageRun) -> list[Any]:
@@ -118,7 +121,7 @@ def _drawn_from(samples: StageRun) -> list[Any]:
     return [*drawn_from, sha256_json(images)]
 
 
-def _of_reals(floor: object, name: str, lines: Sequence[Line]) -> list[Line]:
+def of_reals(floor: object, name: str, lines: Sequence[Line]) -> list[Line]:
     """Draw what real images measure, as a line across the others, where there are any."""
     value = floor.get(name) if isinstance(floor, dict) else None
     across = [x for each in lines for x in each.x]

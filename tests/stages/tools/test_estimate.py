@@ -15,7 +15,7 @@ from ldm.cli.main import run as ldm
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.images.settings import Data
-from ldm.core.pipeline.generation import Sampling
+from ldm.core.pipeline.generation import Sampling, evaluations
 from ldm.core.progress import Outcome, Silent, duration
 from ldm.core.system.flops import LAUNCH
 from ldm.core.system.precision import Policy
@@ -26,7 +26,7 @@ from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.tools import costs, dummy
 from ldm.stages.tools.costs import StageCost, table
-from ldm.stages.tools.estimate import bytes_of_a_sample, evaluations
+from ldm.stages.tools.estimate import bytes_of_a_sample
 from ldm.stages.tools.words import amount
 from tests.support.pipeline_run import MACHINE, Pipeline
 from tests.support.plans import replace

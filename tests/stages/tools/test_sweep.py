@@ -3,6 +3,7 @@
 import csv
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from pydantic import ValidationError
 
 from ldm.cli import sweep
 from ldm.cli.main import run as ldm
-from ldm.core.errors import DataError
+from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Heard, Pipeline
+from tests.support.pipeline_run import Heard, Pipeline, write_squares
 
 
 class Console(Silent):
@@ -66,6 +67,35 @@ def test_the_table_has_distance_class_accuracy_and_recall_under_their_names_abov
     assert outcome.facts["rows"][1]["cfg"] == 3 and len(outcome.summary["real images"].split()) == 3
 
 
+def test_samplers_and_students_stand_in_one_table_with_what_an_image_costs(own: Pipeline, tmp_path: Path) -> None:
+    own = own.copy(tmp_path)
+    own.run("distill", guidance=(1.0, 2.0))
+    heard = Heard()
+    outcome = swept(own, heard, cfg=(1, 3), steps=(2,), sampler="ddim,heun")
+    rows = [tuple(row[name] for name in ("by", "cfg", "evaluations")) for row in table(outcome)]
+    guided = [("ddim", "1.0", "2"), ("ddim", "3.0", "4"), ("heun", "1.0", "3"), ("heun", "3.0", "6")]
+    assert rows == [*guided, ("student", "1.0", "2")]
+    assert all(float(row["seconds"]) > 0 for row in table(outcome))
+    assert outcome.summary[""].endswith("evaluations  seconds") and "student, cfg 1, 2 steps" in outcome.summary
+    assert any("left out at cfg 3" in note for note in heard.notes)
+    width, height = Image.open(outcome.directory / "costs.png").size
+    assert width > 2 * 400 and height > 2 * 300, "two numbers, over evaluations and over seconds"
+    assert len(table(swept(own, cfg=(1, 3), steps=(2,), students=False))) == 2
+
+
+def test_a_generator_without_steps_is_compared_over_guidance_alone(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path, write_squares(tmp_path / "squares", size=16))
+    tokens = {"preset": "msvq-xs", "channels": 8, "codebook_size": 16, "scales": (1, 2)}
+    pipeline.run("train-autoencoder", model=tokens)
+    for command in ("encode", "train-var", "train-classifier"):
+        pipeline.run(command)
+    outcome = swept(pipeline, cfg=(1, 2))
+    rows = [(row["by"], row["cfg"], row["steps"], row["evaluations"]) for row in table(outcome)]
+    assert rows == [("next-scale", "1.0", "2", "2"), ("next-scale", "2.0", "2", "4")]
+    with pytest.raises(ConfigError, match="`steps=7` is no setting of"):
+        swept(pipeline, steps=(7,))
+
+
 def test_scales_and_steps_that_are_named_twice_are_drawn_once(own: Pipeline) -> None:
     assert len(table(swept(own, cfg=(1, 3, 1), steps=(2, 2)))) == 2
 
@@ -84,8 +114,10 @@ def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_an_evaluation_
             assert not (folder / name).exists() or (again / name).read_bytes() == (folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("settings", [{"cfg": ("x",)}, {"cfg": (-1,)}, {"steps": (1.5,)}, {"steps": (0,)}])
-def test_lists_that_hold_no_numbers_are_refused(settings: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"cfg": ("x",)}, {"cfg": (-1,)}, {"steps": (1.5,)}, {"steps": (0,)}, {"sampler": "ddim,x"}]
+)
+def test_lists_of_what_is_no_number_or_no_sampler_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Sweep.model_validate(settings)
 
