@@ -17,10 +17,12 @@ from .layers import (
     ScalarEmbeddings,
     SwiGLU,
     TimestepEmbedding,
+    from_patches,
     modulate,
     normalise,
     rotary_angles,
     sincos_positions,
+    to_patches,
 )
 from .network import DenoiserNetwork
 
@@ -85,7 +87,7 @@ class DiT(DenoiserNetwork):
         modulations = [linear(condition) for linear in self.modulation]
 
         # (B, C, H, W) → tokens (B, T, D). Their positions: rotary angles in every attention, or a sum at the start.
-        tokens = self.patch(self._patches(x_t))
+        tokens = self.patch(to_patches(x_t, self.config.patch_size))
         rotary = (self.cosine, self.sine) if self.config.rope else None
         # The residual stream is float32 or wider, also under autocast.
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32)) if rotary else tokens + self.positions
@@ -104,22 +106,8 @@ class DiT(DenoiserNetwork):
         # The final layer, tokens back to an image (B, C or 2C, H, W).
         shift, scale = modulations[-1][:, None].chunk(2, dim=-1)
         out = self.final(modulate(normalise(tokens, self.config.rmsnorm), shift, scale))
-        image = self._image(out).to(x_t.dtype)
+        image = from_patches(out, self.config.patch_size, self.config.grid).to(x_t.dtype)
         return (image, hidden) if taps else image
-
-    def _patches(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, T, C p p)"""
-        (rows, columns), p = self.config.grid, self.config.patch_size
-        # (B, C, rows, p, columns, p) → (B, rows, columns, C, p, p)
-        cut = x.reshape(len(x), -1, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
-        return cut.reshape(len(x), rows * columns, -1)
-
-    def _image(self, tokens: Tensor) -> Tensor:
-        """(B, T, p p C) → (B, C, H, W)"""
-        (rows, columns), p = self.config.grid, self.config.patch_size
-        # (B, rows, columns, p, p, C) → (B, C, rows, p, columns, p)
-        cut = tokens.reshape(len(tokens), rows, columns, p, p, -1).permute(0, 5, 1, 3, 2, 4)
-        return cut.reshape(len(tokens), -1, rows * p, columns * p)
 
     def _register_positions(self) -> None:
         if self.config.rope:

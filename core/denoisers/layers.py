@@ -41,6 +41,22 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def to_patches(x: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) → (B, T, C p p), row by row, for patches of p = size pixels a side."""
+    rows, columns = x.shape[2] // size, x.shape[3] // size
+    # (B, C, rows, p, columns, p) → (B, rows, columns, C, p, p)
+    cut = x.reshape(len(x), -1, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+    return cut.reshape(len(x), rows * columns, -1)
+
+
+def from_patches(tokens: Tensor, size: int, grid: tuple[int, int]) -> Tensor:
+    """(B, T, p p C) → (B, C, H, W)"""
+    rows, columns = grid
+    # (B, rows, columns, p, p, C) → (B, C, rows, p, columns, p)
+    cut = tokens.reshape(len(tokens), rows, columns, size, size, -1).permute(0, 5, 1, 3, 2, 4)
+    return cut.reshape(len(tokens), -1, rows * size, columns * size)
+
+
 def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
     """Return the fixed position code of every token, float32 (T, D), row by row over a (rows, columns) grid.
 

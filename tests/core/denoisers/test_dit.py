@@ -8,6 +8,7 @@ import torch
 from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.denoisers.families import FAMILIES
+from ldm.core.denoisers.layers import from_patches, to_patches
 from ldm.core.denoisers.registry import build
 from ldm.core.diffusion.conditions import Cond, index
 from ldm.core.errors import ConfigError
@@ -209,7 +210,9 @@ def test_latents_need_not_be_square() -> None:
     x, t, cond = inputs(2, config)
     with torch.no_grad():
         assert model(x, t, cond).shape == (2, 4, 4, 12)
-    torch.testing.assert_close(model._image(model._patches(x).unflatten(-1, (4, 4)).transpose(-1, -2).flatten(-2)), x)
+    torch.testing.assert_close(
+        from_patches(to_patches(x, 2).unflatten(-1, (4, 4)).transpose(-1, -2).flatten(-2), 2, model.config.grid), x
+    )
 
 
 def test_bf16_compute_stays_close_and_returns_the_input_format() -> None:
