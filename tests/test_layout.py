@@ -163,6 +163,7 @@ def test_core_and_stages_print_nothing(path: Path) -> None:
 READERS = tuple(f"core/autoencoders/{name}" for name in ("families", "pretrained", "published", "registry", "taef2"))
 OWN_FILES = {
     "DiT": ("core/denoisers/dit", "core/denoisers/noisy_", "core/denoisers/families", "core/interchange/"),
+    "MMDiT": ("core/denoisers/mmdit", "core/denoisers/families", "core/interchange/sd3"),
     "UNet": ("core/denoisers/unet", "core/denoisers/families", "core/interchange/unet"),
     "MnistUNet": ("core/denoisers/mnist_unet", "core/denoisers/families"),
     "VQVAE": ("core/autoencoders/vq", "core/autoencoders/families", "core/interchange/vqmodel"),

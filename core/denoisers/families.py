@@ -2,11 +2,13 @@
 
 from ..settings.families import Family
 from .dit_config import DiTConfig
+from .mmdit_config import MMDiTConfig
 from .mnist_unet_config import MnistUNetConfig
 from .unet_config import UNetConfig
 
 FAMILIES: dict[str, Family] = {
     "dit": Family(DiTConfig, "dit:DiT", exporter="transformer"),
+    "mmdit": Family(MMDiTConfig, "mmdit:MMDiT", exporter="sd3"),
     "unet": Family(UNetConfig, "unet:UNet", exporter="unet"),
     "unet-mnist": Family(MnistUNetConfig, "mnist_unet:MnistUNet"),
 }

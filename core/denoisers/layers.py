@@ -57,14 +57,20 @@ def from_patches(tokens: Tensor, size: int, grid: tuple[int, int]) -> Tensor:
     return cut.reshape(len(tokens), -1, rows * size, columns * size)
 
 
-def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
+def sincos_positions(
+    width: int, grid: tuple[int, int], first: tuple[int, int] = (0, 0), spacing: float = 1.0
+) -> Tensor:
     """Return the fixed position code of every token, float32 (T, D), row by row over a (rows, columns) grid.
+
+    Positions are `spacing` apart, and count from the first row and column.
 
     Half of the width encodes the column and half the row, each as [sin, cos](position / 10000^(k / (D/4))): the
     two-dimensional form of Vaswani et al. 2017 that He et al. 2022 (MAE) and Peebles & Xie 2023 (DiT) use.
     """
     frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
-    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    rows, columns = np.meshgrid(
+        *(spacing * (start + np.arange(num)) for start, num in zip(first, grid, strict=True)), indexing="ij"
+    )
     codes = []
     for positions in (columns, rows):
         angles_TF = positions.reshape(-1, 1) * frequencies
@@ -125,25 +131,30 @@ class Linear(nn.Linear):
 class Attention(nn.Module):
     """Multi-head self-attention over x (B, T, D), optionally with normalised queries and keys.
 
-    QK-norm: Henry et al. 2020, as RMSNorm with learned weights over each head (Dehghani et al. 2023 use LayerNorm).
+    out: whether a linear map follows. QK-norm: Henry et al. 2020, as RMSNorm with learned weights over each head
+    (Dehghani et al. 2023 use LayerNorm).
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool, out: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = Linear(width, 3 * width)
         self.q_norm = nn.RMSNorm(width // heads, eps=EPS) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(width // heads, eps=EPS) if qk_norm else nn.Identity()
-        self.out = Linear(width, width)
+        self.out = Linear(width, width) if out else nn.Identity()
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
         """mask: bool, broadcast to (B, N, T, T): which tokens each may attend to."""
-        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in self.qkv(x).chunk(3, dim=-1))
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = self.split(x)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         mixed_BNTH = attend(q, k, v, mask)
         return self.out(mixed_BNTH.transpose(1, 2).flatten(2))
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values (B, N, T, H)."""
+        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in self.qkv(x).chunk(3, dim=-1))
+        return self.q_norm(q), self.k_norm(k), v
 
 
 class Mlp(nn.Module):

@@ -3,11 +3,10 @@
 Shape suffixes: B batch, L tokens, W width.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
+from ..conditioning.labels import LABELS, LabelEmbedding
 from ..diffusion.conditions import Cond
 from .layers import EPS, Attention, Mlp
 from .text_config import TextDenoiserConfig
@@ -58,22 +57,34 @@ class TextTower(nn.Module):
 class TextInput(nn.Module):
     """Reads a condition's text: by a text network of its own from ids, or as a frozen encoder made it.
 
-    Padding has no influence on what is valid, whatever its length.
+    Padding has no influence on what is valid, whatever its length. labels: a class is a token, too, behind those of a
+    text, if there is any.
     """
 
-    fields: ClassVar[tuple[str, ...]] = TEXT_FIELDS
-
-    def __init__(self, config: TextDenoiserConfig) -> None:
+    def __init__(self, config: TextDenoiserConfig, labels: bool = False) -> None:
         super().__init__()
         size = config.text_length, config.text_width, config.text_layers, config.text_heads
         self.tower = TextTower(config.vocabulary, *size) if config.vocabulary else None
-        self.length = config.text_length
+        classes = config.num_classes if labels else 0
+        self.label = LabelEmbedding(classes, config.has_null, config.context_width) if classes else None
+        self.takes_text, self.length = config.takes_text, config.text_length + bool(classes)
 
     def forward(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
         """Return tokens (B, L, W), mask (B, L), and the vector of the whole: the encoder's own, or the tokens' mean.
 
-        cond: `ids` (B, L), or `tokens` (B, L, W); `mask` (B, L), all valid without; `pooled` (B, P) of an encoder.
+        cond: `ids` (B, L), or `tokens` (B, L, W); `mask` (B, L), all valid without; `pooled` (B, P) of an encoder;
+        `labels` (B,).
         """
+        if self.label is None:
+            return self._text(cond)
+        label = self.label(cond[LABELS])
+        token, valid = label[:, None], torch.ones_like(label[:, :1], dtype=torch.bool)
+        if not self.takes_text:
+            return token, valid, label
+        tokens, mask, pooled = self._text(cond)
+        return torch.cat([tokens, token], dim=1), torch.cat([mask, valid], dim=1), pooled
+
+    def _text(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
         given = cond[TOKENS] if self.tower is None else cond[IDS]
         mask = cond[MASK] if MASK in cond else given.new_ones(given.shape[:2], dtype=torch.bool)
         tokens = given if self.tower is None else self.tower(given, mask)

@@ -24,6 +24,7 @@ class TextDenoiserConfig(DenoiserConfig):
     text_layers: int = option(2, "Layers of the text network that is trained with it.", ge=0, le=256)
 
     def check(self) -> None:
+        super().check()
         if self.vocabulary and (self.token_width or not self.text_length):
             raise ConfigError("a vocabulary goes with a text_length, and not with tokens of a frozen encoder")
         if self.vocabulary and self.text_width % self.text_heads:
@@ -39,8 +40,8 @@ class TextDenoiserConfig(DenoiserConfig):
 
     @property
     def context_width(self) -> int:
-        """Width of the tokens of a text, made by its text network or by a frozen encoder; 0 without text."""
-        return self.text_width if self.vocabulary else self.token_width
+        """Width of the tokens of a text: a frozen encoder's, or those of a network that is trained with it."""
+        return self.token_width or self.text_width
 
     @property
     def summary_width(self) -> int:

@@ -22,7 +22,7 @@ class DenoiserExporter(Protocol):
     """A module that exports one family.
 
     TITLE: the network's name, as papers have it. PIPELINE: the class in diffusers that draws from it, where NETWORK and
-    AUTOENCODER are the names of its parts. CLASS_NAMES: of such a network.
+    AUTOENCODER are the names of its parts; empty where each needs more than a run has. CLASS_NAMES: of such a network.
     """
 
     TITLE: str

@@ -79,7 +79,7 @@ class PipelineFolder:
 def open_pipeline(path: Path) -> PipelineFolder:
     """Look at a pipeline's folder. Raises DataError where it is none, of the library's own classes, that is known."""
     index = read_json(path / INDEX, _REMEDY)
-    known = {exporter.PIPELINE: exporter for exporter in denoiser_exporters()}
+    known = {exporter.PIPELINE: exporter for exporter in denoiser_exporters() if exporter.PIPELINE}
     if str(index.get("_class_name")) not in known:
         raise DataError(f"{path / INDEX} describes a {index.get('_class_name')}, not a {' or '.join(known)}", _REMEDY)
     exporter = known[index["_class_name"]]

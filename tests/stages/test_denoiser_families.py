@@ -1,4 +1,4 @@
-"""Every U-Net goes through the stages as any denoiser does: training, resuming, measuring, sampling, verifying."""
+"""Every family goes through the stages as any denoiser does: training, resuming, measuring, sampling, verifying."""
 
 import json
 import shutil
@@ -18,11 +18,15 @@ MODELS = {
     "unet": {"preset": "unet-xs", **SMALL, "blocks": "res,res attn"},
     "menu": {"preset": "menu-res-res-attn", **SMALL},
     "unet-mnist": {"preset": "unet-mnist", "width": 8},
+    "mmdit": {"preset": "mmdit-xs", "width": 16, "depth": 2, "heads": 2, "text_width": 8},
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_unet_resumes_to_the_same_bits_and_its_samples_are_whole(copied: Pipeline, name: str) -> None:
+SLOW = ("mmdit",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in MODELS])
+def test_a_denoiser_resumes_to_the_same_bits_and_its_samples_are_whole(copied: Pipeline, name: str) -> None:
     shutil.rmtree(copied.folder / "dit")
     settings = {"model": MODELS[name], "train__lr": 1e-3, "train__decay": "exponential", "train__decay_every": 16}
     settings |= {"metrics": {"every": 32, "num": 12, "steps": 2, "features": "auto", "limit": 20}}

@@ -1,0 +1,208 @@
+"""Our MM-DiT as diffusers' SD3Transformer2DModel, and back.
+
+There, queries, keys and values are apart; patches are a convolution; and the modulations of the final layer, and of the
+text in the last block, have the scale first. Its table of positions is a buffer that is saved.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoisers.layers import sincos_positions
+from ..denoisers.mmdit import MMDiT
+from ..denoisers.mmdit_config import MMDiTConfig
+from ..errors import ConfigError, DataError
+from ..runs.weights import load_into
+from .mapping import Names, Weights, to_theirs
+from .transformer import turned
+
+TITLE = "MM-DiT"
+PIPELINE, NETWORK, AUTOENCODER = "", "transformer", "vae"  # StableDiffusion3Pipeline has text encoders, too
+CLASS_NAMES = ("SD3Transformer2DModel",)
+_REMEDY = "give a folder of a StableDiffusion3Pipeline's transformer"
+_TABLE = "pos_embed.pos_embed"
+_FAR = 1e-4  # in positions: those of others may have been computed in float32
+
+
+def require_expressible(config: MMDiTConfig) -> None:
+    """Raise ConfigError naming the setting that diffusers' SD3 does not have."""
+    for name, has, takes in (
+        ("num_classes", config.num_classes, "takes text alone"),
+        ("vocabulary", config.vocabulary, "takes the tokens of a frozen encoder"),
+        ("scalars", config.scalars, "takes time and text"),
+    ):
+        if has:
+            raise ConfigError(
+                f"{name} {has} of the denoiser cannot be expressed in diffusers' SD3Transformer2DModel, which {takes}",
+                "only `ldm sample` draws from this denoiser",
+            )
+
+
+def require_pipeline(config: MMDiTConfig) -> None:
+    """Raise ConfigError: the pipeline draws from prompts, by encoders that are not part of a run."""
+    require_expressible(config)
+    raise ConfigError(
+        "diffusers' StableDiffusion3Pipeline draws from an MM-DiT with three text encoders, which this run has not",
+        "only `ldm sample` draws from this denoiser",
+    )
+
+
+def to_diffusers(model: MMDiT, ahead: int = 1) -> nn.Module:
+    """Return the same network as an SD3Transformer2DModel, on the CPU, in evaluation mode.
+
+    Raises ConfigError naming a setting that it does not have.
+    """
+    import diffusers  # here, since it takes seconds to import
+
+    config = model.config
+    require_expressible(config)
+    with torch.device("meta"):
+        network: Any = diffusers.SD3Transformer2DModel(
+            sample_size=config.position_base * config.patch_size,
+            patch_size=config.patch_size,
+            in_channels=config.latent_channels,
+            num_layers=config.depth,
+            attention_head_dim=config.width // config.heads,
+            num_attention_heads=config.heads,
+            joint_attention_dim=config.context_width,
+            caption_projection_dim=config.width,
+            pooled_projection_dim=config.summary_width,
+            out_channels=config.out_channels,
+            pos_embed_max_size=config.position_side,
+            dual_attention_layers=tuple(range(config.dual)),
+            qk_norm="rms_norm" if config.qk_norm else None,
+        )
+    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
+    theirs = to_theirs(_swapped(own, config), _names(config))
+    patch = (config.latent_channels, config.patch_size, config.patch_size)
+    theirs["pos_embed.proj.weight"] = theirs["pos_embed.proj.weight"].unflatten(1, patch)
+    theirs[_TABLE] = _table(config)
+    network.load_state_dict(theirs, assign=True)
+    result: nn.Module = network.eval()
+    return result
+
+
+def outputs(theirs: Any, config: MMDiTConfig, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], ahead: int) -> Tensor:
+    """Return what the exported network makes of x (B, C, H, W) at t (B,) for texts of full length."""
+    sample: Tensor = theirs(x, cond["tokens"], cond["pooled"], t * config.time_scale - ahead).sample
+    return sample
+
+
+def summary(config: MMDiTConfig) -> str:
+    """Say the shape of a network in a few words."""
+    return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
+
+
+def from_diffusers(
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    num_named: int = 0,
+    ahead: int = 1,
+    time_scale: float = 1000.0,
+) -> MMDiT:
+    """Return the network of an SD3Transformer2DModel's config and weights.
+
+    path: of the weights, named in errors. ahead, time_scale: as of `transformer.from_diffusers`. Raises DataError for a
+    network that ours cannot be.
+    """
+    try:
+        config = _config(settings, time_scale)
+    except (ConfigError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise DataError(f"{path.parent} does not describe an MM-DiT that can be read here: {error}", _REMEDY) from None
+    given = Weights(tensors, path, _REMEDY)
+    table = given.get(_TABLE, 3)
+    if table.shape != (1, config.position_side**2, config.width) or (table - _table(config)).abs().max() > _FAR:
+        raise DataError(f"{path}: {_TABLE} does not hold the positions that its config describes", _REMEDY)
+    with torch.device("meta"):
+        model = MMDiT(config)
+    own = given.ours(_names(config), model.state_dict().keys())
+    own["patch.weight"] = own["patch.weight"].flatten(1)
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
+    load_into(model, _swapped(own, config), path, _REMEDY, assign=True)
+    return model.eval()
+
+
+def _config(settings: Mapping[str, Any], time_scale: float) -> MMDiTConfig:
+    patch, heads, depth = settings["patch_size"], settings["num_attention_heads"], settings["num_layers"]
+    width, channels = heads * settings["attention_head_dim"], settings["in_channels"]
+    dual, qk_norm = list(settings.get("dual_attention_layers") or ()), settings.get("qk_norm")
+    if settings["caption_projection_dim"] != width:
+        raise ConfigError(f"caption_projection_dim is {settings['caption_projection_dim']}, the width {width}")
+    if dual != list(range(len(dual))):
+        raise ConfigError(f"dual_attention_layers are {dual}, and not the first ones")
+    if qk_norm not in (None, "rms_norm"):
+        raise ConfigError(f"qk_norm is {qk_norm!r}")
+    return MMDiTConfig(
+        latent_channels=channels,
+        latent_size=settings["sample_size"],
+        learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
+        label_dropout=0.1,
+        time_scale=time_scale,
+        token_width=settings["joint_attention_dim"],
+        pooled_width=settings["pooled_projection_dim"],
+        patch_size=patch,
+        width=width,
+        depth=depth,
+        heads=heads,
+        qk_norm=qk_norm is not None,
+        dual=len(dual),
+        position_side=settings["pos_embed_max_size"],
+        position_base=settings["sample_size"] // patch,
+    )
+
+
+def _table(config: MMDiTConfig) -> Tensor:
+    """Return their table of positions (1, S², D)."""
+    side = config.position_side
+    return sincos_positions(config.width, (side, side), spacing=config.position_base / side)[None]
+
+
+def _swapped(tensors: Mapping[str, Tensor], config: MMDiTConfig) -> dict[str, Tensor]:
+    """Exchange shift and scale where their order differs."""
+    names = (f"modulation.{config.depth}", f"text_modulation.{config.depth - 1}")
+    chosen = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+    return {name: torch.cat(tensor.chunk(2)[::-1]) if name in chosen else tensor for name, tensor in tensors.items()}
+
+
+def _names(config: MMDiTConfig) -> Names:
+    names: dict[str, tuple[str, ...]] = {
+        "patch": ("pos_embed.proj",),
+        "time.up": ("time_text_embed.timestep_embedder.linear_1",),
+        "time.down": ("time_text_embed.timestep_embedder.linear_2",),
+        "pooled_up": ("time_text_embed.text_embedder.linear_1",),
+        "pooled_down": ("time_text_embed.text_embedder.linear_2",),
+        "context": ("context_embedder",),
+        f"modulation.{config.depth}": ("norm_out.linear",),
+        "final": ("proj_out",),
+    }
+    for i in range(config.depth):
+        ours, theirs = f"blocks.{i}", f"transformer_blocks.{i}"
+        names |= {
+            f"modulation.{i}": (f"{theirs}.norm1.linear",),
+            f"text_modulation.{i}": (f"{theirs}.norm1_context.linear",),
+            **_attention_names(f"{ours}.attention", f"{theirs}.attn"),
+            **_attention_names(f"{ours}.dual", f"{theirs}.attn2"),
+            f"{ours}.text_attention.qkv": tuple(f"{theirs}.attn.add_{letter}_proj" for letter in "qkv"),
+            f"{ours}.text_attention.q_norm": (f"{theirs}.attn.norm_added_q",),
+            f"{ours}.text_attention.k_norm": (f"{theirs}.attn.norm_added_k",),
+            f"{ours}.text_attention.out": (f"{theirs}.attn.to_add_out",),
+            f"{ours}.mlp.up": (f"{theirs}.ff.net.0.proj",),
+            f"{ours}.mlp.down": (f"{theirs}.ff.net.2",),
+            f"{ours}.text_mlp.up": (f"{theirs}.ff_context.net.0.proj",),
+            f"{ours}.text_mlp.down": (f"{theirs}.ff_context.net.2",),
+        }
+    return names
+
+
+def _attention_names(ours: str, theirs: str) -> Names:
+    return {
+        f"{ours}.qkv": tuple(f"{theirs}.to_{letter}" for letter in "qkv"),
+        f"{ours}.q_norm": (f"{theirs}.norm_q",),
+        f"{ours}.k_norm": (f"{theirs}.norm_k",),
+        f"{ours}.out": (f"{theirs}.to_out.0",),
+    }

@@ -1,0 +1,222 @@
+"""What holds for every transformer that takes text: padding, neighbours, gradients, a loss that begins at one."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldm.core.denoisers.families import FAMILIES
+from ldm.core.denoisers.mmdit_config import MMDiTConfig
+from ldm.core.denoisers.network import DenoiserNetwork
+from ldm.core.denoisers.registry import build, outline
+from ldm.core.denoisers.text_config import TextDenoiserConfig
+from ldm.core.diffusion.conditions import Cond, index
+from ldm.core.diffusion.objective import Denoising
+from ldm.core.diffusion.schedules import schedule
+from ldm.core.errors import ConfigError
+from ldm.core.settings.families import config_of_preset
+
+SHAPE = {"latent_channels": 4, "latent_size": 8, "patch_size": 2, "width": 32, "depth": 2, "heads": 2}
+OWN = {"vocabulary": 9, "text_length": 6, "text_width": 16, "text_layers": 1}
+FROZEN = {"token_width": 12, "pooled_width": 10, "text_length": 6}
+MMDIT = MMDiTConfig(**SHAPE, **OWN)
+CONFIGS: dict[str, TextDenoiserConfig] = {
+    "mmdit": MMDIT,
+    "mmdit, frozen": MMDiTConfig(**SHAPE, **FROZEN, dual=1),
+    "mmdit, classes": MMDiTConfig(**SHAPE, num_classes=5, text_width=16),
+    "mmdit, text and classes": MMDIT.replace(num_classes=5),
+}
+ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+OF_TEXT = pytest.mark.parametrize(
+    "config",
+    [pytest.param(config, id=name) for name, config in CONFIGS.items() if config.takes_text],
+)
+
+
+def awake(config: TextDenoiserConfig) -> DenoiserNetwork:
+    """One with random weights throughout, so that no gate hides a block."""
+    torch.manual_seed(0)
+    model = build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def inputs(config: TextDenoiserConfig, batch: int = 3) -> tuple[Tensor, Tensor, Cond]:
+    """Texts of 6, 2 and 3 valid tokens."""
+    torch.manual_seed(1)
+    cond: Cond = {}
+    if config.num_classes:
+        cond["labels"] = torch.arange(batch) % (config.num_classes + 1)
+    if config.vocabulary:
+        cond["ids"] = torch.arange(6 * batch).view(batch, 6) % config.vocabulary
+    if config.token_width:
+        cond |= {"tokens": torch.randn(batch, 6, config.token_width), "pooled": torch.randn(batch, config.pooled_width)}
+    if config.takes_text:
+        cond["mask"] = torch.arange(6) < torch.tensor([[6], [2], [3]] * batch)[:batch]
+    return torch.randn(batch, *config.latent_shape), torch.rand(batch), cond
+
+
+@ALL
+@torch.no_grad()
+def test_an_output_depends_neither_on_the_batch_nor_on_when_the_condition_is_prepared(
+    config: TextDenoiserConfig,
+) -> None:
+    model, (x, t, cond) = awake(config), inputs(config)
+    together = model(x, t, cond)
+    alone = torch.cat([model(x[i : i + 1], t[i : i + 1], index(cond, slice(i, i + 1))) for i in range(3)])
+    tapped, hidden = model(x, t, cond, taps=(0, 1))
+    assert together.std() > 0.01 and torch.equal(model(x, t, model.prepare(cond)), together)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert torch.equal(tapped, together) and [h.shape for h in hidden.values()] == [(3, 16, 32)] * 2
+
+
+@OF_TEXT
+@torch.no_grad()
+def test_an_output_depends_on_valid_tokens_alone_and_not_on_how_many_others_there_are(
+    config: TextDenoiserConfig,
+) -> None:
+    model, (x, t, cond) = awake(config), inputs(config)
+    expected, mask = model(x, t, cond), cond["mask"]
+    name = "ids" if config.vocabulary else "tokens"
+    hidden = cond[name].masked_fill(~mask.view(*mask.shape, *(1,) * (cond[name].ndim - 2)), 8)
+    torch.testing.assert_close(model(x, t, {**cond, name: hidden}), expected, rtol=1e-5, atol=1e-6)
+    short = {key: field[1:, :3] if field.ndim > 1 and key != "pooled" else field[1:] for key, field in cond.items()}
+    torch.testing.assert_close(model(x[1:], t[1:], short), expected[1:], rtol=1e-4, atol=1e-5)
+    other = (cond[name] + 1) % 9 if config.vocabulary else -cond[name]
+    assert ((model(x, t, {**cond, name: other}) - expected).abs().amax((1, 2, 3)) > 1e-4).all()
+
+
+@ALL
+@torch.no_grad()
+def test_every_condition_changes_the_output(config: TextDenoiserConfig) -> None:
+    model, (x, t, cond) = awake(config), inputs(config)
+    expected = model(x, t, cond)
+    for name in {"labels", "pooled"} & cond.keys():
+        other = (cond[name] + 1) % 5 if name == "labels" else -cond[name]
+        assert (model(x, t, {**cond, name: other}) - expected).abs().max() > 1e-3
+    assert (model(x, 1 - t, cond) - expected).abs().max() > 1e-3
+
+
+@ALL
+def test_checkpointing_gives_the_same_gradients(config: TextDenoiserConfig) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = awake(config).train()
+        model.checkpointing = checkpointing
+        model(*inputs(config)).square().mean().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-7)
+
+
+@ALL
+def test_training_lowers_the_loss_and_reaches_every_weight(config: TextDenoiserConfig) -> None:
+    torch.manual_seed(0)
+    model = build(config)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    x, t, cond = inputs(config, 8)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=5e-3), list[float]()
+    for _ in range(15):
+        loss = (model(x, t, cond) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+
+
+@ALL
+def test_training_flops_are_three_times_the_forward_pass_of_the_blocks(config: TextDenoiserConfig) -> None:
+    """What is computed once for an image, and attention itself, are left out: a few percent of a real network."""
+    wide = config.replace(width=256, heads=4, depth=4, latent_size=16)
+    model = build(wide)
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(*inputs(wide, 1))
+    assert model.training_flops == pytest.approx(3 * counted.get_total_flops(), rel=0.15)
+
+
+@ALL
+def test_a_new_network_predicts_zero_so_that_the_loss_of_a_flow_begins_at_two(config: TextDenoiserConfig) -> None:
+    model, (_, t, cond) = build(config), inputs(config, 64)
+    torch.manual_seed(2)
+    x0 = torch.randn(64, *config.latent_shape)
+    objective = Denoising(schedule("rectified-flow", 1000), "flow", "flow")
+    loss = objective.loss(model, x0, {"noise": torch.randn_like(x0), "t": t}, cond)
+    assert loss.mean().item() == pytest.approx(2, abs=0.08)
+
+
+@ALL
+@torch.no_grad()
+def test_bf16_compute_stays_close_and_returns_the_input_format(config: TextDenoiserConfig) -> None:
+    model, given = awake(config), inputs(config)
+    exact = model(*given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(*given)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).square().mean() < 2e-3 * exact.square().mean()
+
+
+@ALL
+def test_a_saved_config_is_the_same_when_read(config: TextDenoiserConfig) -> None:
+    assert type(config).from_json(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+SD3 = {"latent_channels": 16, "latent_size": 128, "token_width": 4096, "pooled_width": 2048}
+SMALL = {"latent_channels": 4, "latent_size": 16, "token_width": 256}
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "expected"),
+    [
+        *(
+            ("mmdit-d15", {**SD3, "depth": d, "heads": d, "width": 64 * d}, n)
+            for d, n in ((4, 10_548_800), (6, 33_098_560))
+        ),
+        *(
+            ("mmdit-d15", {**SD3, "depth": d, "heads": d, "width": 64 * d}, n)
+            for d, n in ((8, 76_602_432), (12, 254_784_064))
+        ),
+        ("mmdit-d15", SD3, 496_066_624),
+        ("mmdit-d18", SD3, 856_159_552),
+        ("mmdit-d21", SD3, 1_358_950_720),
+        ("mmdit-d30", SD3, 3_962_392_384),
+        ("mmdit-d38", SD3, 8_056_617_792),
+        ("sd3-medium", SD3, 2_028_328_000),
+        ("sd3.5-medium", SD3, 2_243_171_520),
+        ("sd3.5-large", SD3, 8_056_627_520),
+        ("mmdit-xs", SMALL, 13_817_872),
+        ("mmdit-xs/1", {**SMALL, "latent_size": 8}, 13_811_716),
+        ("mmdit-s", {**SMALL, "token_width": 384}, 41_639_184),
+    ],
+)
+def test_sizes_are_the_published_ones(preset: str, given: dict[str, int], expected: int) -> None:
+    assert count(outline(config_of_preset(preset, FAMILIES, **given))) == expected
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@torch.no_grad()
+def test_positions_are_those_of_the_centre_of_a_table_and_go_on_beyond_it() -> None:
+    """So that a latent of another size has the same positions in its middle (and any size may be drawn)."""
+    model = build(MMDIT.replace(position_side=12, position_base=8))
+    assert isinstance(model.positions, Tensor)
+    table = model._positions((12, 12)).unflatten(0, (12, 12))
+    larger = model._positions((18, 18)).unflatten(0, (18, 18))
+    assert torch.equal(model.positions.unflatten(0, (4, 4)), table[4:8, 4:8])
+    torch.testing.assert_close(larger[3:15, 3:15], table, rtol=0, atol=1e-6)
+    assert float(table[0, 3, 0]) == pytest.approx(torch.tensor(2.0).sin().item())
+    assert model(torch.randn(1, 4, 8, 20), torch.rand(1), index(inputs(MMDIT)[2], slice(0, 1))).shape == (1, 4, 8, 20)
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    for fields, words in (({"vocabulary": 0}, "classes or captions"), ({"dual": 3}, "dual is 3, of 2 blocks")):
+        with pytest.raises(ConfigError, match=words):
+            MMDIT.replace(**fields)
