@@ -16,7 +16,7 @@ class Data(Section):
     """Which images, and how they become squares of RGB."""
 
     source: Place | None = option(
-        None, "Folder of class folders, zip, tars, idx, npz, or `mnist`.", "--data", identity="contents"
+        None, "Folder of class folders, zip, tars, idx, npz, `mnist` or `scenes`.", "--data", identity="contents"
     )
     validation: Place | None = option(
         None, "Images held out; by default the source's own or a share of it.", "--val-data", identity="contents"

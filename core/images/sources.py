@@ -13,11 +13,12 @@ from .exclusion import Exclusion
 from .folder import list_folder
 from .listing import Parts, is_image, parts_of
 from .parts import parts_among
+from .scenes import BUILTIN_DIGITS, SCENES, parts_of_scenes
 from .splits import split_by_content
 from .tar import expand_braces, open_tars, parts_of_tars
 
-BUILTIN = ("mnist",)
-_KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist"
+_MNIST = "mnist"
+_KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist, scenes"
 
 
 def open_source(location: str, split: str | None = None) -> ImageSource:
@@ -114,10 +115,10 @@ def _open_part(parts: Parts, location: str, split: str | None) -> ImageSource:
 def _parts(location: str) -> Parts:
     """Recognise what a location is."""
     name = location.removeprefix("builtin:")
-    if name in BUILTIN:
+    if name == _MNIST or SCENES.fullmatch(name):
         if name == location and Path(name).exists():
             raise ConfigError(f"{name} is built-in data, and also a file here", f"write builtin:{name} or ./{name}")
-        return parts_of_idx(Path(__file__).with_name("builtin") / name, location)
+        return parts_of_idx(BUILTIN_DIGITS, location) if name == _MNIST else parts_of_scenes(name, location)
     path = Path(location)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location) and not path.exists():
         raise DataError(

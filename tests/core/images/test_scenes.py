@@ -1,0 +1,109 @@
+"""Built-in scenes are the same bytes everywhere, and say what they show."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from ldm.core.conditioning.scenes import CATEGORIES, COLOURS, GROUNDS, Scene, Thing, caption, parse, prompts
+from ldm.core.errors import ConfigError, DataError
+from ldm.core.images.scenes import real_scenes
+from ldm.core.images.sets import image_sources
+from ldm.core.images.settings import Data
+from ldm.core.images.sources import open_parts, open_source
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return open_source("scenes:300")
+
+
+def test_scenes_are_the_same_bytes_everywhere(scenes):
+    whole = hashlib.sha256(b"".join(bytes(scenes.read(row)) for row in range(40)))
+    whole.update("\n".join(f"{a[0]}\n{b[0]}" for a, b in zip(scenes.captions, scenes.synthetic, strict=True)).encode())
+    assert whole.hexdigest() == "9ae2c50e01a0514d0038309f1a7f4f09bb1dd24a2a99e6ce720858713f1057fd"
+
+
+def test_a_scene_does_not_depend_on_how_many_there_are(scenes):
+    few = open_source("scenes:7")
+    assert [*map(bytes, map(few.read, range(7)))] == [*map(bytes, map(scenes.read, range(7)))]
+    assert few.captions == scenes.captions[:7]
+
+
+def test_held_out_scenes_are_of_held_out_digits(scenes):
+    held_out = open_parts("scenes:300")["val"]
+    assert len(held_out) == 60 and held_out.captions != scenes.captions[:60]
+
+
+def test_detailed_captions_say_more_than_short_ones(scenes):
+    for (short,), (detailed,) in zip(scenes.captions, scenes.synthetic, strict=True):
+        less, more = parse(short), parse(detailed)
+        assert less is not None and more is not None and less != more
+        assert more.ground is not None and all(thing.colour for thing in more.things)
+        assert {thing.digit for thing in less.things} == {thing.digit for thing in more.things}
+        assert less.count == more.count and less.ground is None
+    short_kinds = {parse(short).category for (short,) in scenes.captions}
+    assert short_kinds == {*CATEGORIES}
+
+
+def test_a_larger_picture_is_of_the_same_scene(scenes):
+    (large, small), texts = [real_scenes("train", 20, size)[0].astype(float) for size in (64, 32)], scenes.captions[:20]
+    assert open_source("scenes-64:20").captions == texts
+    halved = large.reshape(20, 32, 2, 32, 2, 3).mean((2, 4))
+    assert np.corrcoef(halved.ravel(), small.ravel())[0, 1] > 0.9
+
+
+def test_a_caption_is_read_as_the_scene_that_it_was_made_for(scenes):
+    for text in (*prompts(200), *(text for (text,) in scenes.synthetic)):
+        assert caption(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "scene"),
+    [
+        ("A red seven left of a blue three.", Scene((Thing(7, "red"), Thing(3, "blue")), relation="left of")),
+        ("an eight", Scene((Thing(8),))),
+        ("a one above an eight", Scene((Thing(1), Thing(8)), relation="above")),
+        ("four small pink sixes on a grey ground", Scene((Thing(6, "pink", "small"),), 4, ground="grey")),
+        ("a horse", None),
+        ("", None),
+        ("five threes", None),
+        ("a red three and", None),
+    ],
+)
+def test_prompts_are_read_by_the_grammar(text, scene):
+    assert parse(text) == scene
+
+
+def test_there_are_prompts_of_every_category_and_they_do_not_repeat():
+    chosen = prompts()
+    assert len({*chosen}) == len(chosen) and prompts() == chosen
+    counts = {name: sum(parse(text).category == name for text in chosen) for name in CATEGORIES}
+    assert counts == {**dict.fromkeys(CATEGORIES, 20), "single object": 10}
+
+
+def test_colours_and_grounds_are_far_apart():
+    named = np.array([*COLOURS.values(), *GROUNDS.values()], dtype=float)
+    apart = np.linalg.norm(named[:, None] - named, axis=-1) + 1000 * np.eye(len(named))
+    assert apart.min() > 60
+
+
+def test_scenes_come_with_captions_and_parts_of_their_own():
+    sources = image_sources(Data(source="scenes:50"))
+    assert sources.captioned and sources.train.synthetic is not None and len(sources.val) == 10
+    assert sources.caption_input == {} or sources.with_captions().caption_input == sources.caption_input
+    assert not image_sources(Data(source="scenes:50", captions="none")).captioned
+
+
+@pytest.mark.parametrize("name", ["scenes:0", "scenes:2000000"])
+def test_a_number_of_scenes_that_cannot_be_is_refused(name):
+    with pytest.raises(DataError, match="scenes"):
+        open_source(name)
+
+
+def test_a_folder_of_that_name_is_not_taken_for_the_built_in_scenes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes").mkdir()
+    with pytest.raises(ConfigError, match="builtin:scenes"):
+        open_source("scenes")
+    assert len(open_source("builtin:scenes:5")) == 5
