@@ -14,7 +14,7 @@ from ..core.diffusion.distillation import CFG
 from ..core.errors import ConfigError
 from ..core.latents.dataset import LatentSets
 from ..core.pipeline.generation import Sampling
-from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, student_of
+from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, require_denoising, student_of
 from ..core.pipeline.settings import Student
 from ..core.pipeline.students import check_scale, usual_sampling
 from ..core.pipeline.training_data import TrainingData, training_data_of
@@ -54,6 +54,7 @@ def _guidance(config: Distill, teacher: StageRun) -> tuple[float, float]:
     """Return the range of guidance scales. Raises ConfigError where the teacher cannot be guided so, or distilled."""
     known = student_of(teacher)
     has_null = conditioning_of(teacher.metadata).has_null
+    require_denoising(teacher)
     diffusion = diffusion_of(teacher)
     if diffusion.prediction == "eps":
         raise ConfigError(

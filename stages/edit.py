@@ -30,6 +30,7 @@ from ..core.pipeline.drawing import (
     open_model,
 )
 from ..core.pipeline.editing import Change, Inversion, edit_of, keep_known, requested
+from ..core.pipeline.loading import require_denoising
 from ..core.pipeline.model import Model
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, occupied, output_folder
@@ -77,6 +78,8 @@ def run(config: Edit, progress: Progress) -> Outcome:
     # The images, the model and its conditions, checked before anything is loaded or written.
     source = open_given(config.images)
     opened = open_model(_without_guidance(config))
+    if config.inversion:
+        require_denoising(opened.source)
     request = requested(opened.conditioning, config.asked)
     inputs = Inputs(config, source, _mask_of(config), opened.source.metadata["image_size"])
     described: dict[str, dict[str, Any]] = {"images": {"path": config.images[0], "fingerprint": source.fingerprint()}}

@@ -9,13 +9,18 @@ from ..core.conditioning.class_names import class_flag
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.config import DenoiserConfig
 from ..core.denoisers.network import DenoiserNetwork
+from ..core.diffusion.names import CONSISTENCY
+from ..core.errors import ConfigError
 from ..core.latents.dataset import LatentSets
-from ..core.pipeline.generation import DEFAULT_CFG, Sampling, check
+from ..core.pipeline.generation import DEFAULT_CFG, Sampling, as_trained, check
+from ..core.pipeline.loading import diffusion_of
 from ..core.pipeline.training_data import TrainingData
 from ..core.progress import Outcome, Progress
 from ..core.runs.roles import DENOISER
 from ..core.system.precision import Policy
 from ..core.training.generators import Kind, train_generator
+from ..core.training.sample_evaluator import refuse_sampler
+from ..core.training.start import Start
 from ..core.training.tasks.denoising import DenoisingTask, network_config
 from .configs import TrainDenoiser
 
@@ -32,16 +37,33 @@ class _Denoiser(Kind):
     noun = "denoiser"
     role = DENOISER
 
+    def start(self, inputs: dict[str, Any], folder: Path) -> Start | None:
+        """Open it; a consistency model is tuned from a network of the same process and prediction."""
+        start, own = super().start(inputs, folder), self.config.diffusion
+        if start is not None and own.objective == CONSISTENCY:
+            before = diffusion_of(start.run)
+            for name in ("schedule", "num_steps", "zero_terminal_snr", "prediction"):
+                if getattr(own, name) != getattr(before, name):
+                    raise ConfigError(
+                        f"`diffusion.{name}={getattr(own, name)}`: {start.run.path} was trained with"
+                        f" {getattr(before, name)}",
+                        "give the same to tune it",
+                    )
+        return start
+
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
         return network_config(self.config, data.described.metadata["latent_shape"], data.conditioning)
 
     def sampling(self, data: TrainingData) -> Sampling:
         wanted, diffusion, has_null = self.config.metrics, self.config.diffusion, data.conditioning.has_null
+        if diffusion.objective == CONSISTENCY:
+            refuse_sampler(wanted, "a consistency model draws without one", but=("steps",))
         sampling = Sampling(
             cfg=(DEFAULT_CFG if has_null else 1.0) if wanted.cfg is None else wanted.cfg,
             sampler=wanted.sampler,
             steps=wanted.steps or None,
-        ).on(diffusion.most_steps)
+        )
+        sampling = as_trained(sampling, diffusion).on(diffusion.most_steps)
         check(sampling, diffusion, has_null, data.described.metadata["latent_shape"][0])
         return sampling
 

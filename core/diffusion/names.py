@@ -6,7 +6,7 @@ The code of each is in the module of that name; settings take the names from her
 from typing import Literal, get_args
 
 ScheduleName = Literal["linear", "scaled-linear", "cosine", "quadratic", "sigmoid", "rectified-flow"]
-ObjectiveName = Literal["denoising", "fixed-noise"]
+ObjectiveName = Literal["denoising", "fixed-noise", "consistency"]
 PredictionName = Literal["eps", "x0", "v", "flow"]
 WeightingName = Literal["uniform", "snr", "truncated-snr", "snr+1", "min-snr", "flow"]
 TimesName = Literal["uniform", "logit-normal"]
@@ -20,6 +20,7 @@ TIMES: tuple[str, ...] = get_args(TimesName)
 SPACINGS: tuple[str, ...] = get_args(SpacingName)
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 FIXED_NOISE: ObjectiveName = "fixed-noise"
+CONSISTENCY: ObjectiveName = "consistency"
 STRAIGHT: ScheduleName = "rectified-flow"  # the one that is not variance preserving
 
 

@@ -129,7 +129,3 @@ class FixedNoise:
     def loss(self, network: Network, x0: Tensor, given: dict[str, Tensor], cond: Cond) -> Tensor:
         """Return each sample's mean squared error of x0, float32 (B,)."""
         return Denoising(self.schedule, self.prediction, "uniform").loss(network, x0, given, cond)
-
-
-OBJECTIVES: dict[str, type] = {"denoising": Denoising, "fixed-noise": FixedNoise}
-"""Dataclasses: what is in a field comes from the setting of that name in `diffusion`, and the schedule from several."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..conditioning.conditioning import Conditioning
 from ..conditioning.registry import conditioning_of
 from ..diffusion.conditions import Cond
+from ..diffusion.names import CONSISTENCY
 from ..distributed import processes
 from ..errors import ConfigError
 from ..files import sha256_file, sha256_json
@@ -25,12 +26,17 @@ from ..settings.fields import identity
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
-from .generation import Edit, Sampling, check, check_clip, chunk_size, evaluations, generate, sampling_of
+from .generation import Edit, Sampling, as_trained, check, check_clip, chunk_size, evaluations, generate, sampling_of
 from .generator import OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, student_of, with_guides
 from .model import Model, forward_process, one_condition
 from .settings import Drawing, TokenDrawing
 from .students import inside, sampling_of_student
+
+_OF_CONSISTENCY = (
+    *("denoiser", "checkpoint", "label", "batch_size", "machine", "cfg", "cfg_paper", "cfg_interval", "cfg_rescale"),
+    *("cfg_channels", "away_from", "steps", "shift", "clip"),
+)
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,14 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     if student is not None:
         sampling = sampling_of_student(config, student)
         return OpenedDenoiser(source, {}, conditioning, sampling, f"cfg-{sampling.cfg:g}_distilled{student.steps}")
+    if diffusion.objective == CONSISTENCY:
+        refuse_settings(config, Drawing, _OF_CONSISTENCY, "a consistency model")
     has_negative = conditioning.has_null or config.away_from is not None
-    sampling = sampling_of(config, has_negative).on(diffusion.most_steps)
+    sampling = as_trained(sampling_of(config, has_negative), diffusion).on(diffusion.most_steps)
     check(sampling, diffusion, has_negative, channels)
     check_clip(sampling, of_pixels=source.metadata["image_size"] == source.metadata["latent_shape"][1])
     steps = config.steps if config.steps is not None else ""
-    label = f"cfg-{sampling_of(config, has_null=True).cfg:g}_{config.sampler}{steps}"
+    label = f"cfg-{sampling_of(config, has_null=True).cfg:g}_{sampling.sampler}{steps}"
     if config.away_from is not None:
         one_condition(conditioning, "away_from", config.away_from)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1 and config.away_from is None)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from .. import seeds
-from ..diffusion import conditions, samplers, times
+from ..diffusion import conditions, consistency, samplers, times
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser, clipped
 from ..diffusion.guidance import classifier_free
+from ..diffusion.names import CONSISTENCY
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError
 from ..settings.fields import shared_fields
@@ -68,6 +69,8 @@ class Start:
 
 Edit = Callable[[Start], Start]
 DEFAULT_CFG = 3.0  # default guidance of a model with a null class
+_SAMPLERS = {**samplers.SAMPLERS, CONSISTENCY: consistency.restarts}
+_RESTARTS = 2  # default steps of consistency models, of which more gain little
 _PIXELS_AT_ONCE = 4096  # latent pixels per pass that keep a CPU's matrix units busy
 _LARGEST_CHUNK = 64
 
@@ -81,6 +84,13 @@ def sampling_of(drawing: Drawing, has_null: bool) -> Sampling:
     }
     sampling: Sampling = shared_fields(Sampling, {**dict(drawing), **resolved})
     return sampling
+
+
+def as_trained(sampling: Sampling, diffusion: Diffusion) -> Sampling:
+    """Return how a network of these settings draws: a consistency model in steps of its own, others as asked for."""
+    if diffusion.objective != CONSISTENCY:
+        return sampling
+    return replace(sampling, sampler=CONSISTENCY, spacing="uniform", steps=sampling.steps or _RESTARTS)
 
 
 def check(sampling: Sampling, diffusion: Diffusion, has_null: bool, channels: int) -> None:
@@ -147,7 +157,7 @@ def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
         denoise = classifier_free(count, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
     x = torch.zeros(1, 1, 1, 1)
     grid = times.grid(forward.num_steps, sampling.on(forward.num_steps).num_steps, sampling.spacing)
-    samplers.SAMPLERS[sampling.sampler](denoise, x, forward, grid, {}, noise=lambda step: x)
+    _SAMPLERS[sampling.sampler](denoise, x, forward, grid, {}, noise=lambda step: x)
     return sum(seen), len(seen)
 
 
@@ -241,7 +251,7 @@ def _chunk(
     if edit is not None:
         start = edit(start)
     return samplers.walk(
-        samplers.SAMPLERS[sampling.sampler],
+        _SAMPLERS[sampling.sampler],
         start.denoise,
         start.x,
         model.schedule,

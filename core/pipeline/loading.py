@@ -15,8 +15,9 @@ from ..conditioning.registry import conditioning_of, recorded
 from ..denoisers import noisy_classifier
 from ..denoisers import registry as denoisers
 from ..diffusion.denoisers import Network
-from ..diffusion.names import FIXED_NOISE
-from ..diffusion.objective import OBJECTIVES, Objective
+from ..diffusion.names import CONSISTENCY, FIXED_NOISE
+from ..diffusion.objective import Objective
+from ..diffusion.objectives import OBJECTIVES
 from ..errors import ConfigError
 from ..runs.inputs import chosen, made_by, open_own, open_producer, section_of
 from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER, Role
@@ -137,9 +138,14 @@ def diffusion_of(artifact: StageRun) -> Diffusion:
     return section_of(Diffusion, artifact.metadata.get("diffusion"), artifact, "facts.diffusion")
 
 
-def require_all_times(artifact: StageRun) -> None:
-    """Raise ConfigError for a denoiser that was trained at one noise level only."""
+def require_denoising(artifact: StageRun) -> None:
+    """Raise ConfigError for a network that does not estimate the mean of x0 at all times."""
     diffusion = diffusion_of(artifact)
+    if diffusion.objective == CONSISTENCY:
+        raise ConfigError(
+            f"{artifact.path} is a consistency model, `diffusion.objective={CONSISTENCY}`, and no denoiser",
+            "take the denoiser that it was tuned from, or train one: `diffusion.objective=denoising`",
+        )
     if diffusion.objective == FIXED_NOISE:
         raise ConfigError(
             f"{artifact.path} was trained at one noise level, `diffusion.objective={FIXED_NOISE}`",

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from ..diffusion.names import (
+    CONSISTENCY,
     FIXED_NOISE,
     STRAIGHT,
     ObjectiveName,
@@ -24,10 +25,18 @@ class Diffusion(Section):
     """The forward process, what the network predicts, and how its error is weighted."""
 
     objective: ObjectiveName = option(
-        "denoising", "What is trained: denoising at all times, or in one step from one noise level.", "--objective"
+        "denoising",
+        "What is trained: denoising at all times, in one step from one noise level, or a consistency model.",
+        "--objective",
     )
     sigma: float = option(0.5, "For fixed-noise: its noise level, sigma in x0 + sigma eps, x0 normalised.", gt=0, le=10)
     pure_noise: bool = option(False, "For fixed-noise: train on noise alone, of which the mean of the data is made.")
+    gap_factor: float = option(
+        2.0, "For consistency: what the gap between the two times is divided by, from stage to stage.", gt=1, le=16
+    )
+    gap_stages: int = option(
+        8, "For consistency: stages of the training; the gap is t / factor^k in the k-th.", ge=1, le=20
+    )
     schedule: ScheduleName = option("cosine", "Noise schedule.", "--schedule")
     num_steps: int = option(1000, "Steps of the discrete process.", ge=2, le=1_000_000)
     zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise.")
@@ -63,6 +72,14 @@ class Diffusion(Section):
             return {"prediction": "x0", "weighting": "uniform", **values}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _consistency_has_its_own(cls, values: Any) -> Any:
+        """The weight is one over the gap of times."""
+        if isinstance(values, dict) and values.get("objective") == CONSISTENCY:
+            return {"weighting": "uniform", **values}
+        return values
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Diffusion":
         check_prediction(self.prediction, self.schedule, self.zero_terminal_snr)
@@ -76,7 +93,13 @@ class Diffusion(Section):
                     f"pure_noise needs a schedule that ends in noise alone, which {self.schedule!r} does not:"
                     f" take zero_terminal_snr, or {STRAIGHT!r}"
                 )
-        elif self.pure_noise:
+        if self.objective == CONSISTENCY:
+            for name, only in {"weighting": "uniform", "learn_variance": False}.items():
+                if getattr(self, name) != only:
+                    raise ValueError(f"{name} is {getattr(self, name)}: objective {CONSISTENCY!r} takes {only} alone")
+            if self.prediction not in ("v", "flow"):
+                raise ValueError(f"prediction is {self.prediction!r}: objective {CONSISTENCY!r} takes v or flow")
+        if self.pure_noise and self.objective != FIXED_NOISE:
             raise ValueError(f"pure_noise is for objective {FIXED_NOISE!r}")
         return self
 

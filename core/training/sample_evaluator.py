@@ -6,7 +6,7 @@ as a folder of the same kind, which can be used wherever the generator is.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -213,10 +213,10 @@ def _until_stopped(stop: StopFlag, images: Iterator[Tensor]) -> Iterator[Tensor]
         yield batch
 
 
-def refuse_sampler(wanted: Metrics, why: str) -> None:
-    """Raise ConfigError for a sampler or steps where a generator draws without either."""
+def refuse_sampler(wanted: Metrics, why: str, but: Sequence[str] = ()) -> None:
+    """Raise ConfigError for a sampler or steps where a generator draws without, `but` those that it takes."""
     for name in ("sampler", "steps"):
-        if getattr(wanted, name) != type(wanted).model_fields[name].default:
+        if name not in but and getattr(wanted, name) != type(wanted).model_fields[name].default:
             raise ConfigError(f"`{name}={getattr(wanted, name)}`: {why}", "leave it out")
 
 

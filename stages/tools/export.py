@@ -16,7 +16,7 @@ from ...core.interchange.export_record import CARD, RECORD, files_in, read_recor
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
 from ...core.interchange.model_card import GRID, Agreement, Shown, autoencoder_card, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
-from ...core.pipeline.loading import load_autoencoder, load_model, open_denoiser, require_all_times
+from ...core.pipeline.loading import load_autoencoder, load_model, open_denoiser, require_denoising
 from ...core.pipeline.model import Model
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import open_own, open_producer
@@ -118,7 +118,7 @@ def _published(config: Export, made_of: dict[str, Any]) -> Iterator[Path]:
 def _open(config: Export, progress: Progress) -> Sources:
     """Open the stages. Raises DataError where one is missing, or the autoencoder changed since."""
     denoiser = open_denoiser(config.denoiser, config)
-    require_all_times(denoiser)
+    require_denoising(denoiser)
     autoencoder = open_producer(denoiser, "autoencoder", AUTOENCODER, config)
     return Sources(denoiser, autoencoder, look_for(config.root, denoiser, progress.warn))
 

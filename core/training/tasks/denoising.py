@@ -14,11 +14,13 @@ from ...conditioning.registry import conditioning_of
 from ...denoisers import registry as denoisers
 from ...denoisers.config import DenoiserConfig
 from ...diffusion.conditions import Cond
+from ...diffusion.consistency import PROGRESS
+from ...diffusion.names import CONSISTENCY
 from ...diffusion.objective import FixedNoise, Objective
 from ...distributed import processes
 from ...latents.dataset import LatentSets, held_out
 from ...pipeline.drawing import DenoisingGenerator
-from ...pipeline.generation import Sampling
+from ...pipeline.generation import Sampling, as_trained
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Guidance, Model, guided
 from ...pipeline.settings import Student
@@ -104,6 +106,7 @@ class DenoisingTask:
         # Conditions, some replaced by the null for classifier-free guidance (Ho & Salimans 2022).
         cond = train.cond(batch.samples, positions, seed)
         dropped = seeds.uniform(seed, "label dropout", positions)
+        given[PROGRESS] = torch.from_numpy(positions / self.config.train.images)
         return x0, given, drop(self.conditioning, cond, dropped, self.config.label_dropout)
 
     def split(self, data: Data, parts: int) -> list[Data]:
@@ -173,7 +176,9 @@ class DenoisingTask:
         """Draw the preview, guided only where there is a null to guide from."""
         preview = self.config.preview
         cfg = preview.cfg if self.conditioning.has_null else 1.0
-        sampling = Sampling(steps=min(preview.steps, self.config.diffusion.most_steps), cfg=cfg)
+        diffusion = self.config.diffusion
+        steps = None if diffusion.objective == CONSISTENCY else min(preview.steps, diffusion.most_steps)
+        sampling = as_trained(Sampling(steps=steps, cfg=cfg), diffusion)
         return draw_preview(self.generator(sampling), self.conditioning, preview)
 
     def _errors(self, data: Data) -> torch.Tensor:
