@@ -12,13 +12,19 @@ import torch
 
 from ..core.autoencoders.codec import Autoencoder, TokenCodec
 from ..core.autoencoders.statistics import LatentStatistics
+from ..core.conditioning.captions import TEXT_FIELD, Fields, TextEncoder
+from ..core.conditioning.own_encoder import OwnEncoder
+from ..core.conditioning.registry import recorded
+from ..core.conditioning.text import TextConditioning
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
+from ..core.images.dataset import ImageSource
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
 from ..core.images.order import pieces
-from ..core.images.sets import data_of, image_sources, inherit_data, warn_of_change
+from ..core.images.sets import CAPTIONS, ImageSets, data_of, image_sources, inherit_data, warn_of_change
 from ..core.latents import shards
+from ..core.latents.captions import SYNTHETIC_SHARE, captions_of, reads_captions, text_conditioning
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
@@ -41,11 +47,15 @@ def run(config: Encode, progress: Progress) -> Outcome:
     with occupied(folder, config.machine) as policy:
         # Inputs: the autoencoder, and the images it was trained on unless others are given.
         source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
+        given = config
         config = inherit_data(config, source)
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
         warn_of_change(sources.as_input, source, progress)
-        inputs = {"autoencoder": as_input(source, folder), **sources.inputs}
+        if reads_captions(sources, config.conditioning):
+            sources = sources.with_captions()
+            config = _unmirrored(config, given)
+        inputs = {"autoencoder": as_input(source, folder), **sources.inputs, **sources.caption_input}
 
         # Nothing to do where the same settings and inputs have made this folder.
         work = claim(folder, config, inputs, progress)
@@ -56,8 +66,9 @@ def run(config: Encode, progress: Progress) -> Outcome:
         # Encode both splits; shards that are there are not made again.
         network = load_autoencoder(source, policy).network
         maps = token_maps(network, config.data.image_size, policy)
-        job = _Job(config, network, policy, Pieces(folder), tokens=bool(maps))
         images = sources.read(progress, keep=False)
+        text = _conditioning(config, images, OwnEncoder(), progress) if sources.train.captions is not None else None
+        job = _Job(config, network, policy, Pieces(folder), bool(maps), text)
         started = time.monotonic()
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
         val, num_val = _encode(images.val, "val", False, job, progress)  # Validation does not mirror.
@@ -70,8 +81,10 @@ def run(config: Encode, progress: Progress) -> Outcome:
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
         fields = write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
 
-        # Labels come from the images, all other fields from the autoencoder.
+        # Labels come from the images, captions from what has them, all other fields from the autoencoder.
         made_by = {LABEL: sources.as_input["fingerprint"]}
+        if text is not None:
+            made_by |= dict.fromkeys((*text.conditioning.stored, TEXT_FIELD), inputs[CAPTIONS]["fingerprint"])
         shape = job.network.latent_shape(config.data.image_size)
         metadata = {
             "latent_shape": list(shape),
@@ -89,16 +102,19 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "samples": {"train": len(images.train), "val": len(images.val)},
             "statistics": _statistics(parts["train"], shape[0]),
             "skipped": images.skipped,
+            **(recorded(text.conditioning) if text is not None else {}),
         }
         hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
         artifact = work.commit([*hashes, INDEX], metadata, hashes, speed or None)
 
     # What the command shows.
     size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
+    captions = {} if text is None else {"captions": text.described(images.train.source)}
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",
         "shape": " × ".join(map(str, shape)),
         "size": f"{size / 1e6:.1f} MB in {len(hashes)} shards",
+        **captions,
     }
     if num_train + num_val:
         summary["speed"] = f"{speed:,.0f} images a second"
@@ -114,15 +130,48 @@ def _same_size(config: Encode, trained_at: int) -> None:
         )
 
 
+def _unmirrored(config: Encode, given: Encode) -> Encode:
+    """Return the settings without mirrored images, which captions of left and right forbid, unless they were given."""
+    if "flip" in given.data.model_fields_set:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"flip": False})})
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Captions: what encodes them, and the conditioning that they make."""
+
+    encoder: TextEncoder
+    conditioning: TextConditioning
+
+    def described(self, source: ImageSource) -> str:
+        """Return in words what of a source's captions is kept."""
+        count = sum(map(len, source.captions or ())) + sum(map(len, source.synthetic or ()))
+        return f"{count:,} for training, of at most {self.conditioning.length} tokens"
+
+
+def _conditioning(config: Encode, images: ImageSets, encoder: TextEncoder, progress: Progress) -> _Text:
+    train, val, share = images.train.source, images.val.source, SYNTHETIC_SHARE
+    return _Text(encoder, text_conditioning(train, val, encoder, config.text.length, share, progress))
+
+
 @dataclass(frozen=True)
 class _Job:
-    """An encoding: settings, network, device, and the shards of its folder."""
+    """An encoding: settings, network, device, the shards of its folder, and captions, if any."""
 
     config: Encode
     network: Autoencoder
     policy: Policy
     pieces: Pieces
     tokens: bool
+    text: _Text | None
+
+    def captions(self, images: ImageLoader, indices: np.ndarray) -> list[Fields]:
+        """Return the fields of the captions of images, nothing where there are none."""
+        if self.text is None:
+            return [({}, {})] * len(indices)
+        fields = captions_of(images.source, self.text.encoder, self.text.conditioning.length)
+        return fields(indices.tolist())
 
 
 @dataclass(frozen=True)
@@ -203,10 +252,10 @@ def _samples(
         fields = _encoded(next(squares), flip, job)
         # Copying to the CPU waits for the device: first queue the next batch, then fetch the one before.
         if previous is not None:
-            yield _fetched(images, *previous)
+            yield _fetched(images, *previous, job)
         previous = indices, fields
     if previous is not None:
-        yield _fetched(images, *previous)
+        yield _fetched(images, *previous, job)
 
 
 def _encoded(pixels: np.ndarray, flip: bool, job: _Job) -> dict[str, torch.Tensor]:
@@ -251,8 +300,10 @@ def token_maps(network: Autoencoder, image_size: int, policy: Policy) -> list[li
     return [list(each.shape[1:]) for each in maps] if len(maps) > 1 else []
 
 
-def _fetched(images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.Tensor]) -> list[shards.LatentSample]:
-    """Copy a batch's fields to the CPU. Raises DataError where they are not finite."""
+def _fetched(
+    images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.Tensor], job: _Job
+) -> list[shards.LatentSample]:
+    """Copy a batch's fields to the CPU, and add its captions. Raises DataError where latents are not finite."""
     arrays = {name: values.cpu().numpy() for name, values in fields.items()}
     arrays |= {name: array.astype(np.uint16) for name, array in arrays.items() if name.endswith(TOKENS)}
     # Checked here and not on the device, where the check would wait for each batch.
@@ -263,11 +314,12 @@ def _fetched(images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.T
         )
     return [
         shards.LatentSample(
-            {name: array[row] for name, array in arrays.items()},
+            {**{name: array[row] for name, array in arrays.items()}, **captions},
             int(images.labels[index]),
             images.source.names[index],
+            texts,
         )
-        for row, index in enumerate(indices)
+        for row, (index, (captions, texts)) in enumerate(zip(indices, job.captions(images, indices), strict=True))
     ]
 
 

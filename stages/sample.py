@@ -17,6 +17,7 @@ from ..core.files import read_plain, sha256_json
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.again import like, parameters_of
+from ..core.pipeline.asking import with_prompts
 from ..core.pipeline.drawing import Images, consecutive, draw
 from ..core.pipeline.generator import Generator, Opened, open_generator
 from ..core.progress import Outcome, Progress
@@ -25,6 +26,7 @@ from ..core.settings.fields import identity
 from .configs import Sample
 
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
+TITLE_LETTERS, TITLE_SIDE, TITLE_LINES = 24, 128, 6  # of a title that is a text: pixels below which it can be read
 STRIP_IMAGES, STRIP_CLASSES, STRIP_STEPS = 4, 10, 10
 
 
@@ -33,11 +35,14 @@ def run(config: Sample, progress: Progress) -> Outcome:
     # An image to draw again gives the settings that are not given.
     if config.like is not None:
         config = like(config.like, config, num=1)
+    config = with_prompts(config)
 
     # What is asked for, checked against the generator's manifest before anything is loaded or written.
     opened = open_generator(config)
     source, conditioning = opened.source, opened.conditioning
     request = conditioning.request(config.asked)
+    for note in request.notes:
+        progress.warn(note)
     seed_indices = consecutive(config.seed, config.num * len(request.titles))
     if config.progressive and not opened.shows_steps:
         raise ConfigError(f"`progressive`: {source.path} does not draw in steps", "leave it out")
@@ -101,29 +106,34 @@ def run(config: Sample, progress: Progress) -> Outcome:
 
 def _what(request: Request, conditioning: Conditioning) -> str:
     """Return what images were drawn of, in words."""
-    several = "classes" if conditioning.class_names else "conditions"
+    several = {"classes": "classes" if conditioning.class_names else "conditions"}.get(conditioning.asks, "prompts")
     return f"{len(request.titles)} {several}" if len(request.titles) > 1 else request.titles[0]
 
 
 def _label(config: Sample, opened: Opened) -> str:
     """Return a readable folder name of the settings, different for different settings."""
-    asked = "-".join("".join(c if c.isalnum() or c in "-," else "_" for c in text) for text in config.asked.values())
+    asks = opened.conditioning.asks
+    asked = config.asked.get(asks, "captions")
+    texts = [asked] if isinstance(asked, str) else asked
+    readable = "-".join("".join(c if c.isalnum() or c in "-," else "_" for c in text) for text in texts)
     best = "_best" if config.checkpoint == "best" else ""
-    return f"class-{asked[:40]}{best}_{opened.label}_seed-{config.seed}_{sha256_json(identity(config))[:6]}"
+    what = "class" if asks == "classes" else asks
+    return f"{what}-{readable[:40]}{best}_{opened.label}_seed-{config.seed}_{sha256_json(identity(config))[:6]}"
 
 
 def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:
-    """Write `grid.png`: a labelled row for each class, or the images of a single one in a square."""
-    # One class: up to 100 images in a square. Several: a row each.
+    """Write `grid.png`: a labelled row for each class, or the images of a single one in a square.
+
+    A single image of each of several prompts has its prompt below it.
+    """
     titles = request.titles[:GRID_CLASSES]
-    if len(titles) == 1:
-        images = np.stack([_read(folder / name) for name in names[:100]])
-        picture = grid(images, labels=None if len(images) > 1 else [*titles], scale=scale_for(images))
-    else:
-        chosen = [np.flatnonzero(rows == row)[:GRID_PER_CLASS] for row in range(len(titles))]
-        images = np.stack([_read(folder / names[index]) for some in chosen for index in some])
-        picture = grid(images, columns=len(chosen[0]), row_labels=[*titles], scale=scale_for(images))
-    write_png(folder / "grid.png", picture)
+    chosen = [np.flatnonzero(rows == row)[: 100 if len(titles) == 1 else GRID_PER_CLASS] for row in range(len(titles))]
+    images = np.stack([_read(folder / names[index]) for some in chosen for index in some])
+    side = max((TITLE_SIDE * (len(title) > TITLE_LETTERS) for title in titles), default=0) or 64
+    below = [*titles] if len(titles) == len(images) and (len(titles) == 1 or side > 64) else None
+    beside = [*titles] if len(titles) > 1 and below is None else None
+    columns = None if beside is None else len(chosen[0])
+    write_png(folder / "grid.png", grid(images, columns, below, beside, None, scale_for(images, side), TITLE_LINES))
     return "grid.png"
 
 

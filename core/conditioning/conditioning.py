@@ -8,23 +8,29 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..diffusion import conditions
 from ..diffusion.conditions import Cond
 from ..errors import ConfigError
+from .captions import Take
 
 ALL = "all"  # asks for every condition that there is
 
 
 @dataclass(frozen=True)
 class Request:
-    """Conditions row by row: on the CPU, titles for grids, and what a manifest records of an image of each."""
+    """Conditions row by row: on the CPU, titles for grids, and what a manifest records of an image of each.
+
+    notes: what of the request is not as it was asked, in words; the user is to be warned of it.
+    """
 
     cond: Cond
     titles: tuple[str, ...]
     records: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
 
 
 class Conditioning(Protocol):
@@ -37,6 +43,14 @@ class Conditioning(Protocol):
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of a condition's tensors."""
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The fields of latents that `read` takes; of labels none, which every sample has."""
+
+    @property
+    def asks(self) -> str:
+        """The setting that asks for its conditions."""
 
     @property
     def has_null(self) -> bool:
@@ -56,13 +70,19 @@ class Conditioning(Protocol):
         Where there are classes, the record of each image has its `label`.
         """
 
-    def request(self, asked: Mapping[str, str]) -> Request:
-        """Return what the user asked for, by setting: `{"classes": "cat,dog"}`.
+    def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
+        """Return the conditions of samples out of their stored fields, but for labels.
+
+        Where a sample has several, seed and positions (B,) of the stream decide which.
+        """
+
+    def request(self, asked: Mapping[str, Any]) -> Request:
+        """Return what the user asked for, by setting: `{"classes": "cat,dog"}`, `{"prompt": ["a cat"]}`.
 
         Raises ConfigError for what is unknown, and for a setting that asks for conditions of another kind.
         """
 
-    def recall(self, record: Mapping[str, Any]) -> dict[str, str]:
+    def recall(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return what asks, by setting, for the condition that a manifest records; nothing for an empty record."""
 
     def groups(self) -> Request:
@@ -78,6 +98,8 @@ class NoConditioning:
 
     kind = "none"
     fields = ()
+    stored = ()
+    asks = "classes"
     has_null = False
     class_names = ()
 
@@ -88,11 +110,14 @@ class NoConditioning:
     def null(self, n: int, device: torch.device) -> Cond:
         raise no_null()
 
-    def request(self, asked: Mapping[str, str]) -> Request:
+    def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
+        return {}
+
+    def request(self, asked: Mapping[str, Any]) -> Request:
         refuse_unknown(asked, (), "nothing: it draws images of any kind")
         return self.groups()
 
-    def recall(self, record: Mapping[str, Any]) -> dict[str, str]:
+    def recall(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
     def groups(self) -> Request:
@@ -102,14 +127,17 @@ class NoConditioning:
         return {"kind": self.kind}
 
 
-def refuse_unknown(asked: Mapping[str, str], known: Collection[str], what: str) -> None:
+def refuse_unknown(asked: Mapping[str, Any], known: Collection[str], what: str) -> None:
     """Raise ConfigError for a setting that asks for conditions of another kind; `all` asks for none in particular.
 
     known: the settings by which conditions of this kind are asked for. what: a model of this kind is conditioned on.
     """
-    for name, text in asked.items():
-        if name not in known and text.strip().lower() != ALL:
-            raise ConfigError(f"`{name}={text}`: this model is conditioned on {what}", f"leave out `{name}`")
+    for name, value in asked.items():
+        for text in [value] if isinstance(value, str) else value:
+            if name not in known and text.strip().lower() != ALL:
+                instead = f"give {' or '.join(f'`{each}`' for each in known)}, or " if known else ""
+                message = f"`{name}={text}`: this model is conditioned on {what}"
+                raise ConfigError(message, f"{instead}leave out `{name}`")
 
 
 def no_null() -> ConfigError:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.conditions import Cond
 from ..errors import DataError
+from .captions import Take
 from .class_names import parse_classes
 from .conditioning import ALL, Request, no_null, refuse_unknown
 
@@ -27,6 +29,8 @@ class LabelConditioning:
     has_null: bool = True
     kind = LABELS
     fields = (LABELS,)
+    stored = ()
+    asks = "classes"
 
     @property
     def num_classes(self) -> int:
@@ -54,12 +58,15 @@ class LabelConditioning:
             raise no_null()
         return {LABELS: torch.full((n,), self.num_classes, device=device)}
 
-    def request(self, asked: Mapping[str, str]) -> Request:
+    def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
+        return {}
+
+    def request(self, asked: Mapping[str, Any]) -> Request:
         """Return a row per class that the setting `classes` names. Raises ConfigError with the nearest names."""
         refuse_unknown(asked, ("classes",), "classes")
         return self._rows(parse_classes(asked.get("classes", ALL), self.class_names))
 
-    def recall(self, record: Mapping[str, Any]) -> dict[str, str]:
+    def recall(self, record: Mapping[str, Any]) -> dict[str, Any]:
         label = record.get("label")
         if label is None:
             return {}

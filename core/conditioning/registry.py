@@ -6,10 +6,12 @@ from typing import Any
 from ..errors import as_data_error
 from .conditioning import Conditioning, NoConditioning
 from .labels import LabelConditioning
+from .text import rebuilt_text
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], Conditioning]] = {
     "none": lambda described: NoConditioning(),
     "labels": lambda described: LabelConditioning(tuple(described["class_names"]), described["has_null"]),
+    "text": rebuilt_text,
 }
 
 

@@ -21,11 +21,13 @@ def grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
     scale: int = 1,
+    lines: int = 1,
 ) -> np.ndarray:
     """Lay images, uint8 (N, H, W, 3), out in rows on white; return uint8 (height, width, 3).
 
     Without `columns` the grid is about square. `labels` stand below each image, `row_labels` left of each row,
-    `column_labels` above each column. `scale` enlarges each pixel to a square of that many.
+    `column_labels` above each column. `scale` enlarges each pixel to a square of that many. lines: into which texts
+    below and left of images are broken, at most.
     """
     assert images.ndim == 4 and images.dtype == np.uint8 and len(images) > 0, f"{images.dtype} {images.shape}"
     count, height, width = len(images), images.shape[1] * scale, images.shape[2] * scale
@@ -37,9 +39,11 @@ def grid(
 
     font = _font(width, [*(labels or ()), *(row_labels or ()), *(column_labels or ())])
     line = _text_size("Ág", font)[1] + 2
-    left = max((_text_size(text, font)[0] for text in row_labels), default=0) + 6 if row_labels else _GAP
+    below = [_broken(text, font, width, lines) for text in labels or ()]
+    beside = [_broken(text, font, 2 * width, lines) if lines > 1 else [drawable(text)] for text in row_labels or ()]
+    left = max((_text_size(text, font)[0] for texts in beside for text in texts), default=0) + 6 if beside else _GAP
     top = line + _GAP if column_labels else _GAP
-    cell_width, cell_height = width + _GAP, height + _GAP + (line if labels else 0)
+    cell_width, cell_height = width + _GAP, height + _GAP + line * max(map(len, below), default=0)
     page = Image.new("RGB", (left + columns * cell_width, top + rows * cell_height), _PAPER)
     draw = ImageDraw.Draw(page)
 
@@ -48,9 +52,12 @@ def grid(
         x, y = left + column * cell_width, top + row * cell_height
         page.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
         if labels:
-            _write(draw, labels[index], x + width // 2, y + height + 1, font, "ma", width)
-    for row, text in enumerate(row_labels or ()):
-        _write(draw, text, left - 4, top + row * cell_height + height // 2, font, "rm", left)
+            for number, text in enumerate(below[index]):
+                _write(draw, text, x + width // 2, y + height + 1 + number * line, font, "ma", width)
+    for row, texts in enumerate(beside):
+        middle = top + row * cell_height + height // 2 - (len(texts) - 1) * line // 2
+        for number, text in enumerate(texts):
+            _write(draw, text, left - 4, middle + number * line, font, "rm", left)
     for column, text in enumerate(column_labels or ()):
         _write(draw, text, left + column * cell_width + width // 2, 1, font, "ma", width)
     return np.array(page)
@@ -99,6 +106,18 @@ def _font(cell_width: int, texts: Sequence[str]) -> ImageFont.FreeTypeFont | Ima
 def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
     box = font.getbbox(drawable(text))
     return ceil(box[2]), ceil(box[3])
+
+
+def _broken(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int, most: int) -> list[str]:
+    """Break a text between words into at most so many lines that fit into the room; the last one has all the rest."""
+    lines = [""]
+    for word in drawable(text).split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _text_size(longer, font)[0] > room and len(lines) < most:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _write(

@@ -51,7 +51,7 @@ class LatentDataset(Protocol):
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         """Return what samples (B,) are conditioned on, batch first: `labels`, int64 (B,), where they are labelled.
 
-        Where a sample has several, captions for instance, seed and positions (B,) decide which.
+        Where a sample has several captions, seed and positions (B,) decide which.
         """
 
 

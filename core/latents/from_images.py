@@ -9,10 +9,13 @@ from torch import Tensor
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.conditioning import Conditioning
 from ..conditioning.labels import LABELS
+from ..conditioning.own_encoder import OwnEncoder
+from ..conditioning.text import TextConditioning
 from ..images.loader import ImageLoader, training_images
 from ..images.sets import ImageSets
 from ..system.precision import Policy
 from ..system.transfer import to_device
+from .captions import captions_of
 from .dataset import VALIDATION_SEED, Cond, LatentSets, draw
 from .fields import FLIP, LABEL, LATENT, Field
 
@@ -23,7 +26,7 @@ class EncodedImages:
 
     Samples, flips and draws are those of shards of the same images: order, resuming and conditions do not differ, and
     latents by no more than the rounding of shards to float16. flips: whether training may mirror images. conditioning:
-    labels, or none.
+    labels, captions as ids, or none.
     """
 
     images: ImageLoader
@@ -56,10 +59,16 @@ class EncodedImages:
         return draw(mean, std, positions, seed, purpose)
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
-        """Return the labels; those of images without folders are all of the one class that `encode` gives them."""
-        if LABELS not in self.conditioning.fields:
-            return {}
-        return {LABELS: torch.from_numpy(self.images.labels[samples])}
+        """Return the labels; those of images without folders are all of the one class that `encode` gives them.
+
+        Captions are encoded as `encode` would.
+        """
+        if LABELS in self.conditioning.fields:
+            return {LABELS: torch.from_numpy(self.images.labels[samples])}
+        if isinstance(self.conditioning, TextConditioning):
+            found = captions_of(self.images.source, OwnEncoder(), self.conditioning.length)(samples.tolist())
+            return self.conditioning.read(lambda name: [arrays[name] for arrays, _ in found], positions, seed)
+        return {}
 
 
 def latents_of_images(

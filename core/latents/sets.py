@@ -51,8 +51,7 @@ def read_latents(
     latents.verify(INDEX)
     latents.verify_sizes(*shards)
     fields, conditioning = fields_of(metadata), conditioning or conditioning_of(metadata)
-    conditions = condition_fields(conditioning)
-    for name in conditions:
+    for name in conditioning.stored:
         if fields is None or name not in fields:
             raise DataError(f"{latents.path} lacks the field {name!r}", latents.remedy)
     with with_remedy(latents.remedy):
@@ -69,7 +68,7 @@ def read_latents(
         _verify_together(latents, shards)
     # What is read from the disk every time is checked every time.
     trusted = whole and reading != "streamed"
-    how = (shape, reading, device, trusted, fields, conditioning, conditions)
+    how = (shape, reading, device, trusted, fields, conditioning)
     train, val = (ShardedLatents(latents.path, split, names[split], *how) for split in names)
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
@@ -78,11 +77,6 @@ def read_latents(
             known = LabelConditioning(conditioning.class_names)
             known.check(torch.from_numpy(split.labels), str(latents.path))
     return LatentSets(train, val)
-
-
-def condition_fields(conditioning: Conditioning) -> tuple[str, ...]:
-    """Return the fields of shards that a condition is read from, beside the label: masks come with what they mask."""
-    return tuple(f"{name}.npy" for name in conditioning.fields if name != LABELS and not name.endswith("_mask"))
 
 
 def _verify_together(latents: StageRun, shards: list[str]) -> None:

@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ..conditioning.conditioning import Conditioning, NoConditioning
 from ..conditioning.labels import LABELS
@@ -40,8 +39,7 @@ class ShardedLatents:
 
     shape: (C, h, w). fields: as the manifest lists them; None for folders of which it lists none. device: where batches
     are; that of `reading="held"` only, else the CPU. trusted: the shards were compared with the manifest. conditioning:
-    what samples are conditioned on, which may be less than the shards hold. conditions: fields that are part of the
-    condition, beside the label.
+    what samples are conditioned on, which may be less than the shards hold.
 
     Raises DataError for an index that does not fit its shards, and for a damaged array when it is read.
     """
@@ -57,9 +55,8 @@ class ShardedLatents:
         trusted: bool = False,
         fields: Mapping[str, Field] | None = None,
         conditioning: Conditioning | None = None,
-        conditions: Sequence[str] = (),
     ) -> None:
-        self.shape, self._conditions = shape, conditions
+        self.shape = shape
         self.conditioning: Conditioning = conditioning or NoConditioning()
         self.labels, tables = read_tables(folder, split, names, shape, fields)
         self._count = len(tables[LATENT].shard)
@@ -94,33 +91,24 @@ class ShardedLatents:
         return self.array(TOKENS, samples, flip).long()
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
-        """Return the labels, where they are part of the condition, and the fields that were asked for; of those whose
-        lengths differ all padded with zeros to the longest, with a mask NAME_mask, bool (B, L)."""
+        """Return the labels, where they are part of the condition, and what it reads of other fields."""
         cond: Cond = {}
         if self.labels is not None and LABELS in self.conditioning.fields:
             cond[LABELS] = torch.from_numpy(self.labels[samples])
-        for name in self._conditions:
-            key = name.removesuffix(".npy")
-            if self.fields[name].num_bytes is None:
-                values, lengths = self.ragged(name, samples)
-                cond[f"{key}_mask"] = torch.arange(values.shape[1]) < lengths[:, None]
-            else:
-                values = self.array(name, samples)
-            cond[key] = values.float() if values.is_floating_point() else values.long()
-        return cond
+        return cond | self.conditioning.read(lambda name: self.arrays(name, samples), positions, seed)
 
     def array(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
         """Gather a field of one size, (B, *its shape), in its dtype. flip: bool (B,), which samples are mirrored."""
         shape: tuple[int, ...] = self.fields[name].shape  # type: ignore[assignment]
         return self._readers[name].take(self._rows(name, samples, flip), samples).view(-1, *shape)
 
-    def ragged(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Gather a field whose lengths differ, (B, longest, …), padded with zeros; and the lengths, int64 (B,)."""
-        dtype, shape = self._readers[name].table.dtype, self.fields[name].shape[1:]
-        pieces = [bytearray(piece) for piece in self._pieces(name, samples, flip)]
-        arrays = [torch.frombuffer(each, dtype=dtype) if each else torch.empty(0, dtype=dtype) for each in pieces]
-        arrays = [array.view(-1, *shape) for array in arrays]  # type: ignore[arg-type]
-        return pad_sequence(arrays, batch_first=True), torch.tensor([len(array) for array in arrays])
+    def arrays(self, name: str, samples: np.ndarray) -> list[np.ndarray]:
+        """Return a field of each sample, as it was written, whatever its form."""
+        if self.fields[name].num_bytes is not None:
+            return list(self.array(name, samples).cpu().numpy())
+        form = self.fields[name]
+        parts = self._pieces(name, samples, None)
+        return [np.frombuffer(part, form.dtype).reshape(-1, *form.shape[1:]) for part in parts]
 
     def texts(self, name: str, samples: np.ndarray) -> list[str]:
         """Gather a field of text."""

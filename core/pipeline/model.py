@@ -152,7 +152,7 @@ def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
 
 def one_condition(conditioning: Conditioning, setting: str, text: str) -> Request:
     """Return the condition that a setting names. Raises ConfigError where that is unknown, or several."""
-    request = conditioning.request({"classes": text})
+    request = conditioning.request({conditioning.asks: text})
     if len(request.titles) != 1:
         raise ConfigError(f"`{setting}={text}` is {len(request.titles)} conditions", "name one class")
     return request

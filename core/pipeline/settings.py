@@ -17,7 +17,7 @@ from ..diffusion.names import (
     WeightingName,
     check_prediction,
 )
-from ..settings.fields import Label, Location, Section, Stage, option, section
+from ..settings.fields import Label, Location, Place, Section, Stage, Texts, option, section
 from ..system.settings import Machine
 
 
@@ -130,12 +130,18 @@ class Asking(Stage):
     """Which conditions images are drawn for: a setting for each kind, of which a model takes those of its own."""
 
     classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
+    prompt: Texts = option(
+        (), "What images are to show, of a model of captions; several times for several.", "--prompt"
+    )
+    prompts: Place | None = option(
+        None, "Text file with a prompt a line, or jsonl with `prompt` in each.", "--prompts", identity=False
+    )
 
     @property
-    def asked(self) -> dict[str, str]:
+    def asked(self) -> dict[str, Any]:
         """What was asked for, by setting, for `Conditioning.request`."""
-        values = {name: getattr(self, name) for name in Asking.model_fields if name not in Stage.model_fields}
-        return {name: value for name, value in values.items() if value is not None}
+        values = {"classes": self.classes, "prompt": self.prompt}
+        return {name: value for name, value in values.items() if value not in (None, ())}
 
 
 class TokenDrawing(Section):
@@ -184,7 +190,9 @@ class Drawing(TokenDrawing, Stage):
         None, "Guide only at noise times from,to within [0, 1].", "--cfg-interval"
     )
     away_from: str | None = option(
-        None, "Class to guide away from, in the place of no class: what images are not to look like.", "--away-from"
+        None,
+        "Class or prompt to guide away from, in the place of the null: what images are not to look like.",
+        "--away-from,--negative",
     )
     cfg_rescale: float = option(0.0, "Pull the guided contrast back by this share.", "--cfg-rescale", ge=0, le=1)
     cfg_channels: int | None = option(

@@ -1,13 +1,17 @@
 """What a denoiser, or a classifier to guide it, is trained on: latents that `encode` wrote, or pixels themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..conditioning.conditioning import Conditioning, NoConditioning
+from ..conditioning.labels import LABELS
+from ..conditioning.own_encoder import OwnEncoder
 from ..conditioning.registry import conditioning_of
-from ..errors import DataError
+from ..conditioning.text import TEXT
+from ..errors import ConfigError, DataError
 from ..images.sets import ImageSources, data_of, image_sources, warn_of_change
+from ..latents.captions import SYNTHETIC_SHARE, reads_captions, text_conditioning
 from ..latents.dataset import LatentSets
 from ..latents.from_images import latents_of_images
 from ..latents.sets import open_latents, read_latents
@@ -36,7 +40,10 @@ class TrainingData:
 
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Describe them as inputs of the stage in `folder`."""
-        given = {"latents": as_input(self.described, folder)} if self.images is None else self.images.inputs
+        if self.images is None:
+            given = {"latents": as_input(self.described, folder)}
+        else:
+            given = {**self.images.inputs, **self.images.caption_input}
         return {**given, "autoencoder": as_input(self.autoencoder, folder)}
 
     def read(self, policy: Policy, progress: Progress, reading: Reading | Literal["auto"] = "auto") -> LatentSets:
@@ -45,27 +52,30 @@ class TrainingData:
             warn_of_change(self.described.inputs.get("data", {}), self.autoencoder, progress)
             return read_latents(self.described, reading, policy.device, self.conditioning)
         network = load_autoencoder(self.autoencoder, policy).network
-        return latents_of_images(self.images.read(progress), network, self.images.data.flip, policy, self.conditioning)
+        flips = self.images.data.flip and self.conditioning.kind != TEXT  # Captions tell left from right.
+        return latents_of_images(self.images.read(progress), network, flips, policy, self.conditioning)
 
 
 def training_data(
-    folder: Path | None, config: Run, policy: Policy, dropout: float = 0.0, conditioned: bool = True
+    folder: Path | None, config: Run, policy: Policy, dropout: float = 0.0, kind: str = "data"
 ) -> TrainingData:
     """Open the latents in a folder, by default the run's own; or the images, where no latents exist or are needed.
 
-    dropout: the share of conditions that the training is to drop. conditioned: whether it is to see any. Raises
-    DataError with the command to run where something is missing or has changed.
+    dropout: the share of conditions that the training is to drop. kind: of the conditions that it is to see; "data" is
+    what came with the data. Raises DataError with the command to run where something is missing or has changed, and
+    ConfigError where the data have no conditions of that kind.
     """
-
-    def conditioning(described: StageRun) -> Conditioning:
-        return conditioning_of(described.metadata, dropout) if conditioned else NoConditioning()
-
     if folder is None and not own_folders(LATENTS, config.root) and own_folders(AUTOENCODER, config.root):
         autoencoder = open_own(AUTOENCODER, config, setting="autoencoder")
         if load_autoencoder(autoencoder, policy).network.keeps_pixels:
-            return TrainingData(autoencoder, autoencoder, conditioning(autoencoder), _images_of(autoencoder))
+            images = _images_of(autoencoder)
+            if not reads_captions(images, kind):
+                return TrainingData(autoencoder, autoencoder, _recorded(autoencoder, dropout, kind), images)
+            images = images.with_captions()
+            text = text_conditioning(images.train, images.val, OwnEncoder(), None, SYNTHETIC_SHARE)
+            return TrainingData(autoencoder, autoencoder, replace(text, has_null=dropout > 0), images)
     latents, autoencoder = open_latents(folder, config)
-    return TrainingData(latents, autoencoder, conditioning(latents))
+    return TrainingData(latents, autoencoder, _recorded(latents, dropout, kind))
 
 
 def training_data_of(denoiser: StageRun, config: Run) -> TrainingData:
@@ -74,7 +84,23 @@ def training_data_of(denoiser: StageRun, config: Run) -> TrainingData:
     conditioning = conditioning_of(denoiser.metadata)
     if "latents" in denoiser.inputs or "data" not in denoiser.inputs:
         return TrainingData(open_producer(denoiser, "latents", LATENTS, config), autoencoder, conditioning)
-    return TrainingData(autoencoder, autoencoder, conditioning, _images_of(autoencoder))
+    images = _images_of(autoencoder)
+    return TrainingData(
+        autoencoder, autoencoder, conditioning, images.with_captions() if conditioning.kind == TEXT else images
+    )
+
+
+def _recorded(described: StageRun, dropout: float, kind: str) -> Conditioning:
+    """Return the conditioning of that kind that a directory records. Raises ConfigError where it has another."""
+    if kind == "none":
+        return NoConditioning()
+    # Latents with captions have labels as well.
+    left_out = "conditioning" if kind == LABELS else None
+    found = conditioning_of({name: each for name, each in described.metadata.items() if name != left_out}, dropout)
+    if kind not in ("data", found.kind):
+        message = f"`conditioning={kind}`: {described.path} has {found.kind}"
+        raise ConfigError(message, f"encode the images again: `ldm encode --conditioning {kind}`")
+    return found
 
 
 def _images_of(autoencoder: StageRun) -> ImageSources:

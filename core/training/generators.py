@@ -53,7 +53,7 @@ class Kind(ABC):
     def data(self, policy: Policy) -> TrainingData:
         """Open what it is trained on."""
         config: GeneratorTraining = self.config
-        return training_data(config.latents, config, policy, config.label_dropout, config.conditioning != "none")
+        return training_data(config.latents, config, policy, config.label_dropout, config.conditioning)
 
     def start(self, inputs: dict[str, Any], folder: Path) -> Start | None:
         """Open what it starts from, if anything, and add it to the inputs of the stage in `folder`."""

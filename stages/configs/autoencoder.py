@@ -1,9 +1,9 @@
 """Settings of `ldm train-autoencoder`, `ldm train-vqvae` and `ldm encode`."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ...core.images.settings import Data
-from ...core.settings.fields import Location, Stage, option, section
+from ...core.settings.fields import Location, Section, Stage, Texts, option, section
 from ...core.system.settings import Machine
 from ...core.training.tasks.settings import AutoencoderTraining
 
@@ -22,6 +22,20 @@ class TrainVQVAE(TrainAutoencoder):
     kind: ClassVar[str] = "vqvae"
 
 
+class TextSettings(Section):
+    """What encodes captions, and how much of them it reads."""
+
+    encoder: Texts = option(
+        ("own",),
+        "What reads captions: own, a text network that is trained with the denoiser.",
+        "--text-encoder",
+        identity="contents",
+    )
+    length: int | None = option(
+        None, "Most tokens of a caption; by default as many as nearly all captions have.", "--text-length", ge=3, le=512
+    )
+
+
 class Encode(Stage):
     """Settings of `ldm encode`. Missing settings of `data` are those of the autoencoder's training."""
 
@@ -32,6 +46,13 @@ class Encode(Stage):
         None, "Autoencoder stage to use; by default the run's own.", "--autoencoder", identity="contents"
     )
     data: Data = section(Data, inherited=True)
+    conditioning: Literal["auto", "labels", "text"] = option(
+        "auto",
+        "What denoisers of the latents are conditioned on; auto is text where images have captions and no class"
+        " folders.",
+        "--conditioning",
+    )
+    text: TextSettings = section(TextSettings)
     batch_size: int = option(64, "Images encoded at once.", "--batch-size", ge=1)
     shard_size: int = option(4096, "Samples per shard.", "--shard-size", ge=1)
     machine: Machine = section(Machine)

@@ -52,7 +52,7 @@ def test_its_training_and_its_samples_do_not_depend_on_the_labels(unconditional:
     from ldm.core.system.precision import resolve
 
     config, policy = unconditional.config("train-dit", conditioning="none"), resolve("cpu", "fp32")
-    sets = training_data(None, config, policy, conditioned=False).read(policy, Silent())
+    sets = training_data(None, config, policy, kind="none").read(policy, Silent())
     rows = np.arange(4)
     assert sets.train.cond(rows, rows) == {} and sets.conditioning == NoConditioning()
     x = torch.randn(2, *sets.train.shape, generator=torch.Generator().manual_seed(0))
@@ -104,7 +104,7 @@ def test_what_only_conditional_models_can_draw_is_refused_in_the_words_of_label_
 
 def test_dropping_labels_of_an_unconditional_model_is_refused_when_the_settings_are_read(trained: Pipeline) -> None:
     assert trained.config("train-dit", conditioning="none").label_dropout == 0
-    with pytest.raises(ValidationError, match="there are no labels to drop"):
+    with pytest.raises(ValidationError, match="there is nothing to drop"):
         trained.config("train-dit", conditioning="none", label_dropout=0.2)
 
 

@@ -76,11 +76,15 @@ class GeneratorTraining(LatentTraining, Training):
     latents: Location | None = option(
         None, "Latents to train on; by default the run's own.", "--latents", identity="contents"
     )
-    conditioning: Literal["data", "none"] = option(
-        "data", "Condition on what came with the data, labels for instance, or on none of it.", "--conditioning"
+    conditioning: Literal["data", "labels", "text", "none"] = option(
+        "data", "Condition on what came with the data, labels or text, or on none of it.", "--conditioning"
     )
     label_dropout: float = option(
-        0.1, "Share of labels replaced by the null class; 0 disables guidance.", "--label-dropout", ge=0, lt=1
+        0.1,
+        "Share of labels or captions replaced by the null, which stands for none; 0 disables guidance.",
+        "--label-dropout",
+        ge=0,
+        lt=1,
     )
 
     @model_validator(mode="before")
@@ -94,7 +98,7 @@ class GeneratorTraining(LatentTraining, Training):
     def _dropout_needs_a_condition(self) -> Self:
         if self.conditioning == "none" and self.label_dropout:
             raise ValueError(
-                f"`label_dropout={self.label_dropout:g}`: with `conditioning=none` there are no labels to drop"
+                f"`label_dropout={self.label_dropout:g}`: with `conditioning=none` there is nothing to drop"
             )
         return self
 

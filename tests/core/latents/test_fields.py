@@ -15,12 +15,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ldm.core.autoencoders.codec import Autoencoder, Posterior
 from ldm.core.autoencoders.vq import VQVAE
 from ldm.core.autoencoders.vq_config import VQVAEConfig
-from ldm.core.conditioning.conditioning import NoConditioning
+from ldm.core.conditioning.captions import Take
 from ldm.core.conditioning.labels import LabelConditioning
+from ldm.core.diffusion.conditions import Cond
 from ldm.core.errors import DataError
 from ldm.core.latents.fields import Field, fields_of
 from ldm.core.latents.index import INDEX, check_index, write_index
-from ldm.core.latents.sets import condition_fields
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import LatentSample, load_shard, write_shard
 from ldm.core.runs import schemas
@@ -92,28 +92,32 @@ def test_every_field_is_read_at_random_as_it_was_written(tmp_path: Path, reading
     assert found.dtype == torch.uint16 and np.array_equal(found.numpy(), np.stack(tokens))
     assert latents.texts("txt", rows) == [written[row].texts["txt"] for row in rows]
     assert latents.texts("captions.json", rows) == [written[row].texts["captions.json"] for row in rows]
-    for name in ("caption_tokens.npy", "embedding.npy"):
-        values, lengths = latents.ragged(name, rows)
-        assert lengths.tolist() == [2, 0, 3, 3, 0] and values.shape[:2] == (5, 3)
-        for row, value, length in zip(rows, values, lengths.tolist(), strict=True):
-            assert (
-                np.array_equal(value[:length].numpy(), written[row].arrays[name]) and not value[length:].float().any()
-            )
+    for name in ("caption_tokens.npy", "embedding.npy", "features.npy"):
+        for row, value in zip(rows, latents.arrays(name, rows), strict=True):
+            assert value.dtype == written[row].arrays[name].dtype and np.array_equal(value, written[row].arrays[name])
 
 
-def test_fields_that_were_asked_for_are_part_of_the_condition(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Summed(LabelConditioning):
+    """Labels, the sum of each sample's features, and its first caption token, or where it is in the stream."""
+
+    stored = ("features.npy", "caption_tokens.npy")
+
+    def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
+        tokens = [
+            int(each[0]) if len(each) else -position
+            for each, position in zip(take(self.stored[1]), positions, strict=True)
+        ]
+        return {"sum": torch.tensor([each.sum() for each in take(self.stored[0])]), "token": torch.tensor(tokens)}
+
+
+def test_a_conditioning_reads_its_own_fields(tmp_path: Path) -> None:
     written = write(tmp_path)["train"]
-    conditions = ("embedding.npy", "features.npy", "caption_tokens.npy")
-    latents = opened(tmp_path, conditioning=LabelConditioning(("a", "b", "c")), conditions=conditions)
-    rows = np.array([1, 4])
-    cond = latents.cond(rows, rows)
-    assert "labels" not in opened(tmp_path, conditions=conditions).cond(rows, rows)  # not part of the condition
-    assert cond["labels"].tolist() == [1, 1]
-    assert cond["embedding"].shape == (2, 4, 8) and cond["embedding"].dtype == torch.float32
-    assert cond["embedding_mask"].tolist() == [[True, False, False, False], [True] * 4]
-    assert cond["caption_tokens"].dtype == torch.int64
-    assert cond["caption_tokens"][1].tolist() == written[4].arrays["caption_tokens.npy"].tolist()
-    assert torch.equal(cond["features"][0], torch.from_numpy(written[1].arrays["features.npy"]).float())
+    latents, rows = opened(tmp_path, conditioning=Summed(("a", "b", "c"))), np.array([1, 5])
+    cond = latents.cond(rows, np.array([10, 11]))
+    assert cond["labels"].tolist() == [1, 2] and "labels" not in opened(tmp_path).cond(rows, rows)
+    assert cond["token"].tolist() == [int(written[1].arrays["caption_tokens.npy"][0]), -11]
+    assert cond["sum"].tolist() == [float(written[row].arrays["features.npy"].sum()) for row in rows]
 
 
 def test_samples_without_labels_have_no_condition(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_a_damaged_field_is_named_when_it_is_read(tmp_path: Path, name: str) -> 
     whole = path.read_bytes()
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
     latents = opened(tmp_path, "streamed")
-    read = {"tokens.npy": latents.array, "embedding.npy": latents.ragged, "txt": latents.texts}[name]
+    read = {"tokens.npy": latents.array, "embedding.npy": latents.arrays, "txt": latents.texts}[name]
     read(name, np.arange(7))
     with pytest.raises(DataError, match=rf"shard-000001\.tar is damaged at byte {place}"):
         read(name, np.arange(8))
@@ -233,19 +237,3 @@ def test_encode_writes_what_the_codec_offers() -> None:
     assert fields["tokens.npy"][1].tolist() == [first[1].item(), *second[1].flatten().tolist()]
     vqvae = Autoencoder(VQVAE(VQVAEConfig(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=8)))
     assert token_maps(vqvae, 32, policy) == [], "one map says no more than the latents"
-
-
-@dataclass(frozen=True)
-class Embedded(NoConditioning):
-    """Labels and embedded captions of different lengths."""
-
-    fields = ("labels", "embedding", "embedding_mask", "features")
-
-
-def test_a_conditioning_is_read_from_the_fields_it_names_and_masks_come_with_them(tmp_path: Path) -> None:
-    write(tmp_path)
-    assert condition_fields(Embedded()) == ("embedding.npy", "features.npy")
-    assert condition_fields(LabelConditioning(("cat", "dog"))) == () == condition_fields(NoConditioning())
-    latents = opened(tmp_path, conditioning=Embedded(), conditions=condition_fields(Embedded()))
-    rows = np.array([1, 4])
-    assert set(latents.cond(rows, rows)) == set(Embedded.fields)

@@ -1,0 +1,106 @@
+"""Captions of images as latents have them: which conditioning they make, and the fields of each sample."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..conditioning.captions import Fields, TextEncoder, fields_of_captions
+from ..conditioning.own_encoder import OwnEncoder, seen
+from ..conditioning.text import TextConditioning, with_prompts
+from ..errors import ConfigError
+from ..images.captions import AUTO
+from ..images.dataset import ImageSource
+from ..images.order import pieces, spread
+from ..images.sets import ImageSources
+from ..progress import Progress
+
+SHARE_HELD = 0.999  # of the captions that the default length is to hold
+MOST_TOKENS = 128  # of the default length
+SYNTHETIC_SHARE = 0.5
+NUM_PROMPTS = 8  # captions of held-out images, of which previews are drawn
+_STEP, _AT_ONCE = 8, 256
+
+
+def reads_captions(images: ImageSources, kind: str) -> bool:
+    """Return whether images are to be conditioned on their captions.
+
+    kind: what was asked for, perhaps "text" or "labels"; else captions are read where images have them, and no class
+    folders, or where they were named.
+    """
+    if kind in ("text", "labels", "none"):
+        return kind == "text"
+    named = images.data.captions != AUTO or images.data.caption_template is not None
+    return images.captioned and (named or not images.train.labelled)
+
+
+def text_conditioning(
+    train: ImageSource,
+    val: ImageSource,
+    encoder: TextEncoder,
+    length: int | None,
+    share: float,
+    progress: Progress | None = None,
+) -> TextConditioning:
+    """Return the conditioning on the captions of training images, with captions of some held-out ones as prompts.
+
+    length: tokens of a caption, by default as many as nearly all training captions have. share: of synthetic captions,
+    where there are some. progress: is warned of captions that are cut.
+    """
+    texts = list(dict.fromkeys(_all_texts(train)))
+    counts = np.array([count for some in _pieces_of(texts) for count in encoder.lengths(some)])
+    if length is None:
+        needed = int(np.quantile(counts, SHARE_HELD, method="higher"))
+        length = min(_STEP * -(-needed // _STEP), MOST_TOKENS, encoder.most)
+    if length > encoder.most:
+        raise ConfigError(f"`text.length={length}` is more than the encoder takes", f"give at most {encoder.most}")
+    if progress is not None and (cut := int((counts > length).sum())):
+        longest = texts[int(counts.argmax())]
+        progress.warn(
+            f"{cut:,} of {len(texts):,} captions are longer than {length} tokens, and cut there; the longest has"
+            f" {counts.max():,}: {longest[:60]!r}…"
+        )
+    conditioning = TextConditioning(encoder.describe(), length, share=None if train.synthetic is None else share)
+    if isinstance(encoder, OwnEncoder):
+        encoded = (each for some in _pieces_of(texts) for each in encoder.encode(some, length))
+        conditioning = replace(conditioning, vocabulary=seen(encoded))
+    else:
+        empty = encoder.encode([""], length)[0]
+        widths = empty.rows.shape[1], 0 if empty.pooled is None else len(empty.pooled)
+        conditioning = replace(conditioning, widths=widths)
+    assert val.captions is not None
+    chosen = dict.fromkeys(val.captions[row][0] for row in spread(len(val), len(val)))
+    return with_prompts(conditioning, [*chosen][:NUM_PROMPTS])
+
+
+def captions_of(source: ImageSource, encoder: TextEncoder, length: int) -> Callable[[Sequence[int]], list[Fields]]:
+    """Return what gives the fields of the captions of images, by their indices, all encoded together."""
+    captions, second = source.captions, source.synthetic
+    assert captions is not None
+
+    def fields(indices: Sequence[int]) -> list[Fields]:
+        synthetic = [() if second is None else second[index] for index in indices]
+        texts = [(*captions[index], *more) for index, more in zip(indices, synthetic, strict=True)]
+        encoded = iter(encoder.encode([text for each in texts for text in each], length))
+        return [
+            fields_of_captions(
+                encoder.rows_field,
+                each,
+                [next(encoded) for _ in each],
+                None if second is None else len(more),
+            )
+            for each, more in zip(texts, synthetic, strict=True)
+        ]
+
+    return fields
+
+
+def _all_texts(source: ImageSource) -> Iterator[str]:
+    for captions in (source.captions, source.synthetic):
+        for texts in captions or ():
+            yield from texts
+
+
+def _pieces_of(texts: list[str]) -> Iterator[list[str]]:
+    for rows in pieces(np.arange(len(texts)), _AT_ONCE):
+        yield [texts[row] for row in rows]

@@ -1,0 +1,47 @@
+"""Prompts out of files."""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import ConfigError, DataError
+from ..files import read_plain
+from ..images.captions import decoded, tidy
+from .settings import Asking
+
+Settings = TypeVar("Settings", bound=Asking)
+
+
+def with_prompts(config: Settings) -> Settings:
+    """Return the settings with the prompts of the file that they name among those that were given.
+
+    Raises ConfigError for a file that is not there, DataError for one that is not UTF-8 text, has none, or holds lines
+    of JSON without a prompt.
+    """
+    if config.prompts is None:
+        return config
+    return config.model_copy(update={"prompt": (*config.prompt, *_read(Path(config.prompts))), "prompts": None})
+
+
+def _read(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise ConfigError(f"`prompts={path}` is not a file", "give a text file with a prompt a line")
+    lines = [line for line in decoded(read_plain(path), str(path)).splitlines() if line.strip()]
+    texts = (
+        [_of_json(line, f"{path}, line {number + 1}") for number, line in enumerate(lines)]
+        if (path.suffix.lower() in (".json", ".jsonl"))
+        else lines
+    )
+    if not texts:
+        raise DataError(f"{path} holds no prompt", "write a prompt a line")
+    return tuple(tidy([text], str(path))[0] for text in texts)
+
+
+def _of_json(line: str, place: str) -> object:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{place} is not JSON: {error}", "write an object a line, with the key prompt") from None
+    if not isinstance(entry, dict) or "prompt" not in entry:
+        raise DataError(f"{place} has no key prompt", "write an object a line, with the key prompt")
+    return entry["prompt"]
