@@ -162,7 +162,11 @@ def test_core_and_stages_print_nothing(path: Path) -> None:
 # commands and of kinds on disk are older than families, and stay; "identity" is a key of settings, too.
 READERS = tuple(f"core/autoencoders/{name}" for name in ("families", "pretrained", "published", "registry", "taef2"))
 OWN_FILES = {
-    "DiT": ("core/denoisers/dit", "core/denoisers/noisy_", "core/denoisers/families", "core/interchange/"),
+    "DiT": (
+        *("core/denoisers/dit", "core/denoisers/text_dit", "core/denoisers/noisy_"),
+        *("core/denoisers/families", "core/interchange/"),
+    ),
+    "TextDiT": ("core/denoisers/text_dit", "core/denoisers/families"),
     "MMDiT": ("core/denoisers/mmdit", "core/denoisers/families", "core/interchange/sd3"),
     "UNet": ("core/denoisers/unet", "core/denoisers/families", "core/interchange/unet"),
     "MnistUNet": ("core/denoisers/mnist_unet", "core/denoisers/families"),

@@ -18,6 +18,7 @@ from .layers import (
     SwiGLU,
     TimestepEmbedding,
     from_patches,
+    initialise,
     modulate,
     normalise,
     rotary_angles,
@@ -38,9 +39,20 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """x: (B, T, D). modulation: (B, 6 D), shift, scale and gate of the attention, then of the MLP."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation[:, None].chunk(6, dim=-1)
-        x = torch.addcmul(x, gate_a, self.attention(modulate(normalise(x, self.rms), shift_a, scale_a), rotary))
-        return torch.addcmul(x, gate_m, self.mlp(modulate(normalise(x, self.rms), shift_m, scale_m)))
+        of_attention, of_mlp = modulation[:, None].chunk(2, dim=-1)
+        return self.transform(self.mix(x, of_attention, rotary), of_mlp)
+
+    def mix(
+        self, x: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Add the attention; modulation: (B, 1, 3 D). mask: of its keys, as `Attention` takes it."""
+        shift, scale, gate = modulation.chunk(3, dim=-1)
+        return torch.addcmul(x, gate, self.attention(modulate(normalise(x, self.rms), shift, scale), rotary, mask))
+
+    def transform(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Add the MLP; modulation: (B, 1, 3 D)."""
+        shift, scale, gate = modulation.chunk(3, dim=-1)
+        return torch.addcmul(x, gate, self.mlp(modulate(normalise(x, self.rms), shift, scale)))
 
 
 class DiT(DenoiserNetwork):
@@ -64,8 +76,8 @@ class DiT(DenoiserNetwork):
         outputs = [6 * width] * config.depth + [2 * width]  # of each block, and of the final layer
         self.modulation = nn.ModuleList(Linear(width, num) for num in outputs)
         self.final = Linear(width, patch**2 * config.out_channels)
-        self._register_positions()
-        self._initialise()
+        register_positions(self, config)
+        initialise(self, self.time, (*self.modulation, self.final))
 
     @property
     def training_flops(self) -> float:
@@ -109,26 +121,12 @@ class DiT(DenoiserNetwork):
         image = from_patches(out, self.config.patch_size, self.config.grid).to(x_t.dtype)
         return (image, hidden) if taps else image
 
-    def _register_positions(self) -> None:
-        if self.config.rope:
-            angles = rotary_angles(self.config.width // self.config.heads, self.config.grid)
-            self.register_buffer("cosine", angles.cos(), persistent=False)
-            self.register_buffer("sine", angles.sin(), persistent=False)
-        else:
-            positions = sincos_positions(self.config.width, self.config.grid)
-            self.register_buffer("positions", positions, persistent=False)
 
-    def _initialise(self) -> None:
-        """Xavier-uniform linear maps, N(0, 0.02) embeddings, and zeros where the block must start as the identity."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        # As in the paper's code: N(0, 0.02) for the time's MLP; labels have theirs from `LabelEmbedding`.
-        for linear in (self.time.up, self.time.down):
-            nn.init.normal_(linear.weight, std=0.02)
-        self.scalars.start_at_zero()
-        # adaLN-Zero: gates of 0 make each block the identity, and the first prediction is 0.
-        for module in (*self.modulation.modules(), self.final):
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.weight)
+def register_positions(network: nn.Module, config: DiTConfig) -> None:
+    """Give a network the positions of its latents' tokens: rotary angles, or vectors that are added."""
+    if config.rope:
+        angles = rotary_angles(config.width // config.heads, config.grid)
+        network.register_buffer("cosine", angles.cos(), persistent=False)
+        network.register_buffer("sine", angles.sin(), persistent=False)
+    else:
+        network.register_buffer("positions", sincos_positions(config.width, config.grid), persistent=False)

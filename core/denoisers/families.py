@@ -4,10 +4,12 @@ from ..settings.families import Family
 from .dit_config import DiTConfig
 from .mmdit_config import MMDiTConfig
 from .mnist_unet_config import MnistUNetConfig
+from .text_dit_config import TextDiTConfig
 from .unet_config import UNetConfig
 
 FAMILIES: dict[str, Family] = {
     "dit": Family(DiTConfig, "dit:DiT", exporter="transformer"),
+    "dit-text": Family(TextDiTConfig, "text_dit:TextDiT"),
     "mmdit": Family(MMDiTConfig, "mmdit:MMDiT", exporter="sd3"),
     "unet": Family(UNetConfig, "unet:UNet", exporter="unet"),
     "unet-mnist": Family(MnistUNetConfig, "mnist_unet:MnistUNet"),

@@ -4,7 +4,7 @@ Shape suffixes where the rank changes: B batch, T tokens, D width, N heads, H he
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -225,3 +225,24 @@ class ScalarEmbeddings(nn.ModuleDict):
     def vectors(self, cond: Cond) -> list[Tensor]:
         """Return the vectors (B, width) of a condition's scalars."""
         return [embedding(cond[name]) for name, embedding in self.items()]
+
+
+def initialise(network: nn.Module, time: TimestepEmbedding, zeroed: Iterable[nn.Module]) -> None:
+    """Draw a network's weights as the DiT's code does, with zeros where blocks must start as the identity (adaLN-Zero).
+
+    Xavier-uniform linear maps, N(0, 0.02) for the time's; tables have theirs from their own classes. zeroed: linear
+    maps to modulations, and to the output. With gates of 0 each block is the identity, and the first prediction is 0.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for linear in (time.up, time.down):
+        nn.init.normal_(linear.weight, std=0.02)
+    for module in network.modules():
+        if isinstance(module, ScalarEmbeddings):
+            module.start_at_zero()
+    for module in zeroed:
+        assert isinstance(module, nn.Linear)
+        nn.init.zeros_(module.weight)

@@ -20,6 +20,7 @@ from .layers import (
     ScalarEmbeddings,
     TimestepEmbedding,
     from_patches,
+    initialise,
     modulate,
     normalise,
     sincos_positions,
@@ -105,7 +106,7 @@ class MMDiT(DenoiserNetwork):
         self.final = Linear(width, patch**2 * config.out_channels)
         self.positions: Tensor
         self.register_buffer("positions", self._positions(config.grid), persistent=False)
-        self._initialise()
+        initialise(self, self.time, (*self.modulation, *self.text_modulation, self.final))
 
     @property
     def training_flops(self) -> float:
@@ -159,16 +160,3 @@ class MMDiT(DenoiserNetwork):
         side, base = self.config.position_side, self.config.position_base
         first = (side - grid[0]) // 2, (side - grid[1]) // 2
         return sincos_positions(self.config.width, grid, first, base / side)
-
-    def _initialise(self) -> None:
-        """As the DiT: Xavier-uniform linear maps, and zeros where blocks must start as the identity."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for linear in (self.time.up, self.time.down):
-            nn.init.normal_(linear.weight, std=0.02)
-        self.scalars.start_at_zero()
-        for module in (*self.modulation.modules(), *self.text_modulation.modules(), self.final):
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.weight)

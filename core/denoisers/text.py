@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..conditioning.labels import LABELS, LabelEmbedding
 from ..diffusion.conditions import Cond
-from .layers import EPS, Attention, Mlp
+from ..system.attention import attend
+from .layers import EPS, Attention, Linear, Mlp
 from .text_config import TextDenoiserConfig
 
 IDS, TOKENS, MASK, POOLED = "ids", "tokens", "mask", "pooled"
@@ -97,3 +98,23 @@ class TextInput(nn.Module):
         """Return the multiply-adds of its linear maps for a text of full length."""
         layers = [each for each in self.modules() if isinstance(each, nn.Linear)]
         return sum(layer.weight.numel() for layer in layers) * self.length
+
+
+class CrossAttention(nn.Module):
+    """Attention of x (B, T, D) to the tokens of a text, whose keys and values do not depend on x."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv, self.out = Linear(width, width), Linear(width, 2 * width), Linear(width, width)
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, L, D) of tokens (B, L, D)."""
+        k, v = self.kv(tokens).chunk(2, dim=-1)
+        return k, v
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """mask: bool (B, L), which tokens are valid."""
+        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (self.q(x), k, v))
+        seen = None if mask is None else mask[:, None, None, :]
+        return self.out(attend(q, k, v, seen).transpose(1, 2).flatten(2))

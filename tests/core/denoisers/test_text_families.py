@@ -13,6 +13,7 @@ from ldm.core.denoisers.mmdit_config import MMDiTConfig
 from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.denoisers.registry import build, outline
 from ldm.core.denoisers.text_config import TextDenoiserConfig
+from ldm.core.denoisers.text_dit_config import TextDiTConfig
 from ldm.core.diffusion.conditions import Cond, index
 from ldm.core.diffusion.objective import Denoising
 from ldm.core.diffusion.schedules import schedule
@@ -28,6 +29,10 @@ CONFIGS: dict[str, TextDenoiserConfig] = {
     "mmdit, frozen": MMDiTConfig(**SHAPE, **FROZEN, dual=1),
     "mmdit, classes": MMDiTConfig(**SHAPE, num_classes=5, text_width=16),
     "mmdit, text and classes": MMDIT.replace(num_classes=5),
+    "dit-text": TextDiTConfig(**SHAPE, **OWN, text="sequence", rope=True, qk_norm=True),
+    "dit-text, frozen": TextDiTConfig(**SHAPE, **FROZEN, text="sequence"),
+    "dit-cross": TextDiTConfig(**SHAPE, **OWN, text="cross"),
+    "dit-cross, classes": TextDiTConfig(**SHAPE, num_classes=5, text_width=16, text="cross"),
 }
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 OF_TEXT = pytest.mark.parametrize(
@@ -167,6 +172,7 @@ def test_a_saved_config_is_the_same_when_read(config: TextDenoiserConfig) -> Non
     assert type(config).from_json(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 
 
+TRIO = ("dit-text", "dit-cross", "mmdit")
 SD3 = {"latent_channels": 16, "latent_size": 128, "token_width": 4096, "pooled_width": 2048}
 SMALL = {"latent_channels": 4, "latent_size": 16, "token_width": 256}
 
@@ -201,6 +207,17 @@ def test_sizes_are_the_published_ones(preset: str, given: dict[str, int], expect
 
 def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [("xs", {"vocabulary": 1000, "text_length": 32}), ("s", SMALL), ("b", SMALL)]
+)
+def test_the_three_ways_to_take_a_text_have_about_as_many_parameters_at_each_size(
+    size: str, text: dict[str, int]
+) -> None:
+    given = {"latent_channels": 4, "latent_size": 16, **text}
+    counts = [count(outline(config_of_preset(f"{name}-{size}", FAMILIES, **given))) for name in TRIO]
+    assert max(counts) < 1.08 * min(counts), counts  # The last block of an MM-DiT has no weights after the attention.
 
 
 @torch.no_grad()
