@@ -98,5 +98,6 @@ def _shown(document: dict[str, Any]) -> dict[str, str]:
         name: value + (f"   (real against real {floor})" if floor else "")
         for name, value, floor in number_rows(document)
     }
-    rows["images"] = f"{conditions['n_samples']:,} against {conditions['n_reference']:,}"
+    against = f" against {conditions['n_reference']:,}" if conditions["n_reference"] else ""
+    rows["images"] = f"{conditions['n_samples']:,}{against}"
     return rows

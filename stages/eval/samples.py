@@ -39,6 +39,7 @@ from ...core.runs.outputs import claim, command_line, machine_policy, output_fol
 from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES, any_generator, generators
 from ...core.runs.run import MANIFEST, StageRun, open_run
 from ..configs import Eval
+from .scenes import conditions_of_samples, evaluate_scenes, scenes_alone, with_scenes
 
 CONFUSION, NEAREST = "confusion.png", "nearest.png"
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
@@ -58,6 +59,8 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         reader = _reader(config, made)
         data = data_of(reader)
         samples = open_source(str(where)) if made is None else _labelled(made)
+        if made is not None and scenes_alone(config, samples):
+            return evaluate_scenes(config, made, samples, data, folder, progress)
         extractor, its_input = feature_extractor(config, policy, folder)
         statistics = saved_statistics(config)
         if statistics is not None:
@@ -90,7 +93,8 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
             outputs = [TENSORS, DESCRIPTION]
             pictures += _nearest(folder, fakes, fake, reals, real)
         pictures += _confusion(folder, fake, fakes.source, extractor)
-        conditions = {**_conditions(made, where), "reference": reference["path"]}
+        report = with_scenes(report, fakes)
+        conditions = {**conditions_of_samples(made, where), "reference": reference["path"]}
         return write_evaluation(work, "samples", report, conditions, outputs, pictures, next_commands)
 
 
@@ -156,23 +160,18 @@ def _reader(config: Eval, samples: StageRun | None) -> StageRun:
 
 
 def _labelled(made: StageRun) -> ImageSource:
-    """Open a sample folder's images, in the order of its manifest, with the classes asked for where there are any."""
+    """Open a sample folder's images, in the order of its manifest, with the classes or prompts that asked for them."""
     made.verify()
     source = open_source(str(made.path))
     row = {name: index for index, name in enumerate(source.names)}
     entries = made.metadata["images"]
     images, names = source.subset([row[entry["file"]] for entry in entries]), conditioning_of(made.metadata).class_names
+    if all(isinstance(entry.get("prompt"), str) for entry in entries):
+        images = replace(images, captions=[(entry["prompt"],) for entry in entries])
     if not names:
         return images
     labels = np.array([entry["label"] for entry in entries], dtype=np.int64)
     return replace(images, labels=labels, class_names=names, labelled=True)
-
-
-def _conditions(made: StageRun | None, where: Path) -> dict[str, Any]:
-    """Return the settings of the samples, where they are known."""
-    if made is None:
-        return {"samples": str(where)}
-    return {"sampling": made.metadata["sampling"], "image_size": made.metadata["image_size"]}
 
 
 def _nearest(folder: Path, fakes: ImageLoader, fake: Features, reals: ImageLoader, real: Features) -> list[str]:

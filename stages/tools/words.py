@@ -68,7 +68,7 @@ def how(sampling: Mapping[str, Any]) -> str:
 def conditions_in_words(seen: Mapping[str, Any]) -> str:
     """Write in one line what numbers depend on."""
     parts = [how(seen["sampling"])] if "sampling" in seen else []
-    if "n_reference" in seen:
+    if seen.get("n_reference"):
         parts.append(
             f"{seen.get('n_samples', 0):,} against {seen['n_reference']:,} of {seen.get('reference', 'the reference')}"
         )

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
+from ....core.conditioning.scenes import CATEGORIES
 from ....core.metrics.document import number_rows
 from ..summary import Evaluation, evaluated_alike
 from ..words import conditions_in_words, number, plain
 from .page import Table
 
 COMPARED = (
+    "overall",
+    *(name.replace(" ", "_") for name in CATEGORIES),
     "frechet_distance",
     "fid",
     "kernel_distance",
