@@ -3,6 +3,8 @@
 Values stay the texts that were typed until pydantic reads them, once, after the merge.
 """
 
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,19 @@ from .keys import Setting, find, sections_of, settings_of
 from .recipe import merge, read_recipe, stage_layer
 from .refusals import refusal
 
+RANDOM = "random"
+
 
 @dataclass(frozen=True)
 class Merged:
-    """A validated configuration and, by dotted key, where each value that was given came from."""
+    """A validated configuration and, by dotted key, where each value that was given came from.
+
+    chosen_seed: that of `seed=random`.
+    """
 
     config: Section
     origins: Mapping[str, str]
+    chosen_seed: int | None = None
 
 
 def merged_config(
@@ -46,21 +54,53 @@ def merged_config(
         read = read_recipe(recipe)
         values = _without_empty_sections(stage_layer(read, command), model)
         origins.update({key: read.where(command, key) for key, _ in leaves(values)})
+    given, places = given_layer(command, overrides, flags or {})
+    values, origins = merge(values, given), {**origins, **places}
+    chosen = seed_chosen(values)
+    return Merged(validated(values, command, origins), origins, chosen)
+
+
+def given_layer(
+    command: str, overrides: Sequence[str], flags: Mapping[str, str | bool | list[str]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what was typed as a tree of texts, and by dotted key as what it was typed.
+
+    Raises ConfigError for a key that is unknown.
+    """
+    model = COMMANDS[command].settings
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     for text in overrides:
         setting, value = parse_override(text, model, command)
         values = merge(values, _tree(setting.key, value))
         origins[setting.key] = f"argument {setting.key}={value}"
-    for key, chosen in (flags or {}).items():
+    for key, chosen in flags.items():
         flagged = find(model, key)
         assert flagged is not None
         values = merge(values, _tree(key, chosen))
         typed = flagged.typed("no" if chosen is False else None)
         origins[key] = f"argument {typed}" if flagged.argument else f"flag {typed}"
+    return values, origins
+
+
+def validated(values: dict[str, Any], command: str, origins: Mapping[str, str]) -> Section:
+    """Return a command's settings from texts. Raises ConfigError as `merged_config` does."""
+    model = COMMANDS[command].settings
     try:
-        config = model.model_validate(_split_lists(values, model))
+        return model.model_validate(_split_lists(values, model))
     except ValidationError as error:
         raise refusal(error, model, command, origins) from None
-    return Merged(config, origins)
+
+
+def seed_chosen(values: dict[str, Any]) -> int | None:
+    """Put a number in the place of `seed: random`, and return it. Raises ConfigError for several processes."""
+    if str(values.get("seed")).strip().lower() != RANDOM:
+        return None
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("`seed=random`: each process would choose another", "give a number")
+    chosen = secrets.randbelow(2**31)
+    values["seed"] = str(chosen)
+    return chosen
 
 
 def parse_override(text: str, model: type[Section], command: str) -> tuple[Setting, str | None]:

@@ -37,8 +37,11 @@ def run_stage(command: str, given: "Given") -> int:
     from .refusals import in_flags, with_recipe
 
     refuse_several(command)
-    config = merged_config(command, given.recipe, given.overrides, given.flags).config
+    merged = merged_config(command, given.recipe, given.overrides, given.flags)
+    config = merged.config
     with open_console(given.quiet, given.json) as console, _notices(console):
+        if merged.chosen_seed is not None:
+            console.note(f"--seed {merged.chosen_seed} was chosen; give it to continue, or to draw the same again")
         try:
             outcome: Outcome = COMMANDS[command].load().run(config, console)
         except UserError as error:

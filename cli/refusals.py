@@ -89,7 +89,7 @@ def _allowed(detail: Any, setting: Setting) -> str:
     if kind == "finite_number":
         return "must be finite"
     if kind in _BEYOND_LIMITS:
-        random = "; for one at random: --seed $RANDOM" if setting.key == "seed" else ""
+        random = "; for one at random: --seed random" if setting.key == "seed" else ""
         return f"must be {' and '.join(limits(setting))}{random}"
     if kind == "string_pattern_mismatch":
         return f"does not fit; {setting.help}"

@@ -14,9 +14,10 @@ from ..core.distributed import processes
 from ..core.errors import ConfigError
 from ..core.images.decode import as_tensor, as_uint8, decode, write_png
 from ..core.images.grid import animation, grid, scale_for
-from ..core.pipeline.drawing import DenoisingGenerator, Images, consecutive, draw, folder_label, open_model
+from ..core.pipeline.drawing import DenoisingGenerator, Images, draw, folder_label, image_seeds, open_model
 from ..core.pipeline.generation import Sampling, Start
 from ..core.pipeline.model import one_condition
+from ..core.pipeline.settings import Seeded
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, occupied, output_folder
 from ..core.system.transfer import to_device
@@ -33,7 +34,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
     pair = [one_condition(opened.conditioning, "classes", text) for text in config.pair]
     titles = [request.titles[0] for request in pair]
     along = isinstance(config, Interpolate)
-    own_seeds = np.full(config.count, config.seed) if along else consecutive(config.seed, config.count)
+    own_seeds = _seeds(config)
     if isinstance(config, Anagram):
         _check_view(config, opened.source.metadata["latent_shape"][-1])
 
@@ -54,9 +55,9 @@ def run(config: Combination, progress: Progress) -> Outcome:
                 other = to_device(conditions.index(second, start.rows), policy.device)
                 return _EDITS[type(config)](config, generator, start, other, rows[start.rows])
 
-            return generator.draw(first, own_seeds[rows].astype(np.int64), edit=edit)
+            return generator.draw(first, own_seeds[rows], edit=edit)
 
-        names = [f"{number:06d}.png" for number in range(config.count)]
+        names = [f"{number:06d}.png" for number in range(len(own_seeds))]
         hashes, speed = draw(Images(names, pixels), config.batch_size, folder, progress)
         if not processes.world().is_main:
             return Outcome(folder)
@@ -79,8 +80,16 @@ def run(config: Combination, progress: Progress) -> Outcome:
         }
         work.commit(outputs, metadata, hashes, speed)
 
-    summary = {"images": f"{config.count:,} of {' and '.join(dict.fromkeys(titles))}, cfg {opened.sampling.cfg:g}"}
+    summary = {"images": f"{len(names):,} of {' and '.join(dict.fromkeys(titles))}, cfg {opened.sampling.cfg:g}"}
     return Outcome(folder, summary=summary, pictures=pictures)
+
+
+def _seeds(config: Combination) -> np.ndarray:
+    """Return the seed of each image, int64."""
+    if isinstance(config, Interpolate):
+        return np.full(config.frames, config.seed, dtype=np.int64)
+    assert isinstance(config, Seeded), "the others"
+    return image_seeds(config, 1)[0]
 
 
 def _without_learned_variance(sampling: Sampling) -> Sampling:

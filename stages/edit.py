@@ -24,9 +24,9 @@ from ..core.pipeline.drawing import (
     DenoisingGenerator,
     Images,
     OpenedDenoiser,
-    consecutive,
     draw,
     folder_label,
+    image_seeds,
     open_model,
 )
 from ..core.pipeline.editing import Change, Inversion, edit_of, keep_known, requested
@@ -174,7 +174,7 @@ def _variants(config: Edit, opened: OpenedDenoiser, request: Request, model: Mod
         whole = replace(change, strength=max(strengths), unguided=True)
         variants = [Variant(INVERTED, 0, config.seed, whole)]
     for row in range(len(variants), len(request.titles)):
-        for seed in consecutive(config.seed, config.num).tolist():
+        for seed in image_seeds(config, 1)[0].tolist():
             for strength in strengths:
                 variants.append(Variant(f"t = {strength:g}", row, seed, replace(change, strength=strength)))
     return request, variants

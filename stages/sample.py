@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,15 @@ from ..core.diffusion import conditions
 from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
 from ..core.errors import ConfigError
-from ..core.files import read_plain, sha256_json
+from ..core.files import read_plain
 from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.again import like, parameters_of
 from ..core.pipeline.asking import with_prompts
-from ..core.pipeline.drawing import Images, consecutive, draw
-from ..core.pipeline.generator import Generator, Opened, open_generator
+from ..core.pipeline.drawing import PREVIEW, Images, draw, image_seeds, preview, seeds_in_words, settings_digest
+from ..core.pipeline.generator import Generator, Loaded, Opened, open_generator
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
-from ..core.settings.fields import identity
 from .configs import Sample
 
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
@@ -30,25 +30,58 @@ TITLE_LETTERS, TITLE_SIDE, TITLE_LINES = 24, 128, 6  # of a title that is a text
 STRIP_IMAGES, STRIP_CLASSES, STRIP_STEPS = 4, 10, 10
 
 
-def run(config: Sample, progress: Progress) -> Outcome:
-    """Draw images of what was asked for. Returns their folder."""
+@dataclass(frozen=True)
+class Asked:
+    """What is to be drawn, checked against the generator's manifest; nothing is loaded or written yet.
+
+    seeds: int64 (rows of the request, images of each). label: the name of the folder.
+    """
+
+    config: Sample
+    opened: Opened
+    request: Request
+    seeds: np.ndarray
+    label: str
+
+    @property
+    def names(self) -> list[str]:
+        """The file of each image, row by row of the request, by seed where seeds differ."""
+        several = len(self.seeds) > 1 and self.config.seeds is not None
+        return [
+            f"{row:03d}-{seed:06d}.png" if several else f"{seed:06d}.png"
+            for row, seeds in enumerate(self.seeds)
+            for seed in seeds
+        ]
+
+
+def ask(config: Sample) -> Asked:
+    """Check what is asked for. Raises ConfigError and DataError where it cannot be drawn."""
     # An image to draw again gives the settings that are not given.
     if config.like is not None:
         config = like(config.like, config, num=1)
     config = with_prompts(config)
-
-    # What is asked for, checked against the generator's manifest before anything is loaded or written.
     opened = open_generator(config)
+    request = opened.conditioning.request(config.asked)
+    for name in ("progressive", "preview_every"):
+        if getattr(config, name) and not opened.shows_steps:
+            raise ConfigError(f"`{name}`: {opened.source.path} does not draw in steps", "leave it out")
+    return Asked(
+        config,
+        opened,
+        request,
+        image_seeds(config, len(request.titles)),
+        config.label or _label(config, opened),  # A label is the folder's name.
+    )
+
+
+def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Outcome:
+    """Draw images of what was asked for. loaded: networks to use again. Returns their folder."""
+    asked = ask(config)
+    config, opened, request, label = asked.config, asked.opened, asked.request, asked.label
     source, conditioning = opened.source, opened.conditioning
-    request = conditioning.request(config.asked)
     for note in request.notes:
         progress.warn(note)
-    seed_indices = consecutive(config.seed, config.num * len(request.titles))
-    if config.progressive and not opened.shows_steps:
-        raise ConfigError(f"`progressive`: {source.path} does not draw in steps", "leave it out")
 
-    # The folder of these settings; a label is its name.
-    label = config.label or _label(config, opened)
     folder = output_folder(config, label)
     with occupied(folder, config.machine) as policy:
         # Nothing to do where the same settings and inputs have made this folder.
@@ -64,18 +97,19 @@ def run(config: Sample, progress: Progress) -> Outcome:
                 f"one class: guidance at {sampling['cfg']:g} is away from images of the same; --cfg 1 is none"
             )
 
-        # Load the networks; draw `num` images of each class, all with consecutive seeds.
-        generator = opened.generator(config, policy)
-        rows = np.repeat(np.arange(len(request.titles)), config.num)  # each image's row of the request
+        # Load the networks; draw an image of each class for each of its seeds.
+        generator = (loaded or Loaded()).generator(opened, config, policy)
+        seed_indices, names = asked.seeds.ravel(), asked.names
+        rows = np.repeat(np.arange(len(request.titles)), asked.seeds.shape[1])  # each image's row of the request
         cond = conditions.index(request.cond, rows)
-        names = [f"{seed:06d}.png" for seed in seed_indices]
+        on_step = preview(folder, config.preview_every)
 
         def parameters(row: int) -> dict[str, Any]:
             return parameters_of(opened, config.command, request.records[rows[row]], int(seed_indices[row]))
 
         images = Images(
             names,
-            pixels=lambda some: generator.draw(conditions.index(cond, some), seed_indices[some]),
+            pixels=lambda some: generator.draw(conditions.index(cond, some), seed_indices[some], on_step),
             parameters=parameters if config.metadata else None,
         )
         hashes, speed = draw(images, config.batch_size, folder, progress)
@@ -83,6 +117,7 @@ def run(config: Sample, progress: Progress) -> Outcome:
         # One process draws the pictures and writes the manifest, the last file.
         if not processes.world().is_main:
             return Outcome(folder)
+        (folder / PREVIEW).unlink(missing_ok=True)
         outputs = [*names, _write_grid(folder, names, rows, request)]
         if config.progressive:
             outputs += _write_path(generator, cond, seed_indices, rows, request, folder)
@@ -99,7 +134,10 @@ def run(config: Sample, progress: Progress) -> Outcome:
 
     # What the command shows.
     how = f"{sampling['sampler']}, {sampling['steps']} steps, cfg {sampling['cfg']:g}"
-    summary = {"images": f"{len(names):,} of {_what(request, conditioning)}, {how}"}
+    summary = {
+        "images": f"{len(names):,} of {_what(request, conditioning)}, {how}",
+        "seeds": seeds_in_words(asked.seeds),
+    }
     facts = {"images": metadata["images"]}
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands, facts=facts)
 
@@ -118,7 +156,8 @@ def _label(config: Sample, opened: Opened) -> str:
     readable = "-".join("".join(c if c.isalnum() or c in "-," else "_" for c in text) for text in texts)
     best = "_best" if config.checkpoint == "best" else ""
     what = "class" if asks == "classes" else asks
-    return f"{what}-{readable[:40]}{best}_{opened.label}_seed-{config.seed}_{sha256_json(identity(config))[:6]}"
+    seeds = f"seed-{config.seed}" if config.seeds is None else f"seeds-{config.seeds[:40]}"
+    return f"{what}-{readable[:40]}{best}_{opened.label}_{seeds}_{settings_digest(config)}"
 
 
 def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:

@@ -288,8 +288,11 @@ _STAGES = (
             "ldm sample --class 0-4 --sampler dpmpp-2m --progressive",
             "ldm sample --class 3 --cfg 1 --classifier-scale 2",
             "ldm sample --class 3 --checkpoint best",
+            "ldm sample --class cat --seeds 0-15,40 --preview-every 10",
+            "ldm sample --jobs jobs.txt --cfg 3",
+            "ldm sample --interactive",
         ),
-        "stages.sample",
+        "cli.sample",
         "stages.configs:Sample",
         (
             Kind(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,26 @@ from ..distributed import processes
 from ..errors import ConfigError
 from ..files import sha256_file, sha256_json
 from ..images.decode import write_png
+from ..images.grid import grid, scale_for
 from ..progress import Progress
 from ..runs.inputs import as_input
 from ..runs.pieces import Pieces
 from ..runs.run import StageRun
-from ..settings.fields import identity
+from ..settings.fields import defaults, identity, read_seeds
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
 from .generation import Edit, Sampling, as_trained, check, check_clip, chunk_size, evaluations, generate, sampling_of
-from .generator import OnStep, refuse_settings
+from .generator import Generator, Look, OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, student_of, with_guides
 from .model import Model, forward_process, one_condition
-from .settings import Drawing, TokenDrawing
+from .settings import Drawing, Seeded, TokenDrawing
 from .students import inside, sampling_of_student
 
+PREVIEW = "preview.png"
 _OF_CONSISTENCY = (
-    *("denoiser", "checkpoint", "label", "batch_size", "machine", "cfg", "cfg_paper", "cfg_interval", "cfg_rescale"),
-    *("cfg_channels", "away_from", "steps", "shift", "clip"),
+    *("denoiser", "checkpoint", "cfg", "cfg_paper", "cfg_interval", "cfg_rescale", "cfg_channels", "away_from"),
+    *("steps", "shift", "clip"),
 )
 
 
@@ -103,6 +105,11 @@ class OpenedDenoiser:
         """Load the networks, to be drawn from as the settings say."""
         return DenoisingGenerator(self.load(config, policy), self.sampling, policy)
 
+    def with_settings(self, generator: Generator) -> DenoisingGenerator:
+        """Return a loaded generator of the same networks that draws as the settings say."""
+        assert isinstance(generator, DenoisingGenerator), "loaded from the same directories"
+        return replace(generator, sampling=self.sampling)
+
     def load(self, config: Drawing, policy: Policy) -> Model:
         """Load the networks, compiled if so wished."""
         model = with_guides(load_model(self.source, config, policy), self.guides, config, policy)
@@ -139,6 +146,40 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     return OpenedDenoiser(source, guides, conditioning, sampling, label)
 
 
+def image_seeds(config: Seeded, groups: int) -> np.ndarray:
+    """Return the seeds of the images of each of so many classes, int64 (groups, n).
+
+    Those that are listed, for every class the same; else `num` for each, all one after the other.
+    """
+    if config.seeds is None:
+        return consecutive(config.seed, config.num * groups).reshape(groups, config.num)
+    return np.tile(np.array(read_seeds(config.seeds), dtype=np.int64), (groups, 1))
+
+
+def seeds_in_words(seeds: np.ndarray) -> str:
+    """Return seeds (groups, n) for a summary: the first and the last, or all that are few."""
+    listed = np.unique(seeds).tolist()
+    if listed == [*range(listed[0], listed[-1] + 1)]:
+        return f"{listed[0]} to {listed[-1]}" if len(listed) > 1 else str(listed[0])
+    return ", ".join(map(str, listed[:10])) + (f", … {listed[-1]}" if len(listed) > 10 else "")
+
+
+def preview(folder: Path, every: int) -> OnStep | None:
+    """Return what writes a picture of the images that are being drawn, after every so many steps; None for never.
+
+    Each is written whole in the place of the last. One process writes them, of what it draws itself.
+    """
+    if not every or not processes.world().is_main:
+        return None
+
+    def show(step: int, look: Look) -> None:
+        if (step + 1) % every == 0:
+            *_, images = look().values()  # the estimate of the images, where there is more to see
+            write_png(folder / PREVIEW, grid(images, scale=scale_for(images)))
+
+    return show
+
+
 def consecutive(first: int, count: int) -> np.ndarray:
     """Return seeds one after the other, int64 (count,). Raises ConfigError where there are not so many."""
     if first + count > 2**63:
@@ -146,11 +187,18 @@ def consecutive(first: int, count: int) -> np.ndarray:
     return first + np.arange(count, dtype=np.int64)
 
 
+def settings_digest(config: Drawing, contents: Mapping[str, str] | None = None) -> str:
+    """Return a few letters that differ for other settings and contents; a setting by default does not change them."""
+    default = identity(defaults(type(config), config.model_dump()))
+    given = {name: value for name, value in identity(config).items() if value != default[name]}
+    return sha256_json([given, dict(contents or {})])[:6]
+
+
 def folder_label(config: Drawing, beginning: str, inputs: dict[str, dict[str, Any]]) -> str:
     """Return a readable folder name, different for other settings and other contents of the inputs."""
     readable = "".join(c if c.isalnum() or c in "-," else "_" for c in beginning)[:40]
     contents = {name: each["fingerprint"] for name, each in inputs.items()}
-    return f"{readable}_{sha256_json([identity(config), contents])[:6]}"
+    return f"{readable}_{settings_digest(config, contents)}"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import numpy as np
 from ..conditioning.conditioning import Conditioning
 from ..diffusion.conditions import Cond
 from ..errors import ConfigError
+from ..files import sha256_json
 from ..runs.inputs import chosen
 from ..runs.roles import any_generator, role_of
 from ..runs.run import StageRun, kind_of
-from ..settings.fields import Section, Stage
+from ..settings.fields import Section, Stage, is_incidental
 from ..system.precision import Policy
 from .settings import Drawing
 
@@ -75,8 +76,28 @@ class Opened(Protocol):
     def generator(self, config: Drawing, policy: Policy) -> Generator:
         """Load it, compiled if so wished."""
 
+    def with_settings(self, generator: Generator) -> Generator:
+        """Return a generator that was loaded from the same directories with these settings of drawing."""
+
     def recorded(self, seed: int) -> dict[str, Any]:
         """Return what a manifest records of how images are drawn: `sampler`, `steps`, `cfg`, and all else."""
+
+
+class Loaded:
+    """The generator that was loaded last: what draws from the same directories next uses its networks."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, Generator] | None = None
+
+    def generator(self, opened: Opened, config: Drawing, policy: Policy) -> Generator:
+        """Return what `opened` loads, from memory where it is there."""
+        key = sha256_json([opened.inputs(Path()), config.machine.model_dump(mode="json")])
+        if self._last is not None and self._last[0] == key:
+            return opened.with_settings(self._last[1])
+        self._last = None  # Before the next one takes its memory.
+        generator = opened.generator(config, policy)
+        self._last = key, generator
+        return generator
 
 
 def open_generator(config: Drawing) -> Opened:
@@ -93,10 +114,11 @@ def open_generator(config: Drawing) -> Opened:
 def refuse_settings(config: Drawing, group: type[Section], but: Collection[str], what: str) -> None:
     """Raise ConfigError for a setting of a group that a generator does not take, and that is not as by default.
 
-    but: those of the group that it takes. what: the generator, in words.
+    Settings that only say how the work is done are for all. but: those of the group that it takes. what: the generator,
+    in words.
     """
     for name, field in group.model_fields.items():
-        known = name in but or name in Stage.model_fields or field.default_factory is not None
+        known = name in but or name in Stage.model_fields or is_incidental(field)
         if not known and getattr(config, name) != field.default:
             message = f"`{name}={getattr(config, name)}` is no setting of {what}"
             raise ConfigError(message, f"leave it out; it takes {', '.join(but)}" if but else "leave it out")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..conditioning.conditioning import Request
 from ..diffusion import conditions
 from ..errors import ConfigError
-from ..files import read_plain, sha256_json
+from ..files import read_plain
 from ..images.decode import decode_picture, to_training
 from ..images.masks import Masked, masked_by
 from ..runs.outputs import machine_policy
@@ -19,7 +19,7 @@ from ..runs.schemas import first_wrong
 from ..system.transfer import to_device
 from .drawing import DenoisingGenerator
 from .editing import Change, edit_of, keep_known, requested
-from .generator import Generator, Opened, open_generator
+from .generator import Generator, Loaded, Opened, open_generator
 from .settings import Asking, Drawing
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -41,7 +41,7 @@ class Session:
 
     def __init__(self, run: Path, **machine: Any) -> None:
         self._place = {"runs_dir": run.parent, "name": run.name, "machine": machine}
-        self._last: tuple[str, Generator] | None = None
+        self._loaded = Loaded()
         self._policy = machine_policy(self._settings({}).machine)
         self._size = int(open_generator(self._settings({})).source.metadata["image_size"])
 
@@ -113,13 +113,10 @@ class Session:
         return _Call.model_validate(given)
 
     def _generator(self, settings: dict[str, Any]) -> tuple[Opened, Generator]:
-        """Open what a call draws from; networks and settings of the call before are used again."""
+        """Open what a call draws from; networks of the call before are used again."""
         config = self._settings(settings)
         opened = open_generator(config)
-        key = sha256_json([opened.inputs(Path()), opened.settings])
-        if self._last is None or self._last[0] != key:
-            self._last = key, opened.generator(config, self._policy)
-        return opened, self._last[1]
+        return opened, self._loaded.generator(opened, config, self._policy)
 
     def _square(self, image: Picture, mask: Picture | None) -> Masked:
         picture = _picture(image)

@@ -17,7 +17,7 @@ from ..diffusion.names import (
     WeightingName,
     check_prediction,
 )
-from ..settings.fields import Label, Location, Place, Section, Stage, Texts, option, section
+from ..settings.fields import Count, Label, Location, Place, Section, Seeds, Stage, Texts, option, section
 from ..system.settings import Machine
 
 
@@ -144,6 +144,15 @@ class Asking(Stage):
         return {name: value for name, value in values.items() if value not in (None, ())}
 
 
+class Seeded(Stage):
+    """Which seeds images are drawn from: some after the first, or those that are listed."""
+
+    num: Count = option(16, "Images of each class, with consecutive seeds.", "--num,--count", ge=1)
+    seeds: Seeds | None = option(
+        None, "Seeds of each class's images, in place of --seed and --num: 0-15 or 3,7,20.", "--seeds"
+    )
+
+
 class TokenDrawing(Section):
     """How tokens are drawn from their distribution; for generators of tokens alone."""
 
@@ -173,6 +182,12 @@ class Drawing(TokenDrawing, Stage):
         "Images written at once; does not change them, and a small number costs time.",
         "--batch-size",
         ge=1,
+        identity=False,
+    )
+    preview_every: Count = option(
+        0,
+        "Steps between pictures of what is being drawn, preview.png in the output; 0 for none.",
+        "--preview-every",
         identity=False,
     )
     machine: Machine = section(Machine)

@@ -11,7 +11,7 @@ from .generation import DEFAULT_CFG, Sampling
 from .generator import refuse_settings
 from .settings import Drawing, Student
 
-_TAKES = ("denoiser", "checkpoint", "label", "batch_size", "machine", "cfg", "cfg_paper", "steps")
+_TAKES = ("denoiser", "checkpoint", "cfg", "cfg_paper", "steps")
 
 
 def sampling_of_student(drawing: Drawing, student: Student) -> Sampling:

@@ -1,6 +1,6 @@
 """Images from a generator of tokens: what `ldm sample` and evaluation in training see of a next-scale transformer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ from ..system.compile import maybe_compile
 from ..system.precision import Policy, for_inference
 from ..system.transfer import to_device
 from .generation import chunk_size
-from .generator import OnStep, refuse_settings
+from .generator import Generator, OnStep, refuse_settings
 from .loading import load_autoencoder, open_denoiser
 from .model import decoded
 from .settings import Drawing, TokenDrawing
 
 DEFAULT_CFG = 2.5  # the paper's 1.5, of a model with a null class
-_TAKES = ("denoiser", "checkpoint", "label", "batch_size", "machine", "cfg", "cfg_paper", *TokenDrawing.model_fields)
+_TAKES = ("denoiser", "checkpoint", "cfg", "cfg_paper", *TokenDrawing.model_fields)
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,11 @@ class OpenedNextScale:
         maybe_compile(network, bool(config.machine.compile), policy.device)
         autoencoder = load_autoencoder(producer, policy).network
         return TokenGenerator(network, autoencoder, self.conditioning, self.sampling, policy)
+
+    def with_settings(self, generator: Generator) -> TokenGenerator:
+        """Return a loaded generator of the same networks that draws as the settings say."""
+        assert isinstance(generator, TokenGenerator), "loaded from the same directories"
+        return replace(generator, sampling=self.sampling)
 
     def recorded(self, seed: int) -> dict[str, Any]:
         """Return what a manifest records of how images are drawn; there are as many steps as scales."""

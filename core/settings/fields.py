@@ -51,6 +51,35 @@ def _not_empty(value: Any) -> Any:
 Location = Annotated[Path, BeforeValidator(_not_empty), PlainSerializer(lambda path: path.as_posix(), return_type=str)]
 Place = Annotated[str, AfterValidator(_not_empty)]
 """A path, or what else a command reads by that name: a pattern, built-in data."""
+
+
+def read_seeds(text: str) -> list[int]:
+    """Return the seeds that a text lists: `0-15`, `3,7,20`. Raises ValueError for another text, or a seed twice."""
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        span = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part, re.ASCII)
+        if span is None:
+            raise ValueError(f"{part.strip()!r} is not a seed; write them as 0-15 or 3,7,20")
+        first, last = int(span[1]), int(span[2] or span[1])
+        if last < first:
+            raise ValueError(f"{part.strip()} runs backwards; write {last}-{first}")
+        if last >= 2**63 or len(seeds) + last - first >= _MOST_SEEDS:
+            raise ValueError(f"{part.strip()}: seeds are less than 2^63, and at most {_MOST_SEEDS:,}")
+        twice = next((seed for seed in range(first, last + 1) if seed in seeds), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is given twice")
+        seeds.update(dict.fromkeys(range(first, last + 1)))
+    return list(seeds)
+
+
+def _of_seeds(text: str) -> str:
+    read_seeds(text)
+    return re.sub(r"\s", "", text)
+
+
+_MOST_SEEDS = 1_000_000
+Seeds = Annotated[str, AfterValidator(_of_seeds)]
+"""Seeds as a text: numbers and ranges, with commas."""
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """Texts of any content: a flag that is typed several times, or all words of an argument."""
 
@@ -119,6 +148,12 @@ def is_option(field: FieldInfo) -> bool:
     return isinstance(field.json_schema_extra, dict) and "flag" in field.json_schema_extra
 
 
+def is_incidental(field: FieldInfo) -> bool:
+    """Return whether a setting, or a section of settings, only says how the work is done."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra.get("identity", False) is False
+
+
 def section(kind: type["Section"], inherited: bool = False) -> Any:
     """Declare a group of settings. It is built on first use, so that help pages load fast.
 
@@ -165,7 +200,7 @@ class Stage(Run):
     command: ClassVar[str]
     kind: ClassVar[str]
 
-    seed: int = option(0, "Seed of every random draw.", "--seed", ge=0, lt=2**63)
+    seed: int = option(0, "Seed of every random draw; random chooses one and says which.", "--seed", ge=0, lt=2**63)
     replace: bool = option(
         False, "Discard what the output folder holds if it was made with other settings or inputs.", "--replace", False
     )

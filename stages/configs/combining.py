@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from ...core.diffusion.names import ViewName
 from ...core.errors import ConfigError
-from ...core.pipeline.settings import Drawing
+from ...core.pipeline.settings import Drawing, Seeded
 from ...core.settings.fields import Count, Texts, option
 
 
@@ -17,17 +17,12 @@ class Combination(Drawing):
         raise NotImplementedError
 
     @property
-    def count(self) -> int:
-        """How many images."""
-        raise NotImplementedError
-
-    @property
     def title(self) -> str:
         """What the folder's name begins with."""
         return "-".join(self.pair)
 
 
-class Anagram(Combination):
+class Anagram(Combination, Seeded):
     """Settings of `ldm anagram`."""
 
     command: ClassVar[str] = "anagram"
@@ -40,17 +35,12 @@ class Anagram(Combination):
         "Where the view is taken: of latents, or of decoded pixels at every step; auto is pixels, the better.",
         "--space",
     )
-    num: Count = option(16, "Images, with consecutive seeds.", "--num,--count", ge=1)
 
     @property
     def pair(self) -> tuple[str, str]:
         if len(self.classes) != 2:
             raise ConfigError("an anagram has two classes", "give `classes` twice")
         return self.classes[0], self.classes[1]
-
-    @property
-    def count(self) -> int:
-        return self.num
 
     @property
     def title(self) -> str:
@@ -61,7 +51,7 @@ class Anagram(Combination):
         return not of_pixels and (self.space == "pixels" or (self.space == "auto" and self.view != "none"))
 
 
-class Hybrid(Combination):
+class Hybrid(Combination, Seeded):
     """Settings of `ldm hybrid`."""
 
     command: ClassVar[str] = "hybrid"
@@ -72,17 +62,12 @@ class Hybrid(Combination):
     sigma: float | None = option(
         None, "Blur that divides the two, pixels of the image; by default a 32nd of its side.", "--sigma", gt=0, le=256
     )
-    num: Count = option(16, "Images, with consecutive seeds.", "--num,--count", ge=1)
 
     @property
     def pair(self) -> tuple[str, str]:
         if not (self.near and self.far):
             raise ConfigError("a hybrid has two classes", "give `near` and `far`")
         return self.near, self.far
-
-    @property
-    def count(self) -> int:
-        return self.num
 
 
 class Interpolate(Combination):
@@ -102,7 +87,3 @@ class Interpolate(Combination):
         if self.to_seed in (None, self.seed) and len(set(self.classes)) == 1:
             raise ConfigError("both ends are the same", "give `to_seed`, or another class for the other end")
         return self.classes[0], self.classes[-1]
-
-    @property
-    def count(self) -> int:
-        return self.frames

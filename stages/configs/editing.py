@@ -5,13 +5,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from ...core.pipeline.settings import Asking, Drawing
+from ...core.pipeline.settings import Asking, Drawing, Seeded
 from ...core.settings.fields import Count, Location, Texts, option
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 
 
-class Edit(Drawing, Asking):
+class Edit(Drawing, Asking, Seeded):
     """Settings of `ldm edit`."""
 
     command: ClassVar[str] = "edit"

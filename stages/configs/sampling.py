@@ -2,22 +2,30 @@
 
 from typing import ClassVar
 
-from ...core.pipeline.settings import Asking, Drawing
-from ...core.settings.fields import Count, Location, option
+from ...core.pipeline.settings import Asking, Drawing, Seeded
+from ...core.settings.fields import Location, option
 
 
-class Sample(Drawing, Asking):
+class Sample(Drawing, Asking, Seeded):
     """Settings of `ldm sample`."""
 
     command: ClassVar[str] = "sample"
     kind: ClassVar[str] = "samples"
 
-    num: Count = option(16, "Images of each class.", "--num,--count", ge=1)
     like: Location | None = option(
         None, "Image of ldm sample to draw again, with the changes that are given.", "--like", identity=False
     )
     metadata: bool = option(
         True, "Let each image carry what it was drawn by, for ldm inspect and --like.", "--metadata/--no-metadata"
+    )
+    jobs: Location | None = option(
+        None,
+        "File of drawings, to be made one after the other: options of each on a line, or YAML, settings by label.",
+        "--jobs",
+        identity=False,
+    )
+    interactive: bool = option(
+        False, "Ask for classes and options, and draw them with the model that is loaded.", "--interactive", False
     )
     progressive: bool = option(
         False, "Also write the path from noise to image, as a strip and animated.", "--progressive"

@@ -19,7 +19,7 @@ from ldm.core.conditioning.registry import conditioning_of, recorded
 from ldm.core.diffusion.conditions import Cond
 from ldm.core.images.decode import as_tensor, as_uint8
 from ldm.core.images.sets import image_sources
-from ldm.core.pipeline.generator import OnStep, refuse_settings
+from ldm.core.pipeline.generator import Generator, OnStep, refuse_settings
 from ldm.core.pipeline.settings import Drawing
 from ldm.core.progress import Silent
 from ldm.core.runs.inputs import as_input, open_own
@@ -31,7 +31,7 @@ from ldm.stages.configs import TrainVQVAE
 
 KIND = "means"
 ROLE = Role("means", {KIND: "train-means"}, "Generator", draws="toy_generator:open_means")
-TAKES = ("denoiser", "checkpoint", "label", "batch_size", "seed", "replace", "name", "runs_dir", "steps")
+TAKES = ("denoiser", "checkpoint", "steps")
 MEANS = "means.safetensors"
 
 
@@ -101,6 +101,10 @@ class OpenedMeans:
     def generator(self, config: Drawing, policy: Policy) -> Means:
         self.source.verify()
         return Means(torch.from_numpy(load_file(self.source.path / MEANS)["means"]), self.steps)
+
+    def with_settings(self, generator: Generator) -> Means:
+        assert isinstance(generator, Means)
+        return Means(generator.means, self.steps)
 
     def recorded(self, seed: int) -> dict[str, Any]:
         return {"sampler": "coarse-to-fine", "steps": self.steps, "cfg": 1.0, "seed": seed}
