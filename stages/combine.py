@@ -2,19 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..core import seeds
+from ..core.conditioning.conditioning import Request
 from ..core.diffusion import conditions, views
 from ..core.diffusion.conditions import Cond
 from ..core.distributed import processes
 from ..core.errors import ConfigError
 from ..core.images.decode import as_tensor, as_uint8, decode, write_png
 from ..core.images.grid import animation, grid, scale_for
-from ..core.pipeline.drawing import DenoisingGenerator, Images, draw, folder_label, image_seeds, open_model
+from ..core.pipeline.again import like, parameters_of
+from ..core.pipeline.drawing import (
+    DenoisingGenerator,
+    Images,
+    OpenedDenoiser,
+    draw,
+    folder_label,
+    image_seeds,
+    open_model,
+)
+from ..core.pipeline.editing import requested, without_guidance
 from ..core.pipeline.generation import Sampling, Start
 from ..core.pipeline.model import one_condition
 from ..core.pipeline.settings import Seeded
@@ -29,9 +41,12 @@ SHOWN = 10  # images of `grid.png`, at most
 def run(config: Combination, progress: Progress) -> Outcome:
     """Draw the images of two conditions. Returns their folder."""
     # What is asked for, checked before anything is loaded or written.
-    opened = open_model(config)
+    if config.like is not None:
+        config = like(config.like, config, **({"num": 1} if isinstance(config, Seeded) else {}))
+    unguided = "" in config.pair and config.away_from is None
+    opened = open_model(without_guidance(config) if unguided else config)
     opened = replace(opened, sampling=_without_learned_variance(opened.sampling))
-    pair = [one_condition(opened.conditioning, "classes", text) for text in config.pair]
+    pair = [_condition(opened, text) for text in config.pair]
     titles = [request.titles[0] for request in pair]
     along = isinstance(config, Interpolate)
     own_seeds = _seeds(config)
@@ -57,8 +72,15 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
             return generator.draw(first, own_seeds[rows], edit=edit)
 
+        def parameters(row: int) -> dict[str, Any]:
+            records = [request.records[0] for request in pair]
+            classes = [opened.conditioning.recall(record).get("classes", "") for record in records]
+            how = {**config.own_settings(classes), **({"frame": row} if along else {})}
+            return parameters_of(opened, config.command, {"conditions": records}, {}, int(own_seeds[row]), **how)
+
         names = [f"{number:06d}.png" for number in range(len(own_seeds))]
-        hashes, speed = draw(Images(names, pixels), config.batch_size, folder, progress)
+        images = Images(names, pixels, parameters=parameters if config.metadata else None)
+        hashes, speed = draw(images, config.batch_size, folder, progress)
         if not processes.world().is_main:
             return Outcome(folder)
 
@@ -82,6 +104,11 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
     summary = {"images": f"{len(names):,} of {' and '.join(dict.fromkeys(titles))}, cfg {opened.sampling.cfg:g}"}
     return Outcome(folder, summary=summary, pictures=pictures)
+
+
+def _condition(opened: OpenedDenoiser, text: str) -> Request:
+    """Return the one condition that a text names; without a text, the null, or that of a model without any."""
+    return one_condition(opened.conditioning, "classes", text) if text else requested(opened.conditioning, {})
 
 
 def _seeds(config: Combination) -> np.ndarray:

@@ -105,7 +105,8 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
         on_step = preview(folder, config.preview_every)
 
         def parameters(row: int) -> dict[str, Any]:
-            return parameters_of(opened, config.command, request.records[rows[row]], int(seed_indices[row]))
+            record = request.records[rows[row]]
+            return parameters_of(opened, config.command, record, conditioning.recall(record), int(seed_indices[row]))
 
         images = Images(
             names,

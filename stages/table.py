@@ -116,7 +116,7 @@ _SMALL_DENOISER = {
 }
 _OF_LATENTS = {"latents": LATENTS, "autoencoder": AUTOENCODER}
 
-_DRAWN_FROM = {"denoiser": DENOISER, "weak": DENOISER, "classifier": NOISY_CLASSIFIER}
+_DRAWN_FROM = {**{role.name: role for role in generators()}, "weak": DENOISER, "classifier": NOISY_CLASSIFIER}
 
 _OF_AUTOENCODERS: dict[str, Any] = {
     "cost": f"{_COSTS}:train_autoencoder",
@@ -294,19 +294,7 @@ _STAGES = (
         ),
         "cli.sample",
         "stages.configs:Sample",
-        (
-            Kind(
-                "samples",
-                SAMPLES,
-                "Samples",
-                inputs={
-                    **{role.name: role for role in generators()},
-                    "weak": DENOISER,
-                    "classifier": NOISY_CLASSIFIER,
-                },
-                pieces="images",
-            ),
-        ),
+        (Kind("samples", SAMPLES, "Samples", inputs=_DRAWN_FROM, pieces="images"),),
         targets=(Target("pipeline", ("--label", "pipeline")),),
         cost=f"{_COSTS}:sample",
         shared=True,
@@ -322,18 +310,11 @@ _STAGES = (
             "ldm edit photo.jpg --box 20,16,24,24 --class church --resample 5",
             "ldm edit photo.jpg --outpaint left=32 --class church",
             "ldm edit photo.jpg --inversion --class cat",
+            "ldm edit photo.jpg --denoiser runs/tokens/var --keep-scales 6,4,2 --class cat",
         ),
         "stages.edit",
         "stages.configs:Edit",
-        (
-            Kind(
-                "edits",
-                EDITS,
-                "Edits",
-                inputs=_DRAWN_FROM,
-                pieces="images",
-            ),
-        ),
+        (Kind("edits", EDITS, "Edits", inputs=_DRAWN_FROM, pieces="images"),),
         targets=(),
         shared=True,
     ),

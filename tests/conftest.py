@@ -20,7 +20,7 @@ from tests.support.ledger import (  # noqa: F401
     trials,
 )
 from tests.support.no_network.blocked import block
-from tests.support.pipeline_run import Pipeline, write_squares
+from tests.support.pipeline_run import MULTI_SCALE, Pipeline, write_squares
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_NETWORK = ROOT / "tests" / "support" / "no_network"
@@ -52,6 +52,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
     """A run of the smallest sizes, trained; not to be changed."""
     pipeline = Pipeline(tmp_path_factory.mktemp("runs"), images)
     return pipeline.through("train-vqvae", "encode", "train-dit", "train-classifier")
+
+
+@pytest.fixture(scope="session")
+def next_scale(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A run with a next-scale transformer, trained; not to be changed but for what is drawn."""
+    base = tmp_path_factory.mktemp("next-scale")
+    pipeline = Pipeline(base, write_squares(base / "squares", size=16))
+    pipeline.run("train-autoencoder", model=MULTI_SCALE)
+    return pipeline.through("encode", "train-var", "train-classifier")
 
 
 @pytest.fixture

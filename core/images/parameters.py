@@ -13,11 +13,20 @@ from ..errors import DataError, as_data_error
 KEYWORD = "ldm"  # of the chunk, tEXt
 
 
+class Origin(BaseModel):
+    """An image that another was made of: the name of its file, without folders, and the sha256 of its content."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    name: str
+    sha256: str
+
+
 class Parameters(BaseModel):
     """What an image was drawn by.
 
     command: of ldm. model: role → fingerprint of the directories that it was drawn from. condition: as manifests record
-    it. settings: those of the command that the image depends on, the seed included.
+    it. settings: those of the command that the image depends on, the seed included. origins: what an edit was made of,
+    by its role: `image`, `mask`.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -25,6 +34,7 @@ class Parameters(BaseModel):
     model: dict[str, str]
     condition: dict[str, Any]
     settings: dict[str, Any]
+    origins: dict[str, Origin] = {}
 
 
 def text_chunk(parameters: Mapping[str, Any]) -> PngImagePlugin.PngInfo:
@@ -39,7 +49,7 @@ def read_parameters(path: Path) -> Parameters:
 
     Raises DataError naming the file where it is no PNG, carries none, or they are damaged.
     """
-    remedy = "give a PNG of `ldm sample`, drawn without `metadata=no`"
+    remedy = "give a PNG that ldm drew, without `metadata=no`"
     if not path.is_file():
         raise DataError(f"{path} is a folder" if path.is_dir() else f"{path} does not exist", remedy)
     with as_data_error(f"{path} is not a readable PNG", remedy), Image.open(path, formats=["PNG"]) as image:

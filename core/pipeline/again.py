@@ -10,26 +10,31 @@ from ..images.parameters import Parameters, read_parameters
 from ..runs.roles import NOISY_CLASSIFIER, Role, any_generator, generators
 from ..runs.run import MANIFEST
 from ..runs.schemas import first_wrong
+from ..settings.fields import defaults, is_incidental, is_option, places
 from .best import BEST
 from .generator import Opened
-from .settings import Asking, Drawing
+from .settings import Drawing
 
 Settings = TypeVar("Settings", bound=Drawing)
 _NESTED = 3  # folders between that of the runs and a stage's: a name may have parts
 
 
+_OWN = ("seeds", "num", "checkpoint", "progressive", "metadata")  # not of one image
+_ONE_OF = (("cfg", "cfg_paper"), ("strength", "start_index"), ("mask", "box", "outpaint"))
+
+
 def parameters_of(
-    opened: Opened, command: str, record: Mapping[str, Any], seed: int, **settings: Any
+    opened: Opened, command: str, condition: Mapping[str, Any], asked: Mapping[str, Any], seed: int, **settings: Any
 ) -> dict[str, Any]:
     """Return the parameters of an image, as it carries them.
 
-    record: its condition, as the manifest has it. settings: further ones of the command that the image depends on.
+    condition: as the manifest has it. asked: the settings that ask for it. settings: further ones of the command that
+    the image depends on.
     """
-    asked = opened.conditioning.recall(record)
     return {
         "command": command,
         "model": {role: entry["fingerprint"] for role, entry in opened.inputs(Path()).items()},
-        "condition": dict(record),
+        "condition": dict(condition),
         "settings": {**opened.settings, **asked, "seed": seed, **settings},
     }
 
@@ -44,7 +49,8 @@ def like(image: Path, config: Settings, **further: Any) -> Settings:
     if drawn.command != config.command:
         raise DataError(f"{image} was drawn by `ldm {drawn.command}`", "give an image of this command")
     given = config.model_dump(exclude_unset=True, exclude={"like"})
-    known = {name: value for name, value in drawn.settings.items() if name in _known(type(config))}
+    replaced = {name for several in _ONE_OF if not given.keys().isdisjoint(several) for name in several}
+    known = {name: value for name, value in drawn.settings.items() if name in _known(type(config)) - replaced}
     found = {**further, **known, **_models(drawn, config, image, given), **given}
     wrong = first_wrong(type(config), found)
     if wrong is not None:
@@ -54,9 +60,9 @@ def like(image: Path, config: Settings, **further: Any) -> Settings:
 
 def _known(model: type[Drawing]) -> set[str]:
     """Return the settings that an image may set: how it was drawn and of what, but no place and nothing else."""
-    places = {"denoiser", "checkpoint", "label", "batch_size", "machine", "autoguide", "classifier", "name", "runs_dir"}
-    known = {*Drawing.model_fields, *Asking.model_fields} - places - {"replace"}
-    return known & {*model.model_fields}
+    fields = {name for name, field in model.model_fields.items() if is_option(field)}
+    own = {name for name, field in model.model_fields.items() if is_incidental(field)}
+    return fields - own - set(places(defaults(model, {}))) - {*_OWN}
 
 
 def _models(drawn: Parameters, config: Drawing, image: Path, given: Mapping[str, Any]) -> dict[str, Any]:

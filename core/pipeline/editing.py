@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from ..autoregressive.sampling import Given
 from ..conditioning.conditioning import Conditioning, Request
 from ..diffusion import conditions, editing
 from ..diffusion.conditions import Cond
@@ -13,15 +15,23 @@ from ..errors import ConfigError
 from ..images.masks import Masked, feathered, pasted
 from ..system.precision import Policy
 from ..system.transfer import to_device
+from .drawing import DenoisingGenerator
 from .generation import Edit, Start
+from .generator import Generator, OnStep
 from .model import Model
+from .settings import Drawing
+from .token_drawing import TokenGenerator
 
+Settings = TypeVar("Settings", bound=Drawing)
 NO_CONDITION = "no class"
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """DDIM inversion: the condition of each image itself, a row each; corrections of each step."""
+    """DDIM inversion: the condition of each image itself, a row each; corrections of each step.
+
+    `edited` takes one row for all images.
+    """
 
     cond: Cond
     refine: int
@@ -41,6 +51,58 @@ class Change:
     jump: int = 10
     inversion: Inversion | None = None
     unguided: bool = False
+
+    @property
+    def key(self) -> tuple[float, bool]:
+        """What the images that are drawn together have in common, of the changes of one command."""
+        return self.strength, self.unguided
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an edit by tokens does: how many scales are kept from the coarsest, and whether a part of the others is."""
+
+    scales: int
+    masked: bool = False
+
+    @property
+    def key(self) -> tuple[float, bool]:
+        """What the images that are drawn together have in common, of the changes of one command."""
+        return self.scales, self.masked
+
+
+def edited(
+    generator: Generator,
+    images: Sequence[Masked],
+    cond: Cond,
+    seeds: np.ndarray,
+    change: Change | Kept,
+    on_step: OnStep | None = None,
+) -> np.ndarray:
+    """Draw an edit of each image, uint8 (B, S, S, 3), of its condition and by its seed."""
+    if isinstance(change, Kept):
+        assert isinstance(generator, TokenGenerator), "a generator of tokens"
+        given = given_tokens(generator, images, change)
+        return generator.draw(cond, seeds, on_step, given)
+    assert isinstance(generator, DenoisingGenerator), "a denoiser"
+    if change.inversion is not None:
+        own = conditions.index(change.inversion.cond, [0] * len(images))
+        change = replace(change, inversion=replace(change.inversion, cond=own))
+    edit = edit_of(generator.model, generator.policy, images, change)
+    return generator.draw(cond, seeds, on_step, edit)
+
+
+def given_tokens(generator: TokenGenerator, images: Sequence[Masked], change: Kept) -> Given:
+    """Return the tokens of images that are kept: of whole scales, and of the others outside of the masks.
+
+    A token that the new part touches at all is drawn.
+    """
+    tokens = generator.tokens(np.stack([each.image for each in images]))
+    redraw = None
+    if change.masked:
+        new = torch.from_numpy(np.stack([each.mask > 0 for each in images])[:, None]).to(generator.policy.device)
+        redraw = editing.latent_mask(new, generator.autoencoder.downsampling)
+    return Given(tokens, change.scales, redraw)
 
 
 def edit_of(model: Model, policy: Policy, images: Sequence[Masked], change: Change) -> Edit:
@@ -74,6 +136,13 @@ def keep_known(images: Sequence[Masked], drawn: np.ndarray, feather: int) -> np.
     """Paste what is kept of each image over what was drawn, both uint8 (B, S, S, 3)."""
     pairs = zip(images, drawn, strict=True)
     return np.stack([pasted(each.image, new, feathered(each.mask, feather)) for each, new in pairs])
+
+
+def without_guidance(config: Settings) -> Settings:
+    """Return the settings without guidance: there is no class to guide towards. Raises ConfigError for a scale."""
+    if config.cfg not in (None, 1.0) or config.cfg_paper:
+        raise ConfigError("`cfg` guides towards a class, and none is given", "add `classes`, or leave it out")
+    return config.model_copy(update={"cfg": 1.0, "cfg_paper": None})
 
 
 def requested(conditioning: Conditioning, asked: Mapping[str, str]) -> Request:

@@ -18,9 +18,10 @@ from ..runs.outputs import machine_policy
 from ..runs.schemas import first_wrong
 from ..system.transfer import to_device
 from .drawing import DenoisingGenerator
-from .editing import Change, edit_of, keep_known, requested
+from .editing import Change, Kept, edited, keep_known, requested
 from .generator import Generator, Loaded, Opened, open_generator
 from .settings import Asking, Drawing
+from .token_drawing import TokenGenerator
 
 Picture = str | Path | Image.Image | np.ndarray
 """A file, a picture of Pillow, or uint8 (H, W, 3)."""
@@ -63,6 +64,7 @@ class Session:
         classes: str | None = None,
         *,
         strength: float = 0.6,
+        keep_scales: int = 0,
         mask: Picture | None = None,
         seeds: Sequence[int] = (0,),
         feather: int = 2,
@@ -70,7 +72,8 @@ class Session:
     ) -> np.ndarray:
         """Draw edits of an image, uint8 (N, H, W, 3), as `ldm edit` does: of each class all seeds.
 
-        classes: to edit towards; without, the unconditional model. strength: the noise time to start from, 0 to 1.
+        classes: to edit towards; without, the unconditional model. strength: the noise time to start from, 0 to 1; a
+        generator of tokens has `keep_scales` instead, how many scales of them stay the image's.
         mask: white is drawn anew, black is kept to the byte; feather: pixels over which the new fades in.
         """
         if not 0 <= strength <= 1:
@@ -78,16 +81,17 @@ class Session:
         if classes is None:
             settings = {"cfg": 1.0, **settings}
         opened, generator = self._generator(settings)
-        if not isinstance(generator, DenoisingGenerator):
-            raise ConfigError(f"{opened.source.path} is not a denoiser: it cannot edit", "open a run that has one")
         request: Request = requested(opened.conditioning, {} if classes is None else {"classes": classes})
         rows = np.repeat(np.arange(len(request.titles)), len(seeds))
-        square = self._square(image, mask)
-        change = Change(strength, masked=mask is not None)
-        edit = edit_of(generator.model, generator.policy, [square] * len(rows), change)
+        squares = [self._square(image, mask)] * len(rows)
+        change: Change | Kept = Change(strength, masked=mask is not None)
+        if isinstance(generator, TokenGenerator):
+            change = Kept(keep_scales, masked=mask is not None)
+        elif not isinstance(generator, DenoisingGenerator):
+            raise ConfigError(f"{opened.source.path} does not edit images", "open a run with a denoiser")
         drawn = np.tile(np.asarray(seeds, dtype=np.int64), len(request.titles))
-        pixels = generator.draw(conditions.index(request.cond, rows), drawn, edit=edit)
-        return keep_known([square] * len(rows), pixels, feather) if mask is not None else pixels
+        pixels = edited(generator, squares, conditions.index(request.cond, rows), drawn, change)
+        return keep_known(squares, pixels, feather) if mask is not None else pixels
 
     def encode(self, images: np.ndarray) -> Tensor:
         """Return normalised latents (B, C, h, w), float32 on the CPU, of images, uint8 (B, H, W, 3)."""

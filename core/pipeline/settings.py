@@ -153,6 +153,17 @@ class Seeded(Stage):
     )
 
 
+class Repeatable(Stage):
+    """Images that carry what they were drawn by."""
+
+    like: Location | None = option(
+        None, "Image of this command to draw again, with the changes that are given.", "--like", identity=False
+    )
+    metadata: bool = option(
+        True, "Let each image carry what it was drawn by, for ldm inspect and --like.", "--metadata/--no-metadata"
+    )
+
+
 class TokenDrawing(Section):
     """How tokens are drawn from their distribution; for generators of tokens alone."""
 

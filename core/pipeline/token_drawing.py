@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ..autoencoders.codec import Autoencoder
+from ..autoencoders.codec import Autoencoder, TokenCodec
 from ..autoencoders.multiscale import quantizer_of
 from ..autoregressive import registry
 from ..autoregressive.sampling import Given, TokenSampling, draw_tokens
@@ -18,6 +19,7 @@ from ..conditioning.registry import conditioning_of
 from ..diffusion import conditions
 from ..diffusion.conditions import Cond
 from ..errors import ConfigError
+from ..images.decode import as_tensor
 from ..runs.inputs import as_input, open_producer
 from ..runs.roles import AUTOENCODER, NEXT_SCALE
 from ..runs.run import StageRun
@@ -77,6 +79,23 @@ class TokenGenerator:
             )
             pieces.append(self.decode(latents)[:count])
         return np.concatenate(pieces)
+
+    def tokens(self, images: np.ndarray) -> list[Tensor]:
+        """Return the maps of tokens, each int64 (B, p, p) on the device, of images, uint8 (B, H, W, 3)."""
+        size, pieces = self.at_once, []
+        for start in range(0, len(images), size):
+            # As many together as are drawn: of other numbers, products round differently and tokens may differ.
+            count = len(images[start : start + size])
+            filled = np.arange(start, start + size).clip(max=start + count - 1)
+            with torch.no_grad(), self.policy.autocast():
+                maps = self._codec.tokens(to_device(as_tensor(images[filled]), self.policy.device))
+            pieces.append([each[:count] for each in maps])
+        return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
+
+    @property
+    def _codec(self) -> TokenCodec:
+        quantizer_of(self.autoencoder.codec)
+        return cast(TokenCodec, self.autoencoder.codec)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Return images, uint8 (B, H, W, 3), of f̂ (B, C, h, w), which is not normalised."""

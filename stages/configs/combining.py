@@ -1,25 +1,30 @@
 """Settings of `ldm anagram`, `ldm hybrid` and `ldm interpolate`: two conditions, one image or a way between."""
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from ...core.diffusion.names import ViewName
 from ...core.errors import ConfigError
-from ...core.pipeline.settings import Drawing, Seeded
+from ...core.pipeline.settings import Drawing, Repeatable, Seeded
 from ...core.settings.fields import Count, Texts, option
 
 
-class Combination(Drawing):
+class Combination(Drawing, Repeatable):
     """Images of two conditions."""
 
     @property
     def pair(self) -> tuple[str, str]:
-        """The two classes. Raises ConfigError where they were not given."""
+        """The two classes, empty for none. Raises ConfigError where they were not given."""
+        raise NotImplementedError
+
+    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return the settings by which an image of these two classes is drawn again, besides those of drawing."""
         raise NotImplementedError
 
     @property
     def title(self) -> str:
         """What the folder's name begins with."""
-        return "-".join(self.pair)
+        return "-".join(self.pair).strip("-") or "any"
 
 
 class Anagram(Combination, Seeded):
@@ -41,6 +46,9 @@ class Anagram(Combination, Seeded):
         if len(self.classes) != 2:
             raise ConfigError("an anagram has two classes", "give `classes` twice")
         return self.classes[0], self.classes[1]
+
+    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
+        return {"classes": [*classes], "view": self.view, "space": self.space}
 
     @property
     def title(self) -> str:
@@ -69,6 +77,9 @@ class Hybrid(Combination, Seeded):
             raise ConfigError("a hybrid has two classes", "give `near` and `far`")
         return self.near, self.far
 
+    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
+        return {"near": classes[0], "far": classes[1], "sigma": self.sigma}
+
 
 class Interpolate(Combination):
     """Settings of `ldm interpolate`."""
@@ -76,14 +87,21 @@ class Interpolate(Combination):
     command: ClassVar[str] = "interpolate"
     kind: ClassVar[str] = "interpolations"
 
-    classes: Texts = option((), "The class; or given twice, those at the two ends.", "--class")
+    classes: Texts = option(
+        (), "The class; given twice, those at the two ends; without one, the unconditional model.", "--class"
+    )
     to_seed: int | None = option(None, "Seed at the other end; by default the same.", "--to-seed", ge=0, lt=2**63)
     frames: Count = option(16, "Images from end to end.", "--frames", ge=2, le=10_000)
 
     @property
     def pair(self) -> tuple[str, str]:
-        if len(self.classes) not in (1, 2):
+        if len(self.classes) > 2:
             raise ConfigError(f"`classes` is given {len(self.classes)} times", "give it once, or one for each end")
-        if self.to_seed in (None, self.seed) and len(set(self.classes)) == 1:
+        if self.to_seed in (None, self.seed) and len(set(self.classes)) <= 1:
             raise ConfigError("both ends are the same", "give `to_seed`, or another class for the other end")
-        return self.classes[0], self.classes[-1]
+        ends = self.classes or ("",)
+        return ends[0], ends[-1]
+
+    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
+        named = dict.fromkeys(name for name in classes if name)
+        return {"classes": [*named], "to_seed": self.to_seed, "frames": self.frames}

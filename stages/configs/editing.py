@@ -5,21 +5,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from ...core.pipeline.settings import Asking, Drawing, Seeded
-from ...core.settings.fields import Count, Location, Texts, option
+from ...core.pipeline.settings import Asking, Drawing, Repeatable, Seeded
+from ...core.settings.fields import Count, Location, Section, Texts, option
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 
 
-class Edit(Drawing, Asking, Seeded):
-    """Settings of `ldm edit`."""
+class Renoising(Section):
+    """How a denoiser edits: from which noise."""
 
-    command: ClassVar[str] = "edit"
-    kind: ClassVar[str] = "edits"
-
-    images: Texts = option(
-        (), "Images to edit: files, folders, or any source of images.", "IMAGE...", identity="contents"
-    )
     strength: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = option(
         None,
         "Noise times to start from: 0 keeps the image, 1 forgets it; by default 0.2,0.4,0.6,0.8, with a mask or"
@@ -28,6 +22,36 @@ class Edit(Drawing, Asking, Seeded):
     )
     start_index: tuple[Annotated[int, Field(ge=0)], ...] | None = option(
         None, "The same as places in the sampler's grid, counted from noise: a small one changes more.", "--start-index"
+    )
+    resample: int = option(
+        1, "Draw each part of the path so many times, to fit the new to the kept (RePaint).", "--resample", ge=1, le=100
+    )
+    jump: int = option(10, "Steps of such a part.", ge=1)
+    inversion: bool = option(
+        False, "Start from the noise from which DDIM draws the image, and reconstruct it too.", "--inversion"
+    )
+    from_class: str | None = option(None, "Class of the image itself, for the inversion; by default none.")
+    refine: int = option(1, "Corrections of each step of the inversion.", ge=0, le=100)
+
+
+class KeptScales(Section):
+    """How a generator of tokens edits: which of them stay."""
+
+    keep_scales: tuple[Annotated[int, Field(ge=0)], ...] | None = option(
+        None,
+        "Of tokens: how many scales stay the image's, from the coarsest; by default 0.8 to 0.2 of them, with a mask 0.",
+        "--keep-scales",
+    )
+
+
+class Edit(Drawing, Asking, Seeded, Repeatable, Renoising, KeptScales):
+    """Settings of `ldm edit`."""
+
+    command: ClassVar[str] = "edit"
+    kind: ClassVar[str] = "edits"
+
+    images: Texts = option(
+        (), "Images to edit: files, folders, or any source of images.", "IMAGE...", identity="contents"
     )
     classes: str | None = option(  # type: ignore[assignment]
         None, "Classes to edit towards, as for ldm sample; by default none.", "--class"
@@ -43,17 +67,8 @@ class Edit(Drawing, Asking, Seeded):
     outpaint: str | None = option(
         None, "Margins to add, in pixels of the image: left=32,top=16. More is added until it is square.", "--outpaint"
     )
-    resample: int = option(
-        1, "Draw each part of the path so many times, to fit the new to the kept (RePaint).", "--resample", ge=1, le=100
-    )
-    jump: int = option(10, "Steps of such a part.", ge=1)
     feather: int = option(2, "Pixels over which the new fades in, inside of the mask.", "--feather", ge=0, le=64)
     paste: bool = option(True, "Put the kept pixels back after decoding, to the byte.", "--paste/--no-paste")
-    inversion: bool = option(
-        False, "Start from the noise from which DDIM draws the image, and reconstruct it too.", "--inversion"
-    )
-    from_class: str | None = option(None, "Class of the image itself, for the inversion; by default none.")
-    refine: int = option(1, "Corrections of each step of the inversion.", ge=0, le=100)
 
     @property
     def margins(self) -> dict[str, int]:
@@ -71,6 +86,12 @@ class Edit(Drawing, Asking, Seeded):
             return self.strength
         return (1.0,) if self.masked or self.inversion else STRENGTHS
 
+    def kept_of(self, scales: int) -> tuple[int, ...]:
+        """Return how many of so many scales of tokens each edit keeps."""
+        if self.keep_scales is not None:
+            return self.keep_scales
+        return (0,) if self.masked else tuple(dict.fromkeys(max(round(scales * (1 - t)), 1) for t in STRENGTHS))
+
     @model_validator(mode="before")
     @classmethod
     def _margins_are_sides(cls, values: Any) -> Any:
@@ -84,7 +105,7 @@ class Edit(Drawing, Asking, Seeded):
     def _settings_go_together(self) -> "Edit":
         if self.strength is not None and self.start_index is not None:
             raise ValueError("`strength` and `start_index` are the same setting in two forms; give one of them")
-        for name in ("strength", "start_index"):
+        for name in ("strength", "start_index", "keep_scales"):
             if getattr(self, name) == ():
                 raise ValueError(f"`{name}`: give at least one")
         if sum(part is not None for part in (self.mask, self.box, self.outpaint)) > 1:

@@ -2,22 +2,16 @@
 
 from typing import ClassVar
 
-from ...core.pipeline.settings import Asking, Drawing, Seeded
+from ...core.pipeline.settings import Asking, Drawing, Repeatable, Seeded
 from ...core.settings.fields import Location, option
 
 
-class Sample(Drawing, Asking, Seeded):
+class Sample(Drawing, Asking, Seeded, Repeatable):
     """Settings of `ldm sample`."""
 
     command: ClassVar[str] = "sample"
     kind: ClassVar[str] = "samples"
 
-    like: Location | None = option(
-        None, "Image of ldm sample to draw again, with the changes that are given.", "--like", identity=False
-    )
-    metadata: bool = option(
-        True, "Let each image carry what it was drawn by, for ldm inspect and --like.", "--metadata/--no-metadata"
-    )
     jobs: Location | None = option(
         None,
         "File of drawings, to be made one after the other: options of each on a line, or YAML, settings by label.",

@@ -68,7 +68,11 @@ def _image(path: Path) -> dict[str, str]:
     rows = {"drawn by": f"ldm {drawn.command}"}
     rows |= {f"of {role}": fingerprint for role, fingerprint in drawn.model.items()}
     rows |= {name: _typed(value) for name, value in {**drawn.condition, **drawn.settings}.items()}
-    return {**rows, "to draw it again": shlex.join(["ldm", drawn.command, "--like", str(path)])}
+    rows |= {f"made of the {role}": f"{each.name}, sha256 {each.sha256}" for role, each in drawn.origins.items()}
+    again = ["ldm", drawn.command, "--like", str(path)]
+    for role, origin in drawn.origins.items():
+        again += ["--mask", origin.name] if role == "mask" else [origin.name]
+    return {**rows, "to draw it again": shlex.join(again)}
 
 
 def _state(found: StageRun | Piece) -> str:

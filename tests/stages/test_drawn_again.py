@@ -14,8 +14,9 @@ from ldm.core.progress import Outcome, Silent
 from ldm.stages import sample
 from ldm.stages.configs import Sample
 from ldm.stages.configs.folders import Inspect
+from ldm.stages.table import STAGES
 from ldm.stages.tools import inspect
-from tests.support.pipeline_run import MACHINE, Pipeline, manifest, png_files, pngs
+from tests.support.pipeline_run import MACHINE, Pipeline, manifest, png_files, pngs, some_of
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def test_parameters_of_others_choose_no_places_and_damaged_ones_are_named(drawn:
             (json.dumps({**good, "model": 3}), "damaged: model"),
             (json.dumps({**good, "settings": {"steps": "many"}}), "damaged: steps"),
             (json.dumps({**good, "command": "edit"}), "drawn by `ldm edit`"),
+            (json.dumps({**good, "origins": {"image": {"name": "x"}}}), "damaged: origins"),
         ]
     ):
         with pytest.raises((DataError, ConfigError), match=match):
@@ -138,3 +140,74 @@ def test_parameters_of_others_choose_no_places_and_damaged_ones_are_named(drawn:
     for path in (tmp_path / "no.png", tmp_path, tmp_path / "missing.png"):
         with pytest.raises(DataError, match=str(path)):
             read_parameters(path)
+
+
+def edited_again(pipeline: Pipeline, command: str, image: Path, **changes: Any) -> Path:
+    """Draw an image of another command again."""
+    stage = STAGES[command]
+    place = {"name": pipeline.name, "runs_dir": pipeline.runs_dir, "machine": MACHINE}
+    return stage.load().run(stage.settings.model_validate({**place, "like": image, **changes}), Silent()).directory
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"strength": [0.25, 0.75], "classes": "red,blue", "num": 2, "seed": 5, "cfg": 2},
+        {"strength": None, "box": [5, 4, 10, 8], "classes": "green", "resample": 2, "jump": 2, "feather": 1},
+        {"inversion": True, "strength": [0.5], "from_class": "red", "classes": "blue"},
+        {"strength": [0.5]},
+    ],
+    ids=["strengths", "box", "inversion", "no class"],
+)
+def test_an_edit_is_drawn_again_to_the_byte_from_what_it_carries_and_its_image(
+    drawn: Pipeline, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    images = some_of(drawn.images)
+    made = drawn.run("edit", images=images, label="edited", replace=True, **how).directory
+    for name in sorted(png_files(made))[-2:]:
+        lone = Path(shutil.copy(made / name, tmp_path / "lone.png"))
+        found = read_parameters(lone)
+        entry = next(each for each in manifest(made)["facts"]["images"] if each["file"] == name)
+        assert found.origins["image"].name == Path(entry["image"]).name and "/" not in found.origins["image"].name
+        again = edited_again(drawn, "edit", lone, images=images, label="again", replace=True)
+        assert lone.read_bytes() in png_files(again).values()
+    assert inspect.run(Inspect(path=lone), Silent()).summary["made of the image"].startswith("000.png, sha256 ")
+
+
+def test_an_edit_names_the_image_and_the_mask_that_it_lacks_and_takes_changes(drawn: Pipeline, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    Image.new("L", (9, 9), 255).save(mask)
+    images = some_of(drawn.images)
+    made = drawn.run("edit", images=images[:1], mask=mask, strength=None, classes="red", label="masked").directory
+    edit = made / "000000-000.png"
+    with pytest.raises(DataError, match=r"made of the image 000\.png \(sha256 [0-9a-f]{12}\), which is not given"):
+        edited_again(drawn, "edit", edit, mask=mask)
+    with pytest.raises(DataError, match="made of the image"):
+        edited_again(drawn, "edit", edit, mask=mask, images=images[1:])
+    with pytest.raises(DataError, match=r"made of the mask mask\.png"):
+        edited_again(drawn, "edit", edit, images=images)
+    again = edited_again(drawn, "edit", edit, images=images, mask=mask, label="again with a mask")
+    assert [*png_files(again).values()] == [edit.read_bytes()]
+    boxed = edited_again(drawn, "edit", edit, images=images, box=[5, 4, 10, 8], label="a box instead", num=2)
+    assert len(pngs(boxed)) == 2 and read_parameters(boxed / "000000-000.png").settings["box"] == [5, 4, 10, 8]
+    moved = edited_again(drawn, "edit", edit, images=images, mask=mask, start_index=[1], label="from elsewhere")
+    assert read_parameters(moved / "000000-000.png").settings["strength"] == [0.75]
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        ("anagram", {"classes": ["red", "blue"], "view": "rotate90", "space": "latents"}),
+        ("hybrid", {"near": "red", "far": "green", "sigma": 3.0, "sampler": "ddpm"}),
+        ("interpolate", {"classes": ["red", "blue"], "to_seed": 7, "frames": 3}),
+        ("interpolate", {"classes": [], "to_seed": 7, "frames": 3}),
+    ],
+)
+def test_an_image_of_two_conditions_is_drawn_again_to_the_byte(
+    drawn: Pipeline, command: str, how: dict[str, Any]
+) -> None:
+    made = drawn.run(command, seed=3, label="some", replace=True, **how).directory
+    image = made / "000001.png"
+    again = edited_again(drawn, command, image, label="again", replace=True)
+    assert image.read_bytes() in png_files(again).values()
+    assert inspect.run(Inspect(path=image), Silent()).summary["drawn by"] == f"ldm {command}"

@@ -50,6 +50,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+MULTI_SCALE = {
+    "preset": "msvq-xs",
+    "channels": 8,
+    "channel_multipliers": (1, 2),
+    "scales": (1, 2, 4),
+    "codebook_size": 16,
+    "latent_channels": 4,
+}
 GENERAL = {"train-autoencoder": "train-vqvae", "train-denoiser": "train-dit"}  # with the settings of the others
 
 
