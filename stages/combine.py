@@ -74,7 +74,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
         def parameters(row: int) -> dict[str, Any]:
             records = [request.records[0] for request in pair]
-            classes = [opened.conditioning.recall(record).get("classes", "") for record in records]
+            classes = [opened.conditioning.recall(record).get(opened.conditioning.asks, "") for record in records]
             how = {**config.own_settings(classes), **({"frame": row} if along else {})}
             return parameters_of(opened, config.command, {"conditions": records}, {}, int(own_seeds[row]), **how)
 
