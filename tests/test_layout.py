@@ -166,6 +166,7 @@ OWN_FILES = {
         *("core/denoisers/dit", "core/denoisers/text_dit", "core/denoisers/noisy_"),
         *("core/denoisers/families", "core/interchange/"),
     ),
+    "LinearDiT": ("core/denoisers/linear_dit", "core/denoisers/families", "core/interchange/sana"),
     "TextDiT": ("core/denoisers/text_dit", "core/denoisers/families"),
     "MMDiT": ("core/denoisers/mmdit", "core/denoisers/families", "core/interchange/sd3"),
     "UNet": ("core/denoisers/unet", "core/denoisers/families", "core/interchange/unet"),

@@ -84,6 +84,7 @@ class MMDiT(DenoiserNetwork):
     """
 
     fields: ClassVar[tuple[str, ...]] = (LABELS, *TEXT_FIELDS)
+    any_size: ClassVar[bool] = True
     config: MMDiTConfig
 
     def __init__(self, config: MMDiTConfig) -> None:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ..conditioning.labels import LABELS, LabelEmbedding
+from ..conditioning.text import IDS, MASK, POOLED, TOKENS
 from ..diffusion.conditions import Cond
 from ..system.attention import attend
 from .layers import EPS, Attention, Linear, Mlp
 from .text_config import TextDenoiserConfig
 
-IDS, TOKENS, MASK, POOLED = "ids", "tokens", "mask", "pooled"
 TEXT_FIELDS = (IDS, TOKENS, MASK, POOLED)  # of a condition
 
 

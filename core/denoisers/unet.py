@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..conditioning.labels import LABELS, LabelEmbedding
+from ..conditioning.text import IDS, MASK, TOKENS
 from ..diffusion.conditions import Cond
 from . import unet_blocks
 from .layers import ScalarEmbeddings, TimestepEmbedding
 from .network import DenoiserNetwork
-from .text import IDS, MASK, TEXT_FIELDS, TOKENS, TextInput
+from .text import TEXT_FIELDS, TextInput
 from .unet_blocks import Given
 from .unet_config import Part, UNetConfig
 

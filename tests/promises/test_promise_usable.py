@@ -78,6 +78,7 @@ def test_samples_keep_their_deviation_though_the_network_errs_by_a_hundredth(
 SIZES: dict[str, dict[str, Any]] = {
     "dit": {"preset": "dit-xs", "width": 16, "depth": 1, "heads": 2},
     "dit-text": {"preset": "dit-cross-xs", "width": 16, "depth": 1, "heads": 2, "text_width": 16},
+    "linear-dit": {"preset": "linear-dit-xs", "width": 16, "depth": 1, "heads": 2, "cross_heads": 2, "text_width": 16},
     "mmdit": {"preset": "mmdit-xs", "width": 16, "depth": 1, "heads": 2, "text_width": 16},
     "unet-mnist": {"preset": "unet-mnist", "width": 8},
     "unet": {"preset": "unet-xs", "channels": 8, "groups": 4, "heads": 2},

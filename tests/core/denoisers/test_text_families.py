@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.core.denoisers.families import FAMILIES
+from ldm.core.denoisers.linear_dit_config import LinearDiTConfig
 from ldm.core.denoisers.mmdit_config import MMDiTConfig
 from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.denoisers.registry import build, outline
@@ -24,6 +25,7 @@ SHAPE = {"latent_channels": 4, "latent_size": 8, "patch_size": 2, "width": 32, "
 OWN = {"vocabulary": 9, "text_length": 6, "text_width": 16, "text_layers": 1}
 FROZEN = {"token_width": 12, "pooled_width": 10, "text_length": 6}
 MMDIT = MMDiTConfig(**SHAPE, **OWN)
+LINEAR = LinearDiTConfig(**SHAPE, **OWN, cross_heads=4)
 CONFIGS: dict[str, TextDenoiserConfig] = {
     "mmdit": MMDIT,
     "mmdit, frozen": MMDiTConfig(**SHAPE, **FROZEN, dual=1),
@@ -33,6 +35,11 @@ CONFIGS: dict[str, TextDenoiserConfig] = {
     "dit-text, frozen": TextDiTConfig(**SHAPE, **FROZEN, text="sequence"),
     "dit-cross": TextDiTConfig(**SHAPE, **OWN, text="cross"),
     "dit-cross, classes": TextDiTConfig(**SHAPE, num_classes=5, text_width=16, text="cross"),
+}
+CONFIGS |= {
+    "linear-dit": LINEAR,
+    "linear-dit, frozen": LINEAR.replace(vocabulary=0, token_width=12),
+    "linear-dit, classes": LINEAR.replace(vocabulary=0, num_classes=5),
 }
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 OF_TEXT = pytest.mark.parametrize(
@@ -60,7 +67,9 @@ def inputs(config: TextDenoiserConfig, batch: int = 3) -> tuple[Tensor, Tensor, 
     if config.vocabulary:
         cond["ids"] = torch.arange(6 * batch).view(batch, 6) % config.vocabulary
     if config.token_width:
-        cond |= {"tokens": torch.randn(batch, 6, config.token_width), "pooled": torch.randn(batch, config.pooled_width)}
+        cond["tokens"] = torch.randn(batch, 6, config.token_width)
+    if config.pooled_width:
+        cond["pooled"] = torch.randn(batch, config.pooled_width)
     if config.takes_text:
         cond["mask"] = torch.arange(6) < torch.tensor([[6], [2], [3]] * batch)[:batch]
     return torch.randn(batch, *config.latent_shape), torch.rand(batch), cond
@@ -174,6 +183,7 @@ def test_a_saved_config_is_the_same_when_read(config: TextDenoiserConfig) -> Non
 
 TRIO = ("dit-text", "dit-cross", "mmdit")
 SD3 = {"latent_channels": 16, "latent_size": 128, "token_width": 4096, "pooled_width": 2048}
+SANA = {"latent_channels": 32, "latent_size": 32, "token_width": 2304}
 SMALL = {"latent_channels": 4, "latent_size": 16, "token_width": 256}
 
 
@@ -196,6 +206,10 @@ SMALL = {"latent_channels": 4, "latent_size": 16, "token_width": 256}
         ("sd3-medium", SD3, 2_028_328_000),
         ("sd3.5-medium", SD3, 2_243_171_520),
         ("sd3.5-large", SD3, 8_056_627_520),
+        ("sana-0.6b", SANA, 591_747_872),
+        ("sana-1.6b", SANA, 1_604_462_752),
+        ("linear-dit-xs", {**SANA, "token_width": 384}, 6_904_352),
+        ("linear-dit-s", {**SANA, "token_width": 384}, 19_942_688),
         ("mmdit-xs", SMALL, 13_817_872),
         ("mmdit-xs/1", {**SMALL, "latent_size": 8}, 13_811_716),
         ("mmdit-s", {**SMALL, "token_width": 384}, 41_639_184),
@@ -233,7 +247,32 @@ def test_positions_are_those_of_the_centre_of_a_table_and_go_on_beyond_it() -> N
     assert model(torch.randn(1, 4, 8, 20), torch.rand(1), index(inputs(MMDIT)[2], slice(0, 1))).shape == (1, 4, 8, 20)
 
 
+@torch.no_grad()
+def test_without_the_neighbours_of_its_convolutions_linear_attention_knows_no_positions() -> None:
+    """Cells that change places change places in the output; with neighbours they do not."""
+    model, (x, t, cond) = awake(LINEAR.replace(patch_size=1)), inputs(LINEAR)
+    order = torch.randperm(64)
+    moved = x.flatten(2)[..., order].view_as(x)
+    for neighbours in (True, False):
+        if not neighbours:
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.weight.mul_(torch.eye(3)[1][:, None] * torch.eye(3)[1])
+        apart = (model(moved, t, cond) - model(x, t, cond).flatten(2)[..., order].view_as(x)).abs().max()
+        assert (apart > 1e-2) == neighbours, apart
+
+
+@torch.no_grad()
+def test_a_text_of_vectors_has_no_order_but_that_of_its_encoder() -> None:
+    for name in ("mmdit, frozen", "dit-text, frozen", "linear-dit, frozen"):
+        model, (x, t, cond) = awake(CONFIGS[name]), inputs(CONFIGS[name])
+        turned = {**cond, "tokens": cond["tokens"].flip(1), "mask": cond["mask"].flip(1)}
+        torch.testing.assert_close(model(x, t, turned), model(x, t, cond), rtol=1e-4, atol=1e-5)
+
+
 def test_what_does_not_fit_together_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cross_heads 5"):
+        LINEAR.replace(cross_heads=5)
     for fields, words in (({"vocabulary": 0}, "classes or captions"), ({"dual": 3}, "dual is 3, of 2 blocks")):
         with pytest.raises(ConfigError, match=words):
             MMDIT.replace(**fields)

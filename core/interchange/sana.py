@@ -1,0 +1,198 @@
+"""Our DiT with linear attention as diffusers' SanaTransformer2DModel, and back.
+
+There, queries, keys and values are apart, and patches and the outer maps of the gated convolution are convolutions.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoisers.linear_dit import LinearDiT
+from ..denoisers.linear_dit_config import LinearDiTConfig
+from ..errors import ConfigError, DataError
+from ..runs.weights import load_into
+from .mapping import Names, Weights, to_theirs
+from .transformer import turned
+
+TITLE = "Sana"
+PIPELINE, NETWORK, AUTOENCODER = "", "transformer", "vae"  # SanaPipeline has a text encoder, too
+CLASS_NAMES = ("SanaTransformer2DModel",)
+_REMEDY = "give a folder of a SanaPipeline's transformer"
+_THEIRS: dict[str, Any] = {  # what their config must say, where it says anything
+    "attention_bias": False,
+    "dropout": 0.0,
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "interpolation_scale": None,
+    "guidance_embeds": False,
+    "qk_norm": None,
+    "timestep_scale": 1.0,
+}
+_TABLES = "table", "scale_shift_table"
+_CONVOLUTIONS = ("mlp.up", "mlp.down")  # of 1 x 1
+
+
+def require_expressible(config: LinearDiTConfig) -> None:
+    """Raise ConfigError naming the setting that diffusers' Sana does not have."""
+    for name, has, takes in (
+        ("num_classes", config.num_classes, "takes text alone"),
+        ("vocabulary", config.vocabulary, "takes the tokens of a frozen encoder"),
+        ("scalars", config.scalars, "takes time and text"),
+        ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
+    ):
+        if has:
+            raise ConfigError(
+                f"{name} {has} of the denoiser cannot be expressed in diffusers' SanaTransformer2DModel, which {takes}",
+                "only `ldm sample` draws from this denoiser",
+            )
+
+
+def require_pipeline(config: LinearDiTConfig) -> None:
+    """Raise ConfigError: the pipeline draws from prompts, by an encoder that is not part of a run."""
+    require_expressible(config)
+    raise ConfigError(
+        "diffusers' SanaPipeline draws from a DiT with linear attention with a text encoder, which this run has not",
+        "only `ldm sample` draws from this denoiser",
+    )
+
+
+def to_diffusers(model: LinearDiT, ahead: int = 1) -> nn.Module:
+    """Return the same network as a SanaTransformer2DModel, on the CPU, in evaluation mode.
+
+    Raises ConfigError naming a setting that it does not have.
+    """
+    import diffusers  # here, since it takes seconds to import
+
+    config = model.config
+    require_expressible(config)
+    with torch.device("meta"):
+        network: Any = diffusers.SanaTransformer2DModel(
+            in_channels=config.latent_channels,
+            out_channels=config.out_channels,
+            num_attention_heads=config.heads,
+            attention_head_dim=config.width // config.heads,
+            num_layers=config.depth,
+            num_cross_attention_heads=config.cross_heads,
+            cross_attention_head_dim=config.width // config.cross_heads,
+            cross_attention_dim=config.width,
+            caption_channels=config.context_width,
+            mlp_ratio=config.mlp_ratio,
+            sample_size=config.size[0],
+            patch_size=config.patch_size,
+        )
+    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
+    for name in _convolutions(config):
+        own[f"{name}.weight"] = own[f"{name}.weight"][..., None, None]
+    patch = (config.latent_channels, config.patch_size, config.patch_size)
+    own["patch.weight"] = own["patch.weight"].unflatten(1, patch)
+    tables = {theirs: own[mine] for mine, theirs in _tables(config).items()}
+    network.load_state_dict(to_theirs(own, _names(config)) | tables, assign=True)
+    result: nn.Module = network.eval()
+    return result
+
+
+def outputs(
+    theirs: Any, config: LinearDiTConfig, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], ahead: int
+) -> Tensor:
+    """Return what the exported network makes of x (B, C, H, W) at t (B,) for a condition."""
+    mask = cond["mask"].to(x.dtype) if "mask" in cond else None
+    step = t * config.time_scale - ahead
+    sample: Tensor = theirs(x, cond["tokens"], step, encoder_attention_mask=mask).sample
+    return sample
+
+
+def summary(config: LinearDiTConfig) -> str:
+    """Say the shape of a network in a few words."""
+    return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
+
+
+def from_diffusers(
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    num_named: int = 0,
+    ahead: int = 1,
+    time_scale: float = 1000.0,
+) -> LinearDiT:
+    """Return the network of a SanaTransformer2DModel's config and weights.
+
+    path: of the weights, named in errors. ahead, time_scale: as of `transformer.from_diffusers`. Raises DataError for a
+    network that ours cannot be.
+    """
+    try:
+        config = _config(settings, time_scale)
+    except (ConfigError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise DataError(f"{path.parent} does not describe a Sana that can be read here: {error}", _REMEDY) from None
+    given = Weights(tensors, path, _REMEDY)
+    with torch.device("meta"):
+        model = LinearDiT(config)
+    own = given.ours(_names(config), model.state_dict().keys())
+    own |= {mine: given.get(theirs, 2) for mine, theirs in _tables(config).items()}
+    for name in ("patch", *_convolutions(config)):
+        own[f"{name}.weight"] = own[f"{name}.weight"].flatten(1)
+    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
+    load_into(model, own, path, _REMEDY, assign=True)
+    return model.eval()
+
+
+def _config(settings: Mapping[str, Any], time_scale: float) -> LinearDiTConfig:
+    for name, expected in _THEIRS.items():
+        if settings.get(name, expected) != expected:
+            raise ConfigError(f"{name} is {settings[name]!r}, not {expected!r}")
+    heads, cross_heads = settings["num_attention_heads"], settings["num_cross_attention_heads"]
+    width, channels = heads * settings["attention_head_dim"], settings["in_channels"]
+    across = settings["cross_attention_dim"], cross_heads * settings["cross_attention_head_dim"]
+    if across != (width, width):
+        raise ConfigError(f"the attention to texts has widths {across}, the rest {width}")
+    return LinearDiTConfig(
+        latent_channels=channels,
+        latent_size=settings["sample_size"],
+        learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
+        time_scale=time_scale,
+        token_width=settings["caption_channels"],
+        patch_size=settings["patch_size"],
+        width=width,
+        depth=settings["num_layers"],
+        heads=heads,
+        cross_heads=cross_heads,
+        mlp_ratio=settings.get("mlp_ratio", 2.5),
+    )
+
+
+def _convolutions(config: LinearDiTConfig) -> list[str]:
+    return [f"blocks.{i}.{name}" for i in range(config.depth) for name in _CONVOLUTIONS]
+
+
+def _tables(config: LinearDiTConfig) -> dict[str, str]:
+    mine, theirs = _TABLES
+    return {mine: theirs, **{f"blocks.{i}.{mine}": f"transformer_blocks.{i}.{theirs}" for i in range(config.depth)}}
+
+
+def _names(config: LinearDiTConfig) -> Names:
+    names: dict[str, tuple[str, ...]] = {
+        "patch": ("patch_embed.proj",),
+        "time.up": ("time_embed.emb.timestep_embedder.linear_1",),
+        "time.down": ("time_embed.emb.timestep_embedder.linear_2",),
+        "modulation": ("time_embed.linear",),
+        "context_up": ("caption_projection.linear_1",),
+        "context_down": ("caption_projection.linear_2",),
+        "context_norm": ("caption_norm",),
+        "final": ("proj_out",),
+    }
+    for i in range(config.depth):
+        ours, theirs = f"blocks.{i}", f"transformer_blocks.{i}"
+        names |= {
+            f"{ours}.attention.qkv": tuple(f"{theirs}.attn1.to_{letter}" for letter in "qkv"),
+            f"{ours}.attention.out": (f"{theirs}.attn1.to_out.0",),
+            f"{ours}.cross.q": (f"{theirs}.attn2.to_q",),
+            f"{ours}.cross.kv": (f"{theirs}.attn2.to_k", f"{theirs}.attn2.to_v"),
+            f"{ours}.cross.out": (f"{theirs}.attn2.to_out.0",),
+            f"{ours}.mlp.up": (f"{theirs}.ff.conv_inverted",),
+            f"{ours}.mlp.depthwise": (f"{theirs}.ff.conv_depth",),
+            f"{ours}.mlp.down": (f"{theirs}.ff.conv_point",),
+        }
+    return names
