@@ -14,14 +14,23 @@ from ..core.runs.run import MANIFEST
 from ..stages.configs import Eval, Sample
 from ..stages.configs.sweep import Sweep
 
-_MODULES = ("stages.sample", "stages.eval.samples", "stages.tools.sweep", "core.pipeline.generator")
+_MODULES = (
+    "stages.sample",
+    "stages.eval.samples",
+    "stages.tools.sweep",
+    "core.pipeline.generator",
+    "core.pipeline.asking",
+)
 _EVALUATED = ("reference", "features", "weights", "limit")
 _SHARED = ("name", "runs_dir", "seed", "replace", "machine")
 
 
 def run(config: Sweep, console: Progress) -> Any:
     """Draw and evaluate samples in every way asked for, those that are there aside. Returns the outcome."""
-    sample, evaluate, sweep, generator = (importlib.import_module(f"..{name}", __package__) for name in _MODULES)
+    sample, evaluate, sweep, generator, asking = (
+        importlib.import_module(f"..{name}", __package__) for name in _MODULES
+    )
+    config = asking.with_prompts(config)
     shared: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
     how_evaluated: dict[str, Any] = {
         name: getattr(config, name) for name in ("reference", "features", "weights", "limit")

@@ -46,7 +46,9 @@ def run(config: Combination, progress: Progress) -> Outcome:
     unguided = "" in config.pair and config.away_from is None
     opened = open_model(without_guidance(config) if unguided else config)
     opened = replace(opened, sampling=_without_learned_variance(opened.sampling))
-    pair = [_condition(opened, text) for text in config.pair]
+    pair = [_condition(opened, text, config.asks) for text in config.pair]
+    for note in dict.fromkeys(note for request in pair for note in request.notes):
+        progress.warn(note)
     titles = [request.titles[0] for request in pair]
     along = isinstance(config, Interpolate)
     own_seeds = _seeds(config)
@@ -106,9 +108,15 @@ def run(config: Combination, progress: Progress) -> Outcome:
     return Outcome(folder, summary=summary, pictures=pictures)
 
 
-def _condition(opened: OpenedDenoiser, text: str) -> Request:
-    """Return the one condition that a text names; without a text, the null, or that of a model without any."""
-    return one_condition(opened.conditioning, "classes", text) if text else requested(opened.conditioning, {})
+def _condition(opened: OpenedDenoiser, text: str, asks: str | None) -> Request:
+    """Return the one condition that a text names; without a text, the null, or that of a model without any.
+
+    asks: the setting that gave it; None for one that takes conditions of any kind.
+    """
+    conditioning = opened.conditioning
+    if not text:
+        return requested(conditioning, {})
+    return one_condition(conditioning, asks or conditioning.asks, text, asks)
 
 
 def _seeds(config: Combination) -> np.ndarray:

@@ -13,9 +13,11 @@ import torch
 from ..core.autoencoders.codec import Autoencoder, TokenCodec
 from ..core.autoencoders.statistics import LatentStatistics
 from ..core.conditioning.captions import TEXT_FIELD, Fields, TextEncoder
+from ..core.conditioning.conditioning import Conditioning
 from ..core.conditioning.own_encoder import OwnEncoder
-from ..core.conditioning.registry import recorded
-from ..core.conditioning.text import TextConditioning
+from ..core.conditioning.registry import conditioning_of, recorded
+from ..core.conditioning.text import TEXT, TextConditioning
+from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
 from ..core.images.dataset import ImageSource
@@ -32,7 +34,7 @@ from ..core.progress import Outcome, Progress
 from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.pieces import Pieces
-from ..core.runs.roles import AUTOENCODER
+from ..core.runs.roles import AUTOENCODER, LATENTS
 from ..core.system.precision import Policy
 from ..core.system.signals import stop_flag
 from ..core.system.transfer import to_device
@@ -59,9 +61,11 @@ def run(config: Encode, progress: Progress) -> Outcome:
 
         # Nothing to do where the same settings and inputs have made this folder.
         work = claim(folder, config, inputs, progress)
-        next_commands = [command_line("train-dit", config)]
         if work.complete:
-            return Outcome(folder, already_complete=True, next_commands=next_commands)
+            made = open_own(LATENTS, config, folder, "latents")
+            return Outcome(
+                folder, already_complete=True, next_commands=[_training(config, conditioning_of(made.metadata))]
+            )
 
         # Encode both splits; shards that are there are not made again.
         network = load_autoencoder(source, policy).network
@@ -118,7 +122,14 @@ def run(config: Encode, progress: Progress) -> Outcome:
     }
     if num_train + num_val:
         summary["speed"] = f"{speed:,.0f} images a second"
-    return Outcome(folder, summary=summary, next_commands=next_commands)
+    return Outcome(folder, summary=summary, next_commands=[_training(config, conditioning_of(metadata))])
+
+
+def _training(config: Encode, conditioning: Conditioning) -> str:
+    """Return the command that trains on the latents: a DiT, if that takes their conditions."""
+    if conditioning.kind != TEXT:
+        return command_line("train-dit", config)
+    return f"{command_line('train-denoiser', config)} --preset {preset_for(conditioning)}"
 
 
 def _same_size(config: Encode, trained_at: int) -> None:

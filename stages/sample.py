@@ -78,6 +78,8 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
     """Draw images of what was asked for. loaded: networks to use again. Returns their folder."""
     asked = ask(config)
     config, opened, request, label = asked.config, asked.opened, asked.request, asked.label
+    for note in request.notes:
+        progress.warn(note)
     source, conditioning = opened.source, opened.conditioning
     for note in request.notes:
         progress.warn(note)
@@ -127,7 +129,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
                 {"file": name, **request.records[row], "seed": int(seed)}
                 for name, row, seed in zip(names, rows, seed_indices, strict=True)
             ],
-            **recorded(conditioning),
+            **recorded(conditioning, of_samples=True),
             "sampling": sampling,
             "image_size": source.metadata["image_size"],
         }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.autoencoders.codec import Autoencoder
-from ..core.conditioning.class_names import class_flag
+from ..core.conditioning.registry import asking
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.config import DenoiserConfig
 from ..core.denoisers.network import DenoiserNetwork
@@ -84,5 +84,5 @@ class _Denoiser(Kind):
         denoisers.save(network, folder, extra)
 
     def sample_flags(self, data: TrainingData) -> str | None:
-        asked = class_flag(data.conditioning.class_names)
+        asked = asking(data.conditioning)
         return f"{asked}--cfg {3 if data.conditioning.has_null else 1}" if self.config.diffusion.draws else None

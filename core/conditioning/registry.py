@@ -1,12 +1,14 @@
 """The kinds of conditioning, and how manifests record them."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import as_data_error
+from .class_names import class_flag
 from .conditioning import Conditioning, NoConditioning
 from .labels import LabelConditioning
-from .text import rebuilt_text
+from .text import TextConditioning, rebuilt_text
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], Conditioning]] = {
     "none": lambda described: NoConditioning(),
@@ -21,14 +23,25 @@ def rebuilt(described: Mapping[str, Any]) -> Conditioning:
         return KINDS[described["kind"]](described)
 
 
-def recorded(conditioning: Conditioning) -> dict[str, Any]:
+def recorded(conditioning: Conditioning, of_samples: bool = False) -> dict[str, Any]:
     """Return what a manifest records of a conditioning, as `conditioning_of` reads it: of labels their names alone.
 
-    Every folder written before there were other kinds records labels so.
+    Every folder written before there were other kinds records labels so. of_samples: images need no more than its kind,
+    and of text the encoder.
     """
     if isinstance(conditioning, LabelConditioning):
         return {"class_names": list(conditioning.class_names)}
-    return {"conditioning": conditioning.describe()}
+    described = conditioning.describe()
+    if of_samples:
+        described = {name: value for name, value in described.items() if name in ("kind", "encoder")}
+    return {"conditioning": described}
+
+
+def asking(conditioning: Conditioning) -> str:
+    """Return the flag that asks for the first condition, with a space behind it; nothing where there are none."""
+    if isinstance(conditioning, TextConditioning):
+        return f"--prompt {shlex.quote(conditioning.groups().titles[0])} "
+    return class_flag(conditioning.class_names)
 
 
 def conditioning_of(metadata: Mapping[str, Any], dropout: float | None = None) -> Conditioning:

@@ -104,12 +104,13 @@ class TextConditioning:
         Raises DataError where a frozen encoder is needed that is missing, or another.
         """
         refuse_unknown(asked, (PROMPT,), "texts")
-        given = asked.get(PROMPT) or ()
-        texts = (given,) if isinstance(given, str) else tuple(given)
-        return self._rows(texts) if texts else self.groups()
+        if PROMPT not in asked:
+            return self.groups()
+        given = asked[PROMPT]
+        return self._rows([given] if isinstance(given, str) else given)
 
     def recall(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {PROMPT: [record[PROMPT]]} if PROMPT in record else {}
+        return {PROMPT: record[PROMPT]} if PROMPT in record else {}
 
     def groups(self) -> Request:
         return self._rows(self.prompts or ("",))

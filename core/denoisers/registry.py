@@ -23,12 +23,26 @@ REMEDY = "give the folder of a whole denoiser"
 def require_fields(family: str, conditioning: Conditioning) -> None:
     """Raise ConfigError where the data's conditions have fields that a family's networks do not take."""
     network: Any = FAMILIES[family].load_network()
-    unknown = sorted(set(conditioning.fields) - set(network.fields))
-    if unknown:
+    if set(conditioning.fields) - set(network.fields):
+        taking = families_taking(conditioning)
         raise ConfigError(
-            f"the {family} family takes {' and '.join(network.fields) or 'no condition'}, not {', '.join(unknown)}",
-            "choose a preset of another family",
+            f"the {family} family takes {' and '.join(network.fields) or 'no condition'}, not {conditioning.kind}",
+            f"choose a preset of {' or '.join(taking)}, such as `model.preset={preset_for(conditioning)}`"
+            if taking
+            else "choose a preset of another family",
         )
+
+
+def families_taking(conditioning: Conditioning) -> list[str]:
+    """List the families whose networks take these conditions."""
+    networks: dict[str, Any] = {name: family.load_network() for name, family in FAMILIES.items()}
+    return [name for name, network in networks.items() if set(conditioning.fields) <= set(network.fields)]
+
+
+def preset_for(conditioning: Conditioning) -> str:
+    """Return the default preset of the first family that takes these conditions."""
+    preset: str = FAMILIES[families_taking(conditioning)[0]].config.default_preset
+    return preset
 
 
 def build(config: DenoiserConfig) -> DenoiserNetwork:

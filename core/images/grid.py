@@ -40,7 +40,8 @@ def grid(
     font = _font(width, [*(labels or ()), *(row_labels or ()), *(column_labels or ())])
     line = _text_size("Ág", font)[1] + 2
     below = [_broken(text, font, width, lines) for text in labels or ()]
-    beside = [_broken(text, font, 2 * width, lines) if lines > 1 else [drawable(text)] for text in row_labels or ()]
+    high = max(1, min(lines, height // line))
+    beside = [_broken(text, font, 2 * width, high) if high > 1 else [drawable(text)] for text in row_labels or ()]
     left = max((_text_size(text, font)[0] for texts in beside for text in texts), default=0) + 6 if beside else _GAP
     top = line + _GAP if column_labels else _GAP
     cell_width, cell_height = width + _GAP, height + _GAP + line * max(map(len, below), default=0)

@@ -4,23 +4,26 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
+from ..conditioning import scenes
 from ..errors import ConfigError, DataError
 from ..files import read_plain
 from ..images.captions import decoded, tidy
 from .settings import Asking
 
 Settings = TypeVar("Settings", bound=Asking)
+SCENES = "scenes"  # the prompts of the evaluation of the built-in scenes
 
 
 def with_prompts(config: Settings) -> Settings:
-    """Return the settings with the prompts of the file that they name among those that were given.
+    """Return the settings with the prompts of the file that they name, or the built-in ones, after those given.
 
     Raises ConfigError for a file that is not there, DataError for one that is not UTF-8 text, has none, or holds lines
     of JSON without a prompt.
     """
     if config.prompts is None:
         return config
-    return config.model_copy(update={"prompt": (*config.prompt, *_read(Path(config.prompts))), "prompts": None})
+    read = scenes.prompts() if config.prompts == SCENES else _read(Path(config.prompts))
+    return config.model_copy(update={"prompt": (*config.prompt, *read), "prompts": None})
 
 
 def _read(path: Path) -> tuple[str, ...]:

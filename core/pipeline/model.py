@@ -150,9 +150,12 @@ def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
     return denoiser(split or network, model.schedule, model.diffusion.prediction), split
 
 
-def one_condition(conditioning: Conditioning, setting: str, text: str) -> Request:
-    """Return the condition that a setting names. Raises ConfigError where that is unknown, or several."""
-    request = conditioning.request({conditioning.asks: text})
+def one_condition(conditioning: Conditioning, setting: str, text: str, asks: str | None = None) -> Request:
+    """Return the condition that a setting names. Raises ConfigError where that is unknown, or several.
+
+    asks: the setting that asks for such conditions, by default the conditioning's own.
+    """
+    request = conditioning.request({asks or conditioning.asks: text})
     if len(request.titles) != 1:
         raise ConfigError(f"`{setting}={text}` is {len(request.titles)} conditions", "name one class")
     return request

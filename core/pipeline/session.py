@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..conditioning.conditioning import Request
+from ..conditioning.conditioning import ALL, Conditioning, Request
 from ..diffusion import conditions
 from ..errors import ConfigError
 from ..files import read_plain
@@ -46,14 +46,15 @@ class Session:
         self._policy = machine_policy(self._settings({}).machine)
         self._size = int(open_generator(self._settings({})).source.metadata["image_size"])
 
-    def sample(self, classes: str = "all", seeds: Sequence[int] = (0,), **settings: Any) -> np.ndarray:
-        """Draw images, uint8 (N, H, W, 3): of each class all seeds, class by class.
+    def sample(self, classes: str | Sequence[str] = "all", seeds: Sequence[int] = (0,), **settings: Any) -> np.ndarray:
+        """Draw images, uint8 (N, H, W, 3): of each class or prompt all seeds, one after the other.
 
-        classes: as `--class` of `ldm sample`; leave it out for a model without classes. An image is that of
-        `ldm sample` with the same settings and seed.
+        classes: as `--class` of `ldm sample`; of a model of captions a prompt, or several. Leave it out for a model of
+        neither. An image is that of `ldm sample` with the same settings and seed.
         """
-        opened, generator = self._generator({"classes": classes, **settings})
-        request = opened.conditioning.request({"classes": classes})
+        wanted = settings.pop("prompt", classes)
+        opened, generator = self._generator(settings)
+        request = opened.conditioning.request(_asked(opened.conditioning, wanted))
         rows = np.repeat(np.arange(len(request.titles)), len(seeds))
         drawn = np.tile(np.asarray(seeds, dtype=np.int64), len(request.titles))
         return generator.draw(conditions.index(request.cond, rows), drawn)
@@ -72,16 +73,17 @@ class Session:
     ) -> np.ndarray:
         """Draw edits of an image, uint8 (N, H, W, 3), as `ldm edit` does: of each class all seeds.
 
-        classes: to edit towards; without, the unconditional model. strength: the noise time to start from, 0 to 1; a
-        generator of tokens has `keep_scales` instead, how many scales of them stay the image's.
-        mask: white is drawn anew, black is kept to the byte; feather: pixels over which the new fades in.
+        classes: class or prompt to edit towards; without, the unconditional model. strength: the noise time to start
+        from, 0 to 1; a generator of tokens has `keep_scales` instead, how many scales of them stay the image's. mask:
+        white is drawn anew, black is kept to the byte; feather: pixels over which the new fades in.
         """
         if not 0 <= strength <= 1:
             raise ConfigError(f"`strength={strength:g}` is outside 0 … 1", "give a noise time")
         if classes is None:
             settings = {"cfg": 1.0, **settings}
         opened, generator = self._generator(settings)
-        request: Request = requested(opened.conditioning, {} if classes is None else {"classes": classes})
+        asked = {} if classes is None else _asked(opened.conditioning, classes)
+        request: Request = requested(opened.conditioning, asked)
         rows = np.repeat(np.arange(len(request.titles)), len(seeds))
         squares = [self._square(image, mask)] * len(rows)
         change: Change | Kept = Change(strength, masked=mask is not None)
@@ -127,6 +129,11 @@ class Session:
         if mask is None:
             return Masked(to_training(picture, self._size), np.full((self._size, self._size), 255, dtype=np.uint8))
         return masked_by(picture, np.array(_picture(mask).convert("L")), self._size)
+
+
+def _asked(conditioning: Conditioning, wanted: str | Sequence[str]) -> dict[str, Any]:
+    """Return what is asked for, by the setting of the conditioning; `all` asks for none in particular."""
+    return {} if wanted == ALL else {conditioning.asks: wanted}
 
 
 def _picture(image: Picture) -> Image.Image:

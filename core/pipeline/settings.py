@@ -134,7 +134,10 @@ class Asking(Stage):
         (), "What images are to show, of a model of captions; several times for several.", "--prompt"
     )
     prompts: Place | None = option(
-        None, "Text file with a prompt a line, or jsonl with `prompt` in each.", "--prompts", identity=False
+        None,
+        "Text file with a prompt a line, or jsonl with `prompt` in each; `scenes`: those of the built-in evaluation.",
+        "--prompts",
+        identity=False,
     )
 
     @property

@@ -37,5 +37,5 @@ def write_preview(
     (folder / "samples").mkdir(exist_ok=True)
     titles = None if isinstance(columns, int) else [*columns]
     width = columns if isinstance(columns, int) else len(columns)
-    picture = grid(images, columns=width, row_labels=[*rows], column_labels=titles, scale=scale_for(images))
+    picture = grid(images, columns=width, row_labels=[*rows], column_labels=titles, scale=scale_for(images), lines=6)
     write_png(folder / "samples" / f"{images_seen:010d}.png", picture)

@@ -13,12 +13,17 @@ class Combination(Drawing, Repeatable):
     """Images of two conditions."""
 
     @property
+    def asks(self) -> str | None:
+        """The setting by which the conditions were asked for; None for one that takes those of any kind."""
+        return None
+
+    @property
     def pair(self) -> tuple[str, str]:
-        """The two classes, empty for none. Raises ConfigError where they were not given."""
+        """The two classes or prompts, empty for none. Raises ConfigError where they were not given."""
         raise NotImplementedError
 
-    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return the settings by which an image of these two classes is drawn again, besides those of drawing."""
+    def own_settings(self, named: Sequence[str]) -> dict[str, Any]:
+        """Return the settings by which an image of these two conditions is drawn again, besides those of drawing."""
         raise NotImplementedError
 
     @property
@@ -27,13 +32,32 @@ class Combination(Drawing, Repeatable):
         return "-".join(self.pair).strip("-") or "any"
 
 
-class Anagram(Combination, Seeded):
+class Named(Combination):
+    """Images of two conditions that are named by one setting, given twice."""
+
+    classes: Texts = ()
+    prompt: Texts = ()
+
+    @property
+    def asks(self) -> str:
+        return "prompt" if self.prompt else "classes"
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What was given. Raises ConfigError where that is classes and prompts."""
+        if self.classes and self.prompt:
+            raise ConfigError("`classes` and `prompt` are both given", "give one of the two")
+        return self.prompt or self.classes
+
+
+class Anagram(Named, Seeded):
     """Settings of `ldm anagram`."""
 
     command: ClassVar[str] = "anagram"
     kind: ClassVar[str] = "anagrams"
 
     classes: Texts = option((), "Give it twice: what is seen upright, and what through the view.", "--class")
+    prompt: Texts = option((), "The same of a model of captions.", "--prompt")
     view: ViewName = option("flip", "How the other is seen; flip is upside down, jigsaw 4 x 4 pieces.", "--view")
     space: Literal["auto", "latents", "pixels"] = option(
         "auto",
@@ -43,12 +67,12 @@ class Anagram(Combination, Seeded):
 
     @property
     def pair(self) -> tuple[str, str]:
-        if len(self.classes) != 2:
-            raise ConfigError("an anagram has two classes", "give `classes` twice")
-        return self.classes[0], self.classes[1]
+        if len(self.given) != 2:
+            raise ConfigError("an anagram has two classes or prompts", f"give `{self.asks}` twice")
+        return self.given[0], self.given[1]
 
-    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
-        return {"classes": [*classes], "view": self.view, "space": self.space}
+    def own_settings(self, named: Sequence[str]) -> dict[str, Any]:
+        return {self.asks: [*named], "view": self.view, "space": self.space}
 
     @property
     def title(self) -> str:
@@ -65,8 +89,8 @@ class Hybrid(Combination, Seeded):
     command: ClassVar[str] = "hybrid"
     kind: ClassVar[str] = "hybrids"
 
-    near: str = option("", "Class that is seen from near: its fine detail.", "--near")
-    far: str = option("", "Class that is seen from afar, or small: its coarse shapes.", "--far")
+    near: str = option("", "Class or prompt that is seen from near: its fine detail.", "--near")
+    far: str = option("", "Class or prompt that is seen from afar, or small: its coarse shapes.", "--far")
     sigma: float | None = option(
         None, "Blur that divides the two, pixels of the image; by default a 32nd of its side.", "--sigma", gt=0, le=256
     )
@@ -77,11 +101,11 @@ class Hybrid(Combination, Seeded):
             raise ConfigError("a hybrid has two classes", "give `near` and `far`")
         return self.near, self.far
 
-    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
-        return {"near": classes[0], "far": classes[1], "sigma": self.sigma}
+    def own_settings(self, named: Sequence[str]) -> dict[str, Any]:
+        return {"near": named[0], "far": named[1], "sigma": self.sigma}
 
 
-class Interpolate(Combination):
+class Interpolate(Named):
     """Settings of `ldm interpolate`."""
 
     command: ClassVar[str] = "interpolate"
@@ -90,18 +114,23 @@ class Interpolate(Combination):
     classes: Texts = option(
         (), "The class; given twice, those at the two ends; without one, the unconditional model.", "--class"
     )
+    prompt: Texts = option((), "The same of a model of captions.", "--prompt")
     to_seed: int | None = option(None, "Seed at the other end; by default the same.", "--to-seed", ge=0, lt=2**63)
     frames: Count = option(16, "Images from end to end.", "--frames", ge=2, le=10_000)
 
     @property
     def pair(self) -> tuple[str, str]:
-        if len(self.classes) > 2:
-            raise ConfigError(f"`classes` is given {len(self.classes)} times", "give it once, or one for each end")
-        if self.to_seed in (None, self.seed) and len(set(self.classes)) <= 1:
-            raise ConfigError("both ends are the same", "give `to_seed`, or another class for the other end")
-        ends = self.classes or ("",)
+        if len(self.given) > 2:
+            raise ConfigError(f"`{self.asks}` is given {len(self.given)} times", "give it once, or one for each end")
+        if self.to_seed in (None, self.seed) and len(set(self.given)) <= 1:
+            another = "class" if self.asks == "classes" else self.asks
+            raise ConfigError("both ends are the same", f"give `to_seed`, or another {another} for the other end")
+        ends = self.given or ("",)
         return ends[0], ends[-1]
 
-    def own_settings(self, classes: Sequence[str]) -> dict[str, Any]:
-        named = dict.fromkeys(name for name in classes if name)
-        return {"classes": [*named], "to_seed": self.to_seed, "frames": self.frames}
+    def own_settings(self, named: Sequence[str]) -> dict[str, Any]:
+        return {
+            self.asks: [*dict.fromkeys(name for name in named if name)],
+            "to_seed": self.to_seed,
+            "frames": self.frames,
+        }

@@ -30,7 +30,7 @@ class Renoising(Section):
     inversion: bool = option(
         False, "Start from the noise from which DDIM draws the image, and reconstruct it too.", "--inversion"
     )
-    from_class: str | None = option(None, "Class of the image itself, for the inversion; by default none.")
+    from_class: str | None = option(None, "Class or prompt of the image itself, for the inversion; by default none.")
     refine: int = option(1, "Corrections of each step of the inversion.", ge=0, le=100)
 
 

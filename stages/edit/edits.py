@@ -7,6 +7,7 @@ from typing import Any
 from ...core.distributed import processes
 from ...core.files import sha256_file
 from ...core.images.given import require_readable
+from ...core.pipeline.asking import with_prompts
 from ...core.pipeline.drawing import (
     PREVIEW,
     draw,
@@ -26,11 +27,13 @@ from .variants import images_to_draw, parameters_of_edits, variants_of
 def run(config: Edit, progress: Progress) -> Outcome:
     """Draw the edits of every image. Returns their folder."""
     # The images, the model and its conditions, checked before anything is loaded or written.
-    config, source = images_of(config)
+    config, source = images_of(with_prompts(config))
     guided = bool(config.asked) or config.away_from is not None
     opened = open_generator(config if guided else without_guidance(config))
     check_editor(config, opened)
     request = requested(opened.conditioning, config.asked)
+    for note in request.notes:
+        progress.warn(note)
     inputs = Inputs(config, source, mask_of(config), opened.source.metadata["image_size"])
     described: dict[str, dict[str, Any]] = {"images": {"path": config.images[0], "fingerprint": source.fingerprint()}}
     if config.mask is not None:

@@ -98,7 +98,7 @@ def write_strips(
             cells += [*shown, *in_row]
         heads = ["image", *(["mask"] if len(shown) > 1 else []), *columns]
         scale = scale_for(masked.image[None])
-        strip = grid(np.stack(cells), len(heads), row_labels=titles, column_labels=heads, scale=scale)
+        strip = grid(np.stack(cells), len(heads), row_labels=titles, column_labels=heads, scale=scale, lines=6)
         strips.append(f"strip-{image:06d}.png")
         write_png(folder / strips[-1], strip)
         first += cells[: len(heads)] if image < GRID_IMAGES else []

@@ -65,7 +65,7 @@ def variants_of(config: Edit, opened: Opened, request: Request, generator: Gener
     change = Change(1.0, config.masked, config.resample, config.jump)
     first = []
     if config.inversion:
-        own = requested(opened.conditioning, {"classes": config.from_class} if config.from_class else {})
+        own = requested(opened.conditioning, {opened.conditioning.asks: config.from_class} if config.from_class else {})
         own = replace(own, cond=conditions.index(own.cond, [0]), titles=own.titles[:1], records=own.records[:1])
         request = Request(
             conditions.cat(own.cond, request.cond) if own.cond else {},
@@ -121,7 +121,7 @@ def parameters_of_edits(
     names = ["outpaint", "box", "invert_mask", "resample", "jump", "feather", "paste", "inversion", "refine"]
     settings = {name: value for name, value in config.model_dump(mode="json", include={*names}).items() if value}
     if config.inversion:
-        settings |= {"from_class": opened.conditioning.recall(request.records[0]).get("classes")}
+        settings |= {"from_class": opened.conditioning.recall(request.records[0]).get(opened.conditioning.asks)}
     own = {} if config.mask is None else {"mask": _origin(config.mask.name, sha256_file(config.mask))}
     hashes = [found.hex() for found in source.content_hashes()]
 

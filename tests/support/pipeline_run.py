@@ -125,7 +125,7 @@ class Pipeline:
             layers[section] = {**values} if isinstance(values, dict) else values
         if command in ("train-vqvae", "train-autoencoder"):
             layers["data"]["source"] = str(self.images)
-        if command == "edit":
+        if command == "edit" and "images" not in changes:
             layers["images"] = some_of(self.images)
         for key, value in changes.items():
             section, _, inner = key.partition("__")

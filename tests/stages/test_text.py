@@ -1,0 +1,212 @@
+"""A model of captions goes through every stage: from text files beside images to images of prompts."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ldm
+from ldm.cli import sweep
+from ldm.core.conditioning import bpe
+from ldm.core.conditioning.registry import conditioning_of
+from ldm.core.conditioning.text import TextConditioning
+from ldm.core.errors import ConfigError, DataError
+from ldm.core.images.parameters import read_parameters
+from ldm.core.latents.shards import load_shard
+from ldm.core.pipeline.training_data import training_data
+from ldm.core.progress import Silent
+from ldm.core.runs.run import MANIFEST
+from ldm.core.system.precision import resolve
+from ldm.stages import sample
+from ldm.stages.configs import Sample
+from ldm.stages.configs.folders import Verify
+from ldm.stages.configs.report import Report
+from ldm.stages.configs.sweep import Sweep
+from ldm.stages.tools import report, verify
+from tests.support.pipeline_run import COLOURS, MACHINE, Heard, Pipeline, manifest, png_files, pngs
+
+SMALL = {"model__preset": "mmdit-xs", "model__text_width": 16, "model__text_layers": 1}
+PROMPTS = ("a red square on blue", "green on a red ground")
+
+
+def write_captioned(folder: Path, count: int = 48, size: int = 16) -> Path:
+    """Write squares of one colour on another, each with two captions beside it, the second one shorter."""
+    folder.mkdir(parents=True)
+    draws = np.random.default_rng(0)
+    for number in range(count):
+        names = draws.choice([*COLOURS], 2, replace=False)
+        pixels = np.full((size, size, 3), COLOURS[names[1]], dtype=np.uint8)
+        down, right = draws.integers(0, size // 2, 2)
+        pixels[down : down + size // 2, right : right + size // 2] = COLOURS[names[0]]
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+        text = f"A {names[0]} square on {names[1]}\n{names[0]} on a {names[1]} ground\n"
+        (folder / f"{number:03d}.txt").write_text(text if number % 3 else text.splitlines()[0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A run of captioned images, whose latents are pixels; not to be changed."""
+    root = tmp_path_factory.mktemp("text")
+    pipeline = Pipeline(root / "runs", write_captioned(root / "images"))
+    pipeline.run("train-autoencoder", model={"preset": "identity"})
+    pipeline.run("encode")
+    pipeline.run("train-denoiser", **SMALL)
+    return pipeline
+
+
+@pytest.fixture
+def copied(captioned: Pipeline, tmp_path: Path) -> Pipeline:
+    return captioned.copy(tmp_path)
+
+
+def text_of(pipeline: Pipeline, stage: str = "denoiser") -> TextConditioning:
+    found = conditioning_of(manifest(pipeline.folder / stage)["facts"])
+    assert isinstance(found, TextConditioning)
+    return found
+
+
+def test_shards_hold_the_ids_and_the_text_of_every_caption(captioned: Pipeline) -> None:
+    folder = captioned.folder / "latents"
+    _, samples = load_shard(folder / "shard-000000.tar", 0)
+    for each in samples:
+        texts = each.texts["txt"].splitlines()
+        beside = (captioned.images / each.name).with_suffix(".txt").read_text().splitlines()
+        assert texts == beside and each.arrays["caption_lengths.npy"].tolist() == [len(bpe.encode(t)) for t in texts]
+        assert each.arrays["caption_ids.npy"].tolist() == [number for text in texts for number in bpe.encode(text)]
+    made = manifest(folder)
+    assert made["facts"]["flips"] is False and "flip.npy" not in samples[0].arrays
+    assert made["facts"]["fields"]["caption_ids.npy"]["made_by"] == made["inputs"]["captions"]["fingerprint"]
+    assert verify.run(Verify(path=captioned.folder), Silent()).exit_code == 0
+
+
+def test_the_network_knows_the_ids_of_training_captions_alone(captioned: Pipeline) -> None:
+    text, trained = text_of(captioned), set[int]()
+    folder = captioned.folder / "latents"
+    for name in manifest(folder)["facts"]["shards"]["train"]:
+        for each in load_shard(folder / name, 16 * int(name[6:12]))[1]:
+            trained |= set(each.arrays["caption_ids.npy"].tolist())
+    assert text.vocabulary == tuple(sorted(trained)) and text.length == 8
+    config = json.loads((captioned.folder / "denoiser" / "final" / "config.json").read_text())["config"]
+    assert config["vocabulary"] == len(trained) + 1 and config["text_length"] == 8
+    ids = text.request({"prompt": "a red zebra"}).cond["ids"][0].tolist()
+    known = [text.vocabulary.index(each) for each in (bpe.START, *bpe.encode("a red")[1:3])]
+    assert ids[:4] == [*known, len(trained)], "an id that no training caption has is the last one"
+
+
+def test_which_caption_is_read_follows_from_seed_and_position(captioned: Pipeline) -> None:
+    config, policy = captioned.config("train-denoiser", **SMALL), resolve("cpu", "fp32")
+    train = training_data(None, config, policy, 0.1).read(policy, Silent()).train
+    rows = np.repeat(np.arange(4), 64)
+    positions = np.arange(len(rows))
+    one, again = train.cond(rows, positions, 3), train.cond(rows[100:], positions[100:], 3)
+    assert torch.equal(one["ids"][100:], again["ids"]) and torch.equal(one["mask"][100:], again["mask"])
+    assert not torch.equal(one["ids"], train.cond(rows, positions, 4)["ids"])
+    for row, each in enumerate(load_shard(captioned.folder / "latents" / "shard-000000.tar", 0)[1][:4]):
+        seen, counts = one["ids"][rows == row].unique(dim=0, return_counts=True)
+        assert len(seen) == len(each.texts["txt"].splitlines()) and counts.min() >= 16
+
+
+def test_latents_of_pixels_need_no_shards_for_captions(captioned: Pipeline, tmp_path: Path) -> None:
+    config, policy = captioned.config("train-denoiser", **SMALL), resolve("cpu", "fp32")
+    from_shards = training_data(None, config, policy, 0.1)
+    bare = Pipeline(tmp_path, captioned.images)
+    bare.run("train-autoencoder", model={"preset": "identity"})
+    from_images = training_data(None, bare.config("train-denoiser", **SMALL), policy, 0.1)
+    assert from_images.conditioning == from_shards.conditioning
+    train, same = (data.read(policy, Silent()).train for data in (from_images, from_shards))
+    rows, positions = np.array([3, 1, 7]), np.array([40, 41, 42])
+    for name, field in train.cond(rows, positions, 1).items():
+        assert torch.equal(field, same.cond(rows, positions, 1)[name])
+    assert torch.equal(train.batch(rows, positions, 1), train.batch(rows, positions, 1, flips=False)), "none mirrored"
+    bare.run("train-denoiser", **SMALL, train__images=16, preview__every=0)
+    assert "captions" in manifest(bare.folder / "denoiser")["inputs"]
+    (captioned.images / "000.txt").rename(tmp_path / "aside.txt")
+    try:
+        with pytest.raises(DataError, match=r"has no captions of 000\.png, while others have"):
+            bare.run("train-denoiser", **SMALL, train__images=32, preview__every=0)
+    finally:
+        (tmp_path / "aside.txt").rename(captioned.images / "000.txt")
+
+
+def test_prompts_are_drawn_recorded_and_named_under_the_pictures(copied: Pipeline, tmp_path: Path) -> None:
+    listed, heard = tmp_path / "prompts.txt", Heard()
+    listed.write_text(f"{PROMPTS[1]}\n\na zebra on red\n")
+    outcome = copied.run("sample", heard, prompt=PROMPTS[:1], prompts=str(listed), num=2, cfg=2.0)
+    drawn = manifest(outcome.directory)["facts"]
+    assert [image["prompt"] for image in drawn["images"]] == [t for t in (*PROMPTS, "a zebra on red") for _ in range(2)]
+    assert any("no training caption has 'zebra'" in warning for warning in heard.warnings)
+    carried = read_parameters(outcome.directory / "000002.png")
+    assert carried.condition == {"prompt": PROMPTS[1]} and carried.settings["prompt"] == PROMPTS[1]
+    place = {"name": copied.name, "runs_dir": copied.runs_dir, "machine": MACHINE}
+    again = sample.run(Sample.model_validate({**place, "like": outcome.directory / "000002.png"}), Silent()).directory
+    assert png_files(again) == {"000002.png": (outcome.directory / "000002.png").read_bytes()}
+    opened = ldm.open(copied.folder, **MACHINE)
+    assert np.array_equal(opened.sample(PROMPTS, seeds=[0], cfg=2.0, steps=3)[0], first_of(pngs(outcome.directory)))
+
+
+def first_of(drawn: dict[str, bytes]) -> np.ndarray:
+    return np.frombuffer(drawn["000000.png"], dtype=np.uint8).reshape(16, 16, 3)
+
+
+def test_a_negative_prompt_is_guided_away_from(copied: Pipeline) -> None:
+    def drawn(**how: Any) -> dict[str, bytes]:
+        return pngs(
+            copied.run("sample", prompt=PROMPTS[:1], num=2, cfg=300.0, **how).directory
+        )  # trained for an instant
+
+    plain, away = drawn(), drawn(away_from="a blue square")
+    assert plain != away and drawn(away_from="") == plain, "the null is the empty caption"
+
+
+def test_without_prompts_the_captions_of_held_out_images_are_drawn(copied: Pipeline) -> None:
+    prompts = text_of(copied).prompts
+    held_out = [each.texts["txt"].splitlines() for each in load_shard(copied.folder / "latents/val-000000.tar", 0)[1]]
+    assert prompts and all(any(prompt in texts for texts in held_out) for prompt in prompts)
+    drawn = manifest(copied.run("sample", num=1).directory)["facts"]["images"]
+    assert tuple(image["prompt"] for image in drawn) == prompts
+
+
+def test_every_command_that_draws_takes_prompts(copied: Pipeline, trained: Pipeline) -> None:
+    measured = {"features": "classifier", "weights": trained.folder / "classifier" / "final"}
+    copied.run("edit", images=[str(copied.images / "000.png")], prompt=PROMPTS, cfg=2.0)
+    copied.run("interpolate", prompt=PROMPTS, frames=3, cfg=2.0)
+    copied.run("anagram", prompt=PROMPTS, num=1, cfg=2.0)
+    copied.run("hybrid", near=PROMPTS[0], far=PROMPTS[1], num=1, cfg=2.0)
+    copied.run("sample", prompt=PROMPTS, num=12, label="some", progressive=True)
+    copied.run("eval", samples="some", **measured)
+    place = {"name": copied.name, "runs_dir": copied.runs_dir}
+    sweep.run(Sweep(**place, machine=MACHINE, cfg=(1.0, 2.0), steps=(2,), num=8, prompt=PROMPTS, **measured), Silent())
+    report.run(Report(**place), Silent())
+    assert PROMPTS[0] in (copied.folder / "report.html").read_text()
+
+
+def test_prompts_and_classes_are_told_apart(copied: Pipeline, trained: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`classes=red`: this model is conditioned on texts"):
+        copied.run("sample", classes="red")
+    labelled = trained.copy(tmp_path / "labelled")
+    with pytest.raises(ConfigError, match=r"`prompt=a cat`: this model is conditioned on classes") as refused:
+        labelled.run("sample", prompt=("a cat",))
+    assert "give `classes`" in str(refused.value.remedy)
+    with pytest.raises(ConfigError, match="the dit family takes labels, not text") as refused:
+        copied.run("train-dit", replace=True)
+    assert "mmdit" in str(refused.value.remedy)
+    with pytest.raises(ConfigError, match=r"`conditioning=text`: .* has labels"):
+        labelled.run("train-denoiser", conditioning="text", replace=True, **SMALL)
+
+
+def test_a_resumed_training_on_captions_ends_in_the_weights_of_an_uninterrupted_one(
+    captioned: Pipeline, copied: Pipeline
+) -> None:
+    folder = copied.folder / "denoiser"
+    (folder / MANIFEST).unlink()
+    shutil.rmtree(folder / "final")
+    shutil.rmtree(folder / "checkpoints" / "0000000064")
+    copied.run("train-denoiser", **SMALL)
+    resumed, whole = ((p.folder / "denoiser" / "final" / "model.safetensors").read_bytes() for p in (copied, captioned))
+    assert resumed == whole
