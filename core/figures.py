@@ -6,7 +6,7 @@ What is shown is data, `Line` and `Panel`; only this module draws it. Pictures o
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,27 +128,36 @@ def svg(panel: Panel) -> str:
     return _inlined(buffer.getvalue(), f"{panel.y_label} over {panel.x_label}")
 
 
-def matrix(shares: np.ndarray, names: Sequence[str], x_label: str, y_label: str) -> np.ndarray:
-    """Draw a matrix of shares in [0, 1], (K, K), under the names of its rows and columns, uint8 (H, W, 3)."""
+def matrices(shares: Mapping[str, np.ndarray], names: Sequence[str], x_label: str, y_label: str) -> np.ndarray:
+    """Draw matrices of shares in [0, 1], (K, K), side by side under their titles, uint8 (H, W, 3).
+
+    names: of the rows and columns of each.
+    """
     from matplotlib import style
     from matplotlib.figure import Figure
 
     side = min(12.0, 2.5 + 0.45 * len(names))
     with style.context("default"):
-        figure = Figure(figsize=(side, side), dpi=_DPI, layout="constrained")
-        axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set(xlabel=x_label, ylabel=y_label)
-        if len(names) <= 30:
-            shown = [drawable(name) for name in names]
-            axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", parse_math=False)  # "$5" is text.
-            axes.set_yticks(range(len(names)), shown, parse_math=False)
-        if len(names) <= 12:
-            for (row, column), share in np.ndenumerate(shares):
-                if share:
-                    ink = "white" if share > 0.5 else "black"
-                    axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=ink, fontsize=7)
+        figure = Figure(figsize=(side * len(shares), side), dpi=_DPI, layout="constrained")
+        side_by_side = figure.subplots(1, len(shares), squeeze=False).flat
+        for axes, (title, each) in zip(side_by_side, shares.items(), strict=True):
+            axes.set(title=title)
+            _fill_matrix(axes, each, names, x_label, y_label)
         return _pixels(figure)
+
+
+def _fill_matrix(axes: Any, shares: np.ndarray, names: Sequence[str], x_label: str, y_label: str) -> None:
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    if len(names) <= 30:
+        shown = [drawable(name) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", parse_math=False)  # "$5" is text.
+        axes.set_yticks(range(len(names)), shown, parse_math=False)
+    if len(names) <= 12:
+        for (row, column), share in np.ndenumerate(shares):
+            if share:
+                ink = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=ink, fontsize=7)
 
 
 def _fill(axes: Any, panel: Panel, colours: Sequence[str], legend: Legend | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..files import sha256_file
+from ..progress import Progress
 from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
 from ..settings.families import NetworkConfig
 from .extractor import Extractor, resize
@@ -24,6 +25,7 @@ KIND = "classifier"
 NETWORKS = (KIND,)  # the kinds that `load` reads
 GROUPS = 8  # of GroupNorm; they divide every width
 REMEDY = "give the folder of a whole classifier"
+WEAK = 0.8  # Of held-out real images, a classifier that reads fewer says little about samples.
 
 
 class ClassifierConfig(NetworkConfig):
@@ -174,5 +176,15 @@ def open_classifier(folder: Path, device: torch.device) -> Extractor:
         features = network.features(resize(images, size))
         return features, network.head(features)
 
-    described = f"bilinear antialias {size}"
-    return Extractor(KIND, network.dim, saved.weights_sha256, described, saved.class_names, device, run)
+    described, accuracy = f"bilinear antialias {size}", saved.extra.get("accuracy")
+    known = accuracy if isinstance(accuracy, float) else None
+    return Extractor(KIND, network.dim, saved.weights_sha256, described, saved.class_names, device, run, known)
+
+
+def warn_if_weak(accuracy: float, name: str, progress: Progress) -> None:
+    """Warn where a classifier reads too few held-out real images as their class to say much about samples."""
+    if accuracy < WEAK:
+        progress.warn(
+            f"the {name} reads {accuracy:.1%} of held-out real images as their class, fewer than {WEAK:.0%}: what it"
+            " says of samples is inexact; train it longer, or on more images"
+        )

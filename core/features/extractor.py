@@ -23,7 +23,8 @@ class Extractor:
 
     name: part of every number's name; dim: features per image; weights_sha256: of the weights file; resize: how images
     are brought to the network's size, in words; class_names: of the logits, where known; run: resized or not, images
-    (B, 3, H, W) in [-1, 1] on `device` → features (B, dim), logits (B, K).
+    (B, 3, H, W) in [-1, 1] on `device` → features (B, dim), logits (B, K). accuracy: the share of held-out real images
+    that its training measured it to read as their class, where that is known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Extractor:
     class_names: tuple[str, ...] | None
     device: torch.device
     run: Callable[[Tensor], tuple[Tensor, Tensor]]
+    accuracy: float | None = None
 
     def features(self, images: Tensor) -> Tensor:
         """Return features, float32 (B, dim), of images float32 (B, 3, H, W) in [-1, 1]."""

@@ -25,15 +25,25 @@ class Conditions(BaseModel):
     resize: Text = ""
     of: Text = ""
     n_samples: Count = 0
+    n_held_out: Count = 0
     n_reference: Count = 0
     n_latents: Count = 0
     times_per_latent: Count = 0
+
+
+class _OfClass(BaseModel):
+    """How many images of a class there are, and the share read as it."""
+
+    model_config = ConfigDict(strict=True)
+    images: Count
+    accuracy: Number
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(strict=True)
     numbers: dict[Text, Number]
     real_against_real: dict[Text, Number] = {}
+    classes: dict[Text, dict[Text, _OfClass]] = {}
     conditions: Conditions
 
 
@@ -64,12 +74,17 @@ def write_evaluation(
     outputs: list[str],
     pictures: list[str],
     next_commands: list[str],
+    classes: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Write the numbers beside their floor and conditions, and complete the stage."""
+    """Write the numbers beside their floor and conditions, and complete the stage.
+
+    classes: how the images of each class are read, `samples` and `held_out`.
+    """
     document = {
         "of": of,
         "numbers": report.numbers,
         "real_against_real": report.floor,
+        **({"classes": classes} if classes else {}),
         "conditions": {**report.conditions, **conditions},
     }
     files.write_json(work.path / NUMBERS, document)
@@ -84,6 +99,11 @@ def evaluation_outcome(work: StageRun, next_commands: list[str]) -> Outcome:
     return Outcome(work.path, already_complete=True, summary=shown, next_commands=next_commands)
 
 
+def beside(name: str) -> str:
+    """Say what of real images stands beside a number of samples."""
+    return "held-out real images" if name.startswith("class_accuracy") else "real against real"
+
+
 def _shown(document: dict[str, Any]) -> dict[str, str]:
     """Return what the command shows: every number beside its floor, and the numbers of images."""
     numbers, conditions = document["numbers"], document["conditions"]
@@ -95,8 +115,7 @@ def _shown(document: dict[str, Any]) -> dict[str, str]:
             for name, bound in bounds.items()
         }
     rows = {
-        name: value + (f"   (real against real {floor})" if floor else "")
-        for name, value, floor in number_rows(document)
+        name: value + (f"   ({beside(name)} {floor})" if floor else "") for name, value, floor in number_rows(document)
     }
     against = f" against {conditions['n_reference']:,}" if conditions["n_reference"] else ""
     rows["images"] = f"{conditions['n_samples']:,}{against}"

@@ -88,6 +88,19 @@ def reference_images(
     return source, {"path": path, "fingerprint": source.fingerprint()}
 
 
+def held_out_images(config: Comparison, made: StageRun, progress: Progress) -> ImageSource | None:
+    """Open the images of a run that no stage trained on; None, with a note, where they are not there any more."""
+    data = data_of(made)
+    if data.source is None:
+        return None
+    try:
+        held_out = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))[1]
+    except DataError as error:
+        progress.note(f"no numbers of held-out images: {error.message}")
+        return None
+    return limited(held_out, config) if held_out.labelled and len(held_out) else None
+
+
 def described_features(
     extractor: Extractor, reference: dict[str, Any], config: Comparison, data: Data
 ) -> dict[str, Any]:

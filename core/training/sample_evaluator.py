@@ -17,6 +17,7 @@ from torch import Tensor
 from ..diffusion import conditions
 from ..distributed import processes
 from ..errors import ConfigError, DataError
+from ..features.classifier import warn_if_weak
 from ..features.extractor import INCEPTION, Features, extract
 from ..features.reference import keep_features, kept_features
 from ..images.dataset import ImageSource
@@ -108,6 +109,9 @@ class SampleEvaluator:
         wanted = self.wanted
         floor = evaluate.compare_reals(self.real, wanted.num, self.extractor.name, self.settings)
         self.floor = {number: value for number, value in floor.items() if math.isfinite(value)}
+        if self.class_columns is not None and self.extractor.accuracy is not None:
+            self.floor[f"class_accuracy[{self.extractor.name}]"] = self.extractor.accuracy
+            warn_if_weak(self.extractor.accuracy, self.extractor.name, self.progress)
         conditions = {
             **evaluate.conditions_of(self.extractor, len(self.real), wanted.num, self.settings),
             "sampling": {**self.sampling, "seed": wanted.seed},

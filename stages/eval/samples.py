@@ -10,7 +10,6 @@ import torch
 from ...core.conditioning.registry import conditioning_of
 from ...core.errors import ConfigError, DataError
 from ...core.features.extractor import Extractor, Features, extract
-from ...core.figures import matrix
 from ...core.files import sha256_file, sha256_json
 from ...core.images.dataset import ImageSource
 from ...core.images.decode import write_png
@@ -39,9 +38,10 @@ from ...core.runs.outputs import claim, command_line, machine_policy, output_fol
 from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES, any_generator, generators
 from ...core.runs.run import MANIFEST, StageRun, open_run
 from ..configs import Eval
+from .classes import by_class, draw_confusion, read, read_held_out
 from .scenes import conditions_of_samples, evaluate_scenes, scenes_alone, with_scenes
 
-CONFUSION, NEAREST = "confusion.png", "nearest.png"
+NEAREST = "nearest.png"
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
 
 
@@ -80,22 +80,30 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         fakes = image_loader(limited(samples, config), data, "sample", progress)
         fake = extract(extractor, image_batches(fakes, config, progress, "samples"))
         outputs, pictures = [], []
+        columns = known_classes(samples.class_names, extractor, progress) if samples.labelled else None
         if statistics is not None:
             numbers = compare_statistics(known, statistics_of(fake.features), extractor.name)
             conditions = {"n_reference": known.n, "n_samples": len(fake), "resize": extractor.resize}
             report = Report(numbers, {}, conditions | {"weights_sha256": extractor.weights_sha256})
         else:
             reals, real = _reference_features(real_images, reference, extractor, data, config, progress, seen)
-            columns = known_classes(samples.class_names, extractor, progress) if samples.labelled else None
             labels = torch.from_numpy(fakes.labels)
             report = evaluate(real, fake, extractor, labels, columns, Settings(seed=config.seed))
             save_statistics(statistics_of(real.features), extractor, folder)
             outputs = [TENSORS, DESCRIPTION]
             pictures += _nearest(folder, fakes, fake, reals, real)
-        pictures += _confusion(folder, fake, fakes.source, extractor)
+        conditions, classes = {**conditions_of_samples(made, where), "reference": reference["path"]}, {}
+        if columns is not None:
+            own = read(fake, fakes.labels, columns, extractor)
+            held_out = read_held_out(config, reader, data, extractor, set(own.own.tolist()), progress)
+            if held_out is not None:
+                report = replace(report, floor={**report.floor, **held_out.accuracy})
+                conditions["n_held_out"] = len(held_out)
+            classes = by_class(samples.class_names, columns, own, held_out)
+            if extractor.class_names == samples.class_names:
+                pictures += draw_confusion(folder, samples.class_names, own, held_out)
         report = with_scenes(report, fakes)
-        conditions = {**conditions_of_samples(made, where), "reference": reference["path"]}
-        return write_evaluation(work, "samples", report, conditions, outputs, pictures, next_commands)
+        return write_evaluation(work, "samples", report, conditions, outputs, pictures, next_commands, classes)
 
 
 def _reference_features(
@@ -191,14 +199,3 @@ def _nearest(folder: Path, fakes: ImageLoader, fake: Features, reals: ImageLoade
     )
     write_png(folder / NEAREST, picture)
     return [NEAREST]
-
-
-def _confusion(folder: Path, fake: Features, samples: ImageSource, extractor: Extractor) -> list[str]:
-    """Draw the confusion matrix of samples, where the extractor knows the same classes."""
-    if not samples.labelled or extractor.class_names != samples.class_names:
-        return []
-    counts = np.zeros((len(samples.class_names),) * 2)
-    np.add.at(counts, (samples.labels, fake.logits.argmax(1).cpu().numpy()), 1)
-    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-    write_png(folder / CONFUSION, matrix(shares, samples.class_names, "read as", "class asked for"))
-    return [CONFUSION]

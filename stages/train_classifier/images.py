@@ -43,6 +43,7 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         metadata["accuracy"] = task.validate()["val_accuracy"]
         metadata["class_names"] = list(images.class_names)
         classifier.save(task.network, folder / "final", images.class_names, {"accuracy": metadata["accuracy"]})
+        classifier.warn_if_weak(metadata["accuracy"], classifier.KIND, progress)
         work.commit(["final/model.safetensors", "final/config.json"], metadata)
     summary = {"validation accuracy": f"{metadata['accuracy']:.2%} of {len(images.val):,} images"}
     return Outcome(folder, summary=summary, pictures=[folder / "loss.png"], next_commands=next_commands)

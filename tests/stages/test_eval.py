@@ -35,6 +35,69 @@ def test_eval_writes_numbers_with_their_conditions(trained: Pipeline) -> None:
     assert conditions["weights_sha256"]
 
 
+def test_held_out_real_images_are_read_beside_the_samples_over_all_and_by_class(trained: Pipeline) -> None:
+    """The split of the run's own images: a quarter of 3 x 40 held out, about; each of them is read exactly once."""
+    trained.run("sample", num=8, label="read")
+    folder = trained.run("eval", samples="read").directory
+    document = metrics(folder)
+    by_class, name = document["classes"], "class_accuracy[classifier]"
+    held_out = [row["held_out"] for row in by_class.values()]
+    count = sum(row["images"] for row in held_out)
+    (seen,) = trained.run("train-classifier").directory.glob("final/config.json")
+    assert list(by_class) == ["blue", "green", "red"]
+    assert document["conditions"]["n_held_out"] == count == 120 - document["conditions"]["n_reference"]
+    right = sum(row["accuracy"] * row["images"] for row in held_out)
+    assert document["real_against_real"][name] == pytest.approx(right / count)
+    assert document["real_against_real"][name] == json.loads(seen.read_text())["extra"]["accuracy"]
+    samples = [row["samples"] for row in by_class.values()]
+    assert document["numbers"][name] == pytest.approx(sum(row["accuracy"] * 8 for row in samples) / 24)
+    height, width, _ = np.array(Image.open(folder / "confusion.png")).shape
+    assert width > 1.8 * height, "two matrices stand side by side"
+
+
+def test_of_samples_of_one_class_the_held_out_images_of_that_class_are_read(trained: Pipeline) -> None:
+    trained.run("sample", num=12, classes="red", label="reds")
+    document = metrics(trained.run("eval", samples="reds").directory)
+    assert list(document["classes"]) == ["red"]
+    assert document["conditions"]["n_held_out"] == document["classes"]["red"]["held_out"]["images"] < 20
+
+
+def test_a_classifier_that_reads_few_held_out_images_is_warned_of_where_it_is_trained_and_used(
+    copied: Pipeline,
+) -> None:
+    warned = "of held-out real images as their class, fewer than 80%"
+    shutil.rmtree(copied.folder / "classifier")
+    taught, used, measured = Heard(), Heard(), Heard()
+    copied.run("train-classifier", taught, train__images=8, train__lr=1e-9)
+    copied.run("sample", num=8, label="weak")
+    copied.run("eval", used, samples="weak")
+    copied.run("train-dit", measured, replace=True, train__images=16, metrics__every=16, metrics__num=12)
+    for heard in (taught, used, measured):
+        assert sum(warned in warning for warning in heard.warnings) == 1, heard.warnings
+
+
+def test_a_good_classifier_is_not_warned_of(trained: Pipeline) -> None:
+    trained.run("sample", num=8, label="good")
+    heard = Heard()
+    trained.run("eval", heard, samples="good")
+    assert not heard.warnings
+
+
+def test_without_the_runs_images_numbers_of_held_out_ones_are_left_out_and_that_is_said(
+    copied: Pipeline, tmp_path: Path
+) -> None:
+    elsewhere = shutil.copytree(copied.images, tmp_path / "moved")
+    copied.run("sample", num=8, label="alone")
+    heard = Heard()
+    shutil.move(copied.images, tmp_path / "away")
+    try:
+        document = metrics(copied.run("eval", heard, samples="alone", reference=str(elsewhere)).directory)
+    finally:
+        shutil.move(tmp_path / "away", copied.images)
+    assert "n_held_out" not in document["conditions"] and "class_accuracy[classifier]" in document["numbers"]
+    assert any("no numbers of held-out images" in note for note in heard.notes)
+
+
 def test_eval_of_the_reference_itself_has_no_distance_and_full_accuracy(trained: Pipeline) -> None:
     folder = trained.run("eval", samples=str(trained.images), reference=str(trained.images)).directory
     numbers = json.loads((folder / "metrics.json").read_text())["numbers"]
