@@ -50,11 +50,17 @@ def read(features: Features, labels: np.ndarray, columns: Sequence[int], extract
 
 
 def read_held_out(
-    config: Eval, reader: StageRun, data: Data, extractor: Extractor, classes: Collection[int], progress: Progress
+    config: Eval,
+    reader: StageRun,
+    data: Data,
+    extractor: Extractor,
+    classes: Collection[int],
+    progress: Progress,
+    seen: dict[str, Features] | None,
 ) -> Read | None:
     """Read the run's held-out images of some of the extractor's classes; None where there are none.
 
-    Warns where too few of them are read as their class.
+    Warns where too few of them are read as their class. seen: features that one process has already, by what they are.
     """
     images = held_out_images(config, reader, progress)
     if images is None or extractor.class_names is None:
@@ -67,12 +73,10 @@ def read_held_out(
     if not len(rows):
         return None
     loader = image_loader(images.subset(rows), data, "held-out", progress, keep=data.on_error == "skip")
-    found = read(
-        extract(extractor, image_batches(loader, config, progress, "held-out images")),
-        loader.labels,
-        columns,
-        extractor,
-    )
+    known, key = (seen if seen is not None else {}), f"held out, {extractor.name}: {sorted(classes)}"
+    if key not in known:
+        known[key] = extract(extractor, image_batches(loader, config, progress, "held-out images"))
+    found = read(known[key], loader.labels, columns, extractor)
     warn_if_weak(found.accuracy[f"class_accuracy[{extractor.name}]"], extractor.name, progress)
     return found
 

@@ -95,7 +95,7 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         conditions, classes = {**conditions_of_samples(made, where), "reference": reference["path"]}, {}
         if columns is not None:
             own = read(fake, fakes.labels, columns, extractor)
-            held_out = read_held_out(config, reader, data, extractor, set(own.own.tolist()), progress)
+            held_out = read_held_out(config, reader, data, extractor, set(own.own.tolist()), progress, seen)
             if held_out is not None:
                 report = replace(report, floor={**report.floor, **held_out.accuracy})
                 conditions["n_held_out"] = len(held_out)

@@ -14,6 +14,7 @@ from ...core.runs.outputs import command_line
 from ...core.runs.run import IDENTITY, StageRun
 from ..configs.report import Report
 from ..table import KINDS
+from .reporting.advice import advice
 from .reporting.cards import cards
 from .reporting.charts import POSTERIOR, against_settings, measurements, training_curves
 from .reporting.gaps import gaps
@@ -48,6 +49,7 @@ def run(config: Report, progress: Progress) -> Outcome:
         cards=[*cards(found)],
         chapters=[chapter for chapter in chapters if chapter.pictures or chapter.tables],
         colophon=_colophon(found.stages),
+        advice=[*advice(config, found)],
         gaps=[*gaps(config, found)],
     )
     path = config.out or root / "report.html"
@@ -98,7 +100,8 @@ def _chapters(run: Summary) -> Iterator[Chapter]:
     yield Chapter(
         "Numbers",
         "Over each table stands what its numbers depend on; beside them are those of real images in the place of the"
-        " samples. Of few images all are inexact, and distances are too large. Only Inception's features give a FID.",
+        " samples. Of few images all are inexact, and distances are too large. Class accuracy"
+        " stands beside that of real images that nothing was trained on. Only Inception's features give a FID.",
         tables=[*number_tables(run.evaluations)],
     )
     yield Chapter(
@@ -113,7 +116,7 @@ def _chapters(run: Summary) -> Iterator[Chapter]:
     )
     yield Chapter(
         "Asked for and read",
-        "Which class samples of each class are read as.",
+        "Which class samples of each class are read as, and beside them the real images that nothing was trained on.",
         pictures=[*_least(run, "class_accuracy", "confusion.png", "read worst")],
     )
     yield Chapter(

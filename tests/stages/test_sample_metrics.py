@@ -70,7 +70,11 @@ def test_the_numbers_are_those_of_sampling_and_judging(watched: Pipeline, tmp_pa
     conditions = last["conditions"]
     assert conditions["sampling"] == document["conditions"]["sampling"]
     differing = {name for name, value in document["conditions"].items() if conditions.get(name) != value}
-    assert differing == {"manifold_images", "n_held_out"} and conditions["manifold_images"] > 90 and len(pngs(samples)) == 24
+    assert (
+        differing == {"manifold_images", "n_held_out"}
+        and conditions["manifold_images"] > 90
+        and len(pngs(samples)) == 24
+    )
 
 
 def test_measuring_changes_no_weight_by_one_bit_and_draws_from_no_generator(trained: Pipeline, tmp_path: Path) -> None:

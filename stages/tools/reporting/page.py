@@ -90,10 +90,10 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that the report would show, and the command that adds it."""
+    """Something that the report would show, or that its numbers advise, and the command that adds or does it."""
 
     what: str
-    command: str
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class Page:
     cards: Sequence[Card]
     chapters: Sequence[Chapter]
     colophon: Sequence[str]
+    advice: Sequence[Gap] = ()
     gaps: Sequence[Gap] = ()
 
 

@@ -63,6 +63,7 @@ def test_the_page_has_a_card_for_every_stage_and_a_chapter_for_all_there_is(swep
         "Training the denoiser",
         "Training the autoencoder",
         "Training the classifiers",
+        "What the numbers advise",
         "What could be added",
     ]
 

@@ -64,7 +64,7 @@ def test_the_table_has_distance_class_accuracy_and_recall_under_their_names_abov
     names = ("frechet_distance", "class_accuracy", "recall", "precision")
     assert shown.split() == [f"{float(row[name]):.4g}" for name in names]
     assert shown[: heads.index("recall") + len("recall")].endswith(" " + shown.split()[2])
-    assert outcome.facts["rows"][1]["cfg"] == 3 and len(outcome.summary["real images"].split()) == 3
+    assert outcome.facts["rows"][1]["cfg"] == 3 and len(outcome.summary["real images"].split()) == 4
 
 
 def test_samplers_and_students_stand_in_one_table_with_what_an_image_costs(own: Pipeline, tmp_path: Path) -> None:
