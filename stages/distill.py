@@ -86,6 +86,7 @@ class _Student(Kind):
     config: Distill
     noun = "student"
     role = DENOISER
+    families = denoisers.FAMILIES
 
     def __init__(self, config: Distill, teacher: StageRun, student: Student) -> None:
         super().__init__(config)

@@ -157,10 +157,12 @@ def _label(config: Sample, opened: Opened) -> str:
     asked = config.asked.get(asks, "captions")
     texts = [asked] if isinstance(asked, str) else asked
     readable = "-".join("".join(c if c.isalnum() or c in "-," else "_" for c in text) for text in texts)
-    best = "_best" if config.checkpoint == "best" else ""
+    state = "" if config.checkpoint == "final" else f"_{config.checkpoint}"
+    if config.checkpoint == "latest":  # Of which there will be others.
+        state += f"-{opened.source.metadata['images_seen']}"
     what = "class" if asks == "classes" else asks
     seeds = f"seed-{config.seed}" if config.seeds is None else f"seeds-{config.seeds[:40]}"
-    return f"{what}-{readable[:40]}{best}_{opened.label}_{seeds}_{settings_digest(config)}"
+    return f"{what}-{readable[:40]}{state}_{opened.label}_{seeds}_{settings_digest(config)}"
 
 
 def _write_grid(folder: Path, names: list[str], rows: np.ndarray, request: Request) -> str:

@@ -36,6 +36,7 @@ class _Denoiser(Kind):
     config: TrainDenoiser
     noun = "denoiser"
     role = DENOISER
+    families = denoisers.FAMILIES
 
     def start(self, inputs: dict[str, Any], folder: Path) -> Start | None:
         """Open it; a consistency model is tuned from a network of the same process and prediction."""

@@ -33,6 +33,7 @@ class _NextScale(Kind):
     config: TrainVAR
     noun = "transformer"
     role = NEXT_SCALE
+    families = registry.FAMILIES
 
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> NextScaleConfig:
         return network_config(self.config, data, autoencoder)

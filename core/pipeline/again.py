@@ -13,9 +13,11 @@ from ..runs.schemas import first_wrong
 from ..settings.fields import defaults, is_incidental, is_option, places
 from .best import BEST
 from .generator import Opened
+from .latest import LATEST
 from .settings import Drawing
 
 Settings = TypeVar("Settings", bound=Drawing)
+STATES = (BEST, LATEST)  # folders of a generator's own, each a state of its training
 _NESTED = 3  # folders between that of the runs and a stage's: a name may have parts
 
 
@@ -82,8 +84,8 @@ def _models(drawn: Parameters, config: Drawing, image: Path, given: Mapping[str,
                 f"{image} was drawn with the {name} {drawn.model[name][:12]}, which no run in {config.runs_dir} holds",
                 f"give its folder: `{setting}=FOLDER`; or another, for another image",
             )
-        if place.name == BEST and setting == "denoiser":
-            settings["checkpoint"], place = "best", place.parent
+        if place.name in STATES and setting == "denoiser":
+            settings["checkpoint"], place = place.name, place.parent
         settings[setting] = place
     if settings.get("denoiser", config.root) == _only(config):
         del settings["denoiser"]
@@ -103,8 +105,9 @@ def _find(fingerprint: str, role: Role, config: Drawing) -> Path | None:
 
 def _places(role: Role, config: Drawing) -> Iterator[Path]:
     for kind in role.makers:
-        patterns = [f"{'*/' * depth}{kind}{best}" for best in ("", f"/{BEST}") for depth in range(1, _NESTED)]
-        yield from (config.root / kind, config.root / kind / BEST)
+        inside = ("", *(f"/{state}" for state in STATES))
+        patterns = [f"{'*/' * depth}{kind}{state}" for state in inside for depth in range(1, _NESTED)]
+        yield from (config.root / f"{kind}{state}" for state in inside)
         for pattern in patterns:
             yield from sorted(config.runs_dir.glob(pattern))
 

@@ -29,7 +29,7 @@ from ..system.precision import Policy
 from ..system.signals import stop_flag
 from .generation import Edit, Sampling, as_trained, check, check_clip, chunk_size, evaluations, generate, sampling_of
 from .generator import Generator, Look, OnStep, refuse_settings
-from .loading import diffusion_of, load_model, open_denoiser, open_guides, student_of, with_guides
+from .loading import diffusion_of, load_model, open_denoiser, open_guides, state_of, student_of, with_guides
 from .model import Model, forward_process, one_condition
 from .settings import Drawing, Seeded, TokenDrawing
 from .students import inside, sampling_of_student
@@ -118,15 +118,13 @@ class OpenedDenoiser:
 
     def recorded(self, seed: int) -> dict[str, Any]:
         """Return what a manifest records of how images were drawn."""
-        best = "best" in self.source.metadata
-        state = {"checkpoint": f"best, after {self.source.metadata['images_seen']:,} images"} if best else {}
-        return {**self.settings, "seed": seed, **state}
+        return {**self.settings, "seed": seed, **state_of(self.source)}
 
 
 def open_model(config: Drawing) -> OpenedDenoiser:
     """Open the denoiser that the settings draw from. Raises ConfigError where it does not support them."""
     refuse_settings(config, TokenDrawing, (), "a denoiser")
-    source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best")
+    source = open_denoiser(config.denoiser, config, config.checkpoint)
     diffusion, conditioning = diffusion_of(source), conditioning_of(source.metadata)
     channels, student = source.metadata["latent_shape"][0], student_of(source)
     if student is not None:

@@ -24,24 +24,32 @@ from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER, Role
 from ..runs.run import StageRun
 from ..settings.fields import Run, shared_fields
 from ..system.precision import Policy, for_inference
-from .best import open_best
+from .best import BEST, open_best
+from .latest import LATEST, open_latest
 from .model import Model, forward_process
 from .settings import Diffusion, Drawing, Student
 
 
 def open_denoiser(
-    folder: Path | None, config: Run, best: bool = False, setting: str = "denoiser", role: Role = DENOISER
+    folder: Path | None, config: Run, state: str = "final", setting: str = "denoiser", role: Role = DENOISER
 ) -> StageRun:
-    """Open a denoiser stage, named by a setting or the run's own, or the best state that its training kept.
+    """Open a denoiser stage, named by a setting or the run's own.
 
-    role: of another generator that is to be opened likewise.
+    state: `final`, or `best`, which its training kept, or `latest`, its newest checkpoint. role: of another generator
+    that is to be opened likewise.
 
     Raises DataError with the command that would make it, and ConfigError for a setting that does not name one.
     """
-    if not best:
+    if state == "final":
         return open_own(role, config, folder, setting)
     folder = chosen(role, config, folder, setting)
-    return open_best(folder, made_by(role, config, folder))
+    return {"best": open_best, "latest": open_latest}[state](folder, made_by(role, config, folder))
+
+
+def state_of(source: StageRun) -> dict[str, str]:
+    """Return which state of a training a generator is, for the record of what it draws; nothing for its end."""
+    state = next((name for name in (BEST, LATEST) if name in source.metadata), None)
+    return {} if state is None else {"checkpoint": f"{state}, after {source.metadata['images_seen']:,} images"}
 
 
 def load_model(source: StageRun, config: Run, policy: Policy) -> Model:

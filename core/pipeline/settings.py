@@ -185,8 +185,11 @@ class Drawing(TokenDrawing, Stage):
         "--denoiser",
         identity="contents",
     )
-    checkpoint: Literal["final", "best"] = option(
-        "final", "Weights at the end of the training, or the best measured by metrics.every.", "--checkpoint"
+    checkpoint: Literal["final", "best", "latest"] = option(
+        "final",
+        "Weights at the end of the training, the best measured by metrics.every, or those of the newest checkpoint,"
+        " also while it trains.",
+        "--checkpoint",
     )
     label: Label | None = option(
         None, "Name of the output, in a folder of its kind; by default made from the settings.", "--label", False

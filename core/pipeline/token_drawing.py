@@ -28,7 +28,7 @@ from ..system.precision import Policy, for_inference
 from ..system.transfer import to_device
 from .generation import chunk_size
 from .generator import Generator, OnStep, refuse_settings
-from .loading import load_autoencoder, open_denoiser
+from .loading import load_autoencoder, open_denoiser, state_of
 from .model import decoded
 from .settings import Drawing, TokenDrawing
 
@@ -146,16 +146,14 @@ class OpenedNextScale:
 
     def recorded(self, seed: int) -> dict[str, Any]:
         """Return what a manifest records of how images are drawn; there are as many steps as scales."""
-        best = "best" in self.source.metadata
-        state = {"checkpoint": f"best, after {self.source.metadata['images_seen']:,} images"} if best else {}
         steps = len(self.source.metadata["scales"])
-        return {"sampler": "next-scale", "steps": steps, **self.settings, "seed": seed, **state}
+        return {"sampler": "next-scale", "steps": steps, **self.settings, "seed": seed, **state_of(self.source)}
 
 
 def open_next_scale(config: Drawing) -> OpenedNextScale:
     """Open the next-scale transformer that the settings draw from. Raises ConfigError for settings of denoisers."""
     refuse_settings(config, Drawing, _TAKES, "a next-scale transformer")
-    source = open_denoiser(config.denoiser, config, best=config.checkpoint == "best", role=NEXT_SCALE)
+    source = open_denoiser(config.denoiser, config, config.checkpoint, role=NEXT_SCALE)
     conditioning = conditioning_of(source.metadata)
     scale = config.cfg if config.cfg_paper is None else 1 + config.cfg_paper
     of_tokens = {name: getattr(config, name) for name in TokenDrawing.model_fields}

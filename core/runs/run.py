@@ -30,6 +30,7 @@ __all__ = ["IDENTITY", "MANIFEST", "RECIPE", "Identity", "StageRun", "check_prod
 
 SCHEMA = 1
 OWN_DIGEST = "manifest_sha256"
+_STATES = {"latest": "checkpoints/*/ema.safetensors", "best": f"best/{MANIFEST}"}  # of generators in training
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,9 @@ def open_run(path: Path, role: Role, made_by: str, mend: str = "") -> StageRun:
     if not (path / MANIFEST).is_file():
         seen = [line["images"] for line in metrics_log.read(path / metrics_log.METRICS)[-1:]]
         far = f", after {seen[0]:,} images" if seen else ""
-        if (path / "best" / MANIFEST).is_file():
-            far += ", and its best state so far can be drawn with `checkpoint=best`"
+        states = [f"`checkpoint={name}`" for name, mark in _STATES.items() if role.draws and any(path.glob(mark))]
+        if states:
+            far += f", and can be drawn from as it is now with {' or '.join(states)}"
         writer = owner(path)
         remedy = f"wait for {writer}, which writes it" if writer else f"finish it: {made_by}"
         raise DataError(f"{path} is unfinished{far}: it has no {MANIFEST}", remedy)

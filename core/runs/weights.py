@@ -43,9 +43,13 @@ def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[st
             write_atomically(folder / WEIGHTS, tensors.write)
     if is_main:
         digest = sha256_file(folder / WEIGHTS)
-        described = {"format": FORMAT, "kind": kind, "config": dict(config), "weights_sha256": digest}
-        write_json(folder / CONFIG, described | beside)
+        write_json(folder / CONFIG, description(kind, config, weights_sha256=digest, **beside))
     return [CONFIG, WEIGHTS]
+
+
+def description(kind: str, config: Mapping[str, Any], **beside: Any) -> dict[str, Any]:
+    """Return what `config.json` says of a network, JSON; arguments as of `save_network`."""
+    return {"format": FORMAT, "kind": kind, "config": dict(config)} | beside
 
 
 def read_description(folder: Path, kinds: Collection[str], remedy: str) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from ..distributed import processes
 from ..latents.dataset import LatentSets
 from ..pipeline.best import BestState, described, open_best
 from ..pipeline.generator import Generator
+from ..pipeline.latest import write_outline
 from ..pipeline.loading import load_autoencoder
 from ..pipeline.training_data import TrainingData, training_data
 from ..progress import Outcome, Progress
 from ..runs.claim import is_whole
 from ..runs.outputs import claim, command_line, occupied, output_folder
 from ..runs.roles import Role
+from ..runs.weights import description as describe_network
+from ..settings.families import Family, kind_of
 from ..system.compile import eager_mode
 from ..system.precision import Policy
 from . import loop
@@ -42,10 +45,14 @@ class GeneratorTask(Task, Protocol):
 
 
 class Kind(ABC):
-    """A kind of generator: what the training of each has of its own. noun: the generator, in words. role: its role."""
+    """A kind of generator: what the training of each has of its own.
+
+    noun: the generator, in words. role: its role. families: those of its networks.
+    """
 
     noun: ClassVar[str]
     role: ClassVar[Role]
+    families: ClassVar[Mapping[str, Family]]
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -115,6 +122,9 @@ def train_generator(
         if start is not None:
             start.load(task.network, data.conditioning.class_names, progress)
         description = {**kind.describe(network), **_description(data)}
+        if processes.world().is_main:
+            family, config_of_network = kind_of(network, kind.families), network.model_dump(mode="json")
+            write_outline(work, describe_network(family, config_of_network, **description))
         state = BestState(work, partial(kind.save, task.network), description)
         if evaluator is not None:
             evaluator.start(task.generator(sampling), task.validate, state)

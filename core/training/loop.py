@@ -29,12 +29,12 @@ from ..distributed.sharded_tensors import gathered_by_main
 from ..errors import Stopped
 from ..images.order import stream
 from ..progress import Progress
-from ..runs import metrics_log
+from ..runs import checkpoint, metrics_log
 from ..system.compile import eager_mode
 from ..system.precision import Policy
 from ..system.signals import StopFlag, finish_flag, stop_flag
 from ..system.transfer import pin_memory
-from . import checkpoint, record
+from . import record, resume
 from .evaluator import CONDITIONS, Best, Evaluator
 from .step import Stepper
 from .task import Batch, Plan, Task
@@ -199,10 +199,10 @@ class _Run:
 
         # Restore weights, EMA, AdamW and loss scale, then the clock.
         remedy = f"remove {self.folder / checkpoint.FOLDER}: it is of another network, and training starts over"
-        checkpoint.require_complete(found, remedy)
+        resume.require_complete(found, remedy)
         self.stepper.load(found, remedy)
         self.images, self.steps = found.state["images"], found.state["steps"]
-        self.evaluation_pending = self.evaluator is not None and checkpoint.evaluation_pending(found)
+        self.evaluation_pending = self.evaluator is not None and resume.evaluation_pending(found)
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")
 
     def open_log(self) -> None:

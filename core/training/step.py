@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ..distributed import processes
 from ..distributed.averaging import GradientMean
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
+from ..runs.checkpoint import Checkpoint
 from ..runs.weights import require_fit
 from ..system.precision import Policy
-from .checkpoint import Checkpoint
 from .ema import EMA
 from .guard import FiniteGuard
 from .optimizer import build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state

@@ -9,6 +9,8 @@ from typing import Any
 from ...core.errors import DataError
 from ...core.interchange.export_record import RECORD
 from ...core.pipeline.best import BEST, mend_best
+from ...core.pipeline.latest import LATEST, mend_latest
+from ...core.runs import checkpoint
 from ...core.runs.claim import upgraded
 from ...core.runs.commands import command_of, placed, recorded
 from ...core.runs.roles import role_of
@@ -16,12 +18,12 @@ from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.fields import defaults, identity, incidental
 from ...core.settings.recipe_file import leaves
-from ...core.training import checkpoint
 from ..table import KINDS, MAKERS, STAGES, TOOLS
 from .words import typed
 
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
+_STATES = {BEST: mend_best, LATEST: mend_latest}
 _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
 
 
@@ -56,7 +58,7 @@ def recognise(path: Path) -> StageRun | Piece | None:
         kind = _kind(path)
         if kind is None:
             return None
-        mend = mend_best(path) if path.name == BEST and _kind(path.parent) is not None else ""
+        mend = _STATES[path.name](path) if path.name in _STATES and _kind(path.parent) is not None else ""
         return StageRun(path, kind, command_line_of(path, kind), (path / MANIFEST).is_file(), mend=mend)
     if (path / RECORD).is_file():
         return Piece(path, EXPORT)
@@ -76,9 +78,15 @@ def opened(found: StageRun) -> StageRun:
     return open_run(found.path, role_of(found.kind), found.command, found.mend)
 
 
-def is_best(found: StageRun) -> bool:
-    """Return whether it is the best state of the training whose directory it lies in."""
-    return found.path.name == BEST and recognise(found.path.parent) is not None
+def is_state(found: StageRun) -> bool:
+    """Return whether it is a state, the best or the latest, of the training whose directory it lies in."""
+    return found.path.name in _STATES and recognise(found.path.parent) is not None
+
+
+def states(path: Path) -> list[StageRun]:
+    """Return the states of a training that its directory holds, each a directory of the same kind."""
+    found = (recognise_stage(path / name) for name in _STATES if (path / name / MANIFEST).is_file())
+    return [state for state in found if state is not None]
 
 
 def best(path: Path) -> StageRun | None:
@@ -88,7 +96,7 @@ def best(path: Path) -> StageRun | None:
 
 def command_line_of(path: Path, kind: str) -> str:
     """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
-    if path.name == BEST and _kind(path.parent) is not None:
+    if path.name in _STATES and _kind(path.parent) is not None:
         return command_line_of(path.parent, kind)
     if kind not in MAKERS or MAKERS[kind].name not in TOOLS:
         return command_of(path, role_of(kind))

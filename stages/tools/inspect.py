@@ -17,13 +17,13 @@ from ...core.images.sets import EXCLUDE, data_of, image_sources
 from ...core.interchange.export_record import RECORD, files_in, read_record
 from ...core.pipeline.best import described as best_described
 from ...core.progress import Outcome, Progress
+from ...core.runs import checkpoint
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
 from ...core.runs.pieces import Pieces
 from ...core.runs.run import StageRun
 from ...core.runs.weights import CONFIG, WEIGHTS, check_network, remedy_for
 from ...core.settings.recipe_file import leaves
-from ...core.training import checkpoint
 from ..configs.folders import Inspect
 from ..table import KINDS
 from .directories import (

@@ -13,6 +13,7 @@ from ...core import files
 from ...core.errors import DataError, UserError
 from ...core.interchange.export_record import read_record
 from ...core.progress import Outcome, Progress
+from ...core.runs import checkpoint
 from ...core.runs.commands import import_of, imported_as
 from ...core.runs.inputs import input_path
 from ...core.runs.lock import owner
@@ -22,7 +23,6 @@ from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, check_produce
 from ...core.runs.weights import CONFIG
 from ...core.settings.fields import Section, identity
 from ...core.settings.recipe_file import read_settings
-from ...core.training import checkpoint
 from ..configs.folders import Verify
 from ..table import KINDS, MAKERS, STAGES, named
 from .directories import (
@@ -30,12 +30,12 @@ from .directories import (
     NETWORK,
     Piece,
     as_recorded_now,
-    best,
     find,
-    is_best,
+    is_state,
     opened,
     recipe_command,
     recognise_stage,
+    states,
 )
 
 _NETWORKS = list(dict.fromkeys(kind.network for kind in KINDS.values() if kind.network))
@@ -115,7 +115,7 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
         if not found.complete and kind is not None and kind.pieces:
             yield from _piece_checks(path, error.remedy)
     else:
-        if not is_best(found):  # The recipe first: the remedies for the others name it.
+        if not is_state(found):  # The recipe first: the remedies for the others name it.
             yield Check(partial(_recipe_fits, run, recipe_command(found)), path)
             yield Check(partial(_identity_fits, run), path)
         for name in run.manifest["files"]:
@@ -127,8 +127,8 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
             yield Check(partial(named(kind.contents), run), path, whole=True)
     for each in checkpoint.saved(path):
         yield Check(partial(_checkpoint_loads, each), path)
-    if kept := best(path):
-        yield from _stage_checks(kept)
+    for state in states(path):
+        yield from _stage_checks(state)
 
 
 def _piece_checks(path: Path, remedy: str | None) -> Iterator[Check]:

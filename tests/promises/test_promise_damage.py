@@ -13,10 +13,10 @@ from ldm.core import files
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.latents.sharded import ShardedLatents
 from ldm.core.progress import Silent
+from ldm.core.runs import checkpoint
 from ldm.core.runs.inputs import own_folders
 from ldm.core.runs.roles import AUTOENCODER, DENOISER, LATENTS
 from ldm.core.runs.run import MANIFEST, SCHEMA, open_run
-from ldm.core.training import checkpoint
 from ldm.stages.configs.folders import Verify
 from ldm.stages.table import STAGES
 from ldm.stages.tools import verify

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ldm.cli.main import run
-from ldm.core.training import checkpoint
+from ldm.core.runs import checkpoint
 from ldm.core.training.tasks.denoising import DenoisingTask
 from tests.support.interrupted import ANAGRAM, EDIT, ENCODE, SAMPLE, Stage
 from tests.support.launcher import Ended

@@ -16,7 +16,7 @@ from ldm.core.images import loader
 from ldm.core.images.loader import ImageLoader, Preparation
 from ldm.core.images.sources import open_source
 from ldm.core.progress import Silent
-from ldm.core.training import checkpoint
+from ldm.core.runs import checkpoint
 from ldm.core.training.loop import Batch, train
 from tests.support.launcher import Launcher
 from tests.support.ledger import Trials

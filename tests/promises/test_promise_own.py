@@ -17,10 +17,10 @@ from ldm.core import files
 from ldm.core.errors import DataError
 from ldm.core.latents import shards
 from ldm.core.pipeline import drawing
+from ldm.core.runs import checkpoint
 from ldm.core.runs.pieces import BOUND, PIECES, Pieces
 from ldm.core.runs.roles import DENOISER
 from ldm.core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
-from ldm.core.training import checkpoint
 from tests.support.forgery import forget_owner
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Heard, Pipeline

@@ -14,8 +14,8 @@ import pytest
 
 from ldm.cli.main import run
 from ldm.core import files
+from ldm.core.runs import checkpoint
 from ldm.core.runs.run import MANIFEST, RECIPE
-from ldm.core.training import checkpoint
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline
 from tests.support.remedies import RUNS, unknown

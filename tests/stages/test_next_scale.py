@@ -41,6 +41,12 @@ def test_an_image_follows_from_its_seed_whatever_is_drawn_with_it(trained: Pipel
     assert drawn(trained, "likeliest", classes="0", temperature=0.0) != alone
 
 
+def test_the_newest_checkpoint_of_an_unfinished_training_is_drawn_from(trained: Pipeline, tmp_path: Path) -> None:
+    expected, pipeline = drawn(trained, "at-the-end"), trained.copy(tmp_path)
+    (pipeline.folder / "var" / "manifest.json").unlink()
+    assert drawn(pipeline, "now", checkpoint="latest") == expected
+
+
 def test_samples_are_evaluated_and_shown_scale_by_scale_and_everything_verifies(trained: Pipeline) -> None:
     drawn(trained, "shown", progressive=True, num=4)
     assert (trained.folder / "samples" / "shown" / "progressive.png").is_file()

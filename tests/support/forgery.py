@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm.core import files
+from ldm.core.runs import checkpoint
 from ldm.core.runs.run import IDENTITY, MANIFEST, RECIPE, SCHEMA
 from ldm.core.settings.fields import identity
-from ldm.core.training import checkpoint
 from ldm.stages.table import STAGES
 
 KEPT = (

@@ -16,8 +16,9 @@ from ldm.core.interchange.checkpoint import load_dit
 from ldm.core.interchange.exporters import import_autoencoder
 from ldm.core.metrics.frechet import DESCRIPTION, GaussianStatistics, load_statistics, save_statistics, statistics_of
 from ldm.core.progress import Silent
+from ldm.core.runs import checkpoint
 from ldm.core.runs.run import MANIFEST
-from ldm.core.training import checkpoint, loop
+from ldm.core.training import loop
 from ldm.core.training.step import Stepper
 from ldm.stages.configs.exchange import Import
 from ldm.stages.configs.folders import Inspect

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from ldm.core.files import TEMPORARY
+from ldm.core.runs.checkpoint import FOLDER
 from ldm.core.runs.lock import LOCK
 from ldm.core.runs.metrics_log import METRICS
 from ldm.core.runs.run import MANIFEST, RECIPE
-from ldm.core.training.checkpoint import FOLDER
 from tests.support.pipeline_run import MACHINE, SETTINGS, some_of
 
 NAME = "tiny"

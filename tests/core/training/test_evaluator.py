@@ -12,7 +12,7 @@ import pytest
 from ldm.core import seeds
 from ldm.core.errors import Stopped
 from ldm.core.progress import Silent
-from ldm.core.training import checkpoint
+from ldm.core.runs import checkpoint
 from ldm.core.training.evaluator import Best
 from ldm.core.training.loop import Plan, train
 from tests.support.plans import replace

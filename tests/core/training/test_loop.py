@@ -19,8 +19,9 @@ from torch import nn
 
 from ldm.core.errors import DataError, Diverged, Stopped, UserError
 from ldm.core.progress import Silent
+from ldm.core.runs import checkpoint
 from ldm.core.system.precision import Policy
-from ldm.core.training import checkpoint, loop
+from ldm.core.training import loop
 from ldm.core.training.loop import Batch, Plan, train
 from tests.support.plans import replace
 from tests.support.regression import FP16, FP32, LAST, PLAN, Killed, Regression

@@ -106,7 +106,9 @@ def test_a_class_of_which_no_sample_is_read_is_laid_to_the_denoiser_or_to_the_cl
     found = of(evaluated, with_document(classes=classes))
     assert "no sample of blue is" in one_of(found, "though real images are").what
     assert "no sample of green is" in one_of(found, "may not know it").what
-    assert not [each for each in of(evaluated, with_document(classes={"red": row(0.5, 0.9)})) if "no sample" in each.what]
+    assert not [
+        each for each in of(evaluated, with_document(classes={"red": row(0.5, 0.9)})) if "no sample" in each.what
+    ]
 
 
 def test_samples_nearer_to_the_reference_than_real_images_may_be_copies(evaluated: Pipeline) -> None:

@@ -9,21 +9,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 
 from .. import files
 from ..distributed import tensor_file
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..errors import DataError, Diverged, as_data_error
-from ..runs.lock import require_held
-from ..runs.pieces import IDENTITY, owner_of
-from ..runs.schemas import first_wrong
-from .guard import FiniteGuard
-from .record import Meter
+from .lock import require_held
+from .pieces import IDENTITY, owner_of
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -44,35 +40,6 @@ class Checkpoint:
     path: Path
     groups: dict[str, dict[str, torch.Tensor]]
     state: dict[str, Any]
-
-
-class _State(BaseModel):
-    """What `state.json` holds for the training loop."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    images: Annotated[int, Field(ge=0, lt=2**62)]
-    steps: Annotated[int, Field(ge=0, lt=2**62)]
-    guard: FiniteGuard
-    meter: Meter
-    scaler: dict[str, float]
-    ema_updates: Annotated[int, Field(ge=0, lt=2**62)]
-    evaluation_pending: bool = False
-    owes: bool = False  # what `evaluation_pending` was called before
-
-
-def evaluation_pending(found: Checkpoint) -> bool:
-    """Return whether a stop cut an evaluation short at this checkpoint."""
-    return bool(found.state.get("evaluation_pending", found.state.get("owes", False)))
-
-
-def require_complete(found: Checkpoint, remedy: str) -> None:
-    """Raise DataError where a checkpoint, though undamaged, lacks what the training loop needs."""
-    wrong = first_wrong(_State, found.state)
-    if wrong is not None:
-        raise DataError(f"{found.path / STATE} is damaged: {wrong}", remedy)
-    missing = {"model", "ema", "optimizer"} - found.groups.keys()
-    if missing:
-        raise DataError(f"{found.path} has no {min(missing)}.safetensors", remedy)
 
 
 def save(

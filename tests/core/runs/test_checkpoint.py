@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ldm.core.errors import DataError, Diverged
-from ldm.core.training import checkpoint
+from ldm.core.runs import checkpoint
 
 
 def groups(value: float) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,0 +1,84 @@
+"""`latest/` in a generator's folder: the EMA in the newest checkpoint of its training, a folder of the same kind.
+
+Who draws from it makes it, and makes it again once there is a newer checkpoint. It has the layout and the inputs of the
+folder that it lies in, so that whatever opens that one opens it too. What a checkpoint lacks for that is in
+`generator.json`, from the start of the training: the description of the network, and the inputs.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+
+from .. import files
+from ..errors import DataError
+from ..runs import checkpoint
+from ..runs.roles import role_of
+from ..runs.run import IDENTITY, MANIFEST, Identity, StageRun, kind_of, open_run
+from ..runs.schemas import Input, Text, first_wrong
+from ..runs.weights import CONFIG, WEIGHTS
+
+LATEST = "latest"  # in a generator's folder: its newest checkpoint, a folder of the same kind
+OUTLINE = "generator.json"
+_OF_CONFIG = ("format", "kind", "config", "weights_sha256")  # keys of a network's description; the others are metadata
+_EMA = "ema.safetensors"
+
+
+class _Outline(BaseModel):
+    model_config = ConfigDict(strict=True)
+    network: dict[Text, Any]
+    inputs: dict[Text, Input]
+
+
+def write_outline(work: StageRun, network: Mapping[str, Any]) -> None:
+    """Write down what a checkpoint lacks of a generator. network: its description, as `final/config.json` has it."""
+    assert work.identity is not None, "the training has claimed its directory"
+    files.write_json(work.path / OUTLINE, {"network": dict(network), "inputs": work.identity.inputs})
+
+
+def open_latest(folder: Path, made_by: str) -> StageRun:
+    """Open the newest checkpoint of a training. Raises DataError where there is none, or it is damaged."""
+    saved = checkpoint.saved(folder)
+    if not saved or not (folder / IDENTITY).is_file():
+        raise DataError(f"{folder} has no checkpoint", f"train it: {made_by}")
+    role, newest = role_of(kind_of(folder) or folder.name), saved[-1]
+    remedy = mend_latest(folder / LATEST)
+    weights = files.sha256_file(newest / _EMA) if (newest / _EMA).is_file() else ""
+    if (folder / LATEST / MANIFEST).is_file():
+        there = open_run(folder / LATEST, role, made_by, remedy)
+        if there.metadata.get("latest") == {"images_seen": int(newest.name), "ema_sha256": weights}:
+            return there
+    found = checkpoint.load(newest, lambda path: load_file(path) if path.name == _EMA else {})
+    with files.new_directory(folder / LATEST, replace=True) as temporary:
+        _write(temporary, folder, made_by, found, {"images_seen": int(newest.name), "ema_sha256": weights})
+    return open_run(folder / LATEST, role, made_by, remedy)
+
+
+def mend_latest(path: Path) -> str:
+    """Return the remedy for a damaged one."""
+    return f"remove {path}: it is made again of the newest checkpoint when that is drawn from"
+
+
+def _write(at: Path, folder: Path, made_by: str, found: checkpoint.Checkpoint, latest: Mapping[str, Any]) -> None:
+    """Write the network's folder and the manifest into a directory that becomes `latest/`."""
+    if not (folder / OUTLINE).is_file():
+        remedy = f"go on with the training, which writes it: {made_by}"
+        raise DataError(f"{folder} has no {OUTLINE}: an older ldm began it", remedy)
+    outline, identity = files.read_json(folder / OUTLINE), files.read_json(folder / IDENTITY)
+    wrong = first_wrong(_Outline, outline)
+    if wrong is not None:
+        remedy = f"remove it, and go on with the training, which writes it: {made_by}"
+        raise DataError(f"{folder / OUTLINE} is damaged: {wrong}", remedy)
+    described, recorded = outline["network"], outline["inputs"]
+    (at / "final").mkdir()
+    save_file(found.groups["ema"], at / "final" / WEIGHTS)
+    own = {"weights_sha256": files.sha256_file(at / "final" / WEIGHTS), "latest": dict(latest)}
+    files.write_json(at / "final" / CONFIG, {**described, **own})
+    metadata = {name: value for name, value in described.items() if name not in _OF_CONFIG}
+    inputs = {name: {**entry, "path": Path("..", entry["path"]).as_posix()} for name, entry in recorded.items()}
+    made = Identity(identity["kind"], made_by, identity["config"], inputs, recipe="")
+    work = StageRun(at, made.kind, made_by, identity=made)
+    metadata |= {"images_seen": latest["images_seen"], "latest": dict(latest)}
+    work.commit([f"final/{WEIGHTS}", f"final/{CONFIG}"], metadata)
