@@ -26,7 +26,7 @@ from ..core.images.loader import ImageLoader
 from ..core.images.order import pieces
 from ..core.images.sets import CAPTIONS, ImageSets, data_of, image_sources, inherit_data, warn_of_change
 from ..core.latents import shards
-from ..core.latents.captions import SYNTHETIC_SHARE, captions_of, reads_captions, text_conditioning
+from ..core.latents.captions import captions_of, reads_captions, text_conditioning
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
@@ -162,7 +162,7 @@ class _Text:
 
 
 def _conditioning(config: Encode, images: ImageSets, encoder: TextEncoder, progress: Progress) -> _Text:
-    train, val, share = images.train.source, images.val.source, SYNTHETIC_SHARE
+    train, val, share = images.train.source, images.val.source, config.data.synthetic_share
     return _Text(encoder, text_conditioning(train, val, encoder, config.text.length, share, progress))
 
 

@@ -4,8 +4,11 @@ import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from ..errors import ConfigError, DataError
+from ..files import read_plain
+from .caption_files import Record, captions_in_json, decoded, finder, read_captions, tables_beside
 from .dataset import Captions, ImageSource, Others, is_text, listed, num_workers
 from .listing import SIDECARS, stem_of
 from .settings import Data
@@ -13,16 +16,20 @@ from .settings import Data
 AUTO, NONE = "auto", "none"
 MOST_CAPTIONS = 255  # of one image
 LONGEST = 10_000  # letters of a caption
+_IN_JSON = ".json"  # ending of files that may hold a caption of the image of the same stem, and more
 _REMEDY = "write its captions, leave the image out by `data.exclude`, or use none: `data.captions=none`"
+_HOW = "put a text file beside each image (photo.jpg, photo.txt), or a metadata.jsonl with file_name and text"
 
 
 def has_captions(source: ImageSource, data: Data) -> bool:
-    """Return whether a source comes with captions, as far as settings and the names of its files say."""
+    """Return whether a source comes with captions, as settings, names of files and tables of captions say."""
     if data.captions == NONE:
         return False
     if data.captions != AUTO or data.caption_template is not None or source.captions is not None:
         return True
-    return source.others is not None and any(_sidecar(name, source.others) for name in source.names)
+    if source.others is None:
+        return False
+    return bool(tables_beside(source.others, source.location)) or _beside(source, source.others) is not None
 
 
 def with_captions(sources: Sequence[ImageSource], data: Data) -> list[ImageSource]:
@@ -31,26 +38,35 @@ def with_captions(sources: Sequence[ImageSource], data: Data) -> list[ImageSourc
     Raises ConfigError where `data` asks for two kinds of captions, DataError where there are none, for an image
     without captions, and for a file that holds none or no text.
     """
-    return [_captioned(source, data) for source in sources]
+    if data.captions == NONE and data.caption_template is None:
+        raise ConfigError("`data.captions=none` leaves no captions to read", "leave it out")
+    if data.caption_template is not None and data.captions != AUTO:
+        raise ConfigError(
+            f"`data.caption_template={data.caption_template}` makes captions of class names, and"
+            f" `data.captions={data.captions}` reads others",
+            "leave out one of the two",
+        )
+    read = [replace(source, captions=_captions(source, data)) for source in sources]
+    if data.synthetic_captions is None:
+        return read
+    second = _table_at(data.synthetic_captions)
+    return [replace(source, synthetic=_of_table(source, second, required=False)) for source in read]
 
 
-def _captioned(source: ImageSource, data: Data) -> ImageSource:
+def _captions(source: ImageSource, data: Data) -> Captions:
     if data.caption_template is not None:
-        if data.captions != AUTO:
-            raise ConfigError(
-                f"`data.caption_template={data.caption_template}` makes captions of class names, and"
-                f" `data.captions={data.captions}` reads others",
-                "leave out one of the two",
-            )
-        return replace(source, captions=_of_classes(source, data.caption_template), synthetic=None)
+        return _of_classes(source, data.caption_template)
+    if data.captions != AUTO:
+        return _of_table(source, _table_at(Path(data.captions)))
     if source.captions is not None:
-        return source
-    if not has_captions(source, data):
-        remedy = "put a text file beside each image (photo.jpg, photo.txt), or make captions of class names:"
-        message = f"{source.location} has no captions"
-        raise DataError(message, f"{remedy} `data.caption_template=a photo of a {{class}}`")
-    assert source.others is not None
-    return replace(source, captions=_beside(source, source.others))
+        return source.captions
+    if source.others is not None:
+        if records := tables_beside(source.others, source.location):
+            return _of_table(source, records)
+        if (files := _beside(source, source.others)) is not None:
+            return _read_beside(source, source.others, files)
+    remedy = f"{_HOW}, or make captions of class names: `data.caption_template=a photo of a {{class}}`"
+    raise DataError(f"{source.location} has no captions", remedy)
 
 
 def _of_classes(source: ImageSource, template: str) -> Captions:
@@ -62,33 +78,69 @@ def _of_classes(source: ImageSource, template: str) -> Captions:
     return [by_class[label] for label in source.labels]
 
 
-def _sidecar(name: str, others: Others) -> str | None:
-    """Return the file with an image's captions, which has the same stem."""
-    return next((stem_of(name) + end for end in SIDECARS if stem_of(name) + end in others.names), None)
+def _of_table(source: ImageSource, records: Sequence[Record], required: bool = True) -> Captions:
+    """Return the captions of each image out of records that name images.
+
+    required: refuse images without. Raises DataError where no record names an image.
+    """
+    find = finder(records)
+    found = [find(name) for name in source.names]
+    without = [name for name, each in zip(source.names, found, strict=True) if not each]
+    if len(without) == len(source):
+        named, there = listed([each.name for each in records], 2), listed(source.names, 2)
+        message = f"{records[0].place}: no caption is of an image of {source.location}"
+        raise DataError(message, f"name images as they are: {there}, not {named}")
+    texts = [tidy([text for one in each for text in one.texts], each[0].place) if each else () for each in found]
+    if without and required:
+        raise DataError(f"{source.location} has no captions of {listed(without, 3)}, while others have", _REMEDY)
+    return texts
 
 
-def _beside(source: ImageSource, others: Others) -> Captions:
-    """Read the text file beside each image: every line that is not blank is a caption of it."""
+def _table_at(path: Path) -> list[Record]:
+    """Read a file of captions that was named. Raises DataError where it is not there, or holds none."""
+    if not path.is_file():
+        raise DataError(f"{path} is not a file", "give a file of captions: .jsonl, .csv, .json or .txt")
+    records = read_captions(decoded(read_plain(path), str(path)), str(path))
+    if not records:
+        raise DataError(f"{path} holds no captions that can be told apart by image", _HOW)
+    return records
+
+
+def _beside(source: ImageSource, others: Others) -> list[str | None] | None:
+    """Return the file with each image's captions, which has the same stem; None where no image has one.
+
+    JSON beside images may be of other things: the first of them decides.
+    """
     files = [_sidecar(name, others) for name in source.names]
+    some = [file for file in files if file is not None]
+    plain = any(not file.endswith(_IN_JSON) for file in some)
+    return files if plain or (some and _read_json(some[0], source, others)) else None
+
+
+def _sidecar(name: str, others: Others) -> str | None:
+    stem = stem_of(name)
+    return next((stem + end for end in (*SIDECARS, _IN_JSON) if stem + end in others.names), None)
+
+
+def _read_json(file: str, source: ImageSource, others: Others) -> tuple[object, ...]:
+    place = f"{source.location}: {file}"
+    return captions_in_json(decoded(others.read(file), place), place)
+
+
+def _read_beside(source: ImageSource, others: Others, files: Sequence[str | None]) -> Captions:
+    """Read the file beside each image: every line of a text that is not blank is a caption of it."""
     without = [name for name, file in zip(source.names, files, strict=True) if file is None]
     if without:
         raise DataError(f"{source.location} has no captions of {listed(without, 3)}, while others have", _REMEDY)
 
     def read(file: str) -> tuple[str, ...]:
         place = f"{source.location}: {file}"
+        if file.endswith(_IN_JSON):
+            return tidy(_read_json(file, source, others), place)
         return tidy(decoded(others.read(file), place).split("\n"), place)
 
     with ThreadPoolExecutor(num_workers()) as pool:
         return list(pool.map(read, filter(None, files)))
-
-
-def decoded(data: bytes, place: str) -> str:
-    """Return the text of a file; DataError naming it and the first byte that is no UTF-8."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        message = f"{place} is not UTF-8 text: byte {data[error.start]:#04x} at {error.start:,}"
-        raise DataError(message, "save it as UTF-8") from None
 
 
 def tidy(texts: Sequence[object], place: str) -> tuple[str, ...]:

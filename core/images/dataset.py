@@ -24,7 +24,7 @@ Fetch = Callable[[int], "bytes | np.ndarray"]
 Captions = list[tuple[str, ...]]  # of each image, one or more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Others:
     """Files beside images that are not images themselves, by name, and how to read one."""
 

@@ -13,9 +13,10 @@ import numpy as np
 from ..errors import DataError, as_data_error
 from ..runs.lock import LOCK
 from ..runs.run import IDENTITY
+from .caption_files import finder, may_hold_captions, tables_beside
 from .dataset import ImageSource, Others, image_source
 from .decode import SUFFIXES
-from .parts import parts_among
+from .parts import PARTS, parts_among
 
 CLASSES_FILE = "classes.json"
 SIDECARS = (".txt", ".caption")  # endings of files with the captions of the image of the same stem
@@ -72,10 +73,28 @@ def parts_of(listing: Listing) -> Parts:
     shown = replace(listing, names=visible, folders=[name for name in folders if not is_hidden(name)])
     shown = _without_runs(shown, [name for name in listing.names if name.rpartition("/")[2] in (LOCK, IDENTITY)])
     found = [name for name in shown.names if is_image(name)]
+    others = Others(frozenset(name for name in shown.names if not is_image(name)), listing.read)
+    if kept := _parts_in_captions(found, others, listing.location):
+        return {
+            part: partial(_labelled_by_folder, replace(shown, names=names), "", others) for part, names in kept.items()
+        }
     prefix = _wrapper(found, shown.folders)
-    if kept := parts_among(listing.location, {_top(name, prefix) for name in found}):
-        return {part: partial(_labelled_by_folder, shown, f"{prefix}{top}/") for part, top in kept.items()}
-    return {"all": partial(_labelled_by_folder, shown, prefix)}
+    if named := parts_among(listing.location, {_top(name, prefix) for name in found}):
+        return {part: partial(_labelled_by_folder, shown, f"{prefix}{top}/", others) for part, top in named.items()}
+    return {"all": partial(_labelled_by_folder, shown, prefix, others)}
+
+
+def _parts_in_captions(found: list[str], others: Others, location: str) -> dict[str, list[str]]:
+    """Return the images of each part where a file of captions says of each image which part it is of."""
+    if not any(may_hold_captions(name) and name.endswith(".json") for name in others.names):
+        return {}
+    find = finder([record for record in tables_beside(others, location) if record.split in PARTS])
+    parts: dict[str, list[str]] = {}
+    for name in found:
+        if not (records := find(name)):
+            return {}
+        parts.setdefault(str(records[0].split), []).append(name)
+    return parts if "train" in parts else {}
 
 
 def _without_runs(listing: Listing, marks: list[str]) -> Listing:
@@ -124,28 +143,27 @@ def _wrapper(found: list[str], folders: list[str]) -> str:
     return prefix
 
 
-def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
-    """Label the images below `prefix` by the folder they are in; without folders they are one class, "all"."""
+def _labelled_by_folder(listing: Listing, prefix: str, others: Others, labelled: bool = True) -> ImageSource:
+    """Label the images below `prefix` by the folder they are in; without folders they are one class, "all".
+
+    So are images with a file of captions, where folders would be a single class or some images are in none. labelled:
+    whether folders are classes at all.
+    """
     inside = [name for name in listing.names if name.startswith(prefix)]
     found = [name for name in inside if is_image(name)]
-    others = Others(frozenset(name for name in listing.names if not is_image(name)), listing.read)
-    stems = {stem_of(name) for name in found}
-    ignored = [
-        name
-        for name in inside
-        if not is_image(name)
-        and PurePosixPath(name).name != CLASSES_FILE
-        and not (name.endswith(SIDECARS) and stem_of(name) in stems)
-    ]
+    ignored = _ignored(inside, found)
     location = listing.location
     keys = [_top(name, prefix) for name in found]
     tops = set(keys) - {""}
     loose = [name for name, key in zip(found, keys, strict=True) if not key]
+    if not labelled or (tops and (loose or len(tops) == 1) and tables_beside(others, location)):
+        tops = set()
     if tops and loose:
         message = f"{location} has images both in class folders ({min(tops)}) and outside them ({loose[0]})"
         raise DataError(message, "move them into the folder of their class")
 
-    folders = {_top(name + "/", prefix) for name in listing.folders if name.startswith(prefix)}
+    captions = {_top(name, prefix) for name in inside if may_hold_captions(name)}
+    folders = {_top(name + "/", prefix) for name in listing.folders if name.startswith(prefix)} - captions
     empty = [prefix + name for name in sorted(folders - tops - {""})] if tops else []
 
     def fetch(row: int) -> bytes:
@@ -157,6 +175,19 @@ def _labelled_by_folder(listing: Listing, prefix: str) -> ImageSource:
     class_names = human_names(order, _classes_file(listing, prefix), location)
     source = image_source(location, found, fetch, labels, class_names, ignored, empty)
     return replace(source, others=others)
+
+
+def _ignored(names: list[str], images: list[str]) -> list[str]:
+    """Return the files that are neither images nor say anything of them."""
+    stems = {stem_of(name) for name in images}
+    return [
+        name
+        for name in names
+        if not is_image(name)
+        and PurePosixPath(name).name != CLASSES_FILE
+        and not may_hold_captions(name)
+        and not (name.endswith(SIDECARS) and stem_of(name) in stems)
+    ]
 
 
 def _top(name: str, prefix: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from ..errors import DataError
 
+PARTS = ("train", "val", "test")
 _PARTS = dict.fromkeys(("train", "training", "trainset", "trn"), "train")
 _PARTS |= dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval"), "val")
 _PARTS |= dict.fromkeys(("test", "testing", "testset", "tst"), "test")

@@ -28,11 +28,17 @@ class Data(Section):
     # SSIM, which validation measures, has a window of 11 pixels.
     image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=11, le=4096)
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
-    captions: Literal["auto", "none"] = option(
-        "auto", "What images say: auto (a text file beside each), or none.", "--captions", identity="contents"
+    captions: Place = option(
+        "auto", "What images say: auto (as they come with it), none, or a file.", "--captions", identity="contents"
     )
     caption_template: str | None = option(
         None, "Caption made of each class's name: `a photo of a {class}`.", "--caption-template", pattern=r"\{class\}"
+    )
+    synthetic_captions: Location | None = option(
+        None, "File with a second set of captions.", "--synthetic-captions", identity="contents"
+    )
+    synthetic_share: float = option(
+        0.5, "Share of captions taken from the second set, where there is one.", "--synthetic-share", ge=0, le=1
     )
     background: Annotated[str, AfterValidator(_same_colour)] = option(
         "white", "Behind transparency: white, black or #rrggbb.", pattern="^(white|black|#[0-9a-fA-F]{6})$"

@@ -1,4 +1,4 @@
-"""WebDataset tars of images: `0001.jpg` beside `0001.cls` or `0001.json`, indexed and read in place.
+"""WebDataset tars of images: `0001.jpg` beside `0001.cls`, `0001.txt` or `0001.json`, indexed and read in place.
 
 The `webdataset` library is not used here: it merges samples whose names hold dots, and its `pipe:` addresses and
 default decoders run whatever the data says.
@@ -6,19 +6,22 @@ default decoders run whatever the data says.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from .archive import Member, tar_members
-from .dataset import ImageSource, image_source
+from .caption_files import captions_in_json, decoded
+from .dataset import ImageSource, Others, image_source
 from .folder import read_file
 from .listing import (
     CLASSES_FILE,
+    SIDECARS,
     Listing,
     Parts,
     human_names,
@@ -27,10 +30,12 @@ from .listing import (
     numbered,
     parse_json,
     parts_of,
+    stem_of,
 )
 from .parts import part_named
 
 _LABEL_KEYS = ("label", "class", "cls")
+_LABELS = (".cls", ".json")
 _MAX_TARS = 100_000
 
 
@@ -66,7 +71,7 @@ def parts_of_tars(paths: list[Path], location: str) -> Parts:
     if len(paths) == 1:
         members, folders = tar_members(paths[0], location)
         images = [name for name in members if is_image(name) and not is_hidden(name)]
-        if not any(_label_of(name, members) for name in images):
+        if not any(_label_of(name, members, _LABELS) for name in images):
             return parts_of(Listing(location, list(members), folders, lambda name: members[name].read()))
         return {"all": partial(open_tars, paths, location, {paths[0]: members})}
     if len(by_part) == 1 or "all" in by_part:
@@ -76,25 +81,27 @@ def parts_of_tars(paths: list[Path], location: str) -> Parts:
 
 def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Member]] | None = None) -> ImageSource:
     """Index WebDataset tars, but those `indexed` already. Labels are numbers or names; a classes.json
-    beside the first tar, or above it in the folder that was given, may name them.
+    beside the first tar, or above it in the folder that was given, may name them. Samples of captions need no label.
 
-    Raises DataError naming the member for an image without a label, a label that cannot be read, two images of one
-    sample, and whatever `tar_members` refuses.
+    Raises DataError naming the member for an image without a label or caption, a label that cannot be read, two images
+    of one sample, and whatever `tar_members` refuses.
     """
     names: list[str] = []
     members: list[Member] = []
-    labels: list[int | str] = []
+    labels: list[int | str | None] = []
     ignored: list[str] = []
+    others: dict[str, Member] = {}
     for path in paths:
         found = (indexed or {}).get(path) or tar_members(path, f"{location}: {path.name}")[0]
         found = {name: member for name, member in found.items() if not is_hidden(name)}
-        samples, others = _samples(path, found)
+        samples, unused = _samples(path, found)
         prefix = f"{path.name}/" if len(paths) > 1 else ""
-        ignored.extend(prefix + name for name in others)
+        ignored.extend(prefix + name for name in unused)
         for name, label_member in samples.items():
             names.append(prefix + name)
             members.append(found[name])
             labels.append(_label(found[label_member], f"{path}: {label_member}"))
+        others |= {prefix + name: member for name, member in found.items() if not is_image(name)}
 
     def fetch(row: int) -> bytes:
         return members[row].read()
@@ -104,17 +111,29 @@ def open_tars(paths: list[Path], location: str, indexed: dict[Path, dict[str, Me
             f"{location} has no images",
             f"give tars of images with their labels; these hold {', '.join(ignored[:3]) or 'nothing'}",
         )
-    classes = _classes_file(paths[0], location)
+    source = image_source(location, names, fetch, *_numbers(labels, names, paths[0], location), ignored)
+    return replace(source, others=Others(frozenset(others), lambda name: others[name].read()))
+
+
+def _numbers(
+    labels: Sequence[int | str | None], names: Sequence[str], first: Path, location: str
+) -> tuple[np.ndarray | None, list[str] | None]:
+    """Return labels as numbers with the names of classes; nothing where no sample has a label."""
+    classes = _classes_file(first, location)
     table = parse_json(read_file(classes), str(classes)) if classes.is_file() else None
     kinds = {type(label) for label in labels}
+    if kinds == {type(None)}:
+        return None, None
     if kinds == {int}:
         if any(not -(2**62) < label < 2**62 for label in labels):  # type: ignore[operator]
             raise DataError(f"{location} has a label of more than 18 digits", "number the labels 0, 1, 2 …")
-        numbers = np.array(labels, dtype=np.int64)
-        return image_source(location, names, fetch, numbers, _names_of_numbers(table, str(classes)), ignored)
+        return np.array(labels, dtype=np.int64), _names_of_numbers(table, str(classes))
     if kinds == {str}:
         numbers, keys = numbered([str(label) for label in labels])
-        return image_source(location, names, fetch, numbers, human_names(keys, table, location), ignored)
+        return numbers, human_names(keys, table, location)
+    if None in labels:
+        message = f"{location}: {names[labels.index(None)]} has no label, while others have"
+        raise DataError(message, "put a .cls or .json of the same stem beside it")
     raise DataError(f"{location} labels some images by number and others by name", "use one of the two")
 
 
@@ -141,18 +160,18 @@ def _samples(path: Path, members: dict[str, Member]) -> tuple[dict[str, str], li
         else:
             samples[name] = label
             image_of_label[label] = name
-    labelled_keys = {name[: -len(PurePosixPath(name).suffix)] for name in samples}
-    ignored = [name for name in members if not is_image(name) and name not in image_of_label]
+    labelled_keys = set(map(stem_of, samples))
+    captions = {stem + ending for stem in labelled_keys for ending in SIDECARS}
+    ignored = [name for name in members if not is_image(name) and name not in image_of_label and name not in captions]
     for name in unlabelled:
         if _first_key(name) not in labelled_keys:  # 0001.seg.png beside 0001.jpg is another field of that sample
-            raise DataError(f"{path}: {name} has no label", "put a .cls or .json of the same stem beside it")
+            raise DataError(f"{path}: {name} has no label", "put a .cls, .json or .txt of the same stem beside it")
         ignored.append(name)
     return samples, ignored
 
 
-def _label_of(name: str, members: dict[str, Member]) -> str | None:
-    stem = name[: -len(PurePosixPath(name).suffix)]
-    return next((stem + suffix for suffix in (".cls", ".json") if stem + suffix in members), None)
+def _label_of(name: str, members: dict[str, Member], endings: Sequence[str] = (*_LABELS, *SIDECARS)) -> str | None:
+    return next((stem_of(name) + ending for ending in endings if stem_of(name) + ending in members), None)
 
 
 def _first_key(name: str) -> str:
@@ -161,8 +180,13 @@ def _first_key(name: str) -> str:
     return folder + slash + file.split(".")[0]
 
 
-def _label(member: Member, name: str) -> int | str:
-    """Read a label: a number or a name, plain in .cls, under "label", "class" or "cls" in .json."""
+def _label(member: Member, name: str) -> int | str | None:
+    """Read a label: a number or a name, plain in .cls, under "label", "class" or "cls" in .json.
+
+    A caption is none: a text, or JSON that holds one.
+    """
+    if name.endswith(SIDECARS):
+        return None
     if member.size > 1 << 20:
         raise DataError(f"{name} has {member.size:,} bytes, too many for a label", "mend the archive")
     data = member.read()
@@ -171,6 +195,8 @@ def _label(member: Member, name: str) -> int | str:
         record = parse_json(data, name)
         keys = [key for key in _LABEL_KEYS if isinstance(record, dict) and record.get(key) is not None]
         value = record[keys[0]] if keys else None
+        if not keys and captions_in_json(decoded(data, name), name):
+            return None
     else:
         text = data.decode("utf-8", "surrogateescape").strip()
         value = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text

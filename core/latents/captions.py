@@ -17,7 +17,6 @@ from ..progress import Progress
 
 SHARE_HELD = 0.999  # of the captions that the default length is to hold
 MOST_TOKENS = 128  # of the default length
-SYNTHETIC_SHARE = 0.5
 NUM_PROMPTS = 8  # captions of held-out images, of which previews are drawn
 _STEP, _AT_ONCE = 8, 256
 

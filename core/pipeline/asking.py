@@ -7,7 +7,8 @@ from typing import TypeVar
 from ..conditioning import scenes
 from ..errors import ConfigError, DataError
 from ..files import read_plain
-from ..images.captions import decoded, tidy
+from ..images.caption_files import decoded
+from ..images.captions import tidy
 from .settings import Asking
 
 Settings = TypeVar("Settings", bound=Asking)

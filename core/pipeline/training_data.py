@@ -11,7 +11,7 @@ from ..conditioning.registry import conditioning_of
 from ..conditioning.text import TEXT
 from ..errors import ConfigError, DataError
 from ..images.sets import ImageSources, data_of, image_sources, warn_of_change
-from ..latents.captions import SYNTHETIC_SHARE, reads_captions, text_conditioning
+from ..latents.captions import reads_captions, text_conditioning
 from ..latents.dataset import LatentSets
 from ..latents.from_images import latents_of_images
 from ..latents.sets import open_latents, read_latents
@@ -72,7 +72,7 @@ def training_data(
             if not reads_captions(images, kind):
                 return TrainingData(autoencoder, autoencoder, _recorded(autoencoder, dropout, kind), images)
             images = images.with_captions()
-            text = text_conditioning(images.train, images.val, OwnEncoder(), None, SYNTHETIC_SHARE)
+            text = text_conditioning(images.train, images.val, OwnEncoder(), None, images.data.synthetic_share)
             return TrainingData(autoencoder, autoencoder, replace(text, has_null=dropout > 0), images)
     latents, autoencoder = open_latents(folder, config)
     return TrainingData(latents, autoencoder, _recorded(latents, dropout, kind))
