@@ -16,7 +16,7 @@ from ..core.latents.dataset import LatentSets
 from ..core.pipeline.generation import Sampling
 from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, require_denoising, student_of
 from ..core.pipeline.settings import Student
-from ..core.pipeline.students import check_scale, usual_sampling
+from ..core.pipeline.students import check_scale, usual_range, usual_sampling
 from ..core.pipeline.training_data import TrainingData, training_data_of
 from ..core.progress import Outcome, Progress
 from ..core.runs.inputs import as_input
@@ -71,7 +71,7 @@ def _guidance(config: Distill, teacher: StageRun) -> tuple[float, float]:
             raise ConfigError(f"`guidance` of {teacher.path} is {known.guidance}", "leave `guidance` out")
         return known.guidance
     if config.guidance is None:
-        return (1.0, 4.0) if has_null else (1.0, 1.0)
+        return usual_range(has_null)
     if config.guidance != (1.0, 1.0) and not has_null:
         raise ConfigError(
             f"`guidance` needs a null class, but {teacher.path} was trained with label dropout 0",

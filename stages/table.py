@@ -68,7 +68,8 @@ class Command:
 
     module: its `run(settings, progress)` does the work. model: the class of its settings. writes: the kinds of
     directories it makes, for a stage. targets: those that a pipeline has. cost: what estimates it, from the basis of
-    the estimate and the settings. shared: whether several processes may do it together. smallest: the settings of the
+    the estimate and the settings. cost_of_drawing: likewise of drawing from what it makes, where that is no denoiser.
+    shared: whether several processes may do it together. smallest: the settings of the
     self-test. aliases: other names.
     """
 
@@ -80,6 +81,7 @@ class Command:
     writes: tuple[Kind, ...] = ()
     targets: tuple[Target, ...] = (Target(),)
     cost: str = ""
+    cost_of_drawing: str = ""
     shared: bool = False
     smallest: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
@@ -103,7 +105,7 @@ def named(place: str) -> Any:
 
 _SHORT = {"images": 64, "batch_size": 8, "warmup": 8, "log_every": 32, "validate_every": 64, "checkpoint_every": 32}
 _AUTOENCODERS, _DENOISERS = "core.autoencoders.registry", "core.denoisers.registry"
-_COSTS = "stages.tools.estimate"
+_COSTS, _GENERATOR_COSTS = "stages.tools.estimate", "stages.tools.generator_costs"
 _SMALL_AUTOENCODER = {
     "data": {"image_size": 16, "val_fraction": 0.25},
     "model": {"preset": "vqvae-xs", "channels": 8, "codebook_size": 16},
@@ -225,6 +227,7 @@ _STAGES = (
             ),
         ),
         targets=(),
+        cost=f"{_GENERATOR_COSTS}:distill",
         shared=True,
         smallest={"steps": 1, "first_steps": 2, "train": _SHORT, "preview": {"every": 64, "per_class": 1}},
     ),
@@ -244,6 +247,8 @@ _STAGES = (
                 "var", NEXT_SCALE, "Next-scale transformer", inputs=_OF_LATENTS, network="core.autoregressive.registry"
             ),
         ),
+        cost=f"{_GENERATOR_COSTS}:train_var",
+        cost_of_drawing=f"{_GENERATOR_COSTS}:sample_tokens",
         shared=True,
         smallest={"model": {"preset": "var-d2", "width": 32, "heads": 2}, "train": _SHORT, "preview": {"every": 64}},
     ),

@@ -38,6 +38,11 @@ def check_scale(student: Student, scale: float | None) -> None:
         )
 
 
+def usual_range(has_null: bool) -> tuple[float, float]:
+    """Return the guidance scales that students learn by default."""
+    return (1.0, 4.0) if has_null else (1.0, 1.0)
+
+
 def usual_sampling(student: Student, cfg: float | None = None) -> Sampling:
     """Return how a student draws: its steps, at its own times, and by default the scale in its range next to 3."""
     low, high = student.guidance

@@ -10,6 +10,7 @@ import torch
 
 from ...core.autoencoders import registry as autoencoders
 from ...core.autoencoders.codec import Autoencoder
+from ...core.conditioning.conditioning import Conditioning
 from ...core.errors import ConfigError, DataError
 from ...core.images.sets import exclusion_of
 from ...core.images.settings import Data
@@ -17,9 +18,11 @@ from ...core.images.sources import open_parts, open_source, open_splits, own_hel
 from ...core.latents.dataset import LatentSets
 from ...core.progress import duration
 from ...core.runs.outputs import machine_policy
+from ...core.runs.roles import generators
 from ...core.system.flops import GPUS, LAUNCH, UTILISATION
 from ...core.system.precision import DTYPES, Policy
-from ..configs import TrainDenoiser
+from ...core.system.settings import Machine
+from ..configs import Sample
 from ..configs.estimate import Estimate
 from . import dummy, words
 
@@ -59,6 +62,20 @@ class Basis:
             what = f"the autoencoder {stage.autoencoder} is not available"
             raise ConfigError(what, "give the latents' shape: `latent=4,32,32`")
         return autoencoders.load(stage.autoencoder)
+
+    @property
+    def generator(self) -> Any:
+        """The settings of the recipe's training of a generator."""
+        return next(getattr(self.recipe, role.name) for role in generators() if hasattr(self.recipe, role.name))
+
+    def classes_drawn(self, conditioning: Conditioning, stage: Sample) -> int:
+        """Return of how many classes samples are drawn."""
+        try:
+            return len(conditioning.request(stage.asked).titles)
+        except ConfigError:
+            classes = len(stage.classes.split(","))
+            self.note(f"--class {stage.classes} is counted as {classes} classes")
+            return classes
 
     @cached_property
     def latents(self) -> LatentSets:
@@ -105,17 +122,18 @@ def basis(how: Estimate, recipe: SimpleNamespace) -> Basis:
     """Return what all stages' costs depend on. Raises ConfigError for settings that contradict each other."""
     notes: list[str] = []
     images = _images(how, recipe.autoencoder.data, notes)
-    return Basis(how, recipe, *images, *_machine(how, recipe.denoiser), notes)
+    machine = next(getattr(recipe, role.name) for role in generators() if hasattr(recipe, role.name)).machine
+    return Basis(how, recipe, *images, *_machine(how, machine), notes)
 
 
-def _machine(how: Estimate, stage: TrainDenoiser) -> tuple[Policy, float | None]:
+def _machine(how: Estimate, machine: Machine) -> tuple[Policy, float | None]:
     """Return what computes, in which dtype, and at how many FLOP/s where that is not measured."""
     share = UTILISATION if how.utilisation is None else how.utilisation
     if how.where == "this":
         if how.flops is None and how.utilisation is not None:
             raise ConfigError("`utilisation` has no effect where this machine is measured", "add `where` or `flops`")
-        return machine_policy(stage.machine), None if how.flops is None else how.flops * share
-    rates, wanted = GPUS[how.where], stage.machine.precision
+        return machine_policy(machine), None if how.flops is None else how.flops * share
+    rates, wanted = GPUS[how.where], machine.precision
     name = ("bf16" if "bf16" in rates else "fp16") if wanted == "auto" else wanted
     if name not in rates:
         raise ConfigError(f"`machine.precision={name}` is not supported on {how.where}", f"use {' or '.join(rates)}")

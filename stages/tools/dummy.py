@@ -1,6 +1,6 @@
 """Dummy images and latents, held in memory, for measuring steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,14 +47,25 @@ def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, device: 
     return LatentSets(held, held)
 
 
+def with_tokens(sets: LatentSets, count: int, codebook_size: int) -> LatentSets:
+    """Return the same with random tokens beside each latent."""
+    codes = torch.randint(codebook_size, (COUNT, count), generator=torch.Generator().manual_seed(0))
+    held = replace(sets.train, codes=codes)  # type: ignore[type-var]
+    return LatentSets(held, held)
+
+
 @dataclass(frozen=True)
 class _Latents:
-    """A `LatentDataset` of noise. values: float16 (2 COUNT, C, h, w), the second half of mirrored images."""
+    """A `LatentDataset` of noise. values: float16 (2 COUNT, C, h, w), the second half of mirrored images.
+
+    codes: int64 (COUNT, L), where there are tokens.
+    """
 
     shape: tuple[int, int, int]
     conditioning: LabelConditioning
     fields: dict[str, Field]
     values: torch.Tensor
+    codes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return COUNT
@@ -65,6 +76,10 @@ class _Latents:
         flip = mirrored(positions, seed) if flips and FLIP + LATENT in self.fields else np.zeros(len(samples), bool)
         rows = torch.from_numpy(flip * COUNT + np.asarray(samples))
         return self.values.index_select(0, to_device(rows, self.values.device)).float()
+
+    def tokens(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> torch.Tensor:
+        assert self.codes is not None, "latents with tokens"
+        return self.codes[torch.from_numpy(np.asarray(samples))]
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         return {"labels": torch.from_numpy(np.asarray(samples, dtype=np.int64) % self.conditioning.num_classes)}

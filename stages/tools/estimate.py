@@ -23,7 +23,6 @@ from ...core.denoisers import registry as denoisers
 from ...core.denoisers.config import DenoiserConfig
 from ...core.diffusion import conditions
 from ...core.diffusion.conditions import Cond
-from ...core.errors import ConfigError
 from ...core.latents.dataset import LatentSets
 from ...core.pipeline.generation import chunk_size, evaluations, sampling_of
 from ...core.pipeline.model import forward_process
@@ -95,10 +94,10 @@ def train_denoiser(found: Basis, stage: TrainDenoiser) -> StageCost:
     """Estimate the training of the denoiser, with activations kept as in the recipe, and recomputed."""
     gpus, policy, latents = found.how.gpus, found.policy, found.latents
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
-    network, cond = _network(found, stage), _example(latents)
+    network, cond = denoiser_network(found, stage), example(latents)
     passes, memory = denoiser_cost(network, cond, at_once, policy, stage.model.checkpointing)
     _, recomputing = denoiser_cost(network, cond, at_once, policy, checkpointing=True)
-    cost = _training(found, stage, passes, memory, lambda: DenoisingTask(stage, network, latents, None, policy))
+    cost = training_cost(found, stage, passes, memory, lambda: DenoisingTask(stage, network, latents, None, policy))
     if gpus > 1 and stage.train.shard:
         modules = denoisers.outline(network).modules()
         parts = [part for module in modules if isinstance(module, nn.ModuleList) for part in module]
@@ -146,15 +145,14 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
 
 def sample(found: Basis, stage: Sample) -> StageCost:
     """Estimate the drawing of the recipe's samples, with its guidance."""
+    other = STAGES[found.generator.command].cost_of_drawing
+    if other:
+        cost: StageCost = named(other)(found, stage)
+        return cost
     training, policy, latents, autoencoder = found.recipe.denoiser, found.policy, found.latents, found.autoencoder
-    conditioning = _conditioning(found, training)
-    try:
-        classes = len(conditioning.request(stage.asked).titles)
-    except ConfigError:
-        classes = len(stage.classes.split(","))
-        found.note(f"--class {stage.classes} is counted as {classes} classes")
-    images, shape = classes * stage.num, latents.train.shape
-    network, cond = _network(found, training), _example(latents)
+    conditioning = conditioning_for(found, training)
+    images, shape = found.classes_drawn(conditioning, stage) * stage.num, latents.train.shape
+    network, cond = denoiser_network(found, training), example(latents)
     forward = forward_process(training.diffusion)
     sampling = sampling_of(stage, conditioning.has_null).on(training.diffusion.most_steps)
     looks, calls = evaluations(sampling, forward)
@@ -192,7 +190,7 @@ def bytes_of_a_sample(shape: tuple[int, ...], fields: int) -> int:
     return fields * 512 * (1 + -(-array // 512)) + 2 * (512 + 512)
 
 
-def _training(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Callable[[], Task]) -> StageCost:
+def training_cost(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Callable[[], Task]) -> StageCost:
     """Return what a training costs; on this machine, by rehearsing it."""
     settings, gpus = stage.train, found.how.gpus
     share, in_all = found.share(settings.batch_size), passes.training * float(settings.images)
@@ -202,7 +200,7 @@ def _training(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Ca
     else:
         is_compiled = stage.machine.compile
         if is_compiled is None:
-            is_compiled = stage is found.recipe.denoiser and compiling_pays(in_all, found.policy.device)
+            is_compiled = stage is found.generator and compiling_pays(in_all, found.policy.device)
         kernels = settings.accumulate * passes.training_kernels * (COMPILED if is_compiled else 1)
         seconds, limit = found.seconds(passes.training * share, kernels + passes.optimizer_kernels)
     rate = share * gpus / seconds
@@ -234,7 +232,7 @@ def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Any, Policy], 
 
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = flops.task_cost(loss, task.modules, task.averaged, at_once)
-    return _training(found, stage, passes, memory, lambda: make(found, stage, found.policy))
+    return training_cost(found, stage, passes, memory, lambda: make(found, stage, found.policy))
 
 
 def denoiser_cost(
@@ -255,7 +253,7 @@ def _inputs(shape: tuple[int, ...], cond: Cond, batch: int, device: str | torch.
     return torch.zeros(batch, *shape, device=device), torch.zeros(batch, device=device), conds
 
 
-def _example(latents: LatentSets) -> Cond:
+def example(latents: LatentSets) -> Cond:
     """Return the condition of one latent."""
     return latents.train.cond(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
@@ -288,11 +286,13 @@ def _classifying(found: Basis, stage: TrainClassifier, policy: Policy) -> Classi
     return ClassifyingTask(stage, dummy.images(data, len(found.class_names)), policy)
 
 
-def _network(found: Basis, stage: TrainDenoiser) -> DenoiserConfig:
-    return network_config(stage, found.latents.train.shape, _conditioning(found, stage))
+def denoiser_network(found: Basis, stage: TrainDenoiser) -> DenoiserConfig:
+    """Return the network that would be trained."""
+    return network_config(stage, found.latents.train.shape, conditioning_for(found, stage))
 
 
-def _conditioning(found: Basis, stage: TrainDenoiser) -> Conditioning:
+def conditioning_for(found: Basis, stage: Any) -> Conditioning:
+    """Return what a generator would be conditioned on."""
     if stage.conditioning == "none":
         return NoConditioning()
     return conditioning_of({"class_names": found.class_names}, stage.label_dropout)

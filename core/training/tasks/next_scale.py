@@ -13,7 +13,7 @@ from ...autoregressive import registry
 from ...autoregressive.sampling import TokenSampling
 from ...autoregressive.var import NextScaleTransformer
 from ...autoregressive.var_config import NextScaleConfig
-from ...conditioning.conditioning import drop
+from ...conditioning.conditioning import Conditioning, drop
 from ...conditioning.registry import conditioning_of
 from ...diffusion.conditions import Cond
 from ...errors import ConfigError, DataError
@@ -36,10 +36,16 @@ Data = tuple[Tensor, Cond, Tensor]  # tokens (B, L), conditions, draws for stoch
 
 def network_config(config: NextScaleTraining, data: TrainingData, autoencoder: Autoencoder) -> NextScaleConfig:
     """Return the network that the settings and the tokens ask for. Raises ConfigError if they do not fit together."""
-    codec = quantizer_of(autoencoder.codec).config
+    quantizer_of(autoencoder.codec)
     if TOKENS not in (data.described.metadata.get("fields") or {}):
         raise DataError(f"{data.described.path} holds no tokens", data.described.remedy)
-    if unknown := set(data.conditioning.fields) - set(NextScaleTransformer.fields):
+    return network_of(config, autoencoder, data.conditioning)
+
+
+def network_of(config: NextScaleTraining, autoencoder: Autoencoder, conditioning: Conditioning) -> NextScaleConfig:
+    """Return the network of an autoencoder's tokens and a condition. Raises ConfigError where it takes neither."""
+    codec = quantizer_of(autoencoder.codec).config
+    if unknown := set(conditioning.fields) - set(NextScaleTransformer.fields):
         raise ConfigError(
             f"a next-scale transformer takes no {', '.join(sorted(unknown))}", "train it with `conditioning=none`"
         )
@@ -47,8 +53,8 @@ def network_config(config: NextScaleTraining, data: TrainingData, autoencoder: A
         scales=codec.scales,
         codebook_size=codec.codebook_size,
         code_channels=codec.latent_channels,
-        label_dropout=config.label_dropout if data.conditioning.has_null else 0.0,
-        **data.conditioning.sizes,
+        label_dropout=config.label_dropout if conditioning.has_null else 0.0,
+        **conditioning.sizes,
     )
     assert isinstance(network, NextScaleConfig)
     return network

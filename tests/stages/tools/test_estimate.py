@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.cli.estimate import run
 from ldm.cli.main import run as ldm
+from ldm.core.autoregressive.registry import build
+from ldm.core.autoregressive.var_config import NextScaleConfig
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.images.settings import Data
@@ -55,12 +57,14 @@ class Noted(Silent):
         self.notes.append(message)
 
 
-def estimated(tmp_path: Path, source: Path | str = "nowhere", **how: Any) -> tuple[dict[str, Any], Outcome, str]:
+def estimated(
+    tmp_path: Path, source: Path | str = "nowhere", recipe: str = RECIPE, more: str = "", **how: Any
+) -> tuple[dict[str, Any], Outcome, str]:
     """Estimate the small recipe. Returns its stages by name, the outcome, and the notes."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.replace("SOURCE", str(source)))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.replace("SOURCE", str(source)) + more)
     progress = Noted()
-    outcome = run(Estimate(recipe=str(recipe), **how), progress)
+    outcome = run(Estimate(recipe=str(path), **how), progress)
     return {each["stage"]: each for each in outcome.facts["stages"]}, outcome, "\n".join(progress.notes)
 
 
@@ -76,6 +80,52 @@ def test_every_stage_of_a_recipe_is_estimated_on_the_data_at_hand(tmp_path: Path
     assert "takes about" in str(outcome.verdict) and "350 MFLOP/s" in str(outcome.verdict)
     total = sum(stage["seconds"] for stage in stages.values())
     assert f"takes about {duration(total)} on" in str(outcome.verdict)
+
+
+def test_a_chain_of_students_costs_its_teachers_passes_too(tmp_path: Path, images: Path) -> None:
+    usual, _, _ = estimated(tmp_path, images, flops=1e9)
+    chain = "\ndistill: {steps: 2, first_steps: 8, train: {images: 1k, batch_size: 8}}\n"
+    stages, _, _ = estimated(tmp_path, images, flops=1e9, more=chain)
+    distill, training = stages["distill"], usual["train-dit"]["operations"]
+    assert distill["images"] == 3000
+    # A pass is a third of a step: 4 of the guided teacher, then 2 and 2. The scale's own layers are the small rest.
+    assert distill["operations"] == pytest.approx(training * (1 + 8 / 9), rel=0.1)
+    assert distill["in_all"] == pytest.approx(distill["operations"] * 3000, rel=1e-6)
+    measured, _, _ = estimated(tmp_path, images, seconds=0.05, more=chain)
+    assert 0 < measured["distill"]["rate"] < 1e6
+
+
+TOKENS = """
+data: {source: SOURCE, image_size: 16}
+machine: {device: cpu, precision: fp32}
+train-autoencoder:
+  model: {preset: msvq-xs, channels: 8, codebook_size: 16, scales: [1, 2]}
+  train: {images: 1k, batch_size: 8}
+train-var:
+  model: {preset: var-d2, width: 32, heads: 2}
+  train: {images: 2k, batch_size: 8}
+sample: {num: 3, cfg: 2}
+"""
+
+
+@pytest.mark.parametrize("how", [{"flops": 1e9}, {"seconds": 0.05}], ids=["by rate", "measured"])
+def test_a_next_scale_transformer_is_estimated_from_its_tokens(
+    how: dict[str, float], tmp_path: Path, images: Path
+) -> None:
+    stages, _, _ = estimated(tmp_path, images, recipe=TOKENS, **how)
+    assert list(stages) == ["train-autoencoder", "encode", "train-var", "train-classifier", "sample"]
+    config = NextScaleConfig(
+        scales=(1, 2), codebook_size=16, code_channels=8, num_classes=3, depth=2, width=32, heads=2
+    )
+    network = build(config)
+    assert stages["train-var"]["parameters"] == sum(each.numel() for each in network.parameters())
+    inputs = torch.zeros(1, 4, 8), {"labels": torch.zeros(1, dtype=torch.long)}
+    with FlopCounterMode(display=False) as counted:
+        network(*inputs)
+    assert stages["train-var"]["operations"] == pytest.approx(3 * counted.get_total_flops(), rel=0.05)
+    # Guided, and decoded.
+    assert stages["sample"]["operations"] > 2 * counted.get_total_flops()
+    assert all(stage["seconds"] is None or stage["seconds"] > 0 for stage in stages.values())
 
 
 def test_pixels_take_no_training_of_an_autoencoder(tmp_path: Path) -> None:
