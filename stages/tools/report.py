@@ -11,12 +11,13 @@ from ...core.errors import ConfigError, DataError
 from ...core.images.decode import decode_picture, is_picture
 from ...core.progress import Outcome, Progress
 from ...core.runs.outputs import command_line
+from ...core.runs.roles import generators
 from ...core.runs.run import IDENTITY, StageRun
 from ..configs.report import Report
 from ..table import KINDS
 from .reporting.advice import advice
 from .reporting.cards import cards
-from .reporting.charts import POSTERIOR, against_settings, measurements, training_curves
+from .reporting.charts import POSTERIOR, against_settings, measurements, scale_curves, training_curves
 from .reporting.gaps import gaps
 from .reporting.page import Chapter, Page, Picture, render
 from .reporting.tables import number_tables
@@ -90,11 +91,11 @@ def _subtitle(stages: dict[str, StageRun]) -> str:
 
 def _chapters(run: Summary) -> Iterator[Chapter]:
     """Lay the report out, from the images drawn to how they were learned."""
-    autoencoder, denoiser = run.stages["autoencoder"], run.stages["denoiser"]
+    autoencoder, generator = run.stages["autoencoder"], run.generator
     yield Chapter("Samples", "The first seeds of each class; nothing is picked.", pictures=[*_grids(run)])
     yield Chapter(
         "From noise to image",
-        "Where the sampler is at some of its steps, and what the denoiser takes the image to be there.",
+        "Where the sampler is at some of its steps: of a denoiser, with what it takes the image to be there.",
         pictures=[*_paths(run)],
     )
     yield Chapter(
@@ -120,16 +121,17 @@ def _chapters(run: Summary) -> Iterator[Chapter]:
         pictures=[*_least(run, "class_accuracy", "confusion.png", "read worst")],
     )
     yield Chapter(
-        "Training the denoiser",
-        "The loss of a denoiser levels off early and says little: look at the samples along the way.",
-        pictures=[*_curves(denoiser), *measurements(denoiser), *_along_the_way(denoiser)],
+        f"Training the {KINDS[generator.kind].title.lower()}",
+        "The loss levels off early and says little: look at the samples along the way.",
+        pictures=[*_curves(generator), *measurements(generator), *_along_the_way(generator)],
     )
     yield Chapter(
         "Training the autoencoder",
         "",
         pictures=[*_curves(autoencoder), *_reconstructions(run), *_from_prior(autoencoder)],
     )
-    others = [stage for role, stage in run.stages.items() if role not in ("autoencoder", "denoiser")]
+    made = [role.name for role in generators()]
+    others = [stage for role, stage in run.stages.items() if role not in ("autoencoder", *made)]
     yield Chapter("Training the classifiers", "", pictures=[picture for stage in others for picture in _curves(stage)])
 
 
@@ -181,7 +183,9 @@ def _least(run: Summary, number: str, name: str, chosen_for: str) -> Iterator[Pi
 
 
 def _curves(stage: StageRun) -> Iterator[Picture]:
-    return training_curves(stage, KINDS[stage.kind].title)
+    title = KINDS[stage.kind].title
+    yield from training_curves(stage, title)
+    yield from scale_curves(stage, title)
 
 
 def _sweep_grid(sweep: StageRun) -> Iterator[Picture]:

@@ -10,13 +10,14 @@ from ...core.errors import DataError
 from ...core.files import read_json
 from ...core.metrics.document import read_evaluation
 from ...core.runs.inputs import has_begun
-from ...core.runs.roles import EVALUATION, SAMPLES, SWEEP, Role
+from ...core.runs.roles import EVALUATION, SAMPLES, SWEEP, Role, generators
 from ...core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
 from ..table import STAGES
 from .directories import changed_settings, recorded_settings
 from .words import how, typed
 
 Item = TypeVar("Item")
+_RANKS = ("complete", "unfinished", "missing")
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,19 @@ class Summary:
     evaluations: list[Evaluation]
     sweep: StageRun
 
+    @property
+    def generator(self) -> StageRun:
+        """What the run draws from; where there is none yet, the first that is unfinished, else the usual one."""
+        roles = [self.stages[role.name] for role in generators() if role.name in self.stages]
+        return min(roles, key=lambda run: _RANKS.index(run.state))
+
 
 def read(root: Path, warn: Callable[[str], None]) -> Summary:
     """Read a run. warn: is called with each of its directories that is damaged, and left out."""
     written = (kind for command in STAGES.values() for kind in command.writes)
     roles = {kind.role.name: kind.role for kind in written if kind.name not in kind.role.labelled}
     found = {name: [_read(role, kind, root / kind, warn) for kind in role.makers] for name, role in roles.items()}
-    ranks = ("complete", "unfinished", "missing")
-    stages = {name: min(several, key=lambda run: ranks.index(run.state)) for name, several in found.items()}
+    stages = {name: min(several, key=lambda run: _RANKS.index(run.state)) for name, several in found.items()}
     others = [run.path for name, several in found.items() for run in several if run is not stages[name]]
     evaluations = []
     for run in _labelled(EVALUATION, root, warn):

@@ -28,14 +28,19 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stage(
-    ldm: Launcher, recipe: Path, trained: Pipeline, tmp_path_factory: pytest.TempPathFactory
+    ldm: Launcher,
+    recipe: Path,
+    trained: Pipeline,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Stage]:
     """Prepare a stage, once for all tests that ask for the same command."""
     made: dict[tuple[str, ...], Stage] = {}
 
     def prepare(*words: str) -> Stage:
         if words not in made:
-            made[words] = Stage(list(words), ldm, recipe, trained.folder, tmp_path_factory.mktemp(words[0]))
+            before = request.getfixturevalue("next_scale") if words[0] == "train-var" else trained
+            made[words] = Stage(list(words), ldm, recipe, before.folder, tmp_path_factory.mktemp(words[0]))
         return made[words]
 
     return prepare

@@ -50,7 +50,8 @@ def check_what_a_kill_cost(stage: Stage, runs_dir: Path) -> None:
     assert resumed_after(ended) == newest
 
 
-TRAININGS = ["train-vqvae", "train-dit", pytest.param("train-autoencoder", marks=pytest.mark.slow)]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("train-autoencoder", "train-var", "distill")]
+TRAININGS = ["train-vqvae", "train-dit", *SLOW]
 
 
 @pytest.mark.promise("R1", quick=1, full=40)

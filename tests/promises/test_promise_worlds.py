@@ -25,8 +25,10 @@ from ldm.core.training.loop import Batch
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.classifying import ClassifyingTask
 from ldm.core.training.tasks.denoising import DenoisingTask
+from ldm.core.training.tasks.distilling import DistillingTask
+from ldm.core.training.tasks.next_scale import NextScaleTask
 from ldm.stages.table import STAGES
-from tests.support.interrupted import EDIT, ENCODE, SAMPLE, Stage
+from tests.support.interrupted import EDIT, ENCODE, NEEDS, SAMPLE, Stage
 from tests.support.launcher import Command, Ended
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline
@@ -38,8 +40,25 @@ TASKS: dict[str, Any] = {
     "train-vqvae": AutoencodingTask,
     "train-dit": DenoisingTask,
     "train-classifier": ClassifyingTask,
+    "train-var": NextScaleTask,
+    "distill": DistillingTask,
 }
-FOLDERS = {"train-vqvae": "vqvae", "train-dit": "dit", "train-classifier": "classifier"}
+FOLDERS = {
+    "train-vqvae": "vqvae",
+    "train-dit": "dit",
+    "train-classifier": "classifier",
+    "train-var": "var",
+    "distill": "students/1",
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("train-var", "distill")]
+
+
+@pytest.fixture
+def before(request: pytest.FixtureRequest) -> Pipeline:
+    """A run with what the command of a test needs."""
+    command = request.node.callspec.params.get("case", request.node.callspec.params.get("command"))
+    run: Pipeline = request.getfixturevalue("next_scale" if command == "train-var" else "trained")
+    return run
 
 
 class Watched:
@@ -49,7 +68,8 @@ class Watched:
         self.notes, self.pipeline = root / "notes", Pipeline(root, trained.images)
         self.command, self.settings = command, settings
         self.notes.mkdir(parents=True)
-        start_from(trained.folder, root, "vqvae", "latents")
+        needed = NEEDS.get(command, ("vqvae", "latents"))
+        start_from(trained.folder, root, *(name for name in needed if name != "classifier"))
         if command == "train-vqvae":
             shutil.rmtree(self.folder)
 
@@ -126,8 +146,10 @@ def settings(case: str, precision: str, seed: int) -> dict[str, Any]:
         "train__log_every": BATCH,
         "train__validate_every": 0,
     }
-    if case.startswith("train-dit"):
+    if case.startswith(("train-dit", "train-var", "distill")):
         chosen |= {"preview__every": 0}
+    if case == "distill":
+        chosen |= {"first_steps": 1}
     if case == "train-vqvae adversarial":
         chosen |= {"loss": {"adversarial_weight": 0.5, "adversarial_start": 2 * BATCH}}
     return chosen
@@ -135,10 +157,10 @@ def settings(case: str, precision: str, seed: int) -> dict[str, Any]:
 
 @pytest.mark.promise("R8", quick=1, full=10)
 @pytest.mark.parametrize(
-    "case", ["train-vqvae", "train-vqvae adversarial", "train-dit", "train-dit sharded", "train-classifier"]
+    "case", ["train-vqvae", "train-vqvae adversarial", "train-dit", "train-dit sharded", "train-classifier", *SLOW]
 )
 def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
-    case: str, trials: Trials, trained: Pipeline, tmp_path: Path
+    case: str, trials: Trials, before: Pipeline, tmp_path: Path
 ) -> None:
     """Stopped after a random step, and continued by another number of processes in another number of passes.
 
@@ -151,10 +173,10 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
         sizes = random.permutation([2, int(random.choice([1, 3, 4]) if trials.full else 1)]).tolist()
         passes = [int(random.integers(1, 3))] * 2 if adversarial else random.permutation([1, 2]).tolist()
         stop = (int(random.integers(STEPS - 1)), int(random.integers(sizes[0])))
-        alone = Watched(tmp_path / f"{number}-alone", trained, command, chosen)
+        alone = Watched(tmp_path / f"{number}-alone", before, command, chosen)
         assert alone.train(1, passes[0] if adversarial else 1) == [0]
         together = chosen | ({"train__shard": True} if manner == "sharded" else {})
-        several = Watched(tmp_path / f"{number}-several", trained, command, together)
+        several = Watched(tmp_path / f"{number}-several", before, command, together)
         assert several.train(sizes[0], passes[0], stop) == [75] * sizes[0]
         assert several.train(sizes[1], passes[1]) == [0] * sizes[1]
         assert several.taken() == alone.taken() and len(alone.taken()) == STEPS * BATCH
@@ -168,18 +190,18 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
 
 
 @pytest.mark.promise("R8", quick=1, full=5)
-@pytest.mark.parametrize("command", ["train-vqvae", "train-dit", "train-classifier"])
+@pytest.mark.parametrize("command", ["train-vqvae", "train-dit", "train-classifier", *SLOW])
 def test_two_processes_are_two_passes_of_one_to_the_bit(
-    command: str, trials: Trials, trained: Pipeline, tmp_path: Path
+    command: str, trials: Trials, before: Pipeline, tmp_path: Path
 ) -> None:
     """Even in bfloat16, and where one process goes on alone in twice as many passes."""
     for number, random in enumerate(trials):
         chosen = settings(command, "bf16", seed=int(random.integers(1000)))
         forms = random.permutation([(2, 1), (1, 2)]).tolist()
         stop = (int(random.integers(STEPS - 1)), 0)
-        alone = Watched(tmp_path / f"{number}-alone", trained, command, chosen)
+        alone = Watched(tmp_path / f"{number}-alone", before, command, chosen)
         assert alone.train(1, 2) == [0]
-        several = Watched(tmp_path / f"{number}-several", trained, command, chosen)
+        several = Watched(tmp_path / f"{number}-several", before, command, chosen)
         assert several.train(*forms[0], stop) == [75] * forms[0][0]
         assert several.train(*forms[1]) == [0] * forms[1][0]
         ours, theirs = several.saved(), alone.saved()

@@ -1,17 +1,22 @@
 """A next-scale transformer through the stages: tokens in the shards, training, samples by seed, evaluation."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.progress import Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+from ldm.stages.tools.report import _chapters
+from ldm.stages.tools.reporting.gaps import gaps
+from ldm.stages.tools.summary import read
+from tests.support.pipeline_run import MULTI_SCALE, Pipeline, manifest, pngs
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +27,33 @@ def trained(next_scale: Pipeline) -> Pipeline:
 def drawn(pipeline: Pipeline, label: str, **changes: Any) -> dict[str, bytes]:
     pipeline.run("sample", label=label, **{"num": 3, "steps": None, **changes})
     return pngs(pipeline.folder / "samples" / label)
+
+
+def test_the_report_of_a_run_without_a_denoiser_shows_each_scale_and_says_what_is_next(
+    trained: Pipeline, tmp_path: Path
+) -> None:
+    run = read(trained.folder, print)
+    assert run.generator.path == trained.folder / "var"
+    titles = [picture.caption for chapter in _chapters(run) for picture in chapter.pictures]
+    assert {
+        "Autoencoder: PSNR after each scale, dB",
+        "Autoencoder: codes in use at each scale, share",
+        "Next-scale transformer: loss of each scale, nats a token",
+    } <= set(titles)
+    assert any(chapter.title == "Training the next-scale transformer" for chapter in _chapters(run))
+    advice = [gap.command for gap in gaps(trained.config("sample"), run)]
+    assert any("sweep" in command and "--cfg" in command for command in advice)
+    assert not any("--steps" in command or "train-dit" in command for command in advice)
+    fewer = trained.copy(tmp_path)
+    shutil.rmtree(fewer.folder / "var")
+    assert "train-dit" in next(gaps(fewer.config("sample"), read(fewer.folder, print))).command
+
+
+def test_reconstructions_are_shown_after_each_scale(trained: Pipeline) -> None:
+    (path,) = sorted((trained.folder / "autoencoder" / "reconstructions").glob("*.png"))[-1:]
+    plain = Image.open(path).size[1]
+    rows = len(MULTI_SCALE["scales"]) + 1  # the original, the first scales, and all of them
+    assert plain % rows < plain / rows and plain > rows * 16
 
 
 def test_tokens_are_in_the_shards_and_the_loss_of_each_scale_is_logged(trained: Pipeline) -> None:

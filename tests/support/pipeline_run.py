@@ -49,8 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eval": {},
 }
 
-
-MULTI_SCALE = {
+MULTI_SCALE = {  # of 16 pixels, 4x smaller
     "preset": "msvq-xs",
     "channels": 8,
     "channel_multipliers": (1, 2),

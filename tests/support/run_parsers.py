@@ -12,9 +12,12 @@ import torch
 
 from ldm.core import files
 from ldm.core.autoencoders import registry
+from ldm.core.autoregressive import registry as autoregressive
+from ldm.core.autoregressive.var_config import NextScaleConfig
 from ldm.core.denoisers import noisy_classifier
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.denoisers.settings import NOISY
+from ldm.core.diffusion.distillation import CFG
 from ldm.core.features import classifier
 from ldm.core.features.registry import open_extractor
 from ldm.core.interchange.model_card import look_for
@@ -36,7 +39,10 @@ from tests.support.harms import Harm, in_header, in_json, in_lines, in_tar, in_y
 from tests.support.parsers import Parser, Read
 from tests.support.regression import FP32
 
-STAGES = ("vqvae", "latents", "dit", "classifier", NOISY, "samples/some", "edits/photo", "eval/some")
+STAGES = (
+    *("vqvae", "latents", "dit", "students/2", "var", "classifier", NOISY),
+    *("samples/some", "edits/photo", "eval/some"),
+)
 SMALL = {"width": 8, "depth": 1, "heads": 1}
 LATENTS = (4, 4, 4)
 SHARDS = {"train": ["shard-000000.tar"], "val": ["val-000000.tar"]}
@@ -58,8 +64,20 @@ def make_run(folder: Path) -> None:
     facts = json.loads((run / "dit" / MANIFEST).read_bytes())["facts"]
     known = {name: facts[name] for name in ("class_names", "latent_shape", "diffusion")}
     names = ("final/config.json", "final/model.safetensors")
-    add_stage(run, "classifier", "train-classifier", {**known, "accuracy": 0.5}, {}, *names)
     made_of = {"latents": "latents", "autoencoder": "vqvae"}
+
+    # A student, and a transformer over the tokens of no autoencoder that there is.
+    (run / "students" / "2").mkdir(parents=True)
+    (run / "var").mkdir()
+    taught = denoisers.read_config(run / "dit" / "final").replace(scalars=(CFG,))
+    denoisers.save(denoisers.build(taught), run / "students" / "2" / "final")
+    of_student = {**facts, "label_dropout": 0.0, "student": {"steps": 2, "guidance": [1.0, 4.0]}}
+    add_stage(run, "students/2", "distill", of_student, {"denoiser": "dit", **made_of}, *names)
+    tokens = NextScaleConfig(scales=(1, 2), codebook_size=8, code_channels=4, num_classes=3, **SMALL)
+    autoregressive.save(autoregressive.build(tokens), run / "var" / "final")
+    of_tokens = {**known, "image_size": 16, "scales": [1, 2], "label_dropout": 0.1}
+    add_stage(run, "var", "train-var", of_tokens, made_of, *names)
+    add_stage(run, "classifier", "train-classifier", {**known, "accuracy": 0.5}, {}, *names)
     add_stage(run, NOISY, "train-classifier", {**known, "accuracy": {"val_accuracy": 0.5}}, made_of, *names)
     sampling = {"sampler": "ddim", "steps": 2, "cfg": 3.0}
     shutil.copytree(run / "samples" / "some", run / "edits" / "photo")
@@ -151,12 +169,21 @@ def check_unfinished(folder: Path, harmed: str) -> None:
 
 
 def draw(folder: Path, harmed: str) -> None:
-    sample.run(config("sample", folder, num=1, classes="0", steps=1, label="new"), Silent())
+    _draw(folder, "dit", steps=1)
+
+
+def draw_in_steps_of_a_student(folder: Path, harmed: str) -> None:
+    _draw(folder, "students/2")
+
+
+def _draw(folder: Path, stage: str, **how: Any) -> None:
+    settings = config("sample", folder, num=1, classes="0", label="new", denoiser=folder / RUN / stage, **how)
+    sample.run(settings, Silent())
 
 
 def draw_guided(folder: Path, harmed: str) -> None:
     guides = {"autoguide": folder / RUN / "dit", "classifier_scale": 1.0, "cfg": 1}
-    sample.run(config("sample", folder, num=1, classes="0", steps=1, label="new", **guides), Silent())
+    _draw(folder, "dit", steps=1, **guides)
 
 
 def train(folder: Path, harmed: str) -> None:
@@ -190,7 +217,7 @@ def prepare_export(folder: Path, harmed: str) -> None:
 
 def compare(folder: Path, harmed: str) -> None:
     """As `ldm sweep` puts its points side by side."""
-    point = sweep.Point(3.0, 2, folder / RUN / "samples" / "some", folder / RUN / "eval" / "some")
+    point = sweep.Point("ddim", 3.0, 2, 4, folder / RUN / "samples" / "some", folder / RUN / "eval" / "some")
     sweep.compare(config("sweep", folder), [point], Silent())
 
 
@@ -253,6 +280,16 @@ def load_denoiser(folder: Path, harmed: str) -> None:
     model(torch.zeros(1, *LATENTS), torch.zeros(1), {"labels": torch.zeros(1, dtype=torch.int64)})
 
 
+def load_student(folder: Path, harmed: str) -> None:
+    model = denoisers.load(folder / RUN / "students" / "2" / "final", LATENTS)
+    model(torch.zeros(1, *LATENTS), torch.zeros(1), {"labels": torch.zeros(1, dtype=torch.int64), CFG: torch.ones(1)})
+
+
+def load_transformer(folder: Path, harmed: str) -> None:
+    model = autoregressive.load(folder / RUN / "var" / "final")
+    model(torch.zeros(1, 4, model.config.code_channels), {"labels": torch.zeros(1, dtype=torch.int64)})
+
+
 def load_classifiers(folder: Path, harmed: str) -> None:
     extractor = open_extractor("classifier", folder / RUN / "classifier" / "final", torch.device("cpu"))
     extractor.both(torch.zeros(1, 3, 16, 16))
@@ -268,11 +305,11 @@ def _of_run(harms: Mapping[str, Harm], readers: tuple[Read, ...], rarely: tuple[
     return Parser(make_run, harms, readers, seal_run, rarely)
 
 
-_TRAINED = ("vqvae", "dit", "classifier", NOISY)
+_TRAINED = ("vqvae", "dit", "students/2", "var", "classifier", NOISY)
 _WHOLE = (look_at_all, check_all)
-_DRAWN = (draw, draw_guided)
+_DRAWN = (draw, draw_guided, draw_in_steps_of_a_student)
 _PREPARED = (prepare_encoding, prepare_export)
-_LOADED = (load_autoencoder, load_denoiser, load_classifiers)
+_LOADED = (load_autoencoder, load_denoiser, load_student, load_transformer, load_classifiers)
 RUN_PARSERS = {
     "manifest": _of_run(
         _harms(in_json, MANIFEST),

@@ -43,7 +43,8 @@ def write_recipe(path: Path, images: Path) -> Path:
 def training(command: str, steps: int, every: int) -> list[str]:
     """Return the settings of a training of so many steps that saves every so many, and draws nothing."""
     settings = [command, *BARE, f"train.images={steps * STEP}", f"train.checkpoint_every={every * STEP}"]
-    return settings + (["preview.every=0"] if command == "train-dit" else [])
+    settings += ["first_steps=1"] if command == "distill" else []
+    return settings + (["preview.every=0"] if command in ("train-dit", "train-var", "distill") else [])
 
 
 def start_from(run: Path, runs_dir: Path, *stages: str) -> Path:

@@ -10,7 +10,7 @@ from torch import nn
 
 from ... import seeds
 from ...autoencoders import losses, registry
-from ...autoencoders.codec import Autoencoder, Draws, TrainableCodec, train_only
+from ...autoencoders.codec import Autoencoder, Codec, Draws, TokenCodec, TrainableCodec, train_only
 from ...autoencoders.discriminator import Discriminator, layers_for
 from ...autoencoders.lpips import LPIPS
 from ...images.decode import as_tensor, as_uint8, write_png
@@ -181,19 +181,29 @@ def write_pictures(
     write_prior_samples(autoencoder, images, count, policy, folder, images_seen)
 
 
+def _from_first_maps(codec: Codec, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what the first maps of tokens decode to, by the sides of these; nothing where there is one map."""
+    tokens = codec.tokens(images) if isinstance(codec, TokenCodec) else []
+    several = range(1, len(tokens))
+    return {f"up to {tokens[k - 1].shape[-1]}": codec.decode(codec.from_tokens(tokens[:k])) for k in several}  # type: ignore[attr-defined]
+
+
 @torch.no_grad()
 def write_reconstructions(
     autoencoder: Autoencoder, images: ImageLoader, count: int, policy: Policy, folder: Path, images_seen: int
 ) -> None:
-    """Write some held-out images, always the same ones, above their reconstructions."""
+    """Write some held-out images, always the same ones, above their reconstructions.
+
+    Of a codec with several maps of tokens, those of the first maps stand between, coarse to fine.
+    """
     originals = images.batch(spread(len(images), count))
     batch = as_tensor(originals).to(policy.device)
     with policy.autocast():
-        decoded = autoencoder(batch)
+        rows = {**_from_first_maps(autoencoder.codec, batch), "decoded": autoencoder(batch)}
     picture = grid(
-        np.concatenate([originals, as_uint8(decoded.cpu())]),
+        np.concatenate([originals, *(as_uint8(decoded.float().clamp(-1, 1).cpu()) for decoded in rows.values())]),
         columns=len(originals),
-        row_labels=["original", "decoded"],
+        row_labels=["original", *rows],
         scale=scale_for(originals),
     )
     (folder / "reconstructions").mkdir(exist_ok=True)

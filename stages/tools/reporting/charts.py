@@ -1,5 +1,6 @@
 """The charts of a run's report: training over images seen, measurements along the way, evaluations over a setting."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ TRAINED = {
     "accuracy": ("val_accuracy",),
     "gradient norm": ("grad_norm",),
 }
+BY_SCALE = {"val_psnr": "PSNR after each scale, dB", "val_usage": "codes in use at each scale, share"}
+BY_SCALE |= {"val_loss": "loss of each scale, nats a token"}
 _LOGARITHMIC = ("loss", "pixel loss", "LPIPS", "KL divergence, nats per latent value", "gradient norm")
 SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps")}
 
@@ -44,6 +47,16 @@ def training_curves(stage: StageRun, title: str) -> Iterator[Picture]:
         if any(x > 0 for each in lines for x in each.x):
             log = "y" if label in _LOGARITHMIC else ""
             yield Picture(f"{title}: {label}", svg=svg(Panel("", "images seen", label, lines, log=log)))
+
+
+def scale_curves(stage: StageRun, title: str) -> Iterator[Picture]:
+    """Draw the numbers that a stage's metrics.jsonl has of each scale, named by its side, over images seen."""
+    known = dict.fromkeys(name for each in stage.lines for name in each)
+    for kind, label in BY_SCALE.items():
+        sides = sorted(int(name.removeprefix(f"{kind}_")) for name in known if re.fullmatch(rf"{kind}_\d+", name))
+        lines = [line(f"{side} x {side}", stage.curve(f"{kind}_{side}"), colour) for colour, side in enumerate(sides)]
+        if any(x > 0 for each in lines for x in each.x):
+            yield Picture(f"{title}: {label}", svg=svg(Panel("", "images seen", label, lines)))
 
 
 def measured_along_the_way(stage: StageRun) -> list[dict[str, Any]]:

@@ -13,25 +13,25 @@ from ..summary import Summary, progress_of
 from .charts import measured_along_the_way
 from .page import Gap
 
-_CHAIN = ("autoencoder", "latents", "denoiser")
-
 
 def gaps(config: Run, run: Summary) -> Iterator[Gap]:
     """Yield what is not there yet, as far as there is already what it is made of."""
     stages = run.stages
-    denoiser = stages["denoiser"]
-    if not denoiser.complete:
-        done = [number for number, role in enumerate(_CHAIN) if stages[role].complete]
-        yield _next_stage(config, stages[_CHAIN[max(done, default=-1) + 1]])  # What came before may lie elsewhere.
+    generator = run.generator
+    if not generator.complete:
+        chain = [stages["autoencoder"], stages["latents"], generator]
+        done = [number for number, stage in enumerate(chain) if stage.complete]
+        yield _next_stage(config, chain[max(done, default=-1) + 1])  # What came before may lie elsewhere.
         return
     yield from _of_samples(config, run)
     yield from _of_evaluations(config, run)
-    if not measured_along_the_way(denoiser) and stages["latents"].complete:
-        again = command_line(MAKERS[denoiser.kind].name, config)
-        every = max(1, denoiser.metadata.get("images_seen", 0) // 5)
+    if not measured_along_the_way(generator) and stages["latents"].complete:
+        again = command_line(MAKERS[generator.kind].name, config)
+        every = max(1, generator.metadata.get("images_seen", 0) // 5)
+        name = KINDS[generator.kind].title.lower()
         yield Gap(
-            "Numbers of samples along the training of the denoiser, which they need done again, in this one's place.",
-            f"{again} {_as_before(denoiser)} --metrics-every {every} --replace",
+            f"Numbers of samples along the training of the {name}, which they need done again, in this one's place.",
+            f"{again} {_as_before(generator)} --metrics-every {every} --replace",
         )
 
 
@@ -62,28 +62,28 @@ def _of_samples(config: Run, run: Summary) -> Iterator[Gap]:
 
 def _of_evaluations(config: Run, run: Summary) -> Iterator[Gap]:
     """Numbers of samples, alone and against guidance and steps, and of reconstructions, in features that are there."""
-    denoiser, classifier = run.stages["denoiser"], run.stages["classifier"]
+    generator, classifier = run.generator, run.stages["classifier"]
     sampled = [each.sampling for each in run.evaluations if each.sampling]
     reconstructed = any(each.document.get("of") == "reconstructions" for each in run.evaluations)
     evaluate, sweep = command_line("eval", config), command_line("sweep", config)
     features = ""
     if not classifier.complete:
-        if len(conditioning_of(denoiser.metadata).class_names) > 1:
+        if len(conditioning_of(generator.metadata).class_names) > 1:
             train = command_line("train-classifier", config)
             if classifier.state == "unfinished":
                 train = f"{train} {_as_before(classifier)}"
             yield Gap("A classifier, in whose features images are evaluated.", train)
         else:
             features = " --features inception --weights FILE"
-    guided = denoiser.metadata["label_dropout"] > 0
+    guided = generator.metadata.get("label_dropout", 0.0) > 0
     if not sampled:
         chosen = f" --samples {shlex.quote(run.samples[-1].path.name)}" if len(run.samples) > 1 else ""
         yield Gap("Numbers of samples, and the training images nearest to them.", evaluate + chosen + features)
     if guided and len({sampling["cfg"] for sampling in sampled}) < 2:
         yield Gap("Distance and class accuracy against guidance scale.", f"{sweep} --cfg 1,1.5,2,3,5{features}")
-    if len({sampling["steps"] for sampling in sampled}) < 2:
+    if len({sampling["steps"] for sampling in sampled}) < 2 and "diffusion" in generator.metadata:
         scale = "3" if guided else "1"
-        most = diffusion_of(denoiser).most_steps
+        most = diffusion_of(generator).most_steps
         steps = ",".join(str(number) for number in (5, 10, 20, 50) if number <= most) or str(most)
         yield Gap("Distance and class accuracy against steps.", f"{sweep} --cfg {scale} --steps {steps}{features}")
     if not reconstructed:

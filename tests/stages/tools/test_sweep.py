@@ -17,7 +17,7 @@ from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Heard, Pipeline, write_squares
+from tests.support.pipeline_run import Heard, Pipeline
 
 
 class Console(Silent):
@@ -83,15 +83,11 @@ def test_samplers_and_students_stand_in_one_table_with_what_an_image_costs(own: 
     assert len(table(swept(own, cfg=(1, 3), steps=(2,), students=False))) == 2
 
 
-def test_a_generator_without_steps_is_compared_over_guidance_alone(tmp_path: Path) -> None:
-    pipeline = Pipeline(tmp_path, write_squares(tmp_path / "squares", size=16))
-    tokens = {"preset": "msvq-xs", "channels": 8, "codebook_size": 16, "scales": (1, 2)}
-    pipeline.run("train-autoencoder", model=tokens)
-    for command in ("encode", "train-var", "train-classifier"):
-        pipeline.run(command)
+def test_a_generator_without_steps_is_compared_over_guidance_alone(next_scale: Pipeline, tmp_path: Path) -> None:
+    pipeline = next_scale.copy(tmp_path)
     outcome = swept(pipeline, cfg=(1, 2))
     rows = [(row["by"], row["cfg"], row["steps"], row["evaluations"]) for row in table(outcome)]
-    assert rows == [("next-scale", "1.0", "2", "2"), ("next-scale", "2.0", "2", "4")]
+    assert rows == [("next-scale", "1.0", "3", "3"), ("next-scale", "2.0", "3", "6")]
     with pytest.raises(ConfigError, match="`steps=7` is no setting of"):
         swept(pipeline, steps=(7,))
 
