@@ -113,7 +113,7 @@ def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, 
         *picture,
         "## Use",
         "",
-        *_use(metadata, shown, denoiser_exporter(model.network).PIPELINE, bool(names)),
+        *_use(model, metadata, shown),
         "",
         *[f"- {note}" for note in _notes(model)],
         "",
@@ -174,7 +174,9 @@ def autoencoder_card(stage: StageRun, autoencoder: Autoencoder, class_name: str,
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body), ignore_metadata_errors=True))
 
 
-def _use(metadata: Mapping[str, Any], shown: Shown, pipeline: str, has_classes: bool) -> list[str]:
+def _use(model: Model, metadata: Mapping[str, Any], shown: Shown) -> list[str]:
+    pipeline, has_classes = denoiser_exporter(model.network).PIPELINE, bool(model.conditioning.class_names)
+    steps = 50 if model.student is None else model.student.steps
     guidance = shown.sampling.get("cfg", 3.0) if metadata["label_dropout"] > 0 else 1.0
     asked = f"class_labels=[0], guidance_scale={guidance:g}" if has_classes else "batch_size=1"
     return _fenced(
@@ -182,15 +184,20 @@ def _use(metadata: Mapping[str, Any], shown: Shown, pipeline: str, has_classes: 
         f"from diffusers import {pipeline}\n"
         "\n"
         f'pipe = {pipeline}.from_pretrained("PATH OF THIS FOLDER", torch_dtype=torch.float32)\n'
-        f"images = pipe({asked}, num_inference_steps=50).images",
+        f"images = pipe({asked}, num_inference_steps={steps}).images",
         "python",
     )
 
 
 def _notes(model: Model) -> Iterator[str]:
     """Yield what differs from `ldm sample`, and from other pipelines."""
-    steps = model.schedule.num_steps
-    if model.schedule.variance_preserving:
+    steps, student = model.schedule.num_steps, model.student
+    if student is not None:
+        yield (
+            f"It was distilled to {student.steps} steps, with guidance of scale {student.guidance[0]:g} inside: give"
+            f" `num_inference_steps={student.steps}` and `guidance_scale=1`, no others."
+        )
+    elif model.schedule.variance_preserving:
         yield (
             f"Give a number of steps that divides {steps}: with others diffusers takes the previous step from elsewhere"
             " than its own list. The sampler is DDIM without noise, on trailing steps."
@@ -200,7 +207,7 @@ def _notes(model: Model) -> Iterator[str]:
     if model.diffusion.shift != 1 and not shifts(model.schedule):
         yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
     yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
-    if model.conditioning.class_names:
+    if model.conditioning.class_names and student is None:
         yield from _notes_on_classes(model)
     if model.diffusion.learn_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."

@@ -16,8 +16,15 @@ from ...core.interchange.export_record import CARD, RECORD, files_in, read_recor
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
 from ...core.interchange.model_card import GRID, Agreement, Shown, autoencoder_card, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
-from ...core.pipeline.loading import load_autoencoder, load_model, open_denoiser, require_denoising
-from ...core.pipeline.model import Model
+from ...core.pipeline.loading import (
+    diffusion_of,
+    load_autoencoder,
+    load_model,
+    open_denoiser,
+    require_denoising,
+    student_of,
+)
+from ...core.pipeline.model import Model, forward_process
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import open_own, open_producer
 from ...core.runs.roles import AUTOENCODER
@@ -119,8 +126,28 @@ def _open(config: Export, progress: Progress) -> Sources:
     """Open the stages. Raises DataError where one is missing, or the autoencoder changed since."""
     denoiser = open_denoiser(config.denoiser, config)
     require_denoising(denoiser)
+    _require_stock_sampling(denoiser)
     autoencoder = open_producer(denoiser, "autoencoder", AUTOENCODER, config)
     return Sources(denoiser, autoencoder, look_for(config.root, denoiser, progress.warn))
+
+
+def _require_stock_sampling(denoiser: StageRun) -> None:
+    """Raise ConfigError for a student whose guidance or times no pipeline of diffusers has."""
+    student = student_of(denoiser)
+    if student is None:
+        return
+    if student.takes_scale:
+        raise ConfigError(
+            f"{denoiser.path} takes its guidance scale as an input, which no pipeline of diffusers gives",
+            "distill a student of one scale, as `ldm distill --guidance 3,3`, or export its teacher",
+        )
+    diffusion = diffusion_of(denoiser)
+    schedule = forward_process(diffusion)
+    if schedule.num_steps % student.steps or (diffusion.shift != 1 and not scheduler.shifts(schedule)):
+        raise ConfigError(
+            f"{denoiser.path} draws in {student.steps} steps at times that no scheduler of diffusers visits",
+            f"export one whose steps divide {schedule.num_steps}, trained without `diffusion.shift`",
+        )
 
 
 def _convert(model: Model) -> Parts:

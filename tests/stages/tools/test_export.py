@@ -87,6 +87,31 @@ def test_a_unet_without_conditions_becomes_an_ldm_pipeline_and_comes_back(
         run_export(run, tmp_path / "other")
 
 
+@pytest.mark.promise("R25")
+def test_a_student_of_one_scale_draws_in_stock_classes_what_it_draws_here(drawing: Pipeline, tmp_path: Path) -> None:
+    run = drawing.copy(tmp_path / "runs")
+    run.run("distill", steps=2, first_steps=2, guidance=(3.0, 3.0))
+    student = run.folder / "students" / "2"
+    run.run("sample", num=2, steps=None, denoiser=student, label="shown")
+    run_export(run, tmp_path / "out", denoiser=student)
+    made = draw(str(tmp_path / "out"), feed_of(run, num=2, guidance=1.0, steps=2))
+    assert levels_apart(made["images"], drawn(run, "shown")) <= 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "guidance_scale=1, num_inference_steps=2)" in card and "guidance of scale 3 inside" in card
+
+
+def test_a_student_that_stock_classes_cannot_draw_from_is_refused(drawing: Pipeline, tmp_path: Path) -> None:
+    run = drawing.copy(tmp_path / "runs")
+    for steps, guidance, message in (
+        (1, None, "takes its guidance scale as an input"),
+        (16, (3.0, 3.0), "in 16 steps"),
+    ):
+        run.run("distill", steps=steps, first_steps=steps, guidance=guidance, train__images=8)
+        with pytest.raises(ConfigError, match=message):
+            run_export(run, tmp_path / "out", denoiser=run.folder / "students" / str(steps))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_folder_names_stock_classes_only_and_holds_no_pickle(drawing: Pipeline, exported: Path) -> None:
     index = json.loads((exported / "model_index.json").read_text())
     assert index["_class_name"] == "DiTPipeline"
