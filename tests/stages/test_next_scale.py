@@ -1,7 +1,10 @@
 """A next-scale transformer through the stages: tokens in the shards, training, samples by seed, evaluation."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from ldm.stages.tools.report import _chapters
 from ldm.stages.tools.reporting.gaps import gaps
 from ldm.stages.tools.summary import read
 from tests.support.pipeline_run import MULTI_SCALE, Pipeline, manifest, pngs
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,29 @@ def test_the_report_of_a_run_without_a_denoiser_shows_each_scale_and_says_what_i
     fewer = trained.copy(tmp_path)
     shutil.rmtree(fewer.folder / "var")
     assert "train-dit" in next(gaps(fewer.config("sample"), read(fewer.folder, print))).command
+
+
+def test_the_loader_of_the_docs_draws_the_same_with_torch_alone(trained: Pipeline, tmp_path: Path) -> None:
+    """In a process that has neither ldm nor safetensors."""
+    page = (ROOT / "docs" / "next-scale.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    (tmp_path / "draw.py").write_text(code)
+    folders = [str(trained.folder / stage) for stage in ("autoencoder", "var")]
+    program = (
+        f"import sys; sys.modules['ldm'] = sys.modules['safetensors'] = None; sys.path.insert(0, {str(tmp_path)!r});"
+        " import draw, torch; torch.set_num_threads(1);"
+        f" images = draw.draw(*{folders!r}, [0, 1, 2], cfg=2.5, temperature=0.0);"
+        " print(((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    made = np.array(json.loads(done.stdout))
+    trained.run("sample", label="greedy", num=1, steps=None, cfg=2.5, temperature=0.0)
+    folder = trained.folder / "samples" / "greedy"
+    ours = np.stack([np.asarray(Image.open(folder / name)) for name in sorted(pngs(folder))]).astype(int)
+    assert ours.std() > 5 and np.abs(made - ours).max() <= 1
 
 
 def test_reconstructions_are_shown_after_each_scale(trained: Pipeline) -> None:
