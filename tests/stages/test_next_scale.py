@@ -19,7 +19,7 @@ from ldm.stages.tools import verify
 from ldm.stages.tools.report import _chapters
 from ldm.stages.tools.reporting.gaps import gaps
 from ldm.stages.tools.summary import read
-from tests.support.pipeline_run import MULTI_SCALE, Pipeline, manifest, pngs
+from tests.support.pipeline_run import MULTI_SCALE, Pipeline, manifest, pngs, write_squares
 
 ROOT = Path(__file__).parents[2]
 
