@@ -1,6 +1,6 @@
 """`ldm anagram`, `ldm hybrid`, `ldm interpolate`: two conditions in one image, or the way from one to the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +76,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
         def parameters(row: int) -> dict[str, Any]:
             records = [request.records[0] for request in pair]
-            classes = [opened.conditioning.recall(record).get(opened.conditioning.asks, "") for record in records]
+            classes = [_text(opened.conditioning.recall(record)) for record in records]
             how = {**config.own_settings(classes), **({"frame": row} if along else {})}
             return parameters_of(opened, config.command, {"conditions": records}, {}, int(own_seeds[row]), **how)
 
@@ -106,6 +106,12 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
     summary = {"images": f"{len(names):,} of {' and '.join(dict.fromkeys(titles))}, cfg {opened.sampling.cfg:g}"}
     return Outcome(folder, summary=summary, pictures=pictures)
+
+
+def _text(asked: Mapping[str, Any]) -> str:
+    """Return the class or prompt that asks for one condition; empty for none."""
+    text = next(iter(asked.values()), "")
+    return text if isinstance(text, str) else str(text[0])
 
 
 def _condition(opened: OpenedDenoiser, text: str, asks: str | None) -> Request:
