@@ -11,7 +11,7 @@ import torch
 from ...core import files
 from ...core.autoencoders.codec import Autoencoder
 from ...core.errors import ConfigError
-from ...core.interchange import scheduler
+from ...core.interchange import model_spec, scheduler
 from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
 from ...core.interchange.model_card import GRID, Agreement, Shown, autoencoder_card, card, look_for
@@ -75,6 +75,7 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
         text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
         files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
+        model_spec.describe(folder, config.name, sources.denoiser.metadata["image_size"])
     summary = {
         "classes": f"{model.network.config.num_classes:,}",
         "agreement": str(agreement),
@@ -105,6 +106,7 @@ def _export_autoencoder(config: Export, progress: Progress) -> Outcome:
         network.save_pretrained(folder, safe_serialization=True)
         text = autoencoder_card(source, autoencoder, type(network).__name__, agreement)
         files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
+        model_spec.describe(folder, config.name, source.metadata["image_size"])
     summary = {
         "autoencoder": type(network).__name__,
         "agreement": agreement,

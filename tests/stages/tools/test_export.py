@@ -1,5 +1,6 @@
 """`ldm export`: what stock diffusers draws from it, the model card, and what it never overwrites."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -11,10 +12,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ldm.cli.main import run as ldm
 from ldm.core import seeds
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.interchange import model_spec
 from ldm.core.progress import Silent
 from ldm.core.runs.roles import DENOISER
 from ldm.core.runs.run import open_run
@@ -120,6 +124,31 @@ def test_the_folder_names_stock_classes_only_and_holds_no_pickle(drawing: Pipeli
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
     texts = [path.read_text() for path in files if path.suffix in (".json", ".md")]
     assert not [text for text in texts if str(drawing.images.parent) in text or str(exported.parent) in text]
+
+
+def test_each_file_of_weights_says_in_its_header_what_it_is_and_has_the_hash_of_its_tensors(exported: Path) -> None:
+    found = {path.parent.name: path for path in exported.rglob("*.safetensors")}
+    for part, network in (("transformer", "DiTTransformer2DModel"), ("vae", "VQModel")):
+        with safe_open(found[part], "pt") as file:
+            keys = file.metadata()
+            assert len(list(file.keys())) > 10
+        assert keys["modelspec.architecture"] == network and keys["modelspec.resolution"] == "16x16"
+        assert keys["modelspec.title"].endswith(part) and keys["format"] == "pt"
+        content = found[part].read_bytes()
+        tensors = content[8 + int.from_bytes(content[:8], "little") :]
+        assert keys["modelspec.hash_sha256"] == f"0x{hashlib.sha256(tensors).hexdigest()}"
+
+
+def test_a_header_is_written_over_the_same_tensors_and_alike_each_time(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 5), "b": torch.arange(7)}
+    written = []
+    for name in ("one", "two"):
+        save_file(tensors, tmp_path / name, metadata={"format": "pt"})
+        model_spec.write_header(tmp_path / name, {"modelspec.title": "é", "modelspec.architecture": "x"})
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    found = load_file(tmp_path / "one")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items()) and len(found) == 2
 
 
 def test_the_card_tells_data_settings_numbers_and_what_to_know(drawing: Pipeline, exported: Path) -> None:
