@@ -1,4 +1,4 @@
-"""What a safetensors file is, in its own header: the keys of the Stability.AI Model Metadata Standard, version 1.0.1."""
+"""What a safetensors file is, in its header: the keys of the Stability.AI Model Metadata Standard, version 1.0.1."""
 
 import hashlib
 import json
