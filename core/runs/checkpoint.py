@@ -19,9 +19,9 @@ from ..distributed import tensor_file
 from ..distributed.sharded_tensors import ShardedTensors, sharded_tensors
 from ..errors import DataError, Diverged, as_data_error
 from .lock import require_held
-from .pieces import IDENTITY, owner_of
+from .pieces import CHECKPOINTS, IDENTITY, owner_of
 
-FOLDER = "checkpoints"
+FOLDER = CHECKPOINTS
 STATE = "state.json"
 MANIFEST = "manifest.json"
 SCHEMA = 1

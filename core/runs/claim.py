@@ -10,7 +10,7 @@ from .. import files
 from ..errors import ConfigError, DataError, NewerFormat
 from ..settings.recipe_file import leaves
 from .lock import LOCK
-from .pieces import BOUND, PIECES, Pieces
+from .pieces import BEFORE, BOUND, CHECKPOINTS, PIECES, Pieces, owner_of
 from .roles import role_of
 from .run import IDENTITY, MANIFEST, RECIPE, SCHEMA, Identity, StageRun, holds_more_than, kind_of, open_run
 
@@ -34,6 +34,9 @@ def claim(
     if finished is not None or (path / IDENTITY).exists():
         known = _of_manifest(finished) if finished is not None else _read_identity(path, lenient=replace)
         differing = _differences(known, wanted, identity) if known is not None else []
+        if known is not None and not replace and differing and _is_shorter(known, wanted, identity):
+            _go_on(path, known, wanted, identity)
+            finished, damage, differing = None, None, []
         if differing and not replace and holds_more_than(path, LOCK, IDENTITY, RECIPE):
             others = ", ".join(filter(None, ("give the same settings", identity.elsewhere)))
             raise ConfigError(
@@ -82,7 +85,7 @@ def upgraded(
 
 
 def is_whole(path: Path, kind: str, identity: Identity | None = None) -> bool:
-    """Return whether a directory is complete, not damaged, and of that identity if one is given."""
+    """Return whether a directory is complete, not damaged, and of that identity, or shorter, if one is given."""
     if not (path / MANIFEST).is_file():
         return False
     try:
@@ -90,7 +93,52 @@ def is_whole(path: Path, kind: str, identity: Identity | None = None) -> bool:
         run.verify()
     except DataError:
         return False
-    return identity is None or not _differences(_of_manifest(run), _document(identity), identity)
+    if identity is None:
+        return True
+    known, wanted = _of_manifest(run), _document(identity)
+    return not _differences(known, wanted, identity) or _is_shorter(known, wanted, identity)
+
+
+def _is_shorter(known: Mapping[str, Any], wanted: Mapping[str, Any], identity: Identity) -> bool:
+    """Return whether known work is that which is wanted but for fewer `train.images`."""
+    lengths = [_images(document) for document in (known, wanted)]
+    if identity.may_go_on is None or not (isinstance(lengths[0], int) and lengths[0] < lengths[1]):
+        return False
+    return not _differences(_with_images(known, lengths[1]), wanted, identity)
+
+
+def _images(document: Mapping[str, Any]) -> Any:
+    config = document.get("config")
+    train = config.get("train") if isinstance(config, dict) else None
+    return train.get("images") if isinstance(train, dict) else None
+
+
+def _with_images(document: Mapping[str, Any], images: int) -> dict[str, Any]:
+    config = document["config"]
+    return {**document, "config": {**config, "train": {**config["train"], "images": images}}}
+
+
+def _go_on(path: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], identity: Identity) -> None:
+    """Let work of fewer images be unfinished work of those that are wanted. Raises ConfigError where it cannot.
+
+    Its checkpoints stay its own: the new identity names those before it.
+    """
+    if not identity.may_go_on:
+        raise ConfigError(
+            f"{path} was trained for {_images(known):,} images, at whose end the learning rate ends: `train.decay`"
+            " is not constant",
+            f"begin another from its weights: `start_from={path}` and another `name`; only a training with"
+            " `train.decay=constant` goes on to more images",
+        )
+    if (path / MANIFEST).is_file() and not any((path / CHECKPOINTS).glob("*/")):
+        raise ConfigError(
+            f"{path} has no checkpoint to go on from", f"begin another from its weights: `start_from={path}`"
+        )
+    before = owner_of(path)
+    sha256s = [] if before is None else [*before.before, before.sha256]
+    others = [each for each in sha256s if each != files.sha256_json(wanted)]
+    files.write_json(path / IDENTITY, {**wanted, BOUND: True, BEFORE: others})
+    (path / MANIFEST).unlink(missing_ok=True)
 
 
 def _finished(path: Path, identity: Identity) -> tuple[StageRun | None, str | None]:
@@ -156,7 +204,8 @@ def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any], identity: 
     config = known.get("config")
     config = upgraded(config, identity.defaults, identity.incidental) if isinstance(config, dict) else config
     previous, places = {**known, "config": config}, identity.places
-    previous.pop(BOUND, None)
+    for name in (BOUND, BEFORE):
+        previous.pop(name, None)
     before, after = dict(leaves(previous)), dict(leaves(wanted))
     return [
         f"{key.split('.')[1]}: other contents"

@@ -19,18 +19,25 @@ from ..system.machine import num_cores
 IDENTITY = "identity.json"
 PIECES = "pieces.jsonl"
 BOUND = "bound"  # key of an identity: all its pieces and checkpoints say whose they are
+BEFORE = "before"  # key of an identity: the sha256 of those that it had when it was of fewer images
+CHECKPOINTS = "checkpoints"  # folder of what a training goes on from
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose work a directory holds. sha256: of its identity. strict: all that was saved in it records its owner."""
+    """Whose work a directory holds.
+
+    sha256: of its identity. strict: all that was saved in it records its owner. before: of identities whose work this
+    one goes on with.
+    """
 
     sha256: str
     strict: bool
+    before: tuple[str, ...] = ()
 
     def owns(self, recorded: object) -> bool:
         """Return whether what a piece or checkpoint records of its owner, None where it records none, is this one."""
-        return recorded == self.sha256 or (recorded is None and not self.strict)
+        return recorded in (self.sha256, *self.before) or (recorded is None and not self.strict)
 
 
 def owner_of(folder: Path) -> Owner | None:
@@ -38,8 +45,9 @@ def owner_of(folder: Path) -> Owner | None:
     if not (folder / IDENTITY).is_file():
         return None
     identity = files.read_json(folder / IDENTITY)
-    strict = bool(identity.pop(BOUND, False))
-    return Owner(files.sha256_json(identity), strict)
+    strict, before = bool(identity.pop(BOUND, False)), identity.pop(BEFORE, [])
+    known = tuple(filter(lambda each: isinstance(each, str), before)) if isinstance(before, list) else ()
+    return Owner(files.sha256_json(identity), strict, known)
 
 
 class Pieces:

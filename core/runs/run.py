@@ -42,6 +42,7 @@ class Identity:
     settings were, by the same keys, for a directory made before they existed. incidental: settings, dotted, that do
     not matter, though they may have when a directory was made. places: settings, dotted, that are recorded and not
     compared, since what they name is an input. elsewhere: the setting that chooses another directory, in words.
+    may_go_on: whether work of fewer `train.images` may go on to these; None where it has no such length.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Identity:
     incidental: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
     elsewhere: str = "another `name`"
+    may_go_on: bool | None = None
 
     def document(self) -> dict[str, Any]:
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}

@@ -205,6 +205,11 @@ class Stage(Run):
         False, "Discard what the output folder holds if it was made with other settings or inputs.", "--replace", False
     )
 
+    @property
+    def may_go_on(self) -> bool | None:
+        """Whether finished work of fewer `train.images` may go on to these; None where it has no such length."""
+        return None
+
 
 def identity(section: Section) -> dict[str, Any]:
     """Return the settings that identify a run, JSON: those that only say how the work is done are left out."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
+from .. import files
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.registry import recorded
 from ..distributed import processes
@@ -21,6 +22,7 @@ from ..progress import Outcome, Progress
 from ..runs.claim import is_whole
 from ..runs.outputs import claim, command_line, occupied, output_folder
 from ..runs.roles import Role
+from ..runs.run import MANIFEST
 from ..runs.weights import description as describe_network
 from ..settings.families import Family, kind_of
 from ..system.compile import eager_mode
@@ -105,7 +107,7 @@ def train_generator(
         autoencoder = load_autoencoder(data.autoencoder, policy).network
         network, sampling = kind.network(data, autoencoder), None
         evaluator = None
-        if config.metrics.every and (config.replace or not is_whole(folder, config.kind)):
+        if config.metrics.every and (config.replace or not _is_trained(folder, config)):
             with in_section_metrics():
                 sampling = kind.sampling(data)
             evaluator = SampleEvaluator(config, config.metrics, data, sampling.recorded, policy, progress)
@@ -154,6 +156,14 @@ def train_generator(
             next_commands += [f"{command} --checkpoint best" for command in next_commands]
     pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
+
+
+def _is_trained(folder: Path, config: LatentTraining) -> bool:
+    """Return whether a folder holds a training that needs no more images."""
+    if not is_whole(folder, config.kind):
+        return False
+    recorded_config: dict[str, Any] = files.read_json(folder / MANIFEST)["config"]
+    return config.may_go_on is None or recorded_config["train"]["images"] >= config.train.images
 
 
 def _description(data: TrainingData) -> dict[str, Any]:

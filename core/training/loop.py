@@ -36,6 +36,7 @@ from ..system.signals import StopFlag, finish_flag, stop_flag
 from ..system.transfer import pin_memory
 from . import record, resume
 from .evaluator import CONDITIONS, Best, Evaluator
+from .patience import Patience
 from .step import Stepper
 from .task import Batch, Plan, Task
 
@@ -68,6 +69,7 @@ def train(
     run.resume()
     run.is_last = run.images >= plan.images
     run.open_log()
+    run.check_patience()
     progress.start("training", plan.images, "images", done=run.images)
 
     loading = closing(batches(task, plan, policy, run.images))
@@ -88,7 +90,7 @@ def train(
             # Advance the clock.
             run.images, run.steps = run.images + plan.batch_size, run.steps + 1
             progress.update(run.images)
-            run.is_last = run.images >= plan.images or processes.stop_requested(finish)
+            run.is_last = run.images >= plan.images or run.has_stalled or processes.stop_requested(finish)
 
             # What is due after this step? A signal to one process stops them all.
             log_due, save_due, draw_due = map(run.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
@@ -114,6 +116,10 @@ def train(
                 run.evaluation_pending = True
                 run.save()
                 stopping = not run.evaluate(stop) or stopping
+
+            # Has what is watched stopped improving? Then one more step is the last, with all that is due at the end.
+            if validate_due or evaluate_due:
+                run.check_patience()
 
             # Save a checkpoint; one with a pending evaluation was saved just now.
             if (save_due or stopping) and not run.evaluation_pending:
@@ -181,6 +187,8 @@ class _Run:
     last_log: tuple[float, int] = (0.0, 0)  # when, and after how many images
     log_file: record.MetricsLog = field(init=False)  # the main process's, as is `best`
     best: Best | None = None
+    patience: Patience | None = None  # the main process's
+    has_stalled: bool = False  # whether that has ended
 
     def __post_init__(self) -> None:
         self.is_main = processes.world().is_main
@@ -215,7 +223,9 @@ class _Run:
         mirror = record.tensorboard_mirror(self.folder, self.images) if self.plan.tensorboard else None
         drop = CONDITIONS if self.evaluation_pending else None
         self.log_file = record.MetricsLog(self.folder, self.images or -1, mirror, drop)
-        self.best = Best(self.evaluator, metrics_log.read(self.log_file.path)) if self.evaluator else None
+        lines = metrics_log.read(self.log_file.path)
+        self.best = Best(self.evaluator, lines) if self.evaluator else None
+        self.patience = Patience(self.plan.patience, self.evaluator, lines) if self.plan.patience else None
 
     def is_due(self, every: int) -> bool:
         """Return whether the last step passed a multiple of `every` images (0: never), or was the last of all."""
@@ -225,6 +235,25 @@ class _Run:
     def is_overdue(self) -> bool:
         """Return whether the last checkpoint is old, by the main process's clock."""
         return bool(processes.broadcast_int(int(time.monotonic() - self.last_save > _LONGEST_UNSAVED)))
+
+    def check_patience(self) -> None:
+        """Ask the main process whether the training has stopped improving."""
+        if not self.plan.patience:
+            return
+        ended = self.patience is not None and self.patience.has_ended
+        self.has_stalled = bool(processes.broadcast_int(int(ended)))
+        if self.patience is not None and self.has_stalled and not self.is_last:
+            assert self.patience.best is not None, "it has ended"
+            value, images = self.patience.best
+            self.progress.note(
+                f"ending after {self.images:,} images: {self.patience.name} was best after {images:,}, {value:.4g}"
+            )
+
+    def add_line(self, line: dict[str, Any]) -> None:
+        """Write a line of numbers, as the main process."""
+        self.log_file.add(line)
+        if self.patience is not None:
+            self.patience.add(line)
 
     def log(self) -> None:
         """Write the mean losses since the last line, and the speed."""
@@ -250,7 +279,7 @@ class _Run:
                 task.picture(self.folder, self.images)
         if not self.is_main:
             return
-        self.log_file.add({"images": self.images, "step": self.steps, **numbers})
+        self.add_line({"images": self.images, "step": self.steps, **numbers})
         if draw and self.steps:  # Before the first step the curve is empty.
             record.write_curves(self.folder)
         self.progress.update(self.images, **numbers)
@@ -273,7 +302,7 @@ class _Run:
         """Log an evaluation, as the main process; return whether it is the best so far."""
         assert self.evaluator is not None and self.best is not None
         line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.evaluator.conditions}
-        self.log_file.add(line)
+        self.add_line(line)
         criterion = self.evaluator.criterion
         self.progress.update(self.images, **{criterion.partition("[")[0]: numbers[criterion]})
         return self.best.improves(line)

@@ -29,6 +29,12 @@ class Train(Section):
     keep: int = option(2, "Checkpoints kept.", identity=False, ge=2)
     log_every: Count = option(2_000, "Images between lines of metrics.jsonl.", identity=False)
     validate_every: Count = option(20_000, "Images between validations.", identity=False)
+    patience: Count = option(
+        0,
+        "End when the validation loss, or metrics.best where samples are measured, has not improved for so many"
+        " images; 0 trains them all.",
+        "--patience",
+    )
     tensorboard: bool = option(False, "Also write TensorBoard events.", identity=False)
 
     @model_validator(mode="after")

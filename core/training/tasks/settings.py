@@ -8,7 +8,7 @@ from typing_extensions import Self
 from ...autoencoders.settings import AutoencoderModel, VQVAELoss
 from ...autoregressive.settings import NextScaleModel
 from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
-from ...diffusion.names import least_steps
+from ...diffusion.names import CONSISTENCY, least_steps
 from ...images.settings import Data
 from ...pipeline.settings import Diffusion
 from ...settings.fields import Location, Stage, option, section
@@ -34,6 +34,10 @@ class Training(Stage):
         "--start-from",
         identity="contents",
     )
+
+    @property
+    def may_go_on(self) -> bool | None:
+        return bool(dict(self)["train"].decay == "constant")
 
 
 class AutoencoderTraining(Training):
@@ -109,6 +113,11 @@ class DenoiserTraining(GeneratorTraining):
     model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
     train: DenoiserTrain = section(DenoiserTrain)
+
+    @property
+    def may_go_on(self) -> bool | None:
+        # Consistency training goes through its curriculum in these images.
+        return super().may_go_on and self.diffusion.objective != CONSISTENCY
 
     @model_validator(mode="after")
     def _steps_keep_the_path(self) -> Self:
