@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ from ..core.autoencoders.codec import Autoencoder, TokenCodec
 from ..core.autoencoders.statistics import LatentStatistics
 from ..core.conditioning.captions import TEXT_FIELD, Fields, TextEncoder
 from ..core.conditioning.conditioning import Conditioning
-from ..core.conditioning.own_encoder import OwnEncoder
+from ..core.conditioning.own_encoder import OWN, OwnEncoder
 from ..core.conditioning.registry import conditioning_of, recorded
 from ..core.conditioning.text import TEXT, TextConditioning
 from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
+from ..core.features.texts import open_encoders
 from ..core.images.dataset import ImageSource
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
@@ -57,7 +59,9 @@ def run(config: Encode, progress: Progress) -> Outcome:
         if reads_captions(sources, config.conditioning):
             sources = sources.with_captions()
             config = _unmirrored(config, given)
-        inputs = {"autoencoder": as_input(source, folder), **sources.inputs, **sources.caption_input}
+        encoder = _encoder(config, policy) if sources.train.captions is not None else None
+        read_by = {} if encoder is None else _encoder_inputs(encoder)
+        inputs = {"autoencoder": as_input(source, folder), **sources.inputs, **sources.caption_input, **read_by}
 
         # Nothing to do where the same settings and inputs have made this folder.
         work = claim(folder, config, inputs, progress)
@@ -71,7 +75,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         network = load_autoencoder(source, policy).network
         maps = token_maps(network, config.data.image_size, policy)
         images = sources.read(progress, keep=False)
-        text = _conditioning(config, images, OwnEncoder(), progress) if sources.train.captions is not None else None
+        text = None if encoder is None else _conditioning(config, images, encoder, progress)
         job = _Job(config, network, policy, Pieces(folder), bool(maps), text)
         started = time.monotonic()
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
@@ -159,6 +163,22 @@ class _Text:
         """Return in words what of a source's captions is kept."""
         count = sum(map(len, source.captions or ())) + sum(map(len, source.synthetic or ()))
         return f"{count:,} for training, of at most {self.conditioning.length} tokens"
+
+
+def _encoder(config: Encode, policy: Policy) -> TextEncoder:
+    """Open what reads captions. Raises ConfigError for `own` together with others."""
+    if config.text.encoder == (OWN,):
+        return OwnEncoder()
+    if OWN in config.text.encoder:
+        raise ConfigError("`text.encoder=own` is alone: a text network is trained in place of others", "leave it out")
+    return open_encoders([*map(Path, config.text.encoder)], config.text.layer, policy.device)
+
+
+def _encoder_inputs(encoder: TextEncoder) -> dict[str, dict[str, Any]]:
+    """Return the folders of frozen encoders as inputs of the stage."""
+    names = ("text_encoder", *(f"text_encoder_{number}" for number in range(2, len(encoder.files) + 1)))
+    files = zip(names, encoder.files.items(), strict=False)
+    return {name: {"path": folder, "fingerprint": sha256} for name, (folder, sha256) in files}
 
 
 def _conditioning(config: Encode, images: ImageSets, encoder: TextEncoder, progress: Progress) -> _Text:

@@ -6,8 +6,8 @@ that stands for all others. A frozen encoder gives `tokens`, float32 (B, L, W), 
 """
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,8 +46,8 @@ class TextConditioning:
     encoder: as its `describe` returns it. length: tokens that the network takes. vocabulary: the ids that the network
     knows, rising; of a frozen encoder none. widths: of its tokens and its vector of the whole. prompts: some captions
     of held-out images, of which previews are drawn. known: texts that were encoded before, the null and the prompts
-    among them; of a frozen encoder only. share: of synthetic captions, where the data have some. folders: where the
-    encoder is, if not where it was.
+    among them; of a frozen encoder only. share: of synthetic captions, where the data have some. opened: what opens the
+    frozen encoder that was described; none where the known texts are enough.
     """
 
     encoder: Mapping[str, Any]
@@ -58,7 +58,7 @@ class TextConditioning:
     known: Mapping[str, Mapping[str, str]] | None = None
     share: float | None = None
     has_null: bool = True
-    folders: tuple[str, ...] = ()
+    opened: Callable[[Mapping[str, Any]], TextEncoder] | None = field(default=None, compare=False)
     kind = TEXT
     asks = PROMPT
     class_names = ()
@@ -137,18 +137,21 @@ class TextConditioning:
         return table
 
     @cached_property
-    def _opened(self) -> TextEncoder:
+    def _loaded(self) -> TextEncoder:
         """The encoder, loaded. Raises DataError where it is missing, or another."""
+        if not self.is_own:
+            assert self.opened is not None, "a text that was not encoded before"
+            return self.opened(self.encoder)
         encoder = OwnEncoder()
         if encoder.describe() != dict(self.encoder):
-            raise DataError("the model reads texts by an encoder that this ldm does not have", "upgrade ldm")
+            raise DataError("the model reads texts by another vocabulary than this ldm has", "upgrade ldm")
         return encoder
 
     def _encoded(self, texts: Sequence[str]) -> list[Encoded]:
         """Encode texts; those that were encoded before need no encoder."""
         known = self.known or {}
         missing = [text for text in dict.fromkeys(texts) if text not in known]
-        found = dict(zip(missing, self._opened.encode(missing, self.length), strict=True)) if missing else {}
+        found = dict(zip(missing, self._loaded.encode(missing, self.length), strict=True)) if missing else {}
         return [found[text] if text in found else unpacked(known[text], self.widths) for text in texts]
 
     def _rows(self, texts: Sequence[str]) -> Request:
@@ -189,20 +192,20 @@ class TextConditioning:
         return [f"no training caption has {_quoted([*strange])}: the model does not know it"] if strange else []
 
 
-def with_prompts(conditioning: TextConditioning, prompts: Sequence[str]) -> TextConditioning:
+def with_prompts(conditioning: TextConditioning, prompts: Sequence[str], encoder: TextEncoder) -> TextConditioning:
     """Return the conditioning with the prompts of previews; of a frozen encoder, encoded here once for all.
 
     They are kept with the manifest, so that there are fewer of them where their vectors are large.
     """
     if conditioning.is_own:
         return replace(conditioning, prompts=tuple(prompts))
-    known, size = {}, 0
-    for text in ("", *prompts):
-        packed_text = packed(conditioning._encoded([text])[0])
-        size += sum(map(len, packed_text.values()))
+    known, size = dict[str, dict[str, str]](), 0
+    for text, encoded in zip(("", *prompts), encoder.encode(["", *prompts], conditioning.length), strict=True):
+        letters = packed(encoded)
+        size += sum(map(len, letters.values()))
         if text and size > _MOST_KEPT:
             break
-        known[text] = packed_text
+        known[text] = letters
     return replace(conditioning, known=known, prompts=tuple(text for text in prompts if text in known))
 
 

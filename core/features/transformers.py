@@ -31,36 +31,19 @@ def open_transformers(folder: Path, device: torch.device) -> Extractor:
     folder runs. Raises ConfigError when transformers is not installed; DataError naming the file that is missing,
     damaged, or of no image network.
     """
-    try:
-        import transformers
-    except ModuleNotFoundError:
-        raise ConfigError("this extractor needs the library transformers", "pip install transformers") from None
-    described = read_json(folder / CONFIG, REMEDY)
-    if "auto_map" in described:
-        raise DataError(
-            f"{folder / CONFIG} names code of its own, which is never run", "give a model without such code"
-        )
-    require_file(folder / WEIGHTS, REMEDY)
+    library = transformers_library("this extractor needs")
+    described = described_network(folder, REMEDY)
     size, mean, std, mode = _preparation(folder / PREPROCESSOR)
 
     # The network and its weights; a base model's pooler may be missing, everything else has to be there.
     kind = str(described.get("model_type"))
     architecture = str((described.get("architectures") or [""])[0])
     classifies = architecture.endswith(_CLASSIFIES)
-    loader: Any = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
+    loader: Any = library.AutoModelForImageClassification if classifies else library.AutoModel
     if kind.startswith("clip"):
-        loader = transformers.CLIPVisionModelWithProjection
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    with as_data_error(f"{folder} holds no image network that transformers can load", REMEDY):
-        network, info = loader.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
-    missing = [name for name in info["missing_keys"] if "pooler" not in name]
-    if missing or info["mismatched_keys"]:
-        raise DataError(f"{folder / WEIGHTS} lacks {(missing or [str(info['mismatched_keys'])])[0]}", REMEDY)
-    network = network.eval().requires_grad_(False).to(device, torch.float32)
-    pooled = not info["missing_keys"]
+        loader = library.CLIPVisionModelWithProjection
+    network, pooled = load_network(folder, loader, "image network", REMEDY)
+    network.to(device)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         pixels = F.interpolate(images, (size, size), mode=mode, antialias=True, align_corners=False).clamp(-1, 1)
@@ -78,6 +61,50 @@ def open_transformers(folder: Path, device: torch.device) -> Extractor:
     return Extractor(
         kind, features.shape[1], sha256_file(folder / WEIGHTS), f"{mode} antialias {size}", names, device, run
     )
+
+
+def transformers_library(needs: str) -> Any:
+    """Return the library, quiet. Raises ConfigError where it is not installed.
+
+    needs: what does, as a sentence begins.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        raise ConfigError(f"{needs} the library transformers", "pip install transformers") from None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def described_network(folder: Path, remedy: str) -> dict[str, Any]:
+    """Read a folder's config.json.
+
+    Raises DataError where it is missing, names code of its own, or has no safetensors beside it.
+    """
+    described = read_json(folder / CONFIG, remedy)
+    if "auto_map" in described:
+        raise DataError(
+            f"{folder / CONFIG} names code of its own, which is never run", "give a model without such code"
+        )
+    if not (folder / f"{WEIGHTS}.index.json").is_file():
+        require_file(folder / WEIGHTS, remedy)
+    return described
+
+
+def load_network(folder: Path, loader: Any, what: str, remedy: str) -> tuple[Any, bool]:
+    """Load a network, float32, to be evaluated, and whether its folder has the weights of a pooler, where it has one.
+
+    what: it is to be, in words. Raises DataError where other weights are missing, or of other shapes.
+    """
+    with as_data_error(f"{folder} holds no {what} that transformers can load", remedy):
+        network, info = loader.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]
+    if missing or info["mismatched_keys"]:
+        raise DataError(f"{folder / WEIGHTS} lacks {(missing or [str(info['mismatched_keys'])])[0]}", remedy)
+    return network.eval().requires_grad_(False).to(torch.float32), not info["missing_keys"]
 
 
 def _preparation(path: Path) -> tuple[int, list[float], list[float], str]:

@@ -69,7 +69,7 @@ def text_conditioning(
         conditioning = replace(conditioning, widths=widths)
     assert val.captions is not None
     chosen = dict.fromkeys(val.captions[row][0] for row in spread(len(val), len(val)))
-    return with_prompts(conditioning, [*chosen][:NUM_PROMPTS])
+    return with_prompts(conditioning, [*chosen][:NUM_PROMPTS], encoder)
 
 
 def captions_of(source: ImageSource, encoder: TextEncoder, length: int) -> Callable[[Sequence[int]], list[Fields]]:

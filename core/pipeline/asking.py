@@ -1,15 +1,20 @@
-"""Prompts out of files."""
+"""What is asked for: prompts out of files, and the encoders that read them."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from ..conditioning import scenes
+from ..conditioning.conditioning import Conditioning
+from ..conditioning.text import TextConditioning
 from ..errors import ConfigError, DataError
+from ..features.texts import open_recorded
 from ..files import read_plain
 from ..images.caption_files import decoded
 from ..images.captions import tidy
-from .settings import Asking
+from .settings import Asking, Drawing
 
 Settings = TypeVar("Settings", bound=Asking)
 SCENES = "scenes"  # the prompts of the evaluation of the built-in scenes
@@ -25,6 +30,20 @@ def with_prompts(config: Settings) -> Settings:
         return config
     read = scenes.prompts() if config.prompts == SCENES else _read(Path(config.prompts))
     return config.model_copy(update={"prompt": (*config.prompt, *read), "prompts": None})
+
+
+def with_encoders(conditioning: Conditioning, config: Drawing) -> Conditioning:
+    """Return the conditioning with what opens its frozen text encoder, where it has one, for texts that are new.
+
+    Raises ConfigError for the folder of an encoder that the model has no use for.
+    """
+    if isinstance(conditioning, TextConditioning) and not conditioning.is_own:
+        return replace(conditioning, opened=partial(open_recorded, folders=config.text_encoder))
+    if config.text_encoder:
+        raise ConfigError(
+            f"`text_encoder={config.text_encoder[0]}`: the model has no frozen text encoder", "leave it out"
+        )
+    return conditioning
 
 
 def _read(path: Path) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from ..settings.fields import defaults, identity, read_seeds
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from ..system.signals import stop_flag
+from .asking import with_encoders
 from .generation import Edit, Sampling, as_trained, check, check_clip, chunk_size, evaluations, generate, sampling_of
 from .generator import Generator, Look, OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, state_of, student_of, with_guides
@@ -112,7 +113,8 @@ class OpenedDenoiser:
 
     def load(self, config: Drawing, policy: Policy) -> Model:
         """Load the networks, compiled if so wished."""
-        model = with_guides(load_model(self.source, config, policy), self.guides, config, policy)
+        model = replace(load_model(self.source, config, policy), conditioning=self.conditioning)
+        model = with_guides(model, self.guides, config, policy)
         maybe_compile(model.network, bool(config.machine.compile), policy.device)
         return model
 
@@ -125,7 +127,7 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     """Open the denoiser that the settings draw from. Raises ConfigError where it does not support them."""
     refuse_settings(config, TokenDrawing, (), "a denoiser")
     source = open_denoiser(config.denoiser, config, config.checkpoint)
-    diffusion, conditioning = diffusion_of(source), conditioning_of(source.metadata)
+    diffusion, conditioning = diffusion_of(source), with_encoders(conditioning_of(source.metadata), config)
     channels, student = source.metadata["latent_shape"][0], student_of(source)
     if student is not None:
         sampling = sampling_of_student(config, student)

@@ -226,6 +226,9 @@ class Drawing(TokenDrawing, Stage):
         "Class or prompt to guide away from, in the place of the null: what images are not to look like.",
         "--away-from,--negative",
     )
+    text_encoder: Texts = option(
+        (), "Folder of the model's frozen text encoder, where it was moved; for several, each.", "--text-encoder", False
+    )
     cfg_rescale: float = option(0.0, "Pull the guided contrast back by this share.", "--cfg-rescale", ge=0, le=1)
     cfg_channels: int | None = option(
         None,

@@ -16,6 +16,7 @@ from ldm.core.conditioning import bpe
 from ldm.core.conditioning.registry import conditioning_of
 from ldm.core.conditioning.text import TextConditioning
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.features.texts import open_encoders
 from ldm.core.images.parameters import read_parameters
 from ldm.core.latents.shards import load_shard
 from ldm.core.pipeline.training_data import training_data
@@ -29,6 +30,7 @@ from ldm.stages.configs.report import Report
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import report, verify
 from tests.support.pipeline_run import COLOURS, MACHINE, Heard, Pipeline, manifest, png_files, pngs
+from tests.support.text_encoders import save_bert
 
 SMALL = {"model__preset": "mmdit-xs", "model__text_width": 16, "model__text_layers": 1}
 PROMPTS = ("a red square on blue", "green on a red ground")
@@ -210,3 +212,70 @@ def test_a_resumed_training_on_captions_ends_in_the_weights_of_an_uninterrupted_
     copied.run("train-denoiser", **SMALL)
     resumed, whole = ((p.folder / "denoiser" / "final" / "model.safetensors").read_bytes() for p in (copied, captioned))
     assert resumed == whole
+
+
+@pytest.fixture(scope="module")
+def frozen(captioned: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The run with captions encoded by a frozen encoder of transformers; not to be changed."""
+    pytest.importorskip("transformers")
+    root = tmp_path_factory.mktemp("frozen")
+    pipeline = captioned.copy(root)
+    save_bert(root / "bert")
+    pipeline.run("encode", replace=True, text={"encoder": str(root / "bert")})
+    pipeline.run("train-denoiser", replace=True, **SMALL)
+    return pipeline
+
+
+def test_vectors_of_a_frozen_encoder_are_written_once_and_read_again(frozen: Pipeline) -> None:
+    text, folder = text_of(frozen, "latents"), frozen.folder / "latents"
+    encoder = open_encoders([Path(part["folder"]) for part in text.encoder["parts"]], "auto", torch.device("cpu"))
+    _, samples = load_shard(folder / "shard-000000.tar", 0)
+    for each in samples[:4]:
+        made = [encoded.rows for encoded in encoder.encode(each.texts["txt"].splitlines(), text.length)]
+        assert each.arrays["caption_lengths.npy"].tolist() == [len(rows) for rows in made]
+        assert np.allclose(each.arrays["caption_tokens.npy"], np.concatenate(made), atol=2e-3)
+    assert manifest(folder)["inputs"]["text_encoder"]["fingerprint"] == text.encoder["parts"][0]["sha256"]
+    assert verify.run(Verify(path=frozen.folder), Silent()).exit_code == 0
+    denoiser = text_of(frozen)
+    assert denoiser.sizes == {"token_width": 16, "pooled_width": 0, "text_length": text.length}
+    null = denoiser.null(2, torch.device("cpu"))
+    assert null["mask"].sum(1).tolist() == [2, 2] and null["tokens"].shape == (2, text.length, 16)
+    assert torch.allclose(null["tokens"][0, :2], torch.from_numpy(encoder.encode([""], 8)[0].rows).float(), atol=2e-3)
+
+
+def test_new_prompts_need_the_encoder_and_only_that_one(frozen: Pipeline, tmp_path: Path) -> None:
+    copied = frozen.copy(tmp_path)
+    folder = Path(text_of(copied).encoder["parts"][0]["folder"])
+    drawn = pngs(copied.run("sample", prompt=PROMPTS, num=1, cfg=2.0, away_from="blue").directory)
+    folder.rename(folder.with_name("moved"))
+    try:
+        copied.run("sample", num=1, cfg=2.0)  # The prompts of previews were encoded before.
+        with pytest.raises(DataError, match="bert is gone: the model needs its bert text encoder"):
+            copied.run("sample", prompt=PROMPTS, num=1, cfg=2.0, away_from="blue", label="gone")
+        moved = copied.run(
+            "sample",
+            prompt=PROMPTS,
+            num=1,
+            cfg=2.0,
+            away_from="blue",
+            label="moved",
+            text_encoder=str(folder.with_name("moved")),
+        )
+        assert pngs(moved.directory) == drawn
+        save_bert(folder, seed=1)
+        with pytest.raises(DataError, match="bert is another text encoder than the bert"):
+            copied.run("sample", prompt=PROMPTS, num=1, cfg=2.0, label="other")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_name("moved").rename(folder)
+    with pytest.raises(DataError, match="another text encoder"):
+        save_bert(tmp_path / "new", seed=2)
+        copied.run("sample", prompt=PROMPTS, text_encoder=str(tmp_path / "new"))
+
+
+def test_own_takes_no_other_encoder_beside_it(captioned: Pipeline, tmp_path: Path) -> None:
+    copied = captioned.copy(tmp_path)
+    with pytest.raises(ConfigError, match=r"`text\.encoder=own` is alone"):
+        copied.run("encode", replace=True, text={"encoder": ("own", str(tmp_path))})
+    with pytest.raises(ConfigError, match="the model has no frozen text encoder"):
+        copied.run("sample", text_encoder=str(tmp_path))
