@@ -131,7 +131,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
             ],
             **recorded(conditioning, of_samples=True),
             "sampling": sampling,
-            "image_size": source.metadata["image_size"],
+            "image_size": config.image_size or source.metadata["image_size"],
         }
         work.commit(outputs, metadata, hashes, speed)
 

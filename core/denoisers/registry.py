@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from ..conditioning.conditioning import Conditioning
 from ..errors import ConfigError, DataError
 from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
-from ..settings.families import kind_of
+from ..settings.families import Family, kind_of
 from .config import DenoiserConfig
 from .families import FAMILIES
 from .network import DenoiserNetwork, check_latents
@@ -43,6 +43,25 @@ def preset_for(conditioning: Conditioning) -> str:
     """Return the default preset of the first family that takes these conditions."""
     preset: str = FAMILIES[families_taking(conditioning)[0]].config.default_preset
     return preset
+
+
+def require_any_size(folder: Path, asked: str, trained: str) -> None:
+    """Raise ConfigError where the network in a folder takes no other latents than those that it was trained on.
+
+    asked: the setting that needs others. trained: the size of the images that it draws, in words.
+    """
+    kind = read_description(folder, FAMILIES, REMEDY)["kind"]
+    others = [name for name, family in FAMILIES.items() if _any_size(family)]
+    if kind not in others:
+        raise ConfigError(
+            f"{asked}: the network, {kind}, draws at the size that it was trained on alone, {trained}",
+            f"leave it out, or train one of the families {', '.join(others)}",
+        )
+
+
+def _any_size(family: Family) -> bool:
+    network: Any = family.load_network()
+    return bool(network.any_size)
 
 
 def build(config: DenoiserConfig) -> DenoiserNetwork:

@@ -10,7 +10,7 @@ ObjectiveName = Literal["denoising", "fixed-noise", "consistency"]
 PredictionName = Literal["eps", "x0", "v", "flow"]
 WeightingName = Literal["uniform", "snr", "truncated-snr", "snr+1", "min-snr", "flow"]
 TimesName = Literal["uniform", "logit-normal"]
-SpacingName = Literal["leading", "trailing", "linspace", "uniform"]
+SpacingName = Literal["leading", "trailing", "linspace", "uniform", "flow"]
 SamplerName = Literal["ddim", "ddpm", "euler", "heun", "dpmpp-2m"]
 
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)

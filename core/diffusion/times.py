@@ -56,19 +56,22 @@ def grid(num_steps: int, steps: int, spacing: str = "trailing", offset: int = 0,
     - `trailing`: round(i T / S) / T, starting at t = 1. Theirs, but that float error rounds their halves.
     - `linspace`: from 1 to 1/T. With S = 1 it starts at t = 1; theirs starts at t = 1/T.
     - `uniform`: i / S off the table, for rectified flow; any number of steps.
+    - `flow`: (1 − 1/T) i / S likewise, as their flow solvers have it (use_flow_sigmas): Sana's 14 to 20 steps, shifted.
 
     offset: 1 with `leading` for Stable Diffusion's steps_offset. to_zero: the grid ends at t = 0; False ends it at
     t = 1/T instead (set_alpha_to_one=False). Raises ValueError for an unknown spacing, for steps outside of
     1 … T, and for an offset or end that leaves fewer than `steps` steps.
     """
     require(spacing, SPACINGS, "spacing")
-    if steps < 1 or (steps > num_steps and spacing != "uniform"):
+    if steps < 1 or (steps > num_steps and spacing not in ("uniform", "flow")):
         raise ValueError(f"{steps} steps cannot be taken on a schedule of {num_steps}: choose 1 to {num_steps}")
     if offset and spacing != "leading":
         raise ValueError(f"offset {offset} belongs to leading spacing, not to {spacing}")
     down = range(steps, 0, -1)
     if spacing == "uniform":
         times = [i / steps for i in down]
+    elif spacing == "flow":
+        times = [(1 - 1 / num_steps) * i / steps for i in down]
     elif spacing == "leading":
         times = [((i - 1) * num_steps // steps + 1 + offset) / num_steps for i in down]
     elif spacing == "trailing" or steps == 1:

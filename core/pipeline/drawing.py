@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..conditioning.conditioning import Conditioning
 from ..conditioning.registry import conditioning_of
+from ..denoisers import registry as denoisers
 from ..diffusion.conditions import Cond
 from ..diffusion.names import CONSISTENCY
 from ..distributed import processes
@@ -52,7 +53,7 @@ class DenoisingGenerator:
 
     @property
     def at_once(self) -> int:
-        return chunk_size(self.model.latent_shape, self.policy)
+        return chunk_size(self.model.shape_at(self.sampling.image_size), self.policy)
 
     def draw(
         self, cond: Cond, seeds: np.ndarray, on_step: OnStep | None = None, edit: Edit | None = None
@@ -143,7 +144,23 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     if config.away_from is not None:
         one_condition(conditioning, "away_from", config.away_from)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1 and config.away_from is None)
+    if config.image_size is not None:
+        for network in (source, *guides.values()):
+            _check_size(config.image_size, network)
     return OpenedDenoiser(source, guides, conditioning, sampling, label)
+
+
+def _check_size(image_size: int, network: StageRun) -> None:
+    """Refuse images of another size than a network was trained on where it takes no other. Raises ConfigError."""
+    trained, (_, rows, columns) = network.metadata["image_size"], network.metadata["latent_shape"]
+    if image_size == trained:
+        return
+    denoisers.require_any_size(network.path / "final", f"`image_size={image_size}`", f"{trained} pixels")
+    height, rest = divmod(image_size * rows, trained)
+    if rest:
+        what = f"`image_size={image_size}` is not a multiple of {trained // rows}, the autoencoder's downsampling"
+        raise ConfigError(what, f"use {image_size - image_size % (trained // rows) or trained // rows}")
+    denoisers.read_config(network.path / "final").replace(latent_size=(height, image_size * columns // trained))
 
 
 def image_seeds(config: Seeded, groups: int) -> np.ndarray:

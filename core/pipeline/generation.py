@@ -33,11 +33,12 @@ class Sampling(Guidance):
     shift: float | None = None
     variance: str = "auto"
     clip: str = "none"
+    image_size: int | None = None
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What manifests record of it; nothing of a class to guide away from where there is none."""
-        return {name: value for name, value in vars(self).items() if (name, value) != ("away_from", None)}
+        """What manifests record of it; nothing of a class to guide away from, or another size, where there is none."""
+        return {k: v for k, v in vars(self).items() if v is not None or k not in ("away_from", "image_size")}
 
     @property
     def num_steps(self) -> int:
@@ -183,7 +184,7 @@ def generate(
     has_negative = model.conditioning.has_null or sampling.away_from is not None
     check(sampling, model.diffusion, has_negative, model.latent_shape[0])
     check_clip(sampling, model.autoencoder.keeps_pixels)
-    size = chunk_size(model.latent_shape, policy)
+    size = chunk_size(model.shape_at(sampling.image_size), policy)
     pieces = []
     for start in range(0, len(seed_indices), size):
         # The last chunk is filled up with its last image, whose copies are cut off after decoding.
@@ -217,10 +218,11 @@ def _chunk(
     edit: Edit | None,
 ) -> torch.Tensor:
     """Sample the latents of one chunk, of which the first `count` are wanted."""
+    shape = model.shape_at(sampling.image_size)
 
     def noise(purpose: str, step: int) -> torch.Tensor:
         # By each image's own seed and the step: an image does not depend on the others in its chunk.
-        draws = [seeds.normal(int(seed), purpose, [step], model.latent_shape) for seed in seed_indices]
+        draws = [seeds.normal(int(seed), purpose, [step], shape) for seed in seed_indices]
         return to_device(torch.cat(draws), policy.device)
 
     def wanted(step: int, time: float, x: torch.Tensor, x0: torch.Tensor) -> None:
@@ -246,7 +248,7 @@ def _chunk(
 
     # From pure noise along the whole grid, unless an edit changes that.
     plain = guided(model, Guidance(), policy).denoise
-    grid = model.grid(sampling.num_steps, sampling.spacing, sampling.shift)
+    grid = model.grid(sampling.num_steps, sampling.spacing, sampling.shift, shape)
     start = Start(rows, denoise, plain, noise("initial noise", 0), grid, model.schedule, noise)
     if edit is not None:
         start = edit(start)

@@ -1,5 +1,6 @@
 """From a trained model and the settings of guidance to the denoiser that a sampler calls."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -54,12 +55,29 @@ class Model:
     def schedule(self) -> Schedule:
         return forward_process(self.diffusion)
 
-    def grid(self, steps: int, spacing: str = "trailing", shift: float | None = None) -> Tensor:
-        """Return the times of so many steps of sampling, shifted as the training's unless another shift is given."""
+    def shape_at(self, image_size: int | None) -> tuple[int, int, int]:
+        """Return (C, h, w) of the latents of images of a size, by default that of training."""
+        return self.latent_shape if image_size is None else self.autoencoder.latent_shape(image_size)
+
+    def grid(
+        self,
+        steps: int,
+        spacing: str = "trailing",
+        shift: float | None = None,
+        shape: tuple[int, int, int] | None = None,
+    ) -> Tensor:
+        """Return the times of so many steps of sampling, shifted as the training's unless another shift is given.
+
+        shape: of the latents, where it may be another. Of m positions in the place of n, as noisy an image shows more:
+        the training's shift is multiplied by √(m / n) (Esser et al. 2024, equation 23).
+        """
         if self.diffusion.most_steps == 1:
             spacing = "trailing"  # which begins at the one time
         grid = times.grid(self.schedule.num_steps, steps, spacing)
-        grid = times.shift(grid, self.diffusion.shift if shift is None else shift)
+        if shift is None:
+            (_, rows, columns), (_, *trained) = shape or self.latent_shape, self.latent_shape
+            shift = self.diffusion.shift * math.sqrt(rows * columns / math.prod(trained))
+        grid = times.shift(grid, shift)
         return grid * predictions.latest_time(self.diffusion.prediction, self.schedule)
 
     @torch.no_grad()

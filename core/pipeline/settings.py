@@ -191,6 +191,13 @@ class Drawing(TokenDrawing, Stage):
         " also while it trains.",
         "--checkpoint",
     )
+    image_size: int | None = option(
+        None,
+        "Side of the images, for networks that draw at any size; by default that of training. Moves the sampler's times"
+        " with it.",
+        "--image-size",
+        ge=1,
+    )
     label: Label | None = option(
         None, "Name of the output, in a folder of its kind; by default made from the settings.", "--label", False
     )
@@ -260,7 +267,7 @@ class Drawing(TokenDrawing, Stage):
     )
     eta: float = option(0.0, "DDIM's share of fresh noise: 0 deterministic, 1 DDPM.", "--eta", ge=0, le=1)
     spacing: SpacingName = option(
-        "trailing", "Which of the schedule's steps; uniform does not use its table.", "--spacing"
+        "trailing", "Which of the schedule's steps; uniform and flow do not use its table.", "--spacing"
     )
     shift: float | None = option(
         None, "Move the sampler's times towards noise (above 1) or data; by default as in training.", gt=0

@@ -103,6 +103,8 @@ class Edit(Drawing, Asking, Seeded, Repeatable, Renoising, KeptScales):
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> "Edit":
+        if self.image_size is not None:
+            raise ValueError("`image_size`: edits have the size of the model's images; leave it out")
         if self.strength is not None and self.start_index is not None:
             raise ValueError("`strength` and `start_index` are the same setting in two forms; give one of them")
         for name in ("strength", "start_index", "keep_scales"):

@@ -140,11 +140,12 @@ FAULTS = [
     Fault(
         "queries normalised after their rotation",
         "core/denoisers/layers.py",
-        """        q, k = self.q_norm(q), self.k_norm(k)
+        """        q, k, v = self.split(x)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
 """,
-        """        if rotary is not None:
+        """        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in self.qkv(x).chunk(3, dim=-1))
+        if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         q, k = self.q_norm(q), self.k_norm(k)
 """,

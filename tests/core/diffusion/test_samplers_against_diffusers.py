@@ -7,6 +7,7 @@ import torch
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import schedule
+from tests.support.ideal_denoisers import gaussian
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -211,3 +212,21 @@ def test_clipping_the_sample_is_what_shrinks_latents_in_diffusers():
     ours = samplers.ddim(lambda x, t, c: path.alpha_sigma(t)[0] * x, x, path, times.grid(1000, 50), None)
     assert float(y.std()) == pytest.approx(0.71, abs=0.03)
     assert float(ours.std()) == pytest.approx(0.97, abs=0.02)
+
+
+@pytest.mark.parametrize(("steps", "golden"), [(8, 0.367241), (14, 0.454039), (20, 0.485164)])
+def test_the_flow_dpm_solver_is_that_of_diffusers_with_its_grid_and_shift(steps, golden):
+    """On data N(0, 1/4) with their exact denoiser, from x = 1; steps without end lead to 0.500167."""
+    path = schedule("rectified-flow")
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    theirs.set_timesteps(steps)
+    grid = times.shift(times.grid(1000, steps, "flow"), 3.0)
+    torch.testing.assert_close(grid, theirs.sigmas.double(), rtol=0, atol=2e-7)
+    denoise, x = gaussian(path, 0.0, 0.5), torch.ones(1, 1, dtype=torch.float64)
+    ours, x_t = samplers.dpmpp_2m(denoise, x, path, grid, None), x
+    for k, sigma in zip(theirs.timesteps, theirs.sigmas[:-1].double(), strict=True):
+        x_t = theirs.step((x_t - denoise(x_t, sigma, None)) / sigma, k, x_t).prev_sample
+    assert float(ours) == pytest.approx(golden, abs=1e-6)
+    assert float(x_t) == pytest.approx(float(ours), abs=1e-5)

@@ -158,3 +158,14 @@ def test_samples_of_an_ideal_denoiser_have_the_data_s_statistics_at_default_step
     assert float(samples.std()) == pytest.approx(1, rel=0.05)
     assert float(right.double().mean()) == pytest.approx(0.5, abs=0.025)
     assert float(samples[right].mean()) == pytest.approx(0.9173, rel=0.05)  # E|x| of the mixture
+
+
+def test_the_flow_dpm_solver_is_of_second_order_between_two_noise_levels():
+    """Errors of data N(0, 1/4) between sigma 0.95 and 0.05, at 10 … 160 uniform steps, fall by 4 at each halving."""
+    path, x = schedule("rectified-flow"), torch.ones(1, 1, dtype=torch.float64)
+    exact = gaussian_flow(path, x, 0.95, 0.05, 0.0, 0.5)
+    errors = []
+    for steps in (10, 20, 40, 80, 160):
+        grid = 0.95 - 0.9 * torch.arange(steps + 1, dtype=torch.float64) / steps
+        errors.append(float((samplers.dpmpp_2m(gaussian(path, 0.0, 0.5), x, path, grid, None) - exact).abs()))
+    assert errors == pytest.approx([2.4e-2, 6.9e-3, 1.65e-3, 3.9e-4, 9.5e-5], rel=0.03)

@@ -15,8 +15,8 @@ def test_every_number_of_steps_gives_exactly_that_many(spacing):
         assert grid.shape == (steps + 1,) and grid.dtype == torch.float64
         values = grid.tolist()
         assert values == sorted(set(values), reverse=True) and values[-1] == 0, steps
-        assert values[0] == 1 or (spacing == "leading" and values[0] < 1), steps
-        if spacing != "uniform":
+        assert values[0] == 1 or (spacing in ("leading", "flow") and values[0] < 1), steps
+        if spacing not in ("uniform", "flow"):
             assert torch.equal(grid, (grid * 1000).round() / 1000), steps
 
 
