@@ -57,6 +57,8 @@ def run_stage(command: str, given: "Given") -> int:
 def _notices(console: Plain) -> Iterator[None]:
     """Show what core gives as a Notice as a warning of the command, once each."""
     with warnings.catch_warnings():
+        # Of torch: a norm of bf16 by weights in fp32, which is as it should be, takes two kernels.
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         other = warnings.showwarning
 
         def show(message: Warning | str, *others: Any, **named: Any) -> None:

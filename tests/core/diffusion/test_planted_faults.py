@@ -144,7 +144,7 @@ FAULTS = [
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
 """,
-        """        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in self.qkv(x).chunk(3, dim=-1))
+        """        q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         q, k = self.q_norm(q), self.k_norm(k)
