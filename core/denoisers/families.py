@@ -10,9 +10,9 @@ from .unet_config import UNetConfig
 
 FAMILIES: dict[str, Family] = {
     "dit": Family(DiTConfig, "dit:DiT", exporter="transformer"),
+    "mmdit": Family(MMDiTConfig, "mmdit:MMDiT", exporter="sd3"),
     "dit-text": Family(TextDiTConfig, "text_dit:TextDiT"),
     "linear-dit": Family(LinearDiTConfig, "linear_dit:LinearDiT", exporter="sana"),
-    "mmdit": Family(MMDiTConfig, "mmdit:MMDiT", exporter="sd3"),
     "unet": Family(UNetConfig, "unet:UNet", exporter="unet"),
     "unet-mnist": Family(MnistUNetConfig, "mnist_unet:MnistUNet"),
 }
