@@ -43,6 +43,7 @@ def run_stage(command: str, given: "Given") -> int:
         if merged.chosen_seed is not None:
             console.note(f"--seed {merged.chosen_seed} was chosen; give it to continue, or to draw the same again")
         try:
+            config.require_places()
             outcome: Outcome = COMMANDS[command].load().run(config, console)
         except UserError as error:
             error.remedy = with_recipe(error.remedy, given.recipe) if error.remedy else None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .images.grid import drawable
+from .images.grid import drawable, shorter
 
 # Okabe & Ito's colours, distinct with every kind of colour vision and in grey, and the ink of text.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
@@ -20,7 +20,7 @@ BLACK, GREY, INK = 6, 7, -1
 _ON_ANY_PAPER = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#64748b")  # seen on white and on black
 _INK = "#000000"
 _DPI = 120
-_FEW_TICKS, _FEW_LINES = 8, 4
+_FEW_TICKS, _FEW_LINES, _LONGEST_NAME = 8, 4, 24
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -150,7 +150,7 @@ def _fill_matrix(axes: Any, shares: np.ndarray, names: Sequence[str], x_label: s
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel=x_label, ylabel=y_label)
     if len(names) <= 30:
-        shown = [drawable(name) for name in names]
+        shown = [shorter(drawable(name), _LONGEST_NAME) for name in names]
         axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", parse_math=False)  # "$5" is text.
         axes.set_yticks(range(len(names)), shown, parse_math=False)
     if len(names) <= 12:

@@ -52,6 +52,12 @@ class Outcome:
     exit_code: int = 0
 
 
+def number_of(count: int, noun: str) -> str:
+    """Write a number of things: 1 image, 2,000 images, 3 classes."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def duration(seconds: float) -> str:
     """Write a time span: 8.2 s, 42 s, 5 min 12 s, 3 h 4 min, and from two days on 5 days 2 h."""
     whole = round(seconds)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..progress import number_of
 from .survey import Survey
 
 _ENLARGED = 0.85  # the least share of a training square's side that an image should have
@@ -86,7 +87,7 @@ def _on_colour(survey: Survey, total: int) -> dict[str, str]:
     grey += survey.traits["colourless"]
     advice = {}
     if 0 < grey < total:
-        advice["grey"] = f"{grey:,} of {total:,} images are grey: so will samples be now and then"
+        advice["grey"] = f"{grey:,} of {number_of(total, 'image')} are grey: so will samples be now and then"
     elif grey:
         advice["grey"] = "all images are grey, and so will samples be"
     if dark := survey.traits["dark"]:

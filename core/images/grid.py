@@ -1,6 +1,8 @@
 """Pictures of pictures: labelled grids and animations."""
 
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from math import ceil, isqrt
 from pathlib import Path
 
@@ -99,9 +101,7 @@ def _font(cell_width: int, texts: Sequence[str]) -> ImageFont.FreeTypeFont | Ima
     size = min(20, max(10, cell_width // 5))
     if all(map(str.isascii, texts)):
         return ImageFont.load_default(size)
-    import matplotlib  # Pillow's own font ends with ASCII; this one has é, ß, Ж and λ.
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    return ImageFont.truetype(_font_file(), size)
 
 
 def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
@@ -139,6 +139,38 @@ def _write(
     draw.text((x, y), text, fill=_INK, font=font, anchor=anchor)
 
 
+def shorter(text: str, letters: int) -> str:
+    """Leave out the middle of a text that has more letters: names often differ at their ends."""
+    if len(text) <= letters:
+        return text
+    head = letters // 2
+    return f"{text[:head]}…{text[len(text) - (letters - head - 1) :]}"
+
+
 def drawable(text: str) -> str:
-    """Keep a label on one line, with a mark for bytes that are not text."""
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    """Keep a label on one line, with a mark for bytes that are not text, and symbols that no font here has by name."""
+    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    return line if line.isascii() else "".join(map(_in_words, line))
+
+
+@cache
+def _in_words(letter: str) -> str:
+    """Return a letter, if the font has it, else its name: an emoji would be an empty box, and so would be the next."""
+    name = unicodedata.name(letter, f"U+{ord(letter):04X}")
+    if unicodedata.category(letter) == "Cf" or name.startswith("VARIATION SELECTOR"):  # of the letter before
+        return ""
+    return letter if letter.isascii() or ord(letter) in _letters() else f"[{name.lower()}]"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """Return the letters of the font of pictures and figures, as code points."""
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(str(_font_file())).get_charmap())
+
+
+def _font_file() -> Path:
+    import matplotlib  # Pillow's own font ends with ASCII; this one has é, ß, Ж and λ.
+
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")

@@ -178,6 +178,9 @@ class Section(BaseModel):
         for name, value in (defaults or {}).items():
             cls.model_fields[name].default = value
 
+    def require_places(self) -> None:
+        """Raise DataError for a place that is not there, where it has to be: before anything heavy is loaded."""
+
 
 class Run(Section):
     """Which run a command works in."""

@@ -1,17 +1,26 @@
 """Settings of the tools that read folders: `ldm verify` and `ldm inspect`."""
 
+from ...core.errors import DataError
 from ...core.settings.fields import Location, Section, option
 
 _WHAT = "A run, a stage's folder, a checkpoint, a network, an export, or a folder of any"
 
 
-class Verify(Section):
+class _OfPath(Section):
+    path: Location
+
+    def require_places(self) -> None:
+        if not self.path.exists():
+            raise DataError(f"{self.path} does not exist", "give a folder")
+
+
+class Verify(_OfPath):
     """Settings of `ldm verify`."""
 
     path: Location = option(..., f"{_WHAT}.", "PATH")
 
 
-class Inspect(Section):
+class Inspect(_OfPath):
     """Settings of `ldm inspect`."""
 
     path: Location = option(..., f"{_WHAT}; or an image that ldm drew.", "PATH")

@@ -12,7 +12,7 @@ from ...core.curation.survey import EXAMPLES, TRAITS, Survey, look
 from ...core.curation.suspicions import similar_classes, suspicious_labels
 from ...core.errors import DataError
 from ...core.images.dataset import ImageSource
-from ...core.progress import Outcome, Progress
+from ...core.progress import Outcome, Progress, number_of
 from ..configs.data_tools import DataInspect
 from .data_parts import TRAINED, Parts, counted, listed, opened_images, own_split, read_all, shown
 
@@ -47,7 +47,7 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
         Path(config.source),
         summary=dict(_rows(parts, survey, facts)),
         pictures=pictures,
-        verdict=f"{verdict}: {total:,} images of {classes:,} class{'es' if classes > 1 else ''}",
+        verdict=f"{verdict}: {number_of(total, 'image')} of {number_of(classes, 'class')}",
         facts=facts,
         exit_code=DataError.exit_code if stops else 0,
     )
@@ -73,7 +73,7 @@ def _not_opened(parts: Parts, survey: Survey) -> Iterator[str]:
 
 
 def _undecoded(names: list[str]) -> str:
-    return f"{len(names):,} images cannot be decoded: {listed(names, len(names))}"
+    return f"{number_of(len(names), 'image')} cannot be decoded: {listed(names, len(names))}"
 
 
 def _stops(parts: Parts, survey: Survey) -> Iterator[str]:

@@ -258,6 +258,18 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_missing_path_is_named_before_torch_is_loaded(command: str) -> None:
+    program = f"""
+import sys
+from ldm.cli.main import run
+assert run([{command!r}, "/nowhere/at/all"]) == 3
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "error: /nowhere/at/all does not exist" in done.stderr
+
+
 def test_the_module_is_the_command() -> None:
     shown = ldm("--version")
     assert shown.returncode == 0 and shown.stdout.startswith("ldm ")

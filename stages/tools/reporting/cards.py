@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ....core.images.sets import EXCLUDE
 from ....core.pipeline.best import kept_best
-from ....core.progress import duration
+from ....core.progress import duration, number_of
 from ....core.runs.run import StageRun
 from ...table import KINDS
 from ..summary import Evaluation, Summary, changed, images_per_second, progress_of, seconds
@@ -70,7 +70,7 @@ def _of_samples(drawn: Sequence[StageRun]) -> Card:
     took = sum(number / speed for number, speed in speeds)
     lines = [
         *_inputs(drawn),
-        f"{count:,} images" + (f" in {len(drawn):,} sets" if len(drawn) > 1 else ""),
+        number_of(count, "image") + (f" in {len(drawn):,} sets" if len(drawn) > 1 else ""),
         *_shortened([*dict.fromkeys(how(one.metadata["sampling"]) for one in drawn)]),
         *_pace(_total(drawn), sum(number for number, _ in speeds) / took if took else None),
     ]

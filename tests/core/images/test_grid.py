@@ -41,6 +41,20 @@ def test_letters_beyond_ascii_are_drawn_and_not_all_as_one_box():
     assert all((a.shape != b.shape) or (a != b).any() for a, b in combinations(pages, 2))
 
 
+def test_symbols_that_the_font_lacks_are_named_and_not_drawn_as_one_box():
+    assert grid.drawable("🦊") == "[fox face]" and grid.drawable("red 🦊️ é") == "red [fox face] é"
+    assert grid.drawable("猫") != grid.drawable("犬") and "732b" in grid.drawable("猫").lower()
+    assert grid.drawable("Ж λ ß") == "Ж λ ß" and grid.drawable("cat\n\udcff") == "cat ?"
+    pages = [grid.grid(IMAGES[:1], row_labels=[letter]) for letter in "🦊🦁"]
+    assert pages[0].shape != pages[1].shape or (pages[0] != pages[1]).any()
+
+
+def test_a_long_name_loses_its_middle_and_keeps_both_ends():
+    names = [f"a very long name of a product in {colour}" for colour in ("red", "blue")]
+    short = [grid.shorter(name, 24) for name in names]
+    assert [len(name) for name in short] == [24, 24] and short[0] != short[1] and grid.shorter("cat", 24) == "cat"
+
+
 @pytest.mark.parametrize("kind", ["labels", "row_labels", "column_labels"])
 def test_labels_add_ink_beside_the_images_and_leave_them_unchanged(kind):
     texts = ["a", "", "", "", "", "", "garbage truck of a very long name 😀 \udcff"]

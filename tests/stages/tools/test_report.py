@@ -13,10 +13,10 @@ import pytest
 
 from ldm.cli import main
 from ldm.core.errors import DataError
-from ldm.core.progress import Silent
+from ldm.core.progress import Silent, number_of
 from ldm.stages.configs.report import Report
 from ldm.stages.tools import report, summary
-from ldm.stages.tools.reporting import charts
+from ldm.stages.tools.reporting import charts, page
 from tests.support.pipeline_run import Heard, Pipeline
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -198,6 +198,18 @@ def test_settings_are_shown_where_they_differ_from_the_defaults(swept: Pipeline)
     changed = summary.changed(summary.read(swept.folder, pytest.fail).stages["denoiser"])
     assert changed["model.width"] == "32" and changed["train.images"] == "64"
     assert "train.lr" not in changed and "diffusion.prediction" not in changed
+
+
+def test_one_setting_and_one_image_are_written_in_the_singular(swept: Pipeline) -> None:
+    card = page.Card("Latents", "complete", (), {"shard_size": "16"})
+    html = page.render(page.Page("one", "", [card], [], []))
+    assert "1 setting differs from the default<" in html and "settings differ" not in html
+    assert [number_of(count, noun) for count, noun in ((1, "image"), (2000, "image"), (1, "class"), (2, "class"))] == [
+        "1 image",
+        "2,000 images",
+        "1 class",
+        "2 classes",
+    ]
 
 
 def test_time_and_speed_of_training_come_from_its_record(swept: Pipeline) -> None:
