@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 from ..errors import DataError, as_data_error
 from .dataset import Others
+from .parts import part_named
 
 _TABLE = re.compile(
     r"(metadata|captions)\.(jsonl|csv|json)|captions\.(txt|token)|flickr(8k|30k)\.(lemma\.)?token(\.txt)?"
-    r"|results_\d+\.token|captions_\w+\.json|dataset(_\w+)?\.json|karpathy\w*\.json",
+    r"|results_\d+\.token|captions_\w+\.json",
     re.IGNORECASE,
+)
+_OF_PARTS = re.compile(
+    r"dataset(_\w+)?\.json|karpathy\w*\.json|(train|training|val|valid|validation|dev|test)\.jsonl", re.IGNORECASE
 )
 _NAMES = ("file_name", "filename", "image", "image_path", "path", "key")
 _TEXTS = ("text", "caption", "captions", "texts", "sentence", "sentences", "description", "prompt")
@@ -34,14 +38,31 @@ class Record(NamedTuple):
 
 def may_hold_captions(name: str) -> bool:
     """Return whether a file's name is one of those under which captions are kept."""
-    return _TABLE.fullmatch(PurePosixPath(name).name) is not None
+    return _TABLE.fullmatch(PurePosixPath(name).name) is not None or may_divide(name)
+
+
+def may_divide(name: str) -> bool:
+    """Return whether a file's name is one of those that also say which part of the data an image is of."""
+    return _OF_PARTS.fullmatch(PurePosixPath(name).name) is not None
 
 
 @lru_cache(maxsize=2)
 def tables_beside(others: Others, location: str) -> tuple[Record, ...]:
-    """Read every file beside images that is named as captions are; nothing of those that hold something else."""
-    places = ((f"{location}: {name}", name) for name in sorted(filter(may_hold_captions, others.names)))
-    return tuple(each for place, name in places for each in read_captions(decoded(others.read(name), place), place))
+    """Read every file beside images that is named as captions are; nothing of those that hold something else.
+
+    Names of images are those below the file's own folder, as far as `finder` knows.
+    """
+    return tuple(
+        each for name in sorted(filter(may_hold_captions, others.names)) for each in _table(name, others, location)
+    )
+
+
+def _table(name: str, others: Others, location: str) -> Iterator[Record]:
+    place, folder = f"{location}: {name}", PurePosixPath(name).parent
+    part = part_named(PurePosixPath(name).stem) if name.endswith(".jsonl") and may_divide(name) else None
+    for record in read_captions(decoded(others.read(name), place), place):
+        below = (folder / record.name).as_posix()
+        yield record._replace(name=below, split=part[0] if part else record.split)
 
 
 def finder(records: Sequence[Record]) -> Callable[[str], Sequence[Record]]:

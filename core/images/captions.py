@@ -1,9 +1,10 @@
 """Captions of images: where they are kept, read as one or more texts for each image."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..errors import ConfigError, DataError
@@ -38,65 +39,89 @@ def with_captions(sources: Sequence[ImageSource], data: Data) -> list[ImageSourc
     Raises ConfigError where `data` asks for two kinds of captions, DataError where there are none, for an image
     without captions, and for a file that holds none or no text.
     """
-    if data.captions == NONE and data.caption_template is None:
-        raise ConfigError("`data.captions=none` leaves no captions to read", "leave it out")
-    if data.caption_template is not None and data.captions != AUTO:
-        raise ConfigError(
-            f"`data.caption_template={data.caption_template}` makes captions of class names, and"
-            f" `data.captions={data.captions}` reads others",
-            "leave out one of the two",
-        )
-    read = [replace(source, captions=_captions(source, data)) for source in sources]
+    read = [replace(source, captions=_all_captions(source, data)) for source in sources]
     if data.synthetic_captions is None:
         return read
-    second = _table_at(data.synthetic_captions)
-    return [replace(source, synthetic=_of_table(source, second, required=False)) for source in read]
+    records = table_at(data.synthetic_captions)
+    second = [[() if each is None else each.captions for each in in_table(source, records)] for source in read]
+    return [replace(source, synthetic=each) for source, each in zip(read, second, strict=True)]
 
 
-def _captions(source: ImageSource, data: Data) -> Captions:
-    if data.caption_template is not None:
-        return _of_classes(source, data.caption_template)
+def _all_captions(source: ImageSource, data: Data) -> Captions:
+    found = found_captions(source, data)
+    with ThreadPoolExecutor(num_workers()) as pool:
+        captions = list(pool.map(lambda each: each and each.captions, found))
+    without = [name for name, each in zip(source.names, captions, strict=True) if each is None]
+    if without:
+        raise DataError(f"{source.location} has no captions of {listed(without, 3)}, while others have", _REMEDY)
+    return [each for each in captions if each is not None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the captions of an image are, and how to read them, not yet looked at."""
+
+    place: str
+    read: Callable[[], Sequence[object]]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The captions, checked. Raises DataError naming the place."""
+        return tidy(self.read(), self.place)
+
+
+def found_captions(source: ImageSource, data: Data) -> list[Found | None]:
+    """Find the captions of each image; None for images without, of which there are fewer than all.
+
+    Raises ConfigError and DataError as `with_captions` does, but for what single images lack.
+    """
+    template = data.caption_template
+    if data.captions == NONE and template is None:
+        raise ConfigError("`data.captions=none` leaves no captions to read", "leave it out")
+    if template is not None and data.captions != AUTO:
+        message = f"`data.caption_template={template}` makes captions, and `data.captions={data.captions}` reads others"
+        raise ConfigError(message, "leave out one of the two")
+    if template is not None:
+        return [*_of_classes(source, template)]
     if data.captions != AUTO:
-        return _of_table(source, _table_at(Path(data.captions)))
+        return in_table(source, table_at(Path(data.captions)))
     if source.captions is not None:
-        return source.captions
+        return [Found(source.location, lambda texts=texts: texts) for texts in source.captions]  # type: ignore[misc]
     if source.others is not None:
         if records := tables_beside(source.others, source.location):
-            return _of_table(source, records)
+            return in_table(source, records)
         if (files := _beside(source, source.others)) is not None:
-            return _read_beside(source, source.others, files)
+            return [_found_beside(file, source) for file in files]
     remedy = f"{_HOW}, or make captions of class names: `data.caption_template=a photo of a {{class}}`"
     raise DataError(f"{source.location} has no captions", remedy)
 
 
-def _of_classes(source: ImageSource, template: str) -> Captions:
-    """Return one caption for each image, of the name of its class."""
+def _of_classes(source: ImageSource, template: str) -> Iterator[Found]:
+    """Yield a caption for each image, of the name of its class."""
     if not source.labelled:
         message = f"{source.location} has no classes to name in `data.caption_template={template}`"
         raise DataError(message, "sort the images into class folders, or leave the template out")
-    by_class = [tidy([template.replace("{class}", name)], f"class {name}") for name in source.class_names]
-    return [by_class[label] for label in source.labels]
+    texts = [[template.replace("{class}", name)] for name in source.class_names]
+    for label in source.labels:
+        yield Found(f"class {source.class_names[label]}", partial(texts.__getitem__, label))
 
 
-def _of_table(source: ImageSource, records: Sequence[Record], required: bool = True) -> Captions:
-    """Return the captions of each image out of records that name images.
-
-    required: refuse images without. Raises DataError where no record names an image.
-    """
+def in_table(source: ImageSource, records: Sequence[Record]) -> list[Found | None]:
+    """Find the captions of each image among records that name images. Raises DataError where none names one."""
     find = finder(records)
     found = [find(name) for name in source.names]
-    without = [name for name, each in zip(source.names, found, strict=True) if not each]
-    if len(without) == len(source):
+    if not any(found):
         named, there = listed([each.name for each in records], 2), listed(source.names, 2)
         message = f"{records[0].place}: no caption is of an image of {source.location}"
         raise DataError(message, f"name images as they are: {there}, not {named}")
-    texts = [tidy([text for one in each for text in one.texts], each[0].place) if each else () for each in found]
-    if without and required:
-        raise DataError(f"{source.location} has no captions of {listed(without, 3)}, while others have", _REMEDY)
-    return texts
+    return [Found(each[0].place, partial(_texts, each)) if each else None for each in found]
 
 
-def _table_at(path: Path) -> list[Record]:
+def _texts(records: Sequence[Record]) -> list[object]:
+    return [text for record in records for text in record.texts]
+
+
+def table_at(path: Path) -> list[Record]:
     """Read a file of captions that was named. Raises DataError where it is not there, or holds none."""
     if not path.is_file():
         raise DataError(f"{path} is not a file", "give a file of captions: .jsonl, .csv, .json or .txt")
@@ -114,7 +139,7 @@ def _beside(source: ImageSource, others: Others) -> list[str | None] | None:
     files = [_sidecar(name, others) for name in source.names]
     some = [file for file in files if file is not None]
     plain = any(not file.endswith(_IN_JSON) for file in some)
-    return files if plain or (some and _read_json(some[0], source, others)) else None
+    return files if plain or (some and _read_beside(some[0], source)) else None
 
 
 def _sidecar(name: str, others: Others) -> str | None:
@@ -122,25 +147,16 @@ def _sidecar(name: str, others: Others) -> str | None:
     return next((stem + end for end in (*SIDECARS, _IN_JSON) if stem + end in others.names), None)
 
 
-def _read_json(file: str, source: ImageSource, others: Others) -> tuple[object, ...]:
+def _found_beside(file: str | None, source: ImageSource) -> Found | None:
+    return None if file is None else Found(f"{source.location}: {file}", partial(_read_beside, file, source))
+
+
+def _read_beside(file: str, source: ImageSource) -> Sequence[object]:
+    """Read the file beside an image: every line of a text that is not blank is a caption of it."""
+    assert source.others is not None
     place = f"{source.location}: {file}"
-    return captions_in_json(decoded(others.read(file), place), place)
-
-
-def _read_beside(source: ImageSource, others: Others, files: Sequence[str | None]) -> Captions:
-    """Read the file beside each image: every line of a text that is not blank is a caption of it."""
-    without = [name for name, file in zip(source.names, files, strict=True) if file is None]
-    if without:
-        raise DataError(f"{source.location} has no captions of {listed(without, 3)}, while others have", _REMEDY)
-
-    def read(file: str) -> tuple[str, ...]:
-        place = f"{source.location}: {file}"
-        if file.endswith(_IN_JSON):
-            return tidy(_read_json(file, source, others), place)
-        return tidy(decoded(others.read(file), place).split("\n"), place)
-
-    with ThreadPoolExecutor(num_workers()) as pool:
-        return list(pool.map(read, filter(None, files)))
+    text = decoded(source.others.read(file), place)
+    return captions_in_json(text, place) if file.endswith(_IN_JSON) else text.split("\n")
 
 
 def tidy(texts: Sequence[object], place: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError, as_data_error
 from ..runs.lock import LOCK
 from ..runs.run import IDENTITY
-from .caption_files import finder, may_hold_captions, tables_beside
+from .caption_files import finder, may_divide, may_hold_captions, tables_beside
 from .dataset import ImageSource, Others, image_source
 from .decode import SUFFIXES
 from .parts import PARTS, parts_among
@@ -86,7 +86,7 @@ def parts_of(listing: Listing) -> Parts:
 
 def _parts_in_captions(found: list[str], others: Others, location: str) -> dict[str, list[str]]:
     """Return the images of each part where a file of captions says of each image which part it is of."""
-    if not any(may_hold_captions(name) and name.endswith(".json") for name in others.names):
+    if not any(map(may_divide, others.names)):
         return {}
     find = finder([record for record in tables_beside(others, location) if record.split in PARTS])
     parts: dict[str, list[str]] = {}

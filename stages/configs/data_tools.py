@@ -29,6 +29,7 @@ class LookingAtData(Section):
 class DataInspect(LookingAtData):
     """Settings of `ldm data inspect`."""
 
+    captions: Place = option("auto", "Captions to look at: auto (as they come with it), none, or a file.", "--captions")
     image_size: int = option(64, "Image size of the planned training, pixels.", "--image-size", ge=4, le=4096)
 
 

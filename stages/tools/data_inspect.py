@@ -10,8 +10,10 @@ from ...core.curation.advice import advise, largest_size
 from ...core.curation.contact_sheet import class_strips, require_new, write_sheet
 from ...core.curation.survey import EXAMPLES, TRAITS, Survey, look
 from ...core.curation.suspicions import similar_classes, suspicious_labels
+from ...core.curation.texts import MOST_TOKENS, survey_captions
 from ...core.errors import DataError
 from ...core.images.dataset import ImageSource
+from ...core.images.settings import Data
 from ...core.progress import Outcome, Progress, number_of
 from ..configs.data_tools import DataInspect
 from .data_parts import TRAINED, Parts, counted, listed, opened_images, own_split, read_all, shown
@@ -34,7 +36,8 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
     counts = survey.class_counts.get(parts[0][0], np.zeros(len(source.class_names), dtype=np.int64))
     facts = _facts(config, parts, survey)
     opened, alone = _opened(parts, config.validation is not None)
-    stops = facts["stops"] = [*_stops(opened, survey)]
+    facts["captions"] = _captions(config, parts)
+    stops = facts["stops"] = [*_stops(opened, survey), *_caption_stops(facts["captions"], source)]
     facts["not_opened"] = [*_not_opened(alone, survey)]
     facts["advice"] = advise(survey, counts, source.class_names, config.image_size)
     pictures = []
@@ -51,6 +54,50 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
         facts=facts,
         exit_code=DataError.exit_code if stops else 0,
     )
+
+
+def _captions(config: DataInspect, parts: Parts) -> dict[str, Any] | None:
+    """Return what captions are like; None without, or where none of them can be read."""
+    data = Data(source=config.source, captions=config.captions)
+    try:
+        return survey_captions([source for _, source in parts], data)
+    except DataError as error:
+        return {"problem": error.message}
+
+
+def _caption_stops(found: dict[str, Any] | None, source: ImageSource) -> Iterator[str]:
+    """Yield what a model of captions would refuse, where the images are for one: they have no classes."""
+    if found is None or source.labelled:
+        return
+    if "problem" in found:
+        yield shown(found["problem"], 300)
+    if missing := found.get("missing"):
+        yield f"{len(missing):,} images have no caption, while others have: {listed(missing, len(missing))}"
+    if wrong := found.get("wrong"):
+        yield f"{len(wrong):,} captions cannot be used: {shown(wrong[0], 300)}"
+
+
+def _caption_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the lines about captions."""
+    if "problem" in found:
+        yield "captions", shown(found["problem"], 300)
+        return
+    least, median, most = found["per_image"] or (0, 0, 0)
+    per_image = f"{median:g} an image" if least == most else f"{least:g} … {median:g} … {most:g} an image"
+    yield "captions", f"{found['captions']:,} of {found['images']:,} images, {per_image} (least, median, most)"
+    if found["captions"]:
+        spans = (" … ".join(f"{value:g}" for value in found[name]) for name in ("words", "tokens"))
+        yield "lengths", "{} words, {} tokens of CLIP".format(*spans)
+    if found["long"]:
+        yield "long", f"{found['long']:,} captions of more than {MOST_TOKENS} tokens, which most encoders cut"
+    if repeated := found["repeated"]["captions"]:
+        most_common = ", ".join(f"{shown(text)!r} {count:,} times" for text, count in found["repeated"]["most"])
+        yield "repeated", f"{repeated:,} captions are also of another image: {most_common}"
+    for name, what in (("missing", "images without a caption"), ("stray", "captions of images that are not there")):
+        if names := found[name]:
+            yield name, f"{len(names):,} {what}: {listed(names, len(names))}"
+    if wrong := found["wrong"]:
+        yield "wrong", f"{len(wrong):,}: {'; '.join(shown(each, 200) for each in wrong[:3])}"
 
 
 def _opened(parts: Parts, validation: bool) -> tuple[Parts, Parts]:
@@ -118,6 +165,8 @@ def _rows(parts: Parts, survey: Survey, facts: dict[str, Any]) -> Iterator[tuple
         yield "shapes", ", ".join(f"{count:,} {shape}" for shape, count in facts["shapes"].items() if count)
         for name in ("formats", "modes"):
             yield name, ", ".join(f"{kind} {count:,}" for kind, count in facts[name].items())
+    if facts["captions"]:
+        yield from _caption_rows(facts["captions"])
     for trait, words in TRAITS.items():
         if count := survey.traits[trait]:
             yield trait, f"{count:,} {words}: {listed(survey.examples[trait], count)}"

@@ -295,3 +295,19 @@ def test_folders_of_classes_keep_their_classes_beside_a_table(tmp_path):
     (root / "metadata.jsonl").write_text('{"file_name": "cat/1.png", "text": "x"}\n{"file_name": "2.png", "text": "y"}')
     assert open_source(str(root)).class_names == ("cat", "dog")
     assert read(root) == {"cat/1.png": ("x",), "dog/2.png": ("y",)}
+
+
+def test_lists_named_after_parts_divide_the_images(tmp_path):
+    root = pictures(tmp_path / "images").parent
+    for part, name in (("train", "a"), ("dev", "b"), ("test", "c")):
+        record = {"file_name": f"images/{name}.png", "captions": [part]}
+        (root / f"{part}.jsonl").write_text(json.dumps(record))
+    sources = image_sources(Data(source=str(root))).with_captions()
+    assert sources.train.captions == [("train",)] and sources.val.captions == [("dev",)]
+
+
+def test_names_in_a_table_are_below_its_folder(tmp_path):
+    root = folder(tmp_path, {"cat/1": None, "dog/1": None})
+    for name in ("cat", "dog"):
+        (root / name / "metadata.jsonl").write_text(json.dumps({"file_name": "1.png", "text": f"a {name}"}))
+    assert read(root) == {"cat/1.png": ("a cat",), "dog/1.png": ("a dog",)}

@@ -185,3 +185,16 @@ def test_of_very_many_broken_images_only_the_first_are_warned_of(tmp_path: Path)
     outcome = inspected(root, heard)
     assert len(heard.warnings) == 21 and "only counted" in heard.warnings[-1]
     assert outcome.summary["broken"] == "50"
+
+
+def test_captions_are_looked_at_and_those_that_are_missing_stop_a_model_of_text(tmp_path: Path) -> None:
+    place = photos(tmp_path, {"all": 3}) / "all"
+    for number, image in enumerate(sorted(place.glob("*"))):
+        image.with_suffix(".txt").write_text(f"a photo\nnumber {number}")
+    found = inspected(place)
+    assert found.exit_code == 0 and found.facts["captions"]["captions"] == 6
+    assert found.summary["captions"].startswith("6 of 3 images, 2 an image") and "words" in found.summary["lengths"]
+    image.with_suffix(".txt").unlink()
+    stopped = inspected(place)
+    assert stopped.exit_code == 3 and image.name in " ".join(stopped.facts["stops"])
+    assert inspected(place, captions="none").exit_code == 0
