@@ -37,6 +37,10 @@ class LatentDataset(Protocol):
     def conditioning(self) -> Conditioning:
         """What `cond` means; whether it has a null is a matter of the training."""
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each sample, int64 (N,), where they have classes, conditioned on these or not."""
+
     def __len__(self) -> int: ...
 
     def batch(
@@ -83,6 +87,11 @@ class LatentSets:
     @property
     def conditioning(self) -> Conditioning:
         return self.train.conditioning
+
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Return the class of each training sample, and the names of classes; None where there are none."""
+        found = self.train.labels
+        return None if found is None else (found, self.conditioning.class_names)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ class EncodedImages:
         names = (LATENT, FLIP + LATENT) if self.flips else (LATENT,)
         return {**dict.fromkeys(names, latent), LABEL: Field("int64")}
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Those of the images."""
+        return self.images.labels
+
     def __len__(self) -> int:
         return len(self.images)
 

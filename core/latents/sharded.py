@@ -58,6 +58,7 @@ class ShardedLatents:
     ) -> None:
         self.shape = shape
         self.conditioning: Conditioning = conditioning or NoConditioning()
+        self.labels: np.ndarray | None
         self.labels, tables = read_tables(folder, split, names, shape, fields)
         self._count = len(tables[LATENT].shard)
         self.fields = {name: table.form for name, table in tables.items()}

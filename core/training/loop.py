@@ -14,10 +14,11 @@ means over all of them, so that all hold the same weights, and only the main pro
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ import torch
 
 from ..distributed import processes
 from ..distributed.sharded_tensors import gathered_by_main
-from ..errors import Stopped
-from ..images.order import stream
+from ..errors import ConfigError, Stopped
+from ..images.order import BalancedStream, stream
 from ..progress import Progress
 from ..runs import checkpoint, metrics_log
 from ..system.compile import eager_mode
@@ -70,6 +71,9 @@ def train(
     run.is_last = run.images >= plan.images
     run.open_log()
     run.check_patience()
+    order = order_of(task, plan)
+    if isinstance(order, BalancedStream):
+        progress.note(f"train.balance={plan.balance}: {order.described((task.labels() or ((), ()))[1])}")
     progress.start("training", plan.images, "images", done=run.images)
 
     loading = closing(batches(task, plan, policy, run.images))
@@ -136,17 +140,22 @@ def train(
         if processes.stop_requested(stop):
             raise run.stopped(stop)
     progress.finish()
-    return {"images_seen": run.images, "steps": run.steps, "skipped_steps": run.stepper.guard.skipped}
+    return {
+        "images_seen": run.images,
+        "steps": run.steps,
+        "skipped_steps": run.stepper.guard.skipped,
+        **({"class_shares": order.shares.tolist()} if isinstance(order, BalancedStream) else {}),
+    }
 
 
 def batches(task: Task, plan: Plan, policy: Policy, start: int) -> Generator[Any, None, None]:
     """Yield this process's tensors of every step from position `start` on, loading the next batch meanwhile."""
-    share = process_rows(plan, processes.world())
+    share, order = process_rows(plan, processes.world()), order_of(task, plan)
 
     def load(first: int) -> Any:
         # Every draw follows from an image's position in the stream, not from the process that loads it.
         positions = np.arange(first, first + plan.batch_size)[share]
-        samples = stream(plan.seed, first, first + plan.batch_size, task.num_samples)[share]
+        samples = order(plan.seed, first, first + plan.batch_size)[share]
         batch = task.load(Batch(samples, positions, first))
         return pin_memory(batch) if policy.device.type == "cuda" else batch
 
@@ -159,6 +168,19 @@ def batches(task: Task, plan: Plan, policy: Policy, start: int) -> Generator[Any
             loaded = pool.submit(load, following) if following < plan.images else None
             processes.barrier()  # No process begins a step that another could not load.
             yield batch
+
+
+def order_of(task: Task, plan: Plan) -> Callable[[int, int, int], np.ndarray]:
+    """Return the order of samples: seed, first and last position → the samples there.
+
+    Raises ConfigError for a balance of classes where the samples have none.
+    """
+    if plan.balance == "images":
+        return partial(stream, num_samples=task.num_samples)
+    found = task.labels()
+    if found is None:
+        raise ConfigError(f"`train.balance={plan.balance}` needs classes, and the data has none", "leave it out")
+    return BalancedStream(found[0], plan.balance)
 
 
 def process_rows(plan: Plan, world: processes.World) -> np.ndarray:

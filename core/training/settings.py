@@ -29,6 +29,11 @@ class Train(Section):
     keep: int = option(2, "Checkpoints kept.", identity=False, ge=2)
     log_every: Count = option(2_000, "Images between lines of metrics.jsonl.", identity=False)
     validate_every: Count = option(20_000, "Images between validations.", identity=False)
+    balance: Literal["images", "sqrt", "classes"] = option(
+        "images",
+        "Which classes are seen more: each image alike, each class alike, or between, by the root of its images.",
+        "--balance",
+    )
     patience: Count = option(
         0,
         "End when the validation loss, or metrics.best where samples are measured, has not improved for so many"

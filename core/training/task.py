@@ -1,5 +1,6 @@
 """What the training loop takes: a plan, batches, and a task with its networks and losses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +40,9 @@ class Task(Protocol):
     averaged: nn.Module  # what the EMA follows
     networks: dict[str, nn.Module]  # by role: each has an AdamW of its own, and steps in this order
     synchronous: bool  # whether `after_step` changes what the next step computes, so that the step cannot be deferred
+
+    def labels(self) -> tuple[np.ndarray, Sequence[str]] | None:
+        """Return the class of each sample, int64 (N,), and the names of classes, where there are any."""
 
     def load(self, batch: Batch) -> Any:
         """Return the batch's tensors, in nested tuples, lists or dicts. Called in a thread, during the step before."""

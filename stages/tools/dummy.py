@@ -67,6 +67,10 @@ class _Latents:
     values: torch.Tensor
     codes: torch.Tensor | None = None
 
+    @property
+    def labels(self) -> np.ndarray:
+        return np.arange(COUNT, dtype=np.int64) % self.conditioning.num_classes
+
     def __len__(self) -> int:
         return COUNT
 

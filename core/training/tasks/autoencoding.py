@@ -77,6 +77,11 @@ class AutoencodingTask:
         first_images = as_tensor(images.train.batch(first)).to(policy.device)
         codec.initialise(first_images, Draws(config.seed, 0, np.arange(len(first))))
 
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Return the classes of the images."""
+        source = self.images.train.source
+        return (source.labels, source.class_names) if source.labelled else None
+
     def load(self, batch: loop.Batch) -> Data:
         """Return images, some of them mirrored, and the step's draws."""
         seed, flips = self.config.seed, self.config.data.flip

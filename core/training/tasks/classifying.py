@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +30,11 @@ class ClassifyingTask:
         self.averaged: nn.Module = self.network
         self.networks: dict[str, nn.Module] = {"classifier": self.network}
         self.synchronous = False
+
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Return the classes of the images."""
+        source = self.images.train.source
+        return (source.labels, source.class_names) if source.labelled else None
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return images, labels and offsets."""

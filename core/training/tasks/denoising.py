@@ -92,6 +92,10 @@ class DenoisingTask:
         flops = self.network.training_flops * self.config.train.images
         return self.network.uniform and worth_compiling(flops, self.policy.device)
 
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Return the classes of the latents."""
+        return self.latents.labels()
+
     def load(self, batch: loop.Batch) -> Data:
         """Return latents, what is drawn for them, and conditions; all follows from the seed and stream positions."""
         seed, positions, train = self.config.seed, batch.positions, self.latents.train

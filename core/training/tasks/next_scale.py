@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,6 +92,10 @@ class NextScaleTask:
         self.averaged: nn.Module = self.network
         self.networks: dict[str, nn.Module] = {"generator": self.network}
         self.synchronous = False
+
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Return the classes of the latents."""
+        return self.latents.labels()
 
     def load(self, batch: loop.Batch) -> Data:
         """Return tokens, conditions, and draws; all follows from the seed and stream positions."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,6 +45,10 @@ class NoisyClassifyingTask:
         self.averaged: nn.Module = self.network
         self.networks: dict[str, nn.Module] = {"classifier": self.network}
         self.synchronous = False
+
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Return the classes of the latents."""
+        return self.latents.labels()
 
     def load(self, batch: loop.Batch) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, times and labels; all draws follow from the seed and the stream positions."""
