@@ -12,10 +12,6 @@ from ldm.core.images.order import BalancedStream
 LABELS = np.repeat([0, 2, 5], [60, 25, 15])
 _ROOTS = np.sqrt([60, 25, 15])
 SHARES = {"images": [0.6, 0.25, 0.15], "classes": [1 / 3] * 3, "sqrt": _ROOTS / _ROOTS.sum()}
-    "images": [0.6, 0.25, 0.15],
-    "classes": [1 / 3] * 3,
-    "sqrt": np.sqrt([60, 25, 15]) / np.sqrt([60, 25, 15]).sum(),
-}
 
 
 @pytest.mark.parametrize("balance", ["images", "sqrt", "classes"])
@@ -46,7 +42,7 @@ def test_batches_of_any_sizes_join_to_the_one_stream(
     bounds = start + np.cumsum([0, *lengths])
     joined = np.concatenate([stream(seed, int(a), int(b)) for a, b in pairwise(bounds)] or [np.empty(0, np.int64)])
     assert np.array_equal(joined, BalancedStream(labels, balance)(seed, start, int(bounds[-1])))  # type: ignore[arg-type]
-    assert all(np.all(np.diff([stream.seen(e) for e in range(6)], axis=0) >= 0) for _ in (0,))
+    assert np.all(np.diff([stream.seen(epoch) for epoch in range(6)], axis=0) >= 0)
 
 
 def test_seeds_and_epochs_have_other_orders() -> None:
