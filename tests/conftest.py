@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,9 @@ NO_NETWORK = ROOT / "tests" / "support" / "no_network"
 
 torch.set_num_threads(1)
 block()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs tests in the background lets them ignore Ctrl-C, and so would every process that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["LDM_CACHE_DIR"] = tempfile.mkdtemp(prefix="ldm-decoded-")  # of this session's processes, and of no user's
 atexit.register(shutil.rmtree, os.environ["LDM_CACHE_DIR"], ignore_errors=True)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NO_NETWORK), os.environ.get("PYTHONPATH"))))
