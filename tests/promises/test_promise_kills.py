@@ -19,7 +19,7 @@ import pytest
 from ldm.cli.main import run
 from ldm.core.runs import checkpoint
 from ldm.core.training.tasks.denoising import DenoisingTask
-from tests.support.interrupted import ANAGRAM, EDIT, ENCODE, SAMPLE, Stage
+from tests.support.interrupted import ANAGRAM, EDIT, ENCODE, ENCODE_CAPTIONS, SAMPLE, Stage
 from tests.support.launcher import Ended
 from tests.support.ledger import Trials
 from tests.support.small_runs import STEP, checkpoints, metrics, settled, temporaries, training
@@ -50,7 +50,10 @@ def check_what_a_kill_cost(stage: Stage, runs_dir: Path) -> None:
     assert resumed_after(ended) == newest
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("train-autoencoder", "train-var", "distill")]
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("train-autoencoder", "train-var", "train-denoiser", "distill")
+]
 TRAININGS = ["train-vqvae", "train-dit", *SLOW]
 
 
@@ -120,7 +123,11 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
 
 
 @pytest.mark.promise("R2", quick=1, full=30)
-@pytest.mark.parametrize("words", [ENCODE, SAMPLE, EDIT, ANAGRAM], ids=["encode", "sample", "edit", "anagram"])
+@pytest.mark.parametrize(
+    "words",
+    [ENCODE, pytest.param(ENCODE_CAPTIONS, marks=pytest.mark.slow), SAMPLE, EDIT, ANAGRAM],
+    ids=["encode", "encode-captions", "sample", "edit", "anagram"],
+)
 def test_encode_sample_and_edit_killed_at_a_random_moment_go_on_to_the_bit(
     words: list[str], trials: Trials, stage: Callable[..., Stage]
 ) -> None:

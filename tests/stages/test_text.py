@@ -29,6 +29,7 @@ from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.report import Report
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import report, verify
+from tests.support.forgery import change_manifest
 from tests.support.pipeline_run import COLOURS, MACHINE, Heard, Pipeline, manifest, png_files, pngs
 from tests.support.text_encoders import save_bert
 
@@ -279,3 +280,32 @@ def test_own_takes_no_other_encoder_beside_it(captioned: Pipeline, tmp_path: Pat
         copied.run("encode", replace=True, text={"encoder": ("own", str(tmp_path))})
     with pytest.raises(ConfigError, match="the model has no frozen text encoder"):
         copied.run("sample", text_encoder=str(tmp_path))
+
+
+@pytest.mark.parametrize("reading", ["mapped", "streamed"])
+def test_a_harmed_caption_is_named_before_it_is_read(copied: Pipeline, reading: str) -> None:
+    path = copied.folder / "latents" / "shard-000000.tar"
+    place = int(load_shard(path, 0)[0].offsets["caption_ids.npy"][3])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    shutil.rmtree(copied.folder / "denoiser")
+    with pytest.raises(DataError, match=r"shard-000000\.tar"):
+        copied.run("train-denoiser", reading=reading, **SMALL)
+
+
+def test_a_manifest_with_another_vocabulary_than_the_network_is_refused(copied: Pipeline) -> None:
+    folder = copied.folder / "denoiser"
+    conditioning = manifest(folder)["facts"]["conditioning"]
+    change_manifest(folder, conditioning={**conditioning, "vocabulary": [*conditioning["vocabulary"][1:], 49000]})
+    with pytest.raises(DataError, match=r"facts\.conditioning is other than in final/config\.json"):
+        copied.run("sample", num=1)
+
+
+def test_captions_of_any_language_are_read(copied: Pipeline, tmp_path: Path) -> None:
+    write_captioned(tmp_path / "odd", 12)
+    for number, text in enumerate(("Ein rotes Quadrat 🟥", "赤い四角", "A", "x", "x" * 9000, "a b " * 400)):
+        (tmp_path / "odd" / f"{number:03d}.txt").write_text(text, encoding="utf-8")
+    heard = Heard()
+    copied.run("encode", heard, replace=True, data={"source": str(tmp_path / "odd")})
+    assert any("are longer than" in warning and "cut there" in warning for warning in heard.warnings)
+    assert text_of(copied, "latents").length == 128

@@ -18,6 +18,7 @@ FOLDERS = {
     "train-autoencoder": "autoencoder",
     "encode": "latents",
     "train-dit": "dit",
+    "train-denoiser": "denoiser",
     "train-var": "var",
     "distill": "students/1",
     "sample": "samples/x",
@@ -29,6 +30,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train-autoencoder": (),
     "encode": ("vqvae",),
     "train-dit": ("vqvae", "latents", "classifier"),
+    "train-denoiser": ("vqvae", "latents"),
     "train-var": ("autoencoder", "latents"),
     "distill": ("vqvae", "latents", "dit"),
     "sample": ("vqvae", "dit"),
@@ -36,6 +38,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "anagram": ("vqvae", "dit"),
 }
 ENCODE = ["encode", "--shard-size", "4"]
+ENCODE_CAPTIONS = [*ENCODE, "--caption-template", "a photo of a {class}"]
 SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
 ANAGRAM = ["anagram", "--label", "x", "--class", "red", "--class", "blue", "--num", "6", "batch_size=2"]
 EDIT = ["edit", "--label", "x", "--strength", "0.3,0.6", "--class", "red", "--box", "2,2,8,8", "batch_size=2"]

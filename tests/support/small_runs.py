@@ -30,12 +30,17 @@ KL = {
 }
 
 
+# A denoiser of captions.
+CAPTIONED = {**SETTINGS["train-dit"]["model"], "preset": "mmdit-xs", "text_width": 16, "text_layers": 1}
+
+
 def write_recipe(path: Path, images: Path) -> Path:
     """Write the recipe of the smallest pipeline over a folder of images."""
     recipe: dict[str, Any] = {"name": NAME, "machine": {**MACHINE}, **SETTINGS}
     recipe["edit"] = {**SETTINGS["edit"], "images": some_of(images)}
     for command, settings in (("train-vqvae", SETTINGS["train-vqvae"]), ("train-autoencoder", KL)):
         recipe[command] = {**settings, "data": {**settings["data"], "source": str(images)}}
+    recipe["train-denoiser"] = {**SETTINGS["train-dit"], "model": CAPTIONED}
     path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe))))  # Copies: recipes use no aliases.
     return path
 
@@ -44,7 +49,8 @@ def training(command: str, steps: int, every: int) -> list[str]:
     """Return the settings of a training of so many steps that saves every so many, and draws nothing."""
     settings = [command, *BARE, f"train.images={steps * STEP}", f"train.checkpoint_every={every * STEP}"]
     settings += ["first_steps=1"] if command == "distill" else []
-    return settings + (["preview.every=0"] if command in ("train-dit", "train-var", "distill") else [])
+    draws = ("train-dit", "train-denoiser", "train-var", "distill")
+    return settings + (["preview.every=0"] if command in draws else [])
 
 
 def start_from(run: Path, runs_dir: Path, *stages: str) -> Path:
