@@ -30,5 +30,8 @@ class Eval(Comparison):
     denoiser: Location | None = option(
         None, "With --bits-per-dim: denoiser stage; by default the run's own.", "--denoiser", identity="contents"
     )
+    clip: Location | None = option(
+        None, "Folder with a CLIP of transformers: measure how samples go with their prompts.", "--clip"
+    )
     lpips: Location | None = option(None, "Folder with LPIPS weights, for reconstructions.", "--lpips")
     machine: Machine = section(Machine)

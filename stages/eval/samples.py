@@ -39,7 +39,7 @@ from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES, any_generator, ge
 from ...core.runs.run import MANIFEST, StageRun, open_run
 from ..configs import Eval
 from .classes import by_class, draw_confusion, read, read_held_out
-from .scenes import conditions_of_samples, evaluate_scenes, scenes_alone, with_scenes
+from .prompts import clip_input, conditions_of_samples, evaluate_prompts, open_clip_of, prompts_alone, with_prompts
 
 NEAREST = "nearest.png"
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 8, 5
@@ -59,8 +59,9 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         reader = _reader(config, made)
         data = data_of(reader)
         samples = open_source(str(where)) if made is None else _labelled(made)
-        if made is not None and scenes_alone(config, samples):
-            return evaluate_scenes(config, made, samples, data, folder, progress)
+        clip = open_clip_of(config, samples, policy)
+        if made is not None and prompts_alone(config, samples):
+            return evaluate_prompts(config, made, samples, data, folder, clip, progress)
         extractor, its_input = feature_extractor(config, policy, folder)
         statistics = saved_statistics(config)
         if statistics is not None:
@@ -72,7 +73,7 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
             real_images, reference = reference_images(config, reader, progress)
             require_enough(len(limited(real_images, config)), len(limited(samples, config)))
         samples_input = as_input(made, folder) if made else {"path": str(where), "fingerprint": samples.fingerprint()}
-        inputs = {"samples": samples_input, "extractor": its_input, "reference": reference}
+        inputs = {"samples": samples_input, "extractor": its_input, "reference": reference, **clip_input(config, clip)}
         work = claim(folder, config, inputs, progress)
         next_commands = [command_line("sweep", config), command_line("report", config)]
         if work.complete:
@@ -102,7 +103,7 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
             classes = by_class(samples.class_names, columns, own, held_out)
             if extractor.class_names == samples.class_names:
                 pictures += draw_confusion(folder, samples.class_names, own, held_out)
-        report = with_scenes(report, fakes)
+        report = with_prompts(report, fakes, clip, data, progress)
         return write_evaluation(work, "samples", report, conditions, outputs, pictures, next_commands, classes)
 
 

@@ -31,7 +31,7 @@ from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import report, verify
 from tests.support.forgery import change_manifest
 from tests.support.pipeline_run import COLOURS, MACHINE, Heard, Pipeline, manifest, png_files, pngs
-from tests.support.text_encoders import save_bert
+from tests.support.text_encoders import save_bert, save_clip
 
 SMALL = {"model__preset": "mmdit-xs", "model__text_width": 16, "model__text_layers": 1}
 PROMPTS = ("a red square on blue", "green on a red ground")
@@ -309,3 +309,14 @@ def test_captions_of_any_language_are_read(copied: Pipeline, tmp_path: Path) -> 
     copied.run("encode", heard, replace=True, data={"source": str(tmp_path / "odd")})
     assert any("are longer than" in warning and "cut there" in warning for warning in heard.warnings)
     assert text_of(copied, "latents").length == 128
+
+
+def test_the_clip_score_of_samples_stands_beside_that_of_held_out_images(copied: Pipeline, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    save_clip(tmp_path / "clip", full=True)
+    copied.run("sample", prompt=PROMPTS, num=2, label="some")
+    folder = copied.run("eval", samples="some", clip=tmp_path / "clip").directory
+    document = json.loads((folder / "metrics.json").read_text())
+    assert 0 <= document["numbers"]["clip_score"] <= 100 and 0 <= document["real_against_real"]["clip_score"] <= 100
+    with pytest.raises(ConfigError, match="these samples record none"):
+        copied.run("eval", samples=str(copied.images), clip=tmp_path / "clip")
