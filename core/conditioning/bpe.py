@@ -34,6 +34,11 @@ def words(text: str) -> list[str]:
     return list(_divided(" ".join(plain.split()).lower()))
 
 
+def parts() -> list[str]:
+    """Return the part of a word that each id is; `</w>` is the word's end."""
+    return [*_vocabulary()[2], "<start>", "<end>"]
+
+
 @lru_cache
 def merges_sha256() -> str:
     """Return the sha256 of the merges, hex, by which a manifest records the vocabulary."""
@@ -66,19 +71,19 @@ def ids_of(word: str) -> tuple[int, ...]:
     """Return the ids of a word: its bytes, of which the pair that was merged first is merged first."""
     bytes_, ranks, ids = _vocabulary()
     letters = [bytes_[byte] for byte in word.encode()]
-    parts = [*letters[:-1], letters[-1] + _WORD_END]
-    while len(parts) > 1:
-        pairs = list(pairwise(parts))
+    found = [*letters[:-1], letters[-1] + _WORD_END]
+    while len(found) > 1:
+        pairs = list(pairwise(found))
         best = min(pairs, key=lambda pair: ranks.get(pair, NUM_IDS))
         if best not in ranks:
             break
         merged, position = list[str](), 0
-        while position < len(parts):
+        while position < len(found):
             here = position < len(pairs) and pairs[position] == best
-            merged.append("".join(best) if here else parts[position])
+            merged.append("".join(best) if here else found[position])
             position += 2 if here else 1
-        parts = merged
-    return tuple(ids[part] for part in parts)
+        found = merged
+    return tuple(ids[part] for part in found)
 
 
 @lru_cache
@@ -92,7 +97,7 @@ def _vocabulary() -> tuple[list[str], dict[tuple[str, str], int], dict[str, int]
     first, second = zip(*(line.split(" ") for line in lines), strict=True)
     pairs = list(zip(first, second, strict=True))
     singles = list(letters.values())
-    parts = [*singles, *(letter + _WORD_END for letter in singles), *map("".join, pairs)]
-    assert len(parts) == START, f"{len(parts)} parts"
+    all_parts = [*singles, *(letter + _WORD_END for letter in singles), *map("".join, pairs)]
+    assert len(all_parts) == START, f"{len(all_parts)} parts"
     ranks = {pair: rank for rank, pair in enumerate(pairs)}
-    return [letters[byte] for byte in range(256)], ranks, {part: number for number, part in enumerate(parts)}
+    return [letters[byte] for byte in range(256)], ranks, {part: number for number, part in enumerate(all_parts)}

@@ -70,6 +70,10 @@ class Conditioning(Protocol):
         Where there are classes, the record of each image has its `label`.
         """
 
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """What a network has a row of its tables for, in order: classes, or parts of words. The null comes after."""
+
     def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
         """Return the conditions of samples out of their stored fields, but for labels.
 
@@ -102,6 +106,7 @@ class NoConditioning:
     asks = "classes"
     has_null = False
     class_names = ()
+    row_names = ()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -38,6 +38,10 @@ class LabelConditioning:
         return len(self.class_names)
 
     @property
+    def row_names(self) -> tuple[str, ...]:
+        return self.class_names
+
+    @property
     def sizes(self) -> dict[str, int]:
         return {"num_classes": self.num_classes}
 

@@ -75,6 +75,11 @@ class TextConditioning:
         return (TOKENS, MASK, POOLED) if self.widths[1] else (TOKENS, MASK)
 
     @property
+    def row_names(self) -> tuple[str, ...]:
+        parts = bpe.parts()
+        return tuple(parts[number] for number in self.vocabulary)
+
+    @property
     def stored(self) -> tuple[str, ...]:
         pooled = (POOLED_FIELD,) if self.widths[1] else ()
         synthetic = () if self.share is None else (SYNTHETIC_FIELD,)
@@ -189,7 +194,8 @@ class TextConditioning:
         for text, each in zip(texts, encoded, strict=True):
             if not known.issuperset(each.rows.tolist()):
                 strange |= dict.fromkeys(word for word in bpe.words(text) if not known.issuperset(bpe.ids_of(word)))
-        return [f"no training caption has {_quoted([*strange])}: the model does not know it"] if strange else []
+        them = "it" if len(strange) == 1 else "them"
+        return [f"no training caption has {_quoted([*strange])}: the model does not know {them}"] if strange else []
 
 
 def with_prompts(conditioning: TextConditioning, prompts: Sequence[str], encoder: TextEncoder) -> TextConditioning:

@@ -3,6 +3,8 @@
 Shape suffixes: B batch, L tokens, W width.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +37,11 @@ class TextLayer(nn.Module):
 class TextTower(nn.Module):
     """A transformer over the ids of a text, in which every token sees all others; it ends in an RMSNorm.
 
-    Trained together with the denoiser, as the one of Rombach et al. 2022 for text.
+    Trained together with the denoiser, as the one of Rombach et al. 2022 for text. The last id stands for all that it
+    does not know.
     """
+
+    class_axes: ClassVar[dict[str, int]] = {"table.weight": 0}
 
     def __init__(self, vocabulary: int, length: int, width: int, layers: int, heads: int) -> None:
         super().__init__()

@@ -122,7 +122,7 @@ def train_generator(
         sets = data.read(policy, progress, config.reading)
         task = kind.task(network, sets, autoencoder, policy)
         if start is not None:
-            start.load(task.network, data.conditioning.class_names, progress)
+            start.load(task.network, data.conditioning.row_names, progress)
         description = {**kind.describe(network), **_description(data)}
         if processes.world().is_main:
             family, config_of_network = kind_of(network, kind.families), network.model_dump(mode="json")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..conditioning.registry import conditioning_of
 from ..errors import ConfigError
 from ..progress import Progress
 from ..runs.inputs import as_input, has_begun, open_own
@@ -21,7 +22,10 @@ _LEAST_SHARE = 0.5  # of the weights: with less in common, another network was m
 
 @dataclass(frozen=True)
 class Start:
-    """A finished training to start from. `class_axes` of a module names its tensors with an axis of classes."""
+    """A finished training to start from.
+
+    `class_axes` of a module names its tensors with an axis of classes, or of parts of words.
+    """
 
     run: StageRun
 
@@ -29,13 +33,14 @@ class Start:
     def load(self, network: nn.Module, class_names: Sequence[str], progress: Progress) -> None:
         """Copy the weights that the network shares with it by name and shape; the others stay as they were drawn.
 
-        class_names: of the network. In a table of classes, a class known by its name keeps its row, a new one gets the
-        mean of all rows, and the null's stays last. Raises ConfigError where little is shared.
+        class_names: of the network, or what else it has rows for. In a table of classes, a class known by its name
+        keeps its row, a new one gets the mean of all rows, and the null's stays last. Raises ConfigError where little
+        is shared.
         """
         self.run.verify()
         axes = class_axes(network)
-        before = self.run.metadata.get("class_names", []) if axes else []
-        class_names = class_names if axes else []
+        before = conditioning_of(self.run.metadata).row_names if axes else ()
+        class_names = class_names if axes else ()
         given = read_safetensors(self.run.path / "final" / WEIGHTS, self.run.remedy)
         own = network.state_dict()
         taken: dict[str, Tensor] = {}
@@ -57,8 +62,8 @@ class Start:
         progress.note(
             f"starting from {len(taken)} of {len(own)} tensors of {self.run.path}"
             + _listed("drawn anew", [name for name in own if name not in taken])
-            + _listed("new classes", [name for name in class_names if name not in before])
-            + _listed("classes left out", [name for name in before if name not in class_names])
+            + _listed("new", [name for name in class_names if name not in before])
+            + _listed("left out", [name for name in before if name not in class_names])
         )
 
 

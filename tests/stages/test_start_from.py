@@ -66,7 +66,7 @@ def test_known_classes_keep_their_rows_and_a_new_one_starts_at_the_mean(encoded:
     torch.testing.assert_close(after, before)
     recorded = manifest(made)["inputs"]["start_from"]
     assert recorded["fingerprint"] == open_run(encoded.folder / "dit", DENOISER, "").fingerprint
-    assert any("new classes: yellow; classes left out: green" in note for note in heard.notes)
+    assert any("new: yellow; left out: green" in note for note in heard.notes)
     # A stage's folder names the same weights as its run.
     again = other.run("train-dit", replace=True, start_from=encoded.folder / "dit", train__lr=1e-12).directory
     assert manifest(again)["inputs"]["start_from"]["fingerprint"] == recorded["fingerprint"]

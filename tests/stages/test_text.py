@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import ldm
 from ldm.cli import sweep
@@ -280,6 +281,25 @@ def test_own_takes_no_other_encoder_beside_it(captioned: Pipeline, tmp_path: Pat
         copied.run("encode", replace=True, text={"encoder": ("own", str(tmp_path))})
     with pytest.raises(ConfigError, match="the model has no frozen text encoder"):
         copied.run("sample", text_encoder=str(tmp_path))
+
+
+def test_a_training_that_starts_from_another_keeps_the_rows_of_words_that_both_know(
+    captioned: Pipeline, tmp_path: Path
+) -> None:
+    other = Pipeline(tmp_path / "runs", write_captioned(tmp_path / "images", 24))
+    for number in range(24):
+        (other.images / f"{number:03d}.txt").write_text("a zebra square on red")
+    other.run("train-autoencoder", model={"preset": "identity"})
+    other.run("encode")
+    heard = Heard()
+    other.run("train-denoiser", heard, **SMALL, train__images=8, train__lr=1e-9, start_from=captioned.folder)
+    assert any("new: zebra</w>" in note and "left out" in note for note in heard.notes)
+    tables = [load_file(p.folder / "denoiser/final/model.safetensors") for p in (captioned, other)]
+    name = next(name for name in tables[0] if name.endswith("tower.table.weight"))
+    rows = dict(zip(text_of(captioned).vocabulary, tables[0][name], strict=False))
+    for number, row in zip(text_of(other).vocabulary, tables[1][name], strict=False):
+        assert number not in rows or torch.allclose(row, rows[number], atol=1e-6)
+    assert torch.allclose(tables[1][name][-1], tables[0][name][-1], atol=1e-6), "that of unknown words"
 
 
 @pytest.mark.parametrize("reading", ["mapped", "streamed"])
