@@ -21,7 +21,7 @@ from ..core.conditioning.text import TEXT, TextConditioning
 from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
-from ..core.features.texts import open_encoders
+from ..core.features.texts import TEXT_ENCODER, open_encoders
 from ..core.images.dataset import ImageSource
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
@@ -176,7 +176,7 @@ def _encoder(config: Encode, policy: Policy) -> TextEncoder:
 
 def _encoder_inputs(encoder: TextEncoder) -> dict[str, dict[str, Any]]:
     """Return the folders of frozen encoders as inputs of the stage."""
-    names = ("text_encoder", *(f"text_encoder_{number}" for number in range(2, len(encoder.files) + 1)))
+    names = (TEXT_ENCODER, *(f"{TEXT_ENCODER}_{number}" for number in range(2, len(encoder.files) + 1)))
     files = zip(names, encoder.files.items(), strict=False)
     return {name: {"path": folder, "fingerprint": sha256} for name, (folder, sha256) in files}
 

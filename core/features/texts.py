@@ -20,6 +20,7 @@ from .transformers import described_network, load_network, transformers_library
 
 REMEDY = "give a folder with config.json, model.safetensors and the tokenizer's files, as `save_pretrained` writes them"
 FROZEN = "frozen"
+TEXT_ENCODER, CLIP = "text_encoder", "clip"  # roles among a stage's inputs; of several encoders text_encoder_2, …
 LAYERS = ("last", "penultimate")
 _VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ConfigError
+from ...core.features.texts import CLIP
 from ...core.images.dataset import ImageSource
 from ...core.images.loader import ImageLoader
 from ...core.images.sets import image_loader, image_sources
@@ -41,7 +42,7 @@ def open_clip_of(config: Eval, samples: ImageSource, policy: Policy) -> Clip | N
 
 def clip_input(config: Eval, clip: Clip | None) -> dict[str, dict[str, Any]]:
     """Return the CLIP as an input of the evaluation, where there is one."""
-    return {} if clip is None else {"clip": {"path": str(config.clip), "fingerprint": clip.sha256}}
+    return {} if clip is None else {CLIP: {"path": str(config.clip), "fingerprint": clip.sha256}}
 
 
 def prompts_alone(config: Eval, samples: ImageSource) -> bool:

@@ -11,9 +11,10 @@ from safetensors import safe_open
 
 from ...core import files
 from ...core.errors import DataError, UserError, as_data_error
+from ...core.features.texts import CLIP, TEXT_ENCODER, files_sha256
 from ...core.images.exclusion import read_exclusion
 from ...core.images.parameters import read_parameters
-from ...core.images.sets import EXCLUDE, data_of, image_sources
+from ...core.images.sets import CAPTIONS, EXCLUDE, data_of, image_sources
 from ...core.interchange.export_record import RECORD, files_in, read_record
 from ...core.pipeline.best import described as best_described
 from ...core.progress import Outcome, Progress
@@ -159,6 +160,10 @@ def _sameness(run: StageRun, role: str, progress: Progress) -> str:
         if role == "data":
             progress.note("hashing the images it was made of")
             found = image_sources(data_of(run)).as_input["fingerprint"]
+        elif role == CAPTIONS:
+            found = image_sources(data_of(run)).with_captions().caption_input[CAPTIONS]["fingerprint"]
+        elif role.startswith(TEXT_ENCODER) or role == CLIP:
+            found = files_sha256(place) if place.is_dir() else "not there"
         elif role == EXCLUDE:
             found = read_exclusion(place).sha256
         elif (producer := recognise_stage(input_path(run, role))) is not None:
@@ -167,8 +172,11 @@ def _sameness(run: StageRun, role: str, progress: Progress) -> str:
             is_there = input_path(run, role).exists()
             return f"not looked at (recorded {recorded[:12]})" if is_there else "not there"
     except UserError as error:
-        said = {"data": f"not to be had here ({error.message})", EXCLUDE: "not there"}
+        away = f"not to be had here ({error.message})"
+        said = {"data": away, CAPTIONS: away, EXCLUDE: "not there"}
         return said.get(role, error.message)
+    if found == "not there":
+        return found
     return "still the same" if found == recorded else "changed since"
 
 

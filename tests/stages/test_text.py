@@ -26,10 +26,10 @@ from ldm.core.runs.run import MANIFEST
 from ldm.core.system.precision import resolve
 from ldm.stages import sample
 from ldm.stages.configs import Sample
-from ldm.stages.configs.folders import Verify
+from ldm.stages.configs.folders import Inspect, Verify
 from ldm.stages.configs.report import Report
 from ldm.stages.configs.sweep import Sweep
-from ldm.stages.tools import report, verify
+from ldm.stages.tools import inspect, report, verify
 from tests.support.forgery import change_manifest
 from tests.support.pipeline_run import COLOURS, MACHINE, Heard, Pipeline, manifest, png_files, pngs
 from tests.support.text_encoders import save_bert, save_clip
@@ -238,6 +238,8 @@ def test_vectors_of_a_frozen_encoder_are_written_once_and_read_again(frozen: Pip
         assert np.allclose(each.arrays["caption_tokens.npy"], np.concatenate(made), atol=2e-3)
     assert manifest(folder)["inputs"]["text_encoder"]["fingerprint"] == text.encoder["parts"][0]["sha256"]
     assert verify.run(Verify(path=frozen.folder), Silent()).exit_code == 0
+    shown = inspect.run(Inspect(path=folder), Silent()).summary
+    assert shown["of captions"].endswith("still the same") and shown["of text_encoder"].endswith("still the same")
     denoiser = text_of(frozen)
     assert denoiser.sizes == {"token_width": 16, "pooled_width": 0, "text_length": text.length}
     null = denoiser.null(2, torch.device("cpu"))
