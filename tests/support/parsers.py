@@ -17,7 +17,9 @@ from PIL import Image
 
 from ldm.cli.layers import merged_config
 from ldm.core.errors import UserError
+from ldm.core.images.captions import with_captions
 from ldm.core.images.exclusion import read_exclusion
+from ldm.core.images.settings import Data
 from ldm.core.images.sources import open_source, open_splits
 from ldm.core.runs import metrics_log
 from ldm.core.training import record
@@ -240,6 +242,35 @@ def leave_out(folder: Path, harmed: str) -> None:
     assert len(left[0][1]) + len(listed.names) >= 4 and listed.sha256
 
 
+TEXTS = ("metadata.jsonl", "captions.csv", "annotations.json", "dataset.json", "tokens.txt", "photos/1.txt")
+
+
+def make_captions(folder: Path) -> None:
+    """Captions of four images in every form of file, and beside one of them."""
+    names = [f"{number}.png" for number in range(4)]
+    (folder / "photos").mkdir(parents=True)
+    for number, name in enumerate(names):
+        (folder / "photos" / name).write_bytes(png(number))
+        (folder / "photos" / f"{number}.txt").write_text(f"number {number}\neiné Zahl\n")
+    rows = [{"file_name": name, "text": [f"number {name}", "one more"]} for name in names]
+    (folder / TEXTS[0]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / TEXTS[1]).write_text("file_name,text\n" + "".join(f'{name},"a photo, {name}"\n' for name in names))
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    notes = [{"image_id": number, "caption": f"number {number}"} for number in range(4)]
+    (folder / TEXTS[2]).write_text(json.dumps({"images": images, "annotations": notes}))
+    sentences = [{"filename": name, "split": "train", "sentences": [{"raw": name}]} for name in names]
+    (folder / TEXTS[3]).write_text(json.dumps({"images": sentences}))
+    (folder / TEXTS[4]).write_text("".join(f"{name}#0\tnumber {name}\n" for name in names))
+
+
+def caption(folder: Path, harmed: str) -> None:
+    place = str(folder / "photos")
+    data = Data(source=place, captions="auto" if harmed.startswith("photos") else str(folder / harmed))
+    (source,) = with_captions([open_source(place)], data)
+    assert source.captions is not None and len(source.caption_fingerprint()) == 64
+    assert all(isinstance(text, str) and text for texts in source.captions for text in texts)
+
+
 def _each(names: tuple[str, ...], harm: Harm) -> dict[str, Harm]:
     return dict.fromkeys(names, harm)
 
@@ -255,6 +286,11 @@ PARSERS: dict[str, Parser] = {
     "image": Parser(make_images, _each(IMAGES, in_bytes), reading(".")[:1]),
     "names": Parser(make_names, {"names": in_bytes}, (read_names,)),
     "exclusion": Parser(make_exclusion, {LISTS[0]: in_bytes, LISTS[1]: in_json}, (leave_out,)),
+    "captions": Parser(
+        make_captions,
+        dict(zip(TEXTS, (in_lines, in_bytes, in_json, in_json, in_bytes, in_bytes), strict=True)),
+        (caption,),
+    ),
     "recipe": Parser(make_recipe, {"recipe.yaml": in_yaml}, (read_recipe,)),
     "metrics": Parser(make_metrics, {metrics_log.METRICS: in_lines}, (go_on_recording,), rarely=(draw_curves,)),
 }
