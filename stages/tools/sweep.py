@@ -27,7 +27,7 @@ from .words import number, plain
 
 KIND, TABLE, CURVES, COSTS, PICTURE = "sweep", "table.csv", "curves.png", "costs.png", "grid.png"
 SHOWN_IMAGES = 10
-SHOWN = ("fid", "frechet_distance", "class_accuracy", "recall", "precision")
+SHOWN = ("overall", "colour_attribution", "fid", "frechet_distance", "class_accuracy", "recall", "precision")
 OVER_COST = ("fid", "frechet_distance", "class_accuracy")
 COST = {"evaluations": "network evaluations an image", "seconds": "seconds an image"}
 

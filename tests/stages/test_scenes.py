@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from ldm.cli import sweep
 from ldm.core.conditioning.scenes import CATEGORIES, prompts
 from ldm.core.errors import DataError
 from ldm.stages.configs.report import Report
+from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import report
 from tests.support.pipeline_run import Heard, Pipeline, manifest
 
@@ -51,3 +53,11 @@ def test_prompts_of_other_texts_leave_nothing_to_measure(drawn: Pipeline) -> Non
     drawn.run("sample", prompt=("a horse",), num=1, steps=1, label="horse")
     with pytest.raises(DataError, match="classifier"):
         drawn.run("eval", samples="horse")
+
+
+def test_guidance_scales_are_compared_by_what_images_show(drawn: Pipeline) -> None:
+    config = Sweep(name=drawn.name, runs_dir=drawn.runs_dir, prompts="scenes", num=1, cfg=[1, 3], steps=[1])
+    outcome = sweep.run(config, Heard())
+    assert "overall" in outcome.summary[""] and "colour attribution" in outcome.summary[""]
+    assert [row["overall[scenes]"] <= 0.2 for row in outcome.facts["rows"]] == [True, True]
+    assert outcome.facts["real_against_real"]["overall[scenes]"] > 0.97
