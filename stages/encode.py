@@ -104,7 +104,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "class_names": list(images.class_names),
             "class_counts": np.bincount(images.train.labels, minlength=len(images.class_names)).tolist(),
             "image_size": config.data.image_size,
-            "crop": "centre, as ADM",
+            "crop": {"crop": "centre, as ADM", "pad": "none, padded", "stretch": "none, stretched"}[config.data.fit],
             "autoencoder": source.fingerprint,
             "shards": names,
             "samples": {"train": len(images.train), "val": len(images.val)},

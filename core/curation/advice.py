@@ -58,7 +58,8 @@ def _on_size(survey: Survey, image_size: int) -> dict[str, str]:
     cut = int((loss > _LOSS).sum())
     if cut > len(loss) / 10:
         advice["crop"] = (
-            f"of {cut:,} images the centre crop cuts off more than {_LOSS:.0%}; crop them yourself if it hurts"
+            f"of {cut:,} images the centre crop cuts off more than {_LOSS:.0%}; crop them yourself if it hurts,"
+            " or train with data.fit=pad"
         )
     return advice
 

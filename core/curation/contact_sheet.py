@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from ..images.dataset import ImageSource
-from ..images.decode import Crop, to_training, write_png
+from ..images.decode import Fit, to_training, write_png
 from ..images.grid import grid, scale_for
 from ..images.order import spread
 
@@ -57,10 +57,10 @@ def packed(strips: Sequence[Strip], columns: int, rows: int) -> list[Strip]:
     return lines[:rows]
 
 
-def square(source: ImageSource, index: int, size: int, crop: Crop = "adm") -> np.ndarray | None:
+def square(source: ImageSource, index: int, size: int, fit: Fit = "crop") -> np.ndarray | None:
     """Return an image at the size of training, uint8 (size, size, 3); None where it cannot be decoded."""
     try:
-        return to_training(source.picture(index), size, crop)
+        return to_training(source.picture(index), size, fit)
     except DataError:
         return None
 

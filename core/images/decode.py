@@ -16,7 +16,7 @@ from ..errors import DataError, as_data_error
 from . import budget, signatures
 from .parameters import text_chunk
 
-Crop = Literal["adm", "stretch"]
+Fit = Literal["crop", "pad", "stretch"]
 WHITE = (255, 255, 255)
 MAX_PIXELS = 89_478_485  # Pillow's own limit, so that nothing global needs changing: 268 MB of RGB
 SUFFIXES = (
@@ -176,26 +176,34 @@ def strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, image.width, min(top + rows, image.height)
 
 
-def to_training(image: np.ndarray | Image.Image, size: int, crop: Crop = "adm") -> np.ndarray:
+def to_training(
+    image: np.ndarray | Image.Image, size: int, fit: Fit = "crop", background: tuple[int, int, int] = WHITE
+) -> np.ndarray:
     """Bring an RGB image, uint8 (H, W, 3) or a picture, to the square of training, uint8 (size, size, 3).
 
-    "adm" crops the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while the shorter side is at
+    "crop" takes the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while the shorter side is at
     least twice `size`, bring it to `size` with a bicubic filter, cut out the centre. Smaller images are enlarged the
-    same way. "stretch" brings both sides to `size` with a bicubic filter, and loses the aspect ratio.
+    same way. "pad" brings the longer side to `size` in the same two steps, and puts the image into the middle of a
+    square of the background. "stretch" brings both sides to `size` with a bicubic filter, and loses the aspect ratio.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if picture.size == (size, size):
         return np.array(picture)
-    if crop == "stretch":
+    if fit == "stretch":
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
 
-    while min(picture.size) >= 2 * size:
-        half_width, half_height = picture.width // 2, picture.height // 2
-        picture = picture.resize((half_width, half_height), Image.Resampling.BOX)
+    side = min if fit == "crop" else max
+    while side(picture.size) >= 2 * size:
+        halved = max(picture.width // 2, 1), max(picture.height // 2, 1)
+        picture = picture.resize(halved, Image.Resampling.BOX)
 
-    scale = size / min(picture.size)
-    width, height = round(picture.width * scale), round(picture.height * scale)
+    scale = size / side(picture.size)
+    width, height = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     left, top = (width - size) // 2, (height - size) // 2
+    if fit == "pad":
+        square = Image.new("RGB", (size, size), background)
+        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC).convert("RGB"), (-left, -top))
+        return np.array(square)
     if max(width, height) > 16 * size:
         # A very long strip: compute the centre alone, the rest of the enlarged strip could fill the memory.
         x, y = picture.width / width, picture.height / height

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import DataError
 from .budget import MEMORY
 from .dataset import ImageSource, content_digest, num_workers
-from .decode import WHITE, Crop, as_tensor, is_dark, to_training
+from .decode import WHITE, Fit, as_tensor, is_dark, to_training
 from .order import mirrored, pieces
 from .reading import in_order, read_each
 from .squares import Squares
@@ -30,7 +30,7 @@ class Preparation:
 
     image_size: int
     background: tuple[int, int, int] = WHITE
-    crop: Crop = "adm"
+    fit: Fit = "crop"
     on_error: str = "stop"
     max_skipped: float = 0.01
     cache_bytes: int = 2 << 30
@@ -114,7 +114,7 @@ class ImageLoader:
             except DataError as error:
                 remedy = f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
                 raise DataError(error.message, remedy) from error
-            square = to_training(picture, self.prepare.image_size, self.prepare.crop)
+            square = to_training(picture, self.prepare.image_size, self.prepare.fit, self.prepare.background)
         if self._on_disk is not None:
             self._on_disk.put(content_digest(content), square)  # of what was decoded: a file may have changed meanwhile
         return square

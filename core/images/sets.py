@@ -152,6 +152,7 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
     prepare = Preparation(
         image_size=data.image_size,
         background=ImageColor.getrgb(data.background)[:3],
+        fit=data.fit,
         on_error=data.on_error,
         max_skipped=data.max_skipped,
         cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
@@ -176,7 +177,8 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
 
 def squares_of(prepare: Preparation, gigabytes: float) -> Squares:
     """Open the squares of this preparation that are on the disk, of up to so many bytes. One process adds to them."""
-    prepared = [prepare.crop, prepare.background]
+    how = "adm" if prepare.fit == "crop" else prepare.fit  # the name under which those of before are found
+    prepared = [how, prepare.background]
     room = int(gigabytes * 2**30) if processes.world().is_main else 0
     return Squares(cache_folder(), prepared, prepare.image_size, room)
 

@@ -27,6 +27,11 @@ class Data(Section):
     )
     # SSIM, which validation measures, has a window of 11 pixels.
     image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=11, le=4096)
+    fit: Literal["crop", "pad", "stretch"] = option(
+        "crop",
+        "How images become square: crop to the centre, pad with data.background, or stretch.",
+        "--fit",
+    )
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
     captions: Place = option(
         "auto", "What images say: auto (as they come with it), none, or a file.", "--captions", identity="contents"

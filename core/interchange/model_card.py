@@ -230,7 +230,8 @@ def _data(autoencoder: StageRun) -> list[str]:
     data = data_of(autoencoder)
     if data.source is None:
         return ["Not known: the model was imported."]
-    how = f"cropped to {data.image_size} pixels, {'mirrored at random' if data.flip else 'not mirrored'}"
+    made = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}[data.fit]
+    how = f"{made} to {data.image_size} pixels, {'mirrored at random' if data.flip else 'not mirrored'}"
     return [f"`{_inline(Path(data.source).name)}`, {how}."]
 
 

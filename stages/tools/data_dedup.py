@@ -122,7 +122,7 @@ def _features(
     progress.start(f"{extractor.name} features", len(rows), "images")
     for (_, source), start, stop in zip(images.parts, images.starts, images.starts[1:], strict=False):
         chosen = np.flatnonzero((rows >= start) & (rows < stop))
-        loader = ImageLoader(source.subset(rows[chosen] - start), Preparation(_SIDE, crop="stretch", cache_bytes=0))
+        loader = ImageLoader(source.subset(rows[chosen] - start), Preparation(_SIDE, fit="stretch", cache_bytes=0))
         for some, pixels in loader.in_turn(_BATCH):
             features[chosen[some]] = extractor.features(as_tensor(pixels)).cpu().numpy()
             progress.update(int(chosen[some[-1]]) + 1)

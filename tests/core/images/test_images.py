@@ -264,6 +264,29 @@ def test_stretching_keeps_the_whole_picture():
     assert out.shape == (20, 20, 3) and out[:, :8].max() == 0 and out[:, 12:].min() == 255
 
 
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (32, 64), (7, 3), (301, 200), (4000, 3)])
+def test_padding_keeps_the_whole_image_in_the_middle_of_the_background(width: int, height: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 200, (height, width, 3)).astype(np.uint8)
+    side, colour = 32, (250, 240, 230)
+    out = decode.to_training(pixels, side, "pad", colour)
+    shown = (~(out == colour).all(2)).nonzero()
+    inner = [max(round(each * side / max(width, height)), 1) for each in (height, width)]
+    extents = [int(rows.max() - rows.min()) + 1 for rows in shown]
+    assert max(extents) == side and all(abs(a - b) <= 1 for a, b in zip(extents, inner, strict=True)), "halving rounds"
+    assert all(abs((side - 1 - int(rows.max())) - int(rows.min())) <= 1 for rows in shown), "in the middle"
+    if (width, height) == (64, 32):  # Halved by a box filter, and nothing else.
+        mean = pixels.reshape(16, 2, 32, 2, 3).mean((1, 3))
+        close(out[8:24], np.floor(mean + 0.5).astype(np.uint8))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_square_of_the_size_stays_as_it_is_however_it_is_fitted(fit: decode.Fit) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(decode.to_training(pixels, 16, fit), pixels)
+    larger = np.full((50, 50, 3), 70, dtype=np.uint8)
+    close(decode.to_training(larger, 16, fit), np.full((16, 16, 3), 70, dtype=np.uint8), 0)
+
+
 def test_pixels_survive_the_way_to_a_tensor_and_back():
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     tensor = decode.as_tensor(levels)
