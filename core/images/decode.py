@@ -1,8 +1,11 @@
 """One image: from the bytes of a file to RGB, to the training square, to a tensor, and back to a file."""
 
+import importlib
+import importlib.util
 import io
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -17,11 +20,12 @@ from . import budget, signatures
 from .parameters import text_chunk
 
 Fit = Literal["crop", "pad", "stretch"]
+HEIF = "HEIF"  # the name by which Pillow knows what pillow-heif decodes
 WHITE = (255, 255, 255)
 MAX_PIXELS = 89_478_485  # Pillow's own limit, so that nothing global needs changing: 268 MB of RGB
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm"),
-    *(".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".jxl"),
+    *(".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif", ".jxl"),
 )
 
 # Formats decoded in this process (EPS would start Ghostscript) that notice when they are cut off (JPEG 2000 does not).
@@ -29,7 +33,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "A
 # Bytes for each pixel, measured: what Pillow keeps a picture in, by its mode, and what decoders take beside that.
 _STORAGE = {"1": 1, "L": 1, "P": 1, "I;16": 3, "I;16B": 3, "I;16L": 3}
 _OTHER_STORAGE = 4
-_DECODER = {"WEBP": 12, "AVIF": 12, "PPM": 8}
+_DECODER = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "PPM": 8}
 _YCBCR = 6  # TIFF 6.0, PhotometricInterpretation: decoded by way of RGBA
 _MOST_SCANS = 50  # of a JPEG, each of which passes over all pixels; encoders make about ten
 _SCAN = b"\xff\xda"
@@ -105,12 +109,19 @@ def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
 
 def _refuse_format(data: bytes, name: str) -> NoReturn:
     what, remedy = signatures.named(data)
+    if what == signatures.HEIC and HEIF in readable_formats():
+        what, remedy = f"{what} that is damaged", "replace or remove it"
     raise DataError(f"{name} cannot be read: it is {what}", remedy) from None
 
 
+@cache
 def readable_formats() -> tuple[str, ...]:
+    """Return the formats that are decoded: HEIC, too, where the package pillow-heif is installed."""
     Image.preinit()
-    return _FORMATS
+    if importlib.util.find_spec("pillow_heif") is None:
+        return _FORMATS
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return (*_FORMATS, HEIF)
 
 
 def _refuse_too_much(image: ImageFile.ImageFile, data: bytes, name: str) -> None:

@@ -3,12 +3,18 @@
 import re
 
 _CONVERT = "convert it to JPEG, PNG or WebP"
+HEIC = "a HEIC image"
 _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
 # (what it begins with, what that is, what to do). RAW formats come first: most are TIFFs of another content.
 RAW = re.compile(rb"II\*\0....CR|IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW", re.DOTALL)
 _KNOWN = [
     (RAW, "a camera's raw file", "develop it to JPEG or PNG"),
-    (re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "a HEIC image", _CONVERT),
+    (
+        re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
+        HEIC,
+        f"pip install pillow-heif, or {_CONVERT}",
+    ),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "an AVIF image", f"pip install 'pillow>=11.3', or {_CONVERT}"),
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "a JPEG XL image", _CONVERT),
     (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "a JPEG 2000 image", _CONVERT),
     (re.compile(rb"....ftyp", re.DOTALL), "a video or audio file", "save frames of it as images"),

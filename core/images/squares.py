@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,7 @@ from PIL import features
 
 from .. import files
 from ..errors import UserError
+from .decode import HEIF, readable_formats
 
 _SUFFIX = ".squares"
 _MAGIC = b"ldm squares 1".ljust(16, b"\0")
@@ -54,6 +56,8 @@ class Squares:
 
     def __init__(self, folder: Path, prepared: object, size: int, most_bytes: int) -> None:
         libraries = [features.version(name) for name in _LIBRARIES]
+        if HEIF in readable_formats():
+            libraries.append(version("pillow-heif"))
         self.folder, self.size, self.most_bytes = folder, size, most_bytes
         self.key = files.sha256_json([prepared, size, libraries])[:32]
         self.damaged = 0

@@ -230,6 +230,7 @@ def _extras() -> Iterator[Finding]:
     for module, name, remedy in (
         ("torch_fidelity", "torch-fidelity", "pip install torch-fidelity, for FID by `ldm eval --features inception`"),
         ("tensorboard", "tensorboard", "pip install tensorboard, for train.tensorboard=yes"),
+        ("pillow_heif", "pillow-heif", "pip install pillow-heif, for HEIC images"),
     ):
         if importlib.util.find_spec(module) is None:
             yield Finding(name, "hint", "not installed, optional", remedy)

@@ -22,7 +22,18 @@ from ldm.stages.table import pipeline
 from ldm.stages.tools import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
-LOOKED_AT = {"python", "ldm", "packages", "torch", "memory", "disk", "fsync", "torch-fidelity", "tensorboard"}
+LOOKED_AT = {
+    "python",
+    "ldm",
+    "packages",
+    "torch",
+    "memory",
+    "disk",
+    "fsync",
+    "torch-fidelity",
+    "tensorboard",
+    "pillow-heif",
+}
 COMPUTING = {"device", "precision", "threads", "compile"}
 
 

@@ -302,3 +302,28 @@ def test_written_pngs_are_whole_and_repeatable(tmp_path: Path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     close(decode.decode((tmp_path / "a.png").read_bytes(), "a"), RGB, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.fixture
+def heic():
+    """A HEIC file of RGB, where the package that reads it is installed."""
+    pytest.importorskip("pillow_heif")
+    assert decode.HEIF in decode.readable_formats()
+    return encoded(Image.fromarray(RGB), "HEIF", quality=-1)
+
+
+def test_heic_is_read_whatever_its_name_and_its_transparency_is_composited(heic):
+    close(decode.decode(heic, "photo.jpg"), RGB, 8)  # by way of YCbCr, of half the resolution
+    clear = encoded(Image.fromarray(np.dstack([RGB, np.zeros_like(ALPHA)])), "HEIF", quality=-1)
+    close(decode.decode(clear, "x", (9, 8, 7)), np.full_like(RGB, (9, 8, 7)))
+
+
+def test_heic_that_is_cut_off_damaged_or_too_large_is_named(heic, monkeypatch):
+    for length in (40, len(heic) // 2, len(heic) - 5):
+        with pytest.raises(DataError, match=r"cut\.heic cannot be (decoded|read)"):
+            decode.decode(heic[:length], "cut.heic")
+    with pytest.raises(DataError, match="a HEIC image that is damaged"):
+        decode.decode(heic[:40], "cut.heic")
+    monkeypatch.setattr(decode, "MAX_PIXELS", 100)
+    with pytest.raises(DataError, match="declares 600 pixels"):
+        decode.decode(heic, "large.heic")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.images import decode as decoding
 from ldm.core.images.arrays import as_bytes
 from ldm.core.images.decode import decode
 from ldm.core.images.loader import ImageLoader, Preparation
@@ -153,8 +154,9 @@ def test_a_users_own_lock_and_identity_files_hide_no_images(tmp_path):
 
 
 FIRST_BYTES = {
-    "photo.HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image .*convert it"),
+    "photo.HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image .*pip install pillow-heif, or convert it"),
     "photo.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+    "photo.webp": (b"\0\0\0\x18ftypavif\0\0\0\0", "an AVIF image .*pillow>=11.3"),
     "raw.jpg": (b"II*\0\x10\0\0\0CR\x02\0", "a camera's raw file .*develop"),
     "photo.jxl": (b"\xff\x0a" + bytes(20), "a JPEG XL image"),
     "photo.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
@@ -171,8 +173,9 @@ FIRST_BYTES = {
 
 
 @pytest.mark.parametrize("name", FIRST_BYTES)
-def test_what_is_no_image_is_named_by_what_it_is_whatever_its_name(name):
+def test_what_is_no_image_is_named_by_what_it_is_whatever_its_name(name, monkeypatch):
     data, words = FIRST_BYTES[name]
+    monkeypatch.setattr(decoding, "readable_formats", lambda: ("PNG", "JPEG"))  # as with neither HEIC nor AVIF
     with pytest.raises(DataError, match=f"{name} cannot be read: it is {words}"):
         decode(data, name)
 
