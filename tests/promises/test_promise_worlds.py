@@ -16,11 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from ldm.core.progress import Silent
+from ldm.core.runs import checkpoint
 from ldm.core.runs.run import IDENTITY, MANIFEST
-from ldm.core.training import (
-    checkpoint,
-    sharding,  # noqa: F401 - loaded here once, not in every process
-)
+from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.core.training.loop import Batch
 from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.classifying import ClassifyingTask
@@ -70,8 +68,6 @@ class Watched:
         self.notes.mkdir(parents=True)
         needed = NEEDS.get(command, ("vqvae", "latents"))
         start_from(trained.folder, root, *(name for name in needed if name != "classifier"))
-        if command == "train-vqvae":
-            shutil.rmtree(self.folder)
 
     @property
     def folder(self) -> Path:
@@ -130,9 +126,9 @@ class Watched:
         return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
-# The gradients of L1 and of the hinge are signs, which a pixel that is met to the rounding of sums turns: so few that
-# no loss tells.
-SIGNS = {"train-vqvae": ("grad_norm", "discriminator_grad_norm")}
+# The gradients of L1, of the hinge and of a ReLU are steps, and what is within the rounding of sums of such a step may
+# be on either side of it: so few that no loss tells. A ReLU's input of 4.5e-7 was seen to move a norm by 1.6e-4.
+STEPWISE = {"train-vqvae": ("grad_norm", "discriminator_grad_norm"), "train-classifier": ("grad_norm",)}
 MEANS = {"loss", "pixel_loss", "discriminator_loss", "grad_norm", "discriminator_grad_norm"}
 
 
@@ -183,10 +179,30 @@ def test_any_number_of_processes_takes_the_samples_of_one_and_has_its_losses(
         ours, theirs = several.losses(), alone.losses()
         assert ours.keys() == theirs.keys() and ("discriminator_loss" in ours) == adversarial
         for name, values in theirs.items():
-            near = 1e-3 if name in SIGNS.get(command, ()) else 1e-6
+            near = 1e-3 if name in STEPWISE.get(command, ()) else 1e-6
             assert ours[name] == pytest.approx(values, rel=near, abs=near), (name, sizes, passes, stop)
+        saved = several.saved()
         for name, tensor in alone.saved().items():
-            assert torch.allclose(several.saved()[name], tensor, rtol=1e-3, atol=1e-5), (name, sizes, passes, stop)
+            apart = float((saved[name].double() - tensor.double()).norm())
+            assert apart <= 1e-3 * float(tensor.double().norm()) + 1e-5, (name, apart, sizes, passes, stop)
+
+
+@pytest.mark.slow
+@pytest.mark.promise("R8", full=5)
+@pytest.mark.parametrize("command", ["train-dit", "train-classifier"])
+def test_sums_in_another_order_change_the_losses_of_sixty_steps_by_rounding_alone(
+    command: str, trials: Trials, trained: Pipeline, tmp_path: Path
+) -> None:
+    """Two passes of one process sum as two processes do, to the bit. A VQ-VAE is not among these: a latent halfway
+    between two codes, to the rounding, may take either, and from there on the trainings differ.
+    """
+    for number, random in enumerate(trials):
+        chosen, losses = settings(command, "fp32", seed=int(random.integers(1000))), []
+        for passes in (1, 2):
+            one = Watched(tmp_path / f"{number}-{passes}", trained, command, chosen | {"train__images": 60 * BATCH})
+            assert one.train(1, passes) == [0]
+            losses.append([line["loss"] for line in metrics(one.folder) if "loss" in line])
+        assert len(losses[0]) == 60 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.promise("R8", quick=1, full=5)
