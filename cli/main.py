@@ -15,6 +15,7 @@ import typer
 from .. import __version__
 from ..core.errors import ConfigError, Notice, OtherProcessFailed, UserError
 from ..core.system.signals import stopping_at_once
+from ..core.system.threads import set_up
 from ..stages.table import ALIASES, COMMANDS, STAGES, TOOLS
 from . import examples
 from .commands import Menu, plain_command
@@ -158,6 +159,7 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Run the command line of this process and exit with its code."""
     secure_outputs()
+    set_up(os.environ)
     sys.exit(run(sys.argv[1:]))
 
 

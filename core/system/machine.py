@@ -1,5 +1,6 @@
 """What the system reports of the machine: processor, memory, disk. What it does not report is None, never a guess."""
 
+import math
 import os
 import platform
 import sys
@@ -18,6 +19,8 @@ _CGROUPS = (
     ),
 )
 _BLOCK = 4096
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def processor_name() -> str:
@@ -29,9 +32,43 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def num_cores(within_quota: bool = True) -> int:
+    """Return how many cores this process may use: those it may run on, and within the container's quota, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota() if within_quota else None
+    return cores if quota is None else min(cores, max(1, math.ceil(quota)))
+
+
+def cpu_quota() -> float | None:
+    """Return how many cores' time the container grants, which may be half a core; None where it sets no limit."""
+    granted = [_granted(folder) for folder in _own_groups()]
+    return min((cores for cores in granted if cores is not None), default=None)
+
+
+def _own_groups() -> list[Path]:
+    """List the folders of the control groups of processors that this process is in, and of those around them.
+
+    Inside a container the root that is seen is often its own group already, whatever the path says.
+    """
+    folders: list[Path] = []
+    for line in _lines(_OWN_CGROUPS):
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        names = ("", "unified") if not controllers else (controllers,) if "cpu" in controllers.split(",") else ()
+        for root in (_CGROUP_ROOT / name for name in names):
+            own = root / path.lstrip("/")
+            folders += [own, *(above for above in own.parents if above.is_relative_to(root))]
+    return folders
+
+
+def _granted(folder: Path) -> float | None:
+    """Return how many cores' time one control group grants, version 2 or 1; None where it sets no limit."""
+    words = " ".join(_lines(folder / "cpu.max")).split()  # "50000 100000", or "max 100000"
+    if not words:
+        files = (folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+        words = [word for file in files for word in _lines(file)[:1]]
+    if len(words) != 2 or not all(word.isdecimal() for word in words) or not int(words[1]):
+        return None  # -1 in version 1: no limit
+    return int(words[0]) / int(words[1])
 
 
 def available_memory() -> int:

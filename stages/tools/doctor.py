@@ -24,6 +24,7 @@ from ...core.errors import UserError
 from ...core.progress import Outcome
 from ...core.runs.provenance import provenance
 from ...core.system import machine
+from ...core.system.threads import described
 from ..configs.doctor import Doctor
 
 GB = 1e9
@@ -145,7 +146,7 @@ def _computing(config: Doctor) -> Iterator[Finding]:
     yield Finding("precision", "ok", f"{policy.name}; {reason}")
     threads, cores = torch.get_num_threads(), machine.num_cores()
     too_many = "lower OMP_NUM_THREADS or machine.threads to the number of cores" if threads > cores else None
-    yield Finding("threads", "hint" if too_many else "ok", f"{threads} on {cores} cores", too_many)
+    yield Finding("threads", "hint" if too_many else "ok", described(os.environ, threads), too_many)
     yield _compiling(policy.device.type, lambda: compile.require_compiler(policy.device), config.quick)
 
 

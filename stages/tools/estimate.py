@@ -61,6 +61,9 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
     notes = [*found.notes, *_conditions(found)]
     if found.rate is None and busy > _BUSY * machine.num_cores():
         notes.append(f"other work was running here (a load of {busy:.1f}): the times measured are too long")
+    quota = machine.cpu_quota()
+    if found.rate is None and quota is not None and quota < machine.num_cores(within_quota=False):
+        notes.append(f"measured within a quota of {quota:g} of {machine.num_cores(within_quota=False)} cores")
     for note in notes:
         progress.note(note)
     facts = {

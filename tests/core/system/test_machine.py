@@ -57,6 +57,43 @@ def test_cores_are_those_this_process_may_use() -> None:
     assert 1 <= machine.num_cores() <= (os.cpu_count() or 1)
 
 
+def group(root: Path, **files: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (root / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("own", "inner", "outer", "quota", "cores"),
+    [
+        ("0::/pod/one\n", {"cpu__max": "50000 100000\n"}, {}, 0.5, 1),
+        ("0::/pod/one\n", {"cpu__max": "max 100000\n"}, {"cpu__max": "250000 100000\n"}, 2.5, 3),
+        ("0::/pod/one\n", {"cpu__max": "max 100000\n"}, {"cpu__max": "max 100000\n"}, None, 8),
+        ("0::/elsewhere\n", {}, {}, None, 8),
+        ("1:cpu,cpuacct:/pod/one\n", {"cpu__cfs_quota_us": "150000\n", "cpu__cfs_period_us": "100000\n"}, {}, 1.5, 2),
+        ("1:cpu,cpuacct:/pod/one\n", {"cpu__cfs_quota_us": "-1\n", "cpu__cfs_period_us": "100000\n"}, {}, None, 8),
+        ("0::/pod/one\n", {"cpu__max": "junk\n"}, {}, None, 8),
+    ],
+)
+def test_the_tightest_quota_of_a_containers_groups_limits_the_cores(
+    own: str,
+    inner: dict[str, str],
+    outer: dict[str, str],
+    quota: float | None,
+    cores: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "cgroup"
+    below = root / "cpu,cpuacct" if own.startswith("1:") else root
+    group(below / "pod", **outer)
+    group(below / "pod" / "one", **inner)
+    monkeypatch.setattr(machine, "_CGROUP_ROOT", root)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", Path(write(tmp_path / "own", own)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert (machine.cpu_quota(), machine.num_cores(), machine.num_cores(within_quota=False)) == (quota, cores, 8)
+
+
 def test_the_processor_has_a_name() -> None:
     assert machine.processor_name()
 
