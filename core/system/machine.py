@@ -39,6 +39,11 @@ def num_cores(within_quota: bool = True) -> int:
     return cores if quota is None else min(cores, max(1, math.ceil(quota)))
 
 
+def load() -> float:
+    """Return how many processes ran or waited for a core over the last minute; 0 where the system does not count."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def cpu_quota() -> float | None:
     """Return how many cores' time the container grants, which may be half a core; None where it sets no limit."""
     granted = [_granted(folder) for folder in _own_groups()]

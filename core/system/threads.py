@@ -2,8 +2,8 @@
 
 Between two parallel regions a thread of GNU OpenMP, which torch uses, spins until the next one. Where another process
 wants the core, it spins the time away that the other threads need, and is late itself: with one busy process on two
-cores, a training of a small network fell to a tenth. Waiting for a short while and then sleeping costs next to nothing
-where nobody else is busy. No result depends on it.
+cores, a training of a small network fell to a tenth. Waiting for a short while and then sleeping costs little where
+nobody else is busy, and not to spin at all is best where several others are. No result depends on it.
 """
 
 from collections.abc import MutableMapping
@@ -12,14 +12,15 @@ from . import machine
 
 SPINS = "GOMP_SPINCOUNT"
 THREADS = "OMP_NUM_THREADS"
-BRIEF = "1000"  # tens of microseconds; measured, see docs/performance.md
+BRIEF, NONE = "1000", "0"  # measured, see docs/performance.md
+_CROWDED = 2.0  # others' load for each core, from which on threads do not spin
 _OWN_WAITING = (SPINS, "OMP_WAIT_POLICY")  # What is set of these by the user stays.
 
 
 def set_up(environment: MutableMapping[str, str]) -> None:
     """Set what the user did not: how long threads spin, and where a quota allows fewer cores, how many there are."""
     if not any(name in environment for name in _OWN_WAITING):
-        environment[SPINS] = BRIEF
+        environment[SPINS] = NONE if machine.load() > _CROWDED * machine.num_cores() else BRIEF
     if THREADS not in environment and machine.num_cores() < machine.num_cores(within_quota=False):
         environment[THREADS] = str(machine.num_cores())
 

@@ -4,7 +4,6 @@ FLOPs and memory are counted on the networks that would be trained. Time is that
 FLOPs over the rate of a machine that is known by its data sheet only.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from math import prod
@@ -51,7 +50,7 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
     """Estimate the stages of a recipe for whose cost the table of stages names a function. Returns the table."""
     found = basis(how, recipe)
     costs: list[StageCost] = []
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    busy = machine.load()
     progress.start("estimating", len(vars(recipe)), "stages")
     for number, stage in enumerate(vars(recipe).values(), 1):
         cost = named(STAGES[stage.command].cost)(found, stage)

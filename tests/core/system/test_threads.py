@@ -12,6 +12,11 @@ from ldm.core.system import machine, threads
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "load", lambda: 0.0)
+
+
 @pytest.fixture
 def half_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_quota", lambda: 0.5)
@@ -34,6 +39,15 @@ def test_what_the_user_has_set_stays(own: dict[str, str]) -> None:
     assert environment == {**own, "OMP_NUM_THREADS": "2"}
 
 
+def test_on_a_crowded_machine_threads_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "num_cores", lambda within_quota=True: 2)
+    for load, spins in ((0.3, "1000"), (3.0, "1000"), (4.5, "0")):
+        monkeypatch.setattr(machine, "load", lambda load=load: load)
+        environment: dict[str, str] = {}
+        threads.set_up(environment)
+        assert environment == {"GOMP_SPINCOUNT": spins}
+
+
 def test_without_a_quota_torch_chooses_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_quota", lambda: None)
     environment: dict[str, str] = {}
@@ -46,7 +60,7 @@ def test_the_command_sets_them_before_torch_is_loaded() -> None:
 import os, sys
 from ldm.cli import main
 from ldm.core.system import machine
-machine.cpu_quota = lambda: 0.5
+machine.cpu_quota, machine.load = lambda: 0.5, lambda: 0.0
 machine.os.sched_getaffinity = lambda _: {0, 1, 2}
 sys.argv = ["ldm", "--version"]
 try:
