@@ -32,13 +32,14 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
     """
     flags = {key: value for key, value in (("name", name), ("runs_dir", runs_dir)) if value is not None}
     configs = {command: merged_config(command, recipe, (), flags).config for command in STAGES}
-    sections = read_recipe(recipe).tree if recipe is not None else ()
+    read = read_recipe(recipe) if recipe is not None else None
+    sections, without = (read.tree, read.without) if read is not None else ((), ())
     files: dict[Path, bytes] = {}
     for command, config in configs.items():
         assert isinstance(config, Run), "every stage works in a run"
         folder = config.root / FOLDER
         files[folder / f"{command}.json"] = json_bytes({"command": command, "settings": identity(config)})
-        files[folder / RULES] = rules(sections).encode()
+        files[folder / RULES] = rules(sections, without).encode()
     changed = [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
     for path in changed:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,18 +47,21 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
     return changed
 
 
-def rules(sections: Collection[str] = ()) -> str:
+def rules(sections: Collection[str] = (), without: Collection[str] = ()) -> str:
     """Return make's rules for a pipeline, in which R is the run's folder and ARGS are the flags of every stage.
 
-    sections: those of the recipe. A stage waits for its part of the recipe and the directories that it reads.
+    sections: those of the recipe. without: stages that are left out, with every target that needs what they make. A
+    stage waits for its part of the recipe and the directories that it reads.
     """
     manifests: dict[str, list[str]] = {}  # by the role of their kind
     written = []
-    for name in pipeline(sections):
+    for name in (stage for stage in pipeline(sections) if stage not in without):
         kind = STAGES[name].writes[0]
         for target in STAGES[name].targets:
             manifest = "/".join(filter(None, ("$(R)", kind.name, target.label, MANIFEST)))
-            needs = dict.fromkeys(role.name for role in target.needs or kind.inputs.values())
+            needs = dict.fromkeys(role.name for role in (*target.needs, *target.after) or kind.inputs.values())
+            if any(role.name not in manifests for role in target.needs):
+                continue
             before = [f"$(R)/{FOLDER}/{name}.json", *(path for role in needs for path in manifests.get(role, []))]
             command = " ".join(["$(LDM)", name, "$(ARGS)", *target.flags])
             written.append(f"every-stage: {manifest}\n{manifest}: {' '.join(before)}\n\t{command} && touch $@\n")

@@ -4,6 +4,7 @@
     data: {source: mnist, image_size: 32, flip: no}
     train-dit:                  # one section per command
       train: {lr: 1e-4}
+    without: [train-classifier] # stages that `make pipelines` leaves out, with what needs them
 
 Values stay the texts that were written; see `core.settings.recipe_file`. The `manifest.json` of a finished stage is a
 recipe, too: of the settings that the stage was made with.
@@ -26,6 +27,7 @@ from ..core.settings.words import did_you_mean
 from ..stages.table import MAKERS, STAGES
 
 SHARED = ("name", "seed", "data", "machine")
+WITHOUT = "without"  # stages that `make pipelines` leaves out
 _FOLDER = "recipes"
 _SUFFIXES = (".yaml", ".yml")
 
@@ -37,6 +39,11 @@ class Recipe:
     path: Path
     tree: dict[str, Any]
     lines: dict[tuple[str, ...], int]
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """The stages that a pipeline of it leaves out."""
+        return tuple(self.tree.get(WITHOUT) or ())
 
     def where(self, command: str, key: str) -> str:
         """Say where a stage's setting was given: file and line."""
@@ -126,12 +133,17 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
 
 
 def _check_sections(path: Path, tree: dict[str, Any], lines: dict[tuple[str, ...], int]) -> None:
-    known = [*SHARED, *STAGES]
+    known = [*SHARED, WITHOUT, *STAGES]
     for key, value in tree.items():
         where = f"{path} line {lines[(key,)]}"
         if key not in known:
             raise ConfigError(
                 f"{where}: unknown key {key}{did_you_mean(key, known)}", f"take one of {', '.join(known)}"
             )
-        if key not in ("name", "seed") and not isinstance(value, (dict, type(None))):
+        if key == WITHOUT:
+            for name in value if isinstance(value, list) else [str(value)]:
+                if name not in STAGES or not isinstance(value, list):
+                    remedy = f"write a list of some of {', '.join(STAGES)}"
+                    raise ConfigError(f"{where}: {WITHOUT} holds {name!r}, which is no stage", remedy)
+        elif key not in ("name", "seed") and not isinstance(value, (dict, type(None))):
             raise ConfigError(f"{where}: {key} is a section; it holds keys, not {value!r}")

@@ -53,13 +53,14 @@ class Kind:
 class Target:
     """A directory that `make pipelines` has a stage write.
 
-    label: where its kind has labels. flags: besides recipe and run. needs: what is made before; where nothing is named,
-    what its kind reads.
+    label: where its kind has labels. flags: besides recipe and run. needs: what is made before, and after: what is,
+    if it is made at all; where nothing is named, what its kind reads.
     """
 
     label: str = ""
     flags: tuple[str, ...] = ()
     needs: tuple[Role, ...] = ()
+    after: tuple[Role, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -376,7 +377,7 @@ _STAGES = (
             ),
         ),
         targets=(
-            Target("pipeline", ("--samples", "pipeline"), (SAMPLES, CLASSIFIER)),
+            Target("pipeline", ("--samples", "pipeline"), (SAMPLES,), (CLASSIFIER,)),
             Target("reconstructions", ("--of", "reconstructions"), (AUTOENCODER, CLASSIFIER)),
         ),
     ),

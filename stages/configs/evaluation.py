@@ -31,7 +31,10 @@ class Eval(Comparison):
         None, "With --bits-per-dim: denoiser stage; by default the run's own.", "--denoiser", identity="contents"
     )
     clip: Location | None = option(
-        None, "Folder with a CLIP of transformers: measure how samples go with their prompts.", "--clip"
+        None,
+        "Folder with a CLIP of transformers: measure how samples go with their prompts.",
+        "--clip",
+        identity="contents",
     )
     lpips: Location | None = option(None, "Folder with LPIPS weights, for reconstructions.", "--lpips")
     machine: Machine = section(Machine)

@@ -130,6 +130,13 @@ def test_the_rules_are_of_the_commands_that_the_recipe_has_sections_of() -> None
     assert "$(R)/samples/pipeline/manifest.json: $(R)/.plan/sample.json $(R)/denoiser/manifest.json\n" in written
 
 
+def test_a_stage_that_is_left_out_has_no_rule_nor_has_what_needs_it() -> None:
+    plan("without: [train-classifier]\n")
+    written = Path(f"runs/x/{FOLDER}/{RULES}").read_text()
+    assert "classifier" not in written and "reconstructions" not in written
+    assert "$(R)/eval/pipeline/manifest.json: $(R)/.plan/eval.json $(R)/samples/pipeline/manifest.json\n" in written
+
+
 def test_a_stage_of_the_table_has_rules_without_being_named_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     film = Kind("film", Role("film", {"film": "film"}, labelled=("film",)), "Film", inputs={"denoiser": DENOISER})
     targets = (Target("short", ("--label", "short")), Target("long", ("--label", "long")))
