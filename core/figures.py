@@ -21,6 +21,7 @@ _ON_ANY_PAPER = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#64748b
 _INK = "#000000"
 _DPI = 120
 _FEW_TICKS, _FEW_LINES, _LONGEST_NAME = 8, 4, 24
+_SHORT_LOG = 100  # of a logarithmic axis: its largest value over its smallest
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -177,6 +178,7 @@ def _fill(axes: Any, panel: Panel, colours: Sequence[str], legend: Legend | None
     # Axes: logarithms, ranges, and ticks that are brief.
     if "x" in panel.log:
         axes.set_xscale("log")
+        _name_log_x(axes, panel)
     elif panel.lines:
         _name_x(axes, panel)
     if "y" in panel.log and panel.y_range is not None:
@@ -206,6 +208,17 @@ def _name_x(axes: Any, panel: Panel) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: _brief(value))
     elif largest >= 1000:
         axes.xaxis.set_major_formatter(lambda value, _: _brief(value))
+
+
+def _name_log_x(axes: Any, panel: Panel) -> None:
+    """Name more than powers of ten on a short logarithmic axis, without the names of other ticks, which overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    values = [float(x) for each in panel.lines for x in each.x]
+    if values and min(values) > 0 and max(values) < _SHORT_LOG * min(values):
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _brief(value: float) -> str:
