@@ -272,8 +272,10 @@ class _Run:
             )
 
     def add_line(self, line: dict[str, Any]) -> None:
-        """Write a line of numbers, as the main process."""
+        """Write a line of numbers, as the main process; they may also be had as a table."""
         self.log_file.add(line)
+        if self.plan.csv:
+            record.write_table(self.folder)
         if self.patience is not None:
             self.patience.add(line)
 
@@ -287,7 +289,7 @@ class _Run:
         if not self.is_main:
             return
         line = {"images": self.images, "step": self.steps, **means, "skipped": self.stepper.guard.skipped}
-        self.log_file.add({**line, "images_per_second": round(speed, 1)})
+        self.add_line({**line, "images_per_second": round(speed, 1)})
         self.progress.update(self.images, **{key: means[key] for key in ("loss",) if key in means})
 
     def validate(self, draw: bool) -> None:

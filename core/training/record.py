@@ -1,5 +1,7 @@
 """The numbers of a training run: `metrics.jsonl`, one line per interval, every step in exactly one of them."""
 
+import csv
+import io
 import json
 import math
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from .. import files
 from ..figures import Panel, draw, line
 from ..images.decode import write_png
 from ..runs.metrics_log import METRICS, read
+
+TABLE = "results.csv"
 
 
 class Meter(BaseModel):
@@ -81,6 +85,24 @@ def write_curves(folder: Path) -> Path:
             curves.append(line(label, points, colour))
     write_png(folder / "loss.png", draw([Panel("", "images seen", "loss", curves, log="y")], "inside", 8, 4.5))
     return folder / "loss.png"
+
+
+def write_table(folder: Path) -> Path:
+    """Write the numbers of `metrics.jsonl` as `results.csv`: what was logged after the same images is one line.
+
+    A number that is missing there is an empty cell. Returns its path.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for each in read(folder / METRICS):
+        numbers = {name: value for name, value in each.items() if not isinstance(value, dict)}
+        rows.setdefault(each["images"], {}).update(numbers)
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=[*names], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[images] for images in sorted(rows))
+    files.write_bytes(folder / TABLE, text.getvalue().encode())
+    return folder / TABLE
 
 
 def tensorboard_mirror(folder: Path, images: int = -1) -> Callable[[dict[str, Any]], None]:

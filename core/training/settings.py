@@ -40,6 +40,11 @@ class Train(Section):
         " images; 0 trains them all.",
         "--patience",
     )
+    csv: bool = option(
+        False,
+        "Also write the numbers of metrics.jsonl as results.csv, a line for each count of images.",
+        identity=False,
+    )
     tensorboard: bool = option(False, "Also write TensorBoard events.", identity=False)
 
     @model_validator(mode="after")

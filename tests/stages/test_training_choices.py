@@ -1,5 +1,6 @@
 """Every choice that training offers, each through a whole short run of its stage."""
 
+import csv
 import json
 import shutil
 from dataclasses import asdict
@@ -254,3 +255,17 @@ def test_lpips_takes_part_in_the_loss(encoded: Pipeline, tmp_path: Path, shared:
     pipeline.run("train-vqvae", data__image_size=32, train__images=16, loss={"lpips": str(weights)})
     lines = [json.loads(line) for line in (pipeline.folder / "vqvae" / "metrics.jsonl").read_text().splitlines()]
     assert any(line.get("lpips", 0) > 0 for line in lines)
+
+
+def test_the_numbers_are_a_table_too_on_request(trained: Pipeline, tmp_path: Path) -> None:
+    pipeline = trained.copy(tmp_path)
+    folder = pipeline.run("train-dit", replace=True, seed=5, train__csv=True, train__log_every=16).directory
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [int(row["images"]) for row in rows] == sorted({line["images"] for line in lines})
+    for line in lines:
+        (row,) = [each for each in rows if int(each["images"]) == line["images"]]
+        assert all(float(row[name]) == value for name, value in line.items())
+    assert rows[0]["loss"] == "" and rows[0]["val_loss"] != "", "before the first step there is no loss"
+    assert not (trained.folder / "dit" / "results.csv").exists()
