@@ -119,8 +119,9 @@ class Denoiser:
         return split_batch(data, parts)
 
     def loss(self, role: str, data: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x0, noise, t, labels = data
-        return self.objective.loss(self.averaged, x0, {"noise": noise, "t": t}, {"labels": labels}).mean(), {}
+        x0, noise, t, given = data
+        cond = given if isinstance(given, dict) else {"labels": given}
+        return self.objective.loss(self.averaged, x0, {"noise": noise, "t": t}, cond).mean(), {}
 
     def load(self, batch: Batch) -> Any:
         raise NotImplementedError("the benchmark brings its own batches")
