@@ -51,6 +51,8 @@ class GatedConvolution(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, T, D), row by row over a grid (rows, columns)."""
         maps = F.silu(self.up(x)).transpose(1, 2).unflatten(2, grid)
+        # Channels last, as they are, is faster; but compiled for a second size, torch fails on such strides.
+        maps = maps.contiguous() if torch.compiler.is_compiling() else maps
         value, gate = self.depthwise(maps).flatten(2).transpose(1, 2).chunk(2, dim=-1)
         return self.down(value * F.silu(gate))
 

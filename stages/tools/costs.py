@@ -11,7 +11,11 @@ import torch
 from ...core.autoencoders import registry as autoencoders
 from ...core.autoencoders.codec import Autoencoder
 from ...core.conditioning.conditioning import Conditioning
+from ...core.conditioning.own_encoder import OwnEncoder
+from ...core.conditioning.text import TextConditioning
 from ...core.errors import ConfigError, DataError
+from ...core.images.captions import has_captions
+from ...core.images.dataset import ImageSource
 from ...core.images.sets import exclusion_of
 from ...core.images.settings import Data
 from ...core.images.sources import open_parts, open_source, open_splits, own_held_out
@@ -27,6 +31,7 @@ from ..configs.estimate import Estimate
 from . import dummy, words
 
 ASSUMED_CLASSES = 10
+ASSUMED_TEXT = (24, 1000)  # tokens, and how many differ: counting them would read all captions
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class Basis:
     """What all stages' costs depend on.
 
     recipe: the stages' settings, by the role of what they make. train, val: how many images, None where they cannot
-    be counted. policy: device and dtype of the machine that is estimated. rate: its FLOP/s in training, None for this
-    machine, which is measured. notes: what was assumed.
+    be counted. captioned: whether they have captions and no classes. policy: device and dtype of the machine that is
+    estimated. rate: its FLOP/s in training, None for this machine, which is measured. notes: what was assumed.
     """
 
     how: Estimate
@@ -43,6 +48,7 @@ class Basis:
     train: int | None
     val: int | None
     class_names: tuple[str, ...]
+    captioned: bool
     policy: Policy
     rate: float | None
     notes: list[str]
@@ -84,7 +90,14 @@ class Basis:
         shape = autoencoder.latent_shape(data.image_size) if autoencoder else self.how.latent
         assert shape is not None, "given where there is no autoencoder"
         device = self.policy.device if self.rate is None else torch.device("cpu")
-        return dummy.latents(shape, len(self.class_names), data.flip, device)
+        texts = self.texts(has_null=True) if self.captioned else None
+        return dummy.latents(shape, len(self.class_names), data.flip, device, texts)
+
+    def texts(self, has_null: bool) -> TextConditioning:
+        """Return captions of an assumed length, read by a network that is trained with the denoiser."""
+        length, vocabulary = ASSUMED_TEXT
+        self.note(f"captions are taken as {length} tokens, of {vocabulary:,} different ones")
+        return TextConditioning(OwnEncoder().describe(), length, tuple(range(vocabulary)), has_null=has_null)
 
     @property
     def launches(self) -> bool:
@@ -140,14 +153,17 @@ def _machine(how: Estimate, machine: Machine) -> tuple[Policy, float | None]:
     return Policy(torch.device("cuda"), DTYPES[name]), (how.flops or rates[name] * 1e12) * share
 
 
-def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, int | None, tuple[str, ...]]:
-    """Count training and held-out images without reading any, and name their classes."""
+def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, int | None, tuple[str, ...], bool]:
+    """Count training and held-out images without reading any; name their classes, or say that they have captions."""
+    captioned = False
     train: int | None = None
     val: int | None = None
     names: tuple[str, ...] | None = None
     try:
         if data.source is not None:
-            train, val, names = _counts(data, data.source)
+            train, val, source = _counts(data, data.source)
+            names = source.class_names
+            captioned = has_captions(source, data) and not source.labelled and how.classes is None
     except (DataError, ConfigError) as error:
         notes.append(f"the images are not available ({error.message})")
     if how.dataset is not None:
@@ -158,23 +174,23 @@ def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, in
         notes.append(f"the number of classes is unknown: {ASSUMED_CLASSES} assumed; give --classes N")
     if how.classes is not None or names is None:
         names = tuple(f"class {number}" for number in range(how.classes or ASSUMED_CLASSES))
-    return train, val, names
+    return train, val, names, captioned
 
 
-def _counts(data: Data, location: str) -> tuple[int, int, tuple[str, ...]]:
-    """Return how many images are trained on and held out, as training would open them, and the names of the classes.
+def _counts(data: Data, location: str) -> tuple[int, int, ImageSource]:
+    """Return how many images are trained on and held out, as training would open them, and some of them.
 
     How many are held out of images that come as one part is taken from the fraction: the choice would read them all.
     """
     exclude = exclusion_of(data)
     if data.validation is not None or own_held_out(location):
         train, val = open_splits(location, data.validation, data.val_fraction, exclude)
-        return len(train), len(val), train.class_names
+        return len(train), len(val), train
     source = open_source(location)
     if exclude is not None:
         ((_, source),) = exclude.leave_out([("all", source)], lambda: [*open_parts(location).items()])
     held_out = round(len(source) * data.val_fraction)
-    return len(source) - held_out, held_out, source.class_names
+    return len(source) - held_out, held_out, source
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ...core.conditioning.labels import LabelConditioning
+from ...core.conditioning.conditioning import Conditioning
+from ...core.conditioning.labels import LABELS, LabelConditioning
 from ...core.diffusion.conditions import Cond
 from ...core.images.dataset import ImageSource
 from ...core.images.loader import ImageLoader, Preparation
@@ -35,15 +36,22 @@ def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
     return ImageSets(loader, loader)
 
 
-def latents(shape: tuple[int, int, int], num_classes: int, flips: bool, device: torch.device) -> LatentSets:
+def latents(
+    shape: tuple[int, int, int],
+    num_classes: int,
+    flips: bool,
+    device: torch.device,
+    conditioning: Conditioning | None = None,
+) -> LatentSets:
     """Return noise instead of a run's latents (C, h, w), held on a device as for most runs on a GPU.
 
-    flips: whether mirrored images were encoded as well.
+    flips: whether mirrored images were encoded as well. conditioning: on something else than classes.
     """
     values = torch.randn(2, COUNT, *shape, generator=torch.Generator().manual_seed(0)).half().to(device)
     names = (LATENT, FLIP + LATENT) if flips else (LATENT,)
     fields = {name: Field("float16", shape) for name in names} | {LABEL: Field("int64")}
-    held = _Latents(shape, LabelConditioning(_class_names(num_classes)), fields, values.flatten(0, 1))
+    conditioning = conditioning or LabelConditioning(_class_names(num_classes))
+    held = _Latents(shape, conditioning, fields, values.flatten(0, 1))
     return LatentSets(held, held)
 
 
@@ -62,14 +70,14 @@ class _Latents:
     """
 
     shape: tuple[int, int, int]
-    conditioning: LabelConditioning
+    conditioning: Conditioning
     fields: dict[str, Field]
     values: torch.Tensor
     codes: torch.Tensor | None = None
 
     @property
     def labels(self) -> np.ndarray:
-        return np.arange(COUNT, dtype=np.int64) % self.conditioning.num_classes
+        return np.arange(COUNT, dtype=np.int64) % max(len(self.conditioning.class_names), 1)
 
     def __len__(self) -> int:
         return COUNT
@@ -86,7 +94,9 @@ class _Latents:
         return self.codes[torch.from_numpy(np.asarray(samples))]
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
-        return {"labels": torch.from_numpy(np.asarray(samples, dtype=np.int64) % self.conditioning.num_classes)}
+        if LABELS in self.conditioning.fields:
+            return {LABELS: torch.from_numpy(self.labels[samples])}
+        return self.conditioning.null(len(samples), torch.device("cpu"))
 
 
 def _class_names(count: int) -> tuple[str, ...]:

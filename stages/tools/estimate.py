@@ -297,6 +297,8 @@ def conditioning_for(found: Basis, stage: Any) -> Conditioning:
     """Return what a generator would be conditioned on."""
     if stage.conditioning == "none":
         return NoConditioning()
+    if found.captioned and stage.conditioning in ("data", "text"):
+        return found.texts(has_null=stage.label_dropout > 0)
     return conditioning_of({"class_names": found.class_names}, stage.label_dropout)
 
 

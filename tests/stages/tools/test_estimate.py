@@ -128,6 +128,19 @@ def test_a_next_scale_transformer_is_estimated_from_its_tokens(
     assert all(stage["seconds"] is None or stage["seconds"] > 0 for stage in stages.values())
 
 
+@pytest.mark.slow
+def test_captions_are_read_by_a_network_that_is_trained_with_the_denoiser(tmp_path: Path) -> None:
+    """Of a length that is assumed, and said; classes given instead are labels, as one token."""
+    small = "train-denoiser: {model: {preset: mmdit-xs/1, width: 32, depth: 2, heads: 2, text_width: 16}}"
+    recipe, how = "data: {source: 'scenes:40'}\n" + small, {"flops": 1e9, "latent": (4, 4, 4)}
+    of_texts, _, notes = estimated(tmp_path, recipe=recipe, **how)
+    of_classes, _, others = estimated(tmp_path, recipe=recipe, classes=3, **how)
+    assert "captions are taken as 24 tokens, of 1,000 different ones" in notes and "captions" not in others
+    several, one = (stages["train-denoiser"] for stages in (of_texts, of_classes))
+    assert several["parameters"] > one["parameters"] + 1000 * 16 and several["operations"] > 2 * one["operations"]
+    assert of_texts["sample"]["operations"] > of_classes["sample"]["operations"] > 0
+
+
 def test_pixels_take_no_training_of_an_autoencoder(tmp_path: Path) -> None:
     recipe = tmp_path / "pixels.yaml"
     recipe.write_text("train-vqvae: {data: {image_size: 16}, model: {preset: identity}}\n")
@@ -146,7 +159,7 @@ def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
 
     def counted(**data: Any) -> tuple[int | None, int | None]:
         notes: list[str] = []
-        train, val, class_names = costs._images(Estimate(), Data(**data), notes)
+        train, val, class_names, _ = costs._images(Estimate(), Data(**data), notes)
         assert class_names == ("0", "1") and not notes
         return train, val
 
