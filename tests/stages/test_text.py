@@ -176,10 +176,17 @@ def test_without_prompts_the_captions_of_held_out_images_are_drawn(copied: Pipel
     assert tuple(image["prompt"] for image in drawn) == prompts
 
 
+def test_the_way_from_one_prompt_to_another_is_drawn(copied: Pipeline) -> None:
+    folder = copied.run("interpolate", prompt=PROMPTS, frames=2, cfg=2.0).directory
+    drawn = manifest(folder)["facts"]["images"]
+    assert [record["prompt"] for record in drawn[0]["conditions"]] == [*PROMPTS]
+    assert read_parameters(folder / "000001.png").settings["prompt"] == [*PROMPTS]
+
+
+@pytest.mark.slow
 def test_every_command_that_draws_takes_prompts(copied: Pipeline, trained: Pipeline) -> None:
     measured = {"features": "classifier", "weights": trained.folder / "classifier" / "final"}
     copied.run("edit", images=[str(copied.images / "000.png")], prompt=PROMPTS, cfg=2.0)
-    copied.run("interpolate", prompt=PROMPTS, frames=3, cfg=2.0)
     copied.run("anagram", prompt=PROMPTS, num=1, cfg=2.0)
     copied.run("hybrid", near=PROMPTS[0], far=PROMPTS[1], num=1, cfg=2.0)
     copied.run("sample", prompt=PROMPTS, num=12, label="some", progressive=True)
@@ -333,6 +340,7 @@ def test_captions_of_any_language_are_read(copied: Pipeline, tmp_path: Path) -> 
     assert text_of(copied, "latents").length == 128
 
 
+@pytest.mark.slow
 def test_the_clip_score_of_samples_stands_beside_that_of_held_out_images(copied: Pipeline, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     save_clip(tmp_path / "clip", full=True)
