@@ -8,14 +8,35 @@ resolution; and with a patch above 1 nothing at all runs at full resolution, whe
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..settings.families import NetworkConfig
 from ..system.attention import attend
 from .norms import GroupNorm
 from .parts_config import LevelsConfig
+
+
+class ConfiguredCodec(nn.Module):
+    """What every codec of ours has from its config, which `core.autoencoders.codec` asks for."""
+
+    config: Any
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.config.latent_channels)
+
+    @property
+    def downsampling(self) -> int:
+        return int(self.config.downsampling)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the configuration, JSON."""
+        config: NetworkConfig = self.config
+        return config.model_dump(mode="json")
 
 
 class Encoder(nn.Module):

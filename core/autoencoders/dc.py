@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import channels_last
+from .blocks import ConfiguredCodec, channels_last
 from .codec import Draws, Posterior, Reconstruction
 from .dc_blocks import AttentionBlock, Downsample, ResBlock, Upsample, average_groups, repeat_channels
 from .dc_config import DCConfig
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         return self.conv_out(F.relu(self.norm_out(h)))
 
 
-class DCAutoencoder(nn.Module):
+class DCAutoencoder(ConfiguredCodec):
     """Encoder, decoder; a `TrainableCodec`."""
 
     kind = "dc"
@@ -85,14 +85,6 @@ class DCAutoencoder(nn.Module):
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         channels_last(self)
-
-    @property
-    def latent_channels(self) -> int:
-        return self.config.latent_channels
-
-    @property
-    def downsampling(self) -> int:
-        return self.config.downsampling
 
     def encode(self, images: Tensor) -> Posterior:
         """Return latents (B, C, h, w), which are not random."""
@@ -139,10 +131,6 @@ class DCAutoencoder(nn.Module):
     def rotate(self, rotation: Tensor) -> bool:
         """Return False: there is no codebook."""
         return False
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return the configuration, JSON."""
-        return self.config.model_dump(mode="json")
 
 
 def _block(config: DCConfig, level: int, batch_norm: bool = False) -> nn.Module:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocks import Decoder, Encoder, channels_last, parts_around
+from .blocks import ConfiguredCodec, Decoder, Encoder, channels_last, parts_around
 from .codec import Draws, Posterior, Reconstruction
 from .kl_config import KLConfig
 
 _LOG_VARIANCE = (-30.0, 20.0)
 
 
-class KLAutoencoder(nn.Module):
+class KLAutoencoder(ConfiguredCodec):
     """Encoder to a posterior, decoder; a `TrainableCodec`."""
 
     kind = "kl"
@@ -36,14 +36,6 @@ class KLAutoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.quant_convs else nn.Identity()
         self.decoder = Decoder(config)
         channels_last(self)
-
-    @property
-    def latent_channels(self) -> int:
-        return self.config.latent_channels
-
-    @property
-    def downsampling(self) -> int:
-        return self.config.downsampling
 
     def encode(self, images: Tensor) -> Posterior:
         """Return mean and deviation of the posterior, float32 (B, C, h, w)."""
@@ -93,10 +85,6 @@ class KLAutoencoder(nn.Module):
     def rotate(self, rotation: Tensor) -> bool:
         """Return False: there is no codebook."""
         return False
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return the configuration, JSON."""
-        return self.config.model_dump(mode="json")
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the posterior, float32."""

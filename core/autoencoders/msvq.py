@@ -5,13 +5,12 @@ Its latents are f̂, the sum of all scales: what the decoder takes, and what `fr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed import processes
-from .blocks import Decoder, Encoder, channels_last, parts_around
+from .blocks import ConfiguredCodec, Decoder, Encoder, channels_last, parts_around
 from .codec import Draws, Posterior, Reconstruction
 from .msvq_config import MSVQConfig
 from .multiscale import MultiScaleQuantizer
@@ -26,7 +25,7 @@ class Observed:
     errors: Tensor | None = None
 
 
-class MSVQ(nn.Module):
+class MSVQ(ConfiguredCodec):
     """Encoder, residual quantiser over scales, decoder; a `TrainableCodec` and a `TokenCodec` of several maps."""
 
     kind = "msvq"
@@ -39,14 +38,6 @@ class MSVQ(nn.Module):
         self.quantizer = MultiScaleQuantizer(config)
         self.decoder = Decoder(config)
         channels_last(self)
-
-    @property
-    def latent_channels(self) -> int:
-        return self.config.latent_channels
-
-    @property
-    def downsampling(self) -> int:
-        return self.config.downsampling
 
     @property
     def latent_sides(self) -> Sequence[int]:
@@ -134,10 +125,6 @@ class MSVQ(nn.Module):
     def rotate(self, rotation: Tensor) -> bool:
         """Do nothing: the mixers do not commute with a rotation."""
         return False
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return the configuration, JSON."""
-        return self.config.model_dump(mode="json")
 
     def _features(self, images: Tensor) -> Tensor:
         return self.encoder(images).float()

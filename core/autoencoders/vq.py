@@ -5,19 +5,18 @@ quantises first.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed import processes
-from .blocks import Decoder, Encoder, channels_last, parts_around, rotate_between
+from .blocks import ConfiguredCodec, Decoder, Encoder, channels_last, parts_around, rotate_between
 from .codec import Draws, Posterior, Reconstruction
 from .quantizers import Assignment, Quantizer, perplexity, usage
 from .vq_config import VQVAEConfig
 
 
-class VQVAE(nn.Module):
+class VQVAE(ConfiguredCodec):
     """Encoder, quantiser, decoder; a `TrainableCodec` and a `TokenCodec` of one map."""
 
     kind = "vqvae"
@@ -31,14 +30,6 @@ class VQVAE(nn.Module):
         self.quantizer = Quantizer(config)
         self.decoder = Decoder(config)
         channels_last(self)
-
-    @property
-    def latent_channels(self) -> int:
-        return self.config.latent_channels
-
-    @property
-    def downsampling(self) -> int:
-        return self.config.downsampling
 
     @property
     def num_tokens(self) -> int:
@@ -104,7 +95,3 @@ class VQVAE(nn.Module):
         self.quantizer.rotate(rotation)
         rotate_between(self.encoder.conv_out, self.decoder.conv_in, rotation)
         return True
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return the configuration, JSON."""
-        return self.config.model_dump(mode="json")

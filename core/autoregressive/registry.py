@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import ConfigError, DataError
-from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from ..runs.weights import (
+    CONFIG,
+    WEIGHTS,
+    load_into,
+    read_description,
+    read_weights,
+    require_blocks,
+    save_network,
+    without_draws,
+)
 from ..settings.families import kind_of
 from .families import FAMILIES
 from .var import NextScaleTransformer
@@ -40,8 +47,9 @@ def load(folder: Path) -> NextScaleTransformer:
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG}: {error.message}", error.remedy or REMEDY) from None
     tensors = read_weights(folder, described, REMEDY)
-    # On the meta device first: a damaged size must not allocate memory.
-    with torch.device("meta"):
-        network = build(config)  # type: ignore[arg-type]
+    assert isinstance(config, NextScaleConfig)
+    require_blocks(tensors, config.num_blocks, folder, REMEDY)
+    with without_draws():  # The loaded tensors replace its parameters.
+        network = build(config)
     load_into(network, tensors, folder / WEIGHTS, REMEDY, assign=True)
     return network.eval()

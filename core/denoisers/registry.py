@@ -1,16 +1,20 @@
 """The denoisers by family, and their directory: `config.json` beside `model.safetensors`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
-
 from ..conditioning.conditioning import Conditioning
 from ..errors import ConfigError, DataError
-from ..runs.weights import CONFIG, WEIGHTS, load_into, read_description, read_weights, save_network
+from ..runs.weights import (
+    CONFIG,
+    WEIGHTS,
+    load_into,
+    read_description,
+    read_weights,
+    require_blocks,
+    save_network,
+    without_draws,
+)
 from ..settings.families import Family, kind_of
 from .config import DenoiserConfig
 from .families import FAMILIES
@@ -72,7 +76,7 @@ def build(config: DenoiserConfig) -> DenoiserNetwork:
 
 def outline(config: DenoiserConfig, device: str = "meta") -> DenoiserNetwork:
     """Build a network without drawing its weights; on the meta device, and for fake tensors, nothing is allocated."""
-    with torch.device(device), _NoNormalDraws():
+    with without_draws(device):
         return build(config)
 
 
@@ -91,7 +95,7 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DenoiserN
     config = _config(described, folder / CONFIG)
     check_latents(config, latent_shape, folder / CONFIG, REMEDY)
     tensors = read_weights(folder, described, REMEDY)
-    _check_count(config, tensors, folder)
+    require_blocks(tensors, config.num_blocks, folder, REMEDY)
     model = outline(config)  # The loaded tensors replace its parameters.
     load_into(model, tensors, folder / WEIGHTS, REMEDY, assign=True)
     return model.eval()
@@ -109,23 +113,3 @@ def _config(described: dict[str, Any], path: Path) -> DenoiserConfig:
         raise DataError(f"{path}: {error.message}", error.remedy or REMEDY) from None
     assert isinstance(config, DenoiserConfig)
     return config
-
-
-def _check_count(config: DenoiserConfig, tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    """Refuse weights with fewer tensors than the config has blocks before building thousands of them."""
-    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-    if config.num_blocks not in (None, len(blocks)):
-        raise DataError(
-            f"{folder / WEIGHTS} does not fit {CONFIG}: it has {len(blocks)} blocks, not {config.num_blocks}",
-            REMEDY,
-        )
-
-
-class _NoNormalDraws(TorchFunctionMode):
-    """Skips normal initialisation, which on the meta device would import sympy for two seconds to do nothing."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)

@@ -16,6 +16,7 @@ from ..diffusion.names import CONSISTENCY
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError
 from ..settings.fields import shared_fields
+from ..system.memory import filled_chunks
 from ..system.precision import Policy
 from ..system.transfer import to_device
 from .model import Guidance, Model, guided
@@ -186,11 +187,7 @@ def generate(
     check_clip(sampling, model.autoencoder.keeps_pixels)
     size = chunk_size(model.shape_at(sampling.image_size), policy)
     pieces = []
-    for start in range(0, len(seed_indices), size):
-        # The last chunk is filled up with its last image, whose copies are cut off after decoding.
-        rows = slice(start, start + size)
-        count = len(seed_indices[rows])
-        filled = np.arange(start, start + size).clip(max=start + count - 1)
+    for filled, count in filled_chunks(len(seed_indices), size):
         some = conditions.index(cond, filled), seed_indices[filled], filled
         latents = _chunk(model, *some, count, sampling, policy, on_step, edit)
         pieces.append(model.decode(latents, policy)[:count])

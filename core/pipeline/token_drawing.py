@@ -24,6 +24,7 @@ from ..runs.inputs import as_input, open_producer
 from ..runs.roles import AUTOENCODER, NEXT_SCALE
 from ..runs.run import StageRun
 from ..system.compile import maybe_compile
+from ..system.memory import filled_chunks
 from ..system.precision import Policy, for_inference
 from ..system.transfer import to_device
 from .generation import chunk_size
@@ -57,10 +58,7 @@ class TokenGenerator:
         """Return an image for each seed; see `Generator`. given: tokens that are not drawn, of every image."""
         quantizer, size = quantizer_of(self.autoencoder.codec), self.at_once
         pieces = []
-        for start in range(0, len(seeds), size):
-            # Products of different heights round differently: the last chunk is filled up with its last image.
-            count = len(seeds[start : start + size])
-            filled = np.arange(start, start + size).clip(max=start + count - 1)
+        for filled, count in filled_chunks(len(seeds), size):
 
             def show(scale: int, total: Tensor, count: int = count) -> None:
                 assert on_step is not None, "called only with on_step"
@@ -83,10 +81,8 @@ class TokenGenerator:
     def tokens(self, images: np.ndarray) -> list[Tensor]:
         """Return the maps of tokens, each int64 (B, p, p) on the device, of images, uint8 (B, H, W, 3)."""
         size, pieces = self.at_once, []
-        for start in range(0, len(images), size):
-            # As many together as are drawn: of other numbers, products round differently and tokens may differ.
-            count = len(images[start : start + size])
-            filled = np.arange(start, start + size).clip(max=start + count - 1)
+        # As many together as are drawn: of other numbers, products round differently and tokens may differ.
+        for filled, count in filled_chunks(len(images), size):
             with torch.no_grad(), self.policy.autocast():
                 maps = self._codec.tokens(to_device(as_tensor(images[filled]), self.policy.device))
             pieces.append([each[:count] for each in maps])

@@ -8,13 +8,15 @@ DataError naming the file.
 import argparse
 import pickle
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..distributed import processes
 from ..distributed.sharded_tensors import gathered_by_main, sharded_tensors
@@ -96,6 +98,30 @@ def check_network(folder: Path, described: Mapping[str, Any], remedy: str = "") 
     digest = described.get("weights_sha256")  # Older folders lack it.
     if digest is not None and digest != sha256_file(folder / WEIGHTS):
         raise DataError(f"{folder / WEIGHTS} is damaged: its sha256 differs from {folder / CONFIG}", remedy)
+
+
+def require_blocks(tensors: Collection[str], blocks: int | None, folder: Path, remedy: str) -> None:
+    """Refuse weights with another number of blocks than their config before thousands of them are built."""
+    there = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if blocks not in (None, len(there)):
+        raise DataError(f"{folder / WEIGHTS} does not fit {CONFIG}: it has {len(there)} blocks, not {blocks}", remedy)
+
+
+@contextmanager
+def without_draws(device: str = "meta") -> Iterator[None]:
+    """Let networks be built on a device without drawing weights; on the meta device nothing is allocated."""
+    with torch.device(device), _NoNormalDraws():
+        yield
+
+
+class _NoNormalDraws(TorchFunctionMode):
+    """Skips normal initialisation, which on the meta device would import sympy for two seconds to do nothing."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
 
 
 def read_safetensors(path: Path, remedy: str | None) -> dict[str, Tensor]:

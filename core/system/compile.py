@@ -68,6 +68,15 @@ def compiling_pays(flops: float, device: torch.device) -> bool:
     return flops > _LONG_TRAINING[device.type]
 
 
+def should_compile(wanted: bool | None, flops: float, device: torch.device, uniform: bool = True) -> bool:
+    """Return whether to compile a training: the setting, else whether the training as a whole is long enough.
+
+    Not the rest of it: a resumed training must continue with the arithmetic that it started with. uniform: whether the
+    network's blocks are alike, so that one is compiled for all.
+    """
+    return wanted if wanted is not None else uniform and worth_compiling(flops, device)
+
+
 def worth_compiling(flops: float, device: torch.device) -> bool:
     """Return whether compiling pays, and works; where it would pay and does not work, a Notice says why."""
     if not compiling_pays(flops, device):

@@ -3,7 +3,9 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 
+import numpy as np
 from torch import Tensor
 
 # Parameter numbers of mallopt, from malloc.h of the GNU C library.
@@ -31,6 +33,17 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_INT) and mallopt(_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def filled_chunks(total: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the rows of each chunk of a batch, int64 (size,), and how many of them are wanted.
+
+    Matrix products of different heights round differently: the last chunk is filled up with its last row, whose copies
+    are to be cut off.
+    """
+    for start in range(0, total, size):
+        count = min(size, total - start)
+        yield np.arange(start, start + size).clip(max=start + count - 1), count
 
 
 def equal_chunks(batch: Tensor, max_size: int) -> tuple[Tensor, ...]:

@@ -24,7 +24,7 @@ from ...pipeline.generation import Sampling, as_trained
 from ...pipeline.loading import training_objective
 from ...pipeline.model import Guidance, Model, guided
 from ...pipeline.settings import Student
-from ...system.compile import maybe_compile, worth_compiling
+from ...system.compile import maybe_compile, should_compile
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
@@ -76,21 +76,13 @@ class DenoisingTask:
         built = denoisers.build(network)
         self.network = built if shards else built.to(policy.device)
         self.network.checkpointing = config.model.checkpointing
-        maybe_compile(self.network, self._is_compiled(), policy.device)
+        flops = self.network.training_flops * config.train.images
+        wanted = should_compile(config.machine.compile, flops, policy.device, self.network.uniform)
+        maybe_compile(self.network, wanted, policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
         self.networks: dict[str, nn.Module] = {"denoiser": self.network}
         self.synchronous = False
-
-    def _is_compiled(self) -> bool:
-        """Return whether to compile: the setting, else whether the training as a whole is long enough.
-
-        Not the rest of it: a resumed training must continue with the arithmetic that it started with.
-        """
-        if self.config.machine.compile is not None:
-            return self.config.machine.compile
-        flops = self.network.training_flops * self.config.train.images
-        return self.network.uniform and worth_compiling(flops, self.policy.device)
 
     def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
         """Return the classes of the latents."""

@@ -23,7 +23,7 @@ from ...latents.dataset import VALIDATION_SEED, LatentSets, TokenDataset
 from ...latents.fields import TOKENS
 from ...pipeline.token_drawing import TokenGenerator
 from ...pipeline.training_data import TrainingData
-from ...system.compile import maybe_compile, worth_compiling
+from ...system.compile import maybe_compile, should_compile
 from ...system.precision import Policy
 from ...system.transfer import split_batch, to_device
 from ...training import loop
@@ -83,10 +83,8 @@ class NextScaleTask:
         # Weights depend on the seed alone: neither on the data nor on the device.
         seeds.seed_everything(config.seed, "generator weights")
         self.network = registry.build(network).to(policy.device)
-        compiled = config.machine.compile
-        if compiled is None:
-            compiled = worth_compiling(self.network.training_flops * config.train.images, policy.device)
-        maybe_compile(self.network, compiled, policy.device)
+        flops = self.network.training_flops * config.train.images
+        maybe_compile(self.network, should_compile(config.machine.compile, flops, policy.device), policy.device)
         self.scales = network.scales
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network

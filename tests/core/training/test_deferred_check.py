@@ -21,6 +21,7 @@ from ldm.core.diffusion.schedules import schedule
 from ldm.core.distributed import processes
 from ldm.core.errors import Diverged, Stopped
 from ldm.core.progress import Silent
+from ldm.core.runs.weights import without_draws
 from ldm.core.system.precision import Policy
 from ldm.core.training.loop import Plan, train
 from ldm.core.training.step import Stepper
@@ -143,7 +144,7 @@ def test_the_passes_of_a_denoiser_read_no_number_from_the_device() -> None:
         synchronous, num_samples = False, 4
 
         def __init__(self, objective: objectives.Objective) -> None:
-            with torch.device("meta"), registry._NoNormalDraws():
+            with without_draws():
                 self.network = registry.build(config).to("meta")
             self.modules: nn.Module = self.network
             self.averaged: nn.Module = self.network
