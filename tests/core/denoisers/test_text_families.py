@@ -20,6 +20,7 @@ from ldm.core.diffusion.objective import Denoising
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.settings.families import config_of_preset
+from ldm.core.system.compile import maybe_compile
 
 SHAPE = {"latent_channels": 4, "latent_size": 8, "patch_size": 2, "width": 32, "depth": 2, "heads": 2}
 OWN = {"vocabulary": 9, "text_length": 6, "text_width": 16, "text_layers": 1}
@@ -174,6 +175,18 @@ def test_bf16_compute_stays_close_and_returns_the_input_format(config: TextDenoi
         rough = model(*given)
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).square().mean() < 2e-3 * exact.square().mean()
+
+
+@pytest.mark.slow
+def test_blocks_compiled_for_several_sizes_compute_the_same() -> None:
+    for side in (8, 16):
+        config = LINEAR.replace(latent_size=side)
+        model, given = awake(config).train(), inputs(config)
+        exact = model(*given)
+        maybe_compile(model, True, torch.device("cpu"))
+        compiled = model(*given)
+        compiled.square().mean().backward()
+        torch.testing.assert_close(compiled, exact, rtol=1e-4, atol=1e-5)
 
 
 @ALL
