@@ -6,7 +6,8 @@ Along a path it is constant: it is trained to be at t what it is a little nearer
 
     ‖f(x_t, t) − sg f(x_r, r)‖ / (t − r),    r = t (1 − q^−(k + 1)),
 
-where k grows from stage to stage of the training: r comes near to t.
+where k grows from stage to stage of the training: r comes near to t. Not too near: where the difference is as small as
+the rounding of the network's products, the division by t − r leaves noise alone.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Consistency:
     logit_std: float = 1.0
     shift: float = 1.0
     gap_factor: float = 2.0
-    gap_stages: int = 8
+    gap_stages: int = 4
 
     def __post_init__(self) -> None:
         predictions.check(self.prediction, self.schedule)

@@ -35,7 +35,7 @@ class Diffusion(Section):
         2.0, "For consistency: what the gap between the two times is divided by, from stage to stage.", gt=1, le=16
     )
     gap_stages: int = option(
-        8, "For consistency: stages of the training; the gap is t / factor^k in the k-th.", ge=1, le=20
+        4, "For consistency: stages of the training; the gap is t / factor^k in the k-th.", ge=1, le=20
     )
     schedule: ScheduleName = option("cosine", "Noise schedule.", "--schedule")
     num_steps: int = option(1000, "Steps of the discrete process.", ge=2, le=1_000_000)
