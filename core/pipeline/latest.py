@@ -32,10 +32,9 @@ class _Outline(BaseModel):
     inputs: dict[Text, Input]
 
 
-def write_outline(work: StageRun, network: Mapping[str, Any]) -> None:
+def write_outline(folder: Path, network: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     """Write down what a checkpoint lacks of a generator. network: its description, as `final/config.json` has it."""
-    assert work.identity is not None, "the training has claimed its directory"
-    files.write_json(work.path / OUTLINE, {"network": dict(network), "inputs": work.identity.inputs})
+    files.write_json(folder / OUTLINE, {"network": dict(network), "inputs": dict(inputs)})
 
 
 def open_latest(folder: Path, made_by: str) -> StageRun:
@@ -63,6 +62,9 @@ def mend_latest(path: Path) -> str:
 
 def _write(at: Path, folder: Path, made_by: str, found: checkpoint.Checkpoint, latest: Mapping[str, Any]) -> None:
     """Write the network's folder and the manifest into a directory that becomes `latest/`."""
+    if not (folder / OUTLINE).is_file() and (folder / MANIFEST).is_file():  # Finished by an older ldm.
+        finished = open_run(folder, role_of(kind_of(folder) or folder.name), made_by)
+        write_outline(folder, files.read_json(finished.file(f"final/{CONFIG}")), finished.inputs)
     if not (folder / OUTLINE).is_file():
         remedy = f"go on with the training, which writes it: {made_by}"
         raise DataError(f"{folder} has no {OUTLINE}: an older ldm began it", remedy)

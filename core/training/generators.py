@@ -126,7 +126,7 @@ def train_generator(
         description = {**kind.describe(network), **_description(data)}
         if processes.world().is_main:
             family, config_of_network = kind_of(network, kind.families), network.model_dump(mode="json")
-            write_outline(work, describe_network(family, config_of_network, **description))
+            write_outline(folder, describe_network(family, config_of_network, **description), inputs)
         state = BestState(work, partial(kind.save, task.network), description)
         if evaluator is not None:
             evaluator.start(task.generator(sampling), task.validate, state)

@@ -81,6 +81,12 @@ def test_without_the_setting_the_message_names_it_and_without_a_checkpoint_it_sa
         draw(begun)
 
 
+def test_a_training_that_an_older_version_finished_is_drawn_from_too(trained: Pipeline, tmp_path: Path) -> None:
+    pipeline = trained.copy(tmp_path)
+    (pipeline.folder / "dit" / OUTLINE).unlink()
+    assert pngs(draw(pipeline)) == pngs(pipeline.run("sample", num=2, label="end").directory)
+
+
 def test_a_damaged_checkpoint_and_outline_are_named(begun: Pipeline) -> None:
     newest = begun.folder / "dit" / "checkpoints" / "0000000064" / "ema.safetensors"
     whole = newest.read_bytes()
