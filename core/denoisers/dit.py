@@ -39,19 +39,23 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """x: (B, T, D). modulation: (B, 6 D), shift, scale and gate of the attention, then of the MLP."""
-        of_attention, of_mlp = modulation[:, None].chunk(2, dim=-1)
-        return self.transform(self.mix(x, of_attention, rotary), of_mlp)
+        parts = modulation[:, None].chunk(6, dim=-1)
+        return self.transform(self.mix(x, parts[:3], rotary), parts[3:])
 
     def mix(
-        self, x: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        modulation: tuple[Tensor, ...],
+        rotary: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Add the attention; modulation: (B, 1, 3 D). mask: of its keys, as `Attention` takes it."""
-        shift, scale, gate = modulation.chunk(3, dim=-1)
+        """Add the attention; modulation: shift, scale, gate (B, 1, D). mask: of its keys, as `Attention` takes it."""
+        shift, scale, gate = modulation
         return torch.addcmul(x, gate, self.attention(modulate(normalise(x, self.rms), shift, scale), rotary, mask))
 
-    def transform(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Add the MLP; modulation: (B, 1, 3 D)."""
-        shift, scale, gate = modulation.chunk(3, dim=-1)
+    def transform(self, x: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        """Add the MLP; modulation: shift, scale and gate (B, 1, D)."""
+        shift, scale, gate = modulation
         return torch.addcmul(x, gate, self.mlp(modulate(normalise(x, self.rms), shift, scale)))
 
 

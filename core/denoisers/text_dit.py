@@ -45,14 +45,14 @@ class TextBlock(nn.Module):
 
         mask: bool (B, T + L), or (B, L) with cross-attention, which tokens are valid.
         """
-        of_attention, of_mlp = modulation[:, None].chunk(2, dim=-1)
+        parts = modulation[:, None].chunk(6, dim=-1)
         if self.cross is None:
-            x = self.block.mix(x, of_attention, rotary, None if mask is None else mask[:, None, None, :])
+            x = self.block.mix(x, parts[:3], rotary, None if mask is None else mask[:, None, None, :])
         else:
             assert keys_values is not None
-            x = self.block.mix(x, of_attention, rotary)
+            x = self.block.mix(x, parts[:3], rotary)
             x = x + self.cross(normalise(x, self.block.rms), *keys_values, mask)
-        return self.block.transform(x, of_mlp)
+        return self.block.transform(x, parts[3:])
 
 
 class TextDiT(DenoiserNetwork):
