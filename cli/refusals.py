@@ -13,6 +13,7 @@ from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
 from ..stages.table import ALIASES, COMMANDS, STAGES
 from .keys import Setting, find, sections_of, settings_of
+from .recipe import read_recipe, stage_layer
 from .values import limits, wanted
 
 _MOST_LINES = 20  # each is compared with all that is known
@@ -46,11 +47,22 @@ def in_flags(text: str, command: str, section: str | None = None) -> str:
 
 
 def with_recipe(text: str, recipe: str | None) -> str:
-    """Add the recipe that was given to each stage's command in a text that names none: followed, it is the same run."""
+    """Add the recipe that was given to each stage's command in a text that names none: followed, it is the same run.
+
+    A preset that the command would be given goes where the recipe has its own.
+    """
     if recipe is None or " -c " in text:
         return text
     commands = "|".join(map(re.escape, sorted((*STAGES, *ALIASES), key=len, reverse=True)))
-    return re.sub(rf"\bldm ({commands})(?![\w-])", lambda found: f"{found[0]} -c {shlex.quote(recipe)}", text)
+
+    def added(found: Match[str]) -> str:
+        command, places, preset = found.groups("")
+        own = stage_layer(read_recipe(recipe), ALIASES.get(command, command)).get("model") if preset else None
+        kept = "" if isinstance(own, dict) and "preset" in own else preset
+        return f"ldm {command} -c {shlex.quote(recipe)}{places}{kept}"
+
+    places = r"(?: --(?:runs-dir|name) \S+)*"
+    return re.sub(rf"\bldm ({commands})(?![\w-])({places})( --preset \S+)?", added, text)
 
 
 def _meant(key: str, command: str, section: str | None) -> Setting | None:

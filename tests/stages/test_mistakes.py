@@ -152,6 +152,14 @@ def test_a_recipe_stays_in_every_command_that_is_printed() -> None:
     assert with_recipe(line, None) == line
 
 
+def test_the_recipe_s_own_preset_counts_in_commands_that_are_printed(tmp_path: Path) -> None:
+    line, recipe = "ldm train-denoiser --name mine --preset mmdit-xs", tmp_path / "r.yaml"
+    recipe.write_text("train-denoiser: {model: {preset: ldm-xs}}")
+    assert with_recipe(line, str(recipe)) == f"ldm train-denoiser -c {recipe} --name mine"
+    recipe.write_text("train-denoiser: {train: {images: 5k}}")
+    assert with_recipe(line, str(recipe)) == f"ldm train-denoiser -c {recipe} --name mine --preset mmdit-xs"
+
+
 def test_an_unfinished_training_says_how_far_it_is_and_who_writes_it(copied: Pipeline) -> None:
     (copied.folder / "dit" / MANIFEST).unlink()
     with pytest.raises(DataError, match=r"dit is unfinished, after 64 images") as refused:
