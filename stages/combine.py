@@ -18,6 +18,7 @@ from ..core.images.decode import as_tensor, as_uint8, decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.again import like, parameters_of
 from ..core.pipeline.drawing import (
+    PREVIEW,
     DenoisingGenerator,
     Images,
     OpenedDenoiser,
@@ -25,6 +26,7 @@ from ..core.pipeline.drawing import (
     folder_label,
     image_seeds,
     open_model,
+    preview,
 )
 from ..core.pipeline.editing import requested, without_guidance
 from ..core.pipeline.generation import Sampling, Start
@@ -63,7 +65,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
             return Outcome(folder, already_complete=True, pictures=pictures)
 
         # Draw the images, all by the same wrapper of the denoiser.
-        generator = opened.generator(config, policy)
+        generator, on_step = opened.generator(config, policy), preview(folder, config.preview_every)
 
         def pixels(rows: np.ndarray) -> np.ndarray:
             first, second = (conditions.index(request.cond, [0] * len(rows)) for request in pair)
@@ -72,7 +74,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
                 other = to_device(conditions.index(second, start.rows), policy.device)
                 return _EDITS[type(config)](config, generator, start, other, rows[start.rows])
 
-            return generator.draw(first, own_seeds[rows], edit=edit)
+            return generator.draw(first, own_seeds[rows], on_step, edit)
 
         def parameters(row: int) -> dict[str, Any]:
             records = [request.records[0] for request in pair]
@@ -85,6 +87,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
         hashes, speed = draw(images, config.batch_size, folder, progress)
         if not processes.world().is_main:
             return Outcome(folder)
+        (folder / PREVIEW).unlink(missing_ok=True)
 
         # One process draws the pictures and writes the manifest, the last file.
         chosen = names if along else names[:SHOWN]

@@ -82,3 +82,8 @@ def test_previews_show_the_estimate_after_every_so_many_steps_and_change_no_imag
     scale = 64 // final.shape[0]
     assert np.array_equal(shown[-1][1][2 : 2 + 64, 2 : 2 + 64], final.repeat(scale, 0).repeat(scale, 1))
     assert not (folder / drawing.PREVIEW).exists(), "gone when all is drawn"
+
+    # Images of two conditions show theirs in the same way.
+    folder = trained.run("hybrid", near="red", far="blue", num=2, steps=6, preview_every=3, label="both").directory
+    assert [path for path, _ in shown[3:]] == [folder / drawing.PREVIEW] * 2
+    assert not (folder / drawing.PREVIEW).exists()
