@@ -105,7 +105,8 @@ def _font(cell_width: int, texts: Sequence[str]) -> ImageFont.FreeTypeFont | Ima
 
 
 def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
-    box = font.getbbox(drawable(text))
+    """Return width and height of a drawable text, pixels."""
+    box = font.getbbox(text)
     return ceil(box[2]), ceil(box[3])
 
 

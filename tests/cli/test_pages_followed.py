@@ -154,7 +154,7 @@ sample: {num: 4, steps: 2}
 """
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["README.md", pytest.param("docs/tutorial.md", marks=pytest.mark.slow)])
 def test_a_page_can_be_followed_to_its_end(page: str, beginning: Path, capfd: pytest.CaptureFixture[str]) -> None:
     follower = Follower(ROOT / page, lambda: "\n".join(capfd.readouterr()))
     done = follower.follow()

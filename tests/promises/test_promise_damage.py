@@ -171,7 +171,7 @@ DISAGREEMENTS = [
     Disagreement("train-dit", "model.depth: 2 → 3", {"model__depth": 3}),
     Disagreement("train-dit", "model.width: 32 → 64", {"model__width": 64}),
     Disagreement("train-dit", "diffusion.prediction: 'v' → 'eps'", {"diffusion": {"prediction": "eps"}}),
-    Disagreement("train-dit", "train.images: 64 → 128", {"train__images": 128}),
+    Disagreement("train-dit", "train.images: 64 → 32", {"train__images": 32}),
     Disagreement("train-vqvae", "model.codebook_size: 16 → 32", {"model__codebook_size": 32}),
     Disagreement("train-vqvae", "model.channels: 8 → 16", {"model__channels": 16}),
     Disagreement("train-vqvae", "data: other contents"),

@@ -110,7 +110,7 @@ def test_an_image_is_edited_alike_alone_and_among_others_drawn_again_and_verifie
     again = stage.load().run(stage.settings.model_validate({**place, "like": lone, "label": "again"}), Silent())
     assert [*png_files(again.directory).values()] == [lone.read_bytes()]
     assert read_parameters(lone).settings["keep_scales"] == [1]
-    assert verify.run(Verify(path=trained.folder), Silent()).verdict == "is whole"
+    assert verify.run(Verify(path=together), Silent()).verdict == "is whole"
 
 
 def test_from_python_it_is_the_commands_edit(trained: Pipeline) -> None:

@@ -82,6 +82,7 @@ def test_every_stage_of_a_recipe_is_estimated_on_the_data_at_hand(tmp_path: Path
     assert f"takes about {duration(total)} on" in str(outcome.verdict)
 
 
+@pytest.mark.slow  # several networks are counted
 def test_a_chain_of_students_costs_its_teachers_passes_too(tmp_path: Path, images: Path) -> None:
     usual, _, _ = estimated(tmp_path, images, flops=1e9)
     chain = "\ndistill: {steps: 2, first_steps: 8, train: {images: 1k, batch_size: 8}}\n"
@@ -247,6 +248,7 @@ def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -
     assert "communication between GPUs" in notes and outcome.facts["precision"] == "fp32", "as the recipe says"
 
 
+@pytest.mark.slow  # several networks are counted
 def test_gpus_that_are_kept_at_work_share_it() -> None:
     how = {"preset": "dit-b/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
     one, four = (run(Estimate(**how, gpus=gpus), Noted()).facts["stages"][0] for gpus in (1, 4))
@@ -268,6 +270,7 @@ def test_small_networks_are_limited_by_the_launching_of_kernels(tmp_path: Path, 
     assert known["train-vqvae"]["limit"] is None and "reach less of it" in notes
 
 
+@pytest.mark.slow  # several networks are counted
 def test_a_compiled_network_launches_less(tmp_path: Path) -> None:
     eager, _, _ = estimated(tmp_path, where="a100", machine={"compile": False})
     compiled, _, _ = estimated(tmp_path, where="a100", machine={"compile": True})
