@@ -7,10 +7,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 
 Names = Mapping[str, tuple[str, ...]]  # our linear layers, each with theirs, whose rows one after another are ours
 PARTS = ("weight", "bias")
+ONLY_HERE = "only `ldm sample` draws from this denoiser"  # a remedy
+
+
+def refuse_settings(their_class: str, *settings: tuple[str, object, str]) -> None:
+    """Raise ConfigError for a setting of a denoiser that a class of diffusers does not have.
+
+    settings: the name of each, its value, false where it is as there, and what their class does in its place.
+    """
+    for name, value, instead in settings:
+        if value:
+            what = f"{name} {value} of the denoiser cannot be expressed in diffusers' {their_class}, which {instead}"
+            raise ConfigError(what, ONLY_HERE)
 
 
 @dataclass(frozen=True)

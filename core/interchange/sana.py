@@ -14,7 +14,7 @@ from ..denoisers.linear_dit import LinearDiT
 from ..denoisers.linear_dit_config import LinearDiTConfig
 from ..errors import ConfigError, DataError
 from ..runs.weights import load_into
-from .mapping import Names, Weights, to_theirs
+from .mapping import ONLY_HERE, Names, Weights, refuse_settings, to_theirs
 from .transformer import turned
 
 TITLE = "Sana"
@@ -37,17 +37,13 @@ _CONVOLUTIONS = ("mlp.up", "mlp.down")  # of 1 x 1
 
 def require_expressible(config: LinearDiTConfig) -> None:
     """Raise ConfigError naming the setting that diffusers' Sana does not have."""
-    for name, has, takes in (
+    refuse_settings(
+        "SanaTransformer2DModel",
         ("num_classes", config.num_classes, "takes text alone"),
         ("vocabulary", config.vocabulary, "takes the tokens of a frozen encoder"),
         ("scalars", config.scalars, "takes time and text"),
         ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
-    ):
-        if has:
-            raise ConfigError(
-                f"{name} {has} of the denoiser cannot be expressed in diffusers' SanaTransformer2DModel, which {takes}",
-                "only `ldm sample` draws from this denoiser",
-            )
+    )
 
 
 def require_pipeline(config: LinearDiTConfig) -> None:
@@ -55,7 +51,7 @@ def require_pipeline(config: LinearDiTConfig) -> None:
     require_expressible(config)
     raise ConfigError(
         "diffusers' SanaPipeline draws from a DiT with linear attention with a text encoder, which this run has not",
-        "only `ldm sample` draws from this denoiser",
+        ONLY_HERE,
     )
 
 

@@ -16,7 +16,7 @@ from ..denoisers.mmdit import MMDiT
 from ..denoisers.mmdit_config import MMDiTConfig
 from ..errors import ConfigError, DataError
 from ..runs.weights import load_into
-from .mapping import Names, Weights, to_theirs
+from .mapping import ONLY_HERE, Names, Weights, refuse_settings, to_theirs
 from .transformer import turned
 
 TITLE = "MM-DiT"
@@ -29,16 +29,12 @@ _FAR = 1e-4  # in positions: those of others may have been computed in float32
 
 def require_expressible(config: MMDiTConfig) -> None:
     """Raise ConfigError naming the setting that diffusers' SD3 does not have."""
-    for name, has, takes in (
+    refuse_settings(
+        "SD3Transformer2DModel",
         ("num_classes", config.num_classes, "takes text alone"),
         ("vocabulary", config.vocabulary, "takes the tokens of a frozen encoder"),
         ("scalars", config.scalars, "takes time and text"),
-    ):
-        if has:
-            raise ConfigError(
-                f"{name} {has} of the denoiser cannot be expressed in diffusers' SD3Transformer2DModel, which {takes}",
-                "only `ldm sample` draws from this denoiser",
-            )
+    )
 
 
 def require_pipeline(config: MMDiTConfig) -> None:
@@ -46,7 +42,7 @@ def require_pipeline(config: MMDiTConfig) -> None:
     require_expressible(config)
     raise ConfigError(
         "diffusers' StableDiffusion3Pipeline draws from an MM-DiT with three text encoders, which this run has not",
-        "only `ldm sample` draws from this denoiser",
+        ONLY_HERE,
     )
 
 
