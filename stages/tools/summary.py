@@ -46,6 +46,11 @@ class Evaluation:
         return self.conditions.get("sampling")
 
     @property
+    def of_samples(self) -> bool:
+        """Whether it compares samples, and not reconstructions, with real images."""
+        return self.document.get("of") != "reconstructions"
+
+    @property
     def title(self) -> str:
         """How its samples were drawn, else its label."""
         return self.run.path.name if self.sampling is None else how(self.sampling)

@@ -29,7 +29,7 @@ def advice(config: Run, run: Summary) -> Iterator[Gap]:
             yield from _of_training(config, stage)
     yield from _of_data(run)
     yield from _of_classifier(config, run)
-    for each in run.evaluations:
+    for each in filter(lambda each: each.of_samples, run.evaluations):
         yield from _of_classes(each)
         yield from _of_copies(each)
 

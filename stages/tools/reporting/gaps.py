@@ -64,7 +64,7 @@ def _of_evaluations(config: Run, run: Summary) -> Iterator[Gap]:
     """Numbers of samples, alone and against guidance and steps, and of reconstructions, in features that are there."""
     generator, classifier = run.generator, run.stages["classifier"]
     sampled = [each.sampling for each in run.evaluations if each.sampling]
-    reconstructed = any(each.document.get("of") == "reconstructions" for each in run.evaluations)
+    reconstructed = not all(each.of_samples for each in run.evaluations)
     evaluate, sweep = command_line("eval", config), command_line("sweep", config)
     features = ""
     if not classifier.complete:

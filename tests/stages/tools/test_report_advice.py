@@ -116,6 +116,8 @@ def test_samples_nearer_to_the_reference_than_real_images_may_be_copies(evaluate
     near = with_document(numbers={name: 0.2}, real_against_real={name: 1.0}, classes={})
     far = with_document(numbers={name: 0.8}, real_against_real={name: 1.0}, classes={})
     assert one_of(of(evaluated, near), "copies") and not [each for each in of(evaluated, far) if "copies" in each.what]
+    rebuilt = with_document(of="reconstructions", numbers={name: 0.2}, real_against_real={name: 1.0}, classes={})
+    assert not [each for each in of(evaluated, rebuilt) if "copies" in each.what], "as near as they can be"
 
 
 def test_few_images_of_a_class_and_a_generator_without_ema_are_named(evaluated: Pipeline, tmp_path: Path) -> None:
