@@ -108,6 +108,7 @@ def ending() -> Any:
 
 
 @pytest.mark.usefixtures("two_at_once")
+@pytest.mark.slow  # processes of their own
 def test_variants_that_do_not_all_live_at_once_are_each_compared_with_the_baseline_by_turns(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("")

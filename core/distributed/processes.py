@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import ConfigError, LostProcess, OtherProcessFailed, Stopped, UserError
-from ..system.signals import StopFlag
+from ..system.signals import StopFlag, ended_by_signals
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -248,10 +248,12 @@ def device_mesh(device: torch.device) -> "DeviceMesh":
 def _join(world: World, device: torch.device) -> _Group:
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TENSOR_TIMEOUT)))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_INTEGER_TIMEOUT)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    return _Group(world, dist.new_group(backend=backend, timeout=_TENSOR_TIMEOUT))
+    # Until all have met nothing is written, and a connection that a signal interrupts is tried again for minutes.
+    with ended_by_signals():
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TENSOR_TIMEOUT)))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_INTEGER_TIMEOUT)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        return _Group(world, dist.new_group(backend=backend, timeout=_TENSOR_TIMEOUT))
 
 
 @_detect_lost_process()

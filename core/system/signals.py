@@ -89,7 +89,16 @@ def stopping_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
+    """Let signals to stop end the process inside a block that waits in C++, where no handler of Python's would run."""
+    with _handled(_STOPPING, signal.SIG_DFL):
+        yield
+
+
+@contextmanager
+def _handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None] | signal.Handlers
+) -> Iterator[None]:
     """Handle signals inside a block, but those that are ignored, as `nohup` asks. Python does so in its main thread."""
     previous = {}
     if threading.current_thread() is threading.main_thread():

@@ -142,6 +142,7 @@ def test_captions_are_read_by_a_network_that_is_trained_with_the_denoiser(tmp_pa
     assert of_texts["sample"]["operations"] > of_classes["sample"]["operations"] > 0
 
 
+@pytest.mark.slow  # several networks are counted
 def test_pixels_take_no_training_of_an_autoencoder(tmp_path: Path) -> None:
     recipe = tmp_path / "pixels.yaml"
     recipe.write_text("train-vqvae: {data: {image_size: 16}, model: {preset: identity}}\n")
@@ -235,6 +236,7 @@ def test_a_sampler_evaluates_the_network_in_each_step_twice_where_it_is_guided(
     assert evaluations(sampling, schedule("cosine", 100)) == (looks, passes)
 
 
+@pytest.mark.slow  # several networks are counted
 def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -> None:
     alone, _, _ = estimated(tmp_path, where="a100")
     four, _, _ = estimated(tmp_path, where="a100", gpus=4)
@@ -256,6 +258,7 @@ def test_gpus_that_are_kept_at_work_share_it() -> None:
     assert one["rate"] == pytest.approx(312e12 * 0.35 / one["operations"])
 
 
+@pytest.mark.slow  # several networks are counted
 def test_small_networks_are_limited_by_the_launching_of_kernels(tmp_path: Path, images: Path) -> None:
     stages, outcome, notes = estimated(tmp_path, images, where="b200")
     assert {each["limit"] for each in stages.values()} == {"launches"} and "takes at least" in str(outcome.verdict)
