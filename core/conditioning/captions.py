@@ -52,7 +52,7 @@ class TextEncoder(Protocol):
         """The folders that it was read from, by their role among a stage's inputs, with the sha256 of each."""
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON by which it is found again, and told from others."""
+        """Return JSON by which it is found again and distinguished from others."""
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens texts have, uncut."""

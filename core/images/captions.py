@@ -127,7 +127,7 @@ def table_at(path: Path) -> list[Record]:
         raise DataError(f"{path} is not a file", "give a file of captions: .jsonl, .csv, .json or .txt")
     records = read_captions(decoded(read_plain(path), str(path)), str(path))
     if not records:
-        raise DataError(f"{path} holds no captions that can be told apart by image", _HOW)
+        raise DataError(f"{path} holds no captions with the names of their images", _HOW)
     return records
 
 

@@ -102,8 +102,8 @@ def why_not(kind: str) -> str | None:
         raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = (line for line in lines if "error: " in line.lower() or "cannot" in line.lower())
-        return next(told, lines[0] if lines else type(error).__name__)[:200]
+        reasons = (line for line in lines if "error: " in line.lower() or "cannot" in line.lower())
+        return next(reasons, lines[0] if lines else type(error).__name__)[:200]
     return None
 
 

@@ -1,4 +1,4 @@
-"""How torch's threads on a CPU are set up, which has to be settled in the environment before torch is loaded.
+"""How torch's threads on a CPU are set up, which the environment has to say before torch is loaded.
 
 Between two parallel regions a thread of GNU OpenMP, which torch uses, spins until the next one. Where another process
 wants the core, it spins the time away that the other threads need, and is late itself: with one busy process on two

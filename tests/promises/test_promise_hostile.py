@@ -53,17 +53,17 @@ def test_names_that_would_steer_a_terminal_are_written_out(ldm: Launcher, tmp_pa
         (photos / name).mkdir(parents=True)
         for number in range(4):
             (photos / name / f"{number}.png").write_bytes(png(10 * number + label))
-    told = [ldm.run(*training_on(photos))]  # lists the classes
+    ended_runs = [ldm.run(*training_on(photos))]  # lists the classes
     for name in STEERING:
         change_manifest(run / "dit", class_names=[name, "green", "red"], imported=name)
         here = ["--runs-dir", tmp_path / "runs", "--name", RUN]
-        told += [
+        ended_runs += [
             ldm.run("sample", "--class", "nothing", *here),  # its manifest is at odds with the weights beside it
             ldm.run("inspect", run / "dit"),  # shows whatever the manifest says
             ldm.run("encode", "--data", photos / name, *here),  # names the path in an error
         ]
-    assert [ended.code for ended in told] == [0, *([3, 0, 2] * len(STEERING))]
-    for ended in told:
+    assert [ended.code for ended in ended_runs] == [0, *([3, 0, 2] * len(STEERING))]
+    for ended in ended_runs:
         steering = [c for c in ended.out + ended.err if c != "\n" and not c.isprintable()]
         assert not steering and "Traceback" not in ended.err, ended
         assert "\nldm: all is well" not in ended.out + ended.err
@@ -77,9 +77,9 @@ def test_names_are_written_out_where_progress_is_shown_live_too(name: str) -> No
     console.note(name)
     console.warn(name)
     console.outcome("sample", Outcome(Path(name), summary={"class": name}, next_commands=[name]))
-    told = screen.getvalue()
-    assert ("cat" in told or "tac" in told) and told.count("\n") == 6
-    assert not [c for c in told if c != "\n" and not c.isprintable()]
+    shown = screen.getvalue()
+    assert ("cat" in shown or "tac" in shown) and shown.count("\n") == 6
+    assert not [c for c in shown if c != "\n" and not c.isprintable()]
 
 
 @pytest.mark.promise("R17")
