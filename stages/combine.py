@@ -25,6 +25,7 @@ from ..core.pipeline.drawing import (
     draw,
     folder_label,
     image_seeds,
+    kept_latents,
     open_model,
     preview,
 )
@@ -66,6 +67,8 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
         # Draw the images, all by the same wrapper of the denoiser.
         generator, on_step = opened.generator(config, policy), preview(folder, config.preview_every)
+        latents = kept_latents(config, opened)
+        generator = latents.of(generator) if latents is not None else generator
 
         def pixels(rows: np.ndarray) -> np.ndarray:
             first, second = (conditions.index(request.cond, [0] * len(rows)) for request in pair)
@@ -83,7 +86,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
             return parameters_of(opened, config.command, {"conditions": records}, {}, int(own_seeds[row]), **how)
 
         names = [f"{number:06d}.png" for number in range(len(own_seeds))]
-        images = Images(names, pixels, parameters=parameters if config.metadata else None)
+        images = Images(names, pixels, None, parameters if config.metadata else None, latents)
         hashes, speed = draw(images, config.batch_size, folder, progress)
         if not processes.world().is_main:
             return Outcome(folder)
@@ -93,7 +96,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
         chosen = names if along else names[:SHOWN]
         drawn = np.stack([decode((folder / name).read_bytes(), name) for name in chosen])
         write_png(pictures[0], _PICTURES[type(config)](config, drawn, titles))
-        outputs = [*names, "grid.png"]
+        outputs = [*images.files, "grid.png"]
         if along:
             animation([*drawn, *drawn[-2:0:-1]], folder / "animation.webp", hold=80)
             outputs.append("animation.webp")

@@ -19,7 +19,16 @@ from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.again import like, parameters_of
 from ..core.pipeline.asking import with_prompts
-from ..core.pipeline.drawing import PREVIEW, Images, draw, image_seeds, preview, seeds_in_words, settings_digest
+from ..core.pipeline.drawing import (
+    PREVIEW,
+    Images,
+    draw,
+    image_seeds,
+    kept_latents,
+    preview,
+    seeds_in_words,
+    settings_digest,
+)
 from ..core.pipeline.generator import Generator, Loaded, Opened, open_generator
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
@@ -80,7 +89,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
     config, opened, request, label = asked.config, asked.opened, asked.request, asked.label
     for note in request.notes:
         progress.warn(note)
-    source, conditioning = opened.source, opened.conditioning
+    source, conditioning, latents = opened.source, opened.conditioning, kept_latents(config, opened)
     for note in request.notes:
         progress.warn(note)
 
@@ -105,6 +114,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
         rows = np.repeat(np.arange(len(request.titles)), asked.seeds.shape[1])  # each image's row of the request
         cond = conditions.index(request.cond, rows)
         on_step = preview(folder, config.preview_every)
+        drawing = latents.of(generator) if latents is not None else generator
 
         def parameters(row: int) -> dict[str, Any]:
             record = request.records[rows[row]]
@@ -112,8 +122,9 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
 
         images = Images(
             names,
-            pixels=lambda some: generator.draw(conditions.index(cond, some), seed_indices[some], on_step),
+            pixels=lambda some: drawing.draw(conditions.index(cond, some), seed_indices[some], on_step),
             parameters=parameters if config.metadata else None,
+            latents=latents,
         )
         hashes, speed = draw(images, config.batch_size, folder, progress)
 
@@ -121,7 +132,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
         if not processes.world().is_main:
             return Outcome(folder)
         (folder / PREVIEW).unlink(missing_ok=True)
-        outputs = [*names, _write_grid(folder, names, rows, request)]
+        outputs = [*images.files, _write_grid(folder, names, rows, request)]
         if config.progressive:
             outputs += _write_path(generator, cond, seed_indices, rows, request, folder)
         metadata = {

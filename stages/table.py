@@ -406,6 +406,7 @@ _TOOLS = (
             "ldm plot weights --schedule linear --out linear-weights.png",
             "ldm plot noising --data photos/ --count 3",
             "ldm plot denoising --name mine --cfg 2",
+            "ldm plot iterative --name mine --stride 30 --start-index 10 --every 5",
         ),
         "stages.tools.plot",
         "stages.configs.plot:Plot",

@@ -93,7 +93,7 @@ def _decoded(data: bytes, name: str, background: tuple[int, int, int]) -> tuple[
             kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
             raise DataError(f"{name} holds {kind} pixels, whose range is unknown", "convert it to 8 or 16 bits")
         if image.has_transparency_data or image.mode in ("La", "RGBa"):
-            return _composite(image, background), orientation
+            return opaque(image, background), orientation
         return (image if image.mode == "RGB" else image.convert("RGB")), orientation
 
 
@@ -170,7 +170,7 @@ def _grey_16(image: Image.Image, bits: int, white_is_zero: bool) -> Image.Image:
     return scaled.convert("RGB")
 
 
-def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Lay an image on a plain background: round((a · colour + (255 - a) · background) / 255)."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from ..errors import DataError
@@ -34,6 +35,10 @@ class Preparation:
     on_error: str = "stop"
     max_skipped: float = 0.01
     cache_bytes: int = 2 << 30
+
+    def square(self, picture: Image.Image) -> np.ndarray:
+        """Bring an RGB picture to the square of training, uint8 (size, size, 3)."""
+        return to_training(picture, self.image_size, self.fit, self.background)
 
 
 class ImageLoader:
@@ -114,7 +119,7 @@ class ImageLoader:
             except DataError as error:
                 remedy = f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
                 raise DataError(error.message, remedy) from error
-            square = to_training(picture, self.prepare.image_size, self.prepare.fit, self.prepare.background)
+            square = self.prepare.square(picture)
         if self._on_disk is not None:
             self._on_disk.put(content_digest(content), square)  # of what was decoded: a file may have changed meanwhile
         return square

@@ -3,13 +3,14 @@
 A mask is uint8 (H, W): 255 is drawn anew, 0 is kept, what lies between is blended.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .decode import MAX_PIXELS, to_training
+from .decode import MAX_PIXELS
+from .loader import Preparation
 
 Margins = dict[str, int]
 SIDES = ("left", "top", "right", "bottom")
@@ -23,13 +24,23 @@ class Masked:
     mask: np.ndarray
 
 
-def masked_by(picture: Image.Image, mask: np.ndarray, size: int) -> Masked:
-    """Return an image and its mask as squares of training; the mask may have any size, and covers the whole image."""
+def unmasked(picture: Image.Image, prepare: Preparation) -> Masked:
+    """Return an image of which all is drawn anew, as a square of training."""
+    return Masked(prepare.square(picture), np.full((prepare.image_size,) * 2, 255, dtype=np.uint8))
+
+
+def masked_by(picture: Image.Image, mask: np.ndarray, prepare: Preparation) -> Masked:
+    """Return an image and its mask as squares of training; the mask may have any size, and covers the whole image.
+
+    Padding around the image is kept, unless all of the image is drawn anew.
+    """
     whole = Image.fromarray(mask).resize(picture.size, Image.Resampling.BILINEAR)
-    return Masked(to_training(picture, size), to_training(whole.convert("RGB"), size)[:, :, 0])
+    padding = (255,) * 3 if mask.min() == 255 else (0,) * 3
+    laid = replace(prepare, background=padding).square(whole.convert("RGB"))
+    return Masked(prepare.square(picture), laid[:, :, 0])
 
 
-def boxed(picture: Image.Image, box: tuple[int, int, int, int], size: int, name: str) -> Masked:
+def boxed(picture: Image.Image, box: tuple[int, int, int, int], prepare: Preparation, name: str) -> Masked:
     """Mask x, y, width, height of an image, in its own pixels. Raises DataError where they do not lie inside."""
     x, y, width, height = box
     if min(x, y) < 0 or min(width, height) < 1 or x + width > picture.width or y + height > picture.height:
@@ -40,17 +51,19 @@ def boxed(picture: Image.Image, box: tuple[int, int, int, int], size: int, name:
         )
     mask = np.zeros((picture.height, picture.width), dtype=np.uint8)
     mask[y : y + height, x : x + width] = 255
-    return masked_by(picture, mask, size)
+    return masked_by(picture, mask, prepare)
 
 
-def outpainted(picture: Image.Image, margins: Margins, size: int) -> Masked:
-    """Put an image into a larger square whose margins are drawn anew; they begin as its edges, continued.
+def outpainted(picture: Image.Image, margins: Margins, prepare: Preparation) -> Masked:
+    """Put an image into a larger one whose margins are drawn anew; they begin as its edges, continued.
 
-    margins: pixels of the image by side. The shorter side gets more, on both ends, until the whole is square.
+    margins: pixels of the image by side. The shorter side gets more, on both ends, until the whole is square; not where
+    images are stretched to squares.
     """
     left, top, right, bottom = (margins.get(side, 0) for side in SIDES)
     width, height = picture.width + left + right, picture.height + top + bottom
-    missing = max(width, height) - width, max(width, height) - height
+    side = max(width, height)
+    missing = (0, 0) if prepare.fit == "stretch" else (side - width, side - height)
     if max(width, height) ** 2 > MAX_PIXELS:
         raise DataError(f"an image of {width:,} x {height:,} pixels with its margins is too large", "give smaller ones")
     left, top = left + missing[0] // 2, top + missing[1] // 2
@@ -58,7 +71,7 @@ def outpainted(picture: Image.Image, margins: Margins, size: int) -> Masked:
     around = ((top, bottom), (left, right))
     image = np.pad(np.asarray(picture), (*around, (0, 0)), mode="edge")
     mask = np.pad(np.zeros((picture.height, picture.width), dtype=np.uint8), around, constant_values=255)
-    return masked_by(Image.fromarray(image), mask, size)
+    return masked_by(Image.fromarray(image), mask, prepare)
 
 
 def feathered(mask: np.ndarray, width: int) -> np.ndarray:

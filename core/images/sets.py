@@ -149,14 +149,7 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
 
     keep: in memory, where they fit.
     """
-    prepare = Preparation(
-        image_size=data.image_size,
-        background=ImageColor.getrgb(data.background)[:3],
-        fit=data.fit,
-        on_error=data.on_error,
-        max_skipped=data.max_skipped,
-        cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
-    )
+    prepare = preparation_of(data, keep)
     on_disk = None if source.kept_as_arrays else squares_of(prepare, data.disk_gb)
     if not keep:
         return ImageLoader(source, prepare, on_disk=on_disk)
@@ -173,6 +166,18 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
         known = "no value is above an eighth of the range, as when 12 bits are stored in 16"
         progress.warn(f"{loader.num_dark:,} of {len(loader):,} {role} images are nearly black: {known}")
     return loader
+
+
+def preparation_of(data: Data, keep: bool = True) -> Preparation:
+    """Return how `data` makes squares of images. keep: in memory, where they fit."""
+    return Preparation(
+        image_size=data.image_size,
+        background=ImageColor.getrgb(data.background)[:3],
+        fit=data.fit,
+        on_error=data.on_error,
+        max_skipped=data.max_skipped,
+        cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
+    )
 
 
 def squares_of(prepare: Preparation, gigabytes: float) -> Squares:

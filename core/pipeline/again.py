@@ -21,7 +21,7 @@ STATES = (BEST, LATEST)  # folders of a generator's own, each a state of its tra
 _NESTED = 3  # folders between that of the runs and a stage's: a name may have parts
 
 
-_OWN = ("seeds", "num", "checkpoint", "progressive", "metadata")  # not of one image
+_OWN = ("seeds", "num", "checkpoint", "progressive", "metadata", "save_latents")  # not of one image
 _ONE_OF = (("cfg", "cfg_paper"), ("strength", "start_index"), ("mask", "box", "outpaint"))
 
 

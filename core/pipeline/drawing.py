@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from ..conditioning.conditioning import Conditioning
@@ -17,7 +19,7 @@ from ..diffusion.conditions import Cond
 from ..diffusion.names import CONSISTENCY
 from ..distributed import processes
 from ..errors import ConfigError
-from ..files import sha256_file, sha256_json
+from ..files import sha256_file, sha256_json, write_bytes
 from ..images.decode import write_png
 from ..images.grid import grid, scale_for
 from ..progress import Progress
@@ -30,10 +32,10 @@ from ..system.precision import Policy
 from ..system.signals import stop_flag
 from .asking import with_encoders
 from .generation import Edit, Sampling, as_trained, check, check_clip, chunk_size, evaluations, generate, sampling_of
-from .generator import Generator, Look, OnStep, refuse_settings
+from .generator import Generator, Look, OnStep, Opened, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, state_of, student_of, with_guides
 from .model import Model, forward_process, one_condition
-from .settings import Drawing, Seeded, TokenDrawing
+from .settings import Drawing, Repeatable, Seeded, TokenDrawing
 from .students import inside, sampling_of_student
 
 PREVIEW = "preview.png"
@@ -45,11 +47,12 @@ _OF_CONSISTENCY = (
 
 @dataclass(frozen=True)
 class DenoisingGenerator:
-    """A denoiser and how it is sampled: a `Generator`."""
+    """A denoiser and how it is sampled: a `Generator`. on_latents: given those of what is drawn, as `generate` does."""
 
     model: Model
     sampling: Sampling
     policy: Policy
+    on_latents: Callable[[Tensor], None] | None = None
 
     @property
     def at_once(self) -> int:
@@ -67,7 +70,8 @@ class DenoisingGenerator:
         sampling, student = self.sampling, self.model.student
         if student is not None:
             cond, sampling = inside(student, cond, sampling, len(seeds))
-        return generate(self.model, cond, seeds, sampling, self.policy, show if on_step else None, edit)
+        shown = show if on_step else None
+        return generate(self.model, cond, seeds, sampling, self.policy, shown, edit, self.on_latents)
 
     def encode(self, images: np.ndarray) -> Tensor:
         """Return latents, on the device, of images, uint8 (B, H, W, 3)."""
@@ -218,18 +222,52 @@ def folder_label(config: Drawing, beginning: str, inputs: dict[str, dict[str, An
     return f"{readable}_{settings_digest(config, contents)}"
 
 
+class Latents:
+    """The latents of images that were drawn last, to be written beside them."""
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+
+    def of(self, generator: Generator) -> DenoisingGenerator:
+        """Return the generator that keeps them here."""
+        assert isinstance(generator, DenoisingGenerator), "of an `OpenedDenoiser`"
+        return replace(generator, on_latents=self._parts.append)
+
+    def take(self) -> Tensor:
+        """Return those of all images since the last call, float32 (B, C, h, w) on the CPU."""
+        taken = torch.cat(self._parts).float().cpu()
+        self._parts.clear()
+        return taken
+
+
+def kept_latents(config: Repeatable, opened: Opened) -> Latents | None:
+    """Return what keeps latents, where they are asked for. Raises ConfigError for a generator that has none."""
+    if not config.save_latents:
+        return None
+    if not isinstance(opened, OpenedDenoiser):
+        raise ConfigError(f"`save_latents`: {opened.source.path} is no denoiser of latents", "leave it out")
+    return Latents()
+
+
 @dataclass(frozen=True)
 class Images:
     """Images to draw, a file each.
 
     pixels: the rows of some images → what to write, uint8 (B, H, W, 3). groups: int (N,): images of different groups
-    are never drawn together. parameters: a row → those that its file carries.
+    are never drawn together. parameters: a row → those that its file carries. latents: has those of the images that
+    `pixels` drew last, to be written too.
     """
 
     names: list[str]
     pixels: Callable[[np.ndarray], np.ndarray]
     groups: np.ndarray | None = None
     parameters: Callable[[int], Mapping[str, Any]] | None = None
+    latents: Latents | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """What is written: the images, and their latents."""
+        return [*self.names, *(map(latent_file, self.names) if self.latents is not None else ())]
 
     def turns(self, missing: list[int], size: int) -> Iterator[np.ndarray]:
         """Divide the missing rows into turns of one group and at most `size` rows each."""
@@ -248,8 +286,9 @@ def draw(images: Images, batch_size: int, folder: Path, progress: Progress) -> t
     """
     # What is not there as it was drawn is left to draw; the main process decides.
     names, drawn, world = images.names, Pieces(folder), processes.world()
-    whole = drawn.whole(names, progress.warn) if world.is_main else [False] * len(names)
-    missing = [row for row, found in enumerate(processes.broadcast_flags(whole)) if not found]
+    whole = drawn.whole(images.files, progress.warn) if world.is_main else [False] * len(images.files)
+    found = np.array(processes.broadcast_flags(whole)).reshape(-1, len(names))  # images, latents
+    missing = np.flatnonzero(~found.all(axis=0)).tolist()
     done = len(names) - len(missing)
     progress.start("sampling", len(names), "images", done=done)
     started = time.monotonic()
@@ -260,9 +299,10 @@ def draw(images: Images, batch_size: int, folder: Path, progress: Progress) -> t
             rows = turn[world.share(len(turn))]
             if len(rows):
                 pixels = images.pixels(rows)
+                latents = images.latents.take() if images.latents is not None else None
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(_write, drawn, images, rows, pixels)
+                writing = writer.submit(_write, drawn, images, rows, pixels, latents)
 
             # A signal to one process stops all, after what they have drawn is written.
             stopping = processes.stop_requested(stop)
@@ -278,11 +318,21 @@ def draw(images: Images, batch_size: int, folder: Path, progress: Progress) -> t
     progress.finish()
     recorded = Pieces(folder).hashes  # by all processes
     speed = len(missing) / (time.monotonic() - started) if missing else None
-    return {name: recorded[name] for name in names}, speed
+    return {name: recorded[name] for name in images.files}, speed
 
 
-def _write(drawn: Pieces, images: Images, rows: np.ndarray, pixels: np.ndarray) -> None:
-    for row, image in zip(rows.tolist(), pixels, strict=True):
+def latent_file(image: str) -> str:
+    """Return the name of the file with an image's latent."""
+    return f"{image.removesuffix('.png')}.safetensors"
+
+
+def _write(drawn: Pieces, images: Images, rows: np.ndarray, pixels: np.ndarray, latents: Tensor | None) -> None:
+    for place, (row, image) in enumerate(zip(rows.tolist(), pixels, strict=True)):
         name = images.names[row]
+        written = [name]
+        if latents is not None:
+            written.append(latent_file(name))
+            data = save({"latent": latents[place].contiguous()})
+            write_bytes(drawn.folder / written[-1], data)
         write_png(drawn.folder / name, image, images.parameters(row) if images.parameters else None)
-        drawn.add({name: sha256_file(drawn.folder / name)})
+        drawn.add({each: sha256_file(drawn.folder / each) for each in written})

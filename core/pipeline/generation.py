@@ -171,12 +171,14 @@ def generate(
     policy: Policy,
     on_step: samplers.OnStep | None = None,
     edit: Edit | None = None,
+    on_latents: Callable[[torch.Tensor], None] | None = None,
 ) -> np.ndarray:
     """Draw one image per seed, uint8 (B, H, W, 3).
 
     cond: a row per image, on the CPU. seed_indices: int64 (B,), each the seed of all of its image's draws. on_step:
     called after each step, as by the samplers, with latents; for more images than `chunk_size`, once per chunk. edit:
-    changes where sampling starts, which times it visits, or the denoiser; see `core.diffusion.editing`.
+    changes where sampling starts, which times it visits, or the denoiser; see `core.diffusion.editing`. on_latents:
+    given the latents of the images in their order, some at a time, before they are decoded.
 
     Matrix products of different heights round differently, so the network always sees chunks of one size, the last
     one filled up: an image is the same to the bit alone, in a batch of 64, or in a run that was interrupted.
@@ -190,6 +192,8 @@ def generate(
     for filled, count in filled_chunks(len(seed_indices), size):
         some = conditions.index(cond, filled), seed_indices[filled], filled
         latents = _chunk(model, *some, count, sampling, policy, on_step, edit)
+        if on_latents is not None:
+            on_latents(latents[:count])
         pieces.append(model.decode(latents, policy)[:count])
     return np.concatenate(pieces)
 

@@ -12,9 +12,10 @@ from ..conditioning.conditioning import ALL, Conditioning, Request
 from ..diffusion import conditions
 from ..errors import ConfigError
 from ..files import read_plain
-from ..images.decode import decode_picture, to_training
-from ..images.masks import Masked, masked_by
+from ..images.decode import WHITE, decode_picture, opaque
+from ..images.masks import Masked, masked_by, unmasked
 from ..runs.outputs import machine_policy
+from ..runs.run import StageRun
 from ..runs.schemas import first_wrong
 from ..system.transfer import to_device
 from .drawing import DenoisingGenerator
@@ -22,6 +23,7 @@ from .editing import Change, Kept, edited, keep_known, requested
 from .generator import Generator, Loaded, Opened, open_generator
 from .settings import Asking, Drawing
 from .token_drawing import TokenGenerator
+from .training_data import preparation_of_training
 
 Picture = str | Path | Image.Image | np.ndarray
 """A file, a picture of Pillow, or uint8 (H, W, 3)."""
@@ -44,7 +46,7 @@ class Session:
         self._place = {"runs_dir": run.parent, "name": run.name, "machine": machine}
         self._loaded = Loaded()
         self._policy = machine_policy(self._settings({}).machine)
-        self._size = int(open_generator(self._settings({})).source.metadata["image_size"])
+        open_generator(self._settings({}))  # or an error
 
     def sample(self, classes: str | Sequence[str] = "all", seeds: Sequence[int] = (0,), **settings: Any) -> np.ndarray:
         """Draw images, uint8 (N, H, W, 3): of each class or prompt all seeds, one after the other.
@@ -85,13 +87,13 @@ class Session:
         asked = {} if classes is None else _asked(opened.conditioning, classes)
         request: Request = requested(opened.conditioning, asked)
         rows = np.repeat(np.arange(len(request.titles)), len(seeds))
-        squares = [self._square(image, mask)] * len(rows)
         change: Change | Kept = Change(strength, masked=mask is not None)
         if isinstance(generator, TokenGenerator):
             change = Kept(keep_scales, masked=mask is not None)
         elif not isinstance(generator, DenoisingGenerator):
             raise ConfigError(f"{opened.source.path} does not edit images", "open a run with a denoiser")
         drawn = np.tile(np.asarray(seeds, dtype=np.int64), len(request.titles))
+        squares = [self._square(image, mask, opened.source)] * len(rows)
         pixels = edited(generator, squares, conditions.index(request.cond, rows), drawn, change)
         return keep_known(squares, pixels, feather) if mask is not None else pixels
 
@@ -124,11 +126,12 @@ class Session:
         opened = open_generator(config)
         return opened, self._loaded.generator(opened, config, self._policy)
 
-    def _square(self, image: Picture, mask: Picture | None) -> Masked:
-        picture = _picture(image)
+    def _square(self, image: Picture, mask: Picture | None, generator: StageRun) -> Masked:
+        prepare = preparation_of_training(generator, self._settings({}))
+        picture = _picture(image, prepare.background)
         if mask is None:
-            return Masked(to_training(picture, self._size), np.full((self._size, self._size), 255, dtype=np.uint8))
-        return masked_by(picture, np.array(_picture(mask).convert("L")), self._size)
+            return unmasked(picture, prepare)
+        return masked_by(picture, np.array(_picture(mask).convert("L")), prepare)
 
 
 def _asked(conditioning: Conditioning, wanted: str | Sequence[str]) -> dict[str, Any]:
@@ -136,9 +139,8 @@ def _asked(conditioning: Conditioning, wanted: str | Sequence[str]) -> dict[str,
     return {} if wanted == ALL else {conditioning.asks: wanted}
 
 
-def _picture(image: Picture) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        return Image.fromarray(image).convert("RGB")
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    return decode_picture(read_plain(Path(image)), str(image))
+def _picture(image: Picture, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    if isinstance(image, str | Path):
+        return decode_picture(read_plain(Path(image)), str(image), background)
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    return opaque(picture, background) if picture.has_transparency_data else picture.convert("RGB")

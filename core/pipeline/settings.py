@@ -157,13 +157,16 @@ class Seeded(Stage):
 
 
 class Repeatable(Stage):
-    """Images that carry what they were drawn by."""
+    """Images that carry what they were drawn by, and what is kept beside them."""
 
     like: Location | None = option(
         None, "Image of this command to draw again, with the changes that are given.", "--like", identity=False
     )
     metadata: bool = option(
         True, "Let each image carry what it was drawn by, for ldm inspect and --like.", "--metadata/--no-metadata"
+    )
+    save_latents: bool = option(
+        False, "Also write the latent of each image that a denoiser draws, as safetensors beside it.", "--save-latents"
     )
 
 

@@ -1,5 +1,6 @@
 """What a denoiser, or a classifier to guide it, is trained on: latents that `encode` wrote, or pixels themselves."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,8 @@ from ..conditioning.own_encoder import OwnEncoder
 from ..conditioning.registry import conditioning_of
 from ..conditioning.text import TEXT
 from ..errors import ConfigError, DataError
-from ..images.sets import ImageSources, data_of, image_sources, warn_of_change
+from ..images.loader import Preparation
+from ..images.sets import ImageSources, data_of, image_sources, preparation_of, warn_of_change
 from ..latents.captions import reads_captions, text_conditioning
 from ..latents.dataset import LatentSets
 from ..latents.from_images import latents_of_images
@@ -88,6 +90,19 @@ def training_data_of(denoiser: StageRun, config: Run) -> TrainingData:
     return TrainingData(
         autoencoder, autoencoder, conditioning, images.with_captions() if conditioning.kind == TEXT else images
     )
+
+
+def preparation_of_training(generator: StageRun, config: Run) -> Preparation:
+    """Return how images became the squares that a generator was trained on, as its latents record it.
+
+    Where those are gone or made anew, as its autoencoder does. Raises DataError where that is missing, or changed.
+    """
+    producer = None
+    if "latents" in generator.inputs:
+        with suppress(DataError):
+            producer = open_producer(generator, "latents", LATENTS, config)
+    producer = producer or open_producer(generator, "autoencoder", AUTOENCODER, config)
+    return replace(preparation_of(data_of(producer)), image_size=generator.metadata["image_size"])
 
 
 def _recorded(described: StageRun, dropout: float, kind: str) -> Conditioning:

@@ -73,6 +73,70 @@ def denoised(
     return torch.stack([x_t, denoise(x_t, at, cond), many])
 
 
+def strided(num_steps: int, stride: int, start: int) -> Tensor:
+    """Return every `stride`-th time of a table from its end down to 0, without the first `start`: float64.
+
+    A stride of 30 of 1000 gives 0.99, 0.96, … 0.03, 0. Raises ValueError where less than one step is left.
+    """
+    whole = torch.arange((num_steps - 1) // stride, -1, -1, dtype=torch.float64) * stride / num_steps
+    if start > len(whole) - 2:
+        raise ValueError(
+            f"a stride of {stride} gives {len(whole) - 1} steps of {num_steps}: none is left after {start}"
+        )
+    return whole[start:]
+
+
+@torch.no_grad()
+def walked(
+    denoise: Denoiser, schedule: Schedule, x0: Tensor, eps: Tensor, cond: Cond, times: Tensor, every: int
+) -> tuple[list[float], list[Tensor]]:
+    """Noise samples to the first time and denoise them by DDIM along the others.
+
+    Returns every n-th time and the last step's, and for each x_t and the estimate of x0 there, (2, B, C, h, w). Behind
+    them, without a time, the end: x at the last time.
+    """
+    seen: list[Tensor] = []
+
+    def watched(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        estimate = denoise(x_t, t, cond)
+        seen.append(torch.stack([x_t, estimate]))
+        return estimate
+
+    end = samplers.ddim(watched, add_noise(x0, eps, *schedule.alpha_sigma(times[0])), schedule, times, cond)
+    chosen = sorted({*range(0, len(seen), every), len(seen) - 1})
+    return [float(times[step]) for step in chosen], [*(seen[step] for step in chosen), torch.stack([end] * 2)]
+
+
+def iterative_picture(
+    times: Sequence[float], looks: Sequence[Tensor], x0: Tensor, decode: Callable[[Tensor], np.ndarray]
+) -> np.ndarray:
+    """Draw what `walked` gave, uint8 (H, W, 3): for each sample a row of x_t and one of estimates of x0.
+
+    Behind them the clean sample and the best blur of what was begun with; one step, which is the first estimate, and
+    where all steps led. Under each estimate stands its PSNR to the clean sample.
+    """
+    clean, decoded = decode(x0), [[decode(part) for part in look] for look in looks]
+    noisy, end = decoded[0][0], decoded[-1][0]
+    above = [*(x_t for x_t, _ in decoded[:-1]), clean, blurred(noisy, clean)]
+    below = [*(estimate for _, estimate in decoded[:-1]), decoded[0][1], end]
+    names = [
+        [*(f"t = {t:g}" for t in times), "image", "blurred"],
+        [*([""] * len(times)), "one step", "all steps"],
+    ]
+    pictures, labels = [], []
+    for sample in range(len(clean)):
+        for row, titles in zip((above, below), names, strict=True):
+            for images, title in zip(row, titles, strict=True):
+                own = images[sample][None]
+                ratio = float(psnr(as_tensor(own), as_tensor(clean[sample][None])))
+                plain = title == "image" or title.startswith("t =")
+                labels.append(title if plain else f"{title} {ratio:.1f} dB".strip())
+                pictures.append(own[0])
+    rows = ["x_t", "x0 estimate"] * len(clean)
+    drawn = np.stack(pictures)
+    return grid(drawn, len(names[0]), labels, rows, scale=scale_for(drawn, SIDE), lines=2)
+
+
 def blurred(noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """Return images, uint8 (B, H, W, 3), each under the Gaussian blur that brings it nearest to the clean one.
 

@@ -19,6 +19,7 @@ DEFAULT_SCHEDULES = {
     "noising": ("linear", "cosine", "rectified-flow"),
 }
 ONE_SCHEDULE = ("weights", "guidance")
+OF_A_RUN = ("denoising", "iterative")
 DEFAULT_TIMES = {
     "noising": tuple(tenth / 10 for tenth in range(11)),
     "denoising": (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
@@ -29,6 +30,7 @@ USED = {
     "weights": {"schedule"},
     "noising": {"schedule", "data", "image_size", "times", "count", "seed"},
     "denoising": {"name", "runs_dir", "times", "count", "seed", "steps", "cfg", "machine"},
+    "iterative": {"name", "runs_dir", "stride", "start_index", "every", "count", "seed", "cfg", "machine"},
     "samplers": {"schedule"},
     "guidance": {"schedule"},
 }
@@ -39,11 +41,11 @@ Time = Annotated[float, Field(ge=0, le=1)]
 class Plot(Run):
     """Settings of `ldm plot`. None is the picture's own default."""
 
-    what: Literal["schedule", "weights", "noising", "denoising", "samplers", "guidance"] = option(
+    what: Literal["schedule", "weights", "noising", "denoising", "iterative", "samplers", "guidance"] = option(
         ...,
         "schedule (signal and log-SNR over time), weights (of the loss, over time), noising (images over time), "
-        "denoising (one step against many, of a trained run), samplers (error against cost), guidance (what it does "
-        "to a known distribution).",
+        "denoising (one step against many, of a trained run), iterative (the many, step by step), samplers (error "
+        "against cost), guidance (what it does to a known distribution).",
         "WHAT",
     )
     out: Location | None = option(
@@ -61,7 +63,12 @@ class Plot(Run):
     times: tuple[Time, ...] | None = option(None, "Noise times to show, within [0, 1]: 0.2,0.5,0.8.", "--times")
     count: int = option(1, "Images to show.", "--count", ge=1, le=32)
     steps: int = option(50, "DDIM steps from pure noise, for denoising.", "--steps", ge=1)
-    cfg: float = option(1.0, "Classifier-free guidance scale, for denoising.", "--cfg", ge=0)
+    stride: int = option(30, "Steps of the schedule from one time to the next, for iterative.", "--stride", ge=1)
+    start_index: int = option(
+        10, "Which of these times to begin at, counted from noise, for iterative.", "--start-index", ge=0
+    )
+    every: int = option(5, "Times between two pictures, for iterative.", "--every", ge=1)
+    cfg: float = option(1.0, "Classifier-free guidance scale, for denoising and iterative.", "--cfg", ge=0)
     seed: int = option(0, "Seed of images and noise.", "--seed", ge=0, lt=2**63)
     machine: Machine = section(Machine)
 
@@ -70,7 +77,7 @@ class Plot(Run):
         """The picture's file."""
         if self.out is not None:
             return self.out
-        return (self.root / "plots" if self.what == "denoising" else Path("plots")) / f"{self.what}.png"
+        return (self.root / "plots" if self.what in OF_A_RUN else Path("plots")) / f"{self.what}.png"
 
     @property
     def schedules(self) -> dict[str, tuple[str, bool]]:

@@ -12,10 +12,12 @@ from ...core.pipeline.drawing import (
     PREVIEW,
     draw,
     folder_label,
+    kept_latents,
     preview,
 )
 from ...core.pipeline.editing import requested, without_guidance
 from ...core.pipeline.generator import open_generator
+from ...core.pipeline.training_data import preparation_of_training
 from ...core.progress import Outcome, Progress
 from ...core.runs.outputs import claim, occupied, output_folder
 from ..configs import Edit
@@ -31,10 +33,11 @@ def run(config: Edit, progress: Progress) -> Outcome:
     guided = bool(config.asked) or config.away_from is not None
     opened = open_generator(config if guided else without_guidance(config))
     check_editor(config, opened)
+    latents = kept_latents(config, opened)
     request = requested(opened.conditioning, config.asked)
     for note in request.notes:
         progress.warn(note)
-    inputs = Inputs(config, source, mask_of(config), opened.source.metadata["image_size"])
+    inputs = Inputs(config, source, mask_of(config), preparation_of_training(opened.source, config))
     described: dict[str, dict[str, Any]] = {"images": {"path": config.images[0], "fingerprint": source.fingerprint()}}
     if config.mask is not None:
         described["mask"] = {"path": config.mask.as_posix(), "fingerprint": sha256_file(config.mask)}
@@ -51,7 +54,9 @@ def run(config: Edit, progress: Progress) -> Outcome:
         require_readable(source, progress)
         generator = opened.generator(config, policy)
         request, variants = variants_of(config, opened, request, generator)
-        images = images_to_draw(config, inputs, request, variants, generator, preview(folder, config.preview_every))
+        drawing = latents.of(generator) if latents is not None else generator
+        images = images_to_draw(config, inputs, request, variants, drawing, preview(folder, config.preview_every))
+        images = replace(images, latents=latents)
         if config.metadata:
             images = replace(images, parameters=parameters_of_edits(config, opened, request, variants, source))
         hashes, speed = draw(images, config.batch_size, folder, progress)
@@ -67,10 +72,10 @@ def run(config: Edit, progress: Progress) -> Outcome:
             "images": records,
             "strips": strips,
             "sampling": opened.recorded(config.seed),
-            "image_size": inputs.size,
+            "image_size": inputs.prepare.image_size,
             **errors,
         }
-        work.commit([*images.names, *strips, overview.name], metadata, hashes, speed)
+        work.commit([*images.files, *strips, overview.name], metadata, hashes, speed)
 
     # What the command shows.
     summary = {"images": f"{len(images.names):,} of {len(source):,}", **extent(records)}

@@ -7,9 +7,10 @@ import numpy as np
 
 from ...core.errors import ConfigError, DataError
 from ...core.images.dataset import ImageSource
-from ...core.images.decode import decode, to_training
+from ...core.images.decode import decode
 from ...core.images.given import open_given
-from ...core.images.masks import Masked, boxed, masked_by, outpainted
+from ...core.images.loader import Preparation
+from ...core.images.masks import Masked, boxed, masked_by, outpainted, unmasked
 from ...core.images.parameters import Origin, read_parameters
 from ...core.pipeline.again import like
 from ...core.pipeline.drawing import (
@@ -29,18 +30,18 @@ class Inputs:
     config: Edit
     source: ImageSource
     mask: np.ndarray | None
-    size: int
+    prepare: Preparation
 
     def square(self, index: int) -> Masked:
         """Return an image and its mask. Raises DataError naming it where it cannot be decoded, or lacks the box."""
-        picture, size = self.source.picture(index), self.size
+        picture = self.source.picture(index, self.prepare.background)
         if self.config.box is not None:
-            return boxed(picture, self.config.box, size, self.source.names[index])
+            return boxed(picture, self.config.box, self.prepare, self.source.names[index])
         if self.config.outpaint is not None:
-            return outpainted(picture, self.config.margins, size)
+            return outpainted(picture, self.config.margins, self.prepare)
         if self.mask is not None:
-            return masked_by(picture, self.mask, size)
-        return Masked(to_training(picture, size), np.full((size, size), 255, dtype=np.uint8))
+            return masked_by(picture, self.mask, self.prepare)
+        return unmasked(picture, self.prepare)
 
 
 def images_of(config: Edit) -> tuple[Edit, ImageSource]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from ldm.core.errors import ConfigError, DataError, Stopped
 from ldm.core.images.decode import decode, to_training, write_png
@@ -17,7 +18,7 @@ from ldm.core.progress import Silent
 from ldm.core.system.precision import resolve
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs, some_of
+from tests.support.pipeline_run import Pipeline, manifest, png_files, pngs, some_of
 
 SIDE = 16
 
@@ -261,3 +262,40 @@ def test_without_a_class_a_model_without_a_null_is_refused(copied: Pipeline) -> 
     with pytest.raises(ConfigError, match="draws nothing without a class"):
         copied.run("edit")
     assert len(pngs(copied.run("edit", classes="red", cfg=1).directory)) == 3
+
+
+def test_saved_latents_are_those_that_the_images_were_decoded_from_and_change_no_image(copied: Pipeline) -> None:
+    settings: dict[str, Any] = {"classes": "red", "strength": [0.5, 1.0]}
+    plain = copied.run("edit", label="plain", **settings).directory
+    folder = copied.run("edit", label="with-latents", save_latents=True, **settings).directory
+    assert png_files(folder) == png_files(plain)
+    config = copied.config("edit", **settings)
+    model, policy = open_model(config).load(config, resolve("cpu", "fp32")), resolve("cpu", "fp32")
+    for name in pngs(folder):
+        latent = load_file(folder / name.replace("png", "safetensors"))["latent"]
+        decoded = model.decode(latent[None], policy)[0].astype(int)
+        assert tuple(latent.shape) == model.latent_shape and np.abs(decoded - read(folder / name)).max() <= 1
+
+    # One that is damaged is made again, with its image, to the same bytes.
+    lost = folder / "000001-001.safetensors"
+    before = lost.read_bytes()
+    lost.write_bytes(b"damaged")
+    assert copied.run("edit", label="with-latents", save_latents=True, **settings).directory == folder
+    assert lost.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [
+        ("sample", {"num": 1}),
+        ("anagram", {"classes": ["red", "blue"], "view": "flip", "num": 3}),
+        ("hybrid", {"near": "red", "far": "blue", "num": 3}),
+        ("interpolate", {"classes": ["red", "blue"], "frames": 3}),
+    ],
+)
+def test_every_command_that_draws_saves_a_latent_for_each_image(
+    trained: Pipeline, command: str, settings: dict[str, Any]
+) -> None:
+    folder = trained.run(command, label="latents", save_latents=True, **settings).directory
+    files = manifest(folder)["files"]
+    assert len(pngs(folder)) == 3 and all(name.replace("png", "safetensors") in files for name in pngs(folder))

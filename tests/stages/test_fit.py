@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.core.images.decode import to_training, write_png
 from ldm.core.images.sets import image_sources
 from ldm.core.images.settings import Data
 from ldm.core.progress import Silent
-from tests.support.pipeline_run import Pipeline, manifest
+from tests.support.pipeline_run import Pipeline, manifest, pngs
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,10 @@ def test_later_stages_take_images_as_the_autoencoders_training_did(wide: Path, t
     latents = manifest(pipeline.run("encode").directory)
     assert latents["config"]["data"]["fit"] == "pad" and latents["facts"]["crop"] == "none, padded"
     assert manifest(pipeline.run("train-classifier", train__images=8).directory)["config"]["data"]["fit"] == "pad"
+    settings = {"train__images": 8, "train__validate_every": 8, "preview__every": 0, "model__patch_size": 1}
+    pipeline.run("train-dit", **settings)
+    write_png(tmp_path / "black.png", np.zeros((2, 2), np.uint8))
+    kept = pipeline.run("edit", images=[str(wide / "a/3.png")], mask=tmp_path / "black.png").directory
+    (edited,) = pngs(kept).values()
+    expected = to_training(Image.open(wide / "a/3.png"), 12, "pad")
+    assert edited == expected.tobytes() and (expected[:2] == 255).all()

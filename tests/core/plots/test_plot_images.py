@@ -1,13 +1,24 @@
 """Plots made of images: the forward process, and one step against many."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.schedules import add_noise, schedule
 from ldm.core.images.decode import as_tensor, as_uint8
-from ldm.core.plots.noising import blurred, denoised, denoising_picture, grid_from, noised, noising_picture
+from ldm.core.plots.noising import (
+    blurred,
+    denoised,
+    denoising_picture,
+    grid_from,
+    iterative_picture,
+    noised,
+    noising_picture,
+    strided,
+    walked,
+)
 
 
 def holds(picture: np.ndarray, image: np.ndarray, scale: int) -> bool:
@@ -102,3 +113,28 @@ def test_the_blur_beside_a_denoiser_is_the_best_of_those_tried_and_none_where_no
     near, far = (np.abs(each.astype(int) - clean).mean() for each in (made, noisy))
     assert near < far / 4
     assert np.array_equal(blurred(clean, clean), clean)
+
+
+def test_a_stride_of_30_begins_at_990_of_1000_and_ends_at_the_data() -> None:
+    whole = strided(1000, 30, 0)
+    assert len(whole) == 34 and torch.allclose(whole, torch.arange(990, -1, -30, dtype=torch.float64) / 1000)
+    assert float(strided(1000, 30, 10)[0]) == pytest.approx(0.69)
+    with pytest.raises(ValueError, match="none is left after 33"):
+        strided(1000, 30, 33)
+
+
+def test_the_path_shows_what_ddim_passes_and_the_picture_all_of_it() -> None:
+    path, t = schedule("cosine"), strided(1000, 100, 4)
+    x0, eps = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def denoise(x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return 0.5 * x_t * (1 - float(t))
+
+    times_shown, looks = walked(denoise, path, x0, eps, torch.zeros(2), t, 2)
+    assert times_shown == pytest.approx([0.5, 0.3, 0.1]) and len(looks) == 4
+    start = add_noise(x0, eps, *path.alpha_sigma(t[0]))
+    torch.testing.assert_close(looks[0], torch.stack([start, denoise(start, t[0], torch.zeros(2))]))
+    torch.testing.assert_close(looks[-1][0], samplers.ddim(denoise, start, path, t, torch.zeros(2)))
+    picture = iterative_picture(times_shown, looks, x0, as_uint8)
+    for image in as_uint8(torch.cat([x0, *(part for look in looks for part in look)])):
+        assert holds(picture, image, scale=12)

@@ -126,7 +126,7 @@ def test_guidance_without_a_null_class_and_too_many_steps_are_refused(copied: Pi
         ([], "ldm plot needs WHAT"),
         (
             ["schedules"],
-            "what is schedules: must be one of schedule, weights, noising, denoising, samplers, guidance; ",
+            "what is schedules: must be one of schedule, weights, noising, denoising, iterative, samplers, guidance; ",
         ),
         (["schedule", "--schedule", "cosin"], "cosin is not one of linear, scaled-linear"),
         (["schedule", "--schedule", "rectified-flow+zero"], "always ends in zero signal"),
@@ -134,6 +134,7 @@ def test_guidance_without_a_null_class_and_too_many_steps_are_refused(copied: Pi
         (["weights", "--schedule", "linear,cosine"], "`ldm plot weights` shows one schedule, not linear,cosine"),
         (["schedule", "--cfg", "3"], "--cfg is not a setting of `ldm plot schedule`"),
         (["noising", "--name", "mine"], "--name is not a setting of `ldm plot noising`"),
+        (["iterative", "--steps", "9"], "--steps is not a setting of `ldm plot iterative`"),
         (["denoising", "--schedule", "linear"], "--schedule is not a setting of `ldm plot denoising`"),
         (["schedule", "--out", "picture.jpg"], "pictures are PNG"),
         (["noising", "--times", "0,2"], "times (--times) is 2: must be at least 0 and at most 1"),
