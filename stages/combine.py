@@ -17,22 +17,12 @@ from ..core.errors import ConfigError
 from ..core.images.decode import as_tensor, as_uint8, decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.again import like, parameters_of
-from ..core.pipeline.drawing import (
-    PREVIEW,
-    DenoisingGenerator,
-    Images,
-    OpenedDenoiser,
-    draw,
-    folder_label,
-    image_seeds,
-    kept_latents,
-    open_model,
-    preview,
-)
+from ..core.pipeline.drawing import DenoisingGenerator, OpenedDenoiser, folder_label, image_seeds, open_model
 from ..core.pipeline.editing import requested, without_guidance
 from ..core.pipeline.generation import Sampling, Start
 from ..core.pipeline.model import one_condition
 from ..core.pipeline.settings import Seeded
+from ..core.pipeline.writing import PREVIEW, Images, draw, kept_latents, preview
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, occupied, output_folder
 from ..core.system.transfer import to_device

@@ -19,17 +19,9 @@ from ..core.images.decode import decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.again import like, parameters_of
 from ..core.pipeline.asking import with_prompts
-from ..core.pipeline.drawing import (
-    PREVIEW,
-    Images,
-    draw,
-    image_seeds,
-    kept_latents,
-    preview,
-    seeds_in_words,
-    settings_digest,
-)
+from ..core.pipeline.drawing import image_seeds, seeds_in_words, settings_digest
 from ..core.pipeline.generator import Generator, Loaded, Opened, open_generator
+from ..core.pipeline.writing import PREVIEW, Images, draw, kept_latents, preview
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from .configs import Sample

@@ -8,16 +8,11 @@ from ...core.distributed import processes
 from ...core.files import sha256_file
 from ...core.images.given import require_readable
 from ...core.pipeline.asking import with_prompts
-from ...core.pipeline.drawing import (
-    PREVIEW,
-    draw,
-    folder_label,
-    kept_latents,
-    preview,
-)
+from ...core.pipeline.drawing import folder_label
 from ...core.pipeline.editing import requested, without_guidance
 from ...core.pipeline.generator import open_generator
 from ...core.pipeline.training_data import preparation_of_training
+from ...core.pipeline.writing import PREVIEW, draw, kept_latents, preview
 from ...core.progress import Outcome, Progress
 from ...core.runs.outputs import claim, occupied, output_folder
 from ..configs import Edit

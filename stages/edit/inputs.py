@@ -13,9 +13,7 @@ from ...core.images.loader import Preparation
 from ...core.images.masks import Masked, boxed, masked_by, outpainted, unmasked
 from ...core.images.parameters import Origin, read_parameters
 from ...core.pipeline.again import like
-from ...core.pipeline.drawing import (
-    OpenedDenoiser,
-)
+from ...core.pipeline.drawing import OpenedDenoiser
 from ...core.pipeline.generator import Opened, refuse_settings
 from ...core.pipeline.loading import require_denoising
 from ...core.pipeline.token_drawing import OpenedNextScale

@@ -12,12 +12,10 @@ from ...core.images.dataset import ImageSource
 from ...core.images.decode import as_tensor, decode, write_png
 from ...core.images.grid import grid, scale_for
 from ...core.metrics.image import psnr
-from ...core.pipeline.drawing import (
-    DenoisingGenerator,
-    Images,
-)
+from ...core.pipeline.drawing import DenoisingGenerator
 from ...core.pipeline.editing import Kept
 from ...core.pipeline.generator import Generator
+from ...core.pipeline.writing import Images
 from .inputs import Inputs
 from .variants import INVERTED, RECONSTRUCTION, Variant
 

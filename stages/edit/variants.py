@@ -14,14 +14,11 @@ from ...core.errors import ConfigError
 from ...core.files import sha256_file
 from ...core.images.dataset import ImageSource
 from ...core.pipeline.again import parameters_of
-from ...core.pipeline.drawing import (
-    DenoisingGenerator,
-    Images,
-    image_seeds,
-)
+from ...core.pipeline.drawing import DenoisingGenerator, image_seeds
 from ...core.pipeline.editing import Change, Inversion, Kept, edited, keep_known, requested
 from ...core.pipeline.generator import Generator, OnStep, Opened
 from ...core.pipeline.token_drawing import TokenGenerator
+from ...core.pipeline.writing import Images
 from ..configs import Edit
 from .inputs import Inputs
 
