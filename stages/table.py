@@ -393,8 +393,8 @@ _TOOLS = (
     ),
     Command(
         "report",
-        "Put a run's curves, pictures and numbers on one page.",
-        ("ldm report", "ldm report mine"),
+        "Put a run's curves, pictures and numbers on one page, or those of several side by side.",
+        ("ldm report", "ldm report mine", "ldm report mine other"),
         "stages.tools.report",
         "stages.configs.report:Report",
     ),

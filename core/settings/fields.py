@@ -102,6 +102,8 @@ def _single(name: str) -> str:
 RESERVED_LABELS = ("reconstructions", "likelihood")
 Name = Annotated[str, AfterValidator(_stay_inside)]
 """Name of a folder, or a relative path below its parent."""
+Names = Annotated[Texts, AfterValidator(lambda names: tuple(map(_stay_inside, names)))]
+"""Several of these."""
 Label = Annotated[str, AfterValidator(_single)]
 """Name of a folder of samples and of their evaluation."""
 

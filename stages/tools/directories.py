@@ -124,6 +124,15 @@ def recorded_settings(path: Path) -> dict[str, Any]:
     return next((settings for settings in found if isinstance(settings, dict)), {})
 
 
+def recorded_inputs(path: Path) -> dict[str, str]:
+    """Return the fingerprint of each input that a manifest, else the identity, records."""
+    found: dict[str, Any] = next(
+        (document["inputs"] for document in recorded(path) if isinstance(document.get("inputs"), dict)), {}
+    )
+    entries = ((role, entry.get("fingerprint")) for role, entry in found.items() if isinstance(entry, dict))
+    return {role: fingerprint for role, fingerprint in entries if isinstance(fingerprint, str)}
+
+
 def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded settings of a kind of directory as this version would record them."""
     if kind not in MAKERS:

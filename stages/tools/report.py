@@ -1,10 +1,9 @@
-"""`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers."""
+"""`ldm report`: a run in, one HTML page out, with its curves, pictures and numbers; or a comparison of several."""
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from ...core import files
 from ...core.errors import ConfigError, DataError
@@ -18,18 +17,58 @@ from ..table import KINDS
 from .reporting.advice import advice
 from .reporting.cards import cards
 from .reporting.charts import POSTERIOR, against_settings, measurements, scale_curves, training_curves
+from .reporting.comparison import comparison
 from .reporting.gaps import gaps
 from .reporting.page import Chapter, Page, Picture, render
 from .reporting.tables import number_tables
-from .summary import Summary, evaluated_alike, grouped, read
+from .summary import Summary, evaluated_alike, grouped, numbered, read
 from .words import how, plain
 
 _SETS = 6  # sets of samples, at most, that are shown without being asked for
 
 
 def run(config: Report, progress: Progress) -> Outcome:
-    """Write the report of a run. Returns where it lies."""
-    root = config.root
+    """Write the report of a run, or the comparison of several. Returns where it lies."""
+    path = config.path
+    if path.is_dir():
+        raise ConfigError(f"`out={path}` is a folder", "give the name of a file in it")
+    page = _comparison(config, progress) if config.others else _of_one(config, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, render(page).encode(errors="replace"))
+    size = path.stat().st_size / 1e6
+    summary = {"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}
+    return Outcome(path.parent if config.others else config.root, summary=summary, pictures=[])
+
+
+def _of_one(config: Report, progress: Progress) -> Page:
+    found = read_run(config, config.name, progress)
+    for folder in found.left_out:
+        progress.warn(f"left out of the report: {folder}, since the run has another of its kind")
+    return Page(
+        title=f"Run {config.name}",
+        subtitle=_subtitle(found.stages),
+        cards=[*cards(found)],
+        chapters=_shown(_chapters(found), progress),
+        colophon=_colophon(found.stages),
+        advice=[*advice(config, found)],
+        gaps=[*gaps(config, found)],
+    )
+
+
+def _comparison(config: Report, progress: Progress) -> Page:
+    runs = {name: read_run(config, name, progress) for name in config.compared}
+    colophons = [f"{name}: {line}" for name, run in runs.items() for line in _colophon(run.stages)]
+    return Page(
+        title=" and ".join(runs),
+        subtitle=f"{len(runs)} runs compared",
+        chapters=_shown(comparison(runs), progress),
+        colophon=colophons,
+    )
+
+
+def read_run(config: Report, name: str, progress: Progress) -> Summary:
+    """Read one of the runs. Raises DataError naming those that there are, or how to begin one."""
+    root = config.runs_dir / name
     if not root.is_dir():
         known = sorted(path.name for path in config.runs_dir.glob("*") if any(path.glob(f"*/{IDENTITY}")))
         hint = (
@@ -40,26 +79,15 @@ def run(config: Report, progress: Progress) -> Outcome:
         raise DataError(f"{root} does not exist", hint)
     found = read(root, lambda damage: progress.warn(f"left out of the report: {damage}"))
     if all(stage.state == "missing" for stage in found.stages.values()):
-        raise DataError(f"{root} holds no stage of a run", f"begin one: {command_line('train-vqvae', config)}")
-    for folder in found.left_out:
-        progress.warn(f"left out of the report: {folder}, since the run has another of its kind")
-    chapters = [_safe(chapter, progress) for chapter in _chapters(found)]
-    page = Page(
-        title=f"Run {config.name}",
-        subtitle=_subtitle(found.stages),
-        cards=[*cards(found)],
-        chapters=[chapter for chapter in chapters if chapter.pictures or chapter.tables],
-        colophon=_colophon(found.stages),
-        advice=[*advice(config, found)],
-        gaps=[*gaps(config, found)],
-    )
-    path = config.out or root / "report.html"
-    if path.is_dir():
-        raise ConfigError(f"`out={path}` is a folder", "give the name of a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, render(page).encode(errors="replace"))
-    size = path.stat().st_size / 1e6
-    return Outcome(root, summary={"report": f"{path}, {size:.1f} MB, {len(page.chapters)} chapters"}, pictures=[])
+        begin = command_line("train-vqvae", config.model_copy(update={"name": name}))
+        raise DataError(f"{root} holds no stage of a run", f"begin one: {begin}")
+    return found
+
+
+def _shown(chapters: Iterable[Chapter], progress: Progress) -> list[Chapter]:
+    """Return the chapters that have something to show."""
+    safe = [_safe(chapter, progress) for chapter in chapters]
+    return [chapter for chapter in safe if chapter.pictures or chapter.tables]
 
 
 def _safe(chapter: Chapter, progress: Progress) -> Chapter:
@@ -197,14 +225,15 @@ def _sweep_grid(sweep: StageRun) -> Iterator[Picture]:
 
 def _along_the_way(stage: StageRun) -> Iterator[Picture]:
     """Show the first previews, the last, and two between."""
-    grids = _numbered(stage.path / "samples")
+    grids = [*numbered(stage.path / "samples").items()]
     for index in sorted({0, len(grids) // 3, 2 * len(grids) // 3, len(grids) - 1} & set(range(len(grids)))):
-        yield Picture(f"Samples after {int(grids[index].stem):,} images, always of the same seeds", grids[index])
+        seen, path = grids[index]
+        yield Picture(f"Samples after {seen:,} images, always of the same seeds", path)
 
 
 def _reconstructions(run: Summary) -> Iterator[Picture]:
-    for path in _numbered(run.stages["autoencoder"].path / "reconstructions")[-1:]:
-        yield Picture(f"Held-out images above their reconstructions, after {int(path.stem):,} images", path)
+    for seen, path in [*numbered(run.stages["autoencoder"].path / "reconstructions").items()][-1:]:
+        yield Picture(f"Held-out images above their reconstructions, after {seen:,} images", path)
     for each in run.evaluations:
         if each.run.has(name := "reconstructions.png"):
             yield Picture("The worst, the middling and the best of all held out", each.run.path / name, each.run)
@@ -212,19 +241,14 @@ def _reconstructions(run: Summary) -> Iterator[Picture]:
 
 def _from_prior(stage: StageRun) -> Iterator[Picture]:
     """Show what the latent prior decodes to, with how far the posterior is from it."""
-    for path in _numbered(stage.path / "prior")[-1:]:
+    for seen, path in [*numbered(stage.path / "prior").items()][-1:]:
         curves = {name: stage.curve(name) for name in POSTERIOR}
         measured = [f"{plain(name)} {curve[-1][1]:.3g}" for name, curve in curves.items() if curve]
         caption = (
             "Decoded from latents of N(0, I), above those of a Gaussian fitted to held-out images, after"
-            f" {int(path.stem):,} images"
+            f" {seen:,} images"
         )
         yield Picture("; ".join([caption, *measured]), path)
-
-
-def _numbered(folder: Path) -> list[Path]:
-    """List the pictures that a training drew, which are called by the images seen."""
-    return sorted(path for path in folder.glob("*.png") if path.stem.isdecimal())
 
 
 def _typed(folder: StageRun) -> str:

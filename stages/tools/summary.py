@@ -127,6 +127,11 @@ def changed(run: StageRun) -> dict[str, str]:
     return {key: typed(value) for key, value in changed_settings(run.kind, recorded).items()}
 
 
+def numbered(folder: Path) -> dict[int, Path]:
+    """Return the pictures that a training drew into a folder, by the images seen, in order."""
+    return {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdecimal()}
+
+
 def grouped(items: Iterable[Item], by: Callable[[Item], object]) -> list[list[Item]]:
     """Put items together that have the same key, which is JSON, in the order in which keys first come."""
     groups: dict[str, list[Item]] = {}

@@ -35,7 +35,7 @@ TRAINED = {
 }
 BY_SCALE = {"val_psnr": "PSNR after each scale, dB", "val_usage": "codes in use at each scale, share"}
 BY_SCALE |= {"val_loss": "loss of each scale, nats a token"}
-_LOGARITHMIC = ("loss", "pixel loss", "LPIPS", "KL divergence, nats per latent value", "gradient norm")
+LOGARITHMIC = ("loss", "pixel loss", "LPIPS", "KL divergence, nats per latent value", "gradient norm")
 SETTINGS = {"cfg": ("guidance scale", "cfg {:g}"), "steps": ("steps", "{} steps")}
 
 
@@ -45,7 +45,7 @@ def training_curves(stage: StageRun, title: str) -> Iterator[Picture]:
         drawn = [name for name in names if stage.curve(name)]
         lines = [line(plain(name), stage.curve(name), colour) for colour, name in enumerate(drawn)]
         if any(x > 0 for each in lines for x in each.x):
-            log = "y" if label in _LOGARITHMIC else ""
+            log = "y" if label in LOGARITHMIC else ""
             yield Picture(f"{title}: {label}", svg=svg(Panel("", "images seen", label, lines, log=log)))
 
 
@@ -72,7 +72,7 @@ def measurements(stage: StageRun) -> Iterator[Picture]:
         return
     kept, seen, floor = kept_best(stage.path) or {}, lines[-1][CONDITIONS], lines[-1].get("real_against_real")
     conditions = conditions_in_words(seen)
-    for name in _measured(seen):
+    for name in measured_numbers(seen):
         points = [(each["images"], each[name]) for each in lines if isinstance(each.get(name), (int, float))]
         if points:
             drawn = [line("samples", points, marked=True)]
@@ -101,7 +101,7 @@ def against_settings(run: Summary) -> Iterator[Picture]:
         rows = [{**each.numbers, **{name: (each.sampling or {})[name] for name in SETTINGS}} for each in group]
         conditions = conditions_in_words(_but_compared(group[0]))
         for over, (label, _) in SETTINGS.items():
-            for name in _measured(group[0].conditions):
+            for name in measured_numbers(group[0].conditions):
                 if lines := over_setting(rows, over, name, group[0].floor, fewest=2):
                     caption = f"{_capital(plain(name))} over {label}: {conditions}"
                     yield Picture(caption, svg=svg(Panel("", label, plain(name), lines)))
@@ -147,7 +147,8 @@ def _but_compared(evaluation: Evaluation) -> dict[str, Any]:
     return {**evaluation.conditions, "sampling": sampling}
 
 
-def _measured(conditions: Mapping[str, Any]) -> list[str]:
+def measured_numbers(conditions: Mapping[str, Any]) -> list[str]:
+    """Return the names of the numbers of samples that are drawn, in the features of an evaluation."""
     return [f"{number}[{conditions.get('extractor', '')}]" for number in MEASURED]
 
 

@@ -35,7 +35,8 @@ class Card:
 class Picture:
     """An image file, or a chart drawn as SVG, with what it shows and the command that made it.
 
-    run: the stage whose manifest lists the file, if it does. folded: an image that is shown when asked for.
+    run: the stage whose manifest lists the file, if it does. folded: an image that is shown when asked for. beside: how
+    many images share its row, where they are compared.
     """
 
     caption: str
@@ -44,6 +45,7 @@ class Picture:
     svg: str | None = None
     command: str | None = None
     folded: bool = False
+    beside: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,9 +104,9 @@ class Page:
 
     title: str
     subtitle: str
-    cards: Sequence[Card]
-    chapters: Sequence[Chapter]
-    colophon: Sequence[str]
+    cards: Sequence[Card] = ()
+    chapters: Sequence[Chapter] = ()
+    colophon: Sequence[str] = ()
     advice: Sequence[Gap] = ()
     gaps: Sequence[Gap] = ()
 

@@ -29,24 +29,26 @@ def number_tables(evaluations: Sequence[Evaluation]) -> Iterator[Table]:
     """
     for several in evaluated_alike(evaluations):
         if len(several) > 1:
-            yield _side_by_side(several)
+            yield side_by_side(several, _titles(several))
         for each in several:
             caption = f"{each.run.path.name}: {conditions_in_words(each.conditions)}"
             yield Table(("", "here", "real against real"), number_rows(each.document), caption, len(several) > 1)
 
 
-def _side_by_side(evaluations: Sequence[Evaluation]) -> Table:
-    """Compare samples whose evaluations differ in nothing but how they were drawn; last, real images in their place.
-
-    Rows are named by how they were drawn; those that differ in something else, as in the model, by their label too.
-    """
+def side_by_side(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> Table:
+    """Compare samples whose evaluations differ in nothing but what drew them; last, real images in their place."""
     known = dict.fromkeys(name for each in evaluations for name in each.numbers)
     names = [name for name in known if name.partition("[")[0] in COMPARED]
-    titles = [each.title for each in evaluations]
-    if len(set(titles)) < len(titles):
-        titles = [f"{each.run.path.name}: {each.title}" for each in evaluations]
     measured = [*(each.numbers for each in evaluations), evaluations[0].floor]
     labelled = zip([*titles, "real images"], measured, strict=True)
     rows = [(label, *(number(numbers, name) for name in names)) for label, numbers in labelled]
     conditions = {name: value for name, value in evaluations[0].conditions.items() if name != "sampling"}
     return Table(("samples", *map(plain, names)), rows, conditions_in_words(conditions))
+
+
+def _titles(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Name samples by how they were drawn; those that differ in something else, as in the model, by their label too."""
+    titles = [each.title for each in evaluations]
+    if len(set(titles)) < len(titles):
+        return [f"{each.run.path.name}: {each.title}" for each in evaluations]
+    return titles
