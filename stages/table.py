@@ -399,6 +399,13 @@ _TOOLS = (
         "stages.configs.report:Report",
     ),
     Command(
+        "show",
+        "Show a run on a local page that grows with it, and draw from its newest checkpoint.",
+        ("ldm show", "ldm show mine", "ldm show mine --port 8000 --device cpu"),
+        "stages.tools.show",
+        "stages.configs.show:Show",
+    ),
+    Command(
         "plot",
         "Draw schedules, loss weights, noising, denoising, samplers or guidance.",
         (

@@ -71,6 +71,22 @@ def scale_for(images: np.ndarray, side: int = 64) -> int:
     return max(1, round(side / images.shape[2]))
 
 
+def cells(path: Path, side: int) -> dict[str, int] | None:
+    """Return where images of so many pixels lie in a picture that `grid` made with `scale_for` and names of its rows.
+
+    rows, columns, and in pixels: side of an image, distance of one from the next, and left and top of the first. None
+    where the picture does not have that layout.
+    """
+    with Image.open(path) as picture:
+        width, height = picture.size
+    shown = side * scale_for(np.empty((1, side, side, 3), np.uint8))
+    rows, below = divmod(height - _GAP, shown + _GAP)
+    columns, left = divmod(width, shown + _GAP)
+    if below or not rows or not columns:
+        return None
+    return {"rows": rows, "columns": columns, "side": shown, "step": shown + _GAP, "left": left, "top": _GAP}
+
+
 def animation(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80, hold: int = 1500) -> None:
     """Write frames, each uint8 (H, W, 3), as an endless animation: .webp (lossless), .png (APNG) or .gif by `path`.
 

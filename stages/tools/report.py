@@ -32,7 +32,7 @@ def run(config: Report, progress: Progress) -> Outcome:
     path = config.path
     if path.is_dir():
         raise ConfigError(f"`out={path}` is a folder", "give the name of a file in it")
-    page = _comparison(config, progress) if config.others else _of_one(config, progress)
+    page = _comparison(config, progress) if config.others else page_of(config, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, render(page).encode(errors="replace"))
     size = path.stat().st_size / 1e6
@@ -40,7 +40,7 @@ def run(config: Report, progress: Progress) -> Outcome:
     return Outcome(path.parent if config.others else config.root, summary=summary, pictures=[])
 
 
-def _of_one(config: Report, progress: Progress) -> Page:
+def page_of(config: Report, progress: Progress) -> Page:
     found = read_run(config, config.name, progress)
     for folder in found.left_out:
         progress.warn(f"left out of the report: {folder}, since the run has another of its kind")
