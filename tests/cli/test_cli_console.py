@@ -283,12 +283,13 @@ TINY = [
         (["recipes", "ls"], 0),
         (["config", "show", "sample"], 0),
         (["sample", "--stesp", "3"], 2),
-        (["train-vqvae", "--data", "mnist", *TINY], 0),
+        (["train-vqvae", "--data", "squares", *TINY], 0),
     ],
 )
 def test_pipes_and_files_get_no_escapes_even_where_colours_are_forced(
-    arguments: list[str], code: int, tmp_path: Path
+    arguments: list[str], code: int, images: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "squares").symlink_to(images)
     environment = {**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, **COLOURED, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ldm", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False)

@@ -17,7 +17,7 @@ def test_a_command_that_says_more_than_a_pipe_holds_ends_and_is_heard(ldm: Launc
 
 def test_a_launcher_closes_at_once_though_a_command_was_waited_for() -> None:
     """As after a Ctrl-C, which must not cost the table of what was tried until then."""
-    launcher = Launcher()
+    launcher = Launcher(preload=False)
     command = launcher.start(function=f"{__name__}:sleep")
     order = {"wait": command.pid, "patience": 3600.0}
     socket.send_fds(launcher._socket, [json.dumps(order).encode()], [])

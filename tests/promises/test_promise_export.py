@@ -82,7 +82,7 @@ def encoded(drawing: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Call
     return encode
 
 
-@pytest.mark.promise("R25", quick=3, full=24)
+@pytest.mark.promise("R25", quick=2, full=24)
 def test_without_ldm_diffusers_draws_the_images_of_ldm_sample(
     trials: Trials, encoded: Callable[[str], Pipeline], tmp_path: Path
 ) -> None:

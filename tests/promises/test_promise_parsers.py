@@ -19,7 +19,7 @@ INDEX = json.loads((CORPUS / "index.json").read_bytes())
 LONG = 4 * 3600.0
 
 
-@pytest.mark.promise("R18", quick=30, full=10_000)
+@pytest.mark.promise("R18", quick=12, full=10_000)
 @pytest.mark.parametrize("parser", sorted(ALL))
 def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
     parser: str, trials: Trials, ldm: Launcher, tmp_path: Path
@@ -34,12 +34,13 @@ def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
 
 
 @pytest.mark.promise("R18")
+@pytest.mark.parametrize("form", ["quick", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("parser", sorted({entry["parser"] for entry in INDEX}))
-def test_what_once_ended_in_a_traceback_no_longer_does(parser: str, ldm: Launcher, tmp_path: Path) -> None:
+def test_what_once_ended_in_a_traceback_no_longer_does(parser: str, form: str, ldm: Launcher, tmp_path: Path) -> None:
     kept = [(entry["file"], CORPUS / entry["kept"]) for entry in INDEX if entry["parser"] == parser]
     words = [word for pair in kept for word in pair]
     ended = ldm.start(
-        parser, tmp_path / "work", tmp_path / "report", *words, function="tests.support.fuzzing:replay"
+        parser, tmp_path / "work", form, tmp_path / "report", *words, function="tests.support.fuzzing:replay"
     ).wait(LONG)
     found = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
     assert ended.code == 0 and {path for path, _ in found} == {str(path) for _, path in kept}, ended

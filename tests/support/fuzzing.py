@@ -188,15 +188,17 @@ def fuzz(arguments: list[str]) -> int:
 def replay(arguments: list[str]) -> int:
     """Let all that reads a kind of file read some harmed ones; write what was wrong.
 
-    Hashes are right, and for readers that are not slow wrong as well.
-    arguments: the parser, a new folder, the file to write, then by turns which file is harmed and the bytes for it.
+    Hashes are right, and for readers that are not slow wrong as well. In the quick form, slow readers share the files.
+    arguments: the parser, a new folder, the form (`full` or `quick`), the file to write, then by turns which file is
+    harmed and the bytes for it.
     """
-    name, folder, report, *kept = arguments
+    name, folder, form, report, *kept = arguments
     bench = prepare(name, Path(folder) / "bench", full=False)
     with Path(report).open("w", buffering=1) as lines:
-        for file, path in zip(kept[::2], kept[1::2], strict=True):
+        pairs = list(zip(kept[::2], kept[1::2], strict=True))
+        for number, (file, path) in enumerate(pairs):
             harmed = Path(path).read_bytes()
-            forms = [*product(bench.parser.readers, (True, False)), *product(bench.parser.rarely, (True,))]
-            for reader, sealed in forms:
+            slow = bench.parser.rarely if form == "full" else bench.parser.rarely[number :: len(pairs)]
+            for reader, sealed in [*product(bench.parser.readers, (True, False)), *product(slow, (True,))]:
                 lines.write(json.dumps([path, bench.read(file, harmed, reader, sealed)]) + "\n")
     return 0

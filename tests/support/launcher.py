@@ -31,7 +31,14 @@ PRELOADED = (
         for name in ("train_autoencoder", "encode", "train_denoiser", "train_classifier", "sample", "eval")
     ),
     *("ldm.stages.tools.verify", "ldm.stages.tools.inspect", "matplotlib.figure", "matplotlib.backends.backend_agg"),
-    *("scipy", "diffusers", "torch.utils.tensorboard", "torch._dynamo", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
+    *(
+        "scipy",
+        "diffusers.models.autoencoders.autoencoder_kl",
+        "torch.utils.tensorboard",
+        "torch._dynamo",
+        "PIL.JpegImagePlugin",
+        "PIL.PngImagePlugin",
+    ),
     "tests.support.fuzzing",
 )
 PATIENCE = 300.0  # seconds after which a command that has not ended is a failure of its test
@@ -86,11 +93,12 @@ class Launcher:
     what is called with the arguments in place of the command line, `module:name`, in a module of `ldm` or of the tests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, preload: bool = True) -> None:
+        """Start the process that forks. preload: without it, that process has imported nothing but this file."""
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            [sys.executable, "-m", __name__, str(theirs.fileno()), *(["preload"] if preload else [])],
             cwd=ROOT,
             pass_fds=[theirs.fileno()],
             env=environment,
@@ -217,11 +225,7 @@ def _become(order: dict[str, Any], handles: list[int]) -> None:
         os._exit(code)
 
 
-def _address_space() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-
-
-if __name__ == "__main__":
+def _preload() -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -230,4 +234,13 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     Figure().subplots().figure.savefig(io.BytesIO(), format="png")  # The first picture looks for fonts.
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    if "preload" in sys.argv[2:]:
+        _preload()
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -282,11 +282,11 @@ def test_a_compiled_network_launches_less(tmp_path: Path) -> None:
 
 
 def test_larger_denoisers_and_other_latents_can_be_asked_for_without_a_recipe() -> None:
-    how = Estimate(preset="dit-ti/8", latent=(4, 32, 32), classes=1000, where="h200", batch_size=16)
+    how = Estimate(preset="dit-xs", latent=(4, 16, 16), classes=1000, where="h200", batch_size=16)
     outcome = run(how, Noted())
     (training, drawing) = outcome.facts["stages"]
     assert training["stage"] == "train-dit" and drawing["stage"] == "sample" and training["batch"] == 16
-    assert training["parameters"] > 5e6 and outcome.facts["precision"] == "bf16"
+    assert training["parameters"] > 3e6 and outcome.facts["precision"] == "bf16"
     assert training["memory"]["recomputing"] < training["memory"]["together"]
 
 
