@@ -8,11 +8,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks import page, processes
 from benchmarks.__main__ import keep
 from benchmarks.processes import EndedError, Variant, compare_processes
+from benchmarks.quality import listed
+from benchmarks.quality import page as choices_page
+from benchmarks.quality import work as quality_work
 from benchmarks.training import losses
+from ldm.core.errors import ConfigError, Stopped
 
 MACHINE = {
     "device": "a processor",
@@ -125,3 +130,52 @@ def test_a_process_that_is_killed_is_named_with_its_exit_code(tmp_path: Path) ->
     variants = {"a": Variant(writing, {"log": tmp_path / "log", "name": "a"}), "b": Variant(ending)}
     with pytest.raises(EndedError, match="'b' ended with exit code 3"):
         compare_processes(variants, rounds=5)
+
+
+@pytest.mark.parametrize("path", sorted(listed.FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_choice_of_the_lists_is_of_settings_that_exist(path: Path) -> None:
+    bench = listed.read(path)
+    assert not bench.choices[bench.baseline], "the others are compared with the recipe as it is"
+    keys = [bench.result_key(changes, 0) for changes in bench.choices.values()]
+    assert len(set(keys)) == len(keys), "a choice is another's"
+    only_sampled = [changes for changes in bench.choices.values() if set(changes) <= {"sample"}]
+    assert len({bench.training_key(bench.of_denoiser(changes), 0) for changes in only_sampled}) == 1
+
+
+def test_a_list_with_an_unknown_setting_or_command_is_refused() -> None:
+    given = {"name": "x", "title": "x", "recipe": "mnist", "seconds": 1}
+    with pytest.raises(ConfigError, match=r"unknown setting train\.lrr"):
+        listed.Bench.model_validate({**given, "choices": {"a": {"train-dit": {"train.lrr": 1}}}})
+    with pytest.raises(ValidationError, match="changes train-classifier"):
+        listed.Bench.model_validate({**given, "choices": {"a": {"train-classifier": {"train.lr": 1}}}})
+
+
+def test_the_page_of_choices_has_the_best_scale_of_each_and_the_losers_too() -> None:
+    numbers = {"kernel_distance": 0.0, "class_accuracy": 0.9, "recall": 0.5}
+
+    def row(choice: str, seed: int, *distances: float) -> dict[str, Any]:
+        scales = {f"{scale:g}": {**numbers, "frechet_distance": d} for scale, d in zip((1, 3), distances, strict=True)}
+        changes = {"train-dit": {"train.lr": 0.1}} if choice == "fast" else {}
+        plan = {"images": 1000, "speed": 1.0, "floor": {**numbers, "frechet_distance": 0.5}}
+        return {"choice": choice, "seed": seed, "changes": changes, "numbers": scales, **plan}
+
+    bench = {"title": "Some", "recipe": "mnist", "seconds": 9, "autoencoder_seconds": None, "precision": "fp32"}
+    bench |= {"compile": False, "num": 5, "features": "classifier", "seeds": [0, 1], "name": "some"}
+    rows = [row("recipe", 0, 2.0, 4.0), row("recipe", 1, 4.0, 4.0), row("fast", 0, 9.0, 6.0), row("fast", 1, 9.0, 6.0)]
+    text = choices_page.section({"bench": bench, "baseline": "recipe", "machine": MACHINE, "rows": rows})
+    assert "| recipe | – | 1,000 | 1.00 | 1 | 3 ± 1.4 | 1.00 |" in text
+    assert "| fast | `train-dit train.lr=0.1` | 1,000 | 1.00 | 3 | 6 ± 0 | 2.00 |" in text
+    assert text.index("| recipe |") < text.index("| fast |") < text.index("| *real images* |")
+
+
+def test_a_rate_is_measured_after_the_start_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, *(10.0 + n for n in range(20))])
+    monkeypatch.setattr(quality_work.time, "process_time", lambda: next(seconds))
+    window = quality_work.Window(15.0)
+    window.start("reading", 1, "images")
+    window.update(1)
+    window.start("training", 100, "images")
+    with pytest.raises(Stopped):
+        for step in range(20):
+            window.update(64 * (step + 1))
+    assert window.rate == pytest.approx(64.0)
