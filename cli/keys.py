@@ -64,11 +64,16 @@ class Setting:
         return self.kind.startswith("A,B")
 
     def typed(self, value: str | None = None) -> str:
-        """Return what sets it to a value, or what it is called: `--cfg 3`, `--no-flip`, `train.decay=cosine`."""
+        """Return what sets it to a value, or what it is called: `--cfg 3`, `--no-flip`, `train.decay=cosine`.
+
+        An argument by place is its value alone.
+        """
         if self.is_switch and value in ("yes", "no", None) and self.flags:
             return self.off_flags[0] if value == "no" and self.off_flags else self.flags[0]
         name = self.flags[0] if self.flags else self.argument or self.key
-        return name if value is None else f"{name} {value}" if self.flags else f"{name}={value}"
+        if value is None or self.flags:
+            return name if value is None else f"{name} {value}"
+        return value if self.argument else f"{name}={value}"
 
     def shown(self, value: Any) -> str:
         """Return a value as one would type it."""

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..errors import ConfigError, as_data_error
 from ..progress import Progress
@@ -41,11 +42,20 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def require_readable(source: ImageSource, progress: Progress) -> None:
-    """Decode every image once, in parallel. Raises DataError naming the first that cannot be decoded."""
+def require_readable(
+    source: ImageSource, progress: Progress, check: Callable[[int, Image.Image], object] = lambda index, picture: None
+) -> None:
+    """Decode every image once, in parallel. Raises DataError naming the first that cannot be decoded.
+
+    check: is given each image with its index, and raises DataError for one that is of no use.
+    """
+
+    def read(index: int) -> None:
+        check(index, source.picture(index))
+
     progress.start("reading images", len(source), "images")
     with ThreadPoolExecutor(num_workers()) as pool:
         for block in pieces(np.arange(len(source)), 256):
-            for index, _ in zip(block, pool.map(source.picture, block), strict=True):
+            for index, _ in zip(block, pool.map(read, block), strict=True):
                 progress.update(int(index) + 1)
     progress.finish()

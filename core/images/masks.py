@@ -41,7 +41,16 @@ def masked_by(picture: Image.Image, mask: np.ndarray, prepare: Preparation) -> M
 
 
 def boxed(picture: Image.Image, box: tuple[int, int, int, int], prepare: Preparation, name: str) -> Masked:
-    """Mask x, y, width, height of an image, in its own pixels. Raises DataError where they do not lie inside."""
+    """Mask x, y, width, height of an image, in its own pixels. Raises DataError as `require_inside` does."""
+    require_inside(picture, box, name)
+    x, y, width, height = box
+    mask = np.zeros((picture.height, picture.width), dtype=np.uint8)
+    mask[y : y + height, x : x + width] = 255
+    return masked_by(picture, mask, prepare)
+
+
+def require_inside(picture: Image.Image, box: tuple[int, int, int, int], name: str) -> None:
+    """Raise DataError, with the image's name, where x, y, width, height do not lie inside of it."""
     x, y, width, height = box
     if min(x, y) < 0 or min(width, height) < 1 or x + width > picture.width or y + height > picture.height:
         raise DataError(
@@ -49,9 +58,6 @@ def boxed(picture: Image.Image, box: tuple[int, int, int, int], prepare: Prepara
             " lie",
             "give x,y,w,h inside of the image",
         )
-    mask = np.zeros((picture.height, picture.width), dtype=np.uint8)
-    mask[y : y + height, x : x + width] = 255
-    return masked_by(picture, mask, prepare)
 
 
 def outpainted(picture: Image.Image, margins: Margins, prepare: Preparation) -> Masked:

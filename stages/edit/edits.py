@@ -14,6 +14,7 @@ from ...core.pipeline.generator import open_generator
 from ...core.pipeline.training_data import preparation_of_training
 from ...core.pipeline.writing import PREVIEW, draw, kept_latents, preview
 from ...core.progress import Outcome, Progress
+from ...core.runs.inputs import has_begun
 from ...core.runs.outputs import claim, occupied, output_folder
 from ..configs import Edit
 from .inputs import Inputs, check_editor, images_of, mask_of
@@ -40,13 +41,17 @@ def run(config: Edit, progress: Progress) -> Outcome:
     label = config.label or folder_label(config, PurePath(config.images[0]).stem, described)
     folder = output_folder(config, label)
     with occupied(folder, config.machine) as policy:
+        begun = has_begun(folder)
+        if not begun:  # Nothing is left behind by an edit that cannot be made.
+            require_readable(source, progress, inputs.check)
         work = claim(folder, config, {**opened.inputs(folder), **described}, progress)
         overview = folder / "grid.png"
         if work.complete:
             return Outcome(folder, already_complete=True, pictures=[overview])
 
         # What is drawn: of each image all its variants, together with those of others of the same strength.
-        require_readable(source, progress)
+        if begun:
+            require_readable(source, progress, inputs.check)
         generator = opened.generator(config, policy)
         request, variants = variants_of(config, opened, request, generator)
         drawing = latents.of(generator) if latents is not None else generator

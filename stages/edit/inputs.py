@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ...core.errors import ConfigError, DataError
 from ...core.images.dataset import ImageSource
 from ...core.images.decode import decode
 from ...core.images.given import open_given
 from ...core.images.loader import Preparation
-from ...core.images.masks import Masked, boxed, masked_by, outpainted, unmasked
+from ...core.images.masks import Masked, boxed, masked_by, outpainted, require_inside, unmasked
 from ...core.images.parameters import Origin, read_parameters
 from ...core.pipeline.again import like
 from ...core.pipeline.drawing import OpenedDenoiser
@@ -29,6 +30,11 @@ class Inputs:
     source: ImageSource
     mask: np.ndarray | None
     prepare: Preparation
+
+    def check(self, index: int, picture: Image.Image) -> None:
+        """Raise DataError for an image that cannot be edited so: that lacks the box."""
+        if self.config.box is not None:
+            require_inside(picture, self.config.box, self.source.names[index])
 
     def square(self, index: int) -> Masked:
         """Return an image and its mask. Raises DataError naming it where it cannot be decoded, or lacks the box."""
@@ -76,6 +82,10 @@ def check_editor(config: Edit, opened: Opened) -> None:
         refuse_settings(config, KeptScales, (), "a denoiser")
         if config.inversion:
             require_denoising(opened.source)
+        last = opened.sampling.num_steps
+        if max(config.start_index or (0,)) > last:
+            given = max(config.start_index or ())
+            raise ConfigError(f"`start_index={given}` is beyond the last step, {last}", "give less")
     elif isinstance(opened, OpenedNextScale):
         refuse_settings(config, Renoising, (), "a next-scale transformer")
         scales = len(opened.source.metadata["scales"])

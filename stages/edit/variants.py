@@ -10,7 +10,6 @@ import numpy as np
 
 from ...core.conditioning.conditioning import Request
 from ...core.diffusion import conditions, editing
-from ...core.errors import ConfigError
 from ...core.files import sha256_file
 from ...core.images.dataset import ImageSource
 from ...core.pipeline.again import parameters_of
@@ -50,10 +49,6 @@ def variants_of(config: Edit, opened: Opened, request: Request, generator: Gener
     how = generator.sampling
     times = generator.model.grid(how.num_steps, how.spacing, how.shift)
     if config.start_index is not None:
-        if max(config.start_index) >= len(times):
-            raise ConfigError(
-                f"`start_index={max(config.start_index)}` is beyond the last step, {len(times) - 1}", "give less"
-            )
         strengths = [float(times[place]) for place in config.start_index]
     else:
         strengths = [float(editing.times_from(times, strength)[0]) for strength in config.strengths]

@@ -143,7 +143,8 @@ def test_bad_input_is_named(trained: Pipeline, tmp_path: Path) -> None:
         ([str(tmp_path / "nowhere")], "nowhere does not exist"),
     ):
         with pytest.raises(DataError, match=re.escape(words)):
-            trained.run("edit", images=images)
+            trained.run("edit", images=images, label="refused")
+        assert not (trained.folder / "edits/refused/identity.json").exists(), "an edit that was never begun"
     with pytest.raises(ConfigError, match="no images given"):
         trained.run("edit", images=[])
     with pytest.raises(DataError, match="20 x 20 pixels, in which the box 15,0,10,5 does not"):
