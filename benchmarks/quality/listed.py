@@ -23,9 +23,9 @@ class Bench(BaseModel):
 
     seconds: of processor time of one core that each denoiser is trained for; autoencoder_seconds: the same of each
     autoencoder, in the place of the recipe's number of images. run: a finished run of the recipe, whose autoencoder,
-    latents and classifier are used where a choice changes nothing of them. seeds: of the trainings; samples always have the same.
-    guidance: scales at which each is measured. num: samples of each class. choices: name → command → setting → value;
-    the first is what the others are compared with.
+    latents and classifier are used where a choice changes nothing of them. seeds: of the trainings; samples always have
+    the same. guidance: scales at which each is measured. num: samples of each class. choices: name → command → setting
+    → value; the first is what the others are compared with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
