@@ -45,6 +45,8 @@ def run(config: Combination, progress: Progress) -> Outcome:
     titles = [request.titles[0] for request in pair]
     along = isinstance(config, Interpolate)
     own_seeds = _seeds(config)
+    if config.cache > 1:
+        raise ConfigError(f"`cache={config.cache}`: two conditions are drawn at every step", "leave it out")
     if isinstance(config, Anagram):
         _check_view(config, opened.source.metadata["latent_shape"][-1])
 

@@ -63,6 +63,15 @@ def require_any_size(folder: Path, asked: str, trained: str) -> None:
         )
 
 
+def require_equal_blocks(folder: Path, asked: str, least: int) -> None:
+    """Raise ConfigError where the network in a folder is no row of equal blocks, at least so many. asked: for what."""
+    kind, found = read_description(folder, FAMILIES, REMEDY)["kind"], read_config(folder)
+    network: Any = FAMILIES[kind].load_network()
+    if not network.uniform or (found.num_blocks or 0) < least:
+        what = f"{found.num_blocks} blocks" if network.uniform else "blocks that are not alike"
+        raise ConfigError(f"{asked}: the network, {kind}, has {what}", "leave it out")
+
+
 def _any_size(family: Family) -> bool:
     network: Any = family.load_network()
     return bool(network.any_size)

@@ -21,6 +21,7 @@ from ..settings.fields import defaults, identity, read_seeds
 from ..system.compile import maybe_compile
 from ..system.precision import Policy
 from .asking import with_encoders
+from .caching import OUTER
 from .generation import Edit, Sampling, as_trained, check, check_clip, chunk_size, evaluations, generate, sampling_of
 from .generator import Generator, OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, state_of, student_of, with_guides
@@ -109,7 +110,9 @@ class OpenedDenoiser:
         """Load the networks, compiled if so wished."""
         model = replace(load_model(self.source, config, policy), conditioning=self.conditioning)
         model = with_guides(model, self.guides, config, policy)
-        maybe_compile(model.network, bool(config.machine.compile), policy.device)
+        # With a cache, other blocks stand in the place of some at some steps: they are compiled one by one.
+        for part in model.network.blocks if config.cache > 1 else [model.network]:
+            maybe_compile(part, bool(config.machine.compile), policy.device)
         return model
 
     def recorded(self, seed: int) -> dict[str, Any]:
@@ -137,6 +140,8 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     if config.away_from is not None:
         one_condition(conditioning, "away_from", config.away_from)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1 and config.away_from is None)
+    if config.cache > 1:
+        denoisers.require_equal_blocks(source.path / "final", f"`cache={config.cache}`", 2 * OUTER + 1)
     if config.image_size is not None:
         for network in (source, *guides.values()):
             _check_size(config.image_size, network)

@@ -35,11 +35,13 @@ class Sampling(Guidance):
     variance: str = "auto"
     clip: str = "none"
     image_size: int | None = None
+    cache: int = 1
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What manifests record of it; nothing of a class to guide away from, or another size, where there is none."""
-        return {k: v for k, v in vars(self).items() if v is not None or k not in ("away_from", "image_size")}
+        """What manifests record of it; nothing of choices that came later, where they are as by default."""
+        later = {"away_from": None, "image_size": None, "cache": 1}
+        return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
     @property
     def num_steps(self) -> int:
@@ -233,7 +235,7 @@ def _chunk(
     # Guide the denoiser. DDPM takes a learned variance, and a classifier's gradient, in its steps instead.
     is_ddpm = sampling.sampler == "ddpm"
     learned = is_ddpm and model.diffusion.learn_variance and sampling.variance in ("auto", "learned")
-    steered = guided(model, sampling, policy, is_ddpm, learned)
+    steered = guided(model, sampling, policy, is_ddpm, learned, sampling.cache)
     denoise = steered.denoise
     if sampling.clip != "none":
         mean, std = (values[:, None, None] for values in (model.autoencoder.latent_mean, model.autoencoder.latent_std))

@@ -91,7 +91,8 @@ class Loaded:
 
     def generator(self, opened: Opened, config: Drawing, policy: Policy) -> Generator:
         """Return what `opened` loads, from memory where it is there."""
-        key = sha256_json([opened.inputs(Path()), config.machine.model_dump(mode="json")])
+        # With a cache other parts of a network are compiled.
+        key = sha256_json([opened.inputs(Path()), config.machine.model_dump(mode="json"), config.cache > 1])
         if self._last is not None and self._last[0] == key:
             return opened.with_settings(self._last[1])
         self._last = None  # Before the next one takes its memory.

@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..images.decode import as_tensor, as_uint8
 from ..system.memory import equal_chunks
 from ..system.precision import Policy
+from .caching import CachedBlocks
 from .settings import Diffusion, Student
 
 _PIXELS_DECODED = 1 << 20  # of images, at once: 16 of 256 x 256, whose maps in a decoder for them take 1 GB each
@@ -128,14 +129,22 @@ class Guided:
     for_ddpm: dict[str, Any] = field(default_factory=dict)
 
 
-def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, learned_variance: bool = False) -> Guided:
+def guided(
+    model: Model,
+    how: Guidance,
+    policy: Policy,
+    ddpm: bool = False,
+    learned_variance: bool = False,
+    cache: int = 1,
+) -> Guided:
     """Wrap a model's network in the guidance asked for: autoguidance inside, then classifier-free, then a classifier.
 
     ddpm: the classifier moves the mean of DDPM's steps (Dhariwal & Nichol 2021, algorithm 1) instead of the estimate
-    (algorithm 2). learned_variance: return it for DDPM's steps.
+    (algorithm 2). learned_variance: return it for DDPM's steps. cache: at which steps the network's middle blocks are
+    computed: every n-th, along one path; see `CachedBlocks`.
     """
     for_ddpm: dict[str, Any] = {}
-    denoise, split = _bare(model, policy)
+    denoise, split = _bare(model, policy, cache)
     if learned_variance:
         assert split is not None, "the model has learned no variance"
         for_ddpm["variance"] = split.fraction
@@ -155,17 +164,26 @@ def guided(model: Model, how: Guidance, policy: Policy, ddpm: bool = False, lear
     return Guided(denoise, for_ddpm)
 
 
-def _bare(model: Model, policy: Policy) -> tuple[Denoiser, SplitOutput | None]:
+def _bare(model: Model, policy: Policy, cache: int = 1) -> tuple[Denoiser, SplitOutput | None]:
     """Return a model's denoiser, and what splits its output where that includes the variance."""
     prepare = conditions.once(model.network.prepare)
+    cached = CachedBlocks(model.network, cache) if cache > 1 else None
+    called = cached or model.network
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with policy.autocast():
-            output: Tensor = model.network(x, t, prepare(cond))
+            output: Tensor = called(x, t, prepare(cond))
         return output.float()
 
     split = SplitOutput(network) if model.diffusion.learn_variance else None
-    return denoiser(split or network, model.schedule, model.diffusion.prediction), split
+    denoise = denoiser(split or network, model.schedule, model.diffusion.prediction)
+
+    def in_turn(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        assert cached is not None and t.ndim == 0, "along the grid of a sampler"
+        cached.at(float(t))
+        return denoise(x_t, t, cond)
+
+    return denoise if cached is None else in_turn, split
 
 
 def one_condition(conditioning: Conditioning, setting: str, text: str, asks: str | None = None) -> Request:

@@ -268,6 +268,14 @@ class Drawing(TokenDrawing, Stage):
         "--steps",
         ge=1,
     )
+    cache: int = option(
+        1,
+        "Compute the middle blocks of a transformer at every n-th step only, and add the same in between: faster,"
+        " nearly the same images. 1 computes all.",
+        "--cache",
+        ge=1,
+        le=20,
+    )
     eta: float = option(0.0, "DDIM's share of fresh noise: 0 deterministic, 1 DDPM.", "--eta", ge=0, le=1)
     spacing: SpacingName = option(
         "trailing", "Which of the schedule's steps; uniform and flow do not use its table.", "--spacing"

@@ -167,3 +167,10 @@ def test_guiding_away_from_a_class_needs_no_null_and_differs_from_guiding_away_f
     made = other.run("sample", classes="red", away_from="blue", num=1, steps=2).directory
     assert manifest(made)["facts"]["sampling"]["away_from"] == "blue" and len(pngs(made)) == 1
     assert "away_from" not in manifest(other.run("sample", num=1, steps=2).directory)["facts"]["sampling"]
+
+
+def test_a_cache_is_refused_where_no_block_lies_between_the_first_and_the_last(trained: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="`cache=2`: the network, dit, has 2 blocks"):
+        trained.run("sample", cache=2)
+    with pytest.raises(ConfigError, match="two conditions are drawn at every step"):
+        trained.run("anagram", classes=["red", "blue"], cache=2)
