@@ -36,6 +36,8 @@ def run(config: Combination, progress: Progress) -> Outcome:
     # What is asked for, checked before anything is loaded or written.
     if config.like is not None:
         config = like(config.like, config, **({"num": 1} if isinstance(config, Seeded) else {}))
+    if config.cache > 1:
+        raise ConfigError(f"`cache={config.cache}`: two conditions are drawn at every step", "leave it out")
     unguided = "" in config.pair and config.away_from is None
     opened = open_model(without_guidance(config) if unguided else config)
     opened = replace(opened, sampling=_without_learned_variance(opened.sampling))
@@ -45,8 +47,6 @@ def run(config: Combination, progress: Progress) -> Outcome:
     titles = [request.titles[0] for request in pair]
     along = isinstance(config, Interpolate)
     own_seeds = _seeds(config)
-    if config.cache > 1:
-        raise ConfigError(f"`cache={config.cache}`: two conditions are drawn at every step", "leave it out")
     if isinstance(config, Anagram):
         _check_view(config, opened.source.metadata["latent_shape"][-1])
 
