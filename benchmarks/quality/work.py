@@ -62,6 +62,10 @@ class Work:
     folder: Path
     seen: dict[str, Features] = field(default_factory=dict)  # features of references
 
+    def __post_init__(self) -> None:
+        for name in ("plans", "results"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
     def place(self, name: str, seed: int) -> Path:
         """Return where the result of a choice is kept."""
         return self.folder / "results" / f"{self.bench.result_key(self.bench.choices[name], seed)}.json"
@@ -202,7 +206,6 @@ class Work:
     @contextmanager
     def held(self, run: str) -> Iterator[None]:
         """Let one process at a time work on a run; others of the same list wait."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f".{run}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
