@@ -14,14 +14,14 @@ from ..denoisers.dit_config import DiTConfig
 from ..denoisers.layers import sincos_positions
 from ..errors import ConfigError, DataError
 from ..runs.weights import read_state_dict
-from .mapping import PARTS, Names, Weights
+from .mapping import PARTS, Names, Reader, Weights
 from .scheduler import Process
-from .transformer import assembled
 
 PROCESS = Process("linear", 1000, False, "eps", 1000.0, ahead=1)
 _HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}  # by width and depth: DiT-S, B, L, XL
 _TABLE = "y_embedder.embedding_table.weight"
 _REMEDY = "give a checkpoint of facebookresearch/DiT: its class-conditional DiT-S, B, L or XL"
+_READER = Reader("a DiT", _REMEDY)
 
 
 def load_dit(path: Path, heads: int | None = None, num_classes: int | None = None) -> DiT:
@@ -42,7 +42,7 @@ def load_dit(path: Path, heads: int | None = None, num_classes: int | None = Non
     known = {f"{name}.{part}" for theirs in names.values() for name in theirs for part in PARTS}
     if unknown := tensors.keys() - known - {"pos_embed", _TABLE}:
         raise DataError(f"{path} has {min(unknown)}, which a DiT does not", _REMEDY)
-    return assembled(config, own, path, PROCESS.ahead)
+    return _READER.filled(config, DiT, lambda _: own, path, PROCESS.ahead)
 
 
 def _config(given: Weights, heads: int | None, num_classes: int | None) -> DiTConfig:

@@ -2,7 +2,7 @@
 
 import importlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from ..denoisers.network import DenoiserNetwork
 from ..diffusion.conditions import Cond
 from ..errors import ConfigError, DataError
 from ..settings.families import kind_of
+from .mapping import Given
 
 
 class DenoiserExporter(Protocol):
@@ -33,15 +34,7 @@ class DenoiserExporter(Protocol):
 
     def to_diffusers(self, model: Any, ahead: int) -> nn.Module: ...
 
-    def from_diffusers(
-        self,
-        settings: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        path: Path,
-        num_named: int,
-        ahead: int,
-        time_scale: float,
-    ) -> DenoiserNetwork: ...
+    def from_diffusers(self, given: Given) -> DenoiserNetwork: ...
 
     def require_pipeline(self, config: Any) -> None:
         """Raise ConfigError where the pipeline cannot draw from a network of this config."""

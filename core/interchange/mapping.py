@@ -1,14 +1,20 @@
 """Tables of names between our networks and those of others, applied in both directions."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..denoisers.config import DenoiserConfig
+from ..denoisers.network import DenoiserNetwork
 from ..errors import ConfigError, DataError
+from ..runs.weights import load_into
 
+Config = TypeVar("Config", bound=DenoiserConfig)
+Network = TypeVar("Network", bound=DenoiserNetwork)
 Names = Mapping[str, tuple[str, ...]]  # our linear layers, each with theirs, whose rows one after another are ours
 PARTS = ("weight", "bias")
 ONLY_HERE = "only `ldm sample` draws from this denoiser"  # a remedy
@@ -61,3 +67,79 @@ def to_theirs(own: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
         if f"{mine}.{part}" in own
         for name, piece in zip(theirs, own[f"{mine}.{part}"].chunk(len(theirs)), strict=True)
     }
+
+
+@dataclass(frozen=True)
+class Given:
+    """A denoiser of others: its config and weights, and what the rest of its pipeline says of it.
+
+    path: of the weights, named in errors. num_named: how many classes have names. ahead, time_scale: of the steps that
+    the network was given, as `scheduler.Process` has them. texts: the fields of our config that follow from a
+    pipeline's text encoders.
+    """
+
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    path: Path
+    num_named: int = 0
+    ahead: int = 1
+    time_scale: float = 1000.0
+    texts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the networks of one class are read. what: they are, in words. remedy: of errors."""
+
+    what: str
+    remedy: str
+
+    def network(
+        self,
+        given: Given,
+        config_of: Callable[[Weights], Config],
+        build: Callable[[Config], Network],
+        tensors_of: Callable[[Network, Weights], dict[str, Tensor]],
+    ) -> Network:
+        """Return our network of the config and tensors, of our names, that are made of theirs.
+
+        Raises DataError where `config_of` raises for settings that ours cannot have, and where tensors do not fit.
+        """
+        weights = Weights(given.tensors, given.path, self.remedy)
+        try:
+            config = config_of(weights)
+            for name, value in given.texts.items():
+                if getattr(config, name) not in (0, value):
+                    raise ConfigError(f"{name} is {getattr(config, name)}, that of the text encoders {value}")
+            config = config.replace(**given.texts)
+        except (ConfigError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            message = f"{given.path.parent} does not describe {self.what} that can be read here: {error}"
+            raise DataError(message, self.remedy) from None
+        return self.filled(config, build, lambda model: tensors_of(model, weights), given.path, given.ahead)
+
+    def filled(
+        self,
+        config: Config,
+        build: Callable[[Config], Network],
+        tensors_of: Callable[[Network], dict[str, Tensor]],
+        path: Path,
+        ahead: int,
+    ) -> Network:
+        """Return a new network with tensors of our names, the first map of the times, which were steps, turned."""
+        with torch.device("meta"):  # where nothing is drawn; the tensors take the parameters' places
+            model = build(config)
+        own, time = tensors_of(model), model.get_submodule("time")
+        own["time.up.weight"] = turned(own["time.up.weight"], time.get_buffer("table"), -ahead)
+        load_into(model, own, path, self.remedy, assign=True)
+        return model.eval()
+
+
+def turned(weight: Tensor, table: Tensor, by: int) -> Tensor:
+    """Return the map of [cos a, sin a] that equals `weight` (D, 2F) on [cos (a + by f), sin (a + by f)].
+
+    table: the frequencies f (F,).
+    """
+    cosine, sine = (by * table.double()).cos(), (by * table.double()).sin()
+    of_cosine, of_sine = weight.double().chunk(2, dim=1)
+    both = torch.cat([of_cosine * cosine + of_sine * sine, of_sine * cosine - of_cosine * sine], dim=1)
+    return both.to(weight.dtype)

@@ -17,6 +17,7 @@ from ..files import read_json
 from ..runs.weights import CONFIG, read_safetensors, read_state_dict
 from . import scheduler, transformer
 from .exporters import DenoiserExporter, denoiser_exporters
+from .mapping import Given
 from .scheduler import Process
 
 INDEX = "model_index.json"
@@ -73,7 +74,8 @@ class PipelineFolder:
         tensors, path = _read_weights(folder)
         named = max(self.class_names, default=-1) + 1
         settings, process = read_json(folder / CONFIG), self.process
-        return self.exporter.from_diffusers(settings, tensors, path, named, process.ahead, process.time_scale)
+        given = Given(settings, tensors, path, named, process.ahead, process.time_scale)
+        return self.exporter.from_diffusers(given)
 
 
 def open_pipeline(path: Path) -> PipelineFolder:

@@ -4,7 +4,6 @@ There, queries, keys and values are apart, and patches and the outer maps of the
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +11,14 @@ from torch import Tensor, nn
 
 from ..denoisers.linear_dit import LinearDiT
 from ..denoisers.linear_dit_config import LinearDiTConfig
-from ..errors import ConfigError, DataError
-from ..runs.weights import load_into
-from .mapping import ONLY_HERE, Names, Weights, refuse_settings, to_theirs
-from .transformer import turned
+from ..errors import ConfigError
+from .mapping import ONLY_HERE, Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
 
 TITLE = "Sana"
 PIPELINE, NETWORK, AUTOENCODER = "", "transformer", "vae"  # SanaPipeline has a text encoder, too
 CLASS_NAMES = ("SanaTransformer2DModel",)
 _REMEDY = "give a folder of a SanaPipeline's transformer"
+_READER = Reader("a Sana", _REMEDY)
 _THEIRS: dict[str, Any] = {  # what their config must say, where it says anything
     "attention_bias": False,
     "dropout": 0.0,
@@ -106,36 +104,22 @@ def summary(config: LinearDiTConfig) -> str:
     return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
 
 
-def from_diffusers(
-    settings: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    num_named: int = 0,
-    ahead: int = 1,
-    time_scale: float = 1000.0,
-) -> LinearDiT:
-    """Return the network of a SanaTransformer2DModel's config and weights.
+def from_diffusers(given: Given) -> LinearDiT:
+    """Return the network of a SanaTransformer2DModel. Raises DataError for one that ours cannot be."""
+    return _READER.network(given, lambda _: _config(given), LinearDiT, _tensors)
 
-    path: of the weights, named in errors. ahead, time_scale: as of `transformer.from_diffusers`. Raises DataError for a
-    network that ours cannot be.
-    """
-    try:
-        config = _config(settings, time_scale)
-    except (ConfigError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise DataError(f"{path.parent} does not describe a Sana that can be read here: {error}", _REMEDY) from None
-    given = Weights(tensors, path, _REMEDY)
-    with torch.device("meta"):
-        model = LinearDiT(config)
-    own = given.ours(_names(config), model.state_dict().keys())
-    own |= {mine: given.get(theirs, 2) for mine, theirs in _tables(config).items()}
+
+def _tensors(model: LinearDiT, weights: Weights) -> dict[str, Tensor]:
+    config = model.config
+    own = weights.ours(_names(config), model.state_dict().keys())
+    own |= {mine: weights.get(theirs, 2) for mine, theirs in _tables(config).items()}
     for name in ("patch", *_convolutions(config)):
         own[f"{name}.weight"] = own[f"{name}.weight"].flatten(1)
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
-    load_into(model, own, path, _REMEDY, assign=True)
-    return model.eval()
+    return own
 
 
-def _config(settings: Mapping[str, Any], time_scale: float) -> LinearDiTConfig:
+def _config(given: Given) -> LinearDiTConfig:
+    settings = given.settings
     for name, expected in _THEIRS.items():
         if settings.get(name, expected) != expected:
             raise ConfigError(f"{name} is {settings[name]!r}, not {expected!r}")
@@ -148,7 +132,7 @@ def _config(settings: Mapping[str, Any], time_scale: float) -> LinearDiTConfig:
         latent_channels=channels,
         latent_size=settings["sample_size"],
         learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
-        time_scale=time_scale,
+        time_scale=given.time_scale,
         token_width=settings["caption_channels"],
         patch_size=settings["patch_size"],
         width=width,

@@ -5,7 +5,6 @@ text in the last block, have the scale first. Its table of positions is a buffer
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +14,13 @@ from ..denoisers.layers import sincos_positions
 from ..denoisers.mmdit import MMDiT
 from ..denoisers.mmdit_config import MMDiTConfig
 from ..errors import ConfigError, DataError
-from ..runs.weights import load_into
-from .mapping import ONLY_HERE, Names, Weights, refuse_settings, to_theirs
-from .transformer import turned
+from .mapping import ONLY_HERE, Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
 
 TITLE = "MM-DiT"
 PIPELINE, NETWORK, AUTOENCODER = "", "transformer", "vae"  # StableDiffusion3Pipeline has text encoders, too
 CLASS_NAMES = ("SD3Transformer2DModel",)
 _REMEDY = "give a folder of a StableDiffusion3Pipeline's transformer"
+_READER = Reader("an MM-DiT", _REMEDY)
 _TABLE = "pos_embed.pos_embed"
 _FAR = 1e-4  # in positions: those of others may have been computed in float32
 
@@ -93,37 +91,22 @@ def summary(config: MMDiTConfig) -> str:
     return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
 
 
-def from_diffusers(
-    settings: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    num_named: int = 0,
-    ahead: int = 1,
-    time_scale: float = 1000.0,
-) -> MMDiT:
-    """Return the network of an SD3Transformer2DModel's config and weights.
+def from_diffusers(given: Given) -> MMDiT:
+    """Return the network of an SD3Transformer2DModel. Raises DataError for one that ours cannot be."""
+    return _READER.network(given, lambda _: _config(given), MMDiT, _tensors)
 
-    path: of the weights, named in errors. ahead, time_scale: as of `transformer.from_diffusers`. Raises DataError for a
-    network that ours cannot be.
-    """
-    try:
-        config = _config(settings, time_scale)
-    except (ConfigError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise DataError(f"{path.parent} does not describe an MM-DiT that can be read here: {error}", _REMEDY) from None
-    given = Weights(tensors, path, _REMEDY)
-    table = given.get(_TABLE, 3)
+
+def _tensors(model: MMDiT, weights: Weights) -> dict[str, Tensor]:
+    config, table = model.config, weights.get(_TABLE, 3)
     if table.shape != (1, config.position_side**2, config.width) or (table - _table(config)).abs().max() > _FAR:
-        raise DataError(f"{path}: {_TABLE} does not hold the positions that its config describes", _REMEDY)
-    with torch.device("meta"):
-        model = MMDiT(config)
-    own = given.ours(_names(config), model.state_dict().keys())
+        raise DataError(f"{weights.path}: {_TABLE} does not hold the positions that its config describes", _REMEDY)
+    own = weights.ours(_names(config), model.state_dict().keys())
     own["patch.weight"] = own["patch.weight"].flatten(1)
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
-    load_into(model, _swapped(own, config), path, _REMEDY, assign=True)
-    return model.eval()
+    return _swapped(own, config)
 
 
-def _config(settings: Mapping[str, Any], time_scale: float) -> MMDiTConfig:
+def _config(given: Given) -> MMDiTConfig:
+    settings = given.settings
     patch, heads, depth = settings["patch_size"], settings["num_attention_heads"], settings["num_layers"]
     width, channels = heads * settings["attention_head_dim"], settings["in_channels"]
     dual, qk_norm = list(settings.get("dual_attention_layers") or ()), settings.get("qk_norm")
@@ -138,7 +121,7 @@ def _config(settings: Mapping[str, Any], time_scale: float) -> MMDiTConfig:
         latent_size=settings["sample_size"],
         learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
         label_dropout=0.1,
-        time_scale=time_scale,
+        time_scale=given.time_scale,
         token_width=settings["joint_attention_dim"],
         pooled_width=settings["pooled_projection_dim"],
         patch_size=patch,

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ..denoisers.dit import DiT
 from ..denoisers.dit_config import DiTConfig
 from ..errors import ConfigError, DataError
-from ..runs.weights import load_into
-from .mapping import PARTS, Names, Weights, to_theirs
+from .mapping import PARTS, Given, Names, Reader, Weights, to_theirs, turned
 
 TITLE = "DiT"
 PIPELINE, NETWORK, AUTOENCODER = "DiTPipeline", "transformer", "vae"
@@ -45,6 +44,7 @@ _THEIRS = {  # what their config must say, where it says anything, to be the DiT
     "cross_attention_dim": None,
 }
 _REMEDY = "give a folder of a class-conditional DiT of a thousand classes or fewer"
+_READER = Reader("a DiT", _REMEDY)
 
 
 def require_expressible(config: DiTConfig) -> None:
@@ -138,72 +138,45 @@ def _padded_table(table: Tensor, config: DiTConfig) -> Tensor:
     return torch.cat([classes, null.expand(NULL_CLASS + 1 - len(classes), -1)])
 
 
-def from_diffusers(
-    settings: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    num_named: int = 0,
-    ahead: int = 1,
-    time_scale: float = 1000.0,
-) -> DiT:
-    """Return the network of a DiTTransformer2DModel's config and weights.
+def from_diffusers(given: Given) -> DiT:
+    """Return the network of a DiTTransformer2DModel.
 
-    path: of the weights, named in errors. num_named: how many classes have names; the classes are those and all that
-    were trained, which unused ones, with the null class's embedding, were not. ahead, time_scale: of the steps that the
-    network was given, as `scheduler.Process` has them. Raises DataError for a network that is
-    not the DiT of the paper, and for embedders that differ from block to block.
+    Its classes are those that have names and all that were trained, which unused ones, with the null class's embedding,
+    were not. Raises DataError for a network that is not the DiT of the paper, and for embedders that differ from block
+    to block.
     """
-    _require_paper(settings, path)
-    heads, depth = _whole(settings, "num_attention_heads", path), _whole(settings, "num_layers", path)
-    width = heads * _whole(settings, "attention_head_dim", path)
-    channels = _whole(settings, "in_channels", path)
-    given = Weights(tensors, path, _REMEDY)
-    table = _shared_table(given, depth)
-    num_classes, has_null = _count_classes(table, num_named)
-    up = given.get("transformer_blocks.0.ff.net.0.proj.bias")
-    try:
-        config = DiTConfig(
-            latent_channels=channels,
-            latent_size=_whole(settings, "sample_size", path),
-            patch_size=_whole(settings, "patch_size", path),
-            width=width,
-            depth=depth,
-            heads=heads,
-            num_classes=num_classes,
-            label_dropout=0.1 if has_null else 0.0,
-            mlp_ratio=len(up) / width,
-            learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
-            time_scale=time_scale,
-        )
-    except ConfigError as error:
-        raise DataError(f"{path} does not hold a DiT: {error.message}", _REMEDY) from None
-    own = given.ours(_names(depth)) | given.ours(_time_names(0))
+    return _READER.network(given, lambda weights: _config(given, weights), DiT, _tensors)
+
+
+def _config(given: Given, weights: Weights) -> DiTConfig:
+    settings = given.settings
+    _require_paper(settings, given.path)
+    heads, depth = _whole(settings, "num_attention_heads", given.path), _whole(settings, "num_layers", given.path)
+    width = heads * _whole(settings, "attention_head_dim", given.path)
+    channels = _whole(settings, "in_channels", given.path)
+    num_classes, has_null = _count_classes(_shared_table(weights, depth), given.num_named)
+    return DiTConfig(
+        latent_channels=channels,
+        latent_size=_whole(settings, "sample_size", given.path),
+        patch_size=_whole(settings, "patch_size", given.path),
+        width=width,
+        depth=depth,
+        heads=heads,
+        num_classes=num_classes,
+        label_dropout=0.1 if has_null else 0.0,
+        mlp_ratio=len(weights.get("transformer_blocks.0.ff.net.0.proj.bias")) / width,
+        learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
+        time_scale=given.time_scale,
+    )
+
+
+def _tensors(model: DiT, weights: Weights) -> dict[str, Tensor]:
+    config, table = model.config, weights.get(f"transformer_blocks.0.{_TABLE}")
+    own = weights.ours(_names(config.depth)) | weights.ours(_time_names(0))
     own["patch.weight"] = own["patch.weight"].flatten(1)
-    own["label.table.weight"] = torch.cat([table[:num_classes], table[-1:]]) if has_null else table[:num_classes]
-    return assembled(config, own, path, ahead)
-
-
-def assembled(config: DiTConfig, own: dict[str, Tensor], path: Path, ahead: int) -> DiT:
-    """Put tensors of our names into a new network, after turning the first map of the times, which were steps.
-
-    Raises DataError naming `path` where they do not fit.
-    """
-    with torch.device("meta"):  # where nothing is drawn; the tensors take the parameters' places
-        model = DiT(config)
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
-    load_into(model, own, path, _REMEDY, assign=True)
-    return model.eval()
-
-
-def turned(weight: Tensor, table: Tensor, by: int) -> Tensor:
-    """Return the map of [cos a, sin a] that equals `weight` (D, 2F) on [cos (a + by f), sin (a + by f)].
-
-    table: the frequencies f (F,).
-    """
-    cosine, sine = (by * table.double()).cos(), (by * table.double()).sin()
-    of_cosine, of_sine = weight.double().chunk(2, dim=1)
-    both = torch.cat([of_cosine * cosine + of_sine * sine, of_sine * cosine - of_cosine * sine], dim=1)
-    return both.to(weight.dtype)
+    classes = table[: config.num_classes]
+    own["label.table.weight"] = torch.cat([classes, table[-1:]]) if config.has_null else classes
+    return own
 
 
 def _names(depth: int) -> Names:

@@ -5,7 +5,7 @@ k = s t - `ahead` where ours is given the time t, as in `transformer`.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from ..denoisers.unet import UNet
 from ..denoisers.unet_config import UNetConfig
-from ..errors import ConfigError, DataError
-from ..runs.weights import load_into
-from .mapping import Names, Weights, to_theirs
-from .transformer import turned
+from ..errors import ConfigError
+from .mapping import Given, Names, Reader, Weights, to_theirs, turned
 
 TITLE = "U-Net"
 PIPELINE, NETWORK, AUTOENCODER = "LDMPipeline", "unet", "vqvae"
 CLASS_NAMES = ("UNet2DModel", "UNet2DConditionModel")
 _REMEDY = "give a folder of diffusers' UNet2DModel or UNet2DConditionModel"
+_READER = Reader("a U-Net", _REMEDY)
 _OURS = {"modulation": ("scale-shift", "add"), "edge": (3,), "vocabulary": (0,)}  # what our config must say
 _THEIRS: dict[str, Any] = {  # what their config must say, where it says anything
     "center_input_sample": False,
@@ -235,31 +234,19 @@ def _cross_names(mine: str, theirs: str, depth: int) -> Names:
     return names
 
 
-def from_diffusers(
-    settings: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    num_named: int = 0,
-    ahead: int = 1,
-    time_scale: float = 1000.0,
-) -> UNet:
-    """Return the network of the config and weights of diffusers' UNet2DModel or UNet2DConditionModel.
+def from_diffusers(given: Given) -> UNet:
+    """Return the network of a UNet2DModel or UNet2DConditionModel. Raises DataError for one that ours cannot be.
 
-    path: of the weights, named in errors. num_named: how many classes have names: if the table has one row more, that
-    is the null class. ahead, time_scale: as of `transformer.from_diffusers`. Raises DataError for a network that ours
-    cannot be.
+    If its table of classes has a row more than classes have names, that is the null class.
     """
-    try:
-        config = _config(settings, num_named, time_scale)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path.parent} does not describe a U-Net that can be read here: {error}", _REMEDY) from None
-    with torch.device("meta"):
-        model = UNet(config)
-    flat = {name: tensor.flatten(1) if _is_projection(name, tensor) else tensor for name, tensor in tensors.items()}
-    own = Weights(flat, path, _REMEDY).ours(_names(config), model.state_dict().keys())
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, -ahead)
-    load_into(model, own, path, _REMEDY, assign=True)
-    return model.eval()
+    flat = {
+        name: tensor.flatten(1) if _is_projection(name, tensor) else tensor for name, tensor in given.tensors.items()
+    }
+    return _READER.network(replace(given, tensors=flat), lambda _: _config(given), UNet, _tensors)
+
+
+def _tensors(model: UNet, weights: Weights) -> dict[str, Tensor]:
+    return weights.ours(_names(model.config), model.state_dict().keys())
 
 
 def _is_projection(name: str, tensor: Tensor) -> bool:
@@ -267,7 +254,8 @@ def _is_projection(name: str, tensor: Tensor) -> bool:
     return name.endswith(("proj_in.weight", "proj_out.weight")) and tensor.dim() == 4
 
 
-def _config(settings: Mapping[str, Any], num_named: int, time_scale: float) -> UNetConfig:
+def _config(given: Given) -> UNetConfig:
+    settings, num_named = given.settings, given.num_named
     for name, expected in _THEIRS.items():
         if settings.get(name, expected) != expected:
             raise ConfigError(f"{name} is {settings[name]!r}, not {expected!r}")
@@ -299,7 +287,7 @@ def _config(settings: Mapping[str, Any], num_named: int, time_scale: float) -> U
         num_classes=num_named if rows and 0 < num_named < rows else rows,
         label_dropout=0.1 if rows and 0 < num_named < rows else 0.0,
         learn_sigma=settings["out_channels"] == 2 * channels,
-        time_scale=time_scale,
+        time_scale=given.time_scale,
         channels=levels[0],
         multipliers=tuple(level / levels[0] for level in levels),
         blocks=",".join(of_kind[kind] for kind in kinds),

@@ -11,6 +11,7 @@ from ldm.core.denoisers.linear_dit import LinearDiT
 from ldm.core.denoisers.linear_dit_config import LinearDiTConfig
 from ldm.core.denoisers.registry import build
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.interchange.mapping import Given
 from ldm.core.interchange.sana import from_diffusers, outputs, require_pipeline, to_diffusers
 from tests.support.golden_fill import fill, values
 
@@ -42,7 +43,7 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
 def test_values_are_the_golden_ones_of_a_tiny_sana() -> None:
     network: Any = diffusers.SanaTransformer2DModel(**TINY).eval()
     fill(network)
-    model = from_diffusers(dict(network.config), network.state_dict(), Path("transformer/weights"), ahead=0)
+    model = from_diffusers(Given(network.config, network.state_dict(), Path("transformer/weights"), ahead=0))
     x, text = values("input.x", (2, 8, 8, 8)), values("input.text", (2, 7, 24))
     mask = torch.arange(7) < torch.tensor([[4], [7]])
     ours = model(x, STEPS / 1000, {"tokens": text, "mask": mask})
@@ -77,7 +78,7 @@ def test_weights_go_to_diffusers_and_back(config: LinearDiTConfig, ahead: int) -
     for parameter in model.parameters():
         parameter.add_(0.03 * torch.randn_like(parameter))
     theirs: Any = to_diffusers(model, ahead)
-    back = from_diffusers(dict(theirs.config), theirs.state_dict(), Path("x/y"), 0, ahead)
+    back = from_diffusers(Given(theirs.config, theirs.state_dict(), Path("x/y"), ahead=ahead))
     # Angles of the times reach 1,000 and are rounded to 6e-5, in another place where steps are not the times.
     close = 3e-5 if ahead else 1e-5
     cond = {"tokens": torch.randn(2, 6, 20), "mask": torch.arange(6) < torch.tensor([[6], [3]])}
@@ -109,6 +110,6 @@ def test_what_diffusers_does_not_have_is_named(fields: dict[str, Any], word: str
 )
 def test_a_network_of_theirs_that_ours_cannot_be_is_named(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="transformer does not describe a Sana"):
-        from_diffusers({**TINY, **change}, {}, Path("transformer/weights"))
+        from_diffusers(Given({**TINY, **change}, {}, Path("transformer/weights")))
     with pytest.raises(DataError, match="lacks patch_embed"):
-        from_diffusers(TINY, {}, Path("transformer/weights"))
+        from_diffusers(Given(TINY, {}, Path("transformer/weights")))

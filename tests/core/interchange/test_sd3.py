@@ -11,6 +11,7 @@ from ldm.core.denoisers.mmdit import MMDiT
 from ldm.core.denoisers.mmdit_config import MMDiTConfig
 from ldm.core.denoisers.registry import build
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.interchange.mapping import Given
 from ldm.core.interchange.sd3 import from_diffusers, outputs, require_pipeline, to_diffusers
 from tests.support.golden_fill import fill, values
 
@@ -42,7 +43,7 @@ def theirs_filled(settings: dict[str, Any]) -> Any:
 
 
 def converted(network: Any) -> MMDiT:
-    return from_diffusers(dict(network.config), network.state_dict(), Path("transformer/weights"), ahead=0)
+    return from_diffusers(Given(network.config, network.state_dict(), Path("transformer/weights"), ahead=0))
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
@@ -105,7 +106,7 @@ def test_weights_go_to_diffusers_and_back(config: MMDiTConfig, ahead: int) -> No
     for parameter in model.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
     theirs: Any = to_diffusers(model, ahead)
-    back = from_diffusers(dict(theirs.config), theirs.state_dict(), Path("x/y"), 0, ahead)
+    back = from_diffusers(Given(theirs.config, theirs.state_dict(), Path("x/y"), ahead=ahead))
     cond = {"tokens": torch.randn(2, 6, 20), "mask": torch.ones(2, 6, dtype=torch.bool), "pooled": torch.randn(2, 12)}
     for size in ((16, 16), (24, 8)):
         x, t = torch.randn(2, 4, *size), torch.tensor([0.2, 1.0])
@@ -141,8 +142,8 @@ def test_what_diffusers_does_not_have_is_named(fields: dict[str, Any], word: str
 )
 def test_a_network_of_theirs_that_ours_cannot_be_is_named(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="transformer does not describe an MM-DiT"):
-        from_diffusers({**TINY, **change}, {}, Path("transformer/weights"))
+        from_diffusers(Given({**TINY, **change}, {}, Path("transformer/weights")))
     with pytest.raises(DataError, match="lacks pos_embed"):
-        from_diffusers(TINY, {}, Path("transformer/weights"))
+        from_diffusers(Given(TINY, {}, Path("transformer/weights")))
     with pytest.raises(DataError, match="does not hold the positions"):
-        from_diffusers(TINY, {"pos_embed.pos_embed": torch.zeros(1, 144, 64)}, Path("transformer/weights"))
+        from_diffusers(Given(TINY, {"pos_embed.pos_embed": torch.zeros(1, 144, 64)}, Path("transformer/weights")))

@@ -10,7 +10,8 @@ from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.denoisers.registry import build
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.interchange.transformer import NULL_CLASS, from_diffusers, to_diffusers, turned
+from ldm.core.interchange.mapping import Given, turned
+from ldm.core.interchange.transformer import NULL_CLASS, from_diffusers, to_diffusers
 
 SMALL = DiTConfig(latent_channels=4, latent_size=8, patch_size=2, width=32, depth=2, heads=2, num_classes=5)
 STEPS = torch.tensor([0, 1, 17, 250, 500, 700, 998, 999])
@@ -98,7 +99,7 @@ def test_without_a_null_class_guidance_gives_nan_and_classes_do_not() -> None:
 def test_there_and_back_is_the_same_network(changes: dict[str, Any]) -> None:
     model = awake(SMALL.replace(**changes))
     theirs = to_diffusers(model)
-    back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE)  # type: ignore[arg-type]
+    back = from_diffusers(Given(dict(theirs.config), theirs.state_dict(), HERE))  # type: ignore[arg-type]
     assert back.config.replace(latent_size=8) == model.config
     assert back.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
@@ -108,7 +109,7 @@ def test_there_and_back_is_the_same_network(changes: dict[str, Any]) -> None:
 def test_the_steps_that_a_network_was_told_are_counted_as_it_was_told_them() -> None:
     model = awake(SMALL.replace(time_scale=500.0))
     theirs: Any = to_diffusers(model)
-    back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE, time_scale=500.0)
+    back = from_diffusers(Given(dict(theirs.config), theirs.state_dict(), HERE, time_scale=500.0))
     (x, labels), t = inputs(), (STEPS + 1) / 500
     cond = {"labels": labels}
     with torch.no_grad():
@@ -117,7 +118,7 @@ def test_the_steps_that_a_network_was_told_are_counted_as_it_was_told_them() -> 
 
 def test_a_class_that_only_has_a_name_counts() -> None:
     theirs = to_diffusers(awake())
-    back = from_diffusers(dict(theirs.config), theirs.state_dict(), HERE, num_named=7)  # type: ignore[arg-type]
+    back = from_diffusers(Given(dict(theirs.config), theirs.state_dict(), HERE, num_named=7))  # type: ignore[arg-type]
     assert back.config.num_classes == 7 and back.config.has_null
 
 
@@ -169,4 +170,4 @@ def test_a_network_that_is_no_dit_is_refused_by_name(
     settings: dict[str, Any], tensors: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(DataError, match=named):
-        from_diffusers(*changed(settings, tensors), HERE)
+        from_diffusers(Given(*changed(settings, tensors), HERE))

@@ -13,6 +13,7 @@ from ldm.core.denoisers.registry import build
 from ldm.core.denoisers.unet import UNet
 from ldm.core.denoisers.unet_config import UNetConfig
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.interchange.mapping import Given
 from ldm.core.interchange.unet import from_diffusers, outputs, to_diffusers
 
 diffusers = pytest.importorskip("diffusers")
@@ -61,7 +62,7 @@ def theirs_filled(name: str, settings: dict[str, Any]) -> Any:
 
 
 def converted(network: Any, num_named: int = 0) -> UNet:
-    return from_diffusers(dict(network.config), network.state_dict(), Path("unet/weights"), num_named, ahead=0)
+    return from_diffusers(Given(network.config, network.state_dict(), Path("unet/weights"), num_named, ahead=0))
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
@@ -131,7 +132,7 @@ def test_weights_go_to_diffusers_and_back(config: UNetConfig, ahead: int) -> Non
         name: field for name, field in cond.items() if config.token_width or (name == "labels" and config.num_classes)
     }
     settings: Any = theirs.config
-    back = from_diffusers(dict(settings), theirs.state_dict(), Path("x/y"), config.num_classes, ahead)
+    back = from_diffusers(Given(settings, theirs.state_dict(), Path("x/y"), config.num_classes, ahead))
     with torch.no_grad():
         ours = model(x, t, cond)
         assert apart(outputs(theirs, config, x, t, cond, ahead), ours) < 1e-5
@@ -170,6 +171,6 @@ def test_what_diffusers_does_not_have_is_named(fields: dict[str, Any], word: str
 )
 def test_a_network_of_theirs_that_ours_cannot_be_is_named(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="unet does not describe a U-Net that can be read"):
-        from_diffusers({**ADM, **change}, {}, Path("unet/weights"))
+        from_diffusers(Given({**ADM, **change}, {}, Path("unet/weights")))
     with pytest.raises(DataError, match="lacks conv_in"):
-        from_diffusers(ADM, {}, Path("unet/weights"))
+        from_diffusers(Given(ADM, {}, Path("unet/weights")))
