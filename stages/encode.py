@@ -21,7 +21,7 @@ from ..core.conditioning.text import TEXT, TextConditioning
 from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
-from ..core.features.texts import TEXT_ENCODER, open_encoders
+from ..core.features.texts import TEXT_ENCODER, open_encoders, with_padding
 from ..core.images.dataset import ImageSource
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
@@ -167,11 +167,15 @@ class _Text:
 
 def _encoder(config: Encode, policy: Policy) -> TextEncoder:
     """Open what reads captions. Raises ConfigError for `own` together with others."""
+    seen = config.text.padding == "seen"
     if config.text.encoder == (OWN,):
+        if seen:
+            raise ConfigError("`text.padding=seen` is for frozen encoders: `own` masks its padding", "leave it out")
         return OwnEncoder()
     if OWN in config.text.encoder:
         raise ConfigError("`text.encoder=own` is alone: a text network is trained in place of others", "leave it out")
-    return open_encoders([*map(Path, config.text.encoder)], config.text.layer, policy.device)
+    encoder = open_encoders([*map(Path, config.text.encoder)], config.text.layer, policy.device)
+    return with_padding(encoder, config.text.length) if seen else encoder
 
 
 def _encoder_inputs(encoder: TextEncoder) -> dict[str, dict[str, Any]]:

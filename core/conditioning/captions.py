@@ -48,6 +48,10 @@ class TextEncoder(Protocol):
         """The most tokens of a text that it takes."""
 
     @property
+    def fixed(self) -> int | None:
+        """How many tokens every text has, where padding is seen; None where it is masked."""
+
+    @property
     def files(self) -> dict[str, str]:
         """The folders that it was read from, by their role among a stage's inputs, with the sha256 of each."""
 

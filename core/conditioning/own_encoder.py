@@ -17,6 +17,7 @@ class OwnEncoder:
 
     rows_field = IDS_FIELD
     most = _MOST
+    fixed = None
 
     @property
     def files(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Frozen text encoders of the library transformers, from local folders: CLIP, T5, BERT and its kin, decoders.
 
-Each text is read alone, unpadded as far as its vectors go: padding is masked, and its vectors are left out.
+Each text is read alone, unpadded as far as its vectors go: padding is masked, and its vectors are left out. Or padding
+is seen, as in Stable Diffusion: every text has as many tokens, and those of its padding are vectors like all others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,13 +30,17 @@ _TOKENIZER_FILES = (
     *_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 _MOST = 512  # tokens, of a model without a limit of its own
+_PADDED = 256  # tokens, of padding that is seen
 _AT_ONCE = 64
 _CLIP, _T5, _BEHIND = "clip", ("t5", "mt5", "umt5"), ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One encoder. layer: whose output is taken: the last one's, or that of the one before, without the last norm."""
+    """One encoder. layer: whose output is taken: the last one's, or that of the one before, without the last norm.
+
+    tokens: to how many every text is padded, where its padding is seen.
+    """
 
     folder: Path
     kind: str
@@ -44,6 +49,7 @@ class Part:
     network: nn.Module
     tokenizer: Any
     most: int
+    tokens: int | None = None
 
     @property
     def joins_channels(self) -> bool:
@@ -60,21 +66,25 @@ class Part:
     def vectors(self, rows: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor | None]]:
         """Return for the ids of each text its tokens' vectors, float32 (N, W), and one of the whole, if it has one."""
         lengths = [len(row) for row in rows]
-        ids = torch.full((len(rows), max(lengths)), self.tokenizer.pad_token_id or 0, dtype=torch.int64)
+        ids = torch.full((len(rows), self.tokens or max(lengths)), self.tokenizer.pad_token_id or 0, dtype=torch.int64)
         for place, row in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row)
         mask = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
         device = next(self.network.parameters()).device
+        seen = {} if self.tokens else {"attention_mask": mask.long().to(device)}
         with torch.no_grad():
-            found = self.network(
-                input_ids=ids.to(device), attention_mask=mask.long().to(device), output_hidden_states=True
-            )
+            found = self.network(input_ids=ids.to(device), output_hidden_states=True, **seen)
         tokens = found.last_hidden_state if self.layer == "last" else found.hidden_states[-2]
         whole = self._whole(found.last_hidden_state, lengths)
         return [
-            (each[:length].float().cpu(), None if whole is None else whole[place].float().cpu())
+            (each[: self.tokens or length].float().cpu(), None if whole is None else whole[place].float().cpu())
             for place, (each, length) in enumerate(zip(tokens, lengths, strict=True))
         ]
+
+    def widths(self) -> tuple[int, int]:
+        """Return the width of its tokens, and of its vector of the whole, 0 without one."""
+        tokens, whole = self.vectors(self.ids([""], self.most))[0]
+        return tokens.shape[1], 0 if whole is None else len(whole)
 
     def _whole(self, last: Tensor, lengths: Sequence[int]) -> Tensor | None:
         """Return CLIP's vector of the whole text: of what ends it, after the last norm, projected where it is."""
@@ -90,10 +100,13 @@ class Part:
 class FrozenEncoder:
     """One text encoder, or several: CLIPs side by side, and after their tokens those of the others.
 
-    Vectors are padded with zeros to the widest, as in Stable Diffusion 3 (Esser et al. 2024).
+    Vectors are padded with zeros to the widest, as in Stable Diffusion 3 (Esser et al. 2024). blank: tokens of zeros
+    after the others and their width, in the place of an encoder that was left out. lower: texts are read in lower case.
     """
 
     parts: tuple[Part, ...]
+    blank: tuple[int, int] = (0, 0)
+    lower: bool = False
     rows_field = TOKENS_FIELD
 
     @property
@@ -103,19 +116,30 @@ class FrozenEncoder:
         return [*([beside] if beside else []), *([part] for part in self.parts if not part.joins_channels)]
 
     @property
+    def fixed(self) -> int | None:
+        if self.parts[0].tokens is None:
+            return None
+        return sum(group[0].tokens or 0 for group in self.groups) + self.blank[0]
+
+    @property
     def most(self) -> int:
-        return min(part.most for part in self.parts) * len(self.groups)
+        return self.fixed or min(part.most for part in self.parts) * len(self.groups)
 
     @property
     def files(self) -> dict[str, str]:
         return {part.folder.as_posix(): part.sha256 for part in self.parts}
 
     def describe(self) -> dict[str, Any]:
-        described = [
+        described: list[dict[str, Any]] = [
             {"name": part.kind, "sha256": part.sha256, "layer": part.layer, "folder": part.folder.as_posix()}
             for part in self.parts
         ]
-        return {"name": FROZEN, "sha256": sha256_json([part.sha256 for part in self.parts]), "parts": described}
+        for entry, part in zip(described, self.parts, strict=True):
+            if part.tokens is not None:  # Then it is known which rows and columns of a text are whose.
+                entry |= {"tokens": part.tokens, "widths": list(part.widths())}
+        more = ({"blank": list(self.blank)} if self.blank[0] else {}) | ({"lower": True} if self.lower else {})
+        digest = sha256_json([part.sha256 for part in self.parts])
+        return {"name": FROZEN, "sha256": digest, "parts": described, **more}
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         counts = np.array([[len(ids) for ids in part.ids(texts, None)] for part in self.parts])
@@ -123,6 +147,7 @@ class FrozenEncoder:
         return longest
 
     def encode(self, texts: Sequence[str], length: int) -> list[Encoded]:
+        texts = [text.lower().strip() for text in texts] if self.lower else texts
         encoded: list[Encoded] = []
         for start in range(0, len(texts), _AT_ONCE):
             encoded += self._encode(texts[start : start + _AT_ONCE], length // len(self.groups))
@@ -135,7 +160,7 @@ class FrozenEncoder:
         for group in self.groups:
             beside: list[list[Tensor]] = [[] for _ in texts]
             for part in group:
-                ids = part.ids(texts, length)
+                ids = part.ids(texts, part.tokens or length)
                 cut = [was or len(a) > len(b) for was, a, b in zip(cut, part.ids(texts, None), ids, strict=True)]
                 for place, (tokens, whole) in enumerate(part.vectors(ids)):
                     beside[place].append(tokens)
@@ -145,7 +170,8 @@ class FrozenEncoder:
                     names = " and ".join(str(part.folder) for part in group)
                     raise DataError(f"{names} divide a text into other tokens", "give CLIPs of one vocabulary")
                 rows[place].append(torch.cat(several, dim=1))
-        width = max(each.shape[1] for each in rows[0])
+        width = max(self.blank[1], *(each.shape[1] for each in rows[0]))
+        rows = [[*each, torch.zeros(self.blank)] for each in rows] if self.blank[0] else rows
         padded = [torch.cat([nn.functional.pad(e, (0, width - e.shape[1])) for e in each]) for each in rows]
         return [
             Encoded(_half(tokens), _half(torch.cat(whole)) if whole else None, was)
@@ -160,6 +186,24 @@ def open_encoders(folders: Sequence[Path], layer: str, device: torch.device) -> 
     holds no text encoder, or lacks files.
     """
     return FrozenEncoder(tuple(_open(folder, layer, device) for folder in folders))
+
+
+def with_padding(encoder: FrozenEncoder, length: int | None) -> FrozenEncoder:
+    """Return an encoder that pads texts and lets padding be seen: each to what it takes, 256 at most.
+
+    length: of a whole text instead, equally many tokens of each encoder, CLIPs together counting as one. Raises
+    ConfigError for one that does not divide so, or is too long.
+    """
+    groups = encoder.groups
+    if length is not None and (length % len(groups) or length > encoder.most):
+        message = f"`text.length={length}` is not equally many tokens of {len(groups)} encoders, {encoder.most} at most"
+        raise ConfigError(message, f"give a multiple of {len(groups)}, or leave it out")
+    padded = {
+        part.folder: min(*(each.most for each in group), _PADDED) if length is None else length // len(groups)
+        for group in groups
+        for part in group
+    }
+    return replace(encoder, parts=tuple(replace(part, tokens=padded[part.folder]) for part in encoder.parts))
 
 
 def open_recorded(described: Mapping[str, Any], folders: Sequence[str] = (), device: str = "cpu") -> FrozenEncoder:
@@ -182,8 +226,10 @@ def open_recorded(described: Mapping[str, Any], folders: Sequence[str] = (), dev
         if files_sha256(folder) != part["sha256"]:
             message = f"{folder} is another text encoder than the {part['name']} that the captions were encoded with"
             raise DataError(message, "give the folder of that one: `text_encoder=FOLDER`")
-        opened.append(replace(_open(folder, part["layer"], torch.device(device)), folder=Path(part["folder"])))
-    return FrozenEncoder(tuple(opened))
+        found = _open(folder, part["layer"], torch.device(device))
+        opened.append(replace(found, folder=Path(part["folder"]), tokens=part.get("tokens")))
+    rows, width = described.get("blank", (0, 0))
+    return FrozenEncoder(tuple(opened), (rows, width), bool(described.get("lower", False)))
 
 
 def files_sha256(folder: Path) -> str:

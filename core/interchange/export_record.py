@@ -68,6 +68,8 @@ class Record:
         made_of = self.content.get("made_of")
         if isinstance(made_of, Mapping) and isinstance(part := made_of.get("part"), str):
             words += ["--part", part]
+        prompts = made_of.get("prompts") if isinstance(made_of, Mapping) else None
+        words += [word for prompt in prompts or () for word in ("--prompt", str(prompt))]
         origin = self.content.get("from")
         origin = origin if isinstance(origin, Mapping) else {}
         if not isinstance(run := origin.get("run"), str):

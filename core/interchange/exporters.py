@@ -17,30 +17,29 @@ from ..diffusion.conditions import Cond
 from ..errors import ConfigError, DataError
 from ..settings.families import kind_of
 from .mapping import Given
+from .stock import Stock
 
 
 class DenoiserExporter(Protocol):
     """A module that exports one family.
 
-    TITLE: the network's name, as papers have it. PIPELINE: the class in diffusers that draws from it, where NETWORK and
-    AUTOENCODER are the names of its parts; empty where each needs more than a run has. CLASS_NAMES: of such a network.
+    TITLE: the network's name, as papers have it. PIPELINES: those of diffusers that draw from it. CLASS_NAMES: of such
+    a network.
     """
 
     TITLE: str
-    PIPELINE: str
-    NETWORK: str
-    AUTOENCODER: str
+    PIPELINES: tuple[Stock, ...]
     CLASS_NAMES: tuple[str, ...]
 
     def to_diffusers(self, model: Any, ahead: int) -> nn.Module: ...
 
     def from_diffusers(self, given: Given) -> DenoiserNetwork: ...
 
-    def require_pipeline(self, config: Any) -> None:
-        """Raise ConfigError where the pipeline cannot draw from a network of this config."""
+    def pipeline(self, config: Any) -> Stock:
+        """Return the pipeline that draws from a network of this config. Raises ConfigError where there is none."""
 
     def outputs(self, theirs: Any, config: Any, x: Tensor, t: Tensor, cond: Cond, ahead: int) -> Tensor:
-        """Return what the exported network makes of x (B, C, H, W) at t (B,) for a condition."""
+        """Return what the exported network makes of x (B, C, H, W) at t (B,) for a condition, texts in vectors."""
 
     def summary(self, config: Any) -> str:
         """Say the shape of a network in a few words."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from .. import files
 from ..autoencoders.codec import Autoencoder
+from ..conditioning.conditioning import Request
+from ..conditioning.text import TextConditioning
 from ..errors import DataError
 from ..images.decode import is_picture
 from ..images.sets import data_of
@@ -16,9 +18,11 @@ from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
 from .exporters import autoencoder_exporter, denoiser_exporter
-from .pipeline import labels_in_diffusers
+from .pipeline import Parts, labels_in_diffusers
+from .prompts import PROMPTS
 from .scheduler import FLOW, shifts
 from .transformer import NULL_CLASS
+from .usage import code_of
 
 GRID = "grid.png"
 _TRAINING = ("images", "batch_size", "lr", "decay", "ema")
@@ -91,12 +95,24 @@ def _made_with(made: StageRun, role: str, producer: StageRun) -> bool:
     return bool(made.manifest["inputs"].get(role, {}).get("fingerprint") == producer.fingerprint)
 
 
-def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, agreement: Agreement) -> str:
-    """Return the card, Markdown under a block of metadata, without a licence: that is for its owner to choose."""
+def card(
+    denoiser: StageRun,
+    autoencoder: StageRun,
+    shown: Shown,
+    model: Model,
+    agreement: Agreement,
+    parts: Parts,
+    request: Request | None = None,
+) -> str:
+    """Return the card, Markdown under a block of metadata, without a licence: that is for its owner to choose.
+
+    request: the prompts that are given as tensors, if they are.
+    """
     from huggingface_hub import ModelCard, ModelCardData  # here, since it takes a second to import
 
     metadata, names = denoiser.metadata, model.conditioning.class_names
-    kind = "class-conditional" if names else "unconditional"
+    reads_texts = isinstance(model.conditioning, TextConditioning)
+    kind = "class-conditional" if names else "text-conditional" if reads_texts else "unconditional"
     data = ModelCardData(
         library_name="diffusers",
         tags=["diffusers", denoiser_exporter(model.network).TITLE, "latent-diffusion", kind, "ldm"],
@@ -113,9 +129,9 @@ def card(denoiser: StageRun, autoencoder: StageRun, shown: Shown, model: Model, 
         *picture,
         "## Use",
         "",
-        *_use(model, metadata, shown),
+        *_use(model, metadata, shown, parts, request),
         "",
-        *[f"- {note}" for note in _notes(model)],
+        *[f"- {note}" for note in _notes(model, parts)],
         "",
         *(["## Classes", "", *_fenced(json.dumps(names, ensure_ascii=False), "json"), ""] if names else []),
         "## Data",
@@ -174,23 +190,21 @@ def autoencoder_card(stage: StageRun, autoencoder: Autoencoder, class_name: str,
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body), ignore_metadata_errors=True))
 
 
-def _use(model: Model, metadata: Mapping[str, Any], shown: Shown) -> list[str]:
-    pipeline, has_classes = denoiser_exporter(model.network).PIPELINE, bool(model.conditioning.class_names)
-    steps = 50 if model.student is None else model.student.steps
+def _use(model: Model, metadata: Mapping[str, Any], shown: Shown, parts: Parts, request: Request | None) -> list[str]:
     guidance = shown.sampling.get("cfg", 3.0) if metadata["label_dropout"] > 0 else 1.0
-    asked = f"class_labels=[0], guidance_scale={guidance:g}" if has_classes else "batch_size=1"
-    return _fenced(
-        "import torch\n"
-        f"from diffusers import {pipeline}\n"
-        "\n"
-        f'pipe = {pipeline}.from_pretrained("PATH OF THIS FOLDER", torch_dtype=torch.float32)\n'
-        f"images = pipe({asked}, num_inference_steps={steps}).images",
-        "python",
-    )
+    return _fenced(code_of(model, parts, request, guidance, metadata["image_size"]), "python")
 
 
-def _notes(model: Model) -> Iterator[str]:
+def _notes(model: Model, parts: Parts) -> Iterator[str]:
     """Yield what differs from `ldm sample`, and from other pipelines."""
+    if parts.why_not is not None:
+        yield f"It has no text encoder: {parts.why_not}."
+        yield (
+            f"`{PROMPTS}` has prompts as tensors, and the prompts themselves by number in its header. Of others,"
+            ' `ldm export FOLDER --part prompts --prompt "…"` writes such a file.'
+        )
+    elif parts.stock.lower and parts.encoders:
+        yield "The pipeline brings prompts into lower case, which `ldm sample` does not: give them in lower case there."
     steps, student = model.schedule.num_steps, model.student
     if student is not None:
         yield (
@@ -203,11 +217,15 @@ def _notes(model: Model) -> Iterator[str]:
             " than its own list. The sampler is DDIM without noise, on trailing steps."
         )
     else:
-        yield f"Needs a diffusers with `{FLOW}`. Its steps are those of `ldm sample` if their number divides {steps}."
+        name = type(parts.scheduler).__name__
+        if name == FLOW:
+            yield f"Needs a diffusers with `{FLOW}`. Its steps are those of `ldm sample` where they divide {steps}."
+        else:
+            yield f"`sigmas` are the steps of `ldm sample`; without them, those of `{name}` are others."
     if model.diffusion.shift != 1 and not shifts(model.schedule):
         yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
     yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
-    if model.conditioning.class_names and student is None:
+    if model.conditioning.class_names and student is None and parts.why_not is None:
         yield from _notes_on_classes(model)
     if model.diffusion.learn_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."

@@ -14,13 +14,16 @@ _CHUNK = 1 << 20
 
 
 def describe(folder: Path, title: str, image_size: int) -> None:
-    """Write the keys into the header of every safetensors file of an export; tensors keep their bytes.
+    """Write the keys into the header of every file of weights of an export; tensors keep their bytes.
 
     title: of the model. The class of a file's network is that of the `config.json` beside it. No date is written: the
     same export has the same bytes.
     """
     for path in sorted(folder.rglob("*.safetensors")):
-        network = read_json(path.with_name("config.json")).get("_class_name", "unknown")
+        if not path.with_name("config.json").is_file():
+            continue
+        described = read_json(path.with_name("config.json"))
+        network = described.get("_class_name") or (described.get("architectures") or ["unknown"])[0]
         part = "" if path.parent == folder else f", {path.parent.name}"
         spec = {
             "sai_model_spec": "1.0.1",

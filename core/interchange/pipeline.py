@@ -2,45 +2,76 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.registry import DIFFUSERS
+from ..conditioning.text import TextConditioning
 from ..denoisers.network import DenoiserNetwork
 from ..errors import DataError
 from ..files import read_json
 from ..runs.weights import CONFIG, read_safetensors, read_state_dict
 from . import scheduler, transformer
+from .export_record import RECORD, read_record
 from .exporters import DenoiserExporter, denoiser_exporters
 from .mapping import Given
 from .scheduler import Process
+from .stock import Stock
 
-INDEX = "model_index.json"
+INDEX, STATISTICS = "model_index.json", "latents.safetensors"
 _WEIGHTS = "diffusion_pytorch_model"
-_REMEDY = "give a folder that DiTPipeline or LDMPipeline.save_pretrained wrote"
+_REMEDY = "give a folder that one of these wrote with save_pretrained"
+_LACKING = {  # what networks of pipelines that are not read would need here
+    "StableDiffusionXLPipeline": "its U-Net has transformers of another depth at each level, and takes sizes and crops"
+    " beside the second encoder's vector of the whole text, which no U-Net here does; give a StableDiffusionPipeline",
+}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a pipeline is made of, as diffusers' own objects."""
+    """What a pipeline is made of, as diffusers' own objects.
 
+    encoders: text encoders and tokenizers by name, None for one that the pipeline is without. why_not: of a run of
+    texts without them, why, a sentence; its prompts are given as tensors. statistics: mean and deviation (C,) of
+    latents where no layer of the autoencoder takes them in: it decodes latents times deviation plus mean.
+    """
+
+    stock: Stock
     network: nn.Module
     autoencoder: nn.Module
     scheduler: Any
+    encoders: Mapping[str, Any] = field(default_factory=dict)
+    why_not: str | None = None
+    statistics: tuple[Tensor, Tensor] | None = None
 
 
-def write_pipeline(folder: Path, parts: Parts, exporter: DenoiserExporter, class_names: Sequence[str]) -> None:
-    """Write a folder that the exporter's pipeline loads, in safetensors, with the classes' names, if there are any."""
+def write_pipeline(folder: Path, parts: Parts, class_names: Sequence[str]) -> None:
+    """Write a folder that the pipeline loads, in safetensors, with the classes' names, if there are any.
+
+    Where prompts are given as tensors, no pipeline draws as the run does, and the parts alone are written.
+    """
     import diffusers  # here, since it takes seconds to import
 
-    given = {exporter.NETWORK: parts.network, exporter.AUTOENCODER: parts.autoencoder, "scheduler": parts.scheduler}
+    stock = parts.stock
+    given = {stock.network: parts.network, stock.autoencoder: parts.autoencoder, "scheduler": parts.scheduler}
+    if parts.why_not is not None:
+        for name, part in given.items():
+            part.save_pretrained(folder / name)
+        if parts.statistics is not None:
+            mean, std = (values.view(1, -1, 1, 1).clone() for values in parts.statistics)
+            save_file({"mean": mean, "std": std}, folder / STATISTICS)
+        return
+    parts.scheduler.register_to_config(**stock.scheduled)
+    if stock.shifts:
+        parts.autoencoder.register_to_config(shift_factor=0.0)  # type: ignore[operator]
     names = {"id2label": {str(index): name for index, name in enumerate(class_names)}} if class_names else {}
-    pipeline: Any = getattr(diffusers, exporter.PIPELINE)(**given, **names)
+    pipeline: Any = getattr(diffusers, stock.name)(**given, **parts.encoders, **stock.made_with, **names)
     pipeline.register_to_config(**names)  # The constructor keeps only what it makes of it.
     pipeline.save_pretrained(folder, safe_serialization=True)
 
@@ -60,38 +91,56 @@ class PipelineFolder:
 
     path: Path
     exporter: DenoiserExporter
+    stock: Stock
     class_names: dict[int, str]
     process: Process
     clips: bool
 
     @property
     def autoencoder(self) -> Path:
-        return self.path / self.exporter.AUTOENCODER
+        return self.path / self.stock.autoencoder
 
-    def load_denoiser(self) -> DenoiserNetwork:
-        """Load the denoiser. Raises DataError for one that no family here can be."""
-        folder = self.path / self.exporter.NETWORK
+    def read_texts(self) -> TextConditioning | None:
+        """Open its text encoders, and return how prompts become conditions; None where it takes none.
+
+        Raises DataError where one is missing, or is none.
+        """
+        if not self.stock.slots:
+            return None
+        settings = read_json(self.path / self.stock.network / CONFIG)
+        width = settings.get("joint_attention_dim") or 0  # to which the vectors of encoders are padded
+        is_ours = (self.path / RECORD).is_file()
+        recorded = read_record(self.path).content["made_of"].get("texts") if is_ours else None
+        return self.stock.read_texts(self.path, read_json(self.path / INDEX), int(width), recorded)
+
+    def load_denoiser(self, texts: Mapping[str, int]) -> DenoiserNetwork:
+        """Load the denoiser. texts: the fields of its config that follow from the text encoders.
+
+        Raises DataError for one that no family here can be.
+        """
+        folder = self.path / self.stock.network
         tensors, path = _read_weights(folder)
         named = max(self.class_names, default=-1) + 1
         settings, process = read_json(folder / CONFIG), self.process
-        given = Given(settings, tensors, path, named, process.ahead, process.time_scale)
+        given = Given(settings, tensors, path, named, process.ahead, process.time_scale, texts)
         return self.exporter.from_diffusers(given)
 
 
 def open_pipeline(path: Path) -> PipelineFolder:
     """Look at a pipeline's folder. Raises DataError where it is none, of the library's own classes, that is known."""
     index = read_json(path / INDEX, _REMEDY)
-    known = {exporter.PIPELINE: exporter for exporter in denoiser_exporters() if exporter.PIPELINE}
-    if str(index.get("_class_name")) not in known:
-        raise DataError(f"{path / INDEX} describes a {index.get('_class_name')}, not a {' or '.join(known)}", _REMEDY)
-    exporter = known[index["_class_name"]]
-    for part, allowed in ((exporter.NETWORK, exporter.CLASS_NAMES), (exporter.AUTOENCODER, DIFFUSERS)):
+    known = {stock.name: (stock, exporter) for exporter in denoiser_exporters() for stock in exporter.PIPELINES}
+    name = str(index.get("_class_name"))
+    if name not in known:
+        raise DataError(f"{path / INDEX} describes a {name}, not a {' or '.join(known)}", _LACKING.get(name, _REMEDY))
+    stock, exporter = known[name]
+    for part, allowed in ((stock.network, exporter.CLASS_NAMES), (stock.autoencoder, DIFFUSERS)):
         if not _is_one_of(index.get(part), allowed):
             raise DataError(f"{path / INDEX}: {part} is {index.get(part)!r}, not one of {', '.join(allowed)}", _REMEDY)
     where = path / "scheduler" / "scheduler_config.json"
     config = read_json(where, _REMEDY)
     names, process = _class_names(index.get("id2label"), path), scheduler.from_diffusers(config, str(where))
-    return PipelineFolder(path, exporter, names, process, _clips(config))
+    return PipelineFolder(path, exporter, stock, names, process, _clips(config))
 
 
 def use_scaling_factor(autoencoder: Autoencoder, folder: Path, shifts: bool = False) -> None:

@@ -12,10 +12,27 @@ from torch import Tensor, nn
 from ..denoisers.linear_dit import LinearDiT
 from ..denoisers.linear_dit_config import LinearDiTConfig
 from ..errors import ConfigError
-from .mapping import ONLY_HERE, Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
+from .mapping import Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
+from .scheduler import FLOW_MATCH
+from .stock import Slot, Stock
 
 TITLE = "Sana"
-PIPELINE, NETWORK, AUTOENCODER = "", "transformer", "vae"  # SanaPipeline has a text encoder, too
+PIPELINE = Stock(
+    "SanaPipeline",
+    network="transformer",
+    autoencoder="vae",
+    classes=("AutoencoderDC",),
+    slots=(Slot("text_encoder", "tokenizer", clip=False, layer="last", tokens=300),),
+    lower=True,
+    flow=FLOW_MATCH,
+    multiple=32,
+    options=lambda described, length: {
+        "max_sequence_length": str(length),
+        "complex_human_instruction": "None",
+        "use_resolution_binning": "False",
+    },
+)
+PIPELINES = (PIPELINE,)
 CLASS_NAMES = ("SanaTransformer2DModel",)
 _REMEDY = "give a folder of a SanaPipeline's transformer"
 _READER = Reader("a Sana", _REMEDY)
@@ -37,24 +54,18 @@ def require_expressible(config: LinearDiTConfig) -> None:
     """Raise ConfigError naming the setting that diffusers' Sana does not have."""
     refuse_settings(
         "SanaTransformer2DModel",
-        ("num_classes", config.num_classes, "takes text alone"),
-        ("vocabulary", config.vocabulary, "takes the tokens of a frozen encoder"),
         ("scalars", config.scalars, "takes time and text"),
         ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
     )
 
 
-def require_pipeline(config: LinearDiTConfig) -> None:
-    """Raise ConfigError: the pipeline draws from prompts, by an encoder that is not part of a run."""
-    require_expressible(config)
-    raise ConfigError(
-        "diffusers' SanaPipeline draws from a DiT with linear attention with a text encoder, which this run has not",
-        ONLY_HERE,
-    )
+def pipeline(config: LinearDiTConfig) -> Stock:
+    """Return the pipeline that draws from the network."""
+    return PIPELINE
 
 
 def to_diffusers(model: LinearDiT, ahead: int = 1) -> nn.Module:
-    """Return the same network as a SanaTransformer2DModel, on the CPU, in evaluation mode.
+    """Return the same network as a SanaTransformer2DModel, on the CPU, in evaluation mode, without what embeds texts.
 
     Raises ConfigError naming a setting that it does not have.
     """
@@ -131,6 +142,7 @@ def _config(given: Given) -> LinearDiTConfig:
     return LinearDiTConfig(
         latent_channels=channels,
         latent_size=settings["sample_size"],
+        label_dropout=0.1,
         learn_sigma=(settings.get("out_channels") or channels) == 2 * channels,
         time_scale=given.time_scale,
         token_width=settings["caption_channels"],

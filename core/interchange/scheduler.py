@@ -17,7 +17,13 @@ from ..diffusion import schedules
 from ..diffusion.schedules import Schedule, schedule
 from ..errors import ConfigError, DataError, as_data_error
 
-FLOW = "FlowMapEulerDiscreteScheduler"
+FLOW = "FlowMapEulerDiscreteScheduler"  # in pipelines that scale their inputs by the scheduler
+FLOW_MATCH = "FlowMatchEulerDiscreteScheduler"
+_SOLVER = "DPMSolverMultistepScheduler"  # of flow, too
+_OWN_TIMES = (  # of flow, that no schedule of ours has
+    *("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas"),
+    "shift_terminal",
+)
 _OTHER_NOISE = ("FlowMatch", "EDM")
 _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 _BETA_KEYS = (
@@ -53,11 +59,11 @@ def shifts(schedule: Schedule) -> bool:
     return not schedule.variance_preserving
 
 
-def to_diffusers(schedule: Schedule, prediction: str, time_scale: float, shift: float = 1.0) -> Any:
+def to_diffusers(schedule: Schedule, prediction: str, time_scale: float, shift: float = 1.0, flow: str = FLOW) -> Any:
     """Return the scheduler that samples as DDIM without noise does here, from the same noise, in the same steps.
 
     time_scale: the network's, T there; a schedule of fewer steps is interpolated to it. shift: of the sampler's times,
-    for rectified flow; see `shifts`. Raises ConfigError for a pair that no scheduler serves.
+    for rectified flow; see `shifts`. flow: the class for that. Raises ConfigError for a pair that no scheduler serves.
     """
     import diffusers  # here, since it takes seconds to import
 
@@ -84,12 +90,12 @@ def to_diffusers(schedule: Schedule, prediction: str, time_scale: float, shift: 
             f"prediction {prediction} on the schedule rectified-flow has no scheduler in diffusers",
             "train with `diffusion.prediction=flow`",
         )
-    if not hasattr(diffusers, FLOW):
+    if not hasattr(diffusers, flow):
         raise ConfigError(
-            f"diffusers {diffusers.__version__} has no scheduler that DiTPipeline can use for rectified flow",
-            f"upgrade diffusers to a version with {FLOW}",
+            f"diffusers {diffusers.__version__} has no scheduler that the pipeline can use for rectified flow",
+            f"upgrade diffusers to a version with {flow}",
         )
-    return getattr(diffusers, FLOW)(num_train_timesteps=int(time_scale), shift=shift)
+    return getattr(diffusers, flow)(num_train_timesteps=int(time_scale), shift=shift)
 
 
 def _alpha_bars(schedule: Schedule, steps: int) -> Tensor:
@@ -123,8 +129,14 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
     steps = config.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 2 <= steps <= _MOST_STEPS:
         raise DataError(f"{path}: num_train_timesteps is {steps!r}", f"give a scheduler of 2 to {_MOST_STEPS:,} steps")
-    if config.get("_class_name") == FLOW:
-        shift = config.get("shift", 1.0)
+    kind = config.get("_class_name")
+    solves_flow = kind == _SOLVER and config.get("use_flow_sigmas") is True
+    if solves_flow and (predicted := config.get("prediction_type")) != "flow_prediction":
+        raise DataError(f"{path}: prediction_type is {predicted!r} of a flow", "give a network of a flow's velocity")
+    if kind in (FLOW, FLOW_MATCH) or solves_flow:
+        if own := [name for name in _OWN_TIMES if config.get(name)]:
+            raise DataError(f"{path}: {own[0]} is {config[own[0]]!r}", "give a scheduler of one fixed shift")
+        shift = config.get("flow_shift" if solves_flow else "shift", 1.0)
         if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not 0 < shift < math.inf:
             raise DataError(f"{path}: shift is {shift!r}", "give a positive number")
         return Process("rectified-flow", steps, False, "flow", float(steps), ahead=0, shift=float(shift))
@@ -132,7 +144,7 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
     if not known_by_betas or config.get("use_flow_sigmas") or str(config.get("_class_name")).startswith(_OTHER_NOISE):
         raise DataError(
             f"{path}: a {config.get('_class_name')} whose noise is not that of betas",
-            f"give a pipeline with DDIMScheduler, or with {FLOW} for rectified flow",
+            f"give a pipeline with DDIMScheduler, or with {FLOW_MATCH} for rectified flow",
         )
     named = config.get("prediction_type", "epsilon")
     prediction = next((mine for mine, theirs in _PREDICTIONS.items() if theirs == named), None)

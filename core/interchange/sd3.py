@@ -4,6 +4,7 @@ There, queries, keys and values are apart; patches are a convolution; and the mo
 text in the last block, have the scale first. Its table of positions is a buffer that is saved.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +15,29 @@ from ..denoisers.layers import sincos_positions
 from ..denoisers.mmdit import MMDiT
 from ..denoisers.mmdit_config import MMDiTConfig
 from ..errors import ConfigError, DataError
-from .mapping import ONLY_HERE, Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
+from .mapping import Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
+from .scheduler import FLOW_MATCH
+from .stock import Slot, Stock
 
 TITLE = "MM-DiT"
-PIPELINE, NETWORK, AUTOENCODER = "", "transformer", "vae"  # StableDiffusion3Pipeline has text encoders, too
+PIPELINE = Stock(
+    "StableDiffusion3Pipeline",
+    network="transformer",
+    autoencoder="vae",
+    classes=("AutoencoderKL",),
+    slots=(
+        Slot("text_encoder", "tokenizer", clip=True, layer="penultimate", projected=True),
+        Slot("text_encoder_2", "tokenizer_2", clip=True, layer="penultimate", projected=True),
+        Slot("text_encoder_3", "tokenizer_3", clip=False, layer="last", optional=True, tokens=256),
+    ),
+    seen=True,
+    flow=FLOW_MATCH,
+    shifts=True,
+    options=lambda described, length: {
+        "max_sequence_length": str(sum(part["tokens"] for part in described["parts"][2:])),
+    },
+)
+PIPELINES = (PIPELINE,)
 CLASS_NAMES = ("SD3Transformer2DModel",)
 _REMEDY = "give a folder of a StableDiffusion3Pipeline's transformer"
 _READER = Reader("an MM-DiT", _REMEDY)
@@ -29,23 +49,18 @@ def require_expressible(config: MMDiTConfig) -> None:
     """Raise ConfigError naming the setting that diffusers' SD3 does not have."""
     refuse_settings(
         "SD3Transformer2DModel",
-        ("num_classes", config.num_classes, "takes text alone"),
-        ("vocabulary", config.vocabulary, "takes the tokens of a frozen encoder"),
         ("scalars", config.scalars, "takes time and text"),
+        ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
     )
 
 
-def require_pipeline(config: MMDiTConfig) -> None:
-    """Raise ConfigError: the pipeline draws from prompts, by encoders that are not part of a run."""
-    require_expressible(config)
-    raise ConfigError(
-        "diffusers' StableDiffusion3Pipeline draws from an MM-DiT with three text encoders, which this run has not",
-        ONLY_HERE,
-    )
+def pipeline(config: MMDiTConfig) -> Stock:
+    """Return the pipeline that draws from the network."""
+    return PIPELINE
 
 
 def to_diffusers(model: MMDiT, ahead: int = 1) -> nn.Module:
-    """Return the same network as an SD3Transformer2DModel, on the CPU, in evaluation mode.
+    """Return the same network as an SD3Transformer2DModel, on the CPU, in evaluation mode, without what embeds texts.
 
     Raises ConfigError naming a setting that it does not have.
     """
@@ -55,7 +70,7 @@ def to_diffusers(model: MMDiT, ahead: int = 1) -> nn.Module:
     require_expressible(config)
     with torch.device("meta"):
         network: Any = diffusers.SD3Transformer2DModel(
-            sample_size=config.position_base * config.patch_size,
+            sample_size=config.size[0],  # Positions do not follow from it, as their table is saved.
             patch_size=config.patch_size,
             in_channels=config.latent_channels,
             num_layers=config.depth,
@@ -81,7 +96,7 @@ def to_diffusers(model: MMDiT, ahead: int = 1) -> nn.Module:
 
 
 def outputs(theirs: Any, config: MMDiTConfig, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], ahead: int) -> Tensor:
-    """Return what the exported network makes of x (B, C, H, W) at t (B,) for texts of full length."""
+    """Return what the exported network makes of x (B, C, H, W) at t (B,) for texts without padding."""
     sample: Tensor = theirs(x, cond["tokens"], cond["pooled"], t * config.time_scale - ahead).sample
     return sample
 
@@ -93,7 +108,7 @@ def summary(config: MMDiTConfig) -> str:
 
 def from_diffusers(given: Given) -> MMDiT:
     """Return the network of an SD3Transformer2DModel. Raises DataError for one that ours cannot be."""
-    return _READER.network(given, lambda _: _config(given), MMDiT, _tensors)
+    return _READER.network(given, lambda weights: _config(given, weights), MMDiT, _tensors)
 
 
 def _tensors(model: MMDiT, weights: Weights) -> dict[str, Tensor]:
@@ -105,7 +120,7 @@ def _tensors(model: MMDiT, weights: Weights) -> dict[str, Tensor]:
     return _swapped(own, config)
 
 
-def _config(given: Given) -> MMDiTConfig:
+def _config(given: Given, weights: Weights) -> MMDiTConfig:
     settings = given.settings
     patch, heads, depth = settings["patch_size"], settings["num_attention_heads"], settings["num_layers"]
     width, channels = heads * settings["attention_head_dim"], settings["in_channels"]
@@ -131,8 +146,17 @@ def _config(given: Given) -> MMDiTConfig:
         qk_norm=qk_norm is not None,
         dual=len(dual),
         position_side=settings["pos_embed_max_size"],
-        position_base=settings["sample_size"] // patch,
+        position_base=_base(weights, width, settings["pos_embed_max_size"]) or settings["sample_size"] // patch,
     )
+
+
+def _base(weights: Weights, width: int, side: int) -> int:
+    """Return what a table of positions spans: its first frequency is 1, of columns, so that an angle is a position."""
+    table = weights.tensors.get(_TABLE)
+    if table is None or table.shape != (1, side**2, width) or side < 2:
+        return 0
+    quarter = width // 4
+    return round(float(torch.atan2(table[0, 1, 0], table[0, 1, quarter])) % (2 * math.pi) * side)
 
 
 def _table(config: MMDiTConfig) -> Tensor:

@@ -18,9 +18,11 @@ from ..denoisers.dit import DiT
 from ..denoisers.dit_config import DiTConfig
 from ..errors import ConfigError, DataError
 from .mapping import PARTS, Given, Names, Reader, Weights, to_theirs, turned
+from .scheduler import FLOW
+from .stock import Stock
 
 TITLE = "DiT"
-PIPELINE, NETWORK, AUTOENCODER = "DiTPipeline", "transformer", "vae"
+PIPELINES = (Stock("DiTPipeline", network="transformer", autoencoder="vae", flow=FLOW),)
 NULL_CLASS = 1000  # of DiTPipeline, whatever the number of classes
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second in folders of before the first existed
 _MLP_RATIO = 4
@@ -69,8 +71,9 @@ def _inexpressible(name: str, value: object, instead: str) -> ConfigError:
     )
 
 
-def require_pipeline(config: DiTConfig) -> None:
-    """Raise ConfigError where the pipeline cannot draw from the network; `to_diffusers` refuses all such."""
+def pipeline(config: DiTConfig) -> Stock:
+    """Return the pipeline that draws from the network."""
+    return PIPELINES[0]
 
 
 def to_diffusers(model: DiT, ahead: int = 1) -> nn.Module:

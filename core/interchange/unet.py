@@ -15,13 +15,27 @@ from ..denoisers.unet import UNet
 from ..denoisers.unet_config import UNetConfig
 from ..errors import ConfigError
 from .mapping import Given, Names, Reader, Weights, to_theirs, turned
+from .scheduler import FLOW
+from .stock import Slot, Stock
 
 TITLE = "U-Net"
-PIPELINE, NETWORK, AUTOENCODER = "LDMPipeline", "unet", "vqvae"
+PIPELINES = (
+    Stock("LDMPipeline", network="unet", autoencoder="vqvae", flow=FLOW),
+    Stock(
+        "StableDiffusionPipeline",
+        network="unet",
+        autoencoder="vae",
+        classes=("AutoencoderKL",),
+        slots=(Slot("text_encoder", "tokenizer", clip=True, layer="last"),),
+        seen=True,
+        made_with={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+        scheduled={"steps_offset": 1},  # which it wants, and trailing steps do not use
+    ),
+)
 CLASS_NAMES = ("UNet2DModel", "UNet2DConditionModel")
 _REMEDY = "give a folder of diffusers' UNet2DModel or UNet2DConditionModel"
 _READER = Reader("a U-Net", _REMEDY)
-_OURS = {"modulation": ("scale-shift", "add"), "edge": (3,), "vocabulary": (0,)}  # what our config must say
+_OURS = {"modulation": ("scale-shift", "add"), "edge": (3,)}  # what our config must say
 _THEIRS: dict[str, Any] = {  # what their config must say, where it says anything
     "center_input_sample": False,
     "time_embedding_type": "positional",
@@ -59,25 +73,25 @@ def require_expressible(config: UNetConfig) -> None:
         raise _inexpressible("latent_size", list(config.size))
     if config.multipliers[0] != 1:
         raise _inexpressible("multipliers", config.multipliers)
-    attention = "cross" if config.token_width else "attn"
+    attention = "cross" if config.takes_text else "attn"
     if config.middle != f"res {attention} res":
         raise _inexpressible("middle", config.middle)
     if not set(config.levels) <= {"res", f"res {attention}"}:
         raise _inexpressible("blocks", config.blocks)
-    if config.token_width and config.resample != "conv":
+    if config.takes_text and config.resample != "conv":
         raise _inexpressible("resample", config.resample)
-    if not config.token_width and len({_head_width(config, channels) for channels in _attended(config)}) > 1:
+    if not config.takes_text and len({_head_width(config, channels) for channels in _attended(config)}) > 1:
         raise _inexpressible("heads", config.heads)
 
 
-def require_pipeline(config: UNetConfig) -> None:
-    """Raise ConfigError where the pipeline, which takes no condition, cannot draw from the network."""
-    if config.num_classes or config.takes_text:
-        taken = "tokens" if config.takes_text else f"{config.num_classes:,} classes"
+def pipeline(config: UNetConfig) -> Stock:
+    """Return the pipeline that draws from the network. Raises ConfigError for one of classes, which has none."""
+    if config.num_classes:
         raise ConfigError(
-            f"no pipeline of diffusers draws from a U-Net of latents with {taken}",
+            f"no pipeline of diffusers draws from a U-Net of latents with {config.num_classes:,} classes",
             "only `ldm sample` draws from this denoiser; for export train one with `conditioning=none`",
         )
+    return PIPELINES[config.takes_text]
 
 
 def _inexpressible(name: str, value: object) -> ConfigError:
@@ -105,7 +119,7 @@ def to_diffusers(model: UNet, ahead: int = 1) -> nn.Module:
     config = model.config
     require_expressible(config)
     settings = _settings(config)
-    of = diffusers.UNet2DConditionModel if config.token_width else diffusers.UNet2DModel
+    of = diffusers.UNet2DConditionModel if config.takes_text else diffusers.UNet2DModel
     with torch.device("meta"):
         network: Any = of(**settings)
     own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -133,9 +147,9 @@ def _settings(config: UNetConfig) -> dict[str, Any]:
     }
     if config.num_classes:
         settings["num_class_embeds"] = config.num_classes + config.has_null
-    if config.token_width:
+    if config.takes_text:
         return settings | {
-            "cross_attention_dim": config.token_width,
+            "cross_attention_dim": config.context_width,
             "attention_head_dim": [config.num_heads(channels) for channels in levels],  # There it is their number.
             "transformer_layers_per_block": config.depth,
             "use_linear_projection": True,
@@ -152,7 +166,7 @@ def _settings(config: UNetConfig) -> dict[str, Any]:
 def outputs(theirs: Any, config: UNetConfig, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], ahead: int) -> Tensor:
     """Return what the exported network makes of x (B, C, H, W) at t (B,) for a condition."""
     given = {"class_labels": cond["labels"]} if config.num_classes else {}
-    if config.token_width:
+    if config.takes_text:
         given["encoder_hidden_states"] = cond["tokens"]
         if "mask" in cond:
             given["encoder_attention_mask"] = cond["mask"]
@@ -278,14 +292,15 @@ def _config(given: Given) -> UNetConfig:
     if not isinstance(depth, int):
         raise ConfigError(f"transformer_layers_per_block is {depth!r}, not one number")
     rows = settings.get("num_class_embeds") or 0
+    has_null = 0 < num_named < rows if rows else crossing
     resampled = "ResnetDownsampleBlock2D" in kinds or settings.get("downsample_type") == "resnet"
     channels = settings["in_channels"]
     size = settings["sample_size"]
     return UNetConfig(
         latent_channels=channels,
         latent_size=tuple(size) if isinstance(size, list) else size,
-        num_classes=num_named if rows and 0 < num_named < rows else rows,
-        label_dropout=0.1 if rows and 0 < num_named < rows else 0.0,
+        num_classes=num_named if rows and has_null else rows,
+        label_dropout=0.1 if has_null else 0.0,
         learn_sigma=settings["out_channels"] == 2 * channels,
         time_scale=given.time_scale,
         channels=levels[0],

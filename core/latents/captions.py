@@ -48,7 +48,9 @@ def text_conditioning(
     """
     texts = list(dict.fromkeys(_all_texts(train)))
     counts = np.array([count for some in _pieces_of(texts) for count in encoder.lengths(some)])
-    if length is None:
+    if encoder.fixed is not None:
+        length = encoder.fixed
+    elif length is None:
         needed = int(np.quantile(counts, SHARE_HELD, method="higher"))
         length = min(_STEP * -(-needed // _STEP), MOST_TOKENS, encoder.most)
     if length > encoder.most:

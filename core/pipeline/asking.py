@@ -14,9 +14,9 @@ from ..features.texts import open_recorded
 from ..files import read_plain
 from ..images.caption_files import decoded
 from ..images.captions import tidy
-from .settings import Asking, Drawing
+from .settings import Prompted, TextReading
 
-Settings = TypeVar("Settings", bound=Asking)
+Settings = TypeVar("Settings", bound=Prompted)
 SCENES = "scenes"  # the prompts of the evaluation of the built-in scenes
 
 
@@ -32,7 +32,7 @@ def with_prompts(config: Settings) -> Settings:
     return config.model_copy(update={"prompt": (*config.prompt, *read), "prompts": None})
 
 
-def with_encoders(conditioning: Conditioning, config: Drawing) -> Conditioning:
+def with_encoders(conditioning: Conditioning, config: TextReading) -> Conditioning:
     """Return the conditioning with what opens its frozen text encoder, where it has one, for texts that are new.
 
     Raises ConfigError for the folder of an encoder that the model has no use for.

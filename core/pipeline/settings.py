@@ -126,10 +126,9 @@ class Student(Section):
         return self.guidance[0] < self.guidance[1]
 
 
-class Asking(Stage):
-    """Which conditions images are drawn for: a setting for each kind, of which a model takes those of its own."""
+class Prompted(Section):
+    """Prompts, of a model of captions."""
 
-    classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
     prompt: Texts = option(
         (), "What images are to show, of a model of captions; several times for several.", "--prompt"
     )
@@ -139,6 +138,20 @@ class Asking(Stage):
         "--prompts",
         identity=False,
     )
+
+
+class TextReading(Section):
+    """Where a model's frozen text encoders are."""
+
+    text_encoder: Texts = option(
+        (), "Folder of the model's frozen text encoder, where it was moved; for several, each.", "--text-encoder", False
+    )
+
+
+class Asking(Prompted, Stage):
+    """Which conditions images are drawn for: a setting for each kind, of which a model takes those of its own."""
+
+    classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -179,7 +192,7 @@ class TokenDrawing(Section):
     smooth: bool = option(False, "Of tokens: mix codes by a Gumbel-softmax, for pictures rather than numbers.")
 
 
-class Drawing(TokenDrawing, Stage):
+class Drawing(TokenDrawing, TextReading, Stage):
     """What images are drawn from, and how: guidance and sampler."""
 
     denoiser: Location | None = option(
@@ -235,9 +248,6 @@ class Drawing(TokenDrawing, Stage):
         None,
         "Class or prompt to guide away from, in the place of the null: what images are not to look like.",
         "--away-from,--negative",
-    )
-    text_encoder: Texts = option(
-        (), "Folder of the model's frozen text encoder, where it was moved; for several, each.", "--text-encoder", False
     )
     cfg_rescale: float = option(0.0, "Pull the guided contrast back by this share.", "--cfg-rescale", ge=0, le=1)
     cfg_channels: int | None = option(

@@ -38,6 +38,10 @@ class TextSettings(Section):
     length: int | None = option(
         None, "Most tokens of a caption; by default as many as nearly all captions have.", "--text-length", ge=3, le=512
     )
+    padding: Literal["masked", "seen"] = option(
+        "masked",
+        "Of a frozen encoder: masked, or seen as in Stable Diffusion, where every text has as many tokens.",
+    )
 
 
 class Encode(Stage):

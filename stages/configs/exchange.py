@@ -2,15 +2,20 @@
 
 from typing import Literal
 
+from ...core.pipeline.settings import Prompted, TextReading
 from ...core.settings.fields import Location, Run, option
 
 
-class Export(Run):
+class Export(Prompted, TextReading, Run):
     """Settings of `ldm export`."""
 
     directory: Location = option(..., "Folder to write; new, empty, or an export to --replace.", "DIR")
-    to: Literal["diffusers"] = option("diffusers", "Format: a folder for diffusers' DiTPipeline.", "--to")
-    part: Literal["all", "autoencoder"] = option("all", "Export all of a model, or the autoencoder alone.", "--part")
+    to: Literal["diffusers"] = option("diffusers", "Format: a folder for a pipeline of diffusers.", "--to")
+    part: Literal["all", "autoencoder", "prompts"] = option(
+        "all",
+        "Export all of a model, the autoencoder alone, or prompts as tensors for its network.",
+        "--part",
+    )
     denoiser: Location | None = option(None, "Denoiser stage to export; by default the run's own.", "--denoiser")
     replace: bool = option(False, "Overwrite an earlier export.", "--replace")
 
@@ -20,7 +25,7 @@ class Import(Run):
 
     path: Location = option(
         ...,
-        "A checkpoint of facebookresearch/DiT (.pt), or a folder of diffusers' DiTPipeline or of an autoencoder.",
+        "A checkpoint of facebookresearch/DiT (.pt), or a folder of a pipeline of diffusers or of an autoencoder.",
         "PATH",
     )
     autoencoder: Location | None = option(

@@ -1,21 +1,29 @@
 """`ldm export`: a run in, a folder that diffusers loads out, with a model card."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ...core import files
 from ...core.autoencoders.codec import Autoencoder
+from ...core.conditioning.conditioning import Request
+from ...core.conditioning.registry import conditioning_of
+from ...core.conditioning.text import TextConditioning
+from ...core.diffusion import conditions
 from ...core.errors import ConfigError
 from ...core.interchange import model_spec, scheduler
 from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
 from ...core.interchange.model_card import GRID, Agreement, Shown, autoencoder_card, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
+from ...core.interchange.prompts import PROMPTS, embedded, write_prompts
+from ...core.interchange.stock import lengths_of
+from ...core.pipeline.asking import with_encoders, with_prompts
 from ...core.pipeline.loading import (
     diffusion_of,
     load_autoencoder,
@@ -31,6 +39,8 @@ from ...core.runs.roles import AUTOENCODER
 from ...core.runs.run import StageRun
 from ...core.system.precision import resolve
 from ..configs.exchange import Export
+
+_SHOWN = 3  # prompts in the summary
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,18 @@ class Sources:
             "denoiser": self.denoiser.fingerprint,
             "autoencoder": self.autoencoder.fingerprint,
             "shown": self.shown.fingerprint,
+            **({"texts": texts} if (texts := lengths_of(conditioning_of(self.denoiser.metadata))) else {}),
+            **({"prompts": [*config.prompt]} if config.prompt else {}),
         }
 
 
 def run(config: Export, progress: Progress) -> Outcome:
-    """Write a run as a pipeline of diffusers, or its autoencoder alone. Returns the folder."""
-    return _export_autoencoder(config, progress) if config.part == "autoencoder" else _export_all(config, progress)
+    """Write a run as a pipeline of diffusers, or a part of it. Returns the folder."""
+    config = with_prompts(config)
+    if config.part == "autoencoder":
+        _refuse(config, ("denoiser", "prompt", "text_encoder"), "an autoencoder alone")
+        return _export_autoencoder(config, progress)
+    return _export_prompts(config, progress) if config.part == "prompts" else _export_all(config, progress)
 
 
 def _export_all(config: Export, progress: Progress) -> Outcome:
@@ -61,8 +77,14 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     made_of = sources.identity(config)
     if _is_ours(config, made_of):
         return Outcome(config.directory, already_complete=True)
-    model = load_model(sources.denoiser, config, resolve("cpu", "fp32"))
-    parts = _convert(model)
+    model = _load(sources.denoiser, config)
+    parts = _convert(model, sources.denoiser.metadata["image_size"], config.text_encoder)
+    request: Request | None = None
+    if parts.why_not is None:
+        _refuse(config, ("prompt",), "a folder that draws from prompts itself" if parts.encoders else "its classes")
+    else:
+        request = _requested(model, config, progress)
+        progress.note(f"prompts are given as tensors, in {PROMPTS}, as {parts.why_not}")
     shift = model.diffusion.shift
     if shift != 1 and not scheduler.shifts(model.schedule):
         progress.warn(f"diffusers does not shift times: the export draws as `ldm sample shift=1`, not {shift:g}")
@@ -70,14 +92,16 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")
     with _published(config, made_of) as folder:
-        write_pipeline(folder, parts, denoiser_exporter(model.network), model.conditioning.class_names)
+        write_pipeline(folder, parts, model.conditioning.class_names)
+        if request is not None:
+            write_prompts(folder / PROMPTS, model.network, model.conditioning, request)
         if sources.shown.grid is not None:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
-        text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement)
+        text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement, parts, request)
         files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
         model_spec.describe(folder, config.name, sources.denoiser.metadata["image_size"])
     summary = {
-        "classes": f"{model.network.config.num_classes:,}",
+        "of": _what(model, parts, request),
         "agreement": str(agreement),
         "licence": f"none yet: add one to {config.directory / CARD}",
     }
@@ -85,9 +109,51 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     return Outcome(config.directory, summary=summary, pictures=pictures)
 
 
+def _what(model: Model, parts: Parts, request: Request | None) -> str:
+    """Say what a call of the export asks for."""
+    if request is not None:
+        return f"{len(request.titles):,} prompts as tensors"
+    return "prompts" if parts.encoders else f"{model.network.config.num_classes:,} classes"
+
+
+def _refuse(config: Export, names: Sequence[str], what: str) -> None:
+    """Raise ConfigError for a setting that is given and has no effect."""
+    for name in names:
+        if getattr(config, name):
+            raise ConfigError(f"`{name}` has no effect on {what}", "leave it out")
+
+
+def _load(denoiser: StageRun, config: Export) -> Model:
+    """Load a model, with what reads its prompts."""
+    model = load_model(denoiser, config, resolve("cpu", "fp32"))
+    return replace(model, conditioning=with_encoders(model.conditioning, config))
+
+
+def _requested(model: Model, config: Export, progress: Progress) -> Request:
+    """Return the conditions of the prompts that are given, or else those of previews, of classes all."""
+    request = model.conditioning.request({"prompt": config.prompt} if config.prompt else {})
+    for note in request.notes:
+        progress.warn(note)
+    return request
+
+
+def _export_prompts(config: Export, progress: Progress) -> Outcome:
+    """Write prompts as the tensors that an exported network takes."""
+    denoiser = open_denoiser(config.denoiser, config)
+    made_of = {"to": config.to, "part": config.part, "denoiser": denoiser.fingerprint, "prompts": [*config.prompt]}
+    if _is_ours(config, made_of):
+        return Outcome(config.directory, already_complete=True)
+    model = _load(denoiser, config)
+    if not denoiser_exporter(model.network).pipeline(model.network.config).slots:
+        raise ConfigError(f"{denoiser.path} reads no prompts as tensors", "export all of it: leave out `part`")
+    request = _requested(model, config, progress)
+    with _published(config, made_of) as folder:
+        write_prompts(folder / PROMPTS, model.network, model.conditioning, request)
+    shown = ", ".join(map(repr, request.titles[:_SHOWN])) + ", …" * (len(request.titles) > _SHOWN)
+    return Outcome(config.directory, summary={"prompts": f"{len(request.titles):,}: {shown}"})
+
+
 def _export_autoencoder(config: Export, progress: Progress) -> Outcome:
-    if config.denoiser is not None:
-        raise ConfigError("`denoiser` has no effect on an autoencoder alone", "leave it out, or leave out `part`")
     source = open_own(AUTOENCODER, config)
     made_of = {"to": config.to, "part": config.part, "autoencoder": source.fingerprint}
     if _is_ours(config, made_of):
@@ -152,20 +218,48 @@ def _require_stock_sampling(denoiser: StageRun) -> None:
         )
 
 
-def _convert(model: Model) -> Parts:
+def _convert(model: Model, image_size: int, text_encoders: tuple[str, ...]) -> Parts:
     """Return the model as diffusers' parts. Raises ConfigError naming what cannot be expressed there."""
     exporter = denoiser_exporter(model.network)
-    exporter.require_pipeline(model.network.config)
-    return Parts(
-        exporter.to_diffusers(model.network, scheduler.ahead_of(model.schedule)),
-        autoencoder_exporter(model.autoencoder).to_diffusers(model.autoencoder, model.latent_shape[1]),
-        scheduler.to_diffusers(
-            model.schedule,
-            model.diffusion.prediction,
-            model.network.config.time_scale,
-            model.diffusion.shift if scheduler.shifts(model.schedule) else 1.0,
-        ),
+    stock = exporter.pipeline(model.network.config)
+    network = exporter.to_diffusers(model.network, scheduler.ahead_of(model.schedule))
+    autoencoder, statistics = _convert_autoencoder(model, apart=bool(stock.slots))
+    stepper = scheduler.to_diffusers(
+        model.schedule,
+        model.diffusion.prediction,
+        model.network.config.time_scale,
+        model.diffusion.shift if scheduler.shifts(model.schedule) else 1.0,
+        stock.flow or scheduler.FLOW_MATCH,
     )
+    encoders: dict[str, Any] = {}
+    why_not: str | None = None
+    if statistics is not None:
+        why_not = f"{stock.name} cannot normalise latents by channel, as this run does"
+    elif stock.slots:
+        is_flow = scheduler.shifts(model.schedule)
+        why_not = stock.why_not(model.conditioning, type(autoencoder).__name__, is_flow, image_size)
+        if why_not is None:
+            assert isinstance(model.conditioning, TextConditioning)
+            found = stock.encoders(model.conditioning, text_encoders)
+            why_not = found if isinstance(found, str) else None
+            encoders = {} if isinstance(found, str) else stock.filled(found)
+    return Parts(stock, network, autoencoder, stepper, encoders, why_not, statistics)
+
+
+def _convert_autoencoder(model: Model, apart: bool) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor] | None]:
+    """Return the autoencoder in a class of diffusers, and the statistics of latents that no layer of it takes in.
+
+    apart: whether there may be such; they are refused otherwise, by a ConfigError.
+    """
+    own = model.autoencoder
+    exporter, side = autoencoder_exporter(own), model.latent_shape[1]
+    try:
+        return exporter.to_diffusers(own, side), None
+    except ConfigError:
+        if not apart:
+            raise
+    bare = Autoencoder(own.codec).eval()  # whose latents are the codec's own
+    return exporter.to_diffusers(bare, side), (own.latent_mean, own.latent_std)
 
 
 @torch.no_grad()
@@ -179,16 +273,26 @@ def _compare(model: Model, parts: Parts) -> Agreement:
     x = torch.randn(4, *model.latent_shape, generator=generator)
     num = network.config.num_classes
     cond = {"labels": torch.randint(num, (len(x),), generator=generator)} if num else {}
+    if parts.stock.slots:  # One and the same text, as texts of other lengths do not go together there.
+        cond = conditions.index(model.conditioning.groups().cond, [0] * len(x))
     t = torch.tensor([0.001, 0.25, 0.75, 1.0])
-    theirs = denoiser_exporter(network).outputs(parts.network, network.config, x, t, cond, ahead)
-    image = _difference_of_images(model.autoencoder, parts.autoencoder, x[:2])
+    given = embedded(network, cond)
+    theirs = denoiser_exporter(network).outputs(parts.network, network.config, x, t, given, ahead)
+    image = _difference_of_images(model.autoencoder, parts.autoencoder, x[:2], parts.statistics)
     return Agreement(float((network(x, t, cond) - theirs).abs().max()), image)
 
 
 @torch.no_grad()
-def _difference_of_images(autoencoder: Autoencoder, network: Any, latents: torch.Tensor) -> float:
+def _difference_of_images(
+    autoencoder: Autoencoder,
+    network: Any,
+    latents: torch.Tensor,
+    statistics: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> float:
     """Return by how much, at most, images in [0, 1] of an exported network differ."""
-    decoded = network.decode(latents / network.config.scaling_factor).sample.clamp(-1, 1)
+    mean, std = (torch.zeros(1), torch.ones(1)) if statistics is None else statistics
+    given = latents * std[:, None, None] + mean[:, None, None]
+    decoded = network.decode(given / network.config.scaling_factor).sample.clamp(-1, 1)
     return float((decoded - autoencoder.decode(latents)).abs().max() / 2)
 
 

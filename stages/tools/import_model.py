@@ -13,6 +13,7 @@ from ...core.autoencoders.codec import Autoencoder
 from ...core.autoencoders.registry import DIFFUSERS
 from ...core.conditioning.conditioning import NoConditioning
 from ...core.conditioning.registry import recorded
+from ...core.conditioning.text import TextConditioning
 from ...core.denoisers import registry as denoisers
 from ...core.denoisers.network import DenoiserNetwork
 from ...core.diffusion import predictions
@@ -43,13 +44,18 @@ _READ = (".json", ".safetensors", ".bin")
 
 @dataclass(frozen=True)
 class Given:
-    """The model at PATH: the denoiser, its training settings, its class names, and its autoencoder."""
+    """The model at PATH: the denoiser, its training settings, its class names, and its autoencoder.
+
+    texts: what it reads prompts by. shifts: whether the autoencoder's shift_factor counts.
+    """
 
     denoiser: DenoiserNetwork
     process: Process
     class_names: dict[int, str]
     autoencoder: Path
     fingerprint: str
+    texts: TextConditioning | None = None
+    shifts: bool = False
 
 
 def run(config: Import, progress: Progress) -> Outcome:
@@ -70,12 +76,12 @@ def run(config: Import, progress: Progress) -> Outcome:
     first, second = config.root / "vqvae", config.root / _kind(config.path)
     with occupy(first), occupy(second):
         given = _open(config, progress)
-        autoencoder = _load_autoencoder(given.autoencoder, progress)
+        autoencoder = _load_autoencoder(given, progress)
         shared = _metadata(config, given.denoiser, autoencoder, _names(config, given))
         metadata = shared | _denoiser_metadata(config, given)
         if not given.denoiser.config.num_classes:
             metadata = {name: value for name, value in metadata.items() if name != "class_names"}
-            metadata |= recorded(NoConditioning())
+            metadata |= recorded(given.texts or NoConditioning())
         made, _ = _autoencoder_stage(config, "vqvae", autoencoder, given.autoencoder, shared, progress)
         inputs = _denoiser_inputs(config, given, made, second)
         work = _claim(config, second.name, second, metadata, inputs, progress)
@@ -84,11 +90,13 @@ def run(config: Import, progress: Progress) -> Outcome:
             denoisers.save(given.denoiser, work.path / "final", metadata)
             work.commit(["final/model.safetensors", "final/config.json"], metadata)
     shape = given.denoiser.config
+    what = "prompts" if given.texts is not None else f"{shape.num_classes:,} classes"
     summary = {
-        "denoiser": f"{denoiser_exporter(given.denoiser).summary(shape)}, {shape.num_classes:,} classes",
+        "denoiser": f"{denoiser_exporter(given.denoiser).summary(shape)}, {what}",
         "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",
     }
-    guided = f" --class 0 --cfg {3 if shape.has_null else 1}" if shape.num_classes else ""
+    asked = ' --prompt "a red square"' if given.texts is not None else " --class 0" if shape.num_classes else ""
+    guided = f"{asked} --cfg {3 if shape.has_null else 1}" if asked else ""
     return Outcome(second, complete, summary, next_commands=[command_line("sample", config) + guided])
 
 
@@ -131,8 +139,10 @@ def _open(config: Import, progress: Progress) -> Given:
         if pipeline.clips:
             progress.warn(f"the scheduler in {config.path} clips every estimate of x0, which `ldm sample` does not do")
         folder = config.autoencoder or pipeline.autoencoder
-        denoiser = pipeline.load_denoiser()
-        return Given(denoiser, pipeline.process, pipeline.class_names, folder, _fingerprint(config.path))
+        texts = pipeline.read_texts()
+        denoiser = pipeline.load_denoiser({} if texts is None else texts.sizes)
+        fingerprint, shifts = _fingerprint(config.path), pipeline.stock.shifts
+        return Given(denoiser, pipeline.process, pipeline.class_names, folder, fingerprint, texts, shifts)
     denoiser = checkpoint.load_dit(config.path, config.heads, config.num_classes)
     if config.autoencoder is None:
         raise ConfigError(
@@ -148,14 +158,15 @@ def _fingerprint(folder: Path) -> str:
     return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in found})
 
 
-def _load_autoencoder(folder: Path, progress: Progress) -> Autoencoder:
+def _load_autoencoder(given: Given, progress: Progress) -> Autoencoder:
     """Load a folder of ours with its statistics, or one of diffusers with those of its scaling factor."""
+    folder = given.autoencoder
     autoencoder = registry.load(folder)
     described = read_json(folder / CONFIG)
     if "_class_name" in described:
-        use_scaling_factor(autoencoder, folder)
-        if described.get("shift_factor"):
-            progress.warn(f"{folder / CONFIG}: shift_factor is ignored, as in DiT pipelines")
+        use_scaling_factor(autoencoder, folder, given.shifts)
+        if described.get("shift_factor") and not given.shifts:
+            progress.warn(f"{folder / CONFIG}: shift_factor is ignored, as in the pipeline")
     if autoencoder.decodes_only:
         progress.note(f"{folder} decodes only: an encoder was not exported with it")
     return autoencoder

@@ -10,7 +10,9 @@ from torch import nn
 from ... import seeds
 from ...autoencoders.codec import Autoencoder
 from ...conditioning.conditioning import Conditioning, drop
+from ...conditioning.encoder_dropout import drop_encoders, require_encoders
 from ...conditioning.registry import conditioning_of
+from ...conditioning.text import TextConditioning
 from ...denoisers import registry as denoisers
 from ...denoisers.config import DenoiserConfig
 from ...diffusion.conditions import Cond
@@ -39,6 +41,7 @@ Data = tuple[torch.Tensor, dict[str, torch.Tensor], Cond]  # x0, what was drawn 
 def network_config(config: DenoiserTraining, latent_shape: Sequence[int], conditioning: Conditioning) -> DenoiserConfig:
     """Return the network that the settings and the latents ask for. Raises ConfigError if they do not fit together."""
     denoisers.require_fields(config.model.family, conditioning)
+    require_encoders(conditioning, config.encoder_dropout)
     channels, *size = latent_shape
     network = config.model.network_config(
         latent_channels=channels,
@@ -101,8 +104,12 @@ class DenoisingTask:
 
         # Conditions, some replaced by the null for classifier-free guidance (Ho & Salimans 2022).
         cond = train.cond(batch.samples, positions, seed)
-        dropped = seeds.uniform(seed, "label dropout", positions)
         given[PROGRESS] = torch.from_numpy(positions / self.config.train.images)
+        if shares := self.config.encoder_dropout:
+            assert isinstance(self.conditioning, TextConditioning)
+            draws = [seeds.uniform(seed, f"dropout of encoder {place}", positions) for place in range(len(shares))]
+            return x0, given, drop_encoders(self.conditioning, cond, draws, shares)
+        dropped = seeds.uniform(seed, "label dropout", positions)
         return x0, given, drop(self.conditioning, cond, dropped, self.config.label_dropout)
 
     def split(self, data: Data, parts: int) -> list[Data]:

@@ -1,8 +1,9 @@
 """The settings of each training as a whole. Imports no torch."""
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, TypeAdapter, model_validator
 from typing_extensions import Self
 
 from ...autoencoders.settings import AutoencoderModel, VQVAELoss
@@ -23,6 +24,8 @@ from ..settings import (
     Preview,
     Train,
 )
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Training(Stage):
@@ -110,6 +113,11 @@ class GeneratorTraining(LatentTraining, Training):
 class DenoiserTraining(GeneratorTraining):
     """How a denoiser is trained."""
 
+    encoder_dropout: tuple[Share, ...] = option(
+        (),
+        "Share of captions replaced by the null for each of several frozen text encoders, each drawn for itself, in the"
+        " place of --label-dropout, which is then their product; Stable Diffusion 3 has 0.464,0.464,0.464.",
+    )
     model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
     train: DenoiserTrain = section(DenoiserTrain)
@@ -118,6 +126,21 @@ class DenoiserTraining(GeneratorTraining):
     def may_go_on(self) -> bool | None:
         # Consistency training goes through its curriculum in these images.
         return super().may_go_on and self.diffusion.objective != CONSISTENCY
+
+    @model_validator(mode="before")
+    @classmethod
+    def _captions_are_dropped_with_all_encoders(cls, values: Any) -> Any:
+        """Where each encoder is dropped for itself, a whole caption is with all of them at once."""
+        if isinstance(values, dict) and values.get("encoder_dropout") and "label_dropout" not in values:
+            shares = TypeAdapter(tuple[Share, ...]).validate_python(values["encoder_dropout"])
+            return {**values, "label_dropout": math.prod(shares)}
+        return values
+
+    @model_validator(mode="after")
+    def _dropout_is_of_one_kind(self) -> Self:
+        if self.encoder_dropout and self.label_dropout != math.prod(self.encoder_dropout):
+            raise ValueError("`label_dropout` and `encoder_dropout` are two ways to drop captions; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _steps_keep_the_path(self) -> Self:

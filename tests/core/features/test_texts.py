@@ -11,7 +11,7 @@ import torch
 
 from ldm.core.conditioning import bpe
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.features.texts import FrozenEncoder, open_encoders, open_recorded
+from ldm.core.features.texts import FrozenEncoder, open_encoders, open_recorded, with_padding
 from tests.support.text_encoders import save_bert, save_clip, save_decoder, save_t5
 
 pytest.importorskip("transformers")
@@ -79,6 +79,23 @@ def test_several_stand_together_as_in_stable_diffusion_3(tmp_path: Path) -> None
         assert np.array_equal(encoded.pooled, np.hstack([first[place].pooled, second[place].pooled]))
     with pytest.raises(DataError, match="is another text encoder than the clip"):
         open_recorded(encoder.describe(), [str(folders[1]), str(folders[0]), str(folders[2])])
+
+
+def test_padding_that_is_seen_is_read_by_the_encoder_and_kept(tmp_path: Path) -> None:
+    clip, t5 = save_clip(tmp_path / "clip", True, width=8), save_t5(tmp_path / "t5")
+    encoder = with_padding(opened(tmp_path / "clip", tmp_path / "t5"), None)
+    assert encoder.fixed == 77 + 64 and encoder.most == 77 + 64
+    for text, encoded in zip(TEXTS, encoder.encode(TEXTS, encoder.fixed), strict=True):
+        ids = [part.ids([text], None)[0] for part in encoder.parts]
+        theirs = alone(clip, [*ids[0], *[bpe.END] * (77 - len(ids[0]))])
+        assert near(encoded.rows[:77, :8], theirs.hidden_states[-2][0]) and not encoded.rows[:77, 8:].any()
+        assert near(encoded.pooled, theirs.text_embeds[0]), "of the first end of the text"
+        assert near(encoded.rows[77:], alone(t5, [*ids[1], *[0] * (64 - len(ids[1]))]).last_hidden_state[0])
+    same = open_recorded(json.loads(json.dumps(encoder.describe())))
+    assert same.describe() == encoder.describe() and same.fixed == encoder.fixed
+    assert with_padding(opened(tmp_path / "clip"), 20).fixed == 20
+    with pytest.raises(ConfigError, match="not equally many tokens of 2 encoders, 128 at most"):
+        with_padding(opened(tmp_path / "clip", tmp_path / "t5"), 21)
 
 
 def test_an_encoder_is_known_by_its_files_and_found_where_it_was_moved(tmp_path: Path) -> None:

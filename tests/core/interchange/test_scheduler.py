@@ -9,7 +9,7 @@ from ldm.core.diffusion import samplers, times
 from ldm.core.diffusion.denoisers import denoiser
 from ldm.core.diffusion.schedules import BETAS, schedule
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.interchange.scheduler import FLOW, ahead_of, from_diffusers, to_diffusers
+from ldm.core.interchange.scheduler import FLOW, FLOW_MATCH, ahead_of, from_diffusers, to_diffusers
 
 LINEAR = {"beta_schedule": "linear"}
 KINDS = [(kind, zero) for kind in BETAS for zero in (False, True)]
@@ -89,21 +89,25 @@ def test_the_librarys_own_names_are_recognised(config: dict[str, Any], kind: str
 
 
 def test_rectified_flow_shifts_its_times_there_as_here() -> None:
-    theirs = to_diffusers(schedule("rectified-flow"), "flow", 1000.0, shift=2.5)
-    theirs.set_timesteps(20)
     expected = times.shift(times.grid(1000, 20, "trailing"), 2.5)
-    torch.testing.assert_close(theirs.timesteps / 1000, expected[:-1])
-    process = from_diffusers(theirs.config | {"_class_name": FLOW}, "here")
-    assert (process.shift, process.ahead, process.prediction) == (2.5, 0, "flow")
+    for name, steps in ((FLOW, {"num_inference_steps": 20}), (FLOW_MATCH, {"sigmas": [1 - i / 20 for i in range(20)]})):
+        theirs = to_diffusers(schedule("rectified-flow"), "flow", 1000.0, 2.5, name)
+        theirs.set_timesteps(**steps)
+        torch.testing.assert_close(theirs.timesteps.double() / 1000, expected[:-1], rtol=1e-6, atol=1e-6)
+        process = from_diffusers(theirs.config | {"_class_name": name}, "here")
+        assert (process.shift, process.ahead, process.prediction) == (2.5, 0, "flow")
+    solver = {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "flow_shift": 3.0}
+    process = from_diffusers({**solver, "prediction_type": "flow_prediction"}, "here")
+    assert (process.kind, process.shift) == ("rectified-flow", 3.0)
 
 
 @pytest.mark.parametrize(
     ("config", "named"),
     [
         ({}, "not that of betas"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "not that of betas"),
+        ({"_class_name": FLOW_MATCH, "shift": 3.0, "use_dynamic_shifting": True}, "use_dynamic_shifting is True"),
         ({"_class_name": "EDMEulerScheduler", "beta_schedule": "linear"}, "not that of betas"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, **LINEAR}, "not that of betas"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, **LINEAR}, "prediction_type is None"),
         ({"beta_end": 0.5, **LINEAR}, "none of the schedules"),
         ({"beta_schedule": "laplace"}, "laplace"),
         ({"prediction_type": "flow_prediction", **LINEAR}, "flow_prediction"),

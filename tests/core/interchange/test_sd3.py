@@ -12,7 +12,8 @@ from ldm.core.denoisers.mmdit_config import MMDiTConfig
 from ldm.core.denoisers.registry import build
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.interchange.mapping import Given
-from ldm.core.interchange.sd3 import from_diffusers, outputs, require_pipeline, to_diffusers
+from ldm.core.interchange.prompts import embedded
+from ldm.core.interchange.sd3 import from_diffusers, outputs, to_diffusers
 from tests.support.golden_fill import fill, values
 
 diffusers = pytest.importorskip("diffusers")
@@ -119,16 +120,30 @@ def test_weights_go_to_diffusers_and_back(config: MMDiTConfig, ahead: int) -> No
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({"num_classes": 3}, "num_classes 3"),
-        ({"token_width": 0, "pooled_width": 0, "vocabulary": 9, "text_length": 4}, "vocabulary 9"),
+        ({"latent_size": (16, 8)}, "latent_size"),
         ({"scalars": ("w",)}, "scalars"),
     ],
 )
 def test_what_diffusers_does_not_have_is_named(fields: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=f"{word}.* cannot be expressed"):
         to_diffusers(MMDiT(CONFIG.replace(**fields)))
-    with pytest.raises(ConfigError, match="three text encoders"):
-        require_pipeline(CONFIG)
+
+
+@torch.no_grad()
+def test_what_embeds_texts_and_classes_stays_here_and_its_vectors_go_there() -> None:
+    for fields in ({"num_classes": 3}, {"vocabulary": 9, "text_length": 4, "text_width": 16, "text_layers": 1}):
+        config = CONFIG.replace(**{"token_width": 0, "pooled_width": 0, "text_width": 16, **fields})
+        model = build(config).eval()
+        assert isinstance(model, MMDiT)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        cond = {"labels": torch.tensor([1, 1])}
+        if config.vocabulary:
+            cond = {"ids": torch.tensor([[3, 4, 0, 0]] * 2), "mask": torch.tensor([[True, True, False, False]] * 2)}
+        vectors = embedded(model, cond)
+        assert vectors["tokens"].shape == (2, 2 if config.vocabulary else 1, 16)
+        x, t = torch.randn(2, 4, 16, 16), torch.tensor([0.2, 1.0])
+        assert apart(outputs(to_diffusers(model), config, x, t, vectors, 1), model(x, t, cond)) < 1e-5
 
 
 @pytest.mark.parametrize(

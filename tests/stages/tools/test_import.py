@@ -169,7 +169,8 @@ def test_flags_that_do_not_go_with_the_path_are_refused(
 @pytest.mark.parametrize(
     ("file", "changes", "named"),
     [
-        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "StableDiffusionPipeline"),
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "describes a FluxPipeline"),
+        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "unet is None"),
         ("model_index.json", {"vae": ["os", "system"]}, r"vae is \['os', 'system'\]"),
         ("model_index.json", {"transformer": ["my_module", "DiTTransformer2DModel"]}, "my_module"),
         ("model_index.json", {"id2label": {"1000": "x"}}, "id2label"),
