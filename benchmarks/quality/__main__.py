@@ -35,7 +35,7 @@ def main() -> None:
     folder = given.folder or Path("runs") / f"quality-{bench.name}"
     work, described = Work(bench, folder), machine.describe()
     wanted = [(name, seed) for name in given.only or bench.choices for seed in bench.seeds]
-    for name, seed in [(bench.baseline, bench.seeds[0]), *wanted[part - 1 :: parts]]:
+    for name, seed in dict.fromkeys([(bench.baseline, bench.seeds[0]), *wanted[part - 1 :: parts]]):
         row = work.result(name, seed)
         print(json.dumps({"choice": name, "seed": seed, "images": row["images"], **row["numbers"]}), flush=True)
         write(work, described)
