@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +14,18 @@ from ..core.autoencoders.codec import Autoencoder, TokenCodec
 from ..core.autoencoders.statistics import LatentStatistics
 from ..core.conditioning.captions import TEXT_FIELD, Fields, TextEncoder
 from ..core.conditioning.conditioning import Conditioning
-from ..core.conditioning.own_encoder import OWN, OwnEncoder
 from ..core.conditioning.registry import conditioning_of, recorded
 from ..core.conditioning.text import TEXT, TextConditioning
 from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
-from ..core.features.texts import TEXT_ENCODER, open_encoders, with_padding
 from ..core.images.dataset import ImageSource
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
 from ..core.images.order import pieces
 from ..core.images.sets import CAPTIONS, ImageSets, data_of, image_sources, inherit_data, warn_of_change
 from ..core.latents import shards
-from ..core.latents.captions import captions_of, reads_captions, text_conditioning
+from ..core.latents.captions import captions_of, encoder_inputs, open_encoder, reads_captions, text_conditioning
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
@@ -59,8 +56,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
         if reads_captions(sources, config.conditioning):
             sources = sources.with_captions()
             config = _unmirrored(config, given)
-        encoder = _encoder(config, policy) if sources.train.captions is not None else None
-        read_by = {} if encoder is None else _encoder_inputs(encoder)
+        encoder = open_encoder(config.text, policy.device) if sources.train.captions is not None else None
+        read_by = {} if encoder is None else encoder_inputs(encoder)
         inputs = {"autoencoder": as_input(source, folder), **sources.inputs, **sources.caption_input, **read_by}
 
         # Nothing to do where the same settings and inputs have made this folder.
@@ -163,26 +160,6 @@ class _Text:
         """Return in words what of a source's captions is kept."""
         count = sum(map(len, source.captions or ())) + sum(map(len, source.synthetic or ()))
         return f"{count:,} for training, of at most {self.conditioning.length} tokens"
-
-
-def _encoder(config: Encode, policy: Policy) -> TextEncoder:
-    """Open what reads captions. Raises ConfigError for `own` together with others."""
-    seen = config.text.padding == "seen"
-    if config.text.encoder == (OWN,):
-        if seen:
-            raise ConfigError("`text.padding=seen` is for frozen encoders: `own` masks its padding", "leave it out")
-        return OwnEncoder()
-    if OWN in config.text.encoder:
-        raise ConfigError("`text.encoder=own` is alone: a text network is trained in place of others", "leave it out")
-    encoder = open_encoders([*map(Path, config.text.encoder)], config.text.layer, policy.device)
-    return with_padding(encoder, config.text.length) if seen else encoder
-
-
-def _encoder_inputs(encoder: TextEncoder) -> dict[str, dict[str, Any]]:
-    """Return the folders of frozen encoders as inputs of the stage."""
-    names = (TEXT_ENCODER, *(f"{TEXT_ENCODER}_{number}" for number in range(2, len(encoder.files) + 1)))
-    files = zip(names, encoder.files.items(), strict=False)
-    return {name: {"path": folder, "fingerprint": sha256} for name, (folder, sha256) in files}
 
 
 def _conditioning(config: Encode, images: ImageSets, encoder: TextEncoder, progress: Progress) -> _Text:

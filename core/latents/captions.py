@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..conditioning.captions import Fields, TextEncoder, fields_of_captions
-from ..conditioning.own_encoder import OwnEncoder, seen
+from ..conditioning.own_encoder import OWN, OwnEncoder, seen
 from ..conditioning.text import TextConditioning, with_prompts
 from ..errors import ConfigError
+from ..features.texts import TEXT_ENCODER, open_encoders, with_padding
 from ..images.captions import AUTO
 from ..images.dataset import ImageSource
 from ..images.order import pieces, spread
 from ..images.sets import ImageSources
 from ..progress import Progress
+from .settings import TextSettings
 
 SHARE_HELD = 0.999  # of the captions that the default length is to hold
 MOST_TOKENS = 128  # of the default length
@@ -31,6 +36,26 @@ def reads_captions(images: ImageSources, kind: str) -> bool:
         return kind == "text"
     named = images.data.captions != AUTO or images.data.caption_template is not None
     return images.captioned and (named or not images.train.labelled)
+
+
+def open_encoder(config: TextSettings, device: torch.device) -> TextEncoder:
+    """Open what reads captions. Raises ConfigError for `own` together with others."""
+    seen = config.padding == "seen"
+    if config.encoder == (OWN,):
+        if seen:
+            raise ConfigError("`text.padding=seen` is for frozen encoders: `own` masks its padding", "leave it out")
+        return OwnEncoder()
+    if OWN in config.encoder:
+        raise ConfigError("`text.encoder=own` is alone: a text network is trained in place of others", "leave it out")
+    encoder = open_encoders([*map(Path, config.encoder)], config.layer, device)
+    return with_padding(encoder, config.length) if seen else encoder
+
+
+def encoder_inputs(encoder: TextEncoder) -> dict[str, dict[str, Any]]:
+    """Return the folders of frozen encoders as inputs of the stage."""
+    names = (TEXT_ENCODER, *(f"{TEXT_ENCODER}_{number}" for number in range(2, len(encoder.files) + 1)))
+    files = zip(names, encoder.files.items(), strict=False)
+    return {name: {"path": folder, "fingerprint": sha256} for name, (folder, sha256) in files}
 
 
 def text_conditioning(

@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 
 from ...core.images.settings import Data
-from ...core.settings.fields import Location, Section, Stage, Texts, option, section
+from ...core.latents.settings import TextSettings
+from ...core.settings.fields import Location, Stage, option, section
 from ...core.system.settings import Machine
 from ...core.training.tasks.settings import AutoencoderTraining
 
@@ -20,28 +21,6 @@ class TrainVQVAE(TrainAutoencoder):
 
     command: ClassVar[str] = "train-vqvae"
     kind: ClassVar[str] = "vqvae"
-
-
-class TextSettings(Section):
-    """What encodes captions, and how much of them it reads."""
-
-    encoder: Texts = option(
-        ("own",),
-        "What reads captions: own, a text network that is trained with the denoiser, or the folder of a frozen encoder"
-        " of transformers; several for several together.",
-        "--text-encoder",
-        identity="contents",
-    )
-    layer: Literal["auto", "last", "penultimate"] = option(
-        "auto", "Whose output is taken of a frozen encoder; auto is the last layer's, of CLIP that before it."
-    )
-    length: int | None = option(
-        None, "Most tokens of a caption; by default as many as nearly all captions have.", "--text-length", ge=3, le=512
-    )
-    padding: Literal["masked", "seen"] = option(
-        "masked",
-        "Of a frozen encoder: masked, or seen as in Stable Diffusion, where every text has as many tokens.",
-    )
 
 
 class Encode(Stage):
