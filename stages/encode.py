@@ -1,10 +1,11 @@
 """`ldm encode`: images and an autoencoder in, WebDataset shards of latents out."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,9 @@ import torch
 
 from ..core.autoencoders.codec import Autoencoder, TokenCodec
 from ..core.autoencoders.statistics import LatentStatistics
-from ..core.conditioning.captions import TEXT_FIELD, Fields, TextEncoder
+from ..core.conditioning.captions import Fields
 from ..core.conditioning.conditioning import Conditioning
 from ..core.conditioning.registry import conditioning_of, recorded
-from ..core.conditioning.text import TEXT, TextConditioning
 from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError, DataError
@@ -23,9 +23,9 @@ from ..core.images.dataset import ImageSource
 from ..core.images.decode import as_tensor
 from ..core.images.loader import ImageLoader
 from ..core.images.order import pieces
-from ..core.images.sets import CAPTIONS, ImageSets, data_of, image_sources, inherit_data, warn_of_change
+from ..core.images.sets import data_of, image_sources, inherit_data, warn_of_change
 from ..core.latents import shards
-from ..core.latents.captions import captions_of, encoder_inputs, open_encoder, reads_captions, text_conditioning
+from ..core.latents.conditions import KINDS, condition_of
 from ..core.latents.fields import FLIP, LABEL, LATENT, STD, TOKENS
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
@@ -53,12 +53,12 @@ def run(config: Encode, progress: Progress) -> Outcome:
         _same_size(config, data_of(source).image_size)
         sources = image_sources(config.data)
         warn_of_change(sources.as_input, source, progress)
-        if reads_captions(sources, config.conditioning):
-            sources = sources.with_captions()
-            config = _unmirrored(config, given)
-        encoder = open_encoder(config.text, policy.device) if sources.train.captions is not None else None
-        read_by = {} if encoder is None else encoder_inputs(encoder)
-        inputs = {"autoencoder": as_input(source, folder), **sources.inputs, **sources.caption_input, **read_by}
+        condition = condition_of(sources, config.conditioning, config, policy.device)
+        if condition is not None:
+            sources = condition.images
+            config = config if condition.mirrors else _unmirrored(config, given)
+        conditioned_on = {} if condition is None else condition.inputs
+        inputs = {"autoencoder": as_input(source, folder), **sources.inputs, **conditioned_on}
 
         # Nothing to do where the same settings and inputs have made this folder.
         work = claim(folder, config, inputs, progress)
@@ -72,8 +72,12 @@ def run(config: Encode, progress: Progress) -> Outcome:
         network = load_autoencoder(source, policy).network
         maps = token_maps(network, config.data.image_size, policy)
         images = sources.read(progress, keep=False)
-        text = None if encoder is None else _conditioning(config, images, encoder, progress)
-        job = _Job(config, network, policy, Pieces(folder), bool(maps), text)
+        conditioning: Conditioning | None = None
+        fields_of = _no_fields
+        if condition is not None:
+            conditioning = condition.conditioning(images.train.source, images.val.source, progress)
+            fields_of = partial(condition.fields, conditioning)
+        job = _Job(config, network, policy, Pieces(folder), bool(maps), fields_of)
         started = time.monotonic()
         train, num_train = _encode(images.train, "train", config.data.flip, job, progress)
         val, num_val = _encode(images.val, "val", False, job, progress)  # Validation does not mirror.
@@ -86,10 +90,10 @@ def run(config: Encode, progress: Progress) -> Outcome:
         names = {split: [part.shard.name for part in each] for split, each in parts.items()}
         fields = write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
 
-        # Labels come from the images, captions from what has them, all other fields from the autoencoder.
+        # Labels come from the images, another condition from what has it, all other fields from the autoencoder.
         made_by = {LABEL: sources.as_input["fingerprint"]}
-        if text is not None:
-            made_by |= dict.fromkeys((*text.conditioning.stored, TEXT_FIELD), inputs[CAPTIONS]["fingerprint"])
+        if condition is not None and conditioning is not None:
+            made_by |= dict.fromkeys(condition.names(conditioning), condition.fingerprint)
         shape = job.network.latent_shape(config.data.image_size)
         metadata = {
             "latent_shape": list(shape),
@@ -107,19 +111,21 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "samples": {"train": len(images.train), "val": len(images.val)},
             "statistics": _statistics(parts["train"], shape[0]),
             "skipped": images.skipped,
-            **(recorded(text.conditioning) if text is not None else {}),
+            **({} if conditioning is None else recorded(conditioning)),
         }
         hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
         artifact = work.commit([*hashes, INDEX], metadata, hashes, speed or None)
 
     # What the command shows.
     size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
-    captions = {} if text is None else {"captions": text.described(images.train.source)}
+    conditions = {}
+    if condition is not None and conditioning is not None:
+        conditions = condition.summary(conditioning, images.train.source)
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",
         "shape": " × ".join(map(str, shape)),
         "size": f"{size / 1e6:.1f} MB in {len(hashes)} shards",
-        **captions,
+        **conditions,
     }
     if num_train + num_val:
         summary["speed"] = f"{speed:,.0f} images a second"
@@ -128,7 +134,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
 
 def _training(config: Encode, conditioning: Conditioning) -> str:
     """Return the command that trains on the latents: a DiT, if that takes their conditions."""
-    if conditioning.kind != TEXT:
+    if conditioning.kind not in KINDS:
         return command_line("train-dit", config)
     return f"{command_line('train-denoiser', config)} --preset {preset_for(conditioning)}"
 
@@ -149,41 +155,24 @@ def _unmirrored(config: Encode, given: Encode) -> Encode:
     return config.model_copy(update={"data": config.data.model_copy(update={"flip": False})})
 
 
-@dataclass(frozen=True)
-class _Text:
-    """Captions: what encodes them, and the conditioning that they make."""
-
-    encoder: TextEncoder
-    conditioning: TextConditioning
-
-    def described(self, source: ImageSource) -> str:
-        """Return in words what of a source's captions is kept."""
-        count = sum(map(len, source.captions or ())) + sum(map(len, source.synthetic or ()))
-        return f"{count:,} for training, of at most {self.conditioning.length} tokens"
-
-
-def _conditioning(config: Encode, images: ImageSets, encoder: TextEncoder, progress: Progress) -> _Text:
-    train, val, share = images.train.source, images.val.source, config.data.synthetic_share
-    return _Text(encoder, text_conditioning(train, val, encoder, config.text.length, share, progress))
+def _no_fields(source: ImageSource) -> Callable[[Sequence[int]], list[Fields]]:
+    """Return what gives samples no fields of a condition."""
+    return lambda indices: [({}, {})] * len(indices)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """An encoding: settings, network, device, the shards of its folder, and captions, if any."""
+    """An encoding: settings, network, device, and the shards of its folder.
+
+    tokens: whether to write those of the codec. fields_of: gives the fields of a source's conditions.
+    """
 
     config: Encode
     network: Autoencoder
     policy: Policy
     pieces: Pieces
     tokens: bool
-    text: _Text | None
-
-    def captions(self, images: ImageLoader, indices: np.ndarray) -> list[Fields]:
-        """Return the fields of the captions of images, nothing where there are none."""
-        if self.text is None:
-            return [({}, {})] * len(indices)
-        fields = captions_of(images.source, self.text.encoder, self.text.conditioning.length)
-        return fields(indices.tolist())
+    fields_of: Callable[[ImageSource], Callable[[Sequence[int]], list[Fields]]]
 
 
 @dataclass(frozen=True)
@@ -315,7 +304,7 @@ def token_maps(network: Autoencoder, image_size: int, policy: Policy) -> list[li
 def _fetched(
     images: ImageLoader, indices: np.ndarray, fields: dict[str, torch.Tensor], job: _Job
 ) -> list[shards.LatentSample]:
-    """Copy a batch's fields to the CPU, and add its captions. Raises DataError where latents are not finite."""
+    """Copy a batch's fields to the CPU, and add its conditions. Raises DataError where latents are not finite."""
     arrays = {name: values.cpu().numpy() for name, values in fields.items()}
     arrays |= {name: array.astype(np.uint16) for name, array in arrays.items() if name.endswith(TOKENS)}
     # Checked here and not on the device, where the check would wait for each batch.
@@ -324,14 +313,15 @@ def _fetched(
             "the autoencoder encodes to latents that are not finite in float16",
             "use one with a trained encoder: a VQ-VAE of `ldm export` only decodes",
         )
+    given = job.fields_of(images.source)(indices.tolist())
     return [
         shards.LatentSample(
-            {**{name: array[row] for name, array in arrays.items()}, **captions},
+            {**{name: array[row] for name, array in arrays.items()}, **conditions},
             int(images.labels[index]),
             images.source.names[index],
             texts,
         )
-        for row, (index, (captions, texts)) in enumerate(zip(indices, job.captions(images, indices), strict=True))
+        for row, (index, (conditions, texts)) in enumerate(zip(indices, given, strict=True))
     ]
 
 

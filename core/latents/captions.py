@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from ..conditioning.captions import Fields, TextEncoder, fields_of_captions
+from ..conditioning.captions import TEXT_FIELD, Fields, TextEncoder, fields_of_captions
+from ..conditioning.conditioning import Conditioning
 from ..conditioning.own_encoder import OWN, OwnEncoder, seen
 from ..conditioning.text import TextConditioning, with_prompts
 from ..errors import ConfigError
@@ -16,7 +17,7 @@ from ..features.texts import TEXT_ENCODER, open_encoders, with_padding
 from ..images.captions import AUTO
 from ..images.dataset import ImageSource
 from ..images.order import pieces, spread
-from ..images.sets import ImageSources
+from ..images.sets import CAPTIONS, ImageSources
 from ..progress import Progress
 from .settings import TextSettings
 
@@ -24,6 +25,49 @@ SHARE_HELD = 0.999  # of the captions that the default length is to hold
 MOST_TOKENS = 128  # of the default length
 NUM_PROMPTS = 8  # captions of held-out images, of which previews are drawn
 _STEP, _AT_ONCE = 8, 256
+
+
+class Captions:
+    """Captions as the condition of images; see `ImageCondition`.
+
+    settings: what encodes them; by default a text network that is trained with the denoiser.
+    """
+
+    mirrors: ClassVar[bool] = False  # Captions tell left from right.
+
+    def __init__(self, images: ImageSources, settings: TextSettings | None, device: torch.device) -> None:
+        self.settings = settings or TextSettings()
+        self.images = images.with_captions()
+        self.encoder = open_encoder(self.settings, device)
+        self._input = self.images.caption_input  # which hashes all captions
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        return {**self._input, **encoder_inputs(self.encoder)}
+
+    @property
+    def fingerprint(self) -> str:
+        fingerprint: str = self._input[CAPTIONS]["fingerprint"]
+        return fingerprint
+
+    def conditioning(self, train: ImageSource, val: ImageSource, progress: Progress | None = None) -> TextConditioning:
+        share = self.images.data.synthetic_share
+        return text_conditioning(train, val, self.encoder, self.settings.length, share, progress)
+
+    def names(self, conditioning: Conditioning) -> tuple[str, ...]:
+        return (*conditioning.stored, TEXT_FIELD)
+
+    def fields(self, conditioning: Conditioning, source: ImageSource) -> Callable[[Sequence[int]], list[Fields]]:
+        return captions_of(source, self.encoder, _length(conditioning))
+
+    def summary(self, conditioning: Conditioning, source: ImageSource) -> dict[str, str]:
+        count = sum(map(len, source.captions or ())) + sum(map(len, source.synthetic or ()))
+        return {"captions": f"{count:,} for training, of at most {_length(conditioning)} tokens"}
+
+
+def _length(conditioning: Conditioning) -> int:
+    assert isinstance(conditioning, TextConditioning)
+    return conditioning.length
 
 
 def reads_captions(images: ImageSources, kind: str) -> bool:

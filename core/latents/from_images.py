@@ -9,13 +9,11 @@ from torch import Tensor
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.conditioning import Conditioning
 from ..conditioning.labels import LABELS
-from ..conditioning.own_encoder import OwnEncoder
-from ..conditioning.text import TextConditioning
 from ..images.loader import ImageLoader, training_images
 from ..images.sets import ImageSets
 from ..system.precision import Policy
 from ..system.transfer import to_device
-from .captions import captions_of
+from .conditions import ImageCondition
 from .dataset import VALIDATION_SEED, Cond, LatentSets, draw
 from .fields import FLIP, LABEL, LATENT, Field
 
@@ -26,7 +24,7 @@ class EncodedImages:
 
     Samples, flips and draws are those of shards of the same images: order, resuming and conditions do not differ, and
     latents by no more than the rounding of shards to float16. flips: whether training may mirror images. conditioning:
-    labels, captions as ids, or none.
+    labels, another condition, or none. condition: what reads another one.
     """
 
     images: ImageLoader
@@ -34,6 +32,7 @@ class EncodedImages:
     flips: bool
     policy: Policy
     conditioning: Conditioning
+    condition: ImageCondition | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,19 +65,24 @@ class EncodedImages:
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         """Return the labels; those of images without folders are all of the one class that `encode` gives them.
 
-        Captions are encoded as `encode` would.
+        Other conditions are read as `encode` would write them.
         """
         if LABELS in self.conditioning.fields:
             return {LABELS: torch.from_numpy(self.images.labels[samples])}
-        if isinstance(self.conditioning, TextConditioning):
-            found = captions_of(self.images.source, OwnEncoder(), self.conditioning.length)(samples.tolist())
+        if self.condition is not None:
+            found = self.condition.fields(self.conditioning, self.images.source)(samples.tolist())
             return self.conditioning.read(lambda name: [arrays[name] for arrays, _ in found], positions, seed)
         return {}
 
 
 def latents_of_images(
-    images: ImageSets, autoencoder: Autoencoder, flips: bool, policy: Policy, conditioning: Conditioning
+    images: ImageSets,
+    autoencoder: Autoencoder,
+    flips: bool,
+    policy: Policy,
+    conditioning: Conditioning,
+    condition: ImageCondition | None = None,
 ) -> LatentSets:
     """Return the latents of training and validation images, which are mirrored in training only, if at all."""
-    train = EncodedImages(images.train, autoencoder, flips, policy, conditioning)
-    return LatentSets(train, EncodedImages(images.val, autoencoder, False, policy, conditioning))
+    train = EncodedImages(images.train, autoencoder, flips, policy, conditioning, condition)
+    return LatentSets(train, EncodedImages(images.val, autoencoder, False, policy, conditioning, condition))

@@ -7,13 +7,11 @@ from typing import Any, Literal
 
 from ..conditioning.conditioning import Conditioning, NoConditioning
 from ..conditioning.labels import LABELS
-from ..conditioning.own_encoder import OwnEncoder
-from ..conditioning.registry import conditioning_of
-from ..conditioning.text import TEXT
+from ..conditioning.registry import conditioning_of, recorded
 from ..errors import ConfigError, DataError
 from ..images.loader import Preparation
 from ..images.sets import ImageSources, data_of, image_sources, preparation_of, warn_of_change
-from ..latents.captions import reads_captions, text_conditioning
+from ..latents.conditions import ImageCondition, condition_again, condition_of
 from ..latents.dataset import LatentSets
 from ..latents.from_images import latents_of_images
 from ..latents.sets import open_latents, read_latents
@@ -32,20 +30,22 @@ class TrainingData:
     """Latents, or the images of an autoencoder that keeps pixels.
 
     described: the directory whose metadata describe them: the latents', or the autoencoder's. conditioning: what they
-    are conditioned on, which may be less than came with them. images: None where there are latents.
+    are conditioned on, which may be less than came with them. images: None where there are latents. condition: what
+    reads the condition of images, where that is not their labels.
     """
 
     described: StageRun
     autoencoder: StageRun
     conditioning: Conditioning
     images: ImageSources | None = None
+    condition: ImageCondition | None = None
 
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Describe them as inputs of the stage in `folder`."""
         if self.images is None:
             given = {"latents": as_input(self.described, folder)}
         else:
-            given = {**self.images.inputs, **self.images.caption_input}
+            given = {**self.images.inputs, **({} if self.condition is None else self.condition.inputs)}
         return {**given, "autoencoder": as_input(self.autoencoder, folder)}
 
     def read(self, policy: Policy, progress: Progress, reading: Reading | Literal["auto"] = "auto") -> LatentSets:
@@ -54,8 +54,9 @@ class TrainingData:
             warn_of_change(self.described.inputs.get("data", {}), self.autoencoder, progress)
             return read_latents(self.described, reading, policy.device, self.conditioning)
         network = load_autoencoder(self.autoencoder, policy).network
-        flips = self.images.data.flip and self.conditioning.kind != TEXT  # Captions tell left from right.
-        return latents_of_images(self.images.read(progress), network, flips, policy, self.conditioning)
+        flips = self.images.data.flip and (self.condition is None or self.condition.mirrors)
+        images = self.images.read(progress)
+        return latents_of_images(images, network, flips, policy, self.conditioning, self.condition)
 
 
 def training_data(
@@ -71,11 +72,12 @@ def training_data(
         autoencoder = open_own(AUTOENCODER, config, setting="autoencoder")
         if load_autoencoder(autoencoder, policy).network.keeps_pixels:
             images = _images_of(autoencoder)
-            if not reads_captions(images, kind):
+            condition = condition_of(images, kind)
+            if condition is None:
                 return TrainingData(autoencoder, autoencoder, _recorded(autoencoder, dropout, kind), images)
-            images = images.with_captions()
-            text = text_conditioning(images.train, images.val, OwnEncoder(), None, images.data.synthetic_share)
-            return TrainingData(autoencoder, autoencoder, replace(text, has_null=dropout > 0), images)
+            images = condition.images
+            conditioning = conditioning_of(recorded(condition.conditioning(images.train, images.val)), dropout)
+            return TrainingData(autoencoder, autoencoder, conditioning, images, condition)
     latents, autoencoder = open_latents(folder, config)
     return TrainingData(latents, autoencoder, _recorded(latents, dropout, kind))
 
@@ -87,9 +89,9 @@ def training_data_of(denoiser: StageRun, config: Run) -> TrainingData:
     if "latents" in denoiser.inputs or "data" not in denoiser.inputs:
         return TrainingData(open_producer(denoiser, "latents", LATENTS, config), autoencoder, conditioning)
     images = _images_of(autoencoder)
-    return TrainingData(
-        autoencoder, autoencoder, conditioning, images.with_captions() if conditioning.kind == TEXT else images
-    )
+    condition = condition_again(images, conditioning)
+    images = images if condition is None else condition.images
+    return TrainingData(autoencoder, autoencoder, conditioning, images, condition)
 
 
 def preparation_of_training(generator: StageRun, config: Run) -> Preparation:
