@@ -44,6 +44,15 @@ def test_a_complete_stage_decodes_no_image(trained: Pipeline) -> None:
         assert not heard.works, command
 
 
+def test_a_complete_training_does_not_load_its_autoencoder(trained: Pipeline, tmp_path: Path) -> None:
+    copied = trained.copy(tmp_path)
+    (copied.folder / "vqvae" / "final" / "model.safetensors").unlink()
+    assert copied.run("train-dit").already_complete
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        copied.run("train-dit", replace=True)
+    assert (copied.folder / "dit" / MANIFEST).is_file()
+
+
 def test_latents_are_normalised_on_the_training_images(trained: Pipeline) -> None:
     statistics = manifest(trained.folder / "latents")["facts"]["statistics"]
     assert np.abs(statistics["mean"]).max() < 0.15
