@@ -57,7 +57,7 @@ def measure(
 ) -> None:
     """Measure everything that is begun before a deadline, by `time.monotonic`, and keep what there is after each work.
 
-    What does not fit into memory, or fails, is told as such, and the rest goes on.
+    What does not fit into memory, or fails, is reported as such, and the rest goes on.
     """
     document: dict[str, Any] = {"benchmark": "gpu", "machine": describe(policy, sizes)}
     about = document["machine"]

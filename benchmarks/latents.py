@@ -64,19 +64,19 @@ def at_start() -> dict[str, Any]:
     """Say how long a million latents take to the first batch, and how much memory, in a new process each."""
     if shutil.disk_usage(tempfile.gettempdir()).free < _NEEDED:
         return {"a million latents": f"left out: {tempfile.gettempdir()} has less than {_NEEDED >> 30} GB free"}
-    told: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         latents = write_latents(Path(folder), MANY)
-        told[f"{MANY:,} latents, seconds to write"] = round(time.perf_counter() - started, 1)
-        told["their shards, MB"] = round(sum(entry["bytes"] for entry in latents.manifest["files"].values()) / 1e6)
+        measured[f"{MANY:,} latents, seconds to write"] = round(time.perf_counter() - started, 1)
+        measured["their shards, MB"] = round(sum(entry["bytes"] for entry in latents.manifest["files"].values()) / 1e6)
         for cached in (False, True):
             for reading in READINGS:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     found = pool.submit(_start, latents.path, reading, cached).result()
                 where = "in the page cache" if cached else "on the disk"
-                told[f"{reading}, shards {where}"] = found
-    return told
+                measured[f"{reading}, shards {where}"] = found
+    return measured
 
 
 def write_latents(folder: Path, count: int) -> StageRun:

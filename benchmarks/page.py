@@ -22,26 +22,26 @@ def lines(document: dict[str, Any]) -> list[str]:
         return [f"{document['benchmark']}: skipped: {document['skipped']}"]
     machine = document["machine"]
     rates = " and ".join(f"{rate:,} in {kind}" for kind, rate in machine["matmul_gflops"].items())
-    told = [
+    written = [
         f"{machine['date']}, {machine['device']}, {machine['threads']} threads, bf16 by {machine['bf16_units']}, torch "
         f"{machine['torch']}; its products of 2048² matrices: GFLOP/s {rates}.",
     ]
     for name in ("conditions", "facts"):
         listed = [f"- {key.replace('_', ' ')}: {_number(value)}" for key, value in document.get(name, {}).items()]
-        told += ["", *listed] if listed else []
+        written += ["", *listed] if listed else []
     for title, comparison in document.get("comparisons", {}).items():
-        told += ["", f"**{title}** ({comparison['rounds']} rounds by turns)", ""]
-        told += ["| | median | fastest – slowest | times as fast | quartiles |", "|---|---:|---:|---:|---:|"]
+        written += ["", f"**{title}** ({comparison['rounds']} rounds by turns)", ""]
+        written += ["| | median | fastest – slowest | times as fast | quartiles |", "|---|---:|---:|---:|---:|"]
         for variant, row in comparison["variants"].items():
             fast, slow = row["spread"]
             low, high = row["ratio_spread"]
             ratio = "1" if variant == comparison["baseline"] else f"**{row['ratio']:.2f}**"
-            told.append(
+            written.append(
                 f"| {variant} | {_seconds(row['seconds'])} | {_seconds(fast)} – {_seconds(slow)} "
                 f"| {ratio} | {low:.2f} – {high:.2f} |"
             )
     for title, curves in document.get("curves", {}).items():
-        told += [
+        written += [
             "",
             f"![Loss of {' and of '.join(curves)}]({LOSSES})",
             "",
@@ -49,7 +49,7 @@ def lines(document: dict[str, Any]) -> list[str]:
             "",
             *_side_by_side(curves),
         ]
-    return told
+    return written
 
 
 def write(results: Path, page: Path = PAGE) -> None:
@@ -57,8 +57,8 @@ def write(results: Path, page: Path = PAGE) -> None:
     found = {file.stem: json.loads(file.read_text()) for file in sorted(results.glob("*.json"))}
 
     def section(marks: re.Match[str]) -> str:
-        told = lines(found[marks["name"]]) if marks["name"] in found else []
-        return "\n".join([marks["begin"], *told, marks["end"]])
+        written = lines(found[marks["name"]]) if marks["name"] in found else []
+        return "\n".join([marks["begin"], *written, marks["end"]])
 
     marks = r"(?P<begin><!-- (?P<name>\w+): begin -->)\n.*?(?P<end><!-- (?P=name): end -->)"
     page.write_text(re.sub(marks, section, page.read_text(), flags=re.DOTALL))
@@ -77,16 +77,16 @@ def picture(curves: dict[str, Points]) -> str:
 def _side_by_side(curves: dict[str, Points]) -> list[str]:
     """Return a table of the curves, which have the same steps, and of the last one's ratio to the first."""
     names, steps = list(curves), [step for step, _ in next(iter(curves.values()))]
-    told = [f"| steps | {' | '.join(names)} | ratio |", f"|---|{'---:|' * (len(names) + 1)}"]
+    written = [f"| steps | {' | '.join(names)} | ratio |", f"|---|{'---:|' * (len(names) + 1)}"]
     rows, before = min(_ROWS, len(steps)), 0
     for row in range(rows):
         part = slice(row * len(steps) // rows, (row + 1) * len(steps) // rows)
         means = [statistics.fmean(loss for _, loss in points[part]) for points in curves.values()]
         last = steps[part][-1]
         shown = " | ".join(f"{mean:.4f}" for mean in means)
-        told.append(f"| {before + 1} – {last} | {shown} | {means[-1] / means[0]:.3f} |")
+        written.append(f"| {before + 1} – {last} | {shown} | {means[-1] / means[0]:.3f} |")
         before = last
-    return told
+    return written
 
 
 def _seconds(value: float) -> str:

@@ -70,7 +70,7 @@ class _Elsewhere:
         return self
 
     def __call__(self) -> None:
-        with suppress(ConnectionError):  # Its end is told below.
+        with suppress(ConnectionError):  # Its end is reported below.
             self._pipe.send(True)
         self._answer()
 

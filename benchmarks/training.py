@@ -59,7 +59,7 @@ def measure(options: Options) -> dict[str, Any]:
         comparisons[title] = compare_processes(variants, options.rounds, baseline=peers.DIT)
         if name == "tiny":
             shown = {f"{peers.DIT}, fp32": peers.DIT, FASTEST: FASTEST}
-            compared = {told: losses(variants[each], options.steps) for told, each in shown.items()}
+            compared = {said: losses(variants[each], options.steps) for said, each in shown.items()}
             curves[f"{name}: of each its own network, the same batches"] = compared
     return {"conditions": {"left out": missing or "no peer"}, "comparisons": comparisons, "curves": curves}
 

@@ -103,12 +103,12 @@ def test_a_shard_has_the_members_on_the_page(trained: Pipeline) -> None:
 
 def test_the_lines_of_metrics_have_the_fields_on_the_page(trained: Pipeline) -> None:
     always, training = map(set, tables("metrics.jsonl"))
-    told = set(re.findall(r"`([a-z_]+)`", section("metrics.jsonl"))) - {"real_against_real", "conditions"}
+    said = set(re.findall(r"`([a-z_]+)`", section("metrics.jsonl"))) - {"real_against_real", "conditions"}
     for kind in ("vqvae", "dit", "classifier"):
         found = lines(trained.folder / kind)
-        assert all(always <= set(line) <= told for line in found)
+        assert all(always <= set(line) <= said for line in found)
         assert any(training <= set(line) for line in found)
-    assert told <= {
+    assert said <= {
         name for kind in ("vqvae", "dit", "classifier") for line in lines(trained.folder / kind) for name in line
     }
 

@@ -48,7 +48,7 @@ class Agreement:
 class Shown:
     """What a run has to show of its denoiser: the newest grid of samples, how they were drawn, and what was measured.
 
-    numbers: each judgement's document, by the label of what was judged.
+    numbers: the document of each evaluation, by the label of what was evaluated.
     """
 
     grid: Path | None
@@ -71,13 +71,13 @@ def look_for(root: Path, denoiser: StageRun, warn: Callable[[str], None]) -> Sho
     newest = samples[-1] if samples else None
     known = {made.fingerprint for made in samples}
     known.add(denoiser.manifest["inputs"]["autoencoder"]["fingerprint"])
-    judged = {
+    evaluated = {
         made.path.name: read_evaluation(made)
         for made in _finished(root / "eval", EVALUATION, warn)
         if any(entry["fingerprint"] in known for entry in made.manifest["inputs"].values())
     }
     grid = newest.path / GRID if newest is not None and newest.has(GRID) and is_picture(newest.path / GRID) else None
-    return Shown(grid, newest.metadata["sampling"] if newest is not None else {}, judged)
+    return Shown(grid, newest.metadata["sampling"] if newest is not None else {}, evaluated)
 
 
 def _finished(folder: Path, role: Role, warn: Callable[[str], None]) -> Iterator[StageRun]:

@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from ..errors import DataError
 from ..runs.checkpoint import STATE, Checkpoint
 from ..runs.schemas import first_wrong
 from .guard import FiniteGuard
 from .record import Meter
+
+_OLD_KEY = "owes"  # of `evaluation_pending`, in checkpoints of older versions
 
 
 class _State(BaseModel):
@@ -21,13 +23,12 @@ class _State(BaseModel):
     meter: Meter
     scaler: dict[str, float]
     ema_updates: Annotated[int, Field(ge=0, lt=2**62)]
-    evaluation_pending: bool = False
-    owes: bool = False  # what `evaluation_pending` was called before
+    evaluation_pending: bool = Field(default=False, validation_alias=AliasChoices("evaluation_pending", _OLD_KEY))
 
 
 def evaluation_pending(found: Checkpoint) -> bool:
     """Return whether a stop cut an evaluation short at this checkpoint."""
-    return bool(found.state.get("evaluation_pending", found.state.get("owes", False)))
+    return bool(found.state.get("evaluation_pending", found.state.get(_OLD_KEY, False)))
 
 
 def require_complete(found: Checkpoint, remedy: str) -> None:

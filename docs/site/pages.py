@@ -47,11 +47,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     page.formulas = []
     path = next((ROOT / n for n, uri in BESIDE.items() if uri == page.file.src_uri), ROOT / "docs" / page.file.src_uri)
     markdown = _BLOCK.sub(lambda found: f"\n{_set_aside(page.formulas, found[1], 'block')}\n", markdown)
-    told, at = [], 0
+    parts, at = [], 0
     for fence in _FENCED.finditer(markdown):
-        told += [_prose(markdown[at : fence.start()], path, page), fence[0]]
+        parts += [_prose(markdown[at : fence.start()], path, page), fence[0]]
         at = fence.end()
-    return "".join([*told, _prose(markdown[at:], path, page)])
+    return "".join([*parts, _prose(markdown[at:], path, page)])
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:

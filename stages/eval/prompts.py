@@ -29,7 +29,7 @@ _HELD_OUT = 500  # images, at most, whose score stands beside that of samples
 
 
 def open_clip_of(config: Eval, samples: ImageSource, policy: Policy) -> Clip | None:
-    """Open the CLIP that is to judge samples. Raises ConfigError where they record no prompts."""
+    """Open the CLIP that is to score samples. Raises ConfigError where they record no prompts."""
     if config.clip is None:
         return None
     if samples.captions is None:
@@ -51,8 +51,8 @@ def prompts_alone(config: Eval, samples: ImageSource) -> bool:
     So it is where they ask for scenes, and where a CLIP is given.
     """
     given = config.features != "auto" or config.weights is not None or config.reference is not None
-    judged = bool(_prompts(samples)) or config.clip is not None
-    return judged and not given and not own_folders(CLASSIFIER, config.root)
+    scored = bool(_prompts(samples)) or config.clip is not None
+    return scored and not given and not own_folders(CLASSIFIER, config.root)
 
 
 def evaluate_prompts(

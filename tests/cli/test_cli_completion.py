@@ -29,7 +29,7 @@ def bash(line: str) -> list[str]:
     if line.endswith("="):
         words = words[:-1]
     variables = {"_LDM_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
-    return told(variables)
+    return said(variables)
 
 
 def fish(line: str) -> list[str]:
@@ -39,10 +39,10 @@ def fish(line: str) -> list[str]:
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
         "_TYPER_COMPLETE_ARGS": line,
     }
-    return [offer.split("\t")[0] for offer in told(variables)]
+    return [offer.split("\t")[0] for offer in said(variables)]
 
 
-def told(variables: dict[str, str]) -> list[str]:
+def said(variables: dict[str, str]) -> list[str]:
     result = CliRunner().invoke(app, [], prog_name="ldm", env=variables)
     assert result.exit_code == 0 and not result.stderr, result.output
     return [line for line in result.stdout.splitlines() if line]
@@ -138,7 +138,7 @@ def test_class_names_are_offered_by_every_command_that_takes_them(command: str, 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_flag_of_any_command_ends_completion_with_an_error(command: str, runs: Path) -> None:
-    bash(f"ldm {command} ")  # `told` asserts that nothing went wrong
+    bash(f"ldm {command} ")  # `said` asserts that nothing went wrong
     for setting in settings_of(COMMANDS[command].settings):
         if setting.flags and not setting.is_switch:
             bash(f"ldm {command} {setting.flags[0]} ")

@@ -1,4 +1,4 @@
-"""What people and programs are told, and where it goes."""
+"""What people and programs are shown, and where it goes."""
 
 import io
 import json
@@ -57,8 +57,8 @@ def test_lines_come_rarer_in_work_that_takes_long() -> None:
     for step in range(1, 1201):
         clock.now += 1
         console.update(step)
-    told = [int(line.split()[1].replace(",", "")) for line in log.getvalue().splitlines()[1:]]
-    assert told == [*range(10, 600, 10), *range(650, 1201, 60)]
+    said = [int(line.split()[1].replace(",", "")) for line in log.getvalue().splitlines()[1:]]
+    assert said == [*range(10, 600, 10), *range(650, 1201, 60)]
 
 
 def test_a_last_batch_that_overshoots_is_not_more_than_all() -> None:

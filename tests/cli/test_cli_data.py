@@ -91,7 +91,7 @@ def test_dedup_tells_groups_and_writes_what_training_reads(photos: Path, capsys:
         (["dedup", "photos", "-c", "mnist"], 2, "-c"),
     ],
 )
-def test_what_cannot_be_done_is_told_with_what_to_do(
+def test_what_cannot_be_done_is_reported_with_what_to_do(
     photos: Path, arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(Path().rglob("*"))

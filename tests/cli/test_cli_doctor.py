@@ -115,7 +115,7 @@ def test_a_version_is_compared_number_by_number(version: str, requirement: str, 
     assert doctor.satisfies(version, requirement) == fits
 
 
-def test_a_torch_that_does_not_load_is_told_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+def test_a_torch_that_does_not_load_is_reported_and_the_rest_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libtorch.so: no such file')\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

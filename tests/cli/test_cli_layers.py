@@ -1,4 +1,4 @@
-"""Layers of settings: what wins, what each bad value is told, what is meant by an unknown key."""
+"""Layers of settings: what wins, what is said of each bad value, what is meant by an unknown key."""
 
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def test_only_what_was_given_counts_as_set(recipe: str) -> None:
         ("name=null", "name (--name) is null: must be a text"),
     ],
 )
-def test_each_bad_value_is_told_with_its_key_flag_and_what_is_allowed(override: str, says: str) -> None:
+def test_each_bad_value_is_reported_with_its_key_flag_and_what_is_allowed(override: str, says: str) -> None:
     assert says in refusal("train-vqvae", override)
 
 
@@ -135,7 +135,7 @@ def test_each_bad_value_is_told_with_its_key_flag_and_what_is_allowed(override: 
         ("estimate", "preset=dit-sl/2", "preset (--preset) is dit-sl/2: there is none of that name; did you mean dit-"),
     ],
 )
-def test_a_network_that_there_is_not_is_told_before_anything_is_looked_for(
+def test_a_network_that_there_is_not_is_reported_before_anything_is_looked_for(
     command: str, override: str, says: str
 ) -> None:
     assert says in refusal(command, override)
@@ -146,20 +146,20 @@ def test_a_network_is_named_in_any_case_and_recorded_in_lower_case(name: str) ->
     assert merged_config("train-dit", None, (f"model.preset={name}",), {}).config.model.preset == name.lower()
 
 
-def test_every_bad_value_is_told_at_once() -> None:
+def test_every_bad_value_is_reported_at_once() -> None:
     message = refusal("train-dit", "train.lr=x", "seed=-1", flags={"diffusion.schedule": "cosin"})
     lines = message.splitlines()
     assert lines[0] == "3 settings cannot be used:" and len(lines) == 4
     assert "did you mean cosine?" in message
 
 
-def test_a_bad_value_in_a_recipe_is_told_with_file_and_line(tmp_path: Path) -> None:
+def test_a_bad_value_in_a_recipe_is_reported_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("name: x\nsample:\n  cfg: three\n")
     assert refusal("sample", recipe=str(path)) == f"{path} line 3: cfg (--cfg) is three: must be a number"
 
 
-def test_an_unknown_key_in_a_recipe_is_told_with_the_nearest_one(tmp_path: Path) -> None:
+def test_an_unknown_key_in_a_recipe_is_reported_with_the_nearest_one(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("train-dit:\n  train:\n    batchsize: 3\n  lr: 3\n")
     message = refusal("train-dit", recipe=str(path))
@@ -167,7 +167,7 @@ def test_an_unknown_key_in_a_recipe_is_told_with_the_nearest_one(tmp_path: Path)
     assert f"{path} line 4: unknown setting lr; did you mean train.lr?" in message
 
 
-def test_a_section_that_is_a_single_value_is_told(tmp_path: Path) -> None:
+def test_a_section_that_is_a_single_value_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("train-dit:\n  train: 5\n")
     assert refusal("train-dit", recipe=str(path)) == f"{path} line 2: train is a section; it holds keys, not 5"
@@ -186,7 +186,7 @@ def test_a_section_that_is_a_single_value_is_told(tmp_path: Path) -> None:
         ("=3", "unknown setting "),
     ],
 )
-def test_an_argument_that_names_no_setting_is_told_what_was_meant(typed: str, says: str) -> None:
+def test_an_argument_that_names_no_setting_is_answered_with_what_was_meant(typed: str, says: str) -> None:
     assert says in refusal("train-dit", typed)
 
 
@@ -195,7 +195,7 @@ def test_a_folder_without_its_flag_is_taken_for_what_it_is(tmp_path: Path) -> No
     assert "did you mean" not in refusal("sample", str(tmp_path))
 
 
-def test_settings_that_do_not_go_together_are_told_why() -> None:
+def test_settings_that_do_not_go_together_are_reported_why() -> None:
     assert "take 'v' or 'x0'" in refusal("train-dit", "diffusion.prediction=eps", "diffusion.zero_terminal_snr=yes")
     assert "the smaller first" in refusal("sample", "cfg_interval=0.8,0.2")
 

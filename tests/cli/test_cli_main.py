@@ -71,8 +71,8 @@ def test_the_exit_code_is_the_one_of_the_outcome(stage: Install, capsys: pytest.
     found = Outcome(Path("x"), summary={"disk": "full"}, verdict="is full", facts={"free": 0}, exit_code=2)
     stage("sample", lambda config, progress: found)
     assert run(["sample", "--json"]) == 2
-    told = json.loads(capsys.readouterr().out)
-    assert told["facts"] == {"free": 0} and told["verdict"] == "is full"
+    said = json.loads(capsys.readouterr().out)
+    assert said["facts"] == {"free": 0} and said["verdict"] == "is full"
 
 
 def user_errors() -> list[type[errors.UserError]]:
@@ -117,7 +117,7 @@ class OutOfMemoryError(RuntimeError):
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_what_the_system_refuses_is_told_in_one_line(
+def test_what_the_system_refuses_is_reported_in_one_line(
     error: BaseException, code: int, says: str, stage: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage("train-dit", raising(error))
@@ -189,7 +189,7 @@ def test_debug_adds_the_traceback(
         (["--bogus"], "--bogus"),
     ],
 )
-def test_wrong_usage_is_told_and_exits_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_named_and_exits_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
     captured = capsys.readouterr()
     assert says in captured.err and " hint: " in captured.err and captured.out == ""

@@ -34,7 +34,7 @@ def test_only_what_was_typed_is_handed_on() -> None:
     )
 
 
-def test_a_switch_has_its_opposite_and_both_are_told_from_silence() -> None:
+def test_a_switch_has_its_opposite_and_both_differ_from_silence() -> None:
     assert parse("train-vqvae", "--flip").flags == {"data.flip": True}
     assert parse("train-vqvae", "--no-flip").flags == {"data.flip": False}
     assert parse("train-vqvae", "--eager").flags == {"machine.compile": False}
@@ -86,12 +86,12 @@ def test_help_tells_every_samplers_own_number_of_steps() -> None:
 
     setting = find(STAGES["sample"].settings, "steps")
     assert setting is not None
-    told = {
+    said = {
         name: number
         for number, names in re.findall(r"(\d+) for ([^,.]+)", setting.help)
         for name in names.split(" and ")
     }
-    assert told == {name: str(number) for name, number in DEFAULT_STEPS.items()}
+    assert said == {name: str(number) for name, number in DEFAULT_STEPS.items()}
 
 
 def test_help_shows_no_default_where_the_run_has_one() -> None:
@@ -120,7 +120,7 @@ def test_every_example_is_accepted_by_the_parser(words: str) -> None:
         assert result.exit_code == 0
 
 
-def test_an_unknown_flag_is_told_with_the_nearest_flag_or_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_is_reported_with_the_nearest_flag_or_key(capsys: pytest.CaptureFixture[str]) -> None:
     for typed, meant in (
         ("--batchsize", "--batch-size?"),
         ("--learning-rates", "no flag --learning-rates"),

@@ -48,11 +48,11 @@ def test_the_list_holds_recipes_of_this_folder_and_those_that_come_along(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["recipes", "ls", "--json"]) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [recipe["name"] for recipe in told] == recipe_names()
-    flowers = next(recipe for recipe in told if recipe["name"] == "flowers")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [recipe["name"] for recipe in said] == recipe_names()
+    flowers = next(recipe for recipe in said if recipe["name"] == "flowers")
     assert flowers["path"] == "recipes/flowers.yaml" and flowers["time"] == "an hour, and another"
-    assert {"flowers", "mnist"} <= {recipe["name"] for recipe in told}
+    assert {"flowers", "mnist"} <= {recipe["name"] for recipe in said}
 
 
 def test_every_recipe_that_comes_along_states_hardware_time_and_result(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +122,7 @@ def test_a_copy_is_the_same_recipe_and_is_never_written_over_anything(
         (["show", "recipes"], "is a folder"),
     ],
 )
-def test_what_cannot_be_copied_or_shown_is_told(
+def test_what_cannot_be_copied_or_shown_is_reported(
     here: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["recipes", *arguments]) == 2

@@ -1,4 +1,4 @@
-"""docs/commands.md and docs/settings.md tell what the command line takes, all of it."""
+"""docs/commands.md and docs/settings.md list what the command line takes, all of it."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def written() -> dict[str, str]:
 @pytest.mark.parametrize("name", ["commands.md", "settings.md"])
 def test_the_page_in_docs_is_what_the_program_tells(name: str, written: dict[str, str]) -> None:
     same = (DOCS / name).read_text(encoding="utf-8") == written[name]
-    assert same, f"docs/{name} is not what this program tells; mend it: ldm config reference docs"
+    assert same, f"docs/{name} is not what this program writes; mend it: ldm config reference docs"
 
 
 def section(page: str, heading: str) -> str:
@@ -38,22 +38,22 @@ def test_every_flag_in_the_help_of_every_command_is_on_its_section(written: dict
         command = root.get_command(None, name)  # type: ignore[attr-defined, arg-type]
         context = command.context_class(command, info_name=f"ldm {name}")
         flags = re.findall(r"^  (--[\w-]+)", command.get_help(context), re.M)
-        told = section(written["commands.md"], name)
-        assert flags and not [flag for flag in flags if flag not in told], name
+        said = section(written["commands.md"], name)
+        assert flags and not [flag for flag in flags if flag not in said], name
 
 
 def test_every_key_of_every_command_is_among_the_settings(written: dict[str, str]) -> None:
     page = written["settings.md"]
     for command, model in [(name, each.settings) for name, each in COMMANDS.items()]:
-        told = section(page, command)
+        said = section(page, command)
         for setting in settings_of(model):
-            linked = re.search(rf"\(#section-{setting.section}\)", told) if setting.section else "[which run]" in told
-            assert linked or f"| `{setting.key}`" in told, f"{command}: {setting.key}"
+            linked = re.search(rf"\(#section-{setting.section}\)", said) if setting.section else "[which run]" in said
+            assert linked or f"| `{setting.key}`" in said, f"{command}: {setting.key}"
             assert f"| `{setting.key}`" in page
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "said"),
     [
         ("train.ema", "number, at least 0, less than 1"),
         ("num", "count, at least 1"),
@@ -64,8 +64,8 @@ def test_every_key_of_every_command_is_among_the_settings(written: dict[str, str
         ("train.images", "count"),
     ],
 )
-def test_what_a_setting_takes_is_told_with_its_limits(key: str, told: str, written: dict[str, str]) -> None:
-    assert re.search(rf"^\| `{re.escape(key)}`[^|]*\| {re.escape(told)} \|", written["settings.md"], re.M)
+def test_what_a_setting_takes_is_listed_with_its_limits(key: str, said: str, written: dict[str, str]) -> None:
+    assert re.search(rf"^\| `{re.escape(key)}`[^|]*\| {re.escape(said)} \|", written["settings.md"], re.M)
 
 
 def test_pages_are_written_where_they_differ_and_only_there(

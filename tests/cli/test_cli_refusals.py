@@ -40,9 +40,9 @@ def test_a_setting_is_shown_as_it_is_typed_behind_the_command(command: str, text
 def test_a_part_of_a_stage_names_the_settings_of_its_section() -> None:
     error = ConfigError("`cfg=3` needs a null class", "use `cfg=1`, or train with `label_dropout=0.1`")
     error.section = "metrics"
-    told = explain(error, "train-dit")
-    assert told is not None and told.message == "metrics.cfg=3 needs a null class"
-    assert told.remedy == "use metrics.cfg=1, or train with --label-dropout 0.1"
+    said = explain(error, "train-dit")
+    assert said is not None and said.message == "metrics.cfg=3 needs a null class"
+    assert said.remedy == "use metrics.cfg=1, or train with --label-dropout 0.1"
     assert error.setting == "cfg"
 
 

@@ -1,4 +1,4 @@
-"""Training on a GPU: it does not wait, computes the same bits where it is told to, and agrees with itself."""
+"""Training on a GPU: it does not wait, computes the same bits where it is asked to, and agrees with itself."""
 
 from pathlib import Path
 from typing import Any

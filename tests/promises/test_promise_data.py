@@ -288,9 +288,9 @@ def test_wrong_labels_are_named_and_exit_3_before_training(
         folder.mkdir()
         data = make(folder)
         code = run([command, "--data", str(data), "--image-size", "16", "--runs-dir", str(folder / "runs"), "-q"])
-        told = capsys.readouterr().err
-        assert code == 3 and said in told and str(data) in told, (name, code, told)
-        assert " hint: " in told
+        shown = capsys.readouterr().err
+        assert code == 3 and said in shown and str(data) in shown, (name, code, shown)
+        assert " hint: " in shown
         assert not list((folder / "runs").rglob("checkpoints")) and not list((folder / "runs").rglob("metrics.jsonl"))
 
 

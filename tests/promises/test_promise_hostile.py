@@ -17,7 +17,7 @@ from ldm.core import files
 from ldm.core.interchange import model_card
 from ldm.core.progress import Outcome
 from tests.support.attacks import ATTACKS, Attack, training_on
-from tests.support.forgery import RUN, add_judgement, change_manifest, copy_run, write_manifest
+from tests.support.forgery import RUN, add_evaluation, change_manifest, copy_run, write_manifest
 from tests.support.launcher import ROOT, Launcher
 from tests.support.payloads import png
 
@@ -128,7 +128,7 @@ def test_markup_in_names_and_numbers_is_text_in_a_report(ldm: Launcher, tmp_path
         conditions = {"extractor": MARKUP, "weights_sha256": MARKUP, "resize": MARKUP}
         conditions |= {"sampling": {"sampler": MARKUP, "steps": 2, "cfg": cfg}}
         numbers = {f"frechet_distance[{MARKUP}]": cfg, "$\\frac{$": 1.0}
-        add_judgement(run, f"cfg-{cfg:g}", {"of": MARKUP, "numbers": numbers, "conditions": conditions})
+        add_evaluation(run, f"cfg-{cfg:g}", {"of": MARKUP, "numbers": numbers, "conditions": conditions})
     (run / "vqvae" / "reconstructions").mkdir()
     (tmp_path / "secret").write_text("not for others")
     (run / "vqvae" / "reconstructions" / "1.png").symlink_to(tmp_path / "secret")

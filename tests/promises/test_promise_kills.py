@@ -116,8 +116,8 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
         with monkeypatch.context() as failing:
             failing.setattr(DenoisingTask, "loss", loss)
             assert run([*words, "-c", str(prepared.recipe), "--runs-dir", str(runs_dir)]) == 1
-        told = capsys.readouterr().err
-        assert "error: the GPU failed: CUDA error: unspecified launch failure" in told and "Traceback" not in told
+        said = capsys.readouterr().err
+        assert "error: the GPU failed: CUDA error: unspecified launch failure" in said and "Traceback" not in said
         assert max([0, *checkpoints(prepared.folder(runs_dir))]) == last // EVERY * EVERY * STEP
         prepared.finish(runs_dir)
 
@@ -224,7 +224,7 @@ def test_a_training_killed_as_its_samples_are_measured_goes_on_to_the_bit_and_re
 
 
 @pytest.mark.promise("R6", quick=1, full=10)
-def test_a_signal_as_samples_are_measured_is_heeded_there_and_they_are_measured_later(
+def test_a_signal_as_samples_are_measured_stops_there_and_they_are_measured_later(
     trials: Trials, stage: Callable[..., Stage]
 ) -> None:
     prepared = stage(*training("train-dit", 8, 99), *MEASURED)

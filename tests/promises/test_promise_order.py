@@ -31,7 +31,7 @@ TWO_EPOCHS = replace(PLAN, images=2 * NUM_SAMPLES, checkpoint_every=0, validate_
 
 
 class Watched(Regression):
-    """The regression, on images that can be told apart; remembers which ones each step was taken on."""
+    """The regression, on images that can be distinguished; remembers which ones each step was taken on."""
 
     num_samples = NUM_SAMPLES
 

@@ -115,8 +115,8 @@ def test_inspect_names_what_was_falsified(trials: Trials, drawing: Pipeline, tmp
         copy, path = falsified(drawing, [*SHOWN, *TRAINED, *ENCODED], random, tmp_path / str(number))
         for place in (copy.folder, path.parent):
             outcome = inspect.run(Inspect(path=place), Heard())
-            told = " ".join([str(outcome.verdict), *outcome.summary.values()])
-            assert "damaged" in told and str(path) in told, told
+            said = " ".join([str(outcome.verdict), *outcome.summary.values()])
+            assert "damaged" in said and str(path) in said, said
 
 
 @pytest.mark.promise("R29", quick=1, full=100)

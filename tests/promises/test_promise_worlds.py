@@ -127,7 +127,7 @@ class Watched:
 
 
 # The gradients of L1, of the hinge and of a ReLU are steps, and what is within the rounding of sums of such a step may
-# be on either side of it: so few that no loss tells. A ReLU's input of 4.5e-7 was seen to move a norm by 1.6e-4.
+# be on either side of it: so few that no loss shows it. A ReLU's input of 4.5e-7 was seen to move a norm by 1.6e-4.
 STEPWISE = {"train-vqvae": ("grad_norm", "discriminator_grad_norm"), "train-classifier": ("grad_norm",)}
 MEANS = {"loss", "pixel_loss", "discriminator_loss", "grad_norm", "discriminator_grad_norm"}
 
@@ -244,7 +244,7 @@ def start_together(stage: Stage, runs_dir: Path, size: int) -> list[Command]:
 
 
 def ended_as_under_torchrun(commands: list[Command], victims: set[int]) -> list[Ended]:
-    """Wait for all; who still waits for a victim to come is told to end, as torchrun tells it."""
+    """Wait for all; a process that still waits for a victim is asked to end, as torchrun asks it."""
     for rank in {0, 1} - victims:
         deadline = time.monotonic() + 10
         while commands[rank].running() and time.monotonic() < deadline:

@@ -55,8 +55,8 @@ def test_no_listed_image_is_encoded_and_every_other_one_is(without: Pipeline) ->
     names = []
     for shard in (without.folder / "latents").glob("*.tar"):
         with tarfile.open(shard) as archive:
-            told = [archive.extractfile(member) for member in archive if member.name.endswith(".json")]
-            names += [json.load(file)["name"] for file in told if file]
+            sidecars = [archive.extractfile(member) for member in archive if member.name.endswith(".json")]
+            names += [json.load(file)["name"] for file in sidecars if file]
     assert len(names) == len(set(names)) == sum(found["samples"].values()) == 117
     assert not set(names) & set(LEFT_OUT)
 
@@ -104,5 +104,5 @@ def test_an_unknown_name_is_refused_before_anything_is_made(images: Path, tmp_pa
     assert not (own.folder / "vqvae" / MANIFEST).exists()
 
 
-def test_what_is_left_out_is_told_before_training(images: Path, listed: Path) -> None:
+def test_what_is_left_out_is_reported_before_training(images: Path, listed: Path) -> None:
     assert image_sources(Data(source=str(images), exclude=listed)).described.endswith(f"; 3 left out by {listed}")

@@ -133,7 +133,7 @@ def test_a_learned_variance_serves_ddpm_and_leaves_ddim_alone(trained: Pipeline,
 
 
 @pytest.mark.parametrize("learn", [False, True])
-def test_bits_per_dimension_are_told_with_their_error_and_conditions(
+def test_bits_per_dimension_are_reported_with_their_error_and_conditions(
     trained: Pipeline, tmp_path: Path, learn: bool
 ) -> None:
     run = Pipeline(tmp_path, trained.images)

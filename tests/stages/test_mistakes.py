@@ -1,4 +1,4 @@
-"""Mistakes a person makes: told early, with what mends them, and at no cost to what was there."""
+"""Mistakes a person makes: reported early, with what mends them, and at no cost to what was there."""
 
 import os
 import shlex
@@ -32,7 +32,7 @@ def test_a_refused_command_does_not_bind_the_next_one_to_its_settings(photos: Pa
 
 
 @pytest.mark.parametrize(
-    ("command", "mistake", "told"),
+    ("command", "mistake", "said"),
     [
         ("train-vqvae", {"data__image_size": 17}, "`data.image_size=17` is not a multiple of 4"),
         ("train-vqvae", {"autoencoder": Path("nowhere")}, "`autoencoder=nowhere` is not a folder"),
@@ -41,29 +41,29 @@ def test_a_refused_command_does_not_bind_the_next_one_to_its_settings(photos: Pa
         ("sample", {"label": "kept", "classes": "gren"}, "did you mean 'green'"),
     ],
 )
-def test_a_setting_that_cannot_be_honoured_is_told_before_anything_is_read_or_discarded(
-    copied: Pipeline, command: str, mistake: dict[str, Any], told: str
+def test_a_setting_that_cannot_be_honoured_is_reported_before_anything_is_read_or_discarded(
+    copied: Pipeline, command: str, mistake: dict[str, Any], said: str
 ) -> None:
     copied.run("sample", num=1, label="kept")
     before = {path: path.stat().st_mtime_ns for path in copied.folder.rglob(MANIFEST)}
     heard = Heard()
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=said):
         copied.run(command, heard, replace=True, **mistake)
     assert not heard.works
     assert {path: path.stat().st_mtime_ns for path in copied.folder.rglob(MANIFEST)} == before
 
 
-def test_the_command_that_is_told_to_finish_a_stage_finishes_it(copied: Pipeline) -> None:
+def test_the_command_that_is_proposed_to_finish_a_stage_finishes_it(copied: Pipeline) -> None:
     (copied.folder / "vqvae" / MANIFEST).unlink()
     with pytest.raises(DataError, match="vqvae is unfinished") as caught:
         copied.run("encode")
-    told = caught.value.remedy or ""
-    assert told.startswith("finish it: ldm ")
-    assert run([*shlex.split(told)[3:], "--quiet"]) == 0
+    said = caught.value.remedy or ""
+    assert said.startswith("finish it: ldm ")
+    assert run([*shlex.split(said)[3:], "--quiet"]) == 0
     assert (copied.folder / "vqvae" / MANIFEST).exists()
 
 
-def test_the_command_that_is_told_to_make_an_autoencoder_asks_for_images(tmp_path: Path, images: Path) -> None:
+def test_the_command_that_is_proposed_to_make_an_autoencoder_asks_for_images(tmp_path: Path, images: Path) -> None:
     with pytest.raises(DataError, match=r"make it: ldm train-vqvae .*--data FOLDER"):
         Pipeline(tmp_path, images).run("encode")
 
@@ -96,7 +96,7 @@ def test_a_folder_without_class_folders_is_said_to_be_one_class(tmp_path: Path) 
     assert heard.notes[0] == f"{tmp_path / 'flat'}: 4 images of one class (no folders)"
 
 
-def test_too_few_samples_for_a_judgement_are_told_before_any_is_read(trained: Pipeline) -> None:
+def test_too_few_samples_for_an_evaluation_are_reported_before_any_is_read(trained: Pipeline) -> None:
     trained.run("sample", num=1, label="too-few")
     heard = Heard()
     with pytest.raises(DataError, match="the samples: 3 images are too few"):
@@ -129,7 +129,7 @@ def test_images_that_changed_after_a_stage_are_reported_by_the_next_ones(tmp_pat
         assert str(pipeline.images) in warning and "vqvae" in warning
 
 
-def test_one_class_is_told_what_to_measure_in_and_that_guidance_does_nothing_good(tmp_path: Path) -> None:
+def test_one_class_is_answered_with_what_to_measure_in_and_that_guidance_does_nothing_good(tmp_path: Path) -> None:
     images = write_squares(tmp_path / "squares", per_class=40, names=["red"])
     pipeline = Pipeline(tmp_path / "runs", images).through("train-vqvae", "encode", "train-dit")
     with pytest.raises(DataError, match="has one class") as refused:

@@ -65,7 +65,7 @@ class Hooked(Heard):
 
 
 @pytest.mark.parametrize("size, batch", [(1, 2), (1, 64), (2, 2)])
-def test_a_disk_that_fills_as_images_are_written_ends_sampling_and_is_told_once(
+def test_a_disk_that_fills_as_images_are_written_ends_sampling_and_is_reported_once(
     size: int, batch: int, copied: Pipeline, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = copied.config("sample", num=4, batch_size=batch, label="some")

@@ -202,7 +202,7 @@ def test_the_best_by_another_number_is_another_state(trained: Pipeline, tmp_path
     assert not any("--checkpoint" in command for command in outcome.next_commands)
 
 
-def test_a_run_that_goes_on_with_another_gauge_begins_its_best_anew(trained: Pipeline, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_with_another_evaluator_begins_its_best_anew(trained: Pipeline, tmp_path: Path) -> None:
     pipeline = fresh(trained, tmp_path)
     pipeline.run("train-dit", **MEASURED)
     dit = pipeline.folder / "dit"
@@ -247,7 +247,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_discarded(
     assert {path: path.stat().st_mtime_ns for path in (watched.folder / "dit").rglob("[!.]*")} == before
 
 
-def test_a_run_without_a_classifier_is_told_how_to_get_one(trained: Pipeline, tmp_path: Path) -> None:
+def test_a_run_without_a_classifier_is_reported_how_to_get_one(trained: Pipeline, tmp_path: Path) -> None:
     pipeline = fresh(trained, tmp_path)
     shutil.rmtree(pipeline.folder / "classifier")
     with pytest.raises(DataError, match=r"metrics: .*classifier does not exist") as caught:

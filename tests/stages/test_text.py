@@ -197,7 +197,7 @@ def test_every_command_that_draws_takes_prompts(copied: Pipeline, trained: Pipel
     assert PROMPTS[0] in (copied.folder / "report.html").read_text()
 
 
-def test_prompts_and_classes_are_told_apart(copied: Pipeline, trained: Pipeline, tmp_path: Path) -> None:
+def test_prompts_and_classes_are_reported_apart(copied: Pipeline, trained: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`classes=red`: this model is conditioned on texts"):
         copied.run("sample", classes="red")
     labelled = trained.copy(tmp_path / "labelled")

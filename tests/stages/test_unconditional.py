@@ -120,9 +120,9 @@ def test_latents_that_record_no_conditioning_train_an_unconditional_model(copied
     copied.run("train-dit", preview__every=0)
     made = manifest(copied.folder / "dit")["facts"]
     assert made["conditioning"] == {"kind": "none"} and made["label_dropout"] == 0
-    told = Heard()
-    folder = copied.run("sample", told, num=2).directory
-    assert len(pngs(folder)) == 2 and not told.warnings
+    heard = Heard()
+    folder = copied.run("sample", heard, num=2).directory
+    assert len(pngs(folder)) == 2 and not heard.warnings
 
 
 def test_pixels_are_trained_on_without_labels(images: Path, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def fingerprint(folder: Path) -> str:
     return files.sha256_json(json.loads((folder / MANIFEST).read_bytes())["files"])
 
 
-def add_judgement(run: Path, label: str, document: dict[str, Any]) -> Path:
-    """Add a judgement of samples to a run, whatever its document says. Returns its folder."""
+def add_evaluation(run: Path, label: str, document: dict[str, Any]) -> Path:
+    """Add an evaluation of samples to a run, whatever its document says. Returns its folder."""
     folder = run / "eval" / label
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(document))

@@ -80,9 +80,9 @@ class Command:
         if answer["code"] is None:
             self.send(signal.SIGKILL)
             self.launcher.ask(wait=self.pid, patience=PATIENCE)
-        told = [self.out.text(), self.err.text()]
-        assert answer["code"] is not None, f"still running after {patience} s: {told}"
-        return Ended(answer["code"], answer["seconds"], answer["busy"], *told)
+        said = [self.out.text(), self.err.text()]
+        assert answer["code"] is not None, f"still running after {patience} s: {said}"
+        return Ended(answer["code"], answer["seconds"], answer["busy"], *said)
 
 
 class Launcher:

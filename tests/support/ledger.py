@@ -183,8 +183,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
         elif isinstance(counted, Trials):
             tried, held = counted.tried, counted.held
             if report.failed:
-                told = f"trial {counted.tried} of {counted.count}; --promises-seed {counted.seed} repeats it"
-                report.sections.append(("promise", told))
+                said = f"trial {counted.tried} of {counted.count}; --promises-seed {counted.seed} repeats it"
+                report.sections.append(("promise", said))
         else:
             tried, held = 1, int(report.passed)
         report.user_properties.append((_RECORD, [rows, tried, held]))

@@ -90,7 +90,7 @@ def pngs(folder: Path) -> dict[str, bytes]:
 
 
 class Heard(Silent):
-    """Remembers what was told."""
+    """Remembers what was reported."""
 
     def __init__(self) -> None:
         self.works: list[str] = []

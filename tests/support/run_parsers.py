@@ -34,7 +34,7 @@ from ldm.stages import encode, sample, train_denoiser
 from ldm.stages import eval as evaluation
 from ldm.stages.table import COMMANDS
 from ldm.stages.tools import export, inspect, report, sweep, verify
-from tests.support.forgery import KEPT, RUN, add_judgement, add_stage, copy_run, write_manifest
+from tests.support.forgery import KEPT, RUN, add_evaluation, add_stage, copy_run, write_manifest
 from tests.support.harms import Harm, in_header, in_json, in_lines, in_tar, in_yaml
 from tests.support.parsers import Parser, Read
 from tests.support.regression import FP32
@@ -50,13 +50,13 @@ ROLES = {"vqvae": "autoencoder", "dit": "denoiser", "some": "samples"}
 
 
 def make_run(folder: Path) -> None:
-    """The kept run with classifiers and a judgement, which it lacks."""
+    """The kept run with classifiers and an evaluation, which it lacks."""
     run = copy_run(folder)
     for name in ("classifier", NOISY):
         (run / name).mkdir()
     torch.manual_seed(0)
-    judge = classifier.Classifier(classifier.ClassifierConfig(num_classes=3, image_size=16, channels=(8, 8)))
-    classifier.save(judge, run / "classifier" / "final", ("blue", "green", "red"), {"accuracy": 0.5})
+    network = classifier.Classifier(classifier.ClassifierConfig(num_classes=3, image_size=16, channels=(8, 8)))
+    classifier.save(network, run / "classifier" / "final", ("blue", "green", "red"), {"accuracy": 0.5})
     noisy = noisy_classifier.NoisyClassifier(
         noisy_classifier.NoisyClassifierConfig(latent_channels=4, latent_size=4, num_classes=3, **SMALL)
     )
@@ -86,8 +86,8 @@ def make_run(folder: Path) -> None:
     conditions = {"extractor": "classifier", "weights_sha256": "0" * 64, "resize": "none", "sampling": sampling}
     conditions |= {"n_samples": 3, "n_reference": 7, "reference": "squares"}
     numbers = {"frechet_distance[classifier]": 1.5, "class_accuracy[classifier]": 0.5}
-    judged = {"of": "samples", "numbers": numbers, "real_against_real": numbers, "conditions": conditions}
-    add_judgement(run, "some", judged)
+    evaluated = {"of": "samples", "numbers": numbers, "real_against_real": numbers, "conditions": conditions}
+    add_evaluation(run, "some", evaluated)
     extractor = open_extractor("classifier", run / "classifier" / "final")
     (folder / "statistics").mkdir()
     moments = GaussianStatistics(9, torch.zeros(extractor.dim).double(), torch.eye(extractor.dim).double())
@@ -334,7 +334,7 @@ RUN_PARSERS = {
     "safetensors": _of_run(
         _harms(in_header, "final/model.safetensors", _TRAINED), (*_LOADED, look, check), (*_DRAWN, evaluate)
     ),
-    "judgement": _of_run(
+    "evaluation": _of_run(
         _harms(in_json, "metrics.json", ("eval/some",)),
         (prepare_export,),
         (write_report, compare),

@@ -64,7 +64,7 @@ def test_where_classes_are_named_by_numbers_a_number_is_never_an_index() -> None
     assert parse_classes("1", ["01", "02"]) == [0]
 
 
-def test_names_that_differ_in_case_only_are_told_apart() -> None:
+def test_names_that_differ_in_case_only_are_reported_apart() -> None:
     assert parse_classes("Ray", ["ray", "Ray"]) == [1]
     assert parse_classes("a_b,a b", ["a b", "a_b"]) == [1, 0]
     with pytest.raises(ConfigError):

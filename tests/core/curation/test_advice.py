@@ -64,6 +64,6 @@ def test_grey_images_are_reported_among_others_and_where_all_are_grey():
     assert all_grey == "all images are grey, and so will samples be"
 
 
-def test_one_class_is_told_and_so_is_nothing_to_see():
+def test_one_class_is_reported_and_so_is_nothing_to_see():
     assert "train-classifier" in advise(survey_of(photo()), np.array([1000]), ("all",), 64)["classes"]
     assert set(advise(survey_of(broken=3), np.array([0, 0]), NAMES, 64)) == {"broken"}

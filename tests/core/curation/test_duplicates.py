@@ -97,7 +97,7 @@ def test_in_any_graph_what_is_out_is_linked_to_what_is_kept_and_what_is_kept_is_
     assert [len(group.copies) for group in found] == sorted((len(group.copies) for group in found), reverse=True)
 
 
-def test_equal_bytes_equal_pixels_and_copies_of_those_are_told_apart():
+def test_equal_bytes_equal_pixels_and_copies_of_those_are_reported_apart():
     twin, same = b"t" * 32, b"p" * 32
     found = groups_of(
         6, links((0, 5)), contents={0: twin, 2: twin}, pixels={0: same, 2: same, 3: same}, order=[0, 1, 2, 3, 4, 5]

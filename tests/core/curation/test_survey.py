@@ -91,7 +91,7 @@ def test_arrays_are_looked_at_too(shape):
     assert survey.class_counts["all"].tolist() == [1, 2]
 
 
-def test_the_shape_of_an_image_is_told_by_its_sides():
+def test_the_shape_of_an_image_is_reported_by_its_sides():
     for (width, height), shape in {
         (10, 21): "tall",
         (10, 20): "tall",

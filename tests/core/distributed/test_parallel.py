@@ -224,7 +224,7 @@ def defect() -> None:
     ],
     ids=["broken image", "broken image in the main process", "defect", "killed"],
 )
-def test_what_ends_one_process_ends_all_and_is_told_once(
+def test_what_ends_one_process_ends_all_and_is_reported_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], where: str, what: Any, culprit: int, expected: list[int]
 ) -> None:
     def harm(task: Fit, rank: int) -> None:

@@ -61,7 +61,7 @@ def test_what_is_left_out_moves_no_other_image_to_the_other_side(tmp_path):
         assert set(part.names) == set(whole.names) - gone.names
 
 
-def test_parts_in_folders_are_told_apart_by_their_names(tmp_path):
+def test_parts_in_folders_are_reported_apart_by_their_names(tmp_path):
     class_folders(tmp_path / "p" / "train")
     class_folders(tmp_path / "p" / "test", PIXELS[::2], LABELS[::2])
     exclude = excluding("train/cat/0001.png", "test/dog/0002.png")
@@ -86,7 +86,7 @@ def an_npz_with_parts(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("made", "name", "held_out"), [(two_tars, "0004.png", "val"), (an_npz_with_parts, "000004", "test")]
 )
-def test_parts_that_name_their_images_alike_are_told_apart_by_a_prefix(tmp_path, made, name, held_out):
+def test_parts_that_name_their_images_alike_are_reported_apart_by_a_prefix(tmp_path, made, name, held_out):
     location = made(tmp_path / "data")
     train, val = open_splits(location, exclude=excluding(f"{held_out}/{name}"))
     assert name in train.names and name not in val.names

@@ -106,7 +106,7 @@ def test_there_and_back_is_the_same_network(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(back.state_dict()[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
 
 
-def test_the_steps_that_a_network_was_told_are_counted_as_it_was_told_them() -> None:
+def test_the_steps_that_a_network_was_given_are_counted_as_it_was_given_them() -> None:
     model = awake(SMALL.replace(time_scale=500.0))
     theirs: Any = to_diffusers(model)
     back = from_diffusers(Given(dict(theirs.config), theirs.state_dict(), HERE, time_scale=500.0))

@@ -97,9 +97,9 @@ def test_a_streamed_latent_that_is_not_what_was_written_is_named_when_it_is_read
         assert torch.equal(latents.array("npy", np.arange(5, 8)).float(), expected(samples, "npy")), "these are whole"
         with pytest.raises(
             DataError, match=r"shard-000001\.tar is damaged at byte \d+: the latent there differs"
-        ) as told:
+        ) as said:
             latents.array("npy", np.array([0, 5 + row]), np.array([True, True]))
-        assert "mend it: ldm encode" in str(told.value.remedy)
+        assert "mend it: ldm encode" in str(said.value.remedy)
     latents = ShardedLatents(tmp_path, "train", NAMES["train"], SHAPE, "streamed")
     path.write_bytes(whole[: int(shard.offsets["npy"][2]) + 3])
     with pytest.raises(DataError, match=r"shard-000001\.tar is damaged"):

@@ -65,9 +65,9 @@ def test_a_preset_names_its_family() -> None:
 
 @pytest.mark.usefixtures("two_families")
 def test_a_setting_of_another_family_is_refused_with_the_familys_own() -> None:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as said:
         merged_config("train-dit", overrides=["model.preset=comb-s", "model.width=64"])
-    assert "model.width is 64: not a setting of the comb family; it has teeth, depth" in told.value.message
+    assert "model.width is 64: not a setting of the comb family; it has teeth, depth" in said.value.message
     with pytest.raises(ConfigError, match=r"teeth.*not a setting of the dit family.*it has patch_size, width"):
         merged_config("train-dit", overrides=["model.teeth=3"])
 

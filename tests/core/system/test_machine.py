@@ -10,7 +10,7 @@ import pytest
 from ldm.core.system import machine
 
 
-def test_memory_is_told_in_bytes_and_below_all_there_is() -> None:
+def test_memory_is_reported_in_bytes_and_below_all_there_is() -> None:
     free = machine.available_memory()
     assert free is not None
     assert 50e6 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -27,8 +27,8 @@ def test_what_this_process_holds_grows_with_what_it_takes() -> None:
             "print((used_memory() - before) / taken.nbytes)",
         ]
     )
-    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert 0.9 < float(told) < 1.5
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert 0.9 < float(said) < 1.5
 
 
 def test_no_gpu_that_is_not_in_use_is_asked() -> None:

@@ -399,7 +399,7 @@ class Finished(Regression):
             os.kill(os.getpid(), signal.SIGUSR2)
 
 
-def test_a_training_that_is_told_to_finish_ends_as_one_that_was_asked_for_no_more(tmp_path: Path) -> None:
+def test_a_training_that_is_proposed_to_finish_ends_as_one_that_was_asked_for_no_more(tmp_path: Path) -> None:
     early = finish(tmp_path / "early", Finished())
     asked = replace(PLAN, images=3 * PLAN.batch_size)
     assert early == finish(tmp_path / "asked", plan=asked)

@@ -116,7 +116,7 @@ def test_files_are_searched_wherever_they_are_kept(way: Any, planted: Path, tmp_
     assert outcome.facts["copies"] == {"hash": len(EDITS), "bytes": 1, "pixels": 1, "mirrored": 1}
 
 
-def test_arrays_are_searched_and_parts_that_name_images_alike_are_told_apart(tmp_path: Path) -> None:
+def test_arrays_are_searched_and_parts_that_name_images_alike_are_reported_apart(tmp_path: Path) -> None:
     pixels = np.stack([landscape(number, 32) for number in range(30)])
     test = np.stack([pixels[1], landscape(40, 32), pixels[29]])
     labels = np.arange(30) % 2
@@ -169,7 +169,7 @@ def test_a_held_out_image_that_is_trained_on_too_is_called_out_and_the_training_
     assert elsewhere.facts["leaks"] == [1]
 
 
-def test_copies_on_both_sides_of_trainings_own_split_are_told(tmp_path: Path) -> None:
+def test_copies_on_both_sides_of_trainings_own_split_are_reported(tmp_path: Path) -> None:
     root = photos(tmp_path / "p")
     train, val = open_splits(str(root))
     for name in (val.names[0], train.names[0]):

@@ -120,7 +120,7 @@ def test_one_part_beside_a_test_part_is_divided_as_training_does(tmp_path: Path)
     assert outcome.exit_code == 3 and "too few different images" in outcome.facts["stops"][0]
 
 
-def test_a_number_beyond_the_labels_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_number_beyond_the_labels_is_reported_in_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=[0, 1, 5000])
     stops = inspected(tmp_path / "a.npz").facts["stops"]
     assert "label 5000 of 000002 is the greatest" in stops[0] and len(stops) <= 2
@@ -138,7 +138,7 @@ def test_a_source_that_cannot_be_opened_is_refused_as_training_would(tmp_path: P
         inspected(root)
 
 
-def test_names_that_speak_against_their_label_are_told(tmp_path: Path) -> None:
+def test_names_that_speak_against_their_label_are_reported(tmp_path: Path) -> None:
     root = photos(tmp_path / "p", {"cat": 2, "dog": 2, "Dogs": 2})
     (root / "cat" / "dog_17.png").write_bytes(png(landscape(60)))
     outcome = inspected(root)

@@ -178,8 +178,8 @@ def test_without_the_data_what_depends_on_them_is_left_out_and_said(tmp_path: Pa
     assert "nowhere does not exist" in notes and "give --dataset N" in notes and "10 assumed" in notes
     assert stages["encode"]["images"] is stages["encode"]["seconds"] is stages["encode"]["disk"] is None
     assert stages["train-dit"]["operations"] > 0 and "where that is known" in str(outcome.verdict)
-    told, _, notes = estimated(tmp_path, flops=1e9, dataset=1000, classes=5)
-    assert told["encode"]["images"] == 1050 and told["sample"]["images"] == 15 and "assumed" not in notes
+    shown, _, notes = estimated(tmp_path, flops=1e9, dataset=1000, classes=5)
+    assert shown["encode"]["images"] == 1050 and shown["sample"]["images"] == 15 and "assumed" not in notes
 
 
 def test_time_is_measured_where_no_machine_is_named(tmp_path: Path, images: Path) -> None:

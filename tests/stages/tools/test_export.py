@@ -215,7 +215,7 @@ def test_what_cannot_be_expressed_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_shifted_times_that_diffusers_has_not_are_told(drawing: Pipeline, tmp_path: Path) -> None:
+def test_shifted_times_that_diffusers_has_not_are_reported(drawing: Pipeline, tmp_path: Path) -> None:
     shifted, heard = Pipeline(tmp_path / "runs", drawing.images), Heard()
     shifted.run("train-dit", latents=drawing.folder / "latents", diffusion__shift=2.0, train__images=8)
     run_export(shifted, tmp_path / "out", heard)

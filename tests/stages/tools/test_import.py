@@ -119,7 +119,7 @@ def test_the_same_command_again_is_complete_and_another_model_is_refused(
     assert len(manifest(fresh.folder / "dit")["facts"]["class_names"]) == 4
 
 
-def test_an_imported_run_is_verified_and_told_apart(checkpoint: Path, kl: Path, fresh: Pipeline) -> None:
+def test_an_imported_run_is_verified_and_distinguished(checkpoint: Path, kl: Path, fresh: Pipeline) -> None:
     run_import(fresh, checkpoint, autoencoder=kl, heads=2)
     outcome = verify.run(Verify(path=fresh.folder), Silent())
     assert outcome.summary["verified"] == "vqvae, dit"
@@ -211,7 +211,7 @@ def test_a_pickle_in_a_pipeline_runs_nothing(exported: Path, fresh: Pipeline, tm
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_scheduler_that_clips_is_told(exported: Path, fresh: Pipeline, tmp_path: Path) -> None:
+def test_a_scheduler_that_clips_is_reported(exported: Path, fresh: Pipeline, tmp_path: Path) -> None:
     heard = Heard()
     run_import(fresh, altered(exported, tmp_path, "scheduler/scheduler_config.json", clip_sample=True), heard)
     assert "clips every estimate of x0" in heard.warnings[0]

@@ -99,7 +99,7 @@ def test_denoising_draws_a_trained_run_and_the_same_picture_again(trained: Pipel
     assert not np.array_equal(picture(path), drawn)
 
 
-def test_a_run_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_a_run_that_is_not_there_is_reported_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ldm train-dit") as caught:
         plot.run(Plot(what="denoising", runs_dir=tmp_path), Silent())
     assert "dit" in caught.value.message
@@ -121,7 +121,7 @@ def test_guidance_without_a_null_class_and_too_many_steps_are_refused(copied: Pi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "said"),
     [
         ([], "ldm plot needs WHAT"),
         (
@@ -143,12 +143,12 @@ def test_guidance_without_a_null_class_and_too_many_steps_are_refused(copied: Pi
         (["noising", "more"], "is not of the form section.key=value"),
     ],
 )
-def test_what_cannot_be_drawn_is_told_in_a_line(
-    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_cannot_be_drawn_is_reported_in_a_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["plot", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

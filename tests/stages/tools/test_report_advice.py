@@ -24,7 +24,7 @@ LEVEL = [(0, 1.0), (100, 0.52), (200, 0.505), (300, 0.501), (400, 0.5)]
 RISEN = [(0, 1.0), (100, 0.5), (200, 0.4), (300, 0.5), (400, 0.6)]
 
 
-def test_a_loss_that_fell_in_its_last_quarter_is_told_from_one_that_levelled_off_or_rose() -> None:
+def test_a_loss_that_fell_in_its_last_quarter_is_reported_from_one_that_levelled_off_or_rose() -> None:
     assert [still_falling(curve) for curve in (FALLING, LEVEL, RISEN, FALLING[:3])] == [True, False, False, False]
     assert [risen_since(curve) for curve in (FALLING, LEVEL, RISEN)] == [None, None, 200]
     assert risen_since([*LEVEL, (500, 0.7)]) is None, "one point is no rise"

@@ -241,9 +241,9 @@ def test_a_place_where_nothing_of_ours_lies_is_refused(tmp_path: Path, images: P
 def test_the_exit_code_and_the_lines_say_what_is_wrong(copied: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     flip(copied.folder / "latents" / "shard-000000.tar")
     assert run(["verify", str(copied.folder), "--quiet"]) == 3
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("warning: ") and "shard-000000.tar is damaged" in told[0]
-    assert told[1].startswith("error: ") and "is not whole" in told[1]
-    assert told[2].startswith(" hint: mend it: ldm encode")
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith("warning: ") and "shard-000000.tar is damaged" in shown[0]
+    assert shown[1].startswith("error: ") and "is not whole" in shown[1]
+    assert shown[2].startswith(" hint: mend it: ldm encode")
     assert run(["verify"]) == 2
     assert "ldm verify needs PATH" in capsys.readouterr().err
