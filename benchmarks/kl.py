@@ -16,8 +16,8 @@ from ldm.core.interchange.autoencoder_kl import stock
 from ldm.stages.configs import TrainAutoencoder
 
 from .options import Options
-from .processes import Variant, Work, compare_processes
-from .vqvae import DTYPES, batches, own_step, peer_step, task_of
+from .processes import Work
+from .vqvae import DTYPES, batches, compare_setups, own_step, peer_step, settings_of, task_of
 
 PEER = "diffusers AutoencoderKL"
 
@@ -46,17 +46,8 @@ SETUPS = (Setup(images=16, channels=32, multipliers=(1, 2, 4, 4)),)
 
 def measure(options: Options) -> dict[str, Any]:
     """Compare training steps, and encoding, of each setup."""
-    comparisons = {}
-    for setup in SETUPS:
-        for kind, theirs, own in (("Training step", peer_training, training), ("To latents", peer_encoding, encoding)):
-            variants = {
-                f"{name}, {precision}": Variant(work, {"setup": setup, "precision": precision})
-                for name, work in ((PEER, theirs), ("ldm", own))
-                for precision in DTYPES
-            }
-            compared = compare_processes(variants, options.rounds, baseline=f"{PEER}, fp32")
-            comparisons[f"{kind}, {setup.title}"] = compared
-    return {"comparisons": comparisons}
+    works = {"Training step": (peer_training, training), "To latents": (peer_encoding, encoding)}
+    return compare_setups(SETUPS, works, PEER, options)
 
 
 def training(setup: Setup, precision: str) -> Work:
@@ -114,13 +105,7 @@ def _config(setup: Setup, precision: str) -> TrainAutoencoder:
         "num_decoder_blocks": 2,
         "latent_channels": setup.latent_channels,
     }
-    settings = {
-        "data": {"image_size": setup.side},
-        "model": model,
-        "train": {"batch_size": setup.images, "warmup": 0},
-        "machine": {"device": "cpu", "precision": precision},
-    }
-    return TrainAutoencoder.model_validate(settings)
+    return TrainAutoencoder.model_validate(settings_of(model, setup.side, setup.images, precision))
 
 
 def _peer(setup: Setup) -> Any:

@@ -7,7 +7,7 @@ diffusers' as its own example trains it, without perceptual loss and discriminat
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,18 +68,24 @@ SETUPS = (
 
 def measure(options: Options) -> dict[str, Any]:
     """Compare training steps, and encoding, of both setups."""
+    works = {"Training step": (peer_training, training), "To indices": (peer_encoding, encoding)}
+    return compare_setups(SETUPS, works, PEER, options)
+
+
+def compare_setups(
+    setups: Sequence[Any], works: Mapping[str, tuple[Callable[..., Work], ...]], peer: str, options: Options
+) -> dict[str, Any]:
+    """Compare the peer's work with ours, (theirs, own) by title, of each setup in each dtype."""
     comparisons = {}
-    for setup in SETUPS:
-        for kind, theirs, own in (("training step", peer_training, training), ("to indices", peer_encoding, encoding)):
+    for setup in setups:
+        for title, pair in works.items():
             variants = {
-                f"{PEER}, {precision}": Variant(theirs, {"setup": setup, "precision": precision})
+                f"{name}, {precision}": Variant(work, {"setup": setup, "precision": precision})
+                for name, work in zip((peer, "ldm"), pair, strict=True)
                 for precision in DTYPES
             }
-            variants |= {
-                f"ldm, {precision}": Variant(own, {"setup": setup, "precision": precision}) for precision in DTYPES
-            }
-            compared = compare_processes(variants, options.rounds, baseline=f"{PEER}, fp32")
-            comparisons[f"{kind[0].upper()}{kind[1:]}, {setup.title}"] = compared
+            compared = compare_processes(variants, options.rounds, baseline=f"{peer}, fp32")
+            comparisons[f"{title}, {setup.title}"] = compared
     return {"comparisons": comparisons}
 
 
@@ -182,13 +188,17 @@ def _config(setup: Setup, precision: str) -> TrainVQVAE:
         "codebook_size": setup.codes,
         "latent_channels": setup.channels,
     }
-    settings = {
-        "data": {"image_size": setup.side},
+    return TrainVQVAE.model_validate(settings_of(model, setup.side, setup.images, precision))
+
+
+def settings_of(model: dict[str, Any], side: int, images: int, precision: str) -> dict[str, Any]:
+    """Return the settings under which an autoencoder is trained on batches of `images` images of `side` pixels."""
+    return {
+        "data": {"image_size": side},
         "model": model,
-        "train": {"batch_size": setup.images, "warmup": 0},
+        "train": {"batch_size": images, "warmup": 0},
         "machine": {"device": "cpu", "precision": precision},
     }
-    return TrainVQVAE.model_validate(settings)
 
 
 def task_of(config: TrainAutoencoder) -> AutoencodingTask:

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError
 from ..runs.weights import (
-    CONFIG,
     WEIGHTS,
+    config_of_family,
     load_into,
     read_description,
     read_weights,
     require_blocks,
-    save_network,
+    save_of_family,
     without_draws,
 )
 from ..settings.families import kind_of
@@ -32,8 +31,7 @@ def build(config: NextScaleConfig) -> NextScaleTransformer:
 
 def save(network: NextScaleTransformer, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write a network's weights and config into a folder; `extra` is stored in config.json, too."""
-    config = network.config
-    save_network(network, folder, kind_of(config, FAMILIES), config.model_dump(mode="json"), **(extra or {}))
+    save_of_family(network, folder, FAMILIES, extra)
 
 
 def load(folder: Path) -> NextScaleTransformer:
@@ -42,10 +40,7 @@ def load(folder: Path) -> NextScaleTransformer:
     Raises DataError naming the file that is missing, damaged, of another kind, or not matching the other file.
     """
     described = read_description(folder, FAMILIES, REMEDY)
-    try:
-        config = FAMILIES[described["kind"]].config.from_json(described["config"])
-    except ConfigError as error:
-        raise DataError(f"{folder / CONFIG}: {error.message}", error.remedy or REMEDY) from None
+    config = config_of_family(described, folder, FAMILIES, REMEDY)
     tensors = read_weights(folder, described, REMEDY)
     assert isinstance(config, NextScaleConfig)
     require_blocks(tensors, config.num_blocks, folder, REMEDY)

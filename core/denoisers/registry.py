@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from ..conditioning.conditioning import Conditioning
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..runs.weights import (
     CONFIG,
     WEIGHTS,
+    config_of_family,
     load_into,
     read_description,
     read_weights,
     require_blocks,
-    save_network,
+    save_of_family,
     without_draws,
 )
 from ..settings.families import Family, kind_of
@@ -91,7 +92,7 @@ def outline(config: DenoiserConfig, device: str = "meta") -> DenoiserNetwork:
 
 def save(model: DenoiserNetwork, folder: Path, extra: dict[str, Any] | None = None) -> None:
     """Write a network's weights and config into a folder; `extra` is stored in config.json, too."""
-    save_network(model, folder, kind_of(model.config, FAMILIES), model.config.model_dump(mode="json"), **(extra or {}))
+    save_of_family(model, folder, FAMILIES, extra)
 
 
 def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DenoiserNetwork:
@@ -101,7 +102,7 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DenoiserN
     damaged, of another kind, of other latents, or not matching the other file.
     """
     described = read_description(folder, FAMILIES, REMEDY)
-    config = _config(described, folder / CONFIG)
+    config = _config(described, folder)
     check_latents(config, latent_shape, folder / CONFIG, REMEDY)
     tensors = read_weights(folder, described, REMEDY)
     require_blocks(tensors, config.num_blocks, folder, REMEDY)
@@ -112,13 +113,10 @@ def load(folder: Path, latent_shape: tuple[int, ...] | None = None) -> DenoiserN
 
 def read_config(folder: Path) -> DenoiserConfig:
     """Read the network's config from a folder's config.json; DataError where it is not one of ours."""
-    return _config(read_description(folder, FAMILIES, REMEDY), folder / CONFIG)
+    return _config(read_description(folder, FAMILIES, REMEDY), folder)
 
 
-def _config(described: dict[str, Any], path: Path) -> DenoiserConfig:
-    try:
-        config = FAMILIES[described["kind"]].config.from_json(described["config"])
-    except ConfigError as error:
-        raise DataError(f"{path}: {error.message}", error.remedy or REMEDY) from None
+def _config(described: dict[str, Any], folder: Path) -> DenoiserConfig:
+    config = config_of_family(described, folder, FAMILIES, REMEDY)
     assert isinstance(config, DenoiserConfig)
     return config

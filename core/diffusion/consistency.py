@@ -19,7 +19,7 @@ from . import predictions
 from .conditions import Cond
 from .denoisers import Denoiser, Network
 from .objective import Denoising, Draw
-from .samplers import Noise, OnStep, levels
+from .samplers import Noise, OnStep, levels, report_step
 from .schedules import Schedule, add_noise
 from .times import broadcast
 
@@ -101,6 +101,5 @@ def restarts(
         if sigma[i + 1] > 0:
             assert noise is not None, "a step that does not end at the data takes noise"
             x = alpha[i + 1] * x0 + sigma[i + 1] * noise(i)
-        if on_step is not None:
-            on_step(i, float(grid[i + 1]), x, x0)
+        report_step(on_step, i, grid, x, x0)
     return x

@@ -66,7 +66,7 @@ def ddim(
         x = keep * x + (alpha[i + 1] - keep * alpha[i]) * x0
         if n_squared > 0:
             x = x + math.sqrt(n_squared) * _draw(noise, i, "ddim with eta > 0")
-        _report(on_step, i, grid, x, x0)
+        report_step(on_step, i, grid, x, x0)
     return x
 
 
@@ -111,7 +111,7 @@ def ddpm(
                 mean = mean + spread * gradient(x, t, cond)
             mean = mean + spread**0.5 * _draw(noise, i, "ddpm")
         x = mean
-        _report(on_step, i, grid, x, x0)
+        report_step(on_step, i, grid, x, x0)
     return x
 
 
@@ -137,7 +137,7 @@ def euler(
         x0 = denoise(z * scale[i], t, cond)
         # z + Δτ dz/dτ. To τ = 0 that is x0: set exactly, not by cancellation.
         z = z + (tau[i + 1] - tau[i]) / tau[i] * (z - x0) if tau[i + 1] > 0 else x0
-        _report(on_step, i, grid, z * scale[i + 1], x0)
+        report_step(on_step, i, grid, z * scale[i + 1], x0)
     return z * scale[-1]
 
 
@@ -169,7 +169,7 @@ def heun(
             z = z + step * (slope + slope_ahead) / 2
         else:
             z = x0
-        _report(on_step, i, grid, z * scale[i + 1], x0)
+        report_step(on_step, i, grid, z * scale[i + 1], x0)
     return z * scale[-1]
 
 
@@ -208,7 +208,7 @@ def dpmpp_2m(
         keep = sigma[i + 1] / sigma[i]
         x = keep * x + (alpha[i + 1] - keep * alpha[i]) * (x0 + ahead * (x0 - previous))
         previous = x0
-        _report(on_step, i, grid, x, x0)
+        report_step(on_step, i, grid, x, x0)
     return x
 
 
@@ -298,6 +298,7 @@ def _draw(noise: Noise | None, step: int, who: str) -> Tensor:
     return noise(step)
 
 
-def _report(on_step: OnStep | None, step: int, grid: Tensor, x: Tensor, x0: Tensor) -> None:
+def report_step(on_step: OnStep | None, step: int, grid: Tensor, x: Tensor, x0: Tensor) -> None:
+    """Call what looks at each step, if anything does, with the time that the step arrived at."""
     if on_step is not None:
         on_step(step, float(grid[step + 1]), x, x0)

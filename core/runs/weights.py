@@ -20,8 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 from ..distributed import processes
 from ..distributed.sharded_tensors import gathered_by_main, sharded_tensors
-from ..errors import DataError, as_data_error
+from ..errors import ConfigError, DataError, as_data_error
 from ..files import read_json, sha256_file, write_atomically, write_json
+from ..settings.families import Families, NetworkConfig
+from ..settings.families import kind_of as family_of_config
 from .commands import MANIFEST, kind_of, mending, recorded
 from .roles import role_of
 
@@ -47,6 +49,22 @@ def save_network(network: nn.Module, folder: Path, kind: str, config: Mapping[st
         digest = sha256_file(folder / WEIGHTS)
         write_json(folder / CONFIG, description(kind, config, weights_sha256=digest, **beside))
     return [CONFIG, WEIGHTS]
+
+
+def save_of_family(
+    network: nn.Module, folder: Path, families: Families, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write the folder of a network with a `config` of one of the families; `extra` is stored in config.json, too."""
+    config: Any = network.config
+    save_network(network, folder, family_of_config(config, families), config.model_dump(mode="json"), **(extra or {}))
+
+
+def config_of_family(described: Mapping[str, Any], folder: Path, families: Families, remedy: str) -> NetworkConfig:
+    """Return the config that a network's `config.json` holds. Raises DataError where it is not one of its family."""
+    try:
+        return families[described["kind"]].config.from_json(described["config"])
+    except ConfigError as error:
+        raise DataError(f"{folder / CONFIG}: {error.message}", error.remedy or remedy) from None
 
 
 def description(kind: str, config: Mapping[str, Any], **beside: Any) -> dict[str, Any]:
