@@ -84,15 +84,15 @@ def reads_captions(images: ImageSources, kind: str) -> bool:
 
 def open_encoder(config: TextSettings, device: torch.device) -> TextEncoder:
     """Open what reads captions. Raises ConfigError for `own` together with others."""
-    seen = config.padding == "seen"
+    padded = config.padding == "seen"
     if config.encoder == (OWN,):
-        if seen:
+        if padded:
             raise ConfigError("`text.padding=seen` is for frozen encoders: `own` masks its padding", "leave it out")
         return OwnEncoder()
     if OWN in config.encoder:
         raise ConfigError("`text.encoder=own` is alone: a text network is trained in place of others", "leave it out")
     encoder = open_encoders([*map(Path, config.encoder)], config.layer, device)
-    return with_padding(encoder, config.length) if seen else encoder
+    return with_padding(encoder, config.length) if padded else encoder
 
 
 def encoder_inputs(encoder: TextEncoder) -> dict[str, dict[str, Any]]:
