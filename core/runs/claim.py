@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import files
 from ..errors import ConfigError, DataError, NewerFormat
+from ..settings.fields import ENDING
 from ..settings.recipe_file import leaves
 from .lock import LOCK
 from .pieces import BEFORE, BOUND, CHECKPOINTS, PIECES, Pieces, owner_of
@@ -100,22 +101,22 @@ def is_whole(path: Path, kind: str, identity: Identity | None = None) -> bool:
 
 
 def _is_shorter(known: Mapping[str, Any], wanted: Mapping[str, Any], identity: Identity) -> bool:
-    """Return whether known work is that which is wanted but for fewer `train.images`."""
-    lengths = [_images(document) for document in (known, wanted)]
-    if identity.may_go_on is None or not (isinstance(lengths[0], int) and lengths[0] < lengths[1]):
+    """Return whether known work is that which is wanted but for fewer `train.images`, and how the rate ends there."""
+    recorded, asked = _train(known), _train(wanted)
+    lengths = recorded.get("images"), asked.get("images")
+    if not (isinstance(lengths[0], int) and isinstance(lengths[1], int) and lengths[0] < lengths[1]):
         return False
-    return not _differences(_with_images(known, lengths[1]), wanted, identity)
+    if identity.how_to_go_on(recorded, "") is None:
+        return False
+    ending = {name: asked[name] for name in ENDING if name in asked}
+    longer = {**known, "config": {**known["config"], "train": {**recorded, **ending}}}
+    return not _differences(longer, wanted, identity)
 
 
-def _images(document: Mapping[str, Any]) -> Any:
+def _train(document: Mapping[str, Any]) -> dict[str, Any]:
     config = document.get("config")
     train = config.get("train") if isinstance(config, dict) else None
-    return train.get("images") if isinstance(train, dict) else None
-
-
-def _with_images(document: Mapping[str, Any], images: int) -> dict[str, Any]:
-    config = document["config"]
-    return {**document, "config": {**config, "train": {**config["train"], "images": images}}}
+    return train if isinstance(train, dict) else {}
 
 
 def _go_on(path: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], identity: Identity) -> None:
@@ -123,12 +124,12 @@ def _go_on(path: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], iden
 
     Its checkpoints stay its own: the new identity names those before it.
     """
-    if not identity.may_go_on:
+    elsewhere = f"begin another from its weights: `start_from={path}` and another `name`"
+    if remedy := identity.how_to_go_on(_train(known), elsewhere):
         raise ConfigError(
-            f"{path} was trained for {_images(known):,} images, at whose end the learning rate ends: `train.decay`"
-            " is not constant",
-            f"begin another from its weights: `start_from={path}` and another `name`; only a training with"
-            " `train.decay=constant` goes on to more images",
+            f"{path} was trained for {_train(known)['images']:,} images, with a learning rate that would have been"
+            f" another in a training of {_train(wanted)['images']:,}",
+            remedy if remedy == elsewhere else f"{remedy}; or {elsewhere}",
         )
     if (path / MANIFEST).is_file() and not any((path / CHECKPOINTS).glob("*/")):
         raise ConfigError(

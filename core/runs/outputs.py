@@ -54,7 +54,7 @@ def claim(
         "another `label`" if hasattr(config, "label") else "" if kind in role_of(kind).labelled else "another `name`"
     )
     made_of = (made_by, identity(config), inputs, recipe, _defaults(config), incidental(config))
-    wanted = Identity(kind, *made_of, places(config), elsewhere, config.may_go_on)
+    wanted = Identity(kind, *made_of, places(config), elsewhere, config.how_to_go_on)
     if not processes.world().is_main:
         return StageRun(folder, kind, made_by, bool(processes.broadcast_int(0)), identity=wanted)
     work = claims.claim(folder, wanted, config.replace, progress.warn)

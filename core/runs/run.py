@@ -9,7 +9,7 @@ fingerprint. Each stage records the fingerprints of its inputs.
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,7 +42,7 @@ class Identity:
     settings were, by the same keys, for a directory made before they existed. incidental: settings, dotted, that do
     not matter, though they may have when a directory was made. places: settings, dotted, that are recorded and not
     compared, since what they name is an input. elsewhere: the setting that chooses another directory, in words.
-    may_go_on: whether work of fewer `train.images` may go on to these; None where it has no such length.
+    how_to_go_on: see `Stage.how_to_go_on`.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Identity:
     incidental: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
     elsewhere: str = "another `name`"
-    may_go_on: bool | None = None
+    how_to_go_on: Callable[[Mapping[str, Any], str], str | None] = lambda recorded, elsewhere: None
 
     def document(self) -> dict[str, Any]:
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}

@@ -196,6 +196,9 @@ class Run(Section):
         return self.runs_dir / self.name
 
 
+ENDING = ("images", "decay_images", "cooldown")  # of `train`: what may change where a training goes on
+
+
 class Stage(Run):
     """Where a stage works, and with which seed: the settings that all stages have.
 
@@ -210,9 +213,11 @@ class Stage(Run):
         False, "Discard what the output folder holds if it was made with other settings or inputs.", "--replace", False
     )
 
-    @property
-    def may_go_on(self) -> bool | None:
-        """Whether finished work of fewer `train.images` may go on to these; None where it has no such length."""
+    def how_to_go_on(self, recorded: Mapping[str, Any], elsewhere: str) -> str | None:
+        """Return how work of fewer `train.images` goes on to these; nothing where it may, None without such a length.
+
+        recorded: its section `train`. elsewhere: the remedy where it cannot.
+        """
         return None
 
 

@@ -170,7 +170,8 @@ def _is_trained(folder: Path, config: LatentTraining) -> bool:
     if not is_whole(folder, config.kind):
         return False
     recorded_config: dict[str, Any] = files.read_json(folder / MANIFEST)["config"]
-    return config.may_go_on is None or recorded_config["train"]["images"] >= config.train.images
+    trained = recorded_config.get("train", {})
+    return config.how_to_go_on(trained, "") is None or trained["images"] >= config.train.images
 
 
 def _description(data: TrainingData) -> dict[str, Any]:

@@ -18,13 +18,23 @@ def learning_rate(images_seen: int, train: Train) -> float:
     """Return the learning rate after `images_seen` images: a linear rise from 0 to the peak, then the decay.
 
     Cosine and linear decay end in 0 after the last image; exponential decay ends in `decay_to` of the peak. With
-    `decay_every` the rate falls in steps of so many images, such as an epoch.
+    `decay_every` the rate falls in steps of so many images, such as an epoch. With `decay_images` the decay ends after
+    so many, the rate rises again as at the start, and stays. Over the last `cooldown` images it falls to 0 in a
+    straight line (Hägele et al. 2024).
     """
+    rate, left = _before_cooldown(images_seen, train), max(train.images - images_seen, 0)
+    return rate * left / train.cooldown if left < train.cooldown else rate
+
+
+def _before_cooldown(images_seen: int, train: Train) -> float:
+    if train.decay_images and images_seen >= train.decay_images:
+        since = images_seen - train.decay_images
+        return train.lr * since / train.warmup if since < train.warmup else train.lr
     if images_seen < train.warmup:
         return train.lr * images_seen / train.warmup
     decaying = images_seen - train.warmup
     decaying -= decaying % train.decay_every if train.decay_every else 0
-    progress = min(decaying / max(train.images - train.warmup, 1), 1.0)
+    progress = min(decaying / max((train.decay_images or train.images) - train.warmup, 1), 1.0)
     if train.decay == "cosine":
         return train.lr * (1 + math.cos(math.pi * progress)) / 2
     if train.decay == "linear":

@@ -1,12 +1,13 @@
 """How long and how to train, and what to look at meanwhile: the sections of trained stages. Imports no torch."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from ..diffusion.names import SamplerName
 from ..features.settings import EXTRACTOR_HELP, ExtractorName
-from ..settings.fields import Count, Location, Place, Section, option
+from ..settings.fields import ENDING, Count, Location, Place, Section, option
 
 
 class Train(Section):
@@ -20,6 +21,12 @@ class Train(Section):
     decay: Literal["constant", "cosine", "linear", "exponential"] = option("constant", "Learning rate after warm-up.")
     decay_to: float = option(0.1, "Share of the peak rate that exponential decay ends in.", gt=0, le=1)
     decay_every: Count = option(0, "Let the rate fall in steps of so many images, such as an epoch; 0 lets it glide.")
+    decay_images: Count = option(
+        0, "Images that the decay takes; then the rate rises again over warmup and stays. 0: all of them."
+    )
+    cooldown: Count = option(
+        0, "Images at the end over which the rate falls to 0 in a straight line, after a constant rate.", "--cooldown"
+    )
     weight_decay: float = option(0.0, "AdamW's weight decay.", ge=0)
     beta1: float = option(0.9, "AdamW's first moment.", ge=0, lt=1)
     beta2: float = option(0.999, "AdamW's second moment.", ge=0, lt=1)
@@ -52,6 +59,37 @@ class Train(Section):
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
         return self
+
+    @model_validator(mode="after")
+    def _the_parts_of_the_schedule_fit(self) -> "Train":
+        if self.decay_images and self.decay == "constant":
+            raise ValueError(f"decay_images is {self.decay_images}, and a constant rate has no decay")
+        if self.cooldown and not self.decay_images and self.decay != "constant":
+            raise ValueError(f"cooldown is {self.cooldown}, and {self.decay} decay is still falling at the end")
+        parts = self.cooldown + (self.decay_images + self.warmup if self.decay_images else 0)
+        if parts > self.images:
+            named = "decay_images, warmup and cooldown" if self.decay_images else "cooldown"
+            raise ValueError(f"{named} are {parts} images, more than the {self.images} of images")
+        return self
+
+    def how_to_go_on(self, recorded: Mapping[str, Any], elsewhere: str) -> str:
+        """Return how training by recorded settings of fewer images goes on to these; nothing where it may as it is.
+
+        It may where the learning rate was the same up to its end, so that it is as if these had been asked for from
+        the start. elsewhere: the remedy where it cannot.
+        """
+        part = {name: recorded[name] for name in ENDING if name in recorded}
+        try:
+            known = type(self).model_validate({**self.model_dump(), **dict.fromkeys(ENDING, 0), **part})
+        except ValueError:
+            return elsewhere
+        ended = 0 if self.decay == "constant" else known.decay_images or known.images
+        if not known.cooldown and ended == self.decay_images and known.images <= self.images - self.cooldown:
+            return ""
+        fall = max(1, (self.images - known.images) // 5)
+        if known.cooldown or not ended or ended + self.warmup + fall > self.images:
+            return elsewhere
+        return f"let the rate rise again and fall at the end: `train.decay_images={ended}` and `cooldown={fall}`"
 
 
 class AutoencoderTrain(Train, defaults={"lr": 4e-4, "beta2": 0.99, "ema": 0.995}):

@@ -80,6 +80,43 @@ def test_an_autoencoder_goes_on_too_and_what_was_made_with_it_is_out_of_date(cop
         verify.run(Verify(path=copied.folder), Silent())
 
 
+def test_a_training_whose_rate_has_ended_goes_on_and_cools_down_to_the_bytes_of_one_in_one_go(copied: Pipeline) -> None:
+    fallen = {"train__decay": "cosine", **REGULAR}
+    longer = {**fallen, "train__images": 96, "train__decay_images": 32, "train__cooldown": 24}
+    whole = Pipeline(copied.runs_dir, copied.images, "whole")
+    shutil.copytree(copied.folder, whole.folder)
+    straight = whole.run("train-dit", replace=True, **longer).directory
+    copied.run("train-dit", replace=True, train__images=32, **fallen)
+    with pytest.raises(ConfigError, match="was trained for 32 images") as refused:
+        copied.run("train-dit", train__images=96, **fallen)
+    assert "`train.decay_images=32` and `cooldown=12`; or begin another" in str(refused.value)
+
+    class Stopping(Silent):
+        def update(self, done: int, **numbers: float) -> None:
+            if done == 80:
+                raise Stopped("in the cool-down")
+
+    with pytest.raises(Stopped):
+        copied.run("train-dit", Stopping(), **longer)
+    folder = copied.run("train-dit", **longer).directory
+    assert weights(folder) == weights(straight) and lines(folder) == lines(straight)
+    assert manifest(folder)["config"]["train"]["cooldown"] == 24
+    rates = {line["images"]: line["lr"] for line in lines(folder) if "lr" in line}
+    assert max(rates.values()) == rates[80] > rates[96] > 0
+    with pytest.raises(ConfigError, match="start_from") as ended:
+        copied.run("train-dit", **{**longer, "train__images": 128})
+    assert "decay_images" not in (ended.value.remedy or ""), "a rate that has cooled down does not rise again"
+
+
+def test_a_constant_rate_may_cool_down_after_more_images(copied: Pipeline) -> None:
+    cooled = {"train__images": 64, "train__cooldown": 32, **REGULAR}
+    whole = Pipeline(copied.runs_dir, copied.images, "whole")
+    shutil.copytree(copied.folder, whole.folder)
+    straight = whole.run("train-dit", replace=True, **cooled).directory
+    copied.run("train-dit", replace=True, train__images=32, **REGULAR)
+    assert weights(copied.run("train-dit", **cooled).directory) == weights(straight)
+
+
 def test_fewer_images_other_settings_and_a_rate_that_has_ended_are_refused_with_the_way_on(copied: Pipeline) -> None:
     copied.run("train-dit", replace=True, train__images=32)
     before = weights(copied.folder / "dit")
@@ -88,7 +125,7 @@ def test_fewer_images_other_settings_and_a_rate_that_has_ended_are_refused_with_
     with pytest.raises(ConfigError, match="was made with other settings"):
         copied.run("train-dit", train__images=64, train__lr=1e-3)
     ended = copied.run("train-classifier", replace=True, train__images=32).directory
-    with pytest.raises(ConfigError, match=r"at whose end the learning rate ends") as caught:
+    with pytest.raises(ConfigError, match=r"with a learning rate that would have been another") as caught:
         copied.run("train-classifier", train__images=64)
     assert f"start_from={ended}" in str(caught.value)
     data = {"source": str(copied.images), "image_size": 16}

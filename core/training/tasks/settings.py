@@ -1,6 +1,7 @@
 """The settings of each training as a whole. Imports no torch."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, TypeAdapter, model_validator
@@ -38,9 +39,9 @@ class Training(Stage):
         identity="contents",
     )
 
-    @property
-    def may_go_on(self) -> bool | None:
-        return bool(dict(self)["train"].decay == "constant")
+    def how_to_go_on(self, recorded: Mapping[str, Any], elsewhere: str) -> str | None:
+        train: Train = dict(self)["train"]
+        return train.how_to_go_on(recorded, elsewhere)
 
 
 class AutoencoderTraining(Training):
@@ -122,10 +123,9 @@ class DenoiserTraining(GeneratorTraining):
     diffusion: Diffusion = section(Diffusion)
     train: DenoiserTrain = section(DenoiserTrain)
 
-    @property
-    def may_go_on(self) -> bool | None:
+    def how_to_go_on(self, recorded: Mapping[str, Any], elsewhere: str) -> str | None:
         # Consistency training goes through its curriculum in these images.
-        return super().may_go_on and self.diffusion.objective != CONSISTENCY
+        return elsewhere if self.diffusion.objective == CONSISTENCY else super().how_to_go_on(recorded, elsewhere)
 
     @model_validator(mode="before")
     @classmethod

@@ -63,6 +63,33 @@ def test_the_rate_decays_to_zero_at_the_last_image(decay: str, halfway: float, q
     assert rates == pytest.approx([2.0, 2 * quarter, 2 * halfway, 0.0, 0.0])
 
 
+def test_a_cooldown_falls_to_zero_in_a_straight_line_over_the_last_images() -> None:
+    seen = (50, 100, 600, 700, 800, 900, 1000, 1100)
+    rates = rates_after(seen, images=1000, lr=2.0, warmup=100, cooldown=400)
+    assert rates == pytest.approx([1.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "exponential"])
+def test_after_its_own_images_a_decay_is_followed_by_a_rise_the_peak_and_the_cooldown(decay: str) -> None:
+    shorter = range(0, 400, 20)
+    settings = {"lr": 2.0, "warmup": 100, "decay": decay}
+    longer = rates_after(shorter, images=1000, decay_images=400, cooldown=200, **settings)
+    assert longer == rates_after(shorter, images=400, **settings)
+    after = rates_after((400, 450, 500, 800, 900, 1000), images=1000, decay_images=400, cooldown=200, **settings)
+    assert after == pytest.approx([0.0, 1.0, 2.0, 2.0, 1.0, 0.0])
+
+
+def test_parts_of_a_schedule_that_do_not_fit_are_refused() -> None:
+    for wrong, why in (
+        ({"decay_images": 10}, "a constant rate has no decay"),
+        ({"cooldown": 10, "decay": "cosine"}, "cosine decay is still falling"),
+        ({"cooldown": 101}, "cooldown are 101 images, more than the 100"),
+        ({"cooldown": 50, "decay": "linear", "decay_images": 50}, "are 110 images, more than the 100"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Train.model_validate({"images": 100, "warmup": 10, **wrong})
+
+
 def test_a_training_shorter_than_its_warm_up_only_rises() -> None:
     rates = rates_after((0, 25, 50), images=50, lr=1.0, warmup=100, decay="cosine")
     assert rates == pytest.approx([0, 0.25, 0.5])
