@@ -207,7 +207,8 @@ class _Run:
     is_last: bool = False  # whether the last step of all was made
     last_save: float = field(default_factory=time.monotonic)
     last_log: tuple[float, int] = (0.0, 0)  # when, and after how many images
-    log_file: record.MetricsLog = field(init=False)  # the main process's, as is `best`
+    log_file: record.MetricsLog = field(init=False)  # the main process's, as are `board` and `best`
+    board: record.TensorBoard | None = field(init=False, default=None)
     best: Best | None = None
     patience: Patience | None = None  # the main process's
     has_stalled: bool = False  # whether that has ended
@@ -242,7 +243,8 @@ class _Run:
             return
 
         # A pending evaluation will be made again, so a line that it wrote is dropped.
-        mirror = record.tensorboard_mirror(self.folder, self.images) if self.plan.tensorboard else None
+        self.board = record.TensorBoard(self.folder, self.images) if self.plan.tensorboard else None
+        mirror = self.board.line if self.board else None
         drop = CONDITIONS if self.evaluation_pending else None
         self.log_file = record.MetricsLog(self.folder, self.images or -1, mirror, drop)
         lines = metrics_log.read(self.log_file.path)
@@ -303,6 +305,8 @@ class _Run:
                 task.picture(self.folder, self.images)
         if not self.is_main:
             return
+        if self.board and draw:
+            self.board.pictures(self.folder, self.images)
         self.add_line({"images": self.images, "step": self.steps, **numbers})
         if draw and self.steps:  # Before the first step the curve is empty.
             record.write_curves(self.folder)

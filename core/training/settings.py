@@ -52,7 +52,7 @@ class Train(Section):
         "Also write the numbers of metrics.jsonl as results.csv, a line for each count of images.",
         identity=False,
     )
-    tensorboard: bool = option(False, "Also write TensorBoard events.", identity=False)
+    tensorboard: bool = option(False, "Also write TensorBoard events: numbers and pictures.", identity=False)
 
     @model_validator(mode="after")
     def _passes_are_equal(self) -> "Train":

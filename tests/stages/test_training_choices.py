@@ -1,6 +1,7 @@
 """Every choice that training offers, each through a whole short run of its stage."""
 
 import csv
+import io
 import json
 import shutil
 from dataclasses import asdict
@@ -8,8 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from ldm.core.conditioning.registry import conditioning_of
@@ -228,10 +231,21 @@ def test_a_compiled_training_resumes_to_the_same_weights_whatever_was_drawn_in_b
     assert (dit / "final" / "model.safetensors").read_bytes() == whole
 
 
-def test_tensorboard_gets_the_same_numbers(encoded: Pipeline) -> None:
+def test_tensorboard_gets_the_same_numbers_and_pictures(encoded: Pipeline) -> None:
     pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     encoded.run("train-dit", train__tensorboard=True, name=encoded.name)
-    assert list((encoded.folder / "dit" / "tensorboard").glob("events.*"))
+    folder = encoded.folder / "dit"
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    shown = {event.step: event.value for event in events.Scalars("loss")}
+    assert shown == pytest.approx({line["images"]: line["loss"] for line in lines if "loss" in line})
+    *_, last = events.Images("samples")
+    assert last.step == 64
+    with Image.open(folder / "samples" / "0000000064.png") as picture:
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(last.encoded_image_string))), np.asarray(picture))
 
 
 @pytest.mark.parametrize("option", ["qk_norm", "rope", "swiglu", "rmsnorm"])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ldm.core.runs.metrics_log import METRICS, read
-from ldm.core.training.record import Meter, MetricsLog, tensorboard_mirror, write_curves
+from ldm.core.training.record import Meter, MetricsLog, TensorBoard, write_curves
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def test_every_line_also_goes_to_tensorboard_when_asked(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    MetricsLog(tmp_path, -1, tensorboard_mirror(tmp_path)).add({"images": 64, "loss": 0.25})
+    MetricsLog(tmp_path, -1, TensorBoard(tmp_path).line).add({"images": 64, "loss": 0.25})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(64, 0.25)]
@@ -99,11 +99,11 @@ def test_tensorboard_shows_each_step_once_though_steps_were_done_again(tmp_path:
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    first = tensorboard_mirror(tmp_path)
+    first = TensorBoard(tmp_path).line
     for images in (64, 128, 192):
         first({"images": images, "loss": 0.25})
     time.sleep(1.1)  # Its files are in order by the second.
-    again = tensorboard_mirror(tmp_path, 64)
+    again = TensorBoard(tmp_path, 64).line
     for images in (128, 192):
         again({"images": images, "loss": 0.5})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
