@@ -1,7 +1,6 @@
 """Writing files so that they are whole or absent, and their sha256."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
+from . import locks
 from .errors import DataError, NewerFormat, UserError
 
 TEMPORARY = ".tmp"  # safetensors, too, begins its temporary files so
@@ -30,7 +30,7 @@ def open_plain(path: Path) -> BinaryIO:
 
     Raises OSError as `open` does.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    handle = os.open(path, os.O_RDONLY | locks.PLAIN)
     try:
         require_plain(handle, path)
     except DataError:
@@ -205,12 +205,13 @@ def new_directory(final: Path, replace: bool = False) -> Iterator[Path]:
 @contextmanager
 def _locked(directory: Path) -> Iterator[bool]:
     """Lock a directory for a block, by which others know that its process lives; yield whether nobody else did."""
-    handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
+        handle = os.open(directory, os.O_RDONLY)
+    except PermissionError:  # Windows cannot open directories: what is left there is never taken for abandoned.
         yield False
+        return
+    try:
+        yield locks.lock(handle)
     finally:
         os.close(handle)
 

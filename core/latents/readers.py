@@ -1,7 +1,6 @@
 """Three ways to read fields at random out of shards, and what they share: where each sample's bytes lie."""
 
 import os
-import resource
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from ..errors import DataError
 from ..runs.commands import mending
 from ..runs.roles import LATENTS
+from ..system.machine import open_files
 from ..system.transfer import to_device
 from .fields import TEXT, Field
 
@@ -82,7 +82,7 @@ class StreamedFiles:
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
-        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        allowed = open_files()
         few = allowed // 8 if 0 <= allowed < 2 * _MOST_OPEN else _MOST_OPEN  # Every field has a reader of its own.
         self._opened = lru_cache(few)(lambda shard: _OpenFile(paths[shard]))
 

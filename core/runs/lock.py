@@ -1,6 +1,5 @@
 """One owner for a directory at a time: a lock that the system frees with the process, however that ends."""
 
-import fcntl
 import os
 import platform
 import time
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from .. import files
+from .. import files, locks
 from ..errors import ConfigError, DataError, UserError
 
 LOCK = ".lock"
@@ -26,9 +25,9 @@ def occupy(path: Path) -> Iterator[None]:
     """
     _prepare(path)
     with _opened(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND) as lock:
-        if not _lock(lock):
+        if not locks.lock(lock.fileno()):
             time.sleep(_INTRODUCTION)
-            if not _lock(lock):  # The other process may only have looked whether the lock is free.
+            if not locks.lock(lock.fileno()):  # The other process may only have looked whether the lock is free.
                 remedy = "wait for it, stop it, or give another `name`"
                 raise ConfigError(f"{path} is in use by {_introduction(lock)}", remedy)
         with files.saying_disk_full(path / LOCK):
@@ -62,28 +61,20 @@ def owner(path: Path) -> str | None:
     """Return which process is writing a stage's directory; None where there is none."""
     try:
         with _opened(path / LOCK, os.O_RDONLY) as lock:
-            return None if _lock(lock, fcntl.LOCK_SH) else _introduction(lock)
+            return None if locks.lock(lock.fileno(), shared=True) else _introduction(lock)
     except FileNotFoundError:
         return None
 
 
 def _opened(path: Path, flags: int) -> TextIO:
     """Open a lock's file. Raises DataError for a pipe or a device."""
-    handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    handle = os.open(path, flags | locks.PLAIN, 0o666)
     try:
         files.require_plain(handle, path)
     except DataError:
         os.close(handle)
         raise
     return os.fdopen(handle, "r" if flags == os.O_RDONLY else "a+", encoding="utf-8", errors="replace")
-
-
-def _lock(lock: TextIO, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _introduction(lock: TextIO) -> str:

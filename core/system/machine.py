@@ -39,6 +39,15 @@ def num_cores(within_quota: bool = True) -> int:
     return cores if quota is None else min(cores, max(1, math.ceil(quota)))
 
 
+def open_files() -> int:
+    """Return how many files this process may have open at once; -1 where there is no limit, or none is known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return -1
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def load() -> float:
     """Return how many processes ran or waited for a core over the last minute; 0 where the system does not count."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

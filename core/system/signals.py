@@ -13,8 +13,15 @@ from types import FrameType
 from ..errors import OtherProcessFailed, Stopped, UserError
 
 _AGAIN = "run the same command again to continue"
+
+
+def _known(*names: str) -> list[signal.Signals]:
+    """Return the signals of these names that the system has: Windows lacks some."""
+    return [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+
+
 # SIGHUP: the terminal is gone, as after a lost connection.
-_STOPPING = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1]
+_STOPPING = _known("SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1")
 INTERRUPTED_TWICE = 130
 
 
@@ -60,7 +67,7 @@ def stop_flag() -> Iterator[StopFlag]:
 def finish_flag() -> Iterator[StopFlag]:
     """Yield a flag that SIGUSR2 sets: the work is to end with what there is, as if no more had been asked for."""
     flag = StopFlag()
-    with _handled([signal.SIGUSR2], flag._handle):
+    with _handled(_known("SIGUSR2"), flag._handle):
         yield flag
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,15 +176,19 @@ def test_a_port_in_use_and_a_run_that_is_not_there_are_named(trained: Pipeline) 
         show.run(Show(name="nowhere", runs_dir=trained.runs_dir), Silent())
 
 
-def started(pipeline: Pipeline) -> tuple["subprocess.Popen[str]", str]:
-    """Start `ldm show` in a process of its own. Returns it with the address that it gives."""
+@contextmanager
+def started(pipeline: Pipeline) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Start `ldm show` in a process of its own. Yields it with the address that it gives."""
     command = [sys.executable, "-m", "ldm", "show", pipeline.name, f"--runs-dir={pipeline.runs_dir}", "--device=cpu"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
     found = re.search(r"http://\S+", line)
     assert found is not None, line
-    return process, found[0]
+    try:
+        yield process, found[0]
+    finally:
+        process.kill()
 
 
 def wait_for(there: Any, seconds: float = 120) -> None:
@@ -198,18 +203,18 @@ def wait_for(there: Any, seconds: float = 120) -> None:
 def test_a_signal_ends_the_page_and_the_drawing_that_it_started(
     trained: Pipeline, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process, address = started(trained.copy(tmp_path))
-    host, token = re.fullmatch(r"http://([\d.:]+)/(.*)/", address).groups()  # type: ignore[union-attr]
-    connection = http.client.HTTPConnection(host, timeout=60)
-    connection.request("POST", f"/{token}/draw", b'{"num": "100000"}')
-    assert json.loads(connection.getresponse().read()) == {"error": ""}
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    own = [int(each) for path in children.parent.parent.glob("*/children") for each in path.read_text().split()]
-    assert own and os.getpriority(os.PRIO_PROCESS, own[0]) >= 15
-    process.send_signal(number)
-    written, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "is no longer shown" in written
-    wait_for(lambda: not any(Path(f"/proc/{each}/cmdline").exists() for each in own), 10)
+    with started(trained.copy(tmp_path)) as (process, address):
+        host, token = re.fullmatch(r"http://([\d.:]+)/(.*)/", address).groups()  # type: ignore[union-attr]
+        connection = http.client.HTTPConnection(host, timeout=60)
+        connection.request("POST", f"/{token}/draw", b'{"num": "100000"}')
+        assert json.loads(connection.getresponse().read()) == {"error": ""}
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        own = [int(each) for path in children.parent.parent.glob("*/children") for each in path.read_text().split()]
+        assert own and os.getpriority(os.PRIO_PROCESS, own[0]) >= 15
+        process.send_signal(number)
+        written, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and "is no longer shown" in written
+        wait_for(lambda: not any(Path(f"/proc/{each}/cmdline").exists() for each in own), 10)
 
 
 @pytest.mark.slow
@@ -219,8 +224,7 @@ def test_in_a_browser_sliders_the_divider_and_the_form_work(trained: Pipeline, t
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     pipeline = trained.copy(tmp_path)
-    process, address = started(pipeline)
-    with playwright.sync_playwright() as driver:
+    with started(pipeline) as (process, address), playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser, args=["--no-sandbox", "--no-proxy-server"])
         page = opened.new_page()
         wrong: list[str] = []
@@ -260,4 +264,4 @@ def test_in_a_browser_sliders_the_divider_and_the_form_work(trained: Pipeline, t
         process.send_signal(signal.SIGTERM)
         page.locator("#gone").wait_for(timeout=30_000)
         opened.close()
-    assert process.wait(60) == 0
+        assert process.wait(60) == 0
