@@ -38,7 +38,8 @@ class TextTower(nn.Module):
     """A transformer over the ids of a text, in which every token sees all others; it ends in an RMSNorm.
 
     Trained together with the denoiser, as the one of Rombach et al. 2022 for text. The last id stands for all that it
-    does not know.
+    does not know. Layers begin with nothing to add: tokens are then their embeddings. With random layers, a denoiser
+    needs several times as many images until it follows words.
     """
 
     class_axes: ClassVar[dict[str, int]] = {"table.weight": 0}
@@ -51,6 +52,16 @@ class TextTower(nn.Module):
         self.norm = nn.RMSNorm(width, eps=EPS)
         nn.init.normal_(self.table.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.02)
+        for linear in self.residuals:
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    @property
+    def residuals(self) -> list[nn.Linear]:
+        """The linear maps whose outputs are added to tokens."""
+        layers = [module for module in self.modules() if isinstance(module, TextLayer)]
+        added = [part for layer in layers for part in (layer.attention.out, layer.mlp.down)]
+        return [part for part in added if isinstance(part, nn.Linear)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return vectors (B, L, W) for ids (B, L), L up to the length that it was made for; 0 where mask is false."""
@@ -98,6 +109,11 @@ class TextInput(nn.Module):
             return tokens, mask, cond[POOLED]
         valid = mask[..., None]
         return tokens, mask, (tokens * valid).sum(1) / valid.sum(1)
+
+    @property
+    def residuals(self) -> list[nn.Linear]:
+        """Those linear maps of its text network that begin with nothing to add."""
+        return [] if self.tower is None else self.tower.residuals
 
     def products(self) -> int:
         """Return the multiply-adds of its linear maps for a text of full length."""

@@ -9,10 +9,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.core.denoisers.families import FAMILIES
+from ldm.core.denoisers.layers import EPS
 from ldm.core.denoisers.linear_dit_config import LinearDiTConfig
 from ldm.core.denoisers.mmdit_config import MMDiTConfig
 from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.denoisers.registry import build, outline
+from ldm.core.denoisers.text import TextTower
 from ldm.core.denoisers.text_config import TextDenoiserConfig
 from ldm.core.denoisers.text_dit_config import TextDiTConfig
 from ldm.core.diffusion.conditions import Cond, index
@@ -289,3 +291,15 @@ def test_what_does_not_fit_together_is_refused() -> None:
     for fields, words in (({"vocabulary": 0}, "classes or captions"), ({"dual": 3}, "dual is 3, of 2 blocks")):
         with pytest.raises(ConfigError, match=words):
             MMDIT.replace(**fields)
+
+
+@pytest.mark.parametrize(
+    "config", [pytest.param(config, id=name) for name, config in CONFIGS.items() if config.vocabulary]
+)
+@torch.no_grad()
+def test_before_training_texts_are_their_embeddings(config: TextDenoiserConfig) -> None:
+    (tower,) = (module for module in build(config).modules() if isinstance(module, TextTower))
+    ids = torch.tensor([[3, 1, 4]]) % config.vocabulary
+    embedded = tower.table(ids) + tower.positions[:3]
+    expected = embedded * embedded.square().mean(-1, keepdim=True).add(EPS).rsqrt()
+    torch.testing.assert_close(tower(ids, torch.ones(1, 3, dtype=torch.bool)), expected)
