@@ -19,12 +19,13 @@ if not (_here / "core").is_dir() and (_here.parent / "core").is_dir():
     __path__.append(str(_here.parent))
 
 
-def open(run: str | Path, **machine: Any) -> "Session":
+def open(run: str | Path, checkpoint: str = "final", **machine: Any) -> "Session":
     """Open a run's generator for drawing: `ldm.open("runs/mine").sample("cat", seeds=range(4), cfg=3)`.
 
-    machine: settings of the section `machine`, such as `device="cuda"` and `precision="bf16"`; by default the best
-    there is. Raises DataError where the run has no generator.
+    checkpoint: `latest` for a training that is not finished, or `best`. machine: settings of the section `machine`,
+    such as `device="cuda"` and `precision="bf16"`; by default the best there is. Raises DataError where the run has no
+    such generator.
     """
     from .core.pipeline.session import Session  # here, since importing ldm loads nothing
 
-    return Session(Path(run), **machine)
+    return Session(Path(run), checkpoint, **machine)

@@ -42,8 +42,8 @@ class Session:
     Raises ConfigError and DataError as the commands do.
     """
 
-    def __init__(self, run: Path, **machine: Any) -> None:
-        self._place = {"runs_dir": run.parent, "name": run.name, "machine": machine}
+    def __init__(self, run: Path, checkpoint: str = "final", **machine: Any) -> None:
+        self._place = {"runs_dir": run.parent, "name": run.name, "machine": machine, "checkpoint": checkpoint}
         self._loaded = Loaded()
         self._policy = machine_policy(self._settings({}).machine)
         open_generator(self._settings({}))  # or an error

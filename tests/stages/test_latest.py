@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ldm
 from ldm.core.errors import DataError
 from ldm.core.pipeline.latest import LATEST, OUTLINE
 from ldm.core.progress import Silent
@@ -39,6 +40,12 @@ def test_its_images_are_those_that_the_finished_training_draws(trained: Pipeline
     assert all(torch.equal(ema[name], drawn[name]) for name in ema) and ema.keys() == drawn.keys()
     recorded = json.loads((folder / "manifest.json").read_text())["facts"]["sampling"]
     assert recorded["checkpoint"] == "latest, after 64 images" and "latest-64" in folder.name
+
+
+def test_from_python_an_unfinished_training_draws_the_same(begun: Pipeline) -> None:
+    drawn = pngs(draw(begun, classes="red", label="red"))
+    images = ldm.open(begun.folder, checkpoint="latest", device="cpu", precision="fp32").sample("red", [0, 1], steps=3)
+    assert [drawn[name] for name in sorted(drawn)] == [image.tobytes() for image in images]
 
 
 def test_they_are_evaluated_verified_and_drawn_again_as_others_are(begun: Pipeline) -> None:
