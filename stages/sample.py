@@ -82,8 +82,6 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
     for note in request.notes:
         progress.warn(note)
     source, conditioning, latents = opened.source, opened.conditioning, kept_latents(config, opened)
-    for note in request.notes:
-        progress.warn(note)
 
     folder = output_folder(config, label)
     with occupied(folder, config.machine) as policy:

@@ -73,11 +73,16 @@ class Work:
     def result(self, name: str, seed: int) -> dict[str, Any]:
         """Return what a choice gave, done now where it was not yet."""
         bench, changes, path = self.bench, self.bench.choices[name], self.place(name, seed)
-        if path.is_file():
-            return {**json.loads(path.read_text()), "choice": name}
+        with self.held(path.stem):  # Each of several processes begins with the baseline.
+            if not path.is_file():
+                self.measure(bench, changes, path, seed, name)
+        return {**json.loads(path.read_text()), "choice": name}
+
+    def measure(self, bench: Bench, changes: Changes, path: Path, seed: int, name: str) -> None:
+        """Train a choice for the budget, draw, evaluate, and keep what came out."""
         base = self.latents({}, classifier=bench.features == "classifier" and bench.weights is None)
         latents = self.latents(bench.of_latents(changes))
-        run, plan = self.denoiser(bench.of_denoiser(changes), latents, seed)
+        run, plan = self.denoiser(bench.of_denoiser(changes), latents, base, seed)
         numbers, floor = {}, {}
         for scale in bench.guidance:
             label = f"{bench.result_key({'sample': changes.get('sample', {})}, 0)}-cfg-{scale:g}"
@@ -100,7 +105,6 @@ class Work:
             "samples": [f"{run}/samples/{label}", label],
         }
         files.write_json(path, result)
-        return result
 
     def latents(self, changes: Changes, classifier: bool = False) -> Path:
         """Make the run with an autoencoder and its latents, and the classifier that reads samples. Returns its folder.
@@ -114,7 +118,7 @@ class Work:
         with self.held(run):
             more = {"name": run, "seed": seed}
             if bench.autoencoder_seconds is not None:
-                plan = self.plan(run, bench.autoencoder, changes, bench.autoencoder_seconds, more)
+                plan = self.plan(run, bench.autoencoder, changes, bench.autoencoder_seconds, more, more)
                 more = {**more, "train__images": plan["images"]}
             self.run(bench.autoencoder, changes, run, **more)
             self.run("encode", changes, run, name=run, seed=seed)
@@ -122,23 +126,34 @@ class Work:
                 self.run("train-classifier", {}, run, name=run, seed=seed)
         return self.folder / run
 
-    def denoiser(self, changes: Changes, latents: Path, seed: int) -> tuple[str, dict[str, Any]]:
-        """Train a denoiser for the budget. Returns its run, and how many images that were."""
+    def denoiser(self, changes: Changes, latents: Path, base: Path, seed: int) -> tuple[str, dict[str, Any]]:
+        """Train a denoiser for the budget. Returns its run, and how many images that were.
+
+        base: folder of the run with the recipe's own latents.
+        """
         bench = self.bench
         run = f"denoiser-{bench.training_key(changes, seed)}"
         with self.held(run):
             own = {"seed": seed, "preview__every": 0, "metrics__every": 0}
-            at = {"latents": latents / "latents"}
-            plan = self.plan(run, bench.denoiser, changes, bench.seconds, {**own, **at})
+            at, of_base = {"latents": latents / "latents"}, {"latents": base / "latents"}
+            plan = self.plan(run, bench.denoiser, changes, bench.seconds, {**own, **at}, {**own, **of_base})
             more = {**own, **at, "name": run, "train__images": plan["images"]}
             self.run(bench.denoiser, changes, run, **more)
         return run, plan
 
-    def plan(self, run: str, command: str, changes: Changes, budget: float, more: dict[str, Any]) -> dict[str, Any]:
+    def plan(
+        self,
+        run: str,
+        command: str,
+        changes: Changes,
+        budget: float,
+        more: dict[str, Any],
+        of_base: dict[str, Any],
+    ) -> dict[str, Any]:
         """Return how many images the budget buys, from where that is kept.
 
         Those of the baseline are counted once. Of another choice they are as many more or fewer as it is faster, by
-        turns with the baseline, since the speed of a machine drifts.
+        turns with the baseline, since the speed of a machine drifts. of_base: further settings of the baseline.
         """
         path = self.folder / "plans" / f"{run}.json"
         if path.is_file():
@@ -147,15 +162,15 @@ class Work:
         base: Changes = {}
         base_path = self.folder / "plans" / f"{command}-baseline.json"
         if not base_path.is_file():
-            rates = [self.rate(command, base, window, more) for _ in range(2 * ROUNDS - 1)]
+            rates = [self.rate(command, base, window, of_base) for _ in range(2 * ROUNDS - 1)]
             files.write_json(base_path, {"rate": statistics.median(rates)})
         rate, ratio = json.loads(base_path.read_text())["rate"], 1.0
-        if changes:
-            before = self.rate(command, base, window, more)
+        if changes or more != of_base:
+            before = self.rate(command, base, window, of_base)
             ratios = []
             for _ in range(ROUNDS):
                 own = self.rate(command, changes, window, more)
-                after = self.rate(command, base, window, more)
+                after = self.rate(command, base, window, of_base)
                 ratios.append(2 * own / (before + after))
                 before = after
             ratio = statistics.median(ratios)

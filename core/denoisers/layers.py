@@ -231,7 +231,8 @@ def initialise(network: nn.Module, time: TimestepEmbedding, zeroed: Iterable[nn.
     """Draw a network's weights as the DiT's code does, with zeros where blocks must start as the identity (adaLN-Zero).
 
     Xavier-uniform linear maps, N(0, 0.02) for the time's; tables have theirs from their own classes. zeroed: linear
-    maps to modulations, and to the output. With gates of 0 each block is the identity, and the first prediction is 0.
+    maps that begin with nothing to add, such as those to modulations and the output. With gates of 0 each block is the
+    identity, and the first prediction is 0.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -200,8 +200,8 @@ def _notes(model: Model, parts: Parts) -> Iterator[str]:
     if parts.why_not is not None:
         yield f"It has no text encoder: {parts.why_not}."
         yield (
-            f"`{PROMPTS}` has prompts as tensors, and the prompts themselves by number in its header. Of others,"
-            ' `ldm export FOLDER --part prompts --prompt "…"` writes such a file.'
+            f"`{PROMPTS}` has prompts as tensors, and the prompts themselves by number in its header. For"
+            ' other prompts, `ldm export FOLDER --name RUN --part prompts --prompt "…"` writes such a file.'
         )
     elif parts.stock.lower and parts.encoders:
         yield "The pipeline brings prompts into lower case, which `ldm sample` does not: give them in lower case there."
@@ -219,9 +219,10 @@ def _notes(model: Model, parts: Parts) -> Iterator[str]:
     else:
         name = type(parts.scheduler).__name__
         if name == FLOW:
-            yield f"Needs a diffusers with `{FLOW}`. Its steps are those of `ldm sample` where they divide {steps}."
+            yield f"Needs a diffusers with `{FLOW}`."
+            yield f"Its steps are those of `ldm sample` where their number divides {steps}."
         else:
-            yield f"`sigmas` are the steps of `ldm sample`; without them, those of `{name}` are others."
+            yield f"With these `sigmas` it takes the steps of `ldm sample`; without them `{name}` takes others."
     if model.diffusion.shift != 1 and not shifts(model.schedule):
         yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
     yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."

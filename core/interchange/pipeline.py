@@ -26,7 +26,7 @@ from .stock import Stock
 
 INDEX, STATISTICS = "model_index.json", "latents.safetensors"
 _WEIGHTS = "diffusion_pytorch_model"
-_REMEDY = "give a folder that one of these wrote with save_pretrained"
+_REMEDY = "give a folder of a pipeline of diffusers, as save_pretrained writes it"
 _LACKING = {  # what networks of pipelines that are not read would need here
     "StableDiffusionXLPipeline": "its U-Net has transformers of another depth at each level, and takes sizes and crops"
     " beside the second encoder's vector of the whole text, which no U-Net here does; give a StableDiffusionPipeline",

@@ -127,8 +127,8 @@ def _go_on(path: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], iden
     elsewhere = f"begin another from its weights: `start_from={path}` and another `name`"
     if remedy := identity.how_to_go_on(_train(known), elsewhere):
         raise ConfigError(
-            f"{path} was trained for {_train(known)['images']:,} images, with a learning rate that would have been"
-            f" another in a training of {_train(wanted)['images']:,}",
+            f"{path} was trained for {_train(known)['images']:,} images, and a training of"
+            f" {_train(wanted)['images']:,} would have differed from it before its end",
             remedy if remedy == elsewhere else f"{remedy}; or {elsewhere}",
         )
     if (path / MANIFEST).is_file() and not any((path / CHECKPOINTS).glob("*/")):

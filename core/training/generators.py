@@ -171,7 +171,7 @@ def _is_trained(folder: Path, config: LatentTraining) -> bool:
         return False
     recorded_config: dict[str, Any] = files.read_json(folder / MANIFEST)["config"]
     trained = recorded_config.get("train", {})
-    return config.how_to_go_on(trained, "") is None or trained["images"] >= config.train.images
+    return config.how_to_go_on(trained, "") is None or trained.get("images", 0) >= config.train.images
 
 
 def _description(data: TrainingData) -> dict[str, Any]:

@@ -86,10 +86,13 @@ class Train(Section):
         ended = 0 if self.decay == "constant" else known.decay_images or known.images
         if not known.cooldown and ended == self.decay_images and known.images <= self.images - self.cooldown:
             return ""
-        fall = max(1, (self.images - known.images) // 5)
+        added = self.images - known.images
+        if not known.cooldown and ended == self.decay_images and 0 < added < self.cooldown:
+            return f"let the rate fall over the images that are added: `train.cooldown={added}`"
+        fall = max(1, added // 5)
         if known.cooldown or not ended or ended + self.warmup + fall > self.images:
             return elsewhere
-        return f"let the rate rise again and fall at the end: `train.decay_images={ended}` and `cooldown={fall}`"
+        return f"let the rate rise again and fall at the end: `train.decay_images={ended}` and `train.cooldown={fall}`"
 
 
 class AutoencoderTrain(Train, defaults={"lr": 4e-4, "beta2": 0.99, "ema": 0.995}):

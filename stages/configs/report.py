@@ -13,7 +13,9 @@ class Report(Run):
     """Settings of `ldm report`."""
 
     name: str = option("default", "Run to report on: the folder RUNS_DIR/RUN.", "RUN,--name", identity=False)
-    others: Names = option((), "Further runs in RUNS_DIR, which are compared with the first.", "OTHERS", identity=False)
+    others: Names = option(
+        (), "Further runs in RUNS_DIR, which are compared with the first.", "OTHER...", identity=False
+    )
     out: Location | None = option(
         None, "HTML file to write; by default report.html in the run's folder, or RUNS_DIR/RUN-and-OTHER.html.", "--out"
     )

@@ -81,7 +81,11 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     parts = _convert(model, sources.denoiser.metadata["image_size"], config.text_encoder)
     request: Request | None = None
     if parts.why_not is None:
-        _refuse(config, ("prompt",), "a folder that draws from prompts itself" if parts.encoders else "its classes")
+        _refuse(
+            config,
+            ("prompt",),
+            "a folder that draws from prompts itself" if parts.encoders else "a model without prompts",
+        )
     else:
         request = _requested(model, config, progress)
         progress.note(f"prompts are given as tensors, in {PROMPTS}, as {parts.why_not}")
@@ -113,7 +117,8 @@ def _what(model: Model, parts: Parts, request: Request | None) -> str:
     """Say what a call of the export asks for."""
     if request is not None:
         return f"{len(request.titles):,} prompts as tensors"
-    return "prompts" if parts.encoders else f"{model.network.config.num_classes:,} classes"
+    classes = model.network.config.num_classes
+    return "prompts" if parts.encoders else f"{classes:,} classes" if classes else "images without a condition"
 
 
 def _refuse(config: Export, names: Sequence[str], what: str) -> None:

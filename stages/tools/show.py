@@ -80,8 +80,11 @@ class Site:
 
     def draw(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Begin a drawing. Returns why not, if so."""
-        folder = read_run(self.config, self.config.name, Silent()).generator.path
-        return {"error": self.drawing.start(folder, fields)}
+        try:
+            folder = read_run(self.config, self.config.name, Silent()).generator.path
+            return {"error": self.drawing.start(folder, fields)}
+        except DataError as error:
+            return {"error": error.message}
 
     def _drawn(self) -> dict[str, Any]:
         drawing = self.drawing

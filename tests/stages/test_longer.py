@@ -89,7 +89,7 @@ def test_a_training_whose_rate_has_ended_goes_on_and_cools_down_to_the_bytes_of_
     copied.run("train-dit", replace=True, train__images=32, **fallen)
     with pytest.raises(ConfigError, match="was trained for 32 images") as refused:
         copied.run("train-dit", train__images=96, **fallen)
-    assert "`train.decay_images=32` and `cooldown=12`; or begin another" in str(refused.value)
+    assert "`train.decay_images=32` and `train.cooldown=12`; or begin another" in str(refused.value)
 
     class Stopping(Silent):
         def update(self, done: int, **numbers: float) -> None:
@@ -114,6 +114,9 @@ def test_a_constant_rate_may_cool_down_after_more_images(copied: Pipeline) -> No
     shutil.copytree(copied.folder, whole.folder)
     straight = whole.run("train-dit", replace=True, **cooled).directory
     copied.run("train-dit", replace=True, train__images=32, **REGULAR)
+    with pytest.raises(ConfigError, match=r"was trained for 32 images") as refused:
+        copied.run("train-dit", **{**cooled, "train__cooldown": 48})
+    assert "`train.cooldown=32`; or begin another" in str(refused.value)
     assert weights(copied.run("train-dit", **cooled).directory) == weights(straight)
 
 
@@ -125,7 +128,7 @@ def test_fewer_images_other_settings_and_a_rate_that_has_ended_are_refused_with_
     with pytest.raises(ConfigError, match="was made with other settings"):
         copied.run("train-dit", train__images=64, train__lr=1e-3)
     ended = copied.run("train-classifier", replace=True, train__images=32).directory
-    with pytest.raises(ConfigError, match=r"with a learning rate that would have been another") as caught:
+    with pytest.raises(ConfigError, match=r"would have differed from it before its end") as caught:
         copied.run("train-classifier", train__images=64)
     assert f"start_from={ended}" in str(caught.value)
     data = {"source": str(copied.images), "image_size": 16}

@@ -26,7 +26,7 @@ from ..settings import (
     Train,
 )
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Training(Stage):

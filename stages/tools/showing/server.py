@@ -12,6 +12,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ....core.errors import DataError
+
 HOST = "127.0.0.1"
 _LARGEST_FORM = 8192  # bytes
 _SECONDS = 30  # a connection may be silent
@@ -118,6 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refusal.status, "text/plain; charset=utf-8", f"{refusal}\n".encode())
         except (BrokenPipeError, ConnectionError, TimeoutError):
             self.close_connection = True  # The browser is gone.
+        except DataError as error:
+            self._send(500, "text/plain; charset=utf-8", f"{error.message}\n".encode(errors="replace"))
 
     def _send(self, status: int, kind: str, content: bytes, policy: str = "default-src 'none'") -> None:
         self.send_response(status)

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ....core.conditioning.conditioning import Conditioning, NoConditioning
 from ....core.conditioning.registry import conditioning_of
 from ....core.errors import DataError
 from ....core.files import sha256_json
+from ....core.images.decode import is_picture
 from ....core.images.grid import cells
 from ....core.progress import duration
 from ....core.runs.run import StageRun
@@ -71,10 +74,18 @@ def _progress(stage: StageRun) -> dict[str, Any]:
 
 
 def _layout(stage: StageRun, picture: Path) -> dict[str, int] | None:
-    """Return where a picture of reconstructions has its images, by the size that the stage records of its data."""
+    """Return where a picture of reconstructions has its images, by the size that the stage records of its data.
+
+    None for a file that is no picture of the stage: a link to elsewhere, a pipe, or a damaged one.
+    """
+    if not picture.resolve().is_relative_to(stage.path.resolve()) or not is_picture(picture):
+        return None
     data = recorded_settings(stage.path).get("data")
     side = data.get("image_size") if isinstance(data, dict) else None
-    return cells(picture, side) if isinstance(side, int) and side > 0 else None
+    try:
+        return cells(picture, side) if isinstance(side, int) and side > 0 else None
+    except (OSError, Image.DecompressionBombError):
+        return None
 
 
 def _condition(run: Summary) -> dict[str, Any]:

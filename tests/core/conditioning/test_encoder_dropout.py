@@ -75,5 +75,7 @@ def test_a_whole_caption_is_dropped_as_often_as_all_encoders_together() -> None:
     assert config(encoder_dropout=["0.5", "0.25"]).label_dropout == 0.125
     again = TrainDenoiser.model_validate(config(encoder_dropout=(0.5, 0.25)).model_dump())
     assert again.label_dropout == 0.125
+    with pytest.raises(ValueError, match="greater than 0"):
+        config(encoder_dropout=(0.5, 0))
     with pytest.raises(ValueError, match="two ways to drop captions"):
         config(encoder_dropout=(0.5, 0.25), label_dropout=0.2)

@@ -140,6 +140,14 @@ def test_a_trained_run_is_not_overwritten(exported: Path, copied: Pipeline) -> N
     assert manifest(copied.folder / "dit") == before
 
 
+def test_a_denoiser_that_was_imported_is_not_trained_over(exported: Path, fresh: Pipeline, drawing: Pipeline) -> None:
+    run_import(fresh, exported)
+    before = manifest(fresh.folder / "dit")
+    with pytest.raises(ConfigError, match="other settings or inputs"):
+        fresh.run("train-dit", latents=drawing.folder / "latents")
+    assert manifest(fresh.folder / "dit") == before
+
+
 def test_names_of_classes_come_from_a_file_of_as_many_lines(
     checkpoint: Path, kl: Path, fresh: Pipeline, tmp_path: Path
 ) -> None:

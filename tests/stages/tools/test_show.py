@@ -128,6 +128,20 @@ def test_links_out_of_the_run_and_what_is_no_picture_are_not_shown(client: Clien
     assert b"Samples after 48 images" not in report and b"Samples after 64 images" in report and HOSTILE not in report
 
 
+def test_reconstructions_that_are_no_pictures_of_the_run_are_left_out(client: Client, tmp_path: Path) -> None:
+    assert client.state()["reconstructions"]
+    first, outside = min((client.folder / "vqvae" / "reconstructions").glob("*.png")), tmp_path / "private.png"
+    first.replace(outside)
+    first.symlink_to(outside)
+    assert not client.state()["reconstructions"]
+    first.unlink()
+    first.write_bytes(HOSTILE)
+    assert not client.state()["reconstructions"]
+    first.unlink()
+    os.mkfifo(first)
+    assert not client.state()["reconstructions"]
+
+
 def test_forms_that_are_too_large_or_no_json_or_of_unknown_fields_start_nothing(client: Client) -> None:
     place = f"/{client.server.token}/draw"
     assert client.ask(place, "POST", b"{}", **{"Content-Length": "9999999"})[0] == 413
