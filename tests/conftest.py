@@ -31,6 +31,8 @@ block()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs tests in the background lets them ignore Ctrl-C, and so would every process that they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # So does nohup.
 os.environ["LDM_CACHE_DIR"] = tempfile.mkdtemp(prefix="ldm-decoded-")  # of this session's processes, and of no user's
 atexit.register(shutil.rmtree, os.environ["LDM_CACHE_DIR"], ignore_errors=True)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NO_NETWORK), os.environ.get("PYTHONPATH"))))
