@@ -16,7 +16,7 @@ from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
 from ..stages.table import STAGES
 from .keys import settings_of
-from .recipe import SHARED
+from .recipe import SHARED, WITHOUT
 from .values import value_schema
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors know best
@@ -47,8 +47,13 @@ def recipe_schema(stages: list[str]) -> dict[str, Any]:
         "$schema": _DRAFT,
         "title": "ldm recipe",
         "description": "Settings of ldm's stages. What stands outside of a stage is shared by all that have it.",
-        **_object({**shared, **sections}),
+        **_object({**shared, WITHOUT: _left_out(), **sections}),
     }
+
+
+def _left_out() -> dict[str, Any]:
+    names = {"type": "array", "items": {"enum": list(STAGES)}}
+    return {"description": "Stages that `make pipelines` leaves out, with what needs them.", **names}
 
 
 def _section(model: type[Section]) -> dict[str, Any]:

@@ -87,7 +87,9 @@ def open_encoder(config: TextSettings, device: torch.device) -> TextEncoder:
     padded = config.padding == "seen"
     if config.encoder == (OWN,):
         if padded:
-            raise ConfigError("`text.padding=seen` is for frozen encoders: `own` masks its padding", "leave it out")
+            raise ConfigError(
+                "`text.padding=seen` is for frozen encoders; an own one masks its padding", "leave it out"
+            )
         return OwnEncoder()
     if OWN in config.encoder:
         raise ConfigError("`text.encoder=own` is alone: a text network is trained in place of others", "leave it out")

@@ -11,7 +11,7 @@ import yaml
 from ldm.cli.keys import sections_of, settings_of
 from ldm.cli.layers import merged_config
 from ldm.cli.main import run
-from ldm.cli.recipe import SHARED
+from ldm.cli.recipe import SHARED, WITHOUT
 from ldm.cli.schema import recipe_schema
 from ldm.core.errors import ConfigError
 from ldm.stages.table import STAGES
@@ -74,7 +74,7 @@ def test_every_setting_of_every_stage_is_there_with_its_help() -> None:
             for section in sections:
                 holder = holder["properties"][section]
             assert holder["properties"][name]["description"] == setting.help
-    assert set(SCHEMA["properties"]) == {*SHARED, *STAGES}
+    assert set(SCHEMA["properties"]) == {*SHARED, WITHOUT, *STAGES}
 
 
 @pytest.mark.parametrize("key", SHARED)
@@ -157,7 +157,7 @@ def test_sections_and_pairs_are_taken_as_the_reader_takes_them(text: str, valid:
 def test_the_schema_of_one_stage_is_that_part_of_the_whole(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "schema", command]) == 0
     part = json.loads(capsys.readouterr().out)
-    assert set(part["properties"]) == {*SHARED, command}
+    assert set(part["properties"]) == {*SHARED, WITHOUT, command}
     assert part["properties"][command] == SCHEMA["properties"][command]
 
 
