@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from ldm.core.errors import Stopped
 from ldm.core.files import TEMPORARY
 from ldm.core.images.decode import write_png
-from ldm.core.pipeline import drawing
+from ldm.core.pipeline import writing
 from ldm.core.progress import Silent
 from ldm.core.training import sharding  # noqa: F401 - loaded here once, not in every process
 from ldm.stages.table import STAGES
@@ -92,7 +92,7 @@ def test_the_main_process_waits_for_the_images_that_others_still_write(
 
     def work(rank: int) -> None:
         if rank == 1:
-            monkeypatch.setattr(drawing, "write_png", lambda *of: (time.sleep(0.3), write_png(*of)))
+            monkeypatch.setattr(writing, "write_png", lambda *of: (time.sleep(0.3), write_png(*of)))
         STAGES["sample"].load().run(config, Silent())
 
     assert run_together(2, work) == [0, 0]

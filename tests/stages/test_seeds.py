@@ -9,7 +9,7 @@ import pytest
 from ldm.cli.layers import merged_config
 from ldm.core.errors import ConfigError
 from ldm.core.images.decode import decode
-from ldm.core.pipeline import drawing
+from ldm.core.pipeline import writing
 from ldm.core.settings.fields import read_seeds
 from tests.support.pipeline_run import Pipeline, manifest, pngs
 
@@ -67,23 +67,23 @@ def test_previews_show_the_estimate_after_every_so_many_steps_and_change_no_imag
 ) -> None:
     plain = drawn(trained, "sample", classes="red", num=3, steps=6, label="unwatched")
     shown: list[tuple[Path, np.ndarray]] = []
-    write = drawing.write_png
+    write = writing.write_png
 
     def watching(path: Path, image: np.ndarray, *more: Any) -> None:
         write(path, image, *more)
-        if path.name == drawing.PREVIEW:
+        if path.name == writing.PREVIEW:
             shown.append((path, decode(path.read_bytes(), str(path))))
 
-    monkeypatch.setattr(drawing, "write_png", watching)
+    monkeypatch.setattr(writing, "write_png", watching)
     folder = trained.run("sample", classes="red", num=3, steps=6, preview_every=2, label="watched").directory
     assert pngs(folder) == plain and len(shown) == 3 and {path.parent for path, _ in shown} == {folder}
     assert not np.array_equal(shown[0][1], shown[1][1])
     final = decode((folder / "000000.png").read_bytes(), "the first image")
     scale = 64 // final.shape[0]
     assert np.array_equal(shown[-1][1][2 : 2 + 64, 2 : 2 + 64], final.repeat(scale, 0).repeat(scale, 1))
-    assert not (folder / drawing.PREVIEW).exists(), "gone when all is drawn"
+    assert not (folder / writing.PREVIEW).exists(), "gone when all is drawn"
 
     # Images of two conditions show theirs in the same way.
     folder = trained.run("hybrid", near="red", far="blue", num=2, steps=6, preview_every=3, label="both").directory
-    assert [path for path, _ in shown[3:]] == [folder / drawing.PREVIEW] * 2
-    assert not (folder / drawing.PREVIEW).exists()
+    assert [path for path, _ in shown[3:]] == [folder / writing.PREVIEW] * 2
+    assert not (folder / writing.PREVIEW).exists()

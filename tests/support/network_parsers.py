@@ -89,7 +89,7 @@ def import_pipeline(folder: Path, harmed: str) -> None:
     """All of `ldm import` but the writing."""
     settings = Import(path=folder / "pipe")
     given = import_model._open(settings, Silent())
-    autoencoder = import_model._load_autoencoder(given.autoencoder, Silent())
+    autoencoder = import_model._load_autoencoder(given, Silent())
     import_model._metadata(settings, given.denoiser, autoencoder, import_model._names(settings, given))
     import_model._denoiser_metadata(settings, given)
     autoencoder.decode(torch.zeros(1, autoencoder.latent_channels, 4, 4))
