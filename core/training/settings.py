@@ -84,10 +84,10 @@ class Train(Section):
         except ValueError:
             return elsewhere
         ended = 0 if self.decay == "constant" else known.decay_images or known.images
-        if not known.cooldown and ended == self.decay_images and known.images <= self.images - self.cooldown:
+        added, alike = self.images - known.images, not known.cooldown and ended == self.decay_images
+        if alike and added >= self.cooldown:
             return ""
-        added = self.images - known.images
-        if not known.cooldown and ended == self.decay_images and 0 < added < self.cooldown:
+        if alike and added > 0:
             return f"let the rate fall over the images that are added: `train.cooldown={added}`"
         fall = max(1, added // 5)
         if known.cooldown or not ended or ended + self.warmup + fall > self.images:

@@ -46,8 +46,8 @@ def draw(folder: str, feed: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {"output": output.numpy(), "images": images, "names": np.array(names)}
 
 
-def main(*words: str) -> None:
-    """Draw what files say, in a process that has no `ldm`."""
+def shut_out_ldm() -> None:
+    """Let nothing of `ldm` be imported from here on, and torch compute in one thread."""
     sys.meta_path.insert(0, Nowhere())  # type: ignore[arg-type]
     try:
         import ldm  # noqa: F401
@@ -58,6 +58,11 @@ def main(*words: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def main(*words: str) -> None:
+    """Draw what files say, in a process that has no `ldm`."""
+    shut_out_ldm()
     for folder, given, result in zip(words[::3], words[1::3], words[2::3], strict=True):
         np.savez(result, **draw(folder, np.load(given)))  # type: ignore[arg-type]
 
