@@ -1,6 +1,6 @@
 """`ldm distill`: a trained denoiser in, students of fewer and fewer steps out, each in a folder of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class _Student(Kind):
         inputs["denoiser"] = as_input(self.teacher, folder)
         return None
 
-    def network(self, data: TrainingData, autoencoder: Callable[[], Autoencoder]) -> DenoiserConfig:
+    def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
         taught = denoisers.read_config(self.teacher.path / "final")
         return taught.replace(scalars=(CFG,) if self.student.takes_scale else ())
 

@@ -1,6 +1,6 @@
 """`ldm train-denoiser`: latents in, or the pixels of images, a denoiser out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class _Denoiser(Kind):
                     )
         return start
 
-    def network(self, data: TrainingData, autoencoder: Callable[[], Autoencoder]) -> DenoiserConfig:
+    def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
         return network_config(self.config, data.described.metadata["latent_shape"], data.conditioning)
 
     def sampling(self, data: TrainingData) -> Sampling:

@@ -1,6 +1,6 @@
 """`ldm train-var`: tokens of several scales in, a next-scale transformer out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class _NextScale(Kind):
     role = NEXT_SCALE
     families = registry.FAMILIES
 
-    def network(self, data: TrainingData, autoencoder: Callable[[], Autoencoder]) -> NextScaleConfig:
-        return network_config(self.config, data, autoencoder())
+    def network(self, data: TrainingData, autoencoder: Autoencoder) -> NextScaleConfig:
+        return network_config(self.config, data, autoencoder)
 
     def sampling(self, data: TrainingData) -> TokenSampling:
         refuse_sampler(self.config.metrics, "tokens are drawn without one")

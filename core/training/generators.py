@@ -1,7 +1,7 @@
 """Training of a generator on latents, of any kind: data in, its folder with `final/`, and perhaps `best/`, out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -69,11 +69,8 @@ class Kind(ABC):
         return open_start(self.role, self.config, inputs, folder)
 
     @abstractmethod
-    def network(self, data: TrainingData, autoencoder: Callable[[], Autoencoder]) -> Any:
-        """Return the config of the network. Raises ConfigError for settings that do not fit the data.
-
-        autoencoder: loads it, where the config depends on it.
-        """
+    def network(self, data: TrainingData, autoencoder: Autoencoder) -> Any:
+        """Return the config of the network. Raises ConfigError for settings that do not fit the data."""
 
     @abstractmethod
     def sampling(self, data: TrainingData) -> Any:
@@ -106,18 +103,17 @@ def train_generator(
     folder = output_folder(config, label)
     with occupied(folder, config.machine, config.train) as policy:
         data = kind.data(policy)
-        # A damaged autoencoder and wrong settings are refused before anything is discarded; where the training is
-        # finished, nothing will be, and the autoencoder need not be loaded.
         autoencoder = cache(lambda: load_autoencoder(data.autoencoder, policy).network)
-        is_finished = not config.replace and _is_trained(folder, config)
-        if not is_finished:
-            autoencoder()
-        network, sampling = kind.network(data, autoencoder), None
-        evaluator = None
-        if config.metrics.every and not is_finished:
-            with in_section_metrics():
-                sampling = kind.sampling(data)
-            evaluator = SampleEvaluator(config, config.metrics, data, sampling.recorded, policy, progress)
+        network = cache(lambda: kind.network(data, autoencoder()))
+        evaluator = sampling = None
+        # A damaged autoencoder and wrong settings are refused before anything is discarded; where the training is
+        # finished, nothing will be, and nothing need be loaded.
+        if config.replace or not _is_trained(folder, config):
+            network()
+            if config.metrics.every:
+                with in_section_metrics():
+                    sampling = kind.sampling(data)
+                evaluator = SampleEvaluator(config, config.metrics, data, sampling.recorded, policy, progress)
         start = kind.start(inputs := data.inputs(folder), folder)
         work = claim(folder, config, inputs, progress)
         flags = kind.sample_flags(data)
@@ -127,12 +123,12 @@ def train_generator(
 
         # Train, and keep the best state.
         sets = data.read(policy, progress, config.reading)
-        task = kind.task(network, sets, autoencoder(), policy)
+        task = kind.task(network(), sets, autoencoder(), policy)
         if start is not None:
             start.load(task.network, data.conditioning.row_names, progress)
-        description = {**kind.describe(network), **_description(data)}
+        description = {**kind.describe(network()), **_description(data)}
         if processes.world().is_main:
-            family, config_of_network = kind_of(network, kind.families), network.model_dump(mode="json")
+            family, config_of_network = kind_of(network(), kind.families), network().model_dump(mode="json")
             write_outline(folder, describe_network(family, config_of_network, **description), inputs)
         state = BestState(work, partial(kind.save, task.network), description)
         if evaluator is not None:

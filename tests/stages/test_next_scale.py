@@ -54,6 +54,12 @@ def test_the_report_of_a_run_without_a_denoiser_shows_each_scale_and_says_what_i
     assert "train-dit" in next(gaps(fewer.config("sample"), read(fewer.folder, print))).command
 
 
+def test_a_complete_training_does_not_load_its_autoencoder(trained: Pipeline, tmp_path: Path) -> None:
+    copied = trained.copy(tmp_path)
+    (copied.folder / "autoencoder" / "final" / "model.safetensors").unlink()
+    assert copied.run("train-var").already_complete
+
+
 def test_the_loader_of_the_docs_draws_the_same_with_torch_alone(trained: Pipeline, tmp_path: Path) -> None:
     """In a process that has neither ldm nor safetensors."""
     page = (ROOT / "docs" / "next-scale.md").read_text()
