@@ -34,7 +34,7 @@ def recorded(path: Path) -> Iterator[dict[str, Any]]:
 
 def command_of(path: Path, role: Role) -> str:
     """Return the command line that makes a directory of a role, or goes on with it, with the settings that it had."""
-    words = import_of(path) or imported_as(path) or ["ldm", *role.command(kind_of(path) or path.name).split()]
+    words = import_of(path) or ["ldm", *role.command(kind_of(path) or path.name).split()]
     settings = next(filter(Path.is_file, (path / RECIPE, path / MANIFEST)), None)
     if words[:2] != ["ldm", "import"]:
         words += ["-c", str(settings)] if settings is not None else shlex.split(role.given)
@@ -61,17 +61,22 @@ def placed(path: Path, role: Role) -> list[str]:
 
 
 def import_of(path: Path) -> list[str] | None:
-    """Return the `ldm import`, but for its run, that a manifest says wrote the directory; None where no import did."""
+    """Return the `ldm import`, but for its run, that wrote the directory; None where no import did.
+
+    Its manifest says so; without one, its recipe.
+    """
     try:
         words = shlex.split(str(next(recorded(path), {}).get("command")))
     except ValueError:
-        return None
+        words = []
+    if words[:1] != ["ldm"]:
+        return imported_as(path)
     own = list(takewhile(lambda word: word not in ("--runs-dir", "--name"), words))
     return own if own[:2] == ["ldm", "import"] else None
 
 
 def imported_as(path: Path) -> list[str] | None:
-    """Return the same, from its recipe."""
+    """Return the `ldm import` that a directory's recipe is of, if it is of one."""
     from ..settings.recipe_file import read_settings  # here, since completion in a shell needs no YAML
 
     try:
