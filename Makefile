@@ -8,10 +8,11 @@ RUN    ?= default
 
 VENV := .venv
 LDM  := $(VENV)/bin/ldm
+TESTS := $(VENV)/bin/python -m pytest -n auto --dist worksteal
 ARGS := -c $(RECIPE) --name $(RUN) --replace
 R    := runs/$(RUN)
 
-.PHONY: help pipelines install test test-all lint format docs bench audit clean clean-run
+.PHONY: help pipelines install test quick-tests test-all lint format docs bench audit clean clean-run
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -52,11 +53,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "torch-fidelity>=0.4"
 	@touch $@
 
-test: lint  ## Lint, types and the quick tests (under 8 minutes on 2 cores).
-	$(VENV)/bin/python -m pytest -m "not slow" -n auto
+test: $(VENV)/installed-dev  ## Lint, types and the quick tests, side by side (under 8 minutes on 2 cores).
+	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
+
+quick-tests: $(VENV)/installed-dev  ## The quick tests alone.
+	$(TESTS) -m "not slow"
 
 test-all: lint  ## Every test, the slow full counts too.
-	$(VENV)/bin/python -m pytest -n auto
+	$(TESTS)
 
 lint: $(VENV)/installed-dev  ## ruff, its formatter and mypy.
 	$(VENV)/bin/ruff check

@@ -33,6 +33,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # So does nohup.
+os.fsync = lambda handle: None  # What a power cut would leave is not tested, and the disk is the slowest part.
 os.environ["LDM_CACHE_DIR"] = tempfile.mkdtemp(prefix="ldm-decoded-")  # of this session's processes, and of no user's
 atexit.register(shutil.rmtree, os.environ["LDM_CACHE_DIR"], ignore_errors=True)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NO_NETWORK), os.environ.get("PYTHONPATH"))))

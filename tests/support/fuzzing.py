@@ -188,7 +188,8 @@ def fuzz(arguments: list[str]) -> int:
 def replay(arguments: list[str]) -> int:
     """Let all that reads a kind of file read some harmed ones; write what was wrong.
 
-    Hashes are right, and for readers that are not slow wrong as well. In the quick form, slow readers share the files.
+    Hashes are right, and for readers that are not slow wrong as well. In the quick form, slow readers share the files,
+    and so do the others where hashes are wrong.
     arguments: the parser, a new folder, the form (`full` or `quick`), the file to write, then by turns which file is
     harmed and the bytes for it.
     """
@@ -198,7 +199,8 @@ def replay(arguments: list[str]) -> int:
         pairs = list(zip(kept[::2], kept[1::2], strict=True))
         for number, (file, path) in enumerate(pairs):
             harmed = Path(path).read_bytes()
-            slow = bench.parser.rarely if form == "full" else bench.parser.rarely[number :: len(pairs)]
-            for reader, sealed in [*product(bench.parser.readers, (True, False)), *product(slow, (True,))]:
-                lines.write(json.dumps([path, bench.read(file, harmed, reader, sealed)]) + "\n")
+            own = slice(None) if form == "full" else slice(number, None, len(pairs))
+            sealed = [(reader, True) for reader in (*bench.parser.readers, *bench.parser.rarely[own])]
+            for reader, is_sealed in [*sealed, *((reader, False) for reader in bench.parser.readers[own])]:
+                lines.write(json.dumps([path, bench.read(file, harmed, reader, is_sealed)]) + "\n")
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import matplotlib.figure  # noqa: F401 - loaded here once, not in every process that draws a curve
 
+import ldm.core.training.sharding  # noqa: F401 - likewise
 from ldm.core.errors import OtherProcessFailed, UserError
 
 
