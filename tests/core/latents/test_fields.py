@@ -19,13 +19,13 @@ from ldm.core.conditioning.captions import Take
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.diffusion.conditions import Cond
 from ldm.core.errors import DataError
+from ldm.core.latents.encoding import codec_fields, token_maps
 from ldm.core.latents.fields import Field, fields_of
 from ldm.core.latents.index import INDEX, check_index, write_index
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import LatentSample, load_shard, write_shard
 from ldm.core.runs import schemas
 from ldm.core.system.precision import resolve
-from ldm.stages.encode import codec_fields, token_maps
 
 READINGS: Sequence[Reading] = get_args(Reading)
 SHAPE = (4, 2, 2)
