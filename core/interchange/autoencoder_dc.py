@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.dc import DCAutoencoder
 from ..autoencoders.dc_config import DCConfig
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from .diffusers_vae import require_even
-from .mapping import Weights
+from .mapping import Weights, read_codec
 
 CLASS_NAME = "AutoencoderDC"
 _REMEDY = "give an AutoencoderDC of images in the layout of Chen et al. 2024"
@@ -68,19 +68,17 @@ def from_diffusers(described: Mapping[str, Any], tensors: Mapping[str, Tensor], 
 
     path: of errors. Raises DataError for one of other layers than ours.
     """
-    try:
-        codec = DCAutoencoder(_config(described)).eval()
-    except ConfigError as error:
-        raise DataError(f"{path}: {error.message}", _REMEDY) from None
-    weights, own = Weights(tensors, path, _REMEDY), codec.state_dict()
+    return read_codec(lambda: DCAutoencoder(_config(described)), _tensors, tensors, path, _REMEDY)
+
+
+def _tensors(codec: DCAutoencoder, weights: Weights) -> dict[str, Tensor]:
     given = {}
-    for name in own:
+    for name in codec.state_dict():
         if (found := _QKV.fullmatch(name)) is not None:
             given[name] = torch.cat([weights.get(f"{found[1]}.to_{letter}.weight") for letter in "qkv"])
         else:
             given[name] = weights.get(_their_name(name))
-    codec.load_state_dict({name: tensor.reshape(own[name].shape) for name, tensor in given.items()})
-    return codec
+    return given
 
 
 def _their_name(name: str) -> str:

@@ -17,8 +17,8 @@ from ..autoencoders.blocks import Attention, Decoder, Encoder, ResBlock
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.kl import KLAutoencoder
 from ..autoencoders.kl_config import KLConfig
-from ..errors import ConfigError, DataError
-from .mapping import Names, Weights, to_theirs
+from ..errors import ConfigError
+from .mapping import Names, read_codec, to_theirs
 from .vqmodel import Plan, fill_decoder, normalise_posterior, notes_of_decoder
 
 CLASS_NAME = "AutoencoderKL"
@@ -86,14 +86,13 @@ def from_diffusers(described: Mapping[str, Any], tensors: Mapping[str, Tensor], 
 
     path: of errors. Raises DataError for one of other layers than ours.
     """
-    try:
-        codec = KLAutoencoder(_config(described)).eval()
-    except ConfigError as error:
-        raise DataError(f"{path}: {error.message}", _REMEDY) from None
-    own = codec.state_dict()
-    given = Weights(tensors, path, _REMEDY).ours(_names(codec))
-    codec.load_state_dict({name: tensor.reshape(own[name].shape) for name, tensor in given.items()})
-    return codec
+    return read_codec(
+        lambda: KLAutoencoder(_config(described)),
+        lambda codec, weights: weights.ours(_names(codec)),
+        tensors,
+        path,
+        _REMEDY,
+    )
 
 
 def _config(described: Mapping[str, Any]) -> KLConfig:

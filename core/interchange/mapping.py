@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..denoisers.config import DenoiserConfig
 from ..denoisers.network import DenoiserNetwork
@@ -15,6 +15,7 @@ from ..runs.weights import load_into
 
 Config = TypeVar("Config", bound=DenoiserConfig)
 Network = TypeVar("Network", bound=DenoiserNetwork)
+Codec = TypeVar("Codec", bound=nn.Module)
 Names = Mapping[str, tuple[str, ...]]  # our linear layers, each with theirs, whose rows one after another are ours
 PARTS = ("weight", "bias")
 ONLY_HERE = "only `ldm sample` draws from this denoiser"  # a remedy
@@ -29,6 +30,18 @@ def refuse_settings(their_class: str, *settings: tuple[str, object, str]) -> Non
         if value:
             what = f"{name} {value} of the denoiser cannot be expressed in diffusers' {their_class}, which {instead}"
             raise ConfigError(what, ONLY_HERE)
+
+
+def require_settings(settings: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a setting of theirs that is there, and another than a network of ours has."""
+    for name, value in expected.items():
+        if settings.get(name, value) != value:
+            raise ConfigError(f"{name} is {settings[name]!r}, not {value!r}")
+
+
+def shape_of(config: Any) -> str:
+    """Say the shape of a transformer in a few words."""
+    return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,25 @@ class Weights:
         }
 
 
+def own_tensors(model: DenoiserNetwork, ahead: int) -> dict[str, Tensor]:
+    """Return the tensors of a network of ours, on the CPU, the first map of the times turned to take steps."""
+    own, time = (
+        {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        model.get_submodule("time"),
+    )
+    return own | {"time.up.weight": turned(own["time.up.weight"], time.get_buffer("table"), ahead)}
+
+
+def network_of_theirs(name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network of a class of diffusers with these weights, in evaluation mode."""
+    import diffusers  # here, since it takes seconds to import
+
+    with torch.device("meta"):
+        network: nn.Module = getattr(diffusers, name)(**settings)
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
+
+
 def to_theirs(own: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """Return their tensors, copies of ours."""
     return {
@@ -67,6 +99,27 @@ def to_theirs(own: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
         if f"{mine}.{part}" in own
         for name, piece in zip(theirs, own[f"{mine}.{part}"].chunk(len(theirs)), strict=True)
     }
+
+
+def read_codec(
+    build: Callable[[], Codec],
+    tensors_of: Callable[[Codec, Weights], dict[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    remedy: str,
+) -> Codec:
+    """Return our autoencoder with the tensors, of our names, that are made of theirs.
+
+    path, remedy: of errors. Raises DataError where `build` raises for settings that ours cannot have, and where a
+    tensor is missing.
+    """
+    try:
+        codec = build().eval()
+    except ConfigError as error:
+        raise DataError(f"{path}: {error.message}", remedy) from None
+    own, given = codec.state_dict(), tensors_of(codec, Weights(tensors, path, remedy))
+    codec.load_state_dict({name: tensor.reshape(own[name].shape) for name, tensor in given.items()})
+    return codec
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,23 @@ There, queries, keys and values are apart, and patches and the outer maps of the
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..denoisers.linear_dit import LinearDiT
 from ..denoisers.linear_dit_config import LinearDiTConfig
 from ..errors import ConfigError
-from .mapping import Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
+from .mapping import (
+    Given,
+    Names,
+    Reader,
+    Weights,
+    network_of_theirs,
+    own_tensors,
+    refuse_settings,
+    require_settings,
+    shape_of,
+    to_theirs,
+)
 from .scheduler import FLOW_MATCH
 from .stock import Slot, Stock
 
@@ -34,6 +44,7 @@ PIPELINE = Stock(
 )
 PIPELINES = (PIPELINE,)
 CLASS_NAMES = ("SanaTransformer2DModel",)
+summary = shape_of
 _REMEDY = "give a folder of a SanaPipeline's transformer"
 _READER = Reader("a Sana", _REMEDY)
 _THEIRS: dict[str, Any] = {  # what their config must say, where it says anything
@@ -69,35 +80,29 @@ def to_diffusers(model: LinearDiT, ahead: int = 1) -> nn.Module:
 
     Raises ConfigError naming a setting that it does not have.
     """
-    import diffusers  # here, since it takes seconds to import
-
     config = model.config
     require_expressible(config)
-    with torch.device("meta"):
-        network: Any = diffusers.SanaTransformer2DModel(
-            in_channels=config.latent_channels,
-            out_channels=config.out_channels,
-            num_attention_heads=config.heads,
-            attention_head_dim=config.width // config.heads,
-            num_layers=config.depth,
-            num_cross_attention_heads=config.cross_heads,
-            cross_attention_head_dim=config.width // config.cross_heads,
-            cross_attention_dim=config.width,
-            caption_channels=config.context_width,
-            mlp_ratio=config.mlp_ratio,
-            sample_size=config.size[0],
-            patch_size=config.patch_size,
-        )
-    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
+    own = own_tensors(model, ahead)
     for name in _convolutions(config):
         own[f"{name}.weight"] = own[f"{name}.weight"][..., None, None]
     patch = (config.latent_channels, config.patch_size, config.patch_size)
     own["patch.weight"] = own["patch.weight"].unflatten(1, patch)
     tables = {theirs: own[mine] for mine, theirs in _tables(config).items()}
-    network.load_state_dict(to_theirs(own, _names(config)) | tables, assign=True)
-    result: nn.Module = network.eval()
-    return result
+    settings = {
+        "in_channels": config.latent_channels,
+        "out_channels": config.out_channels,
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.width // config.heads,
+        "num_layers": config.depth,
+        "num_cross_attention_heads": config.cross_heads,
+        "cross_attention_head_dim": config.width // config.cross_heads,
+        "cross_attention_dim": config.width,
+        "caption_channels": config.context_width,
+        "mlp_ratio": config.mlp_ratio,
+        "sample_size": config.size[0],
+        "patch_size": config.patch_size,
+    }
+    return network_of_theirs(CLASS_NAMES[0], settings, to_theirs(own, _names(config)) | tables)
 
 
 def outputs(
@@ -108,11 +113,6 @@ def outputs(
     step = t * config.time_scale - ahead
     sample: Tensor = theirs(x, cond["tokens"], step, encoder_attention_mask=mask).sample
     return sample
-
-
-def summary(config: LinearDiTConfig) -> str:
-    """Say the shape of a network in a few words."""
-    return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
 
 
 def from_diffusers(given: Given) -> LinearDiT:
@@ -131,9 +131,7 @@ def _tensors(model: LinearDiT, weights: Weights) -> dict[str, Tensor]:
 
 def _config(given: Given) -> LinearDiTConfig:
     settings = given.settings
-    for name, expected in _THEIRS.items():
-        if settings.get(name, expected) != expected:
-            raise ConfigError(f"{name} is {settings[name]!r}, not {expected!r}")
+    require_settings(settings, _THEIRS)
     heads, cross_heads = settings["num_attention_heads"], settings["num_cross_attention_heads"]
     width, channels = heads * settings["attention_head_dim"], settings["in_channels"]
     across = settings["cross_attention_dim"], cross_heads * settings["cross_attention_head_dim"]

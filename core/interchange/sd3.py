@@ -15,7 +15,7 @@ from ..denoisers.layers import sincos_positions
 from ..denoisers.mmdit import MMDiT
 from ..denoisers.mmdit_config import MMDiTConfig
 from ..errors import ConfigError, DataError
-from .mapping import Given, Names, Reader, Weights, refuse_settings, to_theirs, turned
+from .mapping import Given, Names, Reader, Weights, network_of_theirs, own_tensors, refuse_settings, shape_of, to_theirs
 from .scheduler import FLOW_MATCH
 from .stock import Slot, Stock
 
@@ -39,6 +39,7 @@ PIPELINE = Stock(
 )
 PIPELINES = (PIPELINE,)
 CLASS_NAMES = ("SD3Transformer2DModel",)
+summary = shape_of
 _REMEDY = "give a folder of a StableDiffusion3Pipeline's transformer"
 _READER = Reader("an MM-DiT", _REMEDY)
 _TABLE = "pos_embed.pos_embed"
@@ -64,46 +65,33 @@ def to_diffusers(model: MMDiT, ahead: int = 1) -> nn.Module:
 
     Raises ConfigError naming a setting that it does not have.
     """
-    import diffusers  # here, since it takes seconds to import
-
     config = model.config
     require_expressible(config)
-    with torch.device("meta"):
-        network: Any = diffusers.SD3Transformer2DModel(
-            sample_size=config.size[0],  # Positions do not follow from it, as their table is saved.
-            patch_size=config.patch_size,
-            in_channels=config.latent_channels,
-            num_layers=config.depth,
-            attention_head_dim=config.width // config.heads,
-            num_attention_heads=config.heads,
-            joint_attention_dim=config.context_width,
-            caption_projection_dim=config.width,
-            pooled_projection_dim=config.summary_width,
-            out_channels=config.out_channels,
-            pos_embed_max_size=config.position_side,
-            dual_attention_layers=tuple(range(config.dual)),
-            qk_norm="rms_norm" if config.qk_norm else None,
-        )
-    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
-    theirs = to_theirs(_swapped(own, config), _names(config))
+    theirs = to_theirs(_swapped(own_tensors(model, ahead), config), _names(config))
     patch = (config.latent_channels, config.patch_size, config.patch_size)
     theirs["pos_embed.proj.weight"] = theirs["pos_embed.proj.weight"].unflatten(1, patch)
-    theirs[_TABLE] = _table(config)
-    network.load_state_dict(theirs, assign=True)
-    result: nn.Module = network.eval()
-    return result
+    settings = {
+        "sample_size": config.size[0],  # Positions do not follow from it, as their table is saved.
+        "patch_size": config.patch_size,
+        "in_channels": config.latent_channels,
+        "num_layers": config.depth,
+        "attention_head_dim": config.width // config.heads,
+        "num_attention_heads": config.heads,
+        "joint_attention_dim": config.context_width,
+        "caption_projection_dim": config.width,
+        "pooled_projection_dim": config.summary_width,
+        "out_channels": config.out_channels,
+        "pos_embed_max_size": config.position_side,
+        "dual_attention_layers": tuple(range(config.dual)),
+        "qk_norm": "rms_norm" if config.qk_norm else None,
+    }
+    return network_of_theirs(CLASS_NAMES[0], settings, theirs | {_TABLE: _table(config)})
 
 
 def outputs(theirs: Any, config: MMDiTConfig, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], ahead: int) -> Tensor:
     """Return what the exported network makes of x (B, C, H, W) at t (B,) for texts without padding."""
     sample: Tensor = theirs(x, cond["tokens"], cond["pooled"], t * config.time_scale - ahead).sample
     return sample
-
-
-def summary(config: MMDiTConfig) -> str:
-    """Say the shape of a network in a few words."""
-    return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
 
 
 def from_diffusers(given: Given) -> MMDiT:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..denoisers.dit import DiT
 from ..denoisers.dit_config import DiTConfig
 from ..errors import ConfigError, DataError
-from .mapping import PARTS, Given, Names, Reader, Weights, to_theirs, turned
+from .mapping import PARTS, Given, Names, Reader, Weights, network_of_theirs, own_tensors, shape_of, to_theirs
 from .scheduler import FLOW
 from .stock import Stock
 
@@ -25,6 +25,7 @@ TITLE = "DiT"
 PIPELINES = (Stock("DiTPipeline", network="transformer", autoencoder="vae", flow=FLOW),)
 NULL_CLASS = 1000  # of DiTPipeline, whatever the number of classes
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second in folders of before the first existed
+summary = shape_of
 _MLP_RATIO = 4
 _OURS = {  # what our config must say
     **dict.fromkeys(("qk_norm", "rope", "swiglu", "rmsnorm"), False),
@@ -82,26 +83,23 @@ def to_diffusers(model: DiT, ahead: int = 1) -> nn.Module:
     Unused classes get the null class's embedding; where there is no null class, they and it are NaN, so that guidance
     without one is not mistaken for an image. Raises ConfigError naming a setting that it does not have.
     """
-    import diffusers  # here, since it takes seconds to import
-
     config = model.config
     require_expressible(config)
-    with torch.device("meta"):
-        network: Any = diffusers.DiTTransformer2DModel(
-            num_attention_heads=config.heads,
-            attention_head_dim=config.width // config.heads,
-            in_channels=config.latent_channels,
-            out_channels=config.out_channels,
-            num_layers=config.depth,
-            sample_size=config.size[0],
-            patch_size=config.patch_size,
-            num_embeds_ada_norm=NULL_CLASS,
-            norm_eps=1e-6,
-        )
-    network.load_state_dict(_their_tensors(model, ahead), assign=True)
+    settings = {
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.width // config.heads,
+        "in_channels": config.latent_channels,
+        "out_channels": config.out_channels,
+        "num_layers": config.depth,
+        "sample_size": config.size[0],
+        "patch_size": config.patch_size,
+        "num_embeds_ada_norm": NULL_CLASS,
+        "norm_eps": 1e-6,
+    }
+    network: Any = network_of_theirs(CLASS_NAMES[0], settings, _their_tensors(model, ahead))
     positions: Any = model.positions
     network.pos_embed.pos_embed = positions.cpu()[None]  # The same table; as it is no weight, it was not loaded.
-    result: nn.Module = network.eval()
+    result: nn.Module = network
     return result
 
 
@@ -111,14 +109,8 @@ def outputs(theirs: Any, config: DiTConfig, x: Tensor, t: Tensor, cond: Mapping[
     return sample
 
 
-def summary(config: DiTConfig) -> str:
-    """Say the shape of a network in a few words."""
-    return f"width {config.width}, depth {config.depth}, heads {config.heads}, patch {config.patch_size}"
-
-
 def _their_tensors(model: DiT, ahead: int) -> dict[str, Tensor]:
-    own, config = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, model.config
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
+    own, config = own_tensors(model, ahead), model.config
     theirs = to_theirs(own, _names(config.depth))
     patch = (config.latent_channels, config.patch_size, config.patch_size)
     theirs["pos_embed.proj.weight"] = theirs["pos_embed.proj.weight"].unflatten(1, patch)

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..denoisers.unet import UNet
 from ..denoisers.unet_config import UNetConfig
 from ..errors import ConfigError
-from .mapping import Given, Names, Reader, Weights, to_theirs, turned
+from .mapping import Given, Names, Reader, Weights, network_of_theirs, own_tensors, require_settings, to_theirs
 from .scheduler import FLOW
 from .stock import Slot, Stock
 
@@ -114,19 +113,10 @@ def to_diffusers(model: UNet, ahead: int = 1) -> nn.Module:
 
     Raises ConfigError naming a setting that it does not have.
     """
-    import diffusers  # here, since it takes seconds to import
-
     config = model.config
     require_expressible(config)
-    settings = _settings(config)
-    of = diffusers.UNet2DConditionModel if config.takes_text else diffusers.UNet2DModel
-    with torch.device("meta"):
-        network: Any = of(**settings)
-    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    own["time.up.weight"] = turned(own["time.up.weight"], model.time.table, ahead)
-    network.load_state_dict(to_theirs(own, _names(config)), assign=True)
-    result: nn.Module = network.eval()
-    return result
+    theirs = to_theirs(own_tensors(model, ahead), _names(config))
+    return network_of_theirs(CLASS_NAMES[config.takes_text], _settings(config), theirs)
 
 
 def _settings(config: UNetConfig) -> dict[str, Any]:
@@ -270,9 +260,7 @@ def _is_projection(name: str, tensor: Tensor) -> bool:
 
 def _config(given: Given) -> UNetConfig:
     settings, num_named = given.settings, given.num_named
-    for name, expected in _THEIRS.items():
-        if settings.get(name, expected) != expected:
-            raise ConfigError(f"{name} is {settings[name]!r}, not {expected!r}")
+    require_settings(settings, _THEIRS)
     levels, kinds = settings["block_out_channels"], settings["down_block_types"]
     of_kind = {name: string for string, names in _KINDS.items() for name in names}
     if unknown := [kind for kind in kinds if kind not in of_kind]:
