@@ -10,8 +10,9 @@ import torch
 
 from ..conditioning.captions import TEXT_FIELD, Fields, TextEncoder, fields_of_captions
 from ..conditioning.conditioning import Conditioning
+from ..conditioning.names import KIND_NAMES
 from ..conditioning.own_encoder import OWN, OwnEncoder, seen
-from ..conditioning.text import TextConditioning, with_prompts
+from ..conditioning.text import TEXT, TextConditioning, with_prompts
 from ..errors import ConfigError
 from ..features.texts import TEXT_ENCODER, open_encoders, with_padding
 from ..images.captions import AUTO
@@ -73,11 +74,11 @@ def _length(conditioning: Conditioning) -> int:
 def reads_captions(images: ImageSources, kind: str) -> bool:
     """Return whether images are to be conditioned on their captions.
 
-    kind: what was asked for, perhaps "text" or "labels"; else captions are read where images have them, and no class
+    kind: what was asked for; where that is no kind's name, captions are read where images have them, and no class
     folders, or where they were named.
     """
-    if kind in ("text", "labels", "none"):
-        return kind == "text"
+    if kind in KIND_NAMES:
+        return kind == TEXT
     named = images.data.captions != AUTO or images.data.caption_template is not None
     return images.captioned and (named or not images.train.labelled)
 

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from ...core.conditioning.names import DataKind
 from ...core.images.settings import Data
 from ...core.latents.settings import TextSettings
 from ...core.settings.fields import Location, Stage, option, section
@@ -33,7 +34,7 @@ class Encode(Stage):
         None, "Autoencoder stage to use; by default the run's own.", "--autoencoder", identity="contents"
     )
     data: Data = section(Data, inherited=True)
-    conditioning: Literal["auto", "labels", "text"] = option(
+    conditioning: Literal["auto", DataKind] = option(
         "auto",
         "What denoisers of the latents are conditioned on; auto is text where images have captions and no class"
         " folders.",

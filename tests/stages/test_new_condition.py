@@ -1,7 +1,7 @@
 """A condition that comes with the images is a few classes and a line in two tables: all stages take it as they are."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ldm.core.conditioning import registry
 from ldm.core.conditioning.captions import Fields, Take
-from ldm.core.conditioning.conditioning import Request, no_null, refuse_unknown
+from ldm.core.conditioning.conditioning import NoConditioning, Request, no_null
 from ldm.core.denoisers.families import FAMILIES
 from ldm.core.diffusion.conditions import Cond
 from ldm.core.images.dataset import ImageSource
@@ -34,20 +34,13 @@ STORED = "number.npy"
 
 
 @dataclass(frozen=True)
-class NumberConditioning:
-    """A number between 0 and 1 for each image; the null is -1."""
+class NumberConditioning(NoConditioning):
+    """A number between 0 and 1 for each image, which nobody can ask for; the null is -1."""
 
     has_null: bool = True
     kind = NUMBER
     fields = (NUMBER,)
     stored = (STORED,)
-    asks = "classes"
-    class_names = ()
-    row_names = ()
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {}
 
     def null(self, n: int, device: torch.device) -> Cond:
         if not self.has_null:
@@ -56,13 +49,6 @@ class NumberConditioning:
 
     def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
         return {NUMBER: torch.from_numpy(np.stack(take(STORED)).astype(np.float32))}
-
-    def request(self, asked: Mapping[str, Any]) -> Request:
-        refuse_unknown(asked, (), "numbers")
-        return self.groups()
-
-    def recall(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
 
     def groups(self) -> Request:
         numbers = (0.0, 0.5, 1.0)

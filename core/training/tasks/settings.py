@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from ...autoencoders.settings import AutoencoderModel, VQVAELoss
 from ...autoregressive.settings import NextScaleModel
+from ...conditioning.names import KindName
 from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
 from ...diffusion.names import CONSISTENCY, least_steps
 from ...images.settings import Data
@@ -84,7 +85,7 @@ class GeneratorTraining(LatentTraining, Training):
     latents: Location | None = option(
         None, "Latents to train on; by default the run's own.", "--latents", identity="contents"
     )
-    conditioning: Literal["data", "labels", "text", "none"] = option(
+    conditioning: Literal["data", KindName] = option(
         "data", "Condition on what came with the data, labels or text, or on none of it.", "--conditioning"
     )
     label_dropout: float = option(

@@ -10,7 +10,8 @@ import torch
 
 from ldm.core.conditioning.conditioning import Conditioning, NoConditioning, Request, drop, unconditional
 from ldm.core.conditioning.labels import LabelConditioning, LabelEmbedding
-from ldm.core.conditioning.registry import conditioning_of, rebuilt, recorded
+from ldm.core.conditioning.names import KIND_NAMES
+from ldm.core.conditioning.registry import KINDS, conditioning_of, rebuilt, recorded
 from ldm.core.diffusion.conditions import Cond, index
 from ldm.core.errors import ConfigError, DataError
 
@@ -141,3 +142,7 @@ def test_labels_in_range_come_back_as_int64() -> None:
 @pytest.mark.parametrize("conditioning", [NoConditioning(), LabelConditioning(("cat", "dog"), has_null=False)])
 def test_what_a_manifest_records_is_the_conditioning_again(conditioning: Conditioning) -> None:
     assert conditioning_of(json.loads(json.dumps(recorded(conditioning)))) == conditioning
+
+
+def test_settings_name_the_kinds_that_the_registry_has() -> None:
+    assert {*KIND_NAMES} == KINDS.keys()
