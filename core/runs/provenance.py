@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,13 @@ from typing import Any
 
 def provenance() -> dict[str, Any]:
     """Return the provenance: command line, versions, machine, git commit, and the time now."""
-    packages: dict[str, str | None] = {}
-    for package in ("torch", "numpy", "pillow", "safetensors", "diffusers"):
-        try:
-            packages[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            packages[package] = None
     return {
         "argv": sys.argv,
         "ldm": _own_version(),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": {name: _version(name) for name in ("torch", "numpy", "pillow", "safetensors", "diffusers")},
         "platform": platform.platform(),
-        "git": _git_commit(),
+        "git": _git_commit(Path(__file__).resolve().parent),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -34,10 +29,18 @@ def _own_version() -> str:
     return __version__
 
 
-def _git_commit() -> str | None:
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def _git_commit(here: Path) -> str | None:
     """The commit of the checkout this code runs from, with `+` when files differ from it; None outside one."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():  # Installed, perhaps inside another project's checkout.
+    if not (here.parents[1] / ".git").exists():  # Installed, perhaps inside another project's checkout.
         return None
     try:
         commit = subprocess.run(

@@ -507,7 +507,7 @@ def test_the_recorded_commit_is_of_this_code_and_of_no_checkout_around_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An installed copy inside another project's repository says nothing rather than that project's commit."""
-    copy = tmp_path / "venv" / "ldm" / "core" / "provenance.py"
+    copy = tmp_path / "venv" / "ldm" / "core" / "runs" / "provenance.py"
     copy.parent.mkdir(parents=True)
     copy.touch()
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
@@ -515,6 +515,14 @@ def test_the_recorded_commit_is_of_this_code_and_of_no_checkout_around_it(
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of another project"], check=True)
     monkeypatch.setattr(provenance, "__file__", str(copy))
     assert provenance.provenance()["git"] is None
+    provenance._git_commit.cache_clear()
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     (tmp_path / "venv" / "ldm" / ".git").symlink_to(tmp_path / ".git")
     assert str(provenance.provenance()["git"]).startswith(commit)
+
+
+def test_a_checkout_records_its_commit() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert str(provenance.provenance()["git"]).rstrip("+") == commit.strip()
