@@ -21,6 +21,7 @@ _ON_ANY_PAPER = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#64748b
 _INK = "#000000"
 _DPI = 120
 _FEW_TICKS, _FEW_LINES, _LONGEST_NAME = 8, 4, 24
+_MARGINS = 0.95, 0.2, 0.6, 0.4  # in inches: left, right, bottom, and top of a panel with a title
 _SHORT_LOG = 100  # of a logarithmic axis: its largest value over its smallest
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -104,7 +105,8 @@ def lay_out(panels: Sequence[Panel], legend: Legend, width: float, height: float
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
     room = 1.6 if legend == "right" else 0.0
-    figure = Figure(figsize=(width * columns + room, height * rows), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width * columns + room, height * rows), dpi=_DPI)
+    _leave_margins(figure, panels, legend)
     alike = len({(panel.y_range, panel.log) for panel in panels}) == 1 and panels[0].y_range is not None
     named: dict[str, Any] = {}
     axes = figure.subplots(rows, columns, sharey=alike, squeeze=False).flat
@@ -115,14 +117,25 @@ def lay_out(panels: Sequence[Panel], legend: Legend, width: float, height: float
     return figure
 
 
+def _leave_margins(figure: Any, panels: Sequence[Panel], legend: Legend) -> None:
+    """Leave room for titles and ticks around a single panel; elsewhere matplotlib measures it, at twice the time."""
+    if len(panels) > 1 or legend != "inside":
+        figure.set_layout_engine("constrained")
+        return
+    (width, height), (left, right, bottom, top) = figure.get_size_inches(), _MARGINS
+    top = top if panels[0].title else right
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+
+
 def svg(panel: Panel) -> str:
     """Draw a panel as an `<svg>` element without fixed size, ink in `currentColor`: for light, dark and print."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
     with style.context(["default", _STYLE, _SVG_STYLE]):
-        figure = Figure(figsize=(6, 3), layout="constrained")
+        figure = Figure(figsize=(6, 3))
         legend: Legend = "beside" if len(panel.lines) > _FEW_LINES else "inside"
+        _leave_margins(figure, [panel], legend)
         _fill(figure.subplots(), panel, _ON_ANY_PAPER, legend if len(panel.lines) > 1 else None)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -163,7 +176,7 @@ def _fill_matrix(axes: Any, shares: np.ndarray, names: Sequence[str], x_label: s
 
 def _fill(axes: Any, panel: Panel, colours: Sequence[str], legend: Legend | None) -> dict[str, Any]:
     """Draw a panel on matplotlib axes. Returns the legend's handle for each label."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     named: dict[str, Any] = {}
     for each in panel.lines:
@@ -187,7 +200,7 @@ def _fill(axes: Any, panel: Panel, colours: Sequence[str], legend: Legend | None
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.minorticks_off()
     if panel.x_range is not None:
         axes.set_xlim(panel.x_range)
     if panel.y_range is not None:
@@ -212,13 +225,13 @@ def _name_x(axes: Any, panel: Panel) -> None:
 
 def _name_log_x(axes: Any, panel: Panel) -> None:
     """Name more than powers of ten on a short logarithmic axis, without the names of other ticks, which overlap."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     values = [float(x) for each in panel.lines for x in each.x]
     if values and min(values) > 0 and max(values) < _SHORT_LOG * min(values):
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.minorticks_off()
 
 
 def _brief(value: float) -> str:
