@@ -50,7 +50,7 @@ def build_command(name: str, act: Callable[..., Any], summary: str, shown: Seque
 
 def plain_command(path: str, act: Callable[..., None], summary: str) -> Command:
     """Build a command that has no configuration. path: what is typed behind `ldm`, `recipes copy`."""
-    return build_command(path.split()[-1], act, summary, examples.EXAMPLES[path])
+    return build_command(path.split()[-1], act, summary, examples.examples_of(path))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The commands without settings and the groups of commands, and examples of every command, for its help."""
+"""The commands without settings and the groups of commands, and the examples of each, for its help."""
 
 from collections.abc import Mapping
 
@@ -34,8 +34,7 @@ SUMMARIES = {
     **MENUS,
     **{path: summary for path, (_, summary) in PLAIN.items()},
 }
-EXAMPLES: Mapping[str, tuple[str, ...]] = {
-    **{name: command.examples for name, command in COMMANDS.items()},
+_WITHOUT_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "": (
         "ldm train-vqvae --data photos/ --image-size 64 --name mine",
         "ldm encode --name mine",
@@ -55,3 +54,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "data": ("ldm data inspect photos/", "ldm data dedup photos/ --out twins.jsonl"),
     "plan": ("ldm plan -c mnist", "ldm plan -c recipes/cifar10.yaml --name cifar"),
 }
+
+
+def examples_of(path: str) -> tuple[str, ...]:
+    """Return the examples of a command or a group of commands. Those of a command with settings are beside these."""
+    return _WITHOUT_SETTINGS[path] if path in _WITHOUT_SETTINGS else COMMANDS[path].settings.examples

@@ -89,7 +89,7 @@ def _build(path: str) -> Any:
         return _imported("plan:plan_command")()
     below = {name: stage.summary for name, stage in STAGES.items()} if path == "config show" else _below(path)
     heading, aliases = ("Stages", ALIASES) if path == "config show" else ("Commands", {})
-    attributes = {"name": path, "help": examples.MENUS[path], "epilog": "\n".join(examples.EXAMPLES[path])}
+    attributes = {"name": path, "help": examples.MENUS[path], "epilog": "\n".join(examples.examples_of(path))}
     return Menu({heading: below}, lambda name: _build(f"{path} {name}"), aliases, **attributes)
 
 
@@ -115,7 +115,7 @@ class Root(Menu):
     """The group of all commands, `ldm` itself."""
 
     def __init__(self, **attributes: Any) -> None:
-        super().__init__(_HEADINGS, _build, ALIASES, **{**attributes, "epilog": "\n".join(examples.EXAMPLES[""])})
+        super().__init__(_HEADINGS, _build, ALIASES, **{**attributes, "epilog": "\n".join(examples.examples_of(""))})
 
 
 app = typer.Typer(cls=Root, help=examples.SUMMARY, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -77,7 +77,7 @@ def stage_command(command: str, act: Callable[[str, Given], int | None], example
     ]
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    built = build_command(command, callback, COMMANDS[command].summary, examples.EXAMPLES[examples_of or command])
+    built = build_command(command, callback, COMMANDS[command].summary, examples.examples_of(examples_of or command))
     placed = [str(s.argument) if s.required else f"[{s.argument}]" for s in arguments]
     built.usage = " ".join([*placed, "[OPTIONS] [KEY=VALUE]..."])
     built.arguments = [(str(setting.argument), setting.help) for setting in arguments]

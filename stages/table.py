@@ -76,7 +76,6 @@ class Command:
 
     name: str
     summary: str
-    examples: tuple[str, ...]
     module: str
     model: str
     writes: tuple[Kind, ...] = ()
@@ -131,12 +130,6 @@ _STAGES = (
     Command(
         "train-vqvae",
         "Train a VQ-VAE on images, or take a ready autoencoder.",
-        (
-            "ldm train-vqvae --data mnist --no-flip --image-size 32",
-            "ldm train-vqvae -c imagenette-64 --images 500k --lr 2e-4",
-            "ldm train-vqvae --data photos/ --autoencoder models/sd-vae",
-            "ldm train-vqvae --data photos/ loss.adversarial_weight=0.1",
-        ),
         "stages.train_autoencoder",
         "stages.configs:TrainVQVAE",
         (Kind("vqvae", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
@@ -145,13 +138,6 @@ _STAGES = (
     Command(
         "train-autoencoder",
         "Train an autoencoder of any family on images, or take a ready one.",
-        (
-            "ldm train-autoencoder --data photos/ --preset vqvae-m --image-size 128",
-            "ldm train-autoencoder --data photos/ --preset kl-f8-s --latent-channels 8 --lpips weights/lpips-squeeze",
-            "ldm train-autoencoder --data photos/ --preset kl-f16-s --kl-weight 1 loss.reconstruction=l2",
-            "ldm train-autoencoder --data photos/ --preset dc-f16-s --start-from runs/mine --part middle --name high",
-            "ldm train-autoencoder --data photos/ --autoencoder models/sd-vae",
-        ),
         "stages.train_autoencoder",
         "stages.configs:TrainAutoencoder",
         (Kind("autoencoder", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
@@ -160,7 +146,6 @@ _STAGES = (
     Command(
         "encode",
         "Encode the images into shards of latents.",
-        ("ldm encode", "ldm encode --name mine --batch-size 256"),
         "stages.encode",
         "stages.configs:Encode",
         (
@@ -181,14 +166,6 @@ _STAGES = (
     Command(
         "train-dit",
         "Train a diffusion transformer on the latents.",
-        (
-            "ldm train-dit",
-            "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
-            "ldm train-dit --prediction eps --weighting snr --schedule linear",
-            "ldm train-dit --schedule rectified-flow --times logit-normal",
-            "ldm train-dit --metrics-every 100k metrics.num=1000",
-            "torchrun --nproc-per-node 4 -m ldm train-dit --name mine",
-        ),
         "stages.train_denoiser",
         "stages.configs:TrainDiT",
         (Kind("dit", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
@@ -199,7 +176,6 @@ _STAGES = (
     Command(
         "train-denoiser",
         "Train a denoiser of any family on the latents.",
-        ("ldm train-denoiser --name mine", "ldm train-denoiser --preset DiT-S/2 --images 5M"),
         "stages.train_denoiser",
         "stages.configs:TrainDenoiser",
         (Kind("denoiser", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
@@ -210,11 +186,6 @@ _STAGES = (
     Command(
         "distill",
         "Distill a trained denoiser into students of few steps.",
-        (
-            "ldm distill --name mine --steps 4",
-            "ldm sample --name mine --denoiser runs/mine/students/4 --class 3 --cfg 3",
-            "ldm distill --steps 1 --guidance 1,5 --images 200k",
-        ),
         "stages.distill",
         "stages.configs:Distill",
         (
@@ -235,12 +206,6 @@ _STAGES = (
     Command(
         "train-var",
         "Train a next-scale transformer on the tokens of an autoencoder.",
-        (
-            "ldm train-autoencoder --preset msvq-s --data photos/ --name mine",
-            "ldm encode --name mine",
-            "ldm train-var --preset var-d6 --name mine",
-            "ldm sample --class 3 --cfg 2.5 --name mine",
-        ),
         "stages.train_var",
         "stages.configs:TrainVAR",
         (
@@ -256,11 +221,6 @@ _STAGES = (
     Command(
         "train-classifier",
         "Train a small classifier, for metrics without downloads.",
-        (
-            "ldm train-classifier",
-            "ldm train-classifier --data photos/ --images 200k",
-            "ldm train-classifier --noisy",
-        ),
         "stages.train_classifier",
         "stages.configs:TrainClassifier",
         (
@@ -288,16 +248,6 @@ _STAGES = (
     Command(
         "sample",
         "Draw images by class.",
-        (
-            "ldm sample --class 3 --cfg 3",
-            "ldm sample --class cat,dog --count 8 --seed 17",
-            "ldm sample --class 0-4 --sampler dpmpp-2m --progressive",
-            "ldm sample --class 3 --cfg 1 --classifier-scale 2",
-            "ldm sample --class 3 --checkpoint best",
-            "ldm sample --class cat --seeds 0-15,40 --preview-every 10",
-            "ldm sample --jobs jobs.txt --cfg 3",
-            "ldm sample --interactive",
-        ),
         "cli.sample",
         "stages.configs:Sample",
         (Kind("samples", SAMPLES, "Samples", inputs=_DRAWN_FROM, pieces="images"),),
@@ -309,15 +259,6 @@ _STAGES = (
     Command(
         "edit",
         "Edit images: all of them, a part, or by inversion.",
-        (
-            "ldm edit photo.jpg --class dog",
-            "ldm edit photos/ --strength 0.4,0.7 --class cat,dog --cfg 4",
-            "ldm edit sketch.png --start-index 5,10,20 --class 3 --num 4",
-            "ldm edit photo.jpg --box 20,16,24,24 --class church --resample 5",
-            "ldm edit photo.jpg --outpaint left=32 --class church",
-            "ldm edit photo.jpg --inversion --class cat",
-            "ldm edit photo.jpg --denoiser runs/tokens/var --keep-scales 6,4,2 --class cat",
-        ),
         "stages.edit",
         "stages.configs:Edit",
         (Kind("edits", EDITS, "Edits", inputs=_DRAWN_FROM, pieces="images"),),
@@ -327,10 +268,6 @@ _STAGES = (
     Command(
         "anagram",
         "Draw images that show another class when seen another way.",
-        (
-            "ldm anagram --class 6 --class 9 --view rotate180",
-            "ldm anagram --class church --class parachute --view flip --cfg 5",
-        ),
         "stages.combine",
         "stages.configs.combining:Anagram",
         (Kind("anagrams", EDITS, "Anagrams", inputs=_DRAWN_FROM, pieces="images"),),
@@ -340,7 +277,6 @@ _STAGES = (
     Command(
         "hybrid",
         "Draw images that show one class from near and another from afar.",
-        ("ldm hybrid --near 8 --far 1", "ldm hybrid --near dog --far church --sigma 3"),
         "stages.combine",
         "stages.configs.combining:Hybrid",
         (Kind("hybrids", EDITS, "Hybrids", inputs=_DRAWN_FROM, pieces="images"),),
@@ -350,7 +286,6 @@ _STAGES = (
     Command(
         "interpolate",
         "Draw the way from one seed or class to another, also animated.",
-        ("ldm interpolate --class 3 --to-seed 1", "ldm interpolate --class 3 --class 8 --frames 24"),
         "stages.combine",
         "stages.configs.combining:Interpolate",
         (Kind("interpolations", EDITS, "Interpolations", inputs=_DRAWN_FROM, pieces="images"),),
@@ -360,12 +295,6 @@ _STAGES = (
     Command(
         "eval",
         "Measure samples or reconstructions against real images.",
-        (
-            "ldm eval",
-            "ldm eval --of reconstructions",
-            "ldm eval --bits-per-dim",
-            "ldm eval --samples path/to/images --reference photos/",
-        ),
         "stages.eval",
         "stages.configs:Eval",
         (
@@ -386,7 +315,6 @@ _TOOLS = (
     Command(
         "sweep",
         "Draw and evaluate samples over guidance scales and steps.",
-        ("ldm sweep --cfg 1,1.5,2,3,5", "ldm sweep --cfg 3 --steps 5,10,20,50 --sampler dpmpp-2m"),
         "cli.sweep",
         "stages.configs.sweep:Sweep",
         (Kind("sweep", SWEEP, "Sweep"),),
@@ -394,103 +322,66 @@ _TOOLS = (
     Command(
         "report",
         "Put a run's curves, pictures and numbers on one page, or those of several side by side.",
-        ("ldm report", "ldm report mine", "ldm report mine other"),
         "stages.tools.report",
         "stages.configs.report:Report",
     ),
     Command(
         "show",
         "Show a run on a local page that grows with it, and draw from its newest checkpoint.",
-        ("ldm show", "ldm show mine", "ldm show mine --port 8000 --device cpu"),
         "stages.tools.show",
         "stages.configs.show:Show",
     ),
     Command(
         "plot",
         "Draw schedules, loss weights, noising, denoising, samplers or guidance.",
-        (
-            "ldm plot schedule",
-            "ldm plot weights --schedule linear --out linear-weights.png",
-            "ldm plot noising --data photos/ --count 3",
-            "ldm plot denoising --name mine --cfg 2",
-            "ldm plot iterative --name mine --stride 30 --start-index 10 --every 5",
-        ),
         "stages.tools.plot",
         "stages.configs.plot:Plot",
     ),
     Command(
         "verify",
         "Check a run or any folder in it: every byte that another stage reads.",
-        ("ldm verify runs/default", "ldm verify runs/mine/latents", "ldm verify runs/mine/dit/checkpoints"),
         "stages.tools.verify",
         "stages.configs.folders:Verify",
     ),
     Command(
         "inspect",
         "Show what a folder is, what made it and its state.",
-        ("ldm inspect runs/default", "ldm inspect runs/mine/dit", "ldm inspect runs/mine/dit/final --json"),
         "stages.tools.inspect",
         "stages.configs.folders:Inspect",
     ),
     Command(
         "doctor",
         "Check that this machine and its packages can run every stage.",
-        ("ldm doctor", "ldm doctor --quick", "ldm doctor --runs-dir /data/runs --device cuda --json"),
         "cli.doctor",
         "stages.configs.doctor:Doctor",
     ),
     Command(
         "estimate",
         "Estimate what a recipe costs: operations, memory, disk, time.",
-        (
-            "ldm estimate mnist",
-            "ldm estimate imagenette-64 --machine a100",
-            "ldm estimate --preset DiT-XL/2 --latent 4,32,32 --classes 1000 --batch-size 1024 --gpus 8 --machine h200",
-        ),
         "cli.estimate",
         "stages.configs.estimate:Estimate",
     ),
     Command(
         "export",
         "Write a folder that diffusers loads, with a model card.",
-        (
-            "ldm export --to diffusers mine-diffusers",
-            "ldm export --name mine exports/mine --replace",
-            "ldm export --part autoencoder exports/autoencoder",
-        ),
         "stages.tools.export",
         "stages.configs.exchange:Export",
     ),
     Command(
         "import",
         "Import a DiT checkpoint, or a diffusers DiT or autoencoder folder, as a run.",
-        (
-            "ldm import DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema --name dit-xl",
-            "ldm import path/to/pipeline --name theirs",
-            "ldm import path/to/autoencoder --name theirs --image-size 64",
-        ),
         "stages.tools.import_model",
         "stages.configs.exchange:Import",
     ),
     Command(
         "data inspect",
         "Count images, list broken ones, and show how training would read them.",
-        (
-            "ldm data inspect photos/",
-            "ldm data inspect photos.zip --image-size 128 --sheet photos.png",
-            "ldm data inspect mnist --json",
-        ),
         "stages.tools.data_inspect",
         "stages.configs.data_tools:DataInspect",
     ),
     Command(
         "data dedup",
         "Find duplicate and near-duplicate images; write lists, delete nothing.",
-        (
-            "ldm data dedup photos/ --sheet twins.png",
-            "ldm data dedup photos/ --mirrored --out twins.jsonl --exclude-out twins.txt",
-            "ldm data dedup photos/ --features mobilenet-v2 --weights mobilenet_v2-b0353104.pth",
-        ),
         "stages.tools.data_dedup",
         "stages.configs.data_tools:DataDedup",
     ),

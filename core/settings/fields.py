@@ -168,8 +168,10 @@ class Section(BaseModel):
     """A group of settings: frozen, without unknown keys; numbers are finite.
 
     defaults: other defaults for fields of the base class: `class Own(Train, defaults={"lr": 1e-3})`.
+    examples: of a command that has these settings, for its help.
     """
 
+    examples: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
     def __init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **config: Any) -> None:

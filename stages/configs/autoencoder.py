@@ -15,6 +15,13 @@ class TrainAutoencoder(AutoencoderTraining):
 
     command: ClassVar[str] = "train-autoencoder"
     kind: ClassVar[str] = "autoencoder"
+    examples: ClassVar[tuple[str, ...]] = (
+        "ldm train-autoencoder --data photos/ --preset vqvae-m --image-size 128",
+        "ldm train-autoencoder --data photos/ --preset kl-f8-s --latent-channels 8 --lpips weights/lpips-squeeze",
+        "ldm train-autoencoder --data photos/ --preset kl-f16-s --kl-weight 1 loss.reconstruction=l2",
+        "ldm train-autoencoder --data photos/ --preset dc-f16-s --start-from runs/mine --part middle --name high",
+        "ldm train-autoencoder --data photos/ --autoencoder models/sd-vae",
+    )
 
 
 class TrainVQVAE(TrainAutoencoder):
@@ -22,6 +29,12 @@ class TrainVQVAE(TrainAutoencoder):
 
     command: ClassVar[str] = "train-vqvae"
     kind: ClassVar[str] = "vqvae"
+    examples = (
+        "ldm train-vqvae --data mnist --no-flip --image-size 32",
+        "ldm train-vqvae -c imagenette-64 --images 500k --lr 2e-4",
+        "ldm train-vqvae --data photos/ --autoencoder models/sd-vae",
+        "ldm train-vqvae --data photos/ loss.adversarial_weight=0.1",
+    )
 
 
 class Encode(Stage):
@@ -29,6 +42,10 @@ class Encode(Stage):
 
     command: ClassVar[str] = "encode"
     kind: ClassVar[str] = "latents"
+    examples = (
+        "ldm encode",
+        "ldm encode --name mine --batch-size 256",
+    )
 
     autoencoder: Location | None = option(
         None, "Autoencoder stage to use; by default the run's own.", "--autoencoder", identity="contents"

@@ -10,3 +10,8 @@ class TrainClassifier(ClassifierTraining):
 
     command: ClassVar[str] = "train-classifier"
     kind: ClassVar[str] = "classifier"
+    examples = (
+        "ldm train-classifier",
+        "ldm train-classifier --data photos/ --images 200k",
+        "ldm train-classifier --noisy",
+    )

@@ -55,6 +55,10 @@ class Anagram(Named, Seeded):
 
     command: ClassVar[str] = "anagram"
     kind: ClassVar[str] = "anagrams"
+    examples = (
+        "ldm anagram --class 6 --class 9 --view rotate180",
+        "ldm anagram --class church --class parachute --view flip --cfg 5",
+    )
 
     classes: Texts = option((), "Give it twice: what is seen upright, and what through the view.", "--class")
     prompt: Texts = option((), "The same of a model of captions.", "--prompt")
@@ -88,6 +92,10 @@ class Hybrid(Combination, Seeded):
 
     command: ClassVar[str] = "hybrid"
     kind: ClassVar[str] = "hybrids"
+    examples = (
+        "ldm hybrid --near 8 --far 1",
+        "ldm hybrid --near dog --far church --sigma 3",
+    )
 
     near: str = option("", "Class or prompt that is seen from near: its fine detail.", "--near")
     far: str = option("", "Class or prompt that is seen from afar, or small: its coarse shapes.", "--far")
@@ -110,6 +118,10 @@ class Interpolate(Named):
 
     command: ClassVar[str] = "interpolate"
     kind: ClassVar[str] = "interpolations"
+    examples = (
+        "ldm interpolate --class 3 --to-seed 1",
+        "ldm interpolate --class 3 --class 8 --frames 24",
+    )
 
     classes: Texts = option(
         (), "The class; given twice, those at the two ends; without one, the unconditional model.", "--class"

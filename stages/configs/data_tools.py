@@ -29,12 +29,24 @@ class LookingAtData(Section):
 class DataInspect(LookingAtData):
     """Settings of `ldm data inspect`."""
 
+    examples = (
+        "ldm data inspect photos/",
+        "ldm data inspect photos.zip --image-size 128 --sheet photos.png",
+        "ldm data inspect mnist --json",
+    )
+
     captions: Place = option("auto", "Captions to look at: auto (as they come with it), none, or a file.", "--captions")
     image_size: int = option(64, "Image size of the planned training, pixels.", "--image-size", ge=4, le=4096)
 
 
 class DataDedup(LookingAtData):
     """Settings of `ldm data dedup`."""
+
+    examples = (
+        "ldm data dedup photos/ --sheet twins.png",
+        "ldm data dedup photos/ --mirrored --out twins.jsonl --exclude-out twins.txt",
+        "ldm data dedup photos/ --features mobilenet-v2 --weights mobilenet_v2-b0353104.pth",
+    )
 
     out: Location | None = option(None, "List of all groups to write: .jsonl or .csv.", "--out")
     exclude_out: Location | None = option(

@@ -10,6 +10,10 @@ class TrainDenoiser(DenoiserTraining):
 
     command: ClassVar[str] = "train-denoiser"
     kind: ClassVar[str] = "denoiser"
+    examples: ClassVar[tuple[str, ...]] = (
+        "ldm train-denoiser --name mine",
+        "ldm train-denoiser --preset DiT-S/2 --images 5M",
+    )
 
 
 class TrainDiT(TrainDenoiser):
@@ -17,3 +21,11 @@ class TrainDiT(TrainDenoiser):
 
     command: ClassVar[str] = "train-dit"
     kind: ClassVar[str] = "dit"
+    examples = (
+        "ldm train-dit",
+        "ldm train-dit --preset DiT-S/2 --images 5M --name mine",
+        "ldm train-dit --prediction eps --weighting snr --schedule linear",
+        "ldm train-dit --schedule rectified-flow --times logit-normal",
+        "ldm train-dit --metrics-every 100k metrics.num=1000",
+        "torchrun --nproc-per-node 4 -m ldm train-dit --name mine",
+    )

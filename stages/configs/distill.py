@@ -10,3 +10,8 @@ class Distill(DistillTraining):
 
     command: ClassVar[str] = "distill"
     kind: ClassVar[str] = "students"
+    examples = (
+        "ldm distill --name mine --steps 4",
+        "ldm sample --name mine --denoiser runs/mine/students/4 --class 3 --cfg 3",
+        "ldm distill --steps 1 --guidance 1,5 --images 200k",
+    )

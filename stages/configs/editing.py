@@ -49,6 +49,15 @@ class Edit(Drawing, Asking, Seeded, Repeatable, Renoising, KeptScales):
 
     command: ClassVar[str] = "edit"
     kind: ClassVar[str] = "edits"
+    examples = (
+        "ldm edit photo.jpg --class dog",
+        "ldm edit photos/ --strength 0.4,0.7 --class cat,dog --cfg 4",
+        "ldm edit sketch.png --start-index 5,10,20 --class 3 --num 4",
+        "ldm edit photo.jpg --box 20,16,24,24 --class church --resample 5",
+        "ldm edit photo.jpg --outpaint left=32 --class church",
+        "ldm edit photo.jpg --inversion --class cat",
+        "ldm edit photo.jpg --denoiser runs/tokens/var --keep-scales 6,4,2 --class cat",
+    )
 
     images: Texts = option(
         (), "Images to edit: files, folders, or any source of images.", "IMAGE...", identity="contents"

@@ -28,6 +28,12 @@ Where = Literal[
 class Estimate(Section):
     """Settings of `ldm estimate`."""
 
+    examples = (
+        "ldm estimate mnist",
+        "ldm estimate imagenette-64 --machine a100",
+        "ldm estimate --preset DiT-XL/2 --latent 4,32,32 --classes 1000 --batch-size 1024 --gpus 8 --machine h200",
+    )
+
     recipe: str | None = option(None, "Recipe: a YAML file, or the name of one; without it, the defaults.", "RECIPE")
     preset: DenoiserPreset | None = option(
         None, "Denoiser of this size instead of the recipe's: DiT-S/2 … DiT-XL/2.", "--preset"

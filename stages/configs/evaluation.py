@@ -12,6 +12,12 @@ class Eval(Comparison):
 
     command: ClassVar[str] = "eval"
     kind: ClassVar[str] = "eval"
+    examples = (
+        "ldm eval",
+        "ldm eval --of reconstructions",
+        "ldm eval --bits-per-dim",
+        "ldm eval --samples path/to/images --reference photos/",
+    )
 
     of: Literal["samples", "reconstructions"] = option("samples", "What to evaluate.", "--of")
     bits_per_dim: bool = option(

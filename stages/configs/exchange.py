@@ -9,6 +9,12 @@ from ...core.settings.fields import Location, Run, option
 class Export(Prompted, TextReading, Run):
     """Settings of `ldm export`."""
 
+    examples = (
+        "ldm export --to diffusers mine-diffusers",
+        "ldm export --name mine exports/mine --replace",
+        "ldm export --part autoencoder exports/autoencoder",
+    )
+
     directory: Location = option(..., "Folder to write; new, empty, or an export to --replace.", "DIR")
     to: Literal["diffusers"] = option("diffusers", "Format: a folder for a pipeline of diffusers.", "--to")
     part: Literal["all", "autoencoder", "prompts"] = option(
@@ -22,6 +28,12 @@ class Export(Prompted, TextReading, Run):
 
 class Import(Run):
     """Settings of `ldm import`."""
+
+    examples = (
+        "ldm import DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema --name dit-xl",
+        "ldm import path/to/pipeline --name theirs",
+        "ldm import path/to/autoencoder --name theirs --image-size 64",
+    )
 
     path: Location = option(
         ...,

@@ -17,10 +17,22 @@ class _OfPath(Section):
 class Verify(_OfPath):
     """Settings of `ldm verify`."""
 
+    examples = (
+        "ldm verify runs/default",
+        "ldm verify runs/mine/latents",
+        "ldm verify runs/mine/dit/checkpoints",
+    )
+
     path: Location = option(..., f"{_WHAT}.", "PATH")
 
 
 class Inspect(_OfPath):
     """Settings of `ldm inspect`."""
+
+    examples = (
+        "ldm inspect runs/default",
+        "ldm inspect runs/mine/dit",
+        "ldm inspect runs/mine/dit/final --json",
+    )
 
     path: Location = option(..., f"{_WHAT}; or an image that ldm drew.", "PATH")

@@ -10,3 +10,9 @@ class TrainVAR(NextScaleTraining):
 
     command: ClassVar[str] = "train-var"
     kind: ClassVar[str] = "var"
+    examples = (
+        "ldm train-autoencoder --preset msvq-s --data photos/ --name mine",
+        "ldm encode --name mine",
+        "ldm train-var --preset var-d6 --name mine",
+        "ldm sample --class 3 --cfg 2.5 --name mine",
+    )

@@ -41,6 +41,14 @@ Time = Annotated[float, Field(ge=0, le=1)]
 class Plot(Run):
     """Settings of `ldm plot`. None is the picture's own default."""
 
+    examples = (
+        "ldm plot schedule",
+        "ldm plot weights --schedule linear --out linear-weights.png",
+        "ldm plot noising --data photos/ --count 3",
+        "ldm plot denoising --name mine --cfg 2",
+        "ldm plot iterative --name mine --stride 30 --start-index 10 --every 5",
+    )
+
     what: Literal["schedule", "weights", "noising", "denoising", "iterative", "samplers", "guidance"] = option(
         ...,
         "schedule (signal and log-SNR over time), weights (of the loss, over time), noising (images over time), "

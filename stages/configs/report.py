@@ -12,6 +12,12 @@ MOST = 6  # colours of a chart
 class Report(Run):
     """Settings of `ldm report`."""
 
+    examples = (
+        "ldm report",
+        "ldm report mine",
+        "ldm report mine other",
+    )
+
     name: str = option("default", "Run to report on: the folder RUNS_DIR/RUN.", "RUN,--name", identity=False)
     others: Names = option(
         (), "Further runs in RUNS_DIR, which are compared with the first.", "OTHER...", identity=False

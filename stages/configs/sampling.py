@@ -11,6 +11,16 @@ class Sample(Drawing, Asking, Seeded, Repeatable):
 
     command: ClassVar[str] = "sample"
     kind: ClassVar[str] = "samples"
+    examples = (
+        "ldm sample --class 3 --cfg 3",
+        "ldm sample --class cat,dog --count 8 --seed 17",
+        "ldm sample --class 0-4 --sampler dpmpp-2m --progressive",
+        "ldm sample --class 3 --cfg 1 --classifier-scale 2",
+        "ldm sample --class 3 --checkpoint best",
+        "ldm sample --class cat --seeds 0-15,40 --preview-every 10",
+        "ldm sample --jobs jobs.txt --cfg 3",
+        "ldm sample --interactive",
+    )
 
     jobs: Location | None = option(
         None,

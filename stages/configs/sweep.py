@@ -33,6 +33,10 @@ class Sweep(Asking):
 
     command: ClassVar[str] = "sweep"
     kind: ClassVar[str] = "sweep"
+    examples = (
+        "ldm sweep --cfg 1,1.5,2,3,5",
+        "ldm sweep --cfg 3 --steps 5,10,20,50 --sampler dpmpp-2m",
+    )
 
     cfg: tuple[Annotated[float, Field(ge=0)], ...] = option((1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg")
     steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")

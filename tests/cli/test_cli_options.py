@@ -65,7 +65,7 @@ def test_help_shows_every_flag_and_every_further_key_and_ends_with_examples(comm
             assert shown in result.stdout
     lines = result.stdout.rstrip().splitlines()
     start = lines.index("Examples")
-    assert [line.strip() for line in lines[start + 1 :]] == list(examples.EXAMPLES[command])
+    assert [line.strip() for line in lines[start + 1 :]] == list(examples.examples_of(command))
 
 
 def test_help_shows_defaults_as_they_are_typed() -> None:
@@ -108,7 +108,7 @@ def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(len, text)) <= 50
 
 
-@pytest.mark.parametrize("words", [line for lines in examples.EXAMPLES.values() for line in lines])
+@pytest.mark.parametrize("words", [line for path in ("", *examples.SUMMARIES) for line in examples.examples_of(path)])
 def test_every_example_is_accepted_by_the_parser(words: str) -> None:
     _, _, line = words.partition("ldm ")
     arguments = line.split(" > ")[0].split()

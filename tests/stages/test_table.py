@@ -22,7 +22,7 @@ def test_the_table_is_read_without_torch_and_without_pydantic() -> None:
 def test_every_command_has_settings_and_a_module_that_runs_it(command: Command) -> None:
     assert issubclass(command.settings, Section)
     assert callable(command.load().run)
-    assert command.summary.endswith(".") and command.examples
+    assert command.summary.endswith(".") and command.settings.examples
 
 
 @pytest.mark.parametrize("command", STAGES.values(), ids=lambda command: command.name)
