@@ -30,13 +30,15 @@ from .model import Model, forward_process
 from .settings import Diffusion, Drawing, Student
 
 
-def open_denoiser(
-    folder: Path | None, config: Run, state: str = "final", setting: str = "denoiser", role: Role = DENOISER
-) -> StageRun:
-    """Open a denoiser stage, named by a setting or the run's own.
+def open_denoiser(folder: Path | None, config: Run, state: str = "final", setting: str = "denoiser") -> StageRun:
+    """Open a denoiser stage as `open_state` does."""
+    return open_state(DENOISER, folder, config, state, setting)
 
-    state: `final`, or `best`, which its training kept, or `latest`, its newest checkpoint. role: of another generator
-    that is to be opened likewise.
+
+def open_state(role: Role, folder: Path | None, config: Run, state: str, setting: str = "denoiser") -> StageRun:
+    """Open a state of a generator's stage, named by a setting or the run's own.
+
+    state: `final`, or `best`, which its training kept, or `latest`, its newest checkpoint.
 
     Raises DataError with the command that would make it, and ConfigError for a setting that does not name one.
     """

@@ -29,7 +29,7 @@ from ..system.precision import Policy, for_inference
 from ..system.transfer import to_device
 from .generation import chunk_size
 from .generator import Generator, OnStep, refuse_settings
-from .loading import load_autoencoder, open_denoiser, state_of
+from .loading import load_autoencoder, open_state, state_of
 from .model import decoded
 from .settings import Drawing, TokenDrawing
 
@@ -149,7 +149,7 @@ class OpenedNextScale:
 def open_next_scale(config: Drawing) -> OpenedNextScale:
     """Open the next-scale transformer that the settings draw from. Raises ConfigError for settings of denoisers."""
     refuse_settings(config, Drawing, _TAKES, "a next-scale transformer")
-    source = open_denoiser(config.denoiser, config, config.checkpoint, role=NEXT_SCALE)
+    source = open_state(NEXT_SCALE, config.denoiser, config, config.checkpoint)
     conditioning = conditioning_of(source.metadata)
     scale = config.cfg if config.cfg_paper is None else 1 + config.cfg_paper
     of_tokens = {name: getattr(config, name) for name in TokenDrawing.model_fields}
