@@ -5,6 +5,7 @@ Shape suffixes where the rank changes: B batch, T tokens, D width, N heads, H he
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -205,6 +206,21 @@ class TimestepEmbedding(nn.Module):
         return self.down(F.silu(self.up(torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1))))
 
 
+def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """Set a layer to 0, so that its block begins as the identity; return it."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+@runtime_checkable
+class StartsAtZero(Protocol):
+    """A module that, however the network around it is initialised, adds nothing until it is trained."""
+
+    def start_at_zero(self) -> None:
+        """Set the layers to 0 whose outputs are added."""
+
+
 class ScalarEmbeddings(nn.ModuleDict):
     """A vector (B, width) for each scalar field (B,) of a condition, by its name; all are 0 until they are trained.
 
@@ -216,21 +232,19 @@ class ScalarEmbeddings(nn.ModuleDict):
         self.start_at_zero()
 
     def start_at_zero(self) -> None:
-        """Set the last layers to 0."""
         for embedding in self.values():
             assert isinstance(embedding, TimestepEmbedding)
-            nn.init.zeros_(embedding.down.weight)
-            nn.init.zeros_(embedding.down.bias)
+            zeroed(embedding.down)
 
     def vectors(self, cond: Cond) -> list[Tensor]:
         """Return the vectors (B, width) of a condition's scalars."""
         return [embedding(cond[name]) for name, embedding in self.items()]
 
 
-def initialise(network: nn.Module, time: TimestepEmbedding, zeroed: Iterable[nn.Module]) -> None:
+def initialise(network: nn.Module, time: TimestepEmbedding, silent: Iterable[nn.Module]) -> None:
     """Draw a network's weights as the DiT's code does, with zeros where blocks must start as the identity (adaLN-Zero).
 
-    Xavier-uniform linear maps, N(0, 0.02) for the time's; tables have theirs from their own classes. zeroed: linear
+    Xavier-uniform linear maps, N(0, 0.02) for the time's; tables have theirs from their own classes. silent: linear
     maps that begin with nothing to add, such as those to modulations and the output. With gates of 0 each block is the
     identity, and the first prediction is 0.
     """
@@ -242,8 +256,8 @@ def initialise(network: nn.Module, time: TimestepEmbedding, zeroed: Iterable[nn.
     for linear in (time.up, time.down):
         nn.init.normal_(linear.weight, std=0.02)
     for module in network.modules():
-        if isinstance(module, ScalarEmbeddings):
+        if isinstance(module, StartsAtZero):
             module.start_at_zero()
-    for module in zeroed:
+    for module in silent:
         assert isinstance(module, nn.Linear)
-        nn.init.zeros_(module.weight)
+        zeroed(module)

@@ -14,7 +14,17 @@ from torch.utils.checkpoint import checkpoint
 from ..conditioning.labels import LABELS
 from ..diffusion.conditions import Cond
 from ..system.attention import linear_attend
-from .layers import Linear, ScalarEmbeddings, TimestepEmbedding, from_patches, gelu, modulate, normalise, to_patches
+from .layers import (
+    Linear,
+    ScalarEmbeddings,
+    TimestepEmbedding,
+    from_patches,
+    gelu,
+    modulate,
+    normalise,
+    to_patches,
+    zeroed,
+)
 from .linear_dit_config import LinearDiTConfig
 from .network import DenoiserNetwork
 from .text import TEXT_FIELDS, CrossAttention, TextInput
@@ -106,8 +116,7 @@ class LinearDiT(DenoiserNetwork):
         self.table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = Linear(width, patch**2 * config.out_channels)
         nn.init.constant_(self.context_norm.weight, _SCALE_OF_TEXT)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        zeroed(self.final)
 
     @property
     def training_flops(self) -> float:

@@ -107,7 +107,7 @@ class MMDiT(DenoiserNetwork):
         self.final = Linear(width, patch**2 * config.out_channels)
         self.positions: Tensor
         self.register_buffer("positions", self._positions(config.grid), persistent=False)
-        initialise(self, self.time, (*self.modulation, *self.text_modulation, *self.text.residuals, self.final))
+        initialise(self, self.time, (*self.modulation, *self.text_modulation, self.final))
 
     @property
     def training_flops(self) -> float:

@@ -12,7 +12,7 @@ from ..conditioning.labels import LABELS, LabelEmbedding
 from ..conditioning.text import IDS, MASK, POOLED, TOKENS
 from ..diffusion.conditions import Cond
 from ..system.attention import attend
-from .layers import EPS, Attention, Linear, Mlp
+from .layers import EPS, Attention, Linear, Mlp, zeroed
 from .text_config import TextDenoiserConfig
 
 TEXT_FIELDS = (IDS, TOKENS, MASK, POOLED)  # of a condition
@@ -52,16 +52,14 @@ class TextTower(nn.Module):
         self.norm = nn.RMSNorm(width, eps=EPS)
         nn.init.normal_(self.table.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.02)
-        for linear in self.residuals:
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        self.start_at_zero()
 
-    @property
-    def residuals(self) -> list[nn.Linear]:
-        """The linear maps whose outputs are added to tokens."""
-        layers = [module for module in self.modules() if isinstance(module, TextLayer)]
-        added = [part for layer in layers for part in (layer.attention.out, layer.mlp.down)]
-        return [part for part in added if isinstance(part, nn.Linear)]
+    def start_at_zero(self) -> None:
+        for layer in self.layers:
+            assert isinstance(layer, TextLayer)
+            for added in (layer.attention.out, layer.mlp.down):
+                assert isinstance(added, nn.Linear)
+                zeroed(added)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return vectors (B, L, W) for ids (B, L), L up to the length that it was made for; 0 where mask is false."""
@@ -109,11 +107,6 @@ class TextInput(nn.Module):
             return tokens, mask, cond[POOLED]
         valid = mask[..., None]
         return tokens, mask, (tokens * valid).sum(1) / valid.sum(1)
-
-    @property
-    def residuals(self) -> list[nn.Linear]:
-        """Those linear maps of its text network that begin with nothing to add."""
-        return [] if self.tower is None else self.tower.residuals
 
     def products(self) -> int:
         """Return the multiply-adds of its linear maps for a text of full length."""

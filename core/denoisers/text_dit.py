@@ -83,7 +83,7 @@ class TextDiT(DenoiserNetwork):
         register_positions(self, config)
         # A block's cross-attention begins with nothing to add, as all that its gates hold back.
         crossing = [module.out for module in self.modules() if isinstance(module, CrossAttention)]
-        initialise(self, self.time, (*self.modulation, *crossing, *self.text.residuals, self.final))
+        initialise(self, self.time, (*self.modulation, *crossing, self.final))
 
     @property
     def training_flops(self) -> float:

@@ -11,7 +11,7 @@ from ..conditioning.labels import LABELS, LabelEmbedding
 from ..conditioning.text import IDS, MASK, TOKENS
 from ..diffusion.conditions import Cond
 from . import unet_blocks
-from .layers import ScalarEmbeddings, TimestepEmbedding
+from .layers import ScalarEmbeddings, TimestepEmbedding, zeroed
 from .network import DenoiserNetwork
 from .text import TEXT_FIELDS, TextInput
 from .unet_blocks import Given
@@ -87,7 +87,7 @@ class UNet(DenoiserNetwork):
         self.text = TextInput(config) if config.takes_text else None
         self.blocks = nn.ModuleList(part_of(config, part, str(i)) for i, part in enumerate(self.parts))
         self.norm = nn.GroupNorm(config.groups, end)
-        self.last = unet_blocks.zeroed(nn.Conv2d(end, config.out_channels, config.edge, padding=padding))
+        self.last = zeroed(nn.Conv2d(end, config.out_channels, config.edge, padding=padding))
 
     @property
     def training_flops(self) -> float:

@@ -11,20 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..system.attention import attend
-from .layers import Linear
+from .layers import Linear, zeroed
 from .unet_config import UNetConfig
 
 Given = dict[str, Tensor]
 """time, label: vectors (B, E) after SiLU, apart or as their sum `both`. k.NAME, v.NAME, mask: of the tokens."""
 
 _EPS_OF_TRANSFORMERS = 1e-6
-
-
-def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """Set a layer to 0, so that its block begins as the identity; return it."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
 
 
 def products(module: nn.Module, positions: int) -> int:

@@ -17,8 +17,9 @@ def read(config: TextDenoiserConfig) -> TextInput:
     """Return it as after some training: with weights in the maps that begin at zero."""
     torch.manual_seed(0)
     model = TextInput(config).eval()
-    for linear in model.residuals:
-        torch.nn.init.normal_(linear.weight, std=0.2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and not module.weight.any():
+            torch.nn.init.normal_(module.weight, std=0.2)
     return model
 
 
