@@ -20,8 +20,8 @@ def measure(options: Options) -> dict[str, Any]:
     started = time.perf_counter()
     _ldm("sample", "--name", options.run, *drawn)
     seconds = time.perf_counter() - started
-    judge = ["--features", "lenet", "--weights", str(options.lenet), "--replace"]
-    _ldm("eval", "--name", options.run, "--samples", "thousand", *judge)
+    evaluation = ["--features", "lenet", "--weights", str(options.lenet), "--replace"]
+    _ldm("eval", "--name", options.run, "--samples", "thousand", *evaluation)
     metrics = json.loads((Path("runs") / options.run / "eval" / "thousand" / "metrics.json").read_text())
     facts = {
         "class_accuracy": metrics["numbers"]["class_accuracy[lenet]"],

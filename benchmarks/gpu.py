@@ -3,7 +3,7 @@
     benchmarks/gpu.sh              # its tests and this, within ten minutes, on a machine with an NVIDIA GPU
     benchmarks/gpu.sh --smoke      # every line of it at tiny sizes on the CPU, to see that it runs
 
-Steps are those of the training loop on made-up data (latents held on the device), with the loader running. Utilisation
+Steps are those of the training loop on dummy data (latents held on the device), with the loader running. Utilisation
 (MFU) is counted operations (forward and back, nothing recomputed) a second, over the rate of a large matrix product
 measured here and over that of the data sheet. Results go to `results/gpu-NAME.json`; nothing is asserted about time.
 """

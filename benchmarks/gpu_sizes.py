@@ -26,7 +26,7 @@ class Sizes:
 
     profiled: the training of which the kernels are listed. sampled: presets. side: of the latents sampled and loaded.
     vqvae, image_size, images: preset, side and batch of the autoencoder. loaded: latents got ready at once. matrix:
-    side of the products by which utilisation is judged. seconds: of each measurement.
+    side of the products by which utilisation is measured. seconds: of each measurement.
     """
 
     trainings: tuple[Case, ...]

@@ -1,4 +1,4 @@
-"""What `gpu` measures, each on what the stages themselves run: made-up data, the loop's own steps, `generate`."""
+"""What `gpu` measures, each on what the stages themselves run: dummy data, the loop's own steps, `generate`."""
 
 import gc
 import time

@@ -78,7 +78,7 @@ def copied(trained: Pipeline, tmp_path: Path) -> Pipeline:
 
 @pytest.fixture(scope="session")
 def drawing(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Pipeline:
-    """A run with samples, judged, on a VQ-VAE as wide as the default ones: narrower ones cannot be exported."""
+    """A run with samples, evaluated, on a VQ-VAE as wide as the default ones: narrower ones cannot be exported."""
     pipeline = Pipeline(tmp_path_factory.mktemp("drawing"), images)
     pipeline.run("train-vqvae", model__channels=16, model__codebook_size=32, train__images=320, train__lr=2e-3)
     pipeline.through("encode", "train-classifier")

@@ -32,7 +32,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def judged(trained: Pipeline) -> Pipeline:
+def evaluated(trained: Pipeline) -> Pipeline:
     """The trained run with samples and their numbers."""
     trained.run("sample", label="formats")
     trained.run("eval", samples="formats")
@@ -50,8 +50,8 @@ def test_the_fields_of_a_manifest_are_those_on_the_page(kind: str, trained: Pipe
     assert set(fields) <= set(found["facts"])
 
 
-def test_the_metadata_of_samples_are_those_on_the_page(judged: Pipeline) -> None:
-    facts = manifest(judged.folder / "samples" / "formats")["facts"]
+def test_the_metadata_of_samples_are_those_on_the_page(evaluated: Pipeline) -> None:
+    facts = manifest(evaluated.folder / "samples" / "formats")["facts"]
     (fields,) = tables("Metadata of samples")
     assert sorted(fields) == sorted(facts)
     assert {"file", "label", "class", "seed"} == set(facts["images"][0])
@@ -113,8 +113,8 @@ def test_the_lines_of_metrics_have_the_fields_on_the_page(trained: Pipeline) -> 
     }
 
 
-def test_metrics_json_has_the_fields_on_the_page(judged: Pipeline) -> None:
-    found = json.loads((judged.folder / "eval" / "formats" / "metrics.json").read_text())
+def test_metrics_json_has_the_fields_on_the_page(evaluated: Pipeline) -> None:
+    found = json.loads((evaluated.folder / "eval" / "formats" / "metrics.json").read_text())
     fields, conditions = tables("metrics.json")
     assert sorted(fields) == sorted(found)
     assert sorted(conditions) == sorted(found["conditions"])

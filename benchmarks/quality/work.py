@@ -89,8 +89,8 @@ class Work:
             place = {"name": run, "label": label, "cfg": scale, "num": bench.num, "seed": 0, "metadata": False}
             self.run("sample", changes, run, **place)
             weights = bench.weights or base / "classifier" / "final"
-            judge = {"features": bench.features, "weights": weights, "limit": bench.limit, "samples": label}
-            made = self.run("eval", {}, run, name=run, seed=0, **judge)
+            evaluation = {"features": bench.features, "weights": weights, "limit": bench.limit, "samples": label}
+            made = self.run("eval", {}, run, name=run, seed=0, **evaluation)
             found = json.loads((made.directory / "metrics.json").read_text())
             numbers[f"{scale:g}"] = _chosen(found["numbers"])
             floor = _chosen(found["real_against_real"])

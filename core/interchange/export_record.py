@@ -15,7 +15,7 @@ RECORD = "ldm-export.json"
 SCHEMA = 1
 CARD = "README.md"  # Its licence is left to whom the model belongs to, so that a changed card is no damage.
 _OWN_DIGEST = "record_sha256"
-_TOLD = ("created", "ldm", "python", "packages", "git")  # The command line and the machine concern nobody else.
+_SHARED = ("created", "ldm", "python", "packages", "git")  # The command line and the machine concern nobody else.
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def write_record(folder: Path, made_of: Mapping[str, Any], final: Path, run: Pat
     content = {
         "made_of": dict(made_of),
         "from": {role: Path(path).as_posix() for role, path in origin.items()},
-        "provenance": {name: made[name] for name in _TOLD},
+        "provenance": {name: made[name] for name in _SHARED},
         "files": {name: files.sha256_file(folder / name) for name in names},
         "bytes": {name: (folder / name).stat().st_size for name in names},
     }

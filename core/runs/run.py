@@ -233,7 +233,9 @@ def open_run(path: Path, role: Role, made_by: str, mend: str = "") -> StageRun:
     if not isinstance(kind, str) or kind not in role.makers:
         expected = " or ".join(repr(each) for each in role.makers)
         raise DataError(f"{path} holds {kind!r}, not {expected}", f"make one: {made_by}")
-    from .facts import at_odds  # here, since pydantic takes a tenth of a second, too long for completion in a shell
+    from .metadata_checks import (
+        at_odds,  # here, since pydantic takes a tenth of a second, too long for completion in a shell
+    )
     from .schemas import wrong_with
 
     wrong = wrong_with(manifest, role.form)

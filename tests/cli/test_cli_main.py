@@ -215,9 +215,9 @@ def test_a_name_that_there_is_not_is_answered_with_an_instruction(
     (tmp_path / "runs" / "other" / "vqvae").mkdir(parents=True)
     (tmp_path / "runs" / "other" / "vqvae" / "identity.json").write_text("{}")
     (tmp_path / "runs" / "mistyped" / "vqvae").mkdir(parents=True)
-    judged = tmp_path / "runs" / "default" / "samples" / "3-ddim"
-    judged.mkdir(parents=True)
-    (judged / "manifest.json").write_text("{}")
+    evaluated = tmp_path / "runs" / "default" / "samples" / "3-ddim"
+    evaluated.mkdir(parents=True)
+    (evaluated / "manifest.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ldm.cli.recipe.recipe_folders", lambda: [tmp_path / "recipes"])
     (tmp_path / "recipes").mkdir()

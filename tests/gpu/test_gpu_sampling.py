@@ -1,4 +1,4 @@
-"""Sampling on a GPU: an image is the same in any company, and a sampler does not wait."""
+"""Sampling on a GPU: an image is the same beside any others, and a sampler does not wait."""
 
 import numpy as np
 import torch

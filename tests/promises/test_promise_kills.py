@@ -22,7 +22,7 @@ from ldm.core.training.tasks.denoising import DenoisingTask
 from tests.support.interrupted import ANAGRAM, EDIT, ENCODE, ENCODE_CAPTIONS, SAMPLE, Stage
 from tests.support.launcher import Ended
 from tests.support.ledger import Trials
-from tests.support.small_runs import STEP, checkpoints, metrics, settled, temporaries, training
+from tests.support.small_runs import STEP, checkpoints, contents, metrics, temporaries, training
 
 EVERY = 8  # steps between checkpoints
 GROUPS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
@@ -206,7 +206,7 @@ def test_a_signal_leaves_one_checkpoint_within_a_step(name: str, trials: Trials,
         finished = prepared.succeed(runs_dir)
         assert resumed_after(finished) == saved
         earlier = {f"{checkpoint.FOLDER}/{saved:010d}/{file.name}" for file in (folder / checkpoint.FOLDER).glob("*/*")}
-        assert settled(folder, but=earlier) == prepared.expected
+        assert contents(folder, but=earlier) == prepared.expected
         shutil.rmtree(runs_dir)
 
 
@@ -243,7 +243,7 @@ def test_a_signal_as_samples_are_measured_stops_there_and_they_are_measured_late
         assert not [line for line in metrics(folder) if "conditions" in line]
         assert resumed_after(prepared.succeed(runs_dir)) == 3 * STEP
         earlier = {f"{checkpoint.FOLDER}/{3 * STEP:010d}/{name}" for name in (*GROUPS, "state.json", "manifest.json")}
-        assert settled(folder, but=earlier) == prepared.expected
+        assert contents(folder, but=earlier) == prepared.expected
         shutil.rmtree(runs_dir)
 
 

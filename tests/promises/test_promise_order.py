@@ -23,7 +23,7 @@ from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline, pngs
 from tests.support.plans import replace
 from tests.support.regression import FP32, PLAN, Regression
-from tests.support.small_runs import settled
+from tests.support.small_runs import contents
 
 NUM_SAMPLES, LEVEL = 40, 6
 STEPS = NUM_SAMPLES // PLAN.batch_size  # of an epoch
@@ -172,7 +172,7 @@ def test_the_same_commands_give_the_same_bytes(
         for stage, words in commands.items():
             ended = ldm.run(*words, "-c", recipe, "--runs-dir", tmp_path)
             assert ended.code == 0, ended
-            assert settled(tmp_path / "tiny" / stage) == settled(trained.folder / stage), stage
+            assert contents(tmp_path / "tiny" / stage) == contents(trained.folder / stage), stage
         shutil.rmtree(tmp_path / "tiny")
 
 

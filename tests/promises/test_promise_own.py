@@ -24,7 +24,7 @@ from ldm.core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
 from tests.support.forgery import forget_owner
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Heard, Pipeline
-from tests.support.small_runs import settled
+from tests.support.small_runs import contents
 
 COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "encode": ("latents", {}),
@@ -53,7 +53,7 @@ class Interrupted:
         place, changes = COMMANDS[self.command]
         heard = Heard()
         copy.run(self.command, heard, **changes)
-        found = settled(copy.folder / place)
+        found = contents(copy.folder / place)
         assert found.keys() == self.expected.keys()
         assert not [name for name in found if found[name] != self.expected[name]]
         return heard.warnings
@@ -92,7 +92,7 @@ def interrupted(
         interrupt(other, command, **changes, seed=1)
     interrupt(runs[0], command, **changes)
     runs[2].run(command, **changes)
-    yield Interrupted(command, runs[0], other.folder / place, settled(runs[2].folder / place))
+    yield Interrupted(command, runs[0], other.folder / place, contents(runs[2].folder / place))
     shutil.rmtree(root)
 
 

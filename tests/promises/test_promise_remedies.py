@@ -19,7 +19,7 @@ from ldm.core.runs.run import MANIFEST, RECIPE
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline
 from tests.support.remedies import RUNS, unknown
-from tests.support.small_runs import settled
+from tests.support.small_runs import contents
 
 MEASURED = ["metrics.every=32", "metrics.num=12", "metrics.steps=2"]
 COMMANDS: dict[str, list[str]] = {
@@ -41,7 +41,7 @@ PLACES = ("vqvae", "latents", "dit", "classifier", "samples/some", "samples/best
 
 def held(run: Path) -> dict[str, Any]:
     """Return all that the stages of a run hold, by file."""
-    found = {place: settled(run / place) for place in PLACES if (run / place).is_dir()}
+    found = {place: contents(run / place) for place in PLACES if (run / place).is_dir()}
     return {f"{place}/{name}": content for place, each in found.items() for name, content in each.items()}
 
 
@@ -76,7 +76,7 @@ class Run:
         assert found, f"{shlex.join(line)} fails without advice: {said}"
         return found[1]
 
-    def settle(self, line: list[str]) -> list[str]:
+    def run_to_success(self, line: list[str]) -> list[str]:
         """Run a command line, and do what it advises until it succeeds. Returns the advice."""
         followed: list[str] = []
         while (hint := self.hint(line)) is not None:
@@ -97,13 +97,13 @@ class Run:
                         assert run(shlex.split(words)[1:]) == 0
                     Path(*shlex.split(target)).write_text(written.getvalue())
                 else:
-                    self.settle(shlex.split(words)[1:])
+                    self.run_to_success(shlex.split(words)[1:])
             elif what.startswith("remove "):
                 self.remove(Path(what.removeprefix("remove ")))
             elif part.startswith("restore one, or remove "):
                 self.remove(Path(part.removeprefix("restore one, or remove ").removesuffix(" to start over")))
             elif what == "go on with --replace":
-                self.settle([*line, "--replace"])
+                self.run_to_success([*line, "--replace"])
             elif part.startswith("take its last state"):
                 line[line.index("--checkpoint") : line.index("--checkpoint") + 2] = []
             else:
@@ -178,7 +178,7 @@ def test_whatever_is_damaged_the_advice_of_every_command_mends_it_and_loses_noth
         command = str(random.choice([*COMMANDS, "report"]))
         print(path.relative_to(copy.root), command)  # shown with a failure
         for line in (copy.line(command), copy.line("verify")):
-            copy.settle(line)
+            copy.run_to_success(line)
         copy.check()
         shutil.rmtree(copy.root)
 
@@ -199,7 +199,7 @@ def test_a_finished_training_that_is_damaged_is_mended_from_its_newest_checkpoin
     saved = sorted((folder / checkpoint.FOLDER).rglob("*"))
     times = [path.stat().st_mtime_ns for path in saved]
     flip(folder / name)
-    (advice,) = copy.settle(["verify", str(folder)])
+    (advice,) = copy.run_to_success(["verify", str(folder)])
     assert advice.startswith("mend it: ldm train-dit -c ") and "--replace" not in advice
     assert [path.stat().st_mtime_ns for path in saved] == times, "no step was taken again"
     copy.check()
@@ -226,7 +226,7 @@ def test_a_damaged_best_state_sends_nobody_in_a_circle(copies: Callable[[], Run]
     copy = copies()
     flip(copy.folder / "dit" / "best" / "final" / "model.safetensors")
     line = [*copy.line("sample --checkpoint best")[:-4], "--label", "again", "--num", "1"]
-    first, second = copy.settle(line)
+    first, second = copy.run_to_success(line)
     assert first.startswith(f"remove {copy.folder / 'dit' / 'best'}: ") and second.startswith("take its last state")
     assert "--checkpoint" not in line and (copy.folder / "samples" / "again" / MANIFEST).is_file()
     shutil.rmtree(copy.folder / "samples" / "again")
@@ -250,10 +250,10 @@ def test_of_an_occupied_label_each_way_out_leads_out(chosen: str, copies: Callab
     }
     assert copy.hint(ways[chosen]) is None
     kept = chosen != "--replace"
-    assert kept == (settled(copy.folder / "samples" / "some") == settled_at(copy.expected, "samples/some/"))
+    assert kept == (contents(copy.folder / "samples" / "some") == contents_at(copy.expected, "samples/some/"))
 
 
-def settled_at(expected: dict[str, Any], prefix: str) -> dict[str, Any]:
+def contents_at(expected: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): content for name, content in expected.items() if name.startswith(prefix)}
 
 
@@ -264,7 +264,7 @@ def test_an_identity_that_was_lost_half_way_costs_no_step(copies: Callable[[], R
     (folder / MANIFEST).unlink()
     (folder / "identity.json").write_text("{")
     times = {path: path.stat().st_mtime_ns for path in (folder / checkpoint.FOLDER).rglob("*")}
-    (advice,) = copy.settle(copy.line("train-dit"))
+    (advice,) = copy.run_to_success(copy.line("train-dit"))
     assert advice.startswith("go on with --replace")
     assert {path: path.stat().st_mtime_ns for path in times} == times
     copy.check()

@@ -1,4 +1,4 @@
-"""R8, and R2 in company: how many processes share the work changes nothing but its speed.
+"""R8, and R2 in several processes: how many processes share the work changes nothing but its speed.
 
 Real processes that speak gloo, found as torchrun's find one another.
 """

@@ -22,7 +22,7 @@ from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.report import Report
 from ldm.stages.tools import report, verify
 from tests.support.pipeline_run import Heard, Pipeline, manifest, write_squares
-from tests.support.small_runs import metrics, settled
+from tests.support.small_runs import contents, metrics
 from tests.support.toy_codec import ToyConfig, ToyKL
 
 KL: dict[str, Any] = {
@@ -106,7 +106,7 @@ def test_a_kl_autoencoder_goes_on_to_the_bit_and_is_verified_and_shown(
             stopped.run("train-autoencoder", **KL)
     stopped.run("train-autoencoder", **KL)
     folder = whole.folder / "autoencoder"
-    assert settled(stopped.folder / "autoencoder") == settled(folder)
+    assert contents(stopped.folder / "autoencoder") == contents(folder)
     names = {name for line in metrics(folder) for name in line}
     assert names >= {"pixel_loss", "kl_divergence", "adversarial_loss", "val_kl_divergence", "val_mu_std", "val_sigma"}
     assert [path.name for path in sorted((folder / "prior").iterdir())] == ["0000000000.png", "0000000064.png"]

@@ -22,8 +22,8 @@ def metrics(folder: Path) -> dict:
 
 
 def test_eval_writes_numbers_with_their_conditions(trained: Pipeline) -> None:
-    samples = trained.run("sample", num=8, label="judged").directory
-    folder = trained.run("eval", samples="judged").directory
+    samples = trained.run("sample", num=8, label="evaluated").directory
+    folder = trained.run("eval", samples="evaluated").directory
     document = json.loads((folder / "metrics.json").read_text())
     for number in ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"):
         assert f"{number}[classifier]" in document["numbers"]

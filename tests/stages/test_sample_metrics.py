@@ -60,8 +60,8 @@ def test_the_numbers_are_those_of_sampling_and_judging(watched: Pipeline, tmp_pa
     assert [line["images"] for line in recorded] == [24, 48, 64]
     drawing = {"num": 8, "steps": 2, "seed": 5, "sampler": "dpmpp-2m", "label": "same"}
     samples = pipeline.run("sample", **drawing).directory
-    judged = pipeline.run("eval", samples="same", limit=5000).directory
-    document = json.loads((judged / "metrics.json").read_text())
+    evaluated = pipeline.run("eval", samples="same", limit=5000).directory
+    document = json.loads((evaluated / "metrics.json").read_text())
     last, names = recorded[-1], {FRECHET, "precision[classifier]", "class_accuracy[classifier]"}
     for found, expected in ((last, document["numbers"]), (last["real_against_real"], document["real_against_real"])):
         expected = {name: value for name, value in expected.items() if "inception_score" not in name}
@@ -181,8 +181,8 @@ def test_the_best_state_is_a_denoiser_that_says_when_and_by_what(watched: Pipeli
     assert found["conditions"] == least["conditions"] and found["real_against_real"] == least["real_against_real"]
     assert json.loads((best.path / "final" / "config.json").read_text())["best"] == found
     drawn = pipeline.run("sample", num=8, steps=2, seed=5, sampler="dpmpp-2m", label="best", checkpoint="best")
-    judged = pipeline.run("eval", samples="best", limit=5000).directory
-    document = json.loads((judged / "metrics.json").read_text())
+    evaluated = pipeline.run("eval", samples="best", limit=5000).directory
+    document = json.loads((evaluated / "metrics.json").read_text())
     assert document["numbers"][FRECHET] == pytest.approx(least[FRECHET], rel=1e-4)
     assert document["conditions"]["sampling"]["checkpoint"] == f"best, after {least['images']} images"
     assert drawn.directory != pipeline.run("sample", num=8, steps=2).directory

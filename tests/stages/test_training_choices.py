@@ -161,8 +161,8 @@ def test_an_adversary_takes_part_from_its_start_on(encoded: Pipeline, tmp_path: 
     pipeline = Pipeline(tmp_path, encoded.images)
     pipeline.run("train-vqvae", loss={"adversarial_weight": 0.5, "adversarial_start": 32})
     lines = [json.loads(line) for line in (pipeline.folder / "vqvae" / "metrics.jsonl").read_text().splitlines()]
-    judged = {line["images"]: "discriminator_loss" in line for line in lines if "loss" in line}
-    assert judged == {16: False, 32: False, 48: True, 64: True}
+    evaluated = {line["images"]: "discriminator_loss" in line for line in lines if "loss" in line}
+    assert evaluated == {16: False, 32: False, 48: True, 64: True}
 
 
 def test_accumulation_and_activation_checkpointing_change_no_loss(encoded: Pipeline, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldm.core.files import TEMPORARY
 from tests.support.launcher import Command, Ended, Launcher
-from tests.support.small_runs import settled, start_from, temporaries
+from tests.support.small_runs import contents, start_from, temporaries
 
 FOLDERS = {
     "train-vqvae": "vqvae",
@@ -52,7 +52,7 @@ class Stage:
         self.copies = 0
         self.whole = self.fresh()
         self.seconds = self.succeed(self.whole).seconds
-        self.expected = settled(self.folder(self.whole))
+        self.expected = contents(self.folder(self.whole))
 
     def fresh(self) -> Path:
         """Return a new folder of runs with the stages before this one."""
@@ -82,18 +82,18 @@ class Stage:
     def check(self, runs_dir: Path) -> None:
         """See that all is as if nothing had ever been interrupted, and remove it."""
         assert not temporaries(runs_dir)
-        found = settled(self.folder(runs_dir))
+        found = contents(self.folder(runs_dir))
         differing = [name for name in found.keys() | self.expected.keys() if found.get(name) != self.expected.get(name)]
         assert not differing, differing
         for stage in NEEDS[self.words[0]]:
-            assert settled(runs_dir / "tiny" / stage) == settled(self.trained / stage), f"{stage} was changed"
+            assert contents(runs_dir / "tiny" / stage) == contents(self.trained / stage), f"{stage} was changed"
         shutil.rmtree(runs_dir)
 
     def check_names(self, runs_dir: Path) -> None:
         """See that nothing lies under a final name but what is to lie there in the end."""
         if not self.folder(runs_dir).exists():
             return
-        for name, content in settled(self.folder(runs_dir)).items():
+        for name, content in contents(self.folder(runs_dir)).items():
             if name.endswith((".tar", ".png", ".safetensors")) and not Path(name).name.startswith(TEMPORARY):
                 assert self.expected[name] == content, f"{name} is not what it is to be"
 

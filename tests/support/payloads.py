@@ -211,7 +211,7 @@ def read_postscript(photos: Path) -> None:
         os.environ["PATH"], EpsImagePlugin.gs_binary = path, kept
 
 
-# Names that lead out of an archive. The mark lies beside the folder that is handed over.
+# Names that lead out of an archive. The mark lies beside the folder that is given.
 
 
 def tar_with(**members: dict[str, Any]) -> Callable[[Path, Path], Path]:

@@ -60,7 +60,7 @@ def start_from(run: Path, runs_dir: Path, *stages: str) -> Path:
     return runs_dir / NAME
 
 
-def settled(folder: Path, but: Iterable[str] = ()) -> dict[str, Any]:
+def contents(folder: Path, but: Iterable[str] = ()) -> dict[str, Any]:
     """Return all that a stage holds, by file, without times, speeds, places, locks and the files named in `but`."""
     held: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
