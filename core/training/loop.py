@@ -5,8 +5,8 @@
            │                ├─ clip, FiniteGuard, AdamW one optimizer step               (optimizer.py, guard.py)
            │                └─ EMA, Meter               what is sampled; mean losses     (ema.py, record.py)
            ├─ batches                                   the next batch, in a thread      (Task.load)
-           ├─ _Run.log, validate, evaluate              lines of metrics.jsonl           (record.py, evaluator.py)
-           └─ _Run.save, resume                         checkpoints                      (checkpoint.py)
+           ├─ TrainingState.log, validate, evaluate     lines of metrics.jsonl           (state.py, record.py)
+           └─ TrainingState.save, resume                checkpoints                      (state.py, checkpoint.py)
 
 What happens at a position of the stream of images is a function of the seed and that position alone, so a resumed run
 is the uninterrupted run. Several processes share every batch, each taking its part: gradients and logged numbers are
@@ -16,8 +16,7 @@ means over all of them, so that all hold the same weights, and only the main pro
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,24 +25,19 @@ import numpy as np
 import torch
 
 from ..distributed import processes
-from ..distributed.sharded_tensors import gathered_by_main
-from ..errors import ConfigError, Stopped
+from ..errors import ConfigError
 from ..images.order import BalancedStream, stream
 from ..progress import Progress
-from ..runs import checkpoint, metrics_log
-from ..system.compile import eager_mode
 from ..system.precision import Policy
-from ..system.signals import StopFlag, finish_flag, stop_flag
+from ..system.signals import finish_flag, stop_flag
 from ..system.transfer import pin_memory
-from . import record, resume
-from .evaluator import CONDITIONS, Best, Evaluator
-from .patience import Patience
+from .evaluator import Evaluator
+from .state import TrainingState
 from .step import Stepper
 from .task import Batch, Plan, Task
 
 __all__ = ["Batch", "Plan", "Task", "rehearse", "train"]
 
-_LONGEST_UNSAVED = 600.0  # seconds of training that a crash may cost, whatever the interval of checkpoints
 _WARM_UP_STEPS = 2  # in which memory is allocated and, where wanted, networks are compiled
 
 
@@ -64,86 +58,86 @@ def train(
     """
     # Set up AdamW, EMA and GradScaler; under torchrun, averaging of gradients or sharding.
     processes.require_equal_shares(plan.batch_size, plan.accumulate, processes.world().size)
-    run = _Run(plan, folder, progress, evaluator, Stepper(task, plan, policy, defer_check))
+    state = TrainingState(plan, folder, progress, evaluator, Stepper(task, plan, policy, defer_check))
 
     # Resume from the newest whole checkpoint; metrics.jsonl loses what was logged after it.
-    run.resume()
-    run.is_last = run.images >= plan.images
-    run.open_log()
-    run.check_patience()
+    state.resume()
+    state.is_last = state.images >= plan.images
+    state.open_log()
+    state.check_patience()
     order = order_of(task, plan)
     if isinstance(order, BalancedStream):
         progress.note(f"train.balance={plan.balance}: {order.described((task.labels() or ((), ()))[1])}")
-    progress.start("training", plan.images, "images", done=run.images)
+    progress.start("training", plan.images, "images", done=state.images)
 
-    loading = closing(batches(task, plan, policy, run.images))
+    loading = closing(batches(task, plan, policy, state.images))
     with stop_flag() as stop, finish_flag() as finish, loading as loader:
         # Before the first step: validate the initial weights, or make the evaluation that a stop cut short.
-        if run.images == 0:
-            run.validate(draw=True)
-        elif run.evaluation_pending:
-            if not run.evaluate(stop):
-                raise run.stopped(stop)
-            if run.is_due(plan.checkpoint_every):  # As without the interruption.
-                run.save()
+        if state.images == 0:
+            state.validate(draw=True)
+        elif state.evaluation_pending:
+            if not state.evaluate(stop):
+                raise state.stopped(stop)
+            if state.is_due(plan.checkpoint_every):  # As without the interruption.
+                state.save()
 
         for batch in loader:
             # Forward and backward passes, mean over processes, clipping, finite check, AdamW, EMA.
-            run.stepper.step(batch, run.steps, run.images)
+            state.stepper.step(batch, state.steps, state.images)
 
             # Advance the clock.
-            run.images, run.steps = run.images + plan.batch_size, run.steps + 1
-            progress.update(run.images)
-            run.is_last = run.images >= plan.images or run.has_stalled or processes.stop_requested(finish)
+            state.images, state.steps = state.images + plan.batch_size, state.steps + 1
+            progress.update(state.images)
+            state.is_last = state.images >= plan.images or state.has_stalled or processes.stop_requested(finish)
 
             # What is due after this step? A signal to one process stops them all.
-            log_due, save_due, draw_due = map(run.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
-            validate_due = draw_due or run.is_due(plan.validate_every)
-            evaluate_due = evaluator is not None and run.is_due(evaluator.every)
-            save_due = save_due or (log_due and run.is_overdue())
+            log_due, save_due, draw_due = map(state.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
+            validate_due = draw_due or state.is_due(plan.validate_every)
+            evaluate_due = evaluator is not None and state.is_due(evaluator.every)
+            save_due = save_due or (log_due and state.is_overdue())
             stopping = processes.stop_requested(stop)
 
             # Finish a deferred step before anything looks at weights, EMA or losses.
             if log_due or validate_due or evaluate_due or save_due or stopping:
-                run.stepper.flush()
+                state.stepper.flush()
 
             # Log mean losses since the last line.
             if log_due:
-                run.log()
+                state.log()
 
             # Validate the EMA on held-out samples, and draw what it does.
             if validate_due:
-                run.validate(draw_due)
+                state.validate(draw_due)
 
             # Evaluate the EMA's samples; save before, so that an error in it costs nothing that was trained.
             if evaluate_due:
-                run.evaluation_pending = True
-                run.save()
-                stopping = not run.evaluate(stop) or stopping
+                state.evaluation_pending = True
+                state.save()
+                stopping = not state.evaluate(stop) or stopping
 
             # Has what is watched stopped improving? Then one more step is the last, with all that is due at the end.
             if validate_due or evaluate_due:
-                run.check_patience()
+                state.check_patience()
 
             # Save a checkpoint; one with a pending evaluation was saved just now.
-            if (save_due or stopping) and not run.evaluation_pending:
-                run.save()
+            if (save_due or stopping) and not state.evaluation_pending:
+                state.save()
 
             # Stop after a checkpoint; the same command resumes.
             if stopping:
-                raise run.stopped(stop)
-            if run.is_last:
+                raise state.stopped(stop)
+            if state.is_last:
                 break
 
         # The result is the EMA, not the last weights.
-        run.stepper.keep_ema()
+        state.stepper.keep_ema()
         if processes.stop_requested(stop):
-            raise run.stopped(stop)
+            raise state.stopped(stop)
     progress.finish()
     return {
-        "images_seen": run.images,
-        "steps": run.steps,
-        "skipped_steps": run.stepper.guard.skipped,
+        "images_seen": state.images,
+        "steps": state.steps,
+        "skipped_steps": state.stepper.guard.skipped,
         **({"class_shares": order.shares.tolist()} if isinstance(order, BalancedStream) else {}),
     }
 
@@ -190,172 +184,6 @@ def process_rows(plan: Plan, world: processes.World) -> np.ndarray:
     """
     rows = np.arange(plan.batch_size).reshape(plan.accumulate, -1)
     return rows[:, world.share(rows.shape[1])].ravel()
-
-
-@dataclass
-class _Run:
-    """A training run: its clock, and what it writes to its folder."""
-
-    plan: Plan
-    folder: Path
-    progress: Progress
-    evaluator: Evaluator | None
-    stepper: Stepper
-    images: int = 0
-    steps: int = 0
-    evaluation_pending: bool = False
-    is_last: bool = False  # whether the last step of all was made
-    last_save: float = field(default_factory=time.monotonic)
-    last_log: tuple[float, int] = (0.0, 0)  # when, and after how many images
-    log_file: record.MetricsLog = field(init=False)  # the main process's, as are `board` and `best`
-    board: record.TensorBoard | None = field(init=False, default=None)
-    best: Best | None = None
-    patience: Patience | None = None  # the main process's
-    has_stalled: bool = False  # whether that has ended
-
-    def __post_init__(self) -> None:
-        self.is_main = processes.world().is_main
-
-    def resume(self) -> None:
-        """Continue from the newest checkpoint that is whole, which the main process chooses, if there is one."""
-        found, read = None, self.stepper.read
-        if self.is_main:
-            found = checkpoint.newest(self.folder, self.progress.warn, read)
-        images = processes.broadcast_int(int(found.path.name) if found else -1)
-        if images < 0:
-            return
-
-        # The others load the one that the main process chose: each might pass over another damaged file.
-        found = found or checkpoint.load(checkpoint.path_of(self.folder, images), read)
-
-        # Restore weights, EMA, AdamW and loss scale, then the clock.
-        remedy = f"remove {self.folder / checkpoint.FOLDER}: it is of another network, and training starts over"
-        resume.require_complete(found, remedy)
-        self.stepper.load(found, remedy)
-        self.images, self.steps = found.state["images"], found.state["steps"]
-        self.evaluation_pending = self.evaluator is not None and resume.evaluation_pending(found)
-        self.progress.note(f"resuming after {self.images:,} images from {found.path}")
-
-    def open_log(self) -> None:
-        """Open `metrics.jsonl` for the main process, without the lines that will be written again."""
-        self.last_log = time.monotonic(), self.images
-        if not self.is_main:
-            return
-
-        # A pending evaluation will be made again, so a line that it wrote is dropped.
-        self.board = record.TensorBoard(self.folder, self.images) if self.plan.tensorboard else None
-        mirror = self.board.line if self.board else None
-        drop = CONDITIONS if self.evaluation_pending else None
-        self.log_file = record.MetricsLog(self.folder, self.images or -1, mirror, drop)
-        lines = metrics_log.read(self.log_file.path)
-        self.best = Best(self.evaluator, lines) if self.evaluator else None
-        self.patience = Patience(self.plan.patience, self.evaluator, lines) if self.plan.patience else None
-
-    def is_due(self, every: int) -> bool:
-        """Return whether the last step passed a multiple of `every` images (0: never), or was the last of all."""
-        passed = every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
-        return passed or self.is_last
-
-    def is_overdue(self) -> bool:
-        """Return whether the last checkpoint is old, by the main process's clock."""
-        return bool(processes.broadcast_int(int(time.monotonic() - self.last_save > _LONGEST_UNSAVED)))
-
-    def check_patience(self) -> None:
-        """Ask the main process whether the training has stopped improving."""
-        if not self.plan.patience:
-            return
-        ended = self.patience is not None and self.patience.has_ended
-        self.has_stalled = bool(processes.broadcast_int(int(ended)))
-        if self.patience is not None and self.has_stalled and not self.is_last:
-            assert self.patience.best is not None, "it has ended"
-            value, images = self.patience.best
-            self.progress.note(
-                f"ending after {self.images:,} images: {self.patience.name} was best after {images:,}, {value:.4g}"
-            )
-
-    def add_line(self, line: dict[str, Any]) -> None:
-        """Write a line of numbers, as the main process; they may also be had as a table."""
-        self.log_file.add(line)
-        if self.plan.csv:
-            record.write_table(self.folder)
-        if self.patience is not None:
-            self.patience.add(line)
-
-    def log(self) -> None:
-        """Write the mean losses since the last line, and the speed."""
-        (then, images), self.last_log = self.last_log, (time.monotonic(), self.images)
-        speed = (self.images - images) / max(self.last_log[0] - then, 1e-9)
-
-        # Every process empties its meter; only the main one writes.
-        means = self.stepper.meter.flush()
-        if not self.is_main:
-            return
-        line = {"images": self.images, "step": self.steps, **means, "skipped": self.stepper.guard.skipped}
-        self.add_line({**line, "images_per_second": round(speed, 1)})
-        self.progress.update(self.images, **{key: means[key] for key in ("loss",) if key in means})
-
-    def validate(self, draw: bool) -> None:
-        """Validate the EMA and, if wanted, write a picture and the curves. Shards need all processes for it."""
-        if not (self.is_main or self.stepper.sharded):
-            return
-        task = self.stepper.task
-        with self._with_ema():
-            numbers = task.validate()
-            if draw and self.plan.picture_every:
-                task.picture(self.folder, self.images)
-        if not self.is_main:
-            return
-        if self.board and draw:
-            self.board.pictures(self.folder, self.images)
-        self.add_line({"images": self.images, "step": self.steps, **numbers})
-        if draw and self.steps:  # Before the first step the curve is empty.
-            record.write_curves(self.folder)
-        self.progress.update(self.images, **numbers)
-
-    def evaluate(self, stop: StopFlag) -> bool:
-        """Evaluate the EMA, and save the best; return False where a stop cut that short."""
-        assert self.evaluator is not None
-        with self._with_ema():
-            numbers = self.evaluator.evaluate(lambda: processes.stop_requested(stop))
-            self.evaluation_pending = numbers is None
-            if numbers is None:
-                return False
-            # Only the main process has the numbers, but saving a sharded network takes all processes.
-            improved = self.is_main and self._log_evaluation(numbers)
-            if processes.broadcast_int(int(improved)):
-                self.evaluator.save_best(self.images, numbers)
-        return True
-
-    def _log_evaluation(self, numbers: dict[str, Any]) -> bool:
-        """Log an evaluation, as the main process; return whether it is the best so far."""
-        assert self.evaluator is not None and self.best is not None
-        line = {"images": self.images, "step": self.steps, **numbers, CONDITIONS: self.evaluator.conditions}
-        self.add_line(line)
-        criterion = self.evaluator.criterion
-        self.progress.update(self.images, **{criterion.partition("[")[0]: numbers[criterion]})
-        return self.best.improves(line)
-
-    @contextmanager
-    def _with_ema(self) -> Generator[None, None, None]:
-        """Let the networks hold the EMA, in eval mode and not compiled for these shapes, inside a block."""
-        self.stepper.task.modules.eval()
-        with self.stepper.ema_weights(), torch.no_grad(), eager_mode():
-            yield
-
-    def save(self) -> None:
-        """Write a checkpoint, together where the network is sharded."""
-        self.last_save = time.monotonic()
-        tensors = self.stepper.tensors()
-        clock = {"images": self.images, "steps": self.steps, "evaluation_pending": self.evaluation_pending}
-        # The main process gathers shards one tensor at a time: no process has to hold the whole network.
-        with gathered_by_main(tensors.values()):
-            if self.is_main:
-                state = {**clock, **self.stepper.state()}
-                checkpoint.save(self.folder, self.images, tensors, state, self.plan.keep)
-
-    def stopped(self, stop: StopFlag) -> Stopped:
-        """Return the error that ends the training right after a checkpoint."""
-        return stop.stopped(f"after {self.images:,} images; a checkpoint is in {self.folder / checkpoint.FOLDER}")
 
 
 def rehearse(task: Task, plan: Plan, policy: Policy, seconds: float) -> tuple[float, int]:

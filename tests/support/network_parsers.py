@@ -19,6 +19,7 @@ from ldm.core.progress import Silent
 from ldm.core.runs import checkpoint
 from ldm.core.runs.run import MANIFEST
 from ldm.core.training import loop
+from ldm.core.training.state import TrainingState
 from ldm.core.training.step import Stepper
 from ldm.stages.configs.exchange import Import
 from ldm.stages.configs.folders import Inspect
@@ -41,7 +42,7 @@ def make_training(folder: Path) -> None:
 
 def go_on_training(folder: Path, harmed: str) -> None:
     """Resume from the newest checkpoint as training does."""
-    run = loop._Run(PLAN, folder, Silent(), None, Stepper(Regression(), PLAN, FP32))
+    run = TrainingState(PLAN, folder, Silent(), None, Stepper(Regression(), PLAN, FP32))
     run.resume()
     run.open_log()
 

@@ -21,7 +21,6 @@ from ldm.core.errors import DataError, Diverged, Stopped, UserError
 from ldm.core.progress import Silent
 from ldm.core.runs import checkpoint
 from ldm.core.system.precision import Policy
-from ldm.core.training import loop
 from ldm.core.training.loop import Batch, Plan, train
 from tests.support.plans import replace
 from tests.support.regression import FP16, FP32, LAST, PLAN, Killed, Regression
@@ -417,7 +416,7 @@ def test_a_checkpoint_is_written_when_the_last_one_is_old_whatever_its_interval(
     rarely = replace(PLAN, checkpoint_every=1 << 30, keep=100)
     finish(tmp_path / "rarely", plan=rarely)
     assert len([*(tmp_path / "rarely" / "checkpoints").iterdir()]) == 1
-    monkeypatch.setattr(loop, "_LONGEST_UNSAVED", -1.0)
+    monkeypatch.setattr("ldm.core.training.state._LONGEST_UNSAVED", -1.0)
     finish(tmp_path / "often", plan=rarely)
     logged = {line["images"] for line in lines(tmp_path / "often") if "loss" in line}
     assert {int(path.name) for path in (tmp_path / "often" / "checkpoints").iterdir()} == logged
