@@ -215,6 +215,13 @@ class StageCost:
     limit: str | None = None
     seconds: float | None = None
 
+    @classmethod
+    def of_drawing(cls, stage: str, images: int, operations: int, rate: float | None, limit: str | None) -> "StageCost":
+        """Return the cost of drawing so many images at a rate, where that is known."""
+        seconds = None if rate is None else images / rate
+        in_all = float(operations) * images
+        return cls(stage, images, operations=operations, in_all=in_all, rate=rate, limit=limit, seconds=seconds)
+
 
 def _bytes(value: float) -> str:
     return f"{words.amount(value)}B"

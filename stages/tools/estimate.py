@@ -172,15 +172,7 @@ def sample(found: Basis, stage: Sample) -> StageCost:
         seconds = looks * _measured(found, denoisers.build(network), lambda built: built(*inputs))
         seconds += _measured(found, autoencoder, lambda codec: codec.decode(inputs[0]))
     rate = None if seconds is None else found.how.gpus * min(chunk, images) / seconds
-    return StageCost(
-        stage.command,
-        images=images,
-        operations=each,
-        in_all=float(each) * images,
-        rate=rate,
-        limit=limit,
-        seconds=None if rate is None else images / rate,
-    )
+    return StageCost.of_drawing(stage.command, images, each, rate, limit)
 
 
 def bytes_of_a_sample(shape: tuple[int, ...], fields: int) -> int:

@@ -127,15 +127,7 @@ def sample_tokens(found: Basis, stage: Sample) -> StageCost:
         slower = COMPILED if stage.machine.compile else 1.0
         seconds, limit = found.seconds(each * size, kernels * slower)
     rate = found.how.gpus * min(size, images) / seconds
-    return StageCost(
-        stage.command,
-        images=images,
-        operations=each,
-        in_all=float(each) * images,
-        rate=rate,
-        limit=limit,
-        seconds=images / rate,
-    )
+    return StageCost.of_drawing(stage.command, images, each, rate, limit)
 
 
 def _tokens_network(found: Basis, stage: Any) -> NextScaleConfig:
