@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,6 @@ def run(config: Combination, progress: Progress) -> Outcome:
     for note in dict.fromkeys(note for request in pair for note in request.notes):
         progress.warn(note)
     titles = [request.titles[0] for request in pair]
-    along = isinstance(config, Interpolate)
     own_seeds = _seeds(config)
     if isinstance(config, Anagram):
         _check_view(config, opened.source.metadata["latent_shape"][-1])
@@ -74,7 +74,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
         def parameters(row: int) -> dict[str, Any]:
             records = [request.records[0] for request in pair]
             classes = [_text(opened.conditioning.recall(record)) for record in records]
-            how = {**config.own_settings(classes), **({"frame": row} if along else {})}
+            how = {**config.own_settings(classes), **({"frame": row} if isinstance(config, Interpolate) else {})}
             return parameters_of(opened, config.command, {"conditions": records}, {}, int(own_seeds[row]), **how)
 
         names = [f"{number:06d}.png" for number in range(len(own_seeds))]
@@ -85,13 +85,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
         (folder / PREVIEW).unlink(missing_ok=True)
 
         # One process draws the pictures and writes the manifest, the last file.
-        chosen = names if along else names[:SHOWN]
-        drawn = np.stack([decode((folder / name).read_bytes(), name) for name in chosen])
-        write_png(pictures[0], _PICTURES[type(config)](config, drawn, titles))
-        outputs = [*images.files, "grid.png"]
-        if along:
-            animation([*drawn, *drawn[-2:0:-1]], folder / "animation.webp", hold=80)
-            outputs.append("animation.webp")
+        outputs = [*images.files, *_write_pictures(config, folder, names, titles)]
         metadata = {
             "images": [
                 {"file": name, "conditions": [request.records[0] for request in pair], "seed": int(seed)}
@@ -104,6 +98,17 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
     summary = {"images": f"{len(names):,} of {' and '.join(dict.fromkeys(titles))}, cfg {opened.sampling.cfg:g}"}
     return Outcome(folder, summary=summary, pictures=pictures)
+
+
+def _write_pictures(config: Combination, folder: Path, names: list[str], titles: list[str]) -> list[str]:
+    """Write `grid.png` of the first images; of a way between two conditions all of it, also animated."""
+    along = isinstance(config, Interpolate)
+    drawn = np.stack([decode((folder / name).read_bytes(), name) for name in names[: None if along else SHOWN]])
+    write_png(folder / "grid.png", _PICTURES[type(config)](config, drawn, titles))
+    if not along:
+        return ["grid.png"]
+    animation([*drawn, *drawn[-2:0:-1]], folder / "animation.webp", hold=80)
+    return ["grid.png", "animation.webp"]
 
 
 def _text(asked: Mapping[str, Any]) -> str:

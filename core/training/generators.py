@@ -22,7 +22,7 @@ from ..progress import Outcome, Progress
 from ..runs.claim import is_whole
 from ..runs.outputs import claim, command_line, occupied, output_folder
 from ..runs.roles import Role
-from ..runs.run import MANIFEST
+from ..runs.run import MANIFEST, StageRun
 from ..runs.weights import description as describe_network
 from ..settings.families import Family, kind_of
 from ..system.compile import eager_mode
@@ -146,17 +146,28 @@ def train_generator(
             return Outcome(folder)
         work.commit(_OUTPUTS, metadata)
 
-    # What the command shows.
+    best = open_best(folder, work.command) if state.is_there() else None
+    size = f"{sum(p.numel() for p in task.network.parameters()) / 1e6:.1f} M parameters"
+    return _outcome(folder, {kind.noun: size}, metadata, best, next_commands)
+
+
+def _outcome(
+    folder: Path,
+    network: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    best: StageRun | None,
+    next_commands: list[str],
+) -> Outcome:
+    """Return what the command shows of a trained network, and of its best state, if that was kept."""
     summary = {
-        kind.noun: f"{sum(p.numel() for p in task.network.parameters()) / 1e6:.1f} M parameters",
+        **network,
         "images seen": f"{metadata['images_seen']:,}",
         "validation loss": f"{metadata['validation_loss']:.4f}",
     }
-    if state.is_there():
-        best = open_best(folder, work.command)
+    if best is not None:
         summary["best"] = described(best)
         if best.metadata["images_seen"] < metadata["images_seen"]:
-            next_commands += [f"{command} --checkpoint best" for command in next_commands]
+            next_commands = [*next_commands, *(f"{command} --checkpoint best" for command in next_commands)]
     pictures = [*sorted((folder / "samples").glob("*.png"))[-1:], folder / "loss.png"]
     return Outcome(folder, summary=summary, pictures=pictures, next_commands=next_commands)
 
