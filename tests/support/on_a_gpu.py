@@ -19,12 +19,13 @@ from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.errors import Stopped
 from ldm.core.progress import Silent
 from ldm.core.system.precision import Policy, fuse_attention, make_deterministic
-from ldm.core.training.loop import Plan, train
+from ldm.core.training.loop import train
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch
 from ldm.core.training.tasks.denoising import DenoisingTask
 from ldm.stages.configs import TrainDiT
 from ldm.stages.tools import dummy
+from tests.support.plans import FEW_STEPS, replace
 
 DEVICE = torch.device(os.environ.get("LDM_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu"))
 ON_GPU = DEVICE.type == "cuda"
@@ -42,24 +43,18 @@ CONFIG = DiTConfig(
     num_classes=10,
 )
 STEPS, BATCH = 12, 16
-PLAN = Plan(
+PLAN = replace(
+    FEW_STEPS,
     images=BATCH * STEPS,
     batch_size=BATCH,
-    accumulate=1,
     lr=1e-3,
     warmup=0,
     decay="constant",
     weight_decay=0.0,
-    beta1=0.9,
-    beta2=0.99,
-    clip=1.0,
-    ema=0.9,
     checkpoint_every=BATCH * STEPS,
     keep=9,
     log_every=BATCH,
     validate_every=0,
-    tensorboard=False,
-    seed=3,
 )
 
 

@@ -11,28 +11,10 @@ from torch import nn
 from ldm.core import seeds
 from ldm.core.system.precision import Policy
 from ldm.core.system.transfer import split_batch
-from ldm.core.training.loop import Batch, Plan
+from ldm.core.training.loop import Batch
+from tests.support.plans import FEW_STEPS, replace
 
-PLAN = Plan(
-    images=28,
-    batch_size=4,
-    accumulate=1,
-    lr=0.01,
-    warmup=8,
-    decay="cosine",
-    weight_decay=0.1,
-    beta1=0.9,
-    beta2=0.99,
-    clip=1.0,
-    ema=0.9,
-    checkpoint_every=12,
-    keep=2,
-    log_every=8,
-    validate_every=12,
-    tensorboard=False,
-    seed=3,
-    picture_every=16,
-)
+PLAN = replace(FEW_STEPS, picture_every=16)
 FP32 = Policy(torch.device("cpu"), torch.float32)
 FP16 = Policy(torch.device("cpu"), torch.float16)
 LAST = 6  # step

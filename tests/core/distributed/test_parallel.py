@@ -24,29 +24,19 @@ from ldm.core.system.precision import Policy
 from ldm.core.system.transfer import split_batch
 from ldm.core.training.loop import Batch, Plan, train
 from ldm.core.training.step import Stepper
-from tests.support.plans import replace
+from tests.support.plans import FEW_STEPS, replace
 from tests.support.several import run_together
 
 CPU = torch.device("cpu")
 STEPS = 20
-PLAN = Plan(
+PLAN = replace(
+    FEW_STEPS,
     images=8 * STEPS,
     batch_size=8,
-    accumulate=1,
-    lr=0.01,
     warmup=16,
-    decay="cosine",
-    weight_decay=0.1,
-    beta1=0.9,
-    beta2=0.99,
-    clip=1.0,
-    ema=0.9,
     checkpoint_every=32,
     keep=9,
-    log_every=8,
     validate_every=80,
-    tensorboard=False,
-    seed=3,
 )
 
 

@@ -25,30 +25,22 @@ from ldm.core.system.precision import Policy
 from ldm.core.system.transfer import split_batch
 from ldm.core.training.loop import Batch, Plan, train
 from ldm.core.training.step import Stepper
-from tests.support.plans import replace
+from tests.support.plans import FEW_STEPS, replace
 from tests.support.several import run_together
 
 CPU = torch.device("cpu")
 FP32, BF16 = Policy(CPU, torch.float32), Policy(CPU, torch.bfloat16)
 STEPS, BATCH = 8, 12
-PLAN = Plan(
+PLAN = replace(
+    FEW_STEPS,
     images=BATCH * STEPS,
     batch_size=BATCH,
-    accumulate=1,
-    lr=0.01,
     warmup=24,
-    decay="cosine",
-    weight_decay=0.1,
-    beta1=0.9,
-    beta2=0.99,
     clip=0.25,
-    ema=0.9,
     checkpoint_every=BATCH,
     keep=99,
     log_every=BATCH,
     validate_every=3 * BATCH,
-    tensorboard=False,
-    seed=3,
     shard=True,
 )
 # Five rows of labels, and ten of the final layer: what neither two nor three processes can share evenly.
