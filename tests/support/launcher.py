@@ -184,7 +184,8 @@ def _serve(orders: socket.socket) -> None:
                     break
                 if select.select([orders], [], [], 0.001)[0]:  # Whoever asked no longer waits: a Ctrl-C ends the tests.
                     break
-        orders.send(json.dumps(answer).encode())
+        with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more: the next order is none.
+            orders.send(json.dumps(answer).encode())
     for pid in started.keys() - ended.keys():
         os.kill(pid, signal.SIGKILL)
     os._exit(0)
