@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import PRESETS, DiTConfig
 from ldm.core.denoisers.families import FAMILIES
 from ldm.core.denoisers.layers import from_patches, to_patches
@@ -16,19 +15,10 @@ from ldm.core.interchange.transformer import NULL_CLASS, to_diffusers
 from ldm.core.settings.families import config_of_preset, family_of
 from ldm.core.system.compile import maybe_compile
 from ldm.core.system.precision import for_inference, resolve
+from tests.support.networks import awake, check_checkpointing, check_learning
 
 SMALL = DiTConfig(latent_channels=4, latent_size=8, patch_size=2, width=32, depth=2, heads=2, num_classes=5)
 OPTIONS = ["qk_norm", "rope", "swiglu", "rmsnorm", "learn_sigma"]
-
-
-def awake(config: DiTConfig, seed: int = 0) -> DiT:
-    """A DiT with random weights throughout, so that no gate hides a block."""
-    torch.manual_seed(seed)
-    model = build(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def inputs(batch: int = 3, config: DiTConfig = SMALL, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, Cond]:
@@ -157,23 +147,13 @@ def test_each_option_changes_the_output(option: str) -> None:
 
 @pytest.mark.parametrize("option", [None, *OPTIONS])
 def test_training_lowers_the_loss_and_reaches_every_weight(option: str | None) -> None:
-    torch.manual_seed(0)
-    model = build(SMALL.replace(**({option: True} if option else {})))
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     x, t, _ = inputs(12)
-    cond = {"labels": torch.arange(12) % 6}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(30):
-        out = model(x, t, cond)
-        loss = (out[:, :4] - x).square().mean() + out[:, 4:].square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
-    unchanged = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
-    assert unchanged == []
+    given = x, t, {"labels": torch.arange(12) % 6}
+
+    def error(out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return (out[:, :4] - x).square().mean() + out[:, 4:].square().sum()
+
+    check_learning(SMALL.replace(**({option: True} if option else {})), given, 3e-3, 30, 0.5, error)
 
 
 def test_swiglu_has_as_many_parameters_as_the_mlp_it_replaces() -> None:
@@ -183,14 +163,7 @@ def test_swiglu_has_as_many_parameters_as_the_mlp_it_replaces() -> None:
 
 
 def test_checkpointing_gives_the_same_gradients() -> None:
-    gradients = []
-    for checkpointing in (False, True):
-        model = awake(SMALL).train()
-        model.checkpointing = checkpointing
-        model(*inputs()).square().mean().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed, rtol=1e-6, atol=1e-7)
+    check_checkpointing(SMALL, inputs(), rtol=1e-6)
 
 
 def test_checkpointing_keeps_fewer_activations() -> None:

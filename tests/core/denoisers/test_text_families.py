@@ -12,7 +12,6 @@ from ldm.core.denoisers.families import FAMILIES
 from ldm.core.denoisers.layers import EPS
 from ldm.core.denoisers.linear_dit_config import LinearDiTConfig
 from ldm.core.denoisers.mmdit_config import MMDiTConfig
-from ldm.core.denoisers.network import DenoiserNetwork
 from ldm.core.denoisers.registry import build, outline
 from ldm.core.denoisers.text import TextTower
 from ldm.core.denoisers.text_config import TextDenoiserConfig
@@ -23,6 +22,7 @@ from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.settings.families import config_of_preset
 from ldm.core.system.compile import maybe_compile
+from tests.support.networks import awake, check_checkpointing, check_learning
 
 SHAPE = {"latent_channels": 4, "latent_size": 8, "patch_size": 2, "width": 32, "depth": 2, "heads": 2}
 OWN = {"vocabulary": 9, "text_length": 6, "text_width": 16, "text_layers": 1}
@@ -49,16 +49,6 @@ OF_TEXT = pytest.mark.parametrize(
     "config",
     [pytest.param(config, id=name) for name, config in CONFIGS.items() if config.takes_text],
 )
-
-
-def awake(config: TextDenoiserConfig) -> DenoiserNetwork:
-    """One with random weights throughout, so that no gate hides a block."""
-    torch.manual_seed(0)
-    model = build(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def inputs(config: TextDenoiserConfig, batch: int = 3) -> tuple[Tensor, Tensor, Cond]:
@@ -121,31 +111,12 @@ def test_every_condition_changes_the_output(config: TextDenoiserConfig) -> None:
 
 @ALL
 def test_checkpointing_gives_the_same_gradients(config: TextDenoiserConfig) -> None:
-    gradients = []
-    for checkpointing in (False, True):
-        model = awake(config).train()
-        model.checkpointing = checkpointing
-        model(*inputs(config)).square().mean().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-7)
+    check_checkpointing(config, inputs(config))
 
 
 @ALL
 def test_training_lowers_the_loss_and_reaches_every_weight(config: TextDenoiserConfig) -> None:
-    torch.manual_seed(0)
-    model = build(config)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    x, t, cond = inputs(config, 8)
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=5e-3), list[float]()
-    for _ in range(15):
-        loss = (model(x, t, cond) - x).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
-    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+    check_learning(config, inputs(config, 8), lr=5e-3)
 
 
 @ALL

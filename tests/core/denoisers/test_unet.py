@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.core.denoisers.families import FAMILIES
 from ldm.core.denoisers.registry import build, outline
-from ldm.core.denoisers.unet import UNet
 from ldm.core.denoisers.unet_blocks import ClassAttention, kernel_of
 from ldm.core.denoisers.unet_config import PRESETS, UNetConfig
 from ldm.core.diffusion.conditions import Cond, index
@@ -20,6 +19,7 @@ from ldm.core.diffusion.objective import Denoising
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.settings.families import config_of_preset
+from tests.support.networks import awake, check_checkpointing, check_learning
 
 SHAPE = {"latent_channels": 4, "latent_size": 8, "num_classes": 3}
 ADM = UNetConfig(**SHAPE, channels=16, multipliers=(1, 2), blocks="res,res attn", repeats=1, groups=8, head_width=8)
@@ -34,17 +34,6 @@ LDM = ADM.replace(
 MENU = ADM.replace(blocks="res conv class-attn attn channel-attn", middle="conv attn conv", modulation="split", edge=7)
 TEXT = LDM.replace(token_width=0, vocabulary=7, text_length=5, text_width=16)
 ALL = pytest.mark.parametrize("config", [ADM, LDM, MENU, TEXT], ids=["adm", "ldm", "menu", "text"])
-
-
-def awake(config: UNetConfig) -> UNet:
-    """One with random weights throughout, so that no zero hides a block."""
-    torch.manual_seed(0)
-    model = build(config)
-    assert isinstance(model, UNet)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def inputs(config: UNetConfig, batch: int = 3) -> tuple[Tensor, Tensor, Cond]:
@@ -135,32 +124,12 @@ def test_training_flops_are_three_times_the_forward_pass_that_torch_counts(confi
 
 @ALL
 def test_checkpointing_gives_the_same_gradients(config: UNetConfig) -> None:
-    gradients = []
-    for checkpointing in (False, True):
-        model = awake(config).train()
-        model.checkpointing = checkpointing
-        model(*inputs(config)).square().mean().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-7)
+    check_checkpointing(config, inputs(config))
 
 
 @ALL
 def test_training_lowers_the_loss_and_reaches_every_weight(config: UNetConfig) -> None:
-    torch.manual_seed(0)
-    model = build(config)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    x, t, cond = inputs(config, 8)
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), list[float]()
-    for _ in range(15):
-        loss = (model(x, t, cond) - x).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
-    unchanged = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
-    assert unchanged == []
+    check_learning(config, inputs(config, 8), lr=3e-3)
 
 
 def test_tokens_that_the_mask_hides_change_nothing() -> None:
