@@ -118,7 +118,7 @@ def _given(ctx: typer.Context, key: str) -> str | None:
 
 
 def _typed(ctx: typer.Context) -> list[str]:
-    """Return the complete words that are no flags, those that bash took apart joined again."""
+    """Return the complete words that are not flags, those that bash took apart joined again."""
     words = ctx.params.get("overrides") or ctx.args  # the latter where the last flag still lacks its value
     joined = re.sub("\0=\0?", "=", "\0".join(words))
     return joined.split("\0") if joined else []

@@ -109,7 +109,7 @@ def _of_all_families(section: type[FamilySection]) -> tuple[Setting, ...]:
                 found[setting.key] = replace(known, families=(*known.families, name))
             elif setting.key == "preset":
                 found[setting.key] = _setting("preset", section.model_fields["preset"])
-    # What all have is of no family in particular.
+    # What all have belongs to no family in particular.
     common = tuple(section.built())
     return tuple(replace(s, families=()) if s.families == common else s for s in found.values())
 

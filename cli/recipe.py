@@ -144,6 +144,6 @@ def _check_sections(path: Path, tree: dict[str, Any], lines: dict[tuple[str, ...
             for name in value if isinstance(value, list) else [str(value)]:
                 if name not in STAGES or not isinstance(value, list):
                     remedy = f"write a list of some of {', '.join(STAGES)}"
-                    raise ConfigError(f"{where}: {WITHOUT} holds {name!r}, which is no stage", remedy)
+                    raise ConfigError(f"{where}: {WITHOUT} holds {name!r}, which is not a stage", remedy)
         elif key not in ("name", "seed") and not isinstance(value, (dict, type(None))):
             raise ConfigError(f"{where}: {key} is a section; it holds keys, not {value!r}")

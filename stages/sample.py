@@ -95,7 +95,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
         sampling = opened.recorded(config.seed)
         if len(conditioning.class_names) == 1 and sampling["cfg"] != 1:
             progress.note(
-                f"one class: guidance at {sampling['cfg']:g} is away from images of the same; --cfg 1 is none"
+                f"one class: guidance at {sampling['cfg']:g} is away from images of the same; --cfg 1 disables it"
             )
 
         # Load the networks; draw an image of each class for each of its seeds.

@@ -69,9 +69,9 @@ class Command:
 
     module: its `run(settings, progress)` does the work. model: the class of its settings. writes: the kinds of
     directories it makes, for a stage. targets: those that a pipeline has. cost: what estimates it, from the basis of
-    the estimate and the settings. cost_of_drawing: likewise of drawing from what it makes, where that is no denoiser.
-    shared: whether several processes may do it together. smallest: the settings of the
-    self-test. aliases: other names.
+    the estimate and the settings. cost_of_drawing: likewise of drawing from what it makes, where that is not a
+    denoiser. shared: whether several processes may do it together. smallest: the settings of the self-test. aliases:
+    other names.
     """
 
     name: str

@@ -132,7 +132,7 @@ def choose(logits: Tensor, uniforms: Tensor, sampling: TokenSampling) -> Tensor:
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     shares = restricted(logits, sampling).double().softmax(dim=-1).cumsum(dim=-1)
-    # Tokens of no probability have the cumulative share of the one before them, and are never the first above.
+    # Tokens of probability 0 have the cumulative share of the one before them, and are never the first above.
     target = uniforms.double()[..., None] * shares[..., -1:]
     return torch.searchsorted(shares, target, right=True)[..., 0].clamp(max=logits.shape[-1] - 1)
 

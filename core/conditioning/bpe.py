@@ -89,7 +89,7 @@ def ids_of(word: str) -> tuple[int, ...]:
 @lru_cache
 def _vocabulary() -> tuple[list[str], dict[tuple[str, str], int], dict[str, int]]:
     """Return the letter of each byte, the rank of each merged pair, and the id of each part of a word."""
-    # Bytes that are no signs of Latin-1 have letters from 256 on; the others stand for themselves, and come first.
+    # Bytes that are not signs of Latin-1 have letters from 256 on; the others stand for themselves, and come first.
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in plain]
     letters = {byte: chr(byte) for byte in plain} | {byte: chr(256 + place) for place, byte in enumerate(rest)}

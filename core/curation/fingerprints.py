@@ -10,7 +10,7 @@ CIFAR-10 (32 pixels). Found again: JPEG of quality 30, half and 1.5 times the si
 + 25: all, 99.8 %; a pixel cut off above and left: all, 87 %; 3 % cut off all around: 83 %, 84 %; turned by 2 degrees:
 93 %, 99 %; in grey: 77 %, 88 %; 10 % cut off: none. Between 4 million unrelated pairs of each: none, and 2 that are
 copies. Of 96 pairs looked at that this finds between all 60,000 of CIFAR-10, 96 are copies; of 96 with a likeness from
-0.90 to 0.92, 91; of those with 11 to 15 bits one in five is none.
+0.90 to 0.92, 91; of those with 11 to 15 bits one in five is not.
 
 Where unrelated images are alike by nature (digits; products on one background), likeness does not tell copies from
 others: different garments on one cloth are like one another up to 0.995. Their fine detail does: of 3,454 such pairs
@@ -121,7 +121,7 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     It is the correlation of their pixels, each channel's mean taken out, so that brightness, contrast and white
     balance do not count; noise of two grey levels is added to both, so that flat images do not differ by nothing. Where
-    the means differ by more than twice the images' own contrast, it is -1: a red tile and a blue one are no copies.
+    the means differ by more than twice the images' own contrast, it is -1: a red tile and a blue one are not copies.
     """
     a, b = (images.reshape(len(images), -1, 3).astype(np.float32) for images in (first, second))
     shift = np.abs(a.mean(1) - b.mean(1)).max(1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..images.dataset import ImageSource
 
-_LEAST = 3  # letters of a word that can speak for a class: "a1.png" is of no class A
+_LEAST = 3  # letters of a word that can speak for a class: "a1.png" says nothing of a class A
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def require_any_size(folder: Path, asked: str, trained: str) -> None:
 
 
 def require_equal_blocks(folder: Path, asked: str, least: int) -> None:
-    """Raise ConfigError where the network in a folder is no row of equal blocks, at least so many. asked: for what."""
+    """Raise ConfigError where the network in a folder is not a row of so many equal blocks. asked: for what."""
     kind, found = read_description(folder, FAMILIES, REMEDY)["kind"], read_config(folder)
     network: Any = FAMILIES[kind].load_network()
     if not network.uniform or (found.num_blocks or 0) < least:

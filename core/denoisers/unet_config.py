@@ -115,7 +115,9 @@ class UNetConfig(TextDenoiserConfig):
             words = string.split()
             for word in words:
                 if word not in BLOCKS:
-                    raise ValueError(f"{word!r} is no block{did_you_mean(word, BLOCKS)}; there are {', '.join(BLOCKS)}")
+                    raise ValueError(
+                        f"{word!r} is not a block{did_you_mean(word, BLOCKS)}; there are {', '.join(BLOCKS)}"
+                    )
             if len(words) > _MOST_WORDS:
                 raise ValueError(f"a string has {len(words)} blocks, at most {_MOST_WORDS}")
             if not words or words[0] not in _FIRST:

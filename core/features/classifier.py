@@ -157,7 +157,7 @@ def load(folder: Path) -> SavedClassifier:
         if len(names) != config.num_classes:
             raise ConfigError(f"{len(names)} class names for {config.num_classes} classes")
         if not isinstance(described.get("extra", {}), dict):
-            raise ConfigError("its extra is no table")
+            raise ConfigError("its extra is not a table")
     except ConfigError as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}", REMEDY) from None
     with torch.device("meta"):  # where a damaged size allocates no memory

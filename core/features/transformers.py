@@ -29,7 +29,7 @@ def open_transformers(folder: Path, device: torch.device) -> Extractor:
 
     Only a classifier has logits. Images are resized to the network's size as a whole, not cropped. No code of the
     folder runs. Raises ConfigError when transformers is not installed; DataError naming the file that is missing,
-    damaged, or of no image network.
+    damaged, or not of an image network.
     """
     library = transformers_library("this extractor needs")
     described = described_network(folder, REMEDY)

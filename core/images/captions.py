@@ -162,12 +162,12 @@ def _read_beside(file: str, source: ImageSource) -> Sequence[object]:
 def tidy(texts: Sequence[object], place: str) -> tuple[str, ...]:
     """Return an image's captions in Unicode's composed form (NFC), without blank ones and spaces around them.
 
-    Raises DataError naming the place for no captions, too many, one that is too long, and what is no text.
+    Raises DataError naming the place for no captions, too many, one that is too long, and what is not text.
     """
     kept = []
     for text in texts:
         if not isinstance(text, str) or not is_text(text) or "\0" in text:
-            raise DataError(f"{place}: a caption is no text: {str(text)[:40]!r}", "mend or remove it")
+            raise DataError(f"{place}: a caption is not text: {str(text)[:40]!r}", "mend or remove it")
         if text.strip():
             kept.append(unicodedata.normalize("NFC", text.strip()))
     if not kept:

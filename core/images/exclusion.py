@@ -72,7 +72,7 @@ class Exclusion:
         for part, source in others() if unknown else ():
             unknown = unknown.difference(source.names, (f"{part}/{name}" for name in source.names))
         if unknown:
-            message = f"{self.path} lists what is no image of {parts[0][1].location}: {listed(sorted(unknown), 3)}"
+            message = f"{self.path} lists what is not an image of {parts[0][1].location}: {listed(sorted(unknown), 3)}"
             raise DataError(message, "take them off the list, or make it again with `ldm data dedup --exclude-out`")
 
     def _require_left(self, before: ImageSource, after: ImageSource, whole_classes: bool) -> None:

@@ -47,7 +47,7 @@ def require_readable(
 ) -> None:
     """Decode every image once, in parallel. Raises DataError naming the first that cannot be decoded.
 
-    check: is given each image with its index, and raises DataError for one that is of no use.
+    check: is given each image with its index, and raises DataError for one that cannot be used.
     """
 
     def read(index: int) -> None:

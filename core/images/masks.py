@@ -83,7 +83,7 @@ def outpainted(picture: Image.Image, margins: Margins, prepare: Preparation) -> 
 def feathered(mask: np.ndarray, width: int) -> np.ndarray:
     """Return how much of the new image shows, float32 (S, S) in [0, 1]: it fades in over `width` pixels.
 
-    It is 0 wherever the mask is, so that what is kept stays as it is. The border of the image is no edge.
+    It is 0 wherever the mask is, so that what is kept stays as it is. The border of the image is not an edge.
     """
     level = mask.astype(np.float32) / 255
     shown = level

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, where it is no image that can be decoded: so that a refusal can name it."""
+"""What a file is, by its first bytes, where it is not an image that can be decoded: so that a refusal can name it."""
 
 import re
 

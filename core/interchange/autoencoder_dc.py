@@ -30,7 +30,7 @@ def to_diffusers(autoencoder: Autoencoder, side: int) -> nn.Module:
     Raises ConfigError where latents are normalised channel by channel: the shortcuts have no weights to fold that into.
     """
     codec = autoencoder.codec
-    assert isinstance(codec, DCAutoencoder), f"{codec.kind} is no deep-compression autoencoder"
+    assert isinstance(codec, DCAutoencoder), f"{codec.kind} is not a deep-compression autoencoder"
     return stock(codec, 1 / require_even(autoencoder, CLASS_NAME))
 
 

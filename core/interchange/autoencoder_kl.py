@@ -30,7 +30,7 @@ _ATTENDING = {"down": "AttnDownEncoderBlock2D", "up": "AttnUpDecoderBlock2D"}
 def to_diffusers(autoencoder: Autoencoder, side: int) -> nn.Module:
     """Return the network, on the CPU, in evaluation mode; see `exporters.AutoencoderExporter`."""
     codec = autoencoder.codec
-    assert isinstance(codec, KLAutoencoder), f"{codec.kind} is no KL autoencoder"
+    assert isinstance(codec, KLAutoencoder), f"{codec.kind} is not a KL autoencoder"
     network = stock(codec) if codec.config.blocks_widen else _stock_decoder(codec, side)
     return normalise_posterior(network.requires_grad_(False), autoencoder)
 

@@ -13,7 +13,7 @@ from ..runs.provenance import provenance
 
 RECORD = "ldm-export.json"
 SCHEMA = 1
-CARD = "README.md"  # Its licence is left to whom the model belongs to, so that a changed card is no damage.
+CARD = "README.md"  # Its licence is left to whom the model belongs to, so that a changed card is not damage.
 _OWN_DIGEST = "record_sha256"
 _SHARED = ("created", "ldm", "python", "packages", "git")  # The command line and the machine concern nobody else.
 

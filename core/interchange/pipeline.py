@@ -103,7 +103,7 @@ class PipelineFolder:
     def read_texts(self) -> TextConditioning | None:
         """Open its text encoders, and return how prompts become conditions; None where it takes none.
 
-        Raises DataError where one is missing, or is none.
+        Raises DataError where one is missing, or is not one.
         """
         if not self.stock.slots:
             return None
@@ -127,7 +127,7 @@ class PipelineFolder:
 
 
 def open_pipeline(path: Path) -> PipelineFolder:
-    """Look at a pipeline's folder. Raises DataError where it is none, of the library's own classes, that is known."""
+    """Look at a pipeline's folder. Raises DataError where it is not one that is known, of the library's own classes."""
     index = read_json(path / INDEX, _REMEDY)
     known = {stock.name: (stock, exporter) for exporter in denoiser_exporters() for stock in exporter.PIPELINES}
     name = str(index.get("_class_name"))

@@ -1,4 +1,4 @@
-"""Prompts as tensors: what a network of diffusers takes of a text whose encoder is no part of it."""
+"""Prompts as tensors: what a network of diffusers takes of a text whose encoder is not part of it."""
 
 from pathlib import Path
 

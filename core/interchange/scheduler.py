@@ -122,7 +122,7 @@ def _betas(alpha_bars: Tensor) -> list[float]:
 def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
     """Recognise the schedule and the prediction of a scheduler's config, whatever the sampler.
 
-    path: of the config, named in errors. Raises DataError for a schedule that is none of ours.
+    path: of the config, named in errors. Raises DataError for a schedule that is not one of ours.
     """
     import diffusers  # here, since it takes seconds to import
 
@@ -150,7 +150,7 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
     prediction = next((mine for mine, theirs in _PREDICTIONS.items() if theirs == named), None)
     if prediction is None:
         raise DataError(
-            f"{path}: prediction_type {named!r} is none of {', '.join(_PREDICTIONS.values())}",
+            f"{path}: prediction_type {named!r} is not one of {', '.join(_PREDICTIONS.values())}",
             "give a pipeline whose scheduler predicts one of these",
         )
     with as_data_error(f"{path} describes no noise schedule", "give a scheduler as diffusers saves it"):
@@ -161,7 +161,7 @@ def from_diffusers(config: Mapping[str, Any], path: str) -> Process:
     if nearest < _SAME:
         return process
     raise DataError(
-        f"{path} is none of the schedules {', '.join(schedules.BETAS)}: alpha_bar ends at"
+        f"{path} is not one of the schedules {', '.join(schedules.BETAS)}: alpha_bar ends at"
         f" {float(scheduler.alphas_cumprod[-1]):.3g}",
         "give a model trained on one of these",
     )

@@ -71,7 +71,7 @@ class Stock:
         if not isinstance(conditioning, TextConditioning):
             return f"{self.name} reads prompts, and this run classes"
         if conditioning.encoder.get("name") != FROZEN:
-            return "its text network was trained with it, and is no class of transformers"
+            return "its text network was trained with it, and is not a class of transformers"
         return self._encoders_differ(conditioning.encoder)
 
     def _encoders_differ(self, described: Mapping[str, Any]) -> str | None:
@@ -126,7 +126,7 @@ class Stock:
         """Return how a pipeline's folder reads texts. width: of the vectors that its network takes.
 
         index: its model_index.json. recorded: of an export of ours, what `lengths_of` returned. Raises DataError where
-        a text encoder is missing, or is none.
+        a text encoder is missing, or is not one.
         """
         given = [slot for slot in self.slots if (index.get(slot.encoder) or [None])[0] is not None]
         if lacking := [slot for slot in self.slots if slot not in given and not slot.optional]:

@@ -98,7 +98,7 @@ def to_diffusers(model: DiT, ahead: int = 1) -> nn.Module:
     }
     network: Any = network_of_theirs(CLASS_NAMES[0], settings, _their_tensors(model, ahead))
     positions: Any = model.positions
-    network.pos_embed.pos_embed = positions.cpu()[None]  # The same table; as it is no weight, it was not loaded.
+    network.pos_embed.pos_embed = positions.cpu()[None]  # The same table; as it is not a weight, it was not loaded.
     result: nn.Module = network
     return result
 

@@ -74,8 +74,8 @@ def _length(conditioning: Conditioning) -> int:
 def reads_captions(images: ImageSources, kind: str) -> bool:
     """Return whether images are to be conditioned on their captions.
 
-    kind: what was asked for; where that is no kind's name, captions are read where images have them, and no class
-    folders, or where they were named.
+    kind: what was asked for; where that is not the name of a kind, captions are read where images have them, and no
+    class folders, or where they were named.
     """
     if kind in KIND_NAMES:
         return kind == TEXT

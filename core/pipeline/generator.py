@@ -121,5 +121,5 @@ def refuse_settings(config: Drawing, group: type[Section], but: Collection[str],
     for name, field in group.model_fields.items():
         known = name in but or name in Stage.model_fields or is_incidental(field)
         if not known and getattr(config, name) != field.default:
-            message = f"`{name}={getattr(config, name)}` is no setting of {what}"
+            message = f"`{name}={getattr(config, name)}` is not a setting of {what}"
             raise ConfigError(message, f"leave it out; it takes {', '.join(but)}" if but else "leave it out")

@@ -233,8 +233,8 @@ class Drawing(TokenDrawing, TextReading, Stage):
     machine: Machine = section(Machine)
     cfg: float | None = option(
         None,
-        "Classifier-free guidance scale s, u + s (c - u): 1 is none, 0 unconditional; by default 3, or 1 without a null"
-        " class.",
+        "Classifier-free guidance scale s, u + s (c - u): 1 disables it, 0 is unconditional; by default 3, or 1 without"
+        " a null class.",
         "--cfg",
         ge=0,
     )
@@ -269,7 +269,7 @@ class Drawing(TokenDrawing, TextReading, Stage):
         None, "Classifier of noisy latents to guide by; by default the run's own.", "--classifier", identity="contents"
     )
     classifier_scale: float = option(
-        0.0, "Classifier guidance: gradient scale; 0 is none. Adds to --cfg.", "--classifier-scale", ge=0
+        0.0, "Classifier guidance: gradient scale; 0 disables it. Adds to --cfg.", "--classifier-scale", ge=0
     )
     sampler: SamplerName = option("ddim", "Sampler.", "--sampler")
     steps: int | None = option(

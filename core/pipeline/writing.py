@@ -66,7 +66,7 @@ def kept_latents(config: Repeatable, opened: Opened) -> Latents | None:
     if not config.save_latents:
         return None
     if not isinstance(opened, OpenedDenoiser):
-        raise ConfigError(f"`save_latents`: {opened.source.path} is no denoiser of latents", "leave it out")
+        raise ConfigError(f"`save_latents`: {opened.source.path} is not a denoiser of latents", "leave it out")
     return Latents()
 
 

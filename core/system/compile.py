@@ -90,7 +90,7 @@ def worth_compiling(flops: float, device: torch.device) -> bool:
 def why_not(kind: str) -> str | None:
     """Compile a small function on a kind of device, and return why that fails; None where it works.
 
-    A compiler may be there and of no use: without Python's headers, with a temporary folder whose name has a space or
+    A compiler may be there and useless: without Python's headers, with a temporary folder whose name has a space or
     from which no program may run. What torch builds here for the first time it needs for networks, too.
     """
     try:

@@ -109,7 +109,7 @@ def counted(parts: Parts) -> str:
 
 
 def shown(name: str, room: int = 60) -> str:
-    """Return a name as one line may show it: bytes that are no text and control characters as escapes, shortened."""
+    """Return a name as one line may show it: bytes that are not text and control characters as escapes, shortened."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
     return text if len(text) <= room else f"…{text[1 - room :]}"

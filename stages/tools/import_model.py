@@ -70,7 +70,7 @@ def run(config: Import, progress: Progress) -> Outcome:
     described = read_json(config.path / CONFIG) if (config.path / CONFIG).is_file() else {}
     if str(described.get("_class_name")) in DIFFUSERS:
         return _import_autoencoder(config, described, progress)
-    _refuse(config, ("image_size",), "an autoencoder", f"{config.path} is none")
+    _refuse(config, ("image_size",), "an autoencoder", f"{config.path} is not one")
     if config.autoencoder is not None and not config.autoencoder.is_dir():
         raise ConfigError(f"`autoencoder={config.autoencoder}` is not a folder", "give one of an autoencoder")
     first, second = config.root / "vqvae", config.root / _kind(config.path)
@@ -107,7 +107,7 @@ def _kind(path: Path) -> str:
 
 def _import_autoencoder(config: Import, described: dict[str, Any], progress: Progress) -> Outcome:
     """Write a run's autoencoder. Raises ConfigError for flags that do not apply, or without the images' size."""
-    _refuse(config, ("heads", "num_classes", "class_names", "autoencoder"), "a denoiser", f"{config.path} is none")
+    _refuse(config, ("heads", "num_classes", "class_names", "autoencoder"), "a denoiser", f"{config.path} is not one")
     image_size = config.image_size or described.get("sample_size")
     if not isinstance(image_size, int) or image_size < 1:
         raise ConfigError(f"{config.path / CONFIG} has sample_size {image_size!r}", "add `image_size=N`")

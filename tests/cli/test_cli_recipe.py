@@ -77,7 +77,7 @@ def test_a_large_file_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
         ("[a]: 3\n", "a key must be a single word"),
         ("? {a: b}\n: c\n", "a key must be a single word"),
         ("trian-dit: {}\n", "line 1: unknown key trian-dit; did you mean train-dit?"),
-        ("without: [trian-dit]\n", "line 1: without holds 'trian-dit', which is no stage"),
+        ("without: [trian-dit]\n", "line 1: without holds 'trian-dit', which is not a stage"),
         ("without: train-dit\n", "line 1: without holds 'train-dit'"),
         ("without: {train-dit: 1}\n", "line 1: without holds"),
         ("name: x\ntrain_dit: {}\n", "line 2: unknown key train_dit; did you mean train-dit?"),

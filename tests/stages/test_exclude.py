@@ -99,7 +99,7 @@ def test_a_list_that_changed_is_noticed_and_its_order_and_comments_are_not_the_l
 def test_an_unknown_name_is_refused_before_anything_is_made(images: Path, tmp_path: Path) -> None:
     write_exclusion(tmp_path / "list.txt", ["blue/000.png", "blue/twin of 000.png"])
     own = Pipeline(tmp_path / "runs", images)
-    with pytest.raises(DataError, match=r"lists what is no image of .*: blue/twin of 000\.png"):
+    with pytest.raises(DataError, match=r"lists what is not an image of .*: blue/twin of 000\.png"):
         own.run("train-vqvae", data__exclude=tmp_path / "list.txt")
     assert not (own.folder / "vqvae" / MANIFEST).exists()
 

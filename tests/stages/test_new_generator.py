@@ -69,7 +69,7 @@ def test_the_reference_is_found_by_manifests_though_denoiser_and_autoencoder_are
 
 
 def test_settings_of_denoisers_are_refused_by_name(run: Pipeline) -> None:
-    with pytest.raises(ConfigError, match=r"`cfg=2\.0` is no setting of class means"):
+    with pytest.raises(ConfigError, match=r"`cfg=2\.0` is not a setting of class means"):
         run.run("sample", denoiser=means(run), cfg=2.0)
     with pytest.raises(ConfigError, match="choose one: `denoiser="):
         run.run("sample")

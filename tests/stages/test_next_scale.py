@@ -122,13 +122,13 @@ def test_samples_are_evaluated_and_shown_scale_by_scale_and_everything_verifies(
 
 
 def test_settings_of_denoisers_are_refused_here_and_those_of_tokens_there(trained: Pipeline, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="`sampler=heun` is no setting of a next-scale transformer"):
+    with pytest.raises(ConfigError, match="`sampler=heun` is not a setting of a next-scale transformer"):
         trained.run("sample", sampler="heun", steps=None)
     with pytest.raises(ConfigError, match="tokens are drawn without one"):
         trained.run("train-var", replace=True, metrics={"every": 32, "steps": 5})
     both = trained.copy(tmp_path)
     both.run("train-dit")
-    with pytest.raises(ConfigError, match="`top_k=5` is no setting of a denoiser"):
+    with pytest.raises(ConfigError, match="`top_k=5` is not a setting of a denoiser"):
         both.run("sample", denoiser=both.folder / "dit", top_k=5)
 
 

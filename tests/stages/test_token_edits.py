@@ -123,8 +123,8 @@ def test_from_python_it_is_the_commands_edit(trained: Pipeline) -> None:
 
 def test_settings_of_denoisers_are_refused_and_more_scales_than_there_are(trained: Pipeline) -> None:
     for changes, words in (
-        ({"strength": [0.5]}, r"`strength=\(0.5,\)` is no setting of a next-scale transformer"),
-        ({"inversion": True}, "`inversion=True` is no setting of a next-scale transformer"),
+        ({"strength": [0.5]}, r"`strength=\(0.5,\)` is not a setting of a next-scale transformer"),
+        ({"inversion": True}, "`inversion=True` is not a setting of a next-scale transformer"),
         ({"keep_scales": [4]}, "`keep_scales=4`: there are 3"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -76,7 +76,7 @@ def _progress(stage: StageRun) -> dict[str, Any]:
 def _layout(stage: StageRun, picture: Path) -> dict[str, int] | None:
     """Return where a picture of reconstructions has its images, by the size that the stage records of its data.
 
-    None for a file that is no picture of the stage: a link to elsewhere, a pipe, or a damaged one.
+    None for a file that is not a picture of the stage: a link to elsewhere, a pipe, or a damaged one.
     """
     if not picture.resolve().is_relative_to(stage.path.resolve()) or not is_picture(picture):
         return None

@@ -120,7 +120,7 @@ def test_validation_images_from_elsewhere_can_be_listed_by_their_part(tmp_path):
     [
         (
             ["cat/0000.png", "cat/9999.png", "cow/1.png"],
-            "lists what is no image of .*: cat/9999.png, cow/1.png",
+            "lists what is not an image of .*: cat/9999.png, cow/1.png",
         ),
         ([f"eel/{number:04d}.png" for number in range(8, 12)], "leaves out every image of class eel"),
         ([f"{CLASSES[label]}/{row:04d}.png" for row, label in enumerate(LABELS)], "leaves out every image of"),

@@ -51,7 +51,7 @@ def test_what_is_kept_keeps_its_bytes_whatever_the_feather(width: int) -> None:
     made = pasted(image, drawn, shown)
     assert np.array_equal(made[mask == 0], image[mask == 0])
     inner = made[5 + width : 15 - width, 5 + width :]
-    assert np.array_equal(inner, drawn[5 + width : 15 - width, 5 + width :]), "the border of the image is no edge"
+    assert np.array_equal(inner, drawn[5 + width : 15 - width, 5 + width :]), "the border of the image is not an edge"
     assert shown[10, 5 : 5 + width + 1] == pytest.approx(np.arange(1, width + 2) / (width + 1))
 
 

@@ -88,7 +88,7 @@ def test_a_generator_without_steps_is_compared_over_guidance_alone(next_scale: P
     outcome = swept(pipeline, cfg=(1, 2))
     rows = [(row["by"], row["cfg"], row["steps"], row["evaluations"]) for row in table(outcome)]
     assert rows == [("next-scale", "1.0", "3", "3"), ("next-scale", "2.0", "3", "6")]
-    with pytest.raises(ConfigError, match="`steps=7` is no setting of"):
+    with pytest.raises(ConfigError, match="`steps=7` is not a setting of"):
         swept(pipeline, steps=(7,))
 
 
