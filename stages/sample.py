@@ -54,6 +54,21 @@ class Asked:
             for seed in seeds
         ]
 
+    @property
+    def rows(self) -> np.ndarray:
+        """Each image's row of the request, int64."""
+        return np.repeat(np.arange(len(self.request.titles)), self.seeds.shape[1])
+
+    def metadata(self, sampling: dict[str, Any]) -> dict[str, Any]:
+        """Return what the manifest says of the images that were drawn so. sampling: as `Opened` records it."""
+        images = zip(self.names, self.rows, self.seeds.ravel(), strict=True)
+        return {
+            "images": [{"file": name, **self.request.records[row], "seed": int(seed)} for name, row, seed in images],
+            **recorded(self.opened.conditioning, of_samples=True),
+            "sampling": sampling,
+            "image_size": self.config.image_size or self.opened.source.metadata["image_size"],
+        }
+
 
 def ask(config: Sample) -> Asked:
     """Check what is asked for. Raises ConfigError and DataError where it cannot be drawn."""
@@ -81,7 +96,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
     config, opened, request, label = asked.config, asked.opened, asked.request, asked.label
     for note in request.notes:
         progress.warn(note)
-    source, conditioning, latents = opened.source, opened.conditioning, kept_latents(config, opened)
+    conditioning, latents = opened.conditioning, kept_latents(config, opened)
 
     folder = output_folder(config, label)
     with occupied(folder, config.machine) as policy:
@@ -100,8 +115,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
 
         # Load the networks; draw an image of each class for each of its seeds.
         generator = (loaded or Loaded()).generator(opened, config, policy)
-        seed_indices, names = asked.seeds.ravel(), asked.names
-        rows = np.repeat(np.arange(len(request.titles)), asked.seeds.shape[1])  # each image's row of the request
+        seed_indices, names, rows = asked.seeds.ravel(), asked.names, asked.rows
         cond = conditions.index(request.cond, rows)
         on_step = preview(folder, config.preview_every)
         drawing = latents.of(generator) if latents is not None else generator
@@ -125,15 +139,7 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
         outputs = [*images.files, _write_grid(folder, names, rows, request)]
         if config.progressive:
             outputs += _write_path(generator, cond, seed_indices, rows, request, folder)
-        metadata = {
-            "images": [
-                {"file": name, **request.records[row], "seed": int(seed)}
-                for name, row, seed in zip(names, rows, seed_indices, strict=True)
-            ],
-            **recorded(conditioning, of_samples=True),
-            "sampling": sampling,
-            "image_size": config.image_size or source.metadata["image_size"],
-        }
+        metadata = asked.metadata(sampling)
         work.commit(outputs, metadata, hashes, speed)
 
     # What the command shows.
