@@ -14,6 +14,7 @@ from ..core.distributed import processes
 from ..core.errors import ConfigError
 from ..core.images.dataset import ImageSource
 from ..core.images.sets import data_of, image_sources, inherit_data, warn_of_change
+from ..core.images.settings import Data
 from ..core.latents.conditions import KINDS, condition_of
 from ..core.latents.encoding import Encoding, encode_split, statistics_of, token_maps
 from ..core.latents.fields import LABEL
@@ -35,7 +36,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         given = config
         config = inherit_data(config, source)
-        _same_size(config, data_of(source).image_size)
+        _same_form(config, data_of(source))
         sources = image_sources(config.data)
         warn_of_change(sources.as_input, source, progress)
         condition = condition_of(sources, config.conditioning, config, policy.device)
@@ -124,13 +125,14 @@ def _training(config: Encode, conditioning: Conditioning) -> str:
     return f"{command_line('train-denoiser', config)} --preset {preset_for(conditioning)}"
 
 
-def _same_size(config: Encode, trained_at: int) -> None:
-    if config.data.image_size != trained_at:
-        raise ConfigError(
-            f"`data.image_size={config.data.image_size}` differs from the {trained_at} that the autoencoder was"
-            " measured at",
-            "leave `data.image_size` out, or train the autoencoder at that size",
-        )
+def _same_form(config: Encode, measured: Data) -> None:
+    for name in ("image_size", "channels"):
+        given, own = getattr(config.data, name), getattr(measured, name)
+        if given != own:
+            raise ConfigError(
+                f"`data.{name}={given}` differs from the {own} that the autoencoder was measured at",
+                f"leave `data.{name}` out, or train the autoencoder so",
+            )
 
 
 def _unmirrored(config: Encode, given: Encode) -> Encode:

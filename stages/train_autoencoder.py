@@ -91,9 +91,10 @@ def _ready(config: TrainAutoencoder) -> Autoencoder | None:
                 f"`autoencoder={config.autoencoder}` only decodes: its encoder was not exported with it",
                 "give one with an encoder, as runs/NAME/vqvae/final of the run that it was exported from",
             )
+        ready.require_channels(config.data.channels)
         ready.latent_shape(config.data.image_size)
         return ready
-    network = config.model.network_config()
+    network = registry.config_of(config.model, config.data.channels)
     with torch.device("meta"):
         outline = registry.build(network)
     outline.latent_shape(config.data.image_size)

@@ -25,7 +25,7 @@ FOLDERS = ("cli", "stages", "core")
 
 # What stands in a line of `core` may import what stands in the lines above it. CONTRIBUTING.md shows the same table.
 LEVELS = (
-    ("diffusion", "errors", "locks", "progress", "seeds"),
+    ("colours", "diffusion", "errors", "locks", "progress", "seeds"),
     ("conditioning", "files"),
     ("settings",),
     ("system",),

@@ -26,6 +26,10 @@ class ConfiguredCodec(nn.Module):
     config: Any
 
     @property
+    def in_channels(self) -> int:
+        return int(self.config.in_channels)
+
+    @property
     def latent_channels(self) -> int:
         return int(self.config.latent_channels)
 

@@ -26,14 +26,16 @@ class Posterior(NamedTuple):
 
 
 class Codec(Protocol):
-    """A network between images (B, 3, H, W) in [-1, 1] and raw latents (B, C, H / downsampling, W / downsampling).
+    """A network between images (B, I, H, W) in [-1, 1] and raw latents (B, C, H / downsampling, W / downsampling).
 
-    kind: the name under which `registry` saves and loads it. latent_sides: the sides of latents that it takes, None
-    for any.
+    kind: the name under which `registry` saves and loads it. in_channels: I, of images. latent_sides: the sides of
+    latents that it takes, None for any.
     """
 
     @property
     def kind(self) -> str: ...
+    @property
+    def in_channels(self) -> int: ...
     @property
     def latent_channels(self) -> int: ...
     @property
@@ -106,7 +108,7 @@ class Draws:
 class Reconstruction:
     """A trainable codec's output for a batch.
 
-    images: (B, 3, H, W), not clamped. loss: the codec's own term, scalar: codebook, commitment, divergence. numbers: to
+    images: (B, I, H, W), not clamped. loss: the codec's own term, scalar: codebook, commitment, divergence. numbers: to
     log, scalars. observed: without gradient, what `after_step` and `summarise` look at.
     """
 
@@ -140,7 +142,7 @@ class TrainableCodec(Codec, Protocol):
         """The modules that are compiled, each by itself."""
 
     def __call__(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
-        """Encode and decode images (B, 3, H, W) in [-1, 1]; draws: of the training step, None in validation."""
+        """Encode and decode images (B, I, H, W) in [-1, 1]; draws: of the training step, None in validation."""
 
     def initialise(self, images: Tensor, draws: Draws) -> None:
         """Initialise from training images, before the first step."""
@@ -178,6 +180,10 @@ class Autoencoder(nn.Module):
         self.register_buffer("latent_std", torch.ones(codec.latent_channels))
 
     @property
+    def in_channels(self) -> int:
+        return self.codec.in_channels
+
+    @property
     def latent_channels(self) -> int:
         return self.codec.latent_channels
 
@@ -195,6 +201,14 @@ class Autoencoder(nn.Module):
         """Whether it is of an export without an encoder, whose weights are NaN there."""
         return any(bool(parameter.isnan().any()) for parameter in self.parameters())
 
+    def require_channels(self, channels: int) -> None:
+        """Raise ConfigError for images of other channels than it takes."""
+        if channels != self.in_channels:
+            raise ConfigError(
+                f"`data.channels={channels}`: the autoencoder is of images with {self.in_channels}",
+                f"use {self.in_channels}, or another autoencoder",
+            )
+
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the latents of square images. Raises ConfigError for a size that it does not take."""
         if image_size % self.downsampling:
@@ -211,16 +225,16 @@ class Autoencoder(nn.Module):
         return self.latent_channels, side, side
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return normalised latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], float32; no draw is made."""
+        """Return normalised latents (B, C, h, w) of images (B, I, H, W) in [-1, 1], float32; no draw is made."""
         return self._normalise(self.codec.encode(images).mean)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images (B, 3, H, W), float32 clamped to [-1, 1], from normalised latents (B, C, h, w)."""
+        """Return images (B, I, H, W), float32 clamped to [-1, 1], from normalised latents (B, C, h, w)."""
         raw = latents.float() * _per_channel(self.latent_std) + _per_channel(self.latent_mean)
         return self.codec.decode(raw).float().clamp(-1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return reconstructions, float32 clamped to [-1, 1], of images (B, 3, H, W); no draw is made."""
+        """Return reconstructions, float32 clamped to [-1, 1], of images (B, I, H, W); no draw is made."""
         return self.decode(self.encode(images))
 
     def posterior(self, images: Tensor) -> Posterior:

@@ -22,15 +22,20 @@ class IdentityCodec(nn.Module):
 
     @property
     def latent_channels(self) -> int:
-        return self.config.image_channels
+        return self.config.latent_channels
+
+    @property
+    def in_channels(self) -> int:
+        return self.config.in_channels
 
     def encode(self, images: Tensor) -> Posterior:
         """Return the images, or the mean of their colours, (B, 1, H, W)."""
-        return Posterior(images if self.latent_channels > 1 else images.mean(dim=1, keepdim=True))
+        same = self.latent_channels == self.in_channels
+        return Posterior(images if same else images.mean(dim=1, keepdim=True))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images; grey ones with three equal colours."""
-        return latents if self.latent_channels > 1 else latents.expand(-1, 3, -1, -1)
+        """Return the images; where they were in colour, with three equal ones."""
+        return latents if self.latent_channels > 1 else latents.expand(-1, self.in_channels, -1, -1)
 
     def rotate(self, rotation: Tensor) -> bool:
         """Return False: there is no codebook."""

@@ -1,9 +1,11 @@
 """Pixels as settings: in colour, or grey. Imports no torch."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
 
 from ..settings.families import NetworkConfig
-from ..settings.fields import option
+from ..settings.fields import option, parse_count
 
 
 class IdentityConfig(NetworkConfig):
@@ -14,4 +16,10 @@ class IdentityConfig(NetworkConfig):
     default_preset = "identity"
     sizes = "identity, identity-grey (pixels)"
 
-    image_channels: Literal[1, 3] = option(3, "3: the colours; 1: their mean.")
+    in_channels: int = Field(default=3, ge=1)
+    image_channels: Annotated[Literal[1, 3], BeforeValidator(parse_count)] = option(3, "3: the colours; 1: their mean.")
+
+    @property
+    def latent_channels(self) -> int:
+        """The channels that the model sees: those of the images, or one."""
+        return self.in_channels if self.image_channels > 1 else 1

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..colours import in_rgb
 from ..errors import ConfigError
 from ..runs.weights import load_into, read_known_pth
 from .blocks import channels_last
@@ -55,7 +56,7 @@ class LPIPS(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the distances (B,) >= 0, float32, between images (B, 3, H, W) in [-1, 1].
+        """Return the distances (B,) >= 0, float32, between images (B, C, H, W) in [-1, 1], in colour or grey.
 
         Differentiable in both. Raises ConfigError for sides under 17 pixels, of which the trunk leaves nothing.
         """
@@ -71,7 +72,7 @@ class LPIPS(nn.Module):
         return distance
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        h, features = (images - self.shift) / self.scale, []
+        h, features = (in_rgb(images) - self.shift) / self.scale, []
         for index, layer in enumerate(self.trunk):
             h = layer(h)
             if index in _TAPS:

@@ -33,6 +33,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 class DiffusersCodec(nn.Module):
     """A network of the diffusers library as a `Codec`; a VQModel's latents are those before quantisation."""
 
+    in_channels = 3
     latent_sides = None
 
     def __init__(self, model: nn.Module, kind: str) -> None:

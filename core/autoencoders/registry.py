@@ -22,7 +22,7 @@ from ..runs.weights import (
     require_fit,
     save_network,
 )
-from ..settings.families import NetworkConfig, kind_of
+from ..settings.families import FamilySection, NetworkConfig, kind_of
 from . import pretrained, taef2
 from .codec import Autoencoder, Codec
 from .families import FAMILIES
@@ -32,6 +32,11 @@ _REMEDY = "give the folder of a whole autoencoder"
 
 DIFFUSERS = pretrained.CLASSES
 NETWORKS = FAMILIES  # the kinds that `load` reads
+
+
+def config_of(model: FamilySection, channels: int) -> NetworkConfig:
+    """Return the config of the network that settings ask for, for images of so many channels. Raises ConfigError."""
+    return model.network_config(**({} if channels == 3 else {"in_channels": channels}))
 
 
 def build(config: NetworkConfig) -> Autoencoder:

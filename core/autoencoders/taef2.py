@@ -31,6 +31,7 @@ class TAEF2(nn.Module):
     """The encoder and decoder; a `Codec`. Untrained until weights are loaded."""
 
     kind = "taef2"
+    in_channels = 3
     latent_channels = _LATENT_CHANNELS
     downsampling = 2**_LEVELS
     latent_sides = None

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..colours import in_rgb
 from ..errors import DataError
 from ..system.precision import no_tf32
 
@@ -45,7 +46,8 @@ class Extractor:
         return self.both(images)[1]
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, dim) and logits (B, K) from one pass."""
+        """Return features (B, dim) and logits (B, K) from one pass; of grey images as of such in colour."""
+        images = in_rgb(images)
         assert images.ndim == 4 and images.shape[1] == 3, f"images (B, 3, H, W), not {tuple(images.shape)}"
         with torch.no_grad(), no_tf32():
             features, logits = self.run(images.to(self.device, torch.float32))

@@ -190,7 +190,9 @@ def strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 def to_training(
     image: np.ndarray | Image.Image, size: int, fit: Fit = "crop", background: tuple[int, int, int] = WHITE
 ) -> np.ndarray:
-    """Bring an RGB image, uint8 (H, W, 3) or a picture, to the square of training, uint8 (size, size, 3).
+    """Bring an image, uint8 (H, W, 3) or a picture in colour or grey, to the square of training, uint8.
+
+    It is (size, size, 3), or (size, size) where the picture is grey.
 
     "crop" takes the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while the shorter side is at
     least twice `size`, bring it to `size` with a bicubic filter, cut out the centre. Smaller images are enlarged the
@@ -212,8 +214,8 @@ def to_training(
     width, height = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     left, top = (width - size) // 2, (height - size) // 2
     if fit == "pad":
-        square = Image.new("RGB", (size, size), background)
-        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC).convert("RGB"), (-left, -top))
+        square = Image.new("RGB", (size, size), background).convert(picture.mode)
+        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (-left, -top))
         return np.array(square)
     if max(width, height) > 16 * size:
         # A very long strip: compute the centre alone, the rest of the enlarged strip could fill the memory.
@@ -230,7 +232,7 @@ def is_dark(pixels: np.ndarray) -> bool:
 
 
 def as_tensor(batch: np.ndarray) -> torch.Tensor:
-    """Turn uint8 (B, H, W, 3) into float32 (B, 3, H, W) in [-1, 1]."""
+    """Turn uint8 (B, H, W, C) into float32 (B, C, H, W) in [-1, 1]."""
     assert batch.dtype == np.uint8 and batch.ndim == 4, f"{batch.dtype} {batch.shape}"
     return (
         torch.from_numpy(batch).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
@@ -238,7 +240,7 @@ def as_tensor(batch: np.ndarray) -> torch.Tensor:
 
 
 def as_uint8(images: torch.Tensor) -> np.ndarray:
-    """Turn (B, 3, H, W) in [-1, 1] into uint8 (B, H, W, 3), clamping and rounding: the inverse of `as_tensor`."""
+    """Turn (B, C, H, W) in [-1, 1] into uint8 (B, H, W, C), clamping and rounding: the inverse of `as_tensor`."""
     assert torch.isfinite(images).all(), "images hold NaN or infinity"
     levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
@@ -257,9 +259,15 @@ def is_picture(path: Path) -> bool:
 
 
 def write_png(path: Path, image: np.ndarray, parameters: Mapping[str, Any] | None = None) -> None:
-    """Write uint8 (H, W, 3) or (H, W) as a PNG, whole or not at all; the same pixels give the same bytes.
+    """Write uint8 (H, W, C) or (H, W) as a PNG, whole or not at all; the same pixels give the same bytes.
 
     parameters: JSON that the file carries, as `core.images.parameters` reads it.
     """
     chunk = text_chunk(parameters) if parameters is not None else None
-    files.write_atomically(path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG", pnginfo=chunk))
+    picture = picture_of(image)
+    files.write_atomically(path, lambda temporary: picture.save(temporary, format="PNG", pnginfo=chunk))
+
+
+def picture_of(image: np.ndarray) -> Image.Image:
+    """Return an image, uint8 (H, W, 3), or grey (H, W, 1) or (H, W), as Pillow has it."""
+    return Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)

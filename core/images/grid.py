@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import files
+from .decode import picture_of
 
 _PAPER = (255, 255, 255)
 _INK = (40, 40, 40)
@@ -25,7 +26,7 @@ def grid(
     scale: int = 1,
     lines: int = 1,
 ) -> np.ndarray:
-    """Lay images, uint8 (N, H, W, 3), out in rows on white; return uint8 (height, width, 3).
+    """Lay images, uint8 (N, H, W, C), in colour or grey, out in rows on white; return uint8 (height, width, 3).
 
     Without `columns` the grid is about square. `labels` stand below each image, `row_labels` left of each row,
     `column_labels` above each column. `scale` enlarges each pixel to a square of that many. lines: into which texts
@@ -53,7 +54,7 @@ def grid(
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         x, y = left + column * cell_width, top + row * cell_height
-        page.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+        page.paste(picture_of(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
         if labels:
             for number, text in enumerate(below[index]):
                 _write(draw, text, x + width // 2, y + height + 1 + number * line, font, "ma", width)

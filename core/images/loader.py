@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from math import prod
 
 import numpy as np
 from PIL import Image
@@ -18,12 +19,15 @@ from .order import mirrored, pieces
 from .reading import in_order, read_each
 from .squares import Squares
 
+_MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
 _BLOCK = 64  # images between two reports of progress
 
 
 @dataclass(frozen=True)
 class Preparation:
     """How images become training squares, and what to do about broken ones.
+
+    channels: 3 in colour, 1 grey: of equal colours the very same value.
 
     `on_error`: "stop" at the first image that cannot be decoded, or "skip" such images if they are at most
     `max_skipped` of all. `cache_bytes`: decoded images are all kept in memory if they fit in this.
@@ -35,10 +39,17 @@ class Preparation:
     on_error: str = "stop"
     max_skipped: float = 0.01
     cache_bytes: int = 2 << 30
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(size, size, channels) of a square."""
+        return self.image_size, self.image_size, self.channels
 
     def square(self, picture: Image.Image) -> np.ndarray:
-        """Bring an RGB picture to the square of training, uint8 (size, size, 3)."""
-        return to_training(picture, self.image_size, self.fit, self.background)
+        """Bring a picture to the square of training, uint8 (size, size, channels)."""
+        pixels = to_training(picture.convert(_MODES[self.channels]), self.image_size, self.fit, self.background)
+        return pixels.reshape(self.shape)
 
 
 class ImageLoader:
@@ -68,10 +79,10 @@ class ImageLoader:
         self._on_disk = on_disk
         self._pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="decode")
         self._cache: np.ndarray | None = None
-        size = prepare.image_size
-        fits = len(source) * size * size * 3 <= prepare.cache_bytes
+        shape = len(source), *prepare.shape
+        fits = prod(shape) <= prepare.cache_bytes
         if fits or prepare.on_error == "skip":
-            self._decode_all(np.empty((len(source), size, size, 3), dtype=np.uint8) if fits else None, on_progress)
+            self._decode_all(np.empty(shape, dtype=np.uint8) if fits else None, on_progress)
 
     @property
     def labels(self) -> np.ndarray:
@@ -82,7 +93,7 @@ class ImageLoader:
         return len(self.source)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images at `indices`, uint8 (B, size, size, 3), decoding in parallel what is not in memory."""
+        """Return the images at `indices`, uint8 (B, size, size, C), decoding in parallel what is not in memory."""
         return next(self.batches([indices]))
 
     def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
@@ -90,12 +101,12 @@ class ImageLoader:
         if self._cache is not None:
             yield from (self._cache[indices] for indices in many)
             return
-        many, size = list(many), self.prepare.image_size
+        many = list(many)
         rows = (int(row) for indices in many for row in indices)
         with closing(in_order(self._pool, self._square, rows, ahead * max(map(len, many), default=0))) as squares:
             for indices in many:
                 some = list(islice(squares, len(indices)))
-                yield np.array(some, dtype=np.uint8).reshape(-1, size, size, 3)
+                yield np.array(some, dtype=np.uint8).reshape(-1, *self.prepare.shape)
         if self._on_disk is not None:
             self._on_disk.flush()
 
@@ -177,7 +188,7 @@ class ImageLoader:
 
 
 def training_images(images: ImageLoader, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool) -> Tensor:
-    """Return images of samples (B,), float32 (B, 3, size, size) in [-1, 1], as positions (B,) of the stream draw them.
+    """Return images of samples (B,), float32 (B, C, size, size) in [-1, 1], as positions (B,) of the stream draw them.
 
     flips: half of them are mirrored.
     """

@@ -18,7 +18,7 @@ SIDES = ("left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class Masked:
-    """A square image, uint8 (S, S, 3), and its mask, uint8 (S, S)."""
+    """A square image, uint8 (S, S, C), and its mask, uint8 (S, S)."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -36,7 +36,7 @@ def masked_by(picture: Image.Image, mask: np.ndarray, prepare: Preparation) -> M
     """
     whole = Image.fromarray(mask).resize(picture.size, Image.Resampling.BILINEAR)
     padding = (255,) * 3 if mask.min() == 255 else (0,) * 3
-    laid = replace(prepare, background=padding).square(whole.convert("RGB"))
+    laid = replace(prepare, background=padding, channels=3).square(whole)
     return Masked(prepare.square(picture), laid[:, :, 0])
 
 
@@ -97,6 +97,6 @@ def feathered(mask: np.ndarray, width: int) -> np.ndarray:
 
 
 def pasted(image: np.ndarray, drawn: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Lay what was drawn over the image as far as it shows; both uint8 (S, S, 3), shown float32 (S, S)."""
+    """Lay what was drawn over the image as far as it shows; both uint8 (S, S, C), shown float32 (S, S)."""
     share = shown[:, :, None]
     return (share * drawn + (1 - share) * image).round().astype(np.uint8)

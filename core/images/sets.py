@@ -177,6 +177,7 @@ def preparation_of(data: Data, keep: bool = True) -> Preparation:
         on_error=data.on_error,
         max_skipped=data.max_skipped,
         cache_bytes=int(data.cache_gb * 2**30) if keep else 0,
+        channels=data.channels,
     )
 
 
@@ -185,7 +186,7 @@ def squares_of(prepare: Preparation, gigabytes: float) -> Squares:
     how = "adm" if prepare.fit == "crop" else prepare.fit  # the name under which those of before are found
     prepared = [how, prepare.background]
     room = int(gigabytes * 2**30) if processes.world().is_main else 0
-    return Squares(cache_folder(), prepared, prepare.image_size, room)
+    return Squares(cache_folder(), prepared, prepare.image_size, room, prepare.channels)
 
 
 def warn_of_change(now: Mapping[str, Any], before: StageRun, progress: Progress) -> None:

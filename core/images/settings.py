@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from ..settings.fields import Location, Place, Section, option
+from ..settings.fields import Location, Place, Section, option, parse_count
 
 
 def _same_colour(name: str) -> str:
@@ -13,7 +13,7 @@ def _same_colour(name: str) -> str:
 
 
 class Data(Section):
-    """Which images, and how they become squares of RGB."""
+    """Which images, and how they become squares."""
 
     source: Place | None = option(
         None, "Folder of class folders, zip, tars, idx, npz, `mnist` or `scenes`.", "--data", identity="contents"
@@ -31,6 +31,9 @@ class Data(Section):
         "crop",
         "How images become square: crop to the centre, pad with data.background, or stretch.",
         "--fit",
+    )
+    channels: Annotated[Literal[1, 3], BeforeValidator(parse_count)] = option(
+        3, "Channels of the images: 3 in colour, or 1, grey.", "--channels"
     )
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
     captions: Place = option(

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from threading import Lock
 
@@ -38,7 +39,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True, eq=False)
 class _Pack:
-    """An opened file: the sha256 (N, 32), checksums (N, 16) and squares (N, size, size, 3) of some images."""
+    """An opened file: the sha256 (N, 32), checksums (N, 16) and squares (N, size, size, C) of some images."""
 
     path: Path
     contents: np.ndarray
@@ -54,12 +55,13 @@ class Squares:
     `failure`, why nothing more is written, where that is not for lack of room.
     """
 
-    def __init__(self, folder: Path, prepared: object, size: int, most_bytes: int) -> None:
+    def __init__(self, folder: Path, prepared: object, size: int, most_bytes: int, channels: int = 3) -> None:
         libraries = [features.version(name) for name in _LIBRARIES]
         if HEIF in readable_formats():
             libraries.append(version("pillow-heif"))
-        self.folder, self.size, self.most_bytes = folder, size, most_bytes
-        self.key = files.sha256_json([prepared, size, libraries])[:32]
+        self.folder, self.shape, self.most_bytes = folder, (size, size, channels), most_bytes
+        # Squares in colour are found under the key that they had when there were no others.
+        self.key = files.sha256_json([prepared, size, libraries, *([channels] if channels != 3 else [])])[:32]
         self.damaged = 0
         self.failure: str | None = None
         self._full = not most_bytes
@@ -75,7 +77,7 @@ class Squares:
         return len(self._known)
 
     def get(self, content: bytes) -> np.ndarray | None:
-        """Return the square, uint8 (size, size, 3), of the image whose file has this sha256; None where it is not here.
+        """Return the square, uint8 (size, size, C), of the image whose file has this sha256; None where it is not here.
 
         A file with a damaged square is removed.
         """
@@ -112,7 +114,7 @@ class Squares:
     def _write(self, waiting: dict[bytes, np.ndarray]) -> None:
         squares = np.stack([*waiting.values()])
         checks = b"".join(self._check(content, square) for content, square in waiting.items())
-        head = _MAGIC + len(waiting).to_bytes(8, "little") + self.size.to_bytes(8, "little")
+        head = _MAGIC + len(waiting).to_bytes(8, "little") + self.shape[0].to_bytes(8, "little")
         data = head + b"".join(waiting) + checks + squares.tobytes()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._make_room(len(data)):
@@ -142,15 +144,15 @@ class Squares:
         except (OSError, ValueError):  # removed meanwhile; empty
             return
         count = int.from_bytes(data[16:24].tobytes(), "little")
-        starts = np.cumsum([32, count * _CONTENT, count * _CHECK, count * self.size**2 * 3], dtype=object)
+        starts = np.cumsum([32, count * _CONTENT, count * _CHECK, count * prod(self.shape)], dtype=object)
         whole = data[:16].tobytes() == _MAGIC and starts[-1] == len(data)
         if not whole:
             self.damaged += 1
             path.unlink(missing_ok=True)
             return
         contents, checks, squares = (data[start:stop] for start, stop in pairwise(starts))
-        shape = (count, self.size, self.size, 3)
-        pack = _Pack(path, contents.reshape(count, -1), checks.reshape(count, -1), squares.reshape(shape))
+        whole_squares = squares.reshape(count, *self.shape)
+        pack = _Pack(path, contents.reshape(count, -1), checks.reshape(count, -1), whole_squares)
         self._packs[path] = pack
         self._known |= {digest.tobytes(): (pack, row) for row, digest in enumerate(pack.contents)}
 

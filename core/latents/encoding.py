@@ -145,7 +145,7 @@ def _encoded(pixels: np.ndarray, flip: bool, job: Encoding) -> dict[str, torch.T
 
 @torch.no_grad()
 def codec_fields(network: Autoencoder, images: torch.Tensor, tokens: bool) -> dict[str, torch.Tensor]:
-    """Return a codec's fields of images (B, 3, H, W): latents and deviations, float16, and tokens, int32 (B, L).
+    """Return a codec's fields of images (B, I, H, W): latents and deviations, float16, and tokens, int32 (B, L).
 
     tokens: add those of all its maps, one after the other, row by row.
     """
@@ -170,7 +170,7 @@ def token_maps(network: Autoencoder, image_size: int, policy: Policy) -> list[li
         return []
     with policy.autocast():
         # Shapes depend on the image size alone, so a pass on zeros gives them.
-        maps = network.codec.tokens(torch.zeros(1, 3, image_size, image_size, device=policy.device))
+        maps = network.codec.tokens(torch.zeros(1, network.in_channels, image_size, image_size, device=policy.device))
     return [list(each.shape[1:]) for each in maps] if len(maps) > 1 else []
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..colours import in_rgb
 from ..errors import DataError
 from ..features.extractor import Extractor
 from ..features.texts import Part, open_encoders
@@ -59,6 +60,6 @@ def clip_score(clip: Clip, images: ImageLoader, limit: int | None = None) -> flo
 
     def batches() -> Iterator[Tensor]:
         for rows, pixels in images.in_turn(_AT_ONCE, chosen):
-            yield clip.scores(as_tensor(pixels), [captions[row][0] for row in rows])
+            yield clip.scores(in_rgb(as_tensor(pixels)), [captions[row][0] for row in rows])
 
     return float(torch.cat(list(batches())).double().mean())

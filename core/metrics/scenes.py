@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import seeds
+from ..colours import in_rgb
 from ..conditioning.scenes import CATEGORIES, COLOURS, DIGITS, GROUNDS, Scene, Thing, parse
 from ..images.scenes import BUILTIN_DIGITS, SIDE, framed, glyphs_of, real_scenes
 
@@ -113,7 +114,7 @@ def ceiling(count: int = 600) -> dict[str, float]:
 
 def views_of(images: np.ndarray) -> list[View]:
     """Return what is seen of images, uint8 (N, S, S, 3)."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).double()
+    pixels = in_rgb(torch.from_numpy(images).permute(0, 3, 1, 2)).double()
     x = F.interpolate(pixels, size=(SIDE, SIDE), mode="area").permute(0, 2, 3, 1).numpy()
     grounds = np.median(np.concatenate([x[:, 0], x[:, -1], x[:, :, 0], x[:, :, -1]], axis=1), axis=1)
     regions = _regions(np.linalg.norm(x - grounds[:, None, None], axis=-1) > _DIFFERENT)

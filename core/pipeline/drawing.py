@@ -64,11 +64,11 @@ class DenoisingGenerator:
         return generate(self.model, cond, seeds, sampling, self.policy, shown, edit, self.on_latents)
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """Return latents, on the device, of images, uint8 (B, H, W, 3)."""
+        """Return latents, on the device, of images, uint8 (B, H, W, C)."""
         return self.model.encode(images, self.policy)
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Return images, uint8 (B, H, W, 3)."""
+        """Return images, uint8 (B, H, W, C)."""
         return self.model.decode(latents, self.policy)
 
 

@@ -175,7 +175,7 @@ def generate(
     edit: Edit | None = None,
     on_latents: Callable[[torch.Tensor], None] | None = None,
 ) -> np.ndarray:
-    """Draw one image per seed, uint8 (B, H, W, 3).
+    """Draw one image per seed, uint8 (B, H, W, C).
 
     cond: a row per image, on the CPU. seed_indices: int64 (B,), each the seed of all of its image's draws. on_step:
     called after each step, as by the samplers, with latents; for more images than `chunk_size`, once per chunk. edit:

@@ -22,7 +22,7 @@ from ..system.precision import Policy
 from .settings import Drawing
 
 Look = Callable[[], Mapping[str, np.ndarray]]
-"""Returns what there is of images so far, uint8 (B, H, W, 3), by its name, what becomes the image first; computed when
+"""Returns what there is of images so far, uint8 (B, H, W, C), by its name, what becomes the image first; computed when
 called."""
 OnStep = Callable[[int, Look], None]
 """step, look → nothing: called after every step of drawing."""
@@ -36,7 +36,7 @@ class Generator(Protocol):
         """How many images it computes together: fewer take as long."""
 
     def draw(self, cond: Cond, seeds: np.ndarray, on_step: OnStep | None = None) -> np.ndarray:
-        """Return an image for each seed, uint8 (B, H, W, 3), of that row of the condition, on the CPU.
+        """Return an image for each seed, uint8 (B, H, W, C), of that row of the condition, on the CPU.
 
         seeds: int64 (B,). An image follows from its condition and its seed, to the bit, whatever is drawn with it.
         on_step: shown every step, of `at_once` images after the other.

@@ -83,19 +83,19 @@ class Model:
 
     @torch.no_grad()
     def encode(self, images: np.ndarray, policy: Policy) -> Tensor:
-        """Return normalised latents (B, C, h, w), on the device, of images, uint8 (B, H, W, 3)."""
+        """Return normalised latents (B, C, h, w), on the device, of images, uint8 (B, H, W, C)."""
         parts = equal_chunks(as_tensor(images), _PIXELS_DECODED // (images.shape[1] * images.shape[2]))
         with policy.autocast():
             return torch.cat([self.autoencoder.encode(part.to(policy.device)).float() for part in parts])
 
     def decode(self, latents: Tensor, policy: Policy) -> np.ndarray:
-        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w)."""
+        """Return images, uint8 (B, H, W, C), of normalised latents (B, C, h, w)."""
         return decoded(self.autoencoder.decode, latents, self.autoencoder.downsampling, policy)
 
 
 @torch.no_grad()
 def decoded(decode: Callable[[Tensor], Tensor], latents: Tensor, downsampling: int, policy: Policy) -> np.ndarray:
-    """Return images, uint8 (B, H, W, 3), of what `decode` makes of latents (B, C, h, w), in [-1, 1].
+    """Return images, uint8 (B, H, W, C), of what `decode` makes of latents (B, C, h, w), in [-1, 1].
 
     A few at a time, since a decoder's widest maps take more memory than the whole generator.
     """

@@ -12,7 +12,7 @@ from ..conditioning.conditioning import ALL, Conditioning, Request
 from ..diffusion import conditions
 from ..errors import ConfigError
 from ..files import read_plain
-from ..images.decode import WHITE, decode_picture, opaque
+from ..images.decode import WHITE, decode_picture, opaque, picture_of
 from ..images.masks import Masked, masked_by, unmasked
 from ..runs.outputs import machine_policy
 from ..runs.run import StageRun
@@ -49,7 +49,7 @@ class Session:
         open_generator(self._settings({}))  # or an error
 
     def sample(self, classes: str | Sequence[str] = "all", seeds: Sequence[int] = (0,), **settings: Any) -> np.ndarray:
-        """Draw images, uint8 (N, H, W, 3): of each class or prompt all seeds, one after the other.
+        """Draw images, uint8 (N, H, W, C): of each class or prompt all seeds, one after the other.
 
         classes: as `--class` of `ldm sample`; of a model of captions a prompt, or several. Leave it out for a model of
         neither. An image is that of `ldm sample` with the same settings and seed.
@@ -73,7 +73,7 @@ class Session:
         feather: int = 2,
         **settings: Any,
     ) -> np.ndarray:
-        """Draw edits of an image, uint8 (N, H, W, 3), as `ldm edit` does: of each class all seeds.
+        """Draw edits of an image, uint8 (N, H, W, C), as `ldm edit` does: of each class all seeds.
 
         classes: class or prompt to edit towards; without, the unconditional model. strength: the noise time to start
         from, 0 to 1; a generator of tokens has `keep_scales` instead, how many scales of them stay the image's. mask:
@@ -98,11 +98,11 @@ class Session:
         return keep_known(squares, pixels, feather) if mask is not None else pixels
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """Return normalised latents (B, C, h, w), float32 on the CPU, of images, uint8 (B, H, W, 3)."""
+        """Return normalised latents (B, C, h, w), float32 on the CPU, of images, uint8 (B, H, W, C)."""
         return self._denoising().encode(images).float().cpu()
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Return images, uint8 (B, H, W, 3), of normalised latents (B, C, h, w)."""
+        """Return images, uint8 (B, H, W, C), of normalised latents (B, C, h, w)."""
         generator = self._denoising()
         return generator.decode(to_device(latents, generator.policy.device))
 
@@ -142,5 +142,5 @@ def _asked(conditioning: Conditioning, wanted: str | Sequence[str]) -> dict[str,
 def _picture(image: Picture, background: tuple[int, int, int] = WHITE) -> Image.Image:
     if isinstance(image, str | Path):
         return decode_picture(read_plain(Path(image)), str(image), background)
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    picture = picture_of(image) if isinstance(image, np.ndarray) else image
     return opaque(picture, background) if picture.has_transparency_data else picture.convert("RGB")

@@ -79,7 +79,7 @@ class TokenGenerator:
         return np.concatenate(pieces)
 
     def tokens(self, images: np.ndarray) -> list[Tensor]:
-        """Return the maps of tokens, each int64 (B, p, p) on the device, of images, uint8 (B, H, W, 3)."""
+        """Return the maps of tokens, each int64 (B, p, p) on the device, of images, uint8 (B, H, W, C)."""
         size, pieces = self.at_once, []
         # As many together as are drawn: of other numbers, products round differently and tokens may differ.
         for filled, count in filled_chunks(len(images), size):
@@ -94,7 +94,7 @@ class TokenGenerator:
         return cast(TokenCodec, self.autoencoder.codec)
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Return images, uint8 (B, H, W, 3), of f̂ (B, C, h, w), which is not normalised."""
+        """Return images, uint8 (B, H, W, C), of f̂ (B, C, h, w), which is not normalised."""
         return decoded(self.autoencoder.codec.decode, latents, self.autoencoder.downsampling, self.policy)
 
 

@@ -74,7 +74,7 @@ def kept_latents(config: Repeatable, opened: Opened) -> Latents | None:
 class Images:
     """Images to draw, a file each.
 
-    pixels: the rows of some images → what to write, uint8 (B, H, W, 3). groups: int (N,): images of different groups
+    pixels: the rows of some images → what to write, uint8 (B, H, W, C). groups: int (N,): images of different groups
     are never drawn together. parameters: a row → those that its file carries. latents: has those of the images that
     `pixels` drew last, to be written too.
     """

@@ -15,7 +15,7 @@ from .settings import Preview
 
 
 def draw_preview(generator: Generator, conditioning: Conditioning, preview: Preview) -> tuple[np.ndarray, list[str]]:
-    """Draw `per_class` images of the first groups. Returns uint8 (N, H, W, 3), row by row, and the rows' names."""
+    """Draw `per_class` images of the first groups. Returns uint8 (N, H, W, C), row by row, and the rows' names."""
     # Seeds 0, 1, … again in every row: pictures of all stages of the training show the same noise.
     request = conditioning.groups()
     names = list(request.titles[: preview.classes])
@@ -28,7 +28,7 @@ def draw_preview(generator: Generator, conditioning: Conditioning, preview: Prev
 def write_preview(
     folder: Path, images_seen: int, images: np.ndarray, rows: Sequence[str], columns: Sequence[str] | int
 ) -> None:
-    """Write images, uint8 (N, H, W, 3), row by row, as a grid to `samples/` in a training's folder, by one process.
+    """Write images, uint8 (N, H, W, C), row by row, as a grid to `samples/` in a training's folder, by one process.
 
     rows: their titles. columns: theirs, or how many there are.
     """

@@ -9,8 +9,9 @@ import torch
 
 from ...core.conditioning.conditioning import Request
 from ...core.images.dataset import ImageSource
-from ...core.images.decode import as_tensor, decode, write_png
+from ...core.images.decode import as_tensor, decode_picture, write_png
 from ...core.images.grid import grid, scale_for
+from ...core.images.loader import Preparation
 from ...core.metrics.image import psnr
 from ...core.pipeline.drawing import DenoisingGenerator
 from ...core.pipeline.editing import Kept
@@ -67,7 +68,7 @@ def errors_of(
         record = records[image * len(variants)]
         square = inputs.square(image).image[None]
         whole = as_tensor(square)
-        record["psnr"] = float(psnr(as_tensor(_read(folder / record["file"])[None]), whole))
+        record["psnr"] = float(psnr(as_tensor(_read(folder / record["file"], inputs.prepare)[None]), whole))
         found["psnr"].append(record["psnr"])
         decoded = generator.decode(generator.encode(square))
         found["psnr_of_autoencoder"].append(float(psnr(as_tensor(decoded), whole)))
@@ -89,7 +90,7 @@ def write_strips(
         shown = [masked.image]
         if inputs.config.masked:
             shown.append((masked.image * 0.6 + masked.mask[:, :, None] * 0.4).round().astype(np.uint8))
-        drawn = [_read(folder / name) for name in names[image * len(variants) :][: len(variants)]]
+        drawn = [_read(folder / name, inputs.prepare) for name in names[image * len(variants) :][: len(variants)]]
         cells = []
         for row, seed in rows:
             in_row = [drawn[0 if t == INVERTED else place[row, seed, t]] for t in columns]
@@ -104,5 +105,5 @@ def write_strips(
     return strips
 
 
-def _read(path: Path) -> np.ndarray:
-    return decode(path.read_bytes(), str(path))
+def _read(path: Path, prepare: Preparation) -> np.ndarray:
+    return prepare.square(decode_picture(path.read_bytes(), str(path)))

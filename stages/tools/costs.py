@@ -63,7 +63,7 @@ class Basis:
         if self.how.latent is not None:
             return None
         if stage.autoencoder is None:
-            return autoencoders.build(stage.model.network_config()).eval()
+            return autoencoders.build(autoencoders.config_of(stage.model, stage.data.channels)).eval()
         if not stage.autoencoder.is_dir():
             what = f"the autoencoder {stage.autoencoder} is not available"
             raise ConfigError(what, "give the latents' shape: `latent=4,32,32`")

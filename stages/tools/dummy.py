@@ -32,7 +32,7 @@ def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
         fetch=lambda row: noise[row],
         rows=np.arange(count, dtype=np.int64),
     )
-    loader = ImageLoader(source, Preparation(side, cache_bytes=noise.nbytes))
+    loader = ImageLoader(source, Preparation(side, cache_bytes=noise.nbytes, channels=data.channels))
     return ImageSets(loader, loader)
 
 

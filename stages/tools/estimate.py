@@ -122,14 +122,15 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
     if autoencoder is None:
         return None
     views, side, batch = 2 if data.flip else 1, data.image_size, stage.batch_size
-    each, kernels = flops.forward_cost(lambda: autoencoder.posterior(torch.zeros(1, 3, side, side)))
+    channels = autoencoder.in_channels
+    each, kernels = flops.forward_cost(lambda: autoencoder.posterior(torch.zeros(1, channels, side, side)))
     if found.rate is None:
-        images = torch.zeros(batch, 3, side, side, device=found.policy.device)
+        images = torch.zeros(batch, channels, side, side, device=found.policy.device)
         seconds, limit = views * _measured(found, autoencoder, lambda codec: codec.posterior(images)), None
     else:
         seconds, limit = found.seconds(views * each * batch, views * kernels)
     rate = found.how.gpus * batch / seconds if seconds else None  # Pixels need no operations.
-    is_random = autoencoder.posterior(torch.zeros(1, 3, side, side)).std is not None
+    is_random = autoencoder.posterior(torch.zeros(1, channels, side, side)).std is not None
     size = bytes_of_a_sample(autoencoder.latent_shape(side), views * (2 if is_random else 1))
     total = None if found.train is None or found.val is None else found.train + found.val
     return StageCost(

@@ -25,6 +25,7 @@ class ToyKL(nn.Module):
 
     kind = "toy"
     downsampling = 4
+    in_channels = 3
     latent_channels = 2
     synchronous = False
 

@@ -46,7 +46,7 @@ class AutoencodingTask:
 
         # Networks: the codec, LPIPS and the discriminator of its images.
         size = config.data.image_size
-        self.autoencoder = registry.build(config.model.network_config()).to(policy.device)
+        self.autoencoder = registry.build(registry.config_of(config.model, config.data.channels)).to(policy.device)
         self.autoencoder.latent_shape(size)
         codec = self.autoencoder.codec
         assert isinstance(codec, TrainableCodec) and isinstance(codec, nn.Module), f"{codec.kind} is not trained"
@@ -59,7 +59,8 @@ class AutoencodingTask:
         self.networks: dict[str, nn.Module] = {"autoencoder": codec}
         self.synchronous = codec.synchronous
         if config.loss.adversarial_weight:
-            self.networks["discriminator"] = Discriminator(num_layers=layers_for(size)).to(policy.device)
+            discriminator = Discriminator(num_layers=layers_for(size), in_channels=config.data.channels)
+            self.networks["discriminator"] = discriminator.to(policy.device)
         self.modules: nn.Module = nn.ModuleDict(self.networks)
 
         # Train one part, and compile what the codec offers for it.

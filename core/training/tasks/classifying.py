@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ... import seeds
+from ...colours import in_rgb
 from ...features import classifier
 from ...images.decode import as_tensor
 from ...images.loader import ImageLoader, training_images
@@ -43,7 +44,7 @@ class ClassifyingTask:
         images = training_images(self.images.train, batch.samples, batch.positions, seed, self.config.data.flip)
         offsets = seeds.integers(seed, "shift", batch.positions, 2 * reach + 1, 2) - reach
         labels = torch.from_numpy(self.images.train.labels[batch.samples])
-        return images, labels, torch.from_numpy(offsets)
+        return in_rgb(images), labels, torch.from_numpy(offsets)
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return split_batch(data, parts)
@@ -71,7 +72,7 @@ def accuracy_and_loss(network: nn.Module, images: ImageLoader, policy: Policy) -
     for indices, pixels in images.in_turn(256):
         labels = torch.from_numpy(images.labels[indices]).to(policy.device)
         with policy.autocast():
-            logits = network(as_tensor(pixels).to(policy.device)).float()
+            logits = network(in_rgb(as_tensor(pixels)).to(policy.device)).float()
         right += int((logits.argmax(1) == labels).sum())
         total += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return right / len(images), total / len(images)
