@@ -90,12 +90,15 @@ def _on_colour(survey: Survey, total: int) -> dict[str, str]:
     if 0 < grey < total:
         advice["grey"] = f"{grey:,} of {number_of(total, 'image')} are grey: so will samples be now and then"
     elif grey:
-        advice["grey"] = "all images are grey, and so will samples be"
+        advice["grey"] = "all images are grey, and so will samples be, nearly; exactly with data.channels=1"
     if dark := survey.traits["dark"]:
         advice["dark"] = (
             f"{dark:,} of {total:,} images are nearly black: none of their values is above an eighth of the range, as"
             " when 12 bits are stored in 16; multiply them, or they train as they are"
         )
     if survey.traits["alpha"]:
-        advice["alpha"] = "see-through parts become white; data.background=black or '#rrggbb' is another choice"
+        advice["alpha"] = (
+            "see-through parts become white; data.background=black or '#rrggbb' is another choice, and data.channels=4"
+            " trains on transparency too"
+        )
     return advice

@@ -180,10 +180,11 @@ def _range(dtype: np.dtype, low: float, high: float) -> tuple[float, float]:
 
 
 def _pixels(array: np.ndarray) -> np.ndarray:
-    """Bring images to (N, H, W) or (N, H, W, 3); CIFAR's (N, 3072) and channels-first (N, 3, H, W) are recognised."""
+    """Bring images to (N, H, W) or (N, H, W, 3 or 4); CIFAR's (N, 3072) and channels-first ones are recognised."""
     if array.ndim == 2 and array.shape[1] == 3072:
         array = array.reshape(-1, 3, 32, 32)
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+    first, last = (array.shape[1], array.shape[3]) if array.ndim == 4 else (0, 0)
+    if (first in (1, 3) and last not in (1, 3)) or (first == 4 and last not in (1, 3, 4)):
         array = array.transpose(0, 2, 3, 1)
     return array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
 
@@ -192,8 +193,9 @@ def _from_arrays(
     location: str, rows: Rows, labels: np.ndarray | None, name: str, class_names: list[str] | None = None
 ) -> ImageSource:
     shape = _pixels(np.empty((0, *rows.shape[1:]), dtype=np.uint8)).shape
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3) or 0 in shape[1:]:
-        raise DataError(f"{location}: {name} has shape {rows.shape}", "save images as (N, H, W) or (N, H, W, 3)")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (3, 4)) or 0 in shape[1:]:
+        forms = "save images as (N, H, W), as (N, H, W, 3), or with transparency as (N, H, W, 4)"
+        raise DataError(f"{location}: {name} has shape {rows.shape}", forms)
     if len(rows) > max(_FREE_IMAGES, rows.stored // _LEAST_STORED):
         held = f"{len(rows):,} images in {rows.stored:,} bytes"
         raise DataError(f"{location}: {name} holds {held}, like a decompression bomb", "save fewer, or larger ones")

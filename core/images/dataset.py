@@ -61,7 +61,7 @@ class ImageSource:
         return len(self.names)
 
     def read(self, index: int) -> bytes | np.ndarray:
-        """Return the content of a sample: the bytes of its file, or uint8 (H, W) or (H, W, 3) where arrays are kept."""
+        """Return the content of a sample: the bytes of its file, or uint8 (H, W) or (H, W, 3 or 4) where arrays are kept."""
         return self.fetch(int(self.rows[index]))
 
     @property
@@ -82,14 +82,18 @@ class ImageSource:
     def picture(
         self,
         index: int,
-        background: tuple[int, int, int] = decode.WHITE,
+        background: tuple[int, int, int] | None = decode.WHITE,
         content: bytes | np.ndarray | None = None,
     ) -> Image.Image:
-        """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow."""
+        """Decode a sample to RGB as `image` does, without taking its pixels out of Pillow.
+
+        Without a background it is RGBA, where the sample has transparency.
+        """
         content = self.read(index) if content is None else content
         if isinstance(content, bytes):
             return decode.decode_picture(content, f"{self.location}: {self.names[index]}", background)
-        return Image.fromarray(content).convert("RGB")
+        picture = Image.fromarray(content)
+        return decode.opaque(picture, background) if picture.mode == "RGBA" else picture.convert("RGB")
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""

@@ -58,8 +58,8 @@ def decode(data: bytes, name: str, background: tuple[int, int, int] = WHITE) -> 
     return np.array(decode_picture(data, name, background))
 
 
-def decode_picture(data: bytes, name: str, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """Decode an image file to RGB, upright as EXIF says.
+def decode_picture(data: bytes, name: str, background: tuple[int, int, int] | None = WHITE) -> Image.Image:
+    """Decode an image file to RGB, upright as EXIF says; to RGBA without a background, where it has transparency.
 
     Grey becomes three equal channels, 16 bits are scaled to 8, transparency is composited on `background`, CMYK is
     converted without a colour profile (embedded profiles are not applied), and of an animation the first frame is
@@ -76,7 +76,7 @@ def decode_picture(data: bytes, name: str, background: tuple[int, int, int] = WH
         return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 
 
-def _decoded(data: bytes, name: str, background: tuple[int, int, int]) -> tuple[Image.Image, object]:
+def _decoded(data: bytes, name: str, background: tuple[int, int, int] | None) -> tuple[Image.Image, object]:
     """Decode an image file to RGB as it lies in the file, and return what EXIF says of its orientation."""
     with _opened(data, name) as image:
         _refuse_too_much(image, data, name)
@@ -170,11 +170,13 @@ def _grey_16(image: Image.Image, bits: int, white_is_zero: bool) -> Image.Image:
     return scaled.convert("RGB")
 
 
-def opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Lay an image on a plain background: round((a · colour + (255 - a) · background) / 255)."""
+def opaque(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
+    """Lay an image on a plain background: round((a · colour + (255 - a) · background) / 255); without one, as RGBA."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     image = image if image.mode == "RGBA" else image.convert("RGBA")
+    if background is None:
+        return image
     laid = Image.new("RGB", image.size, background)
     laid.paste(image, (0, 0), image)
     return laid
@@ -190,9 +192,9 @@ def strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 def to_training(
     image: np.ndarray | Image.Image, size: int, fit: Fit = "crop", background: tuple[int, int, int] = WHITE
 ) -> np.ndarray:
-    """Bring an image, uint8 (H, W, 3) or a picture in colour or grey, to the square of training, uint8.
+    """Bring an image, uint8 (H, W, 3) or a picture in RGB, L or RGBA, to the square of training, uint8.
 
-    It is (size, size, 3), or (size, size) where the picture is grey.
+    It is (size, size, 3 or 4), or (size, size) where the picture is grey. Padding is see-through where that is known.
 
     "crop" takes the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while the shorter side is at
     least twice `size`, bring it to `size` with a bicubic filter, cut out the centre. Smaller images are enlarged the
@@ -215,6 +217,8 @@ def to_training(
     left, top = (width - size) // 2, (height - size) // 2
     if fit == "pad":
         square = Image.new("RGB", (size, size), background).convert(picture.mode)
+        if picture.mode == "RGBA":
+            square.putalpha(0)
         square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (-left, -top))
         return np.array(square)
     if max(width, height) > 16 * size:
@@ -269,5 +273,5 @@ def write_png(path: Path, image: np.ndarray, parameters: Mapping[str, Any] | Non
 
 
 def picture_of(image: np.ndarray) -> Image.Image:
-    """Return an image, uint8 (H, W, 3), or grey (H, W, 1) or (H, W), as Pillow has it."""
+    """Return an image, uint8 (H, W, 3 or 4), or grey (H, W, 1) or (H, W), as Pillow has it."""
     return Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)

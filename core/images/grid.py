@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import files
-from .decode import picture_of
+from .decode import opaque, picture_of
 
 _PAPER = (255, 255, 255)
 _INK = (40, 40, 40)
@@ -26,7 +26,7 @@ def grid(
     scale: int = 1,
     lines: int = 1,
 ) -> np.ndarray:
-    """Lay images, uint8 (N, H, W, C), in colour or grey, out in rows on white; return uint8 (height, width, 3).
+    """Lay images, uint8 (N, H, W, C), in colour, grey or see-through, out in rows on white; return uint8 (height, width, 3).
 
     Without `columns` the grid is about square. `labels` stand below each image, `row_labels` left of each row,
     `column_labels` above each column. `scale` enlarges each pixel to a square of that many. lines: into which texts
@@ -54,7 +54,7 @@ def grid(
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         x, y = left + column * cell_width, top + row * cell_height
-        page.paste(picture_of(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+        page.paste(_shown(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
         if labels:
             for number, text in enumerate(below[index]):
                 _write(draw, text, x + width // 2, y + height + 1 + number * line, font, "ma", width)
@@ -111,6 +111,12 @@ def animation(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80, 
         )
 
     files.write_atomically(path, write)
+
+
+def _shown(image: np.ndarray) -> Image.Image:
+    """Return an image as a picture, on paper where it is see-through."""
+    picture = picture_of(image)
+    return opaque(picture, _PAPER) if picture.mode == "RGBA" else picture
 
 
 def _font(cell_width: int, texts: Sequence[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

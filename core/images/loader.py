@@ -19,7 +19,7 @@ from .order import mirrored, pieces
 from .reading import in_order, read_each
 from .squares import Squares
 
-_MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 _BLOCK = 64  # images between two reports of progress
 
 
@@ -27,7 +27,7 @@ _BLOCK = 64  # images between two reports of progress
 class Preparation:
     """How images become training squares, and what to do about broken ones.
 
-    channels: 3 in colour, 1 grey: of equal colours the very same value.
+    channels: 3 in colour; 1 grey, of equal colours the very same value; 4 with alpha, 0 where the background is seen.
 
     `on_error`: "stop" at the first image that cannot be decoded, or "skip" such images if they are at most
     `max_skipped` of all. `cache_bytes`: decoded images are all kept in memory if they fit in this.
@@ -46,9 +46,16 @@ class Preparation:
         """(size, size, channels) of a square."""
         return self.image_size, self.image_size, self.channels
 
+    @property
+    def behind(self) -> tuple[int, int, int] | None:
+        """What transparent pictures are laid on; None where they stay transparent."""
+        return None if self.channels == 4 else self.background
+
     def square(self, picture: Image.Image) -> np.ndarray:
         """Bring a picture to the square of training, uint8 (size, size, channels)."""
         pixels = to_training(picture.convert(_MODES[self.channels]), self.image_size, self.fit, self.background)
+        if self.channels == 4:
+            pixels[pixels[:, :, 3] == 0, :3] = self.background  # whatever colour the file hides there
         return pixels.reshape(self.shape)
 
 
@@ -126,7 +133,7 @@ class ImageLoader:
         with MEMORY.unit():
             content = self.source.read(index) if content is None else content
             try:
-                picture = self.source.picture(index, self.prepare.background, content)
+                picture = self.source.picture(index, self.prepare.behind, content)
             except DataError as error:
                 remedy = f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
                 raise DataError(error.message, remedy) from error

@@ -32,8 +32,8 @@ class Data(Section):
         "How images become square: crop to the centre, pad with data.background, or stretch.",
         "--fit",
     )
-    channels: Annotated[Literal[1, 3], BeforeValidator(parse_count)] = option(
-        3, "Channels of the images: 3 in colour, or 1, grey.", "--channels"
+    channels: Annotated[Literal[1, 3, 4], BeforeValidator(parse_count)] = option(
+        3, "Channels of the images: 3 in colour, 1 grey, 4 with transparency.", "--channels"
     )
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
     captions: Place = option(

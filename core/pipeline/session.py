@@ -128,7 +128,7 @@ class Session:
 
     def _square(self, image: Picture, mask: Picture | None, generator: StageRun) -> Masked:
         prepare = preparation_of_training(generator, self._settings({}))
-        picture = _picture(image, prepare.background)
+        picture = _picture(image, prepare.behind)
         if mask is None:
             return unmasked(picture, prepare)
         return masked_by(picture, np.array(_picture(mask).convert("L")), prepare)
@@ -139,7 +139,7 @@ def _asked(conditioning: Conditioning, wanted: str | Sequence[str]) -> dict[str,
     return {} if wanted == ALL else {conditioning.asks: wanted}
 
 
-def _picture(image: Picture, background: tuple[int, int, int] = WHITE) -> Image.Image:
+def _picture(image: Picture, background: tuple[int, int, int] | None = WHITE) -> Image.Image:
     if isinstance(image, str | Path):
         return decode_picture(read_plain(Path(image)), str(image), background)
     picture = picture_of(image) if isinstance(image, np.ndarray) else image

@@ -38,7 +38,7 @@ class Inputs:
 
     def square(self, index: int) -> Masked:
         """Return an image and its mask. Raises DataError naming it where it cannot be decoded, or lacks the box."""
-        picture = self.source.picture(index, self.prepare.background)
+        picture = self.source.picture(index, self.prepare.behind)
         if self.config.box is not None:
             return boxed(picture, self.config.box, self.prepare, self.source.names[index])
         if self.config.outpaint is not None:

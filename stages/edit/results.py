@@ -106,4 +106,4 @@ def write_strips(
 
 
 def _read(path: Path, prepare: Preparation) -> np.ndarray:
-    return prepare.square(decode_picture(path.read_bytes(), str(path)))
+    return prepare.square(decode_picture(path.read_bytes(), str(path), prepare.behind))

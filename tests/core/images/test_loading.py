@@ -130,3 +130,26 @@ def test_an_abandoned_stream_leaves_no_thread_behind(photos):
     stream.close()
     loader.close()
     assert threading.active_count() == before
+
+
+def test_grey_squares_are_the_bytes_of_grey_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    grey = np.random.default_rng(0).integers(0, 256, (4, 12, 12), dtype=np.uint8)
+    for number, pixels in enumerate(grey):
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{number}.png")
+        Image.fromarray(pixels).convert("RGB").save(tmp_path / "a" / f"rgb-{number}.png")
+    loader = ImageLoader(open_source(str(tmp_path)), Preparation(12, channels=1))
+    np.testing.assert_array_equal(loader.batch(np.arange(8))[..., 0], np.concatenate([grey, grey]))
+
+
+def test_see_through_squares_keep_alpha_and_show_the_background_where_it_is_0(tmp_path):
+    pixels = np.full((6, 12, 4), (250, 10, 20, 255), np.uint8)
+    pixels[:, 4:8, 3], pixels[:, 8:] = 128, (9, 9, 9, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.savez(tmp_path / "b.npz", images=pixels[None])
+    loader = ImageLoader(open_source(str(tmp_path)), Preparation(12, (1, 2, 3), "pad", channels=4))
+    (padded,) = loader.batch(np.arange(1))
+    np.testing.assert_array_equal(padded[3:9, :8], pixels[:, :8])
+    assert (padded[3:9, 8:] == (1, 2, 3, 0)).all() and (padded[[0, 1, 2, 9, 10, 11]] == (1, 2, 3, 0)).all()
+    of_arrays = ImageLoader(open_source(str(tmp_path / "b.npz")), Preparation(12, (1, 2, 3), "pad", channels=4))
+    np.testing.assert_array_equal(of_arrays.batch(np.arange(1))[0], padded)
