@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from ..settings.families import NetworkConfig
-from ..settings.fields import option, parse_count
+from ..settings.fields import option, read_number
 
 
 class IdentityConfig(NetworkConfig):
@@ -17,7 +17,7 @@ class IdentityConfig(NetworkConfig):
     sizes = "identity, identity-grey (pixels)"
 
     in_channels: int = Field(default=3, ge=1)
-    image_channels: Annotated[Literal[1, 3], BeforeValidator(parse_count)] = option(3, "3: the colours; 1: their mean.")
+    image_channels: Annotated[Literal[1, 3], BeforeValidator(read_number)] = option(3, "3: the colours; 1: their mean.")
 
     @property
     def latent_channels(self) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from ..settings.fields import Location, Place, Section, option, parse_count
+from ..settings.fields import Location, Place, Section, option, read_number
 
 
 def _same_colour(name: str) -> str:
@@ -32,7 +32,7 @@ class Data(Section):
         "How images become square: crop to the centre, pad with data.background, or stretch.",
         "--fit",
     )
-    channels: Annotated[Literal[1, 3, 4], BeforeValidator(parse_count)] = option(
+    channels: Annotated[Literal[1, 3, 4], BeforeValidator(read_number)] = option(
         3, "Channels of the images: 3 in colour, 1 grey, 4 with transparency.", "--channels"
     )
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")

@@ -39,6 +39,11 @@ def parse_count(value: object) -> object:
     return int(number) if number == int(number) else value
 
 
+def read_number(value: object) -> object:
+    """Read a whole number that is typed: for settings that are one of a few; leave anything else for pydantic."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}\s*", value, re.ASCII) else value
+
+
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 
 
