@@ -26,6 +26,7 @@ from ..core.pipeline.settings import Seeded
 from ..core.pipeline.writing import PREVIEW, Images, draw, kept_latents, preview
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, occupied, output_folder
+from ..core.runs.schemas import size_of, size_recorded
 from ..core.system.transfer import to_device
 from .configs.combining import Anagram, Combination, Hybrid, Interpolate
 
@@ -48,7 +49,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
     titles = [request.titles[0] for request in pair]
     own_seeds = _seeds(config)
     if isinstance(config, Anagram):
-        _check_view(config, opened.source.metadata["latent_shape"][-1])
+        _check_view(config, opened.source.metadata["latent_shape"])
 
     folder = output_folder(config, config.label or folder_label(config, config.title, {}))
     with occupied(folder, config.machine) as policy:
@@ -92,7 +93,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
                 for name, seed in zip(names, own_seeds, strict=True)
             ],
             "sampling": opened.recorded(config.seed),
-            "image_size": opened.source.metadata["image_size"],
+            **size_recorded(size_of(opened.source.metadata)),
         }
         work.commit(outputs, metadata, hashes, speed)
 
@@ -148,10 +149,16 @@ def _without_learned_variance(sampling: Sampling) -> Sampling:
     return replace(sampling, variance="posterior") if sampling.variance != "beta" else sampling
 
 
-def _check_view(config: Anagram, side: int) -> None:
+def _check_view(config: Anagram, latent_shape: Sequence[int]) -> None:
     """Refuse a view that latents of this size do not have."""
-    if side % views.VIEWS[config.view].pieces:
-        raise ConfigError(f"`view={config.view}`: {side} latent pixels do not divide into its pieces", "use another")
+    view, (_, *sides) = views.VIEWS[config.view], latent_shape
+    for side in sides:
+        if side % view.pieces:
+            raise ConfigError(
+                f"`view={config.view}`: {side} latent pixels do not divide into its pieces", "use another"
+            )
+    if view.apply(torch.empty(1, *latent_shape)).shape[1:] != tuple(latent_shape):
+        raise ConfigError(f"`view={config.view}`: images that are not square look other when turned", "use rotate180")
 
 
 def _anagram(config: Anagram, generator: DenoisingGenerator, start: Start, other: Cond, rows: np.ndarray) -> Start:
@@ -201,11 +208,14 @@ def _both_ways(config: Anagram, drawn: np.ndarray, titles: Sequence[str]) -> np.
 
 def _both_sizes(config: Hybrid, drawn: np.ndarray, titles: Sequence[str]) -> np.ndarray:
     """Show the images in full size, and below a half and a quarter of it."""
-    side, rows = drawn.shape[1] * scale_for(drawn, 128), []
+    tall, wide = (side * scale_for(drawn, 128) for side in drawn.shape[1:3])
+    rows = []
     for part in (1, 2, 4):
-        small = [Image.fromarray(image).resize((side // part,) * 2, Image.Resampling.BICUBIC) for image in drawn]
-        edge = (side - side // part) // 2
-        around = ((0, 0), (edge, side - side // part - edge), (edge, side - side // part - edge), (0, 0))
+        size = wide // part, tall // part
+        small = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in drawn]
+        edges = [(side - side // part) // 2 for side in (tall, wide)]
+        down, across = ((edge, side - side // part - edge) for edge, side in zip(edges, (tall, wide), strict=True))
+        around = ((0, 0), down, across, (0, 0))
         rows.append(np.pad(np.stack([np.array(each) for each in small]), around, constant_values=255))
     labels = [f"{titles[0]}: near", "", f"{titles[1]}: far"]
     return grid(np.concatenate(rows), len(drawn), row_labels=labels)

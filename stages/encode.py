@@ -25,6 +25,7 @@ from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.pieces import Pieces
 from ..core.runs.roles import AUTOENCODER, LATENTS
+from ..core.runs.schemas import size_recorded
 from .configs import Encode
 
 
@@ -56,7 +57,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
 
         # Encode both splits; shards that are there are not made again.
         network = load_autoencoder(source, policy).network
-        maps = token_maps(network, config.data.image_size, policy)
+        maps = token_maps(network, config.data.size, policy)
         images = sources.read(progress, keep=False)
         conditioning: Conditioning | None = None
         fields_of = _no_fields
@@ -80,7 +81,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         made_by = {LABEL: sources.as_input["fingerprint"]}
         if condition is not None and conditioning is not None:
             made_by |= dict.fromkeys(condition.names(conditioning), condition.fingerprint)
-        shape = job.network.latent_shape(config.data.image_size)
+        shape = job.network.latent_shape(config.data.size)
         metadata = {
             "latent_shape": list(shape),
             "dtype": "float16",
@@ -90,7 +91,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
             "flips": config.data.flip,
             "class_names": list(images.class_names),
             "class_counts": np.bincount(images.train.labels, minlength=len(images.class_names)).tolist(),
-            "image_size": config.data.image_size,
+            **size_recorded(config.data.size),
             "crop": {"crop": "centre, as ADM", "pad": "none, padded", "stretch": "none, stretched"}[config.data.fit],
             "autoencoder": source.fingerprint,
             "shards": names,
@@ -126,7 +127,7 @@ def _training(config: Encode, conditioning: Conditioning) -> str:
 
 
 def _same_form(config: Encode, measured: Data) -> None:
-    for name in ("image_size", "channels"):
+    for name in ("image_size", "image_width", "channels"):
         given, own = getattr(config.data, name), getattr(measured, name)
         if given != own:
             raise ConfigError(

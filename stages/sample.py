@@ -24,6 +24,7 @@ from ..core.pipeline.generator import Generator, Loaded, Opened, open_generator
 from ..core.pipeline.writing import PREVIEW, Images, draw, kept_latents, preview
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
+from ..core.runs.schemas import size_of, size_recorded
 from .configs import Sample
 
 GRID_CLASSES, GRID_PER_CLASS = 20, 10
@@ -62,11 +63,12 @@ class Asked:
     def metadata(self, sampling: dict[str, Any]) -> dict[str, Any]:
         """Return what the manifest says of the images that were drawn so. sampling: as `Opened` records it."""
         images = zip(self.names, self.rows, self.seeds.ravel(), strict=True)
+        asked, own = self.config.image_size, self.opened.source.metadata
         return {
             "images": [{"file": name, **self.request.records[row], "seed": int(seed)} for name, row, seed in images],
             **recorded(self.opened.conditioning, of_samples=True),
             "sampling": sampling,
-            "image_size": self.config.image_size or self.opened.source.metadata["image_size"],
+            **({"image_size": asked} if asked else size_recorded(size_of(own))),
         }
 
 

@@ -15,6 +15,7 @@ from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.roles import AUTOENCODER
 from ..core.runs.run import StageRun
+from ..core.runs.schemas import size_recorded
 from ..core.system.precision import Policy
 from ..core.training import loop
 from ..core.training.start import open_start
@@ -61,12 +62,12 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
         else:
             _measure_latents(autoencoder, images, policy, progress)
         metadata |= {
-            "latent_shape": list(autoencoder.latent_shape(config.data.image_size)),
+            "latent_shape": list(autoencoder.latent_shape(config.data.size)),
             "latent_mean": autoencoder.latent_mean.tolist(),
             "latent_std": autoencoder.latent_std.tolist(),
             **reconstruction_quality(autoencoder, images.val, policy),
         }
-        metadata |= {"class_names": list(images.class_names), "image_size": config.data.image_size}
+        metadata |= {"class_names": list(images.class_names), **size_recorded(config.data.size)}
         registry.save(autoencoder, folder / "final")
         work.commit(sorted(f"final/{path.name}" for path in (folder / "final").iterdir()), metadata)
     summary = {
@@ -92,12 +93,12 @@ def _ready(config: TrainAutoencoder) -> Autoencoder | None:
                 "give one with an encoder, as runs/NAME/vqvae/final of the run that it was exported from",
             )
         ready.require_channels(config.data.channels)
-        ready.latent_shape(config.data.image_size)
+        ready.latent_shape(config.data.size)
         return ready
     network = registry.config_of(config.model, config.data.channels)
     with torch.device("meta"):
         outline = registry.build(network)
-    outline.latent_shape(config.data.image_size)
+    outline.latent_shape(config.data.size)
     return None if isinstance(outline.codec, TrainableCodec) else registry.build(network)
 
 

@@ -209,20 +209,24 @@ class Autoencoder(nn.Module):
                 f"use {self.in_channels}, or another autoencoder",
             )
 
-    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """Return (C, h, w) of the latents of square images. Raises ConfigError for a size that it does not take."""
-        if image_size % self.downsampling:
-            below = image_size // self.downsampling * self.downsampling
-            raise ConfigError(
-                f"`data.image_size={image_size}` is not a multiple of {self.downsampling}, the autoencoder's"
-                " downsampling",
-                f"use {below or self.downsampling} or {below + self.downsampling}",
-            )
-        side, sides = image_size // self.downsampling, self.codec.latent_sides
-        if sides is not None and side not in sides:
-            taken = " or ".join(str(each * self.downsampling) for each in sides)
-            raise ConfigError(f"`data.image_size={image_size}` does not fit the autoencoder", f"use {taken}")
-        return self.latent_channels, side, side
+    def latent_shape(self, image_size: int | tuple[int, int]) -> tuple[int, int, int]:
+        """Return (C, h, w) of the latents of images of a size: the side of squares, or height and width.
+
+        Raises ConfigError for a size that it does not take.
+        """
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        for name, side in zip(("image_size", "image_width"), size, strict=True):
+            if side % self.downsampling:
+                below = side // self.downsampling * self.downsampling
+                raise ConfigError(
+                    f"`data.{name}={side}` is not a multiple of {self.downsampling}, the autoencoder's downsampling",
+                    f"use {below or self.downsampling} or {below + self.downsampling}",
+                )
+            sides = self.codec.latent_sides
+            if sides is not None and (side // self.downsampling not in sides or size[0] != size[1]):
+                taken = " or ".join(str(each * self.downsampling) for each in sides)
+                raise ConfigError(f"`data.{name}={side}` does not fit the autoencoder", f"use squares of {taken}")
+        return self.latent_channels, size[0] // self.downsampling, size[1] // self.downsampling
 
     def encode(self, images: Tensor) -> Tensor:
         """Return normalised latents (B, C, h, w) of images (B, I, H, W) in [-1, 1], float32; no draw is made."""

@@ -61,7 +61,7 @@ class ImageSource:
         return len(self.names)
 
     def read(self, index: int) -> bytes | np.ndarray:
-        """Return the content of a sample: the bytes of its file, or uint8 (H, W) or (H, W, 3 or 4) where arrays are kept."""
+        """Return a sample's content: the bytes of its file, or uint8 (H, W) or (H, W, 3 or 4) where arrays are kept."""
         return self.fetch(int(self.rows[index]))
 
     @property

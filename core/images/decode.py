@@ -189,45 +189,63 @@ def strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, image.width, min(top + rows, image.height)
 
 
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of images of a size: the side of squares, or both."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def to_training(
-    image: np.ndarray | Image.Image, size: int, fit: Fit = "crop", background: tuple[int, int, int] = WHITE
+    image: np.ndarray | Image.Image,
+    size: int | tuple[int, int],
+    fit: Fit = "crop",
+    background: tuple[int, int, int] = WHITE,
 ) -> np.ndarray:
-    """Bring an image, uint8 (H, W, 3) or a picture in RGB, L or RGBA, to the square of training, uint8.
+    """Bring an image, uint8 (H, W, 3) or a picture in RGB, L or RGBA, to the size of training, uint8.
 
-    It is (size, size, 3 or 4), or (size, size) where the picture is grey. Padding is see-through where that is known.
+    size: the side of squares, or height and width. Returns (height, width, 3 or 4), or (height, width) where the
+    picture is grey.
 
-    "crop" takes the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while the shorter side is at
-    least twice `size`, bring it to `size` with a bicubic filter, cut out the centre. Smaller images are enlarged the
-    same way. "pad" brings the longer side to `size` in the same two steps, and puts the image into the middle of a
-    square of the background. "stretch" brings both sides to `size` with a bicubic filter, and loses the aspect ratio.
+    "crop" takes the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while both sides are at least
+    twice what they have to be, resize with a bicubic filter until one is right and the other not too small, cut out the
+    centre. Smaller images are enlarged the same way. "pad" brings the image inside in the same two steps, and puts it
+    into the middle of the background, see-through where the picture has alpha. "stretch" brings both sides to their
+    size with a bicubic filter, and loses the aspect ratio.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    if picture.size == (size, size):
+    tall, wide = sides(size)
+    if picture.size == (wide, tall):
         return np.array(picture)
     if fit == "stretch":
-        return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+        return np.array(picture.resize((wide, tall), Image.Resampling.BICUBIC))
 
-    side = min if fit == "crop" else max
-    while side(picture.size) >= 2 * size:
+    # Of squares, the shorter side counts for "crop" and the longer one for "pad".
+    def share() -> tuple[int, int]:
+        """Return a side of the picture, and what it has to become: the one that sets the scale."""
+        across, down = (picture.width, wide), (picture.height, tall)
+        is_wider = picture.width * tall > picture.height * wide
+        return down if is_wider == (fit == "crop") else across
+
+    while share()[0] >= 2 * share()[1]:
         halved = max(picture.width // 2, 1), max(picture.height // 2, 1)
         picture = picture.resize(halved, Image.Resampling.BOX)
 
-    scale = size / side(picture.size)
+    now, wanted = share()
+    scale = wanted / now
     width, height = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = (width - wide) // 2, (height - tall) // 2
     if fit == "pad":
-        square = Image.new("RGB", (size, size), background).convert(picture.mode)
+        padded = Image.new("RGB", (wide, tall), background).convert(picture.mode)
         if picture.mode == "RGBA":
-            square.putalpha(0)
-        square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (-left, -top))
-        return np.array(square)
-    if max(width, height) > 16 * size:
+            padded.putalpha(0)
+        padded.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (-left, -top))
+        return np.array(padded)
+    if max(width / wide, height / tall) > 16:
         # A very long strip: compute the centre alone, the rest of the enlarged strip could fill the memory.
         x, y = picture.width / width, picture.height / height
-        box = (left * x, top * y, (left + size) * x, (top + size) * y)
-        return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        box = (left * x, top * y, (left + wide) * x, (top + tall) * y)
+        return np.array(picture.resize((wide, tall), Image.Resampling.BICUBIC, box=box))
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(picture.crop((left, top, left + size, top + size)))
+    return np.array(picture.crop((left, top, left + wide, top + tall)))
 
 
 def is_dark(pixels: np.ndarray) -> bool:

@@ -26,7 +26,7 @@ def grid(
     scale: int = 1,
     lines: int = 1,
 ) -> np.ndarray:
-    """Lay images, uint8 (N, H, W, C), in colour, grey or see-through, out in rows on white; return uint8 (height, width, 3).
+    """Lay images, uint8 (N, H, W, 1, 3 or 4), out in rows on white; return uint8 (height, width, 3).
 
     Without `columns` the grid is about square. `labels` stand below each image, `row_labels` left of each row,
     `column_labels` above each column. `scale` enlarges each pixel to a square of that many. lines: into which texts

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import DataError
 from .budget import MEMORY
 from .dataset import ImageSource, content_digest, num_workers
-from .decode import WHITE, Fit, as_tensor, is_dark, to_training
+from .decode import WHITE, Fit, as_tensor, is_dark, sides, to_training
 from .order import mirrored, pieces
 from .reading import in_order, read_each
 from .squares import Squares
@@ -25,15 +25,15 @@ _BLOCK = 64  # images between two reports of progress
 
 @dataclass(frozen=True)
 class Preparation:
-    """How images become training squares, and what to do about broken ones.
+    """How images become training squares, or what else their size is, and what to do about broken ones.
 
-    channels: 3 in colour; 1 grey, of equal colours the very same value; 4 with alpha, 0 where the background is seen.
-
-    `on_error`: "stop" at the first image that cannot be decoded, or "skip" such images if they are at most
-    `max_skipped` of all. `cache_bytes`: decoded images are all kept in memory if they fit in this.
+    image_size: the side, or height and width. channels: 3 in colour; 1 grey, of equal colours the very same value; 4 with
+    alpha, and the background where that is 0. `on_error`: "stop" at the first image that cannot be decoded, or "skip"
+    such images if they are at most `max_skipped` of all. `cache_bytes`: decoded images are all kept in memory if they
+    fit in this.
     """
 
-    image_size: int
+    image_size: int | tuple[int, int]
     background: tuple[int, int, int] = WHITE
     fit: Fit = "crop"
     on_error: str = "stop"
@@ -43,8 +43,8 @@ class Preparation:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(size, size, channels) of a square."""
-        return self.image_size, self.image_size, self.channels
+        """(H, W, channels) of a square."""
+        return *sides(self.image_size), self.channels
 
     @property
     def behind(self) -> tuple[int, int, int] | None:
@@ -52,7 +52,7 @@ class Preparation:
         return None if self.channels == 4 else self.background
 
     def square(self, picture: Image.Image) -> np.ndarray:
-        """Bring a picture to the square of training, uint8 (size, size, channels)."""
+        """Bring a picture to the square of training, uint8 (H, W, channels)."""
         pixels = to_training(picture.convert(_MODES[self.channels]), self.image_size, self.fit, self.background)
         if self.channels == 4:
             pixels[pixels[:, :, 3] == 0, :3] = self.background  # whatever colour the file hides there
@@ -78,7 +78,7 @@ class ImageLoader:
         on_progress: Callable[[int, int], None] | None = None,
         on_disk: Squares | None = None,
     ) -> None:
-        assert prepare.image_size > 0 and prepare.on_error in ("stop", "skip"), f"{prepare}"
+        assert min(prepare.shape) > 0 and prepare.on_error in ("stop", "skip"), f"{prepare}"
         self.source = source
         self.prepare = prepare
         self.skipped: list[tuple[str, str]] = []
@@ -100,7 +100,7 @@ class ImageLoader:
         return len(self.source)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images at `indices`, uint8 (B, size, size, C), decoding in parallel what is not in memory."""
+        """Return the images at `indices`, uint8 (B, H, W, C), decoding in parallel what is not in memory."""
         return next(self.batches([indices]))
 
     def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
@@ -195,7 +195,7 @@ class ImageLoader:
 
 
 def training_images(images: ImageLoader, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool) -> Tensor:
-    """Return images of samples (B,), float32 (B, C, size, size) in [-1, 1], as positions (B,) of the stream draw them.
+    """Return images of samples (B,), float32 (B, C, H, W) in [-1, 1], as positions (B,) of the stream draw them.
 
     flips: half of them are mirrored.
     """

@@ -18,7 +18,7 @@ SIDES = ("left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class Masked:
-    """A square image, uint8 (S, S, C), and its mask, uint8 (S, S)."""
+    """An image of the size of training, uint8 (H, W, C), and its mask, uint8 (H, W)."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -26,7 +26,7 @@ class Masked:
 
 def unmasked(picture: Image.Image, prepare: Preparation) -> Masked:
     """Return an image of which all is drawn anew, as a square of training."""
-    return Masked(prepare.square(picture), np.full((prepare.image_size,) * 2, 255, dtype=np.uint8))
+    return Masked(prepare.square(picture), np.full(prepare.shape[:2], 255, dtype=np.uint8))
 
 
 def masked_by(picture: Image.Image, mask: np.ndarray, prepare: Preparation) -> Masked:
@@ -63,14 +63,15 @@ def require_inside(picture: Image.Image, box: tuple[int, int, int, int], name: s
 def outpainted(picture: Image.Image, margins: Margins, prepare: Preparation) -> Masked:
     """Put an image into a larger one whose margins are drawn anew; they begin as its edges, continued.
 
-    margins: pixels of the image by side. The shorter side gets more, on both ends, until the whole is square; not where
-    images are stretched to squares.
+    margins: pixels of the image by side. The side that is too short gets more, on both ends, until the whole is square,
+    or as wide for its height as images are in training; not where these are stretched.
     """
     left, top, right, bottom = (margins.get(side, 0) for side in SIDES)
     width, height = picture.width + left + right, picture.height + top + bottom
-    side = max(width, height)
-    missing = (0, 0) if prepare.fit == "stretch" else (side - width, side - height)
-    if max(width, height) ** 2 > MAX_PIXELS:
+    tall, wide, _ = prepare.shape
+    whole = max(width, -(-height * wide // tall)), max(height, -(-width * tall // wide))
+    missing = (0, 0) if prepare.fit == "stretch" else (whole[0] - width, whole[1] - height)
+    if whole[0] * whole[1] > MAX_PIXELS:
         raise DataError(f"an image of {width:,} x {height:,} pixels with its margins is too large", "give smaller ones")
     left, top = left + missing[0] // 2, top + missing[1] // 2
     right, bottom = right + missing[0] - missing[0] // 2, bottom + missing[1] - missing[1] // 2
@@ -81,7 +82,7 @@ def outpainted(picture: Image.Image, margins: Margins, prepare: Preparation) -> 
 
 
 def feathered(mask: np.ndarray, width: int) -> np.ndarray:
-    """Return how much of the new image shows, float32 (S, S) in [0, 1]: it fades in over `width` pixels.
+    """Return how much of the new image shows, float32 (H, W) in [0, 1]: it fades in over `width` pixels.
 
     It is 0 wherever the mask is, so that what is kept stays as it is. The border of the image is not an edge.
     """
@@ -97,6 +98,6 @@ def feathered(mask: np.ndarray, width: int) -> np.ndarray:
 
 
 def pasted(image: np.ndarray, drawn: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Lay what was drawn over the image as far as it shows; both uint8 (S, S, C), shown float32 (S, S)."""
+    """Lay what was drawn over the image as far as it shows; both uint8 (H, W, C), shown float32 (H, W)."""
     share = shown[:, :, None]
     return (share * drawn + (1 - share) * image).round().astype(np.uint8)

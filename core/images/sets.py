@@ -171,7 +171,7 @@ def image_loader(source: ImageSource, data: Data, role: str, progress: Progress,
 def preparation_of(data: Data, keep: bool = True) -> Preparation:
     """Return how `data` makes squares of images. keep: in memory, where they fit."""
     return Preparation(
-        image_size=data.image_size,
+        image_size=data.image_size if data.image_width is None else data.size,
         background=ImageColor.getrgb(data.background)[:3],
         fit=data.fit,
         on_error=data.on_error,

@@ -27,9 +27,16 @@ class Data(Section):
     )
     # SSIM, which validation measures, has a window of 11 pixels.
     image_size: int = option(64, "Side of the square images, pixels.", "--image-size", ge=11, le=4096)
+    image_width: int | None = option(
+        None,
+        "Width where images are not square, pixels; image_size is the height.",
+        "--image-width",
+        ge=11,
+        le=4096,
+    )
     fit: Literal["crop", "pad", "stretch"] = option(
         "crop",
-        "How images become square: crop to the centre, pad with data.background, or stretch.",
+        "How images get their size: crop to the centre, pad with data.background, or stretch.",
         "--fit",
     )
     channels: Annotated[Literal[1, 3, 4], BeforeValidator(read_number)] = option(
@@ -59,3 +66,8 @@ class Data(Section):
     disk_gb: float = option(
         4.0, "Keep decoded images on the disk, for the next start, up to this many gigabytes.", identity=False, ge=0
     )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in training."""
+        return self.image_size, self.image_width or self.image_size

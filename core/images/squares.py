@@ -21,7 +21,7 @@ from PIL import features
 
 from .. import files
 from ..errors import UserError
-from .decode import HEIF, readable_formats
+from .decode import HEIF, readable_formats, sides
 
 _SUFFIX = ".squares"
 _MAGIC = b"ldm squares 1".ljust(16, b"\0")
@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True, eq=False)
 class _Pack:
-    """An opened file: the sha256 (N, 32), checksums (N, 16) and squares (N, size, size, C) of some images."""
+    """An opened file: the sha256 (N, 32), checksums (N, 16) and squares (N, H, W, C) of some images."""
 
     path: Path
     contents: np.ndarray
@@ -55,11 +55,13 @@ class Squares:
     `failure`, why nothing more is written, where that is not for lack of room.
     """
 
-    def __init__(self, folder: Path, prepared: object, size: int, most_bytes: int, channels: int = 3) -> None:
+    def __init__(
+        self, folder: Path, prepared: object, size: int | tuple[int, int], most_bytes: int, channels: int = 3
+    ) -> None:
         libraries = [features.version(name) for name in _LIBRARIES]
         if HEIF in readable_formats():
             libraries.append(version("pillow-heif"))
-        self.folder, self.shape, self.most_bytes = folder, (size, size, channels), most_bytes
+        self.folder, self.shape, self.most_bytes = folder, (*sides(size), channels), most_bytes
         # Squares in colour are found under the key that they had when there were no others.
         self.key = files.sha256_json([prepared, size, libraries, *([channels] if channels != 3 else [])])[:32]
         self.damaged = 0
@@ -77,7 +79,7 @@ class Squares:
         return len(self._known)
 
     def get(self, content: bytes) -> np.ndarray | None:
-        """Return the square, uint8 (size, size, C), of the image whose file has this sha256; None where it is not here.
+        """Return the square, uint8 (H, W, C), of the image whose file has this sha256; None where it is not here.
 
         A file with a damaged square is removed.
         """

@@ -161,7 +161,7 @@ def codec_fields(network: Autoencoder, images: torch.Tensor, tokens: bool) -> di
 
 
 @torch.no_grad()
-def token_maps(network: Autoencoder, image_size: int, policy: Policy) -> list[list[int]]:
+def token_maps(network: Autoencoder, size: tuple[int, int], policy: Policy) -> list[list[int]]:
     """Return the shapes of a codec's maps of tokens, where there are several.
 
     A single map is not worth writing: it follows from the latents beside it.
@@ -169,8 +169,8 @@ def token_maps(network: Autoencoder, image_size: int, policy: Policy) -> list[li
     if not isinstance(network.codec, TokenCodec):
         return []
     with policy.autocast():
-        # Shapes depend on the image size alone, so a pass on zeros gives them.
-        maps = network.codec.tokens(torch.zeros(1, network.in_channels, image_size, image_size, device=policy.device))
+        # Shapes depend on the images' size alone, so a pass on zeros gives them.
+        maps = network.codec.tokens(torch.zeros(1, network.in_channels, *size, device=policy.device))
     return [list(each.shape[1:]) for each in maps] if len(maps) > 1 else []
 
 

@@ -151,6 +151,8 @@ def open_model(config: Drawing) -> OpenedDenoiser:
 def _check_size(image_size: int, network: StageRun) -> None:
     """Refuse images of another size than a network was trained on where it takes no other. Raises ConfigError."""
     trained, (_, rows, columns) = network.metadata["image_size"], network.metadata["latent_shape"]
+    if rows != columns:
+        raise ConfigError(f"`image_size={image_size}`: {network.path} draws no squares", "leave it out")
     if image_size == trained:
         return
     denoisers.require_any_size(network.path / "final", f"`image_size={image_size}`", f"{trained} pixels")

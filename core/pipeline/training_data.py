@@ -20,6 +20,7 @@ from ..progress import Progress
 from ..runs.inputs import as_input, open_own, open_producer, own_folders
 from ..runs.roles import AUTOENCODER, LATENTS
 from ..runs.run import StageRun
+from ..runs.schemas import size_of
 from ..settings.fields import Run
 from ..system.precision import Policy
 from .loading import load_autoencoder
@@ -104,7 +105,7 @@ def preparation_of_training(generator: StageRun, config: Run) -> Preparation:
         with suppress(DataError):
             producer = open_producer(generator, "latents", LATENTS, config)
     producer = producer or open_producer(generator, "autoencoder", AUTOENCODER, config)
-    return replace(preparation_of(data_of(producer)), image_size=generator.metadata["image_size"])
+    return replace(preparation_of(data_of(producer)), image_size=size_of(generator.metadata))
 
 
 def _recorded(described: StageRun, dropout: float, kind: str) -> Conditioning:

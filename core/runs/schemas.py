@@ -36,6 +36,17 @@ def absent() -> Any:
     return Field(default=None)
 
 
+def size_recorded(size: tuple[int, int]) -> dict[str, int]:
+    """Return what metadata say of images' height and width: the side of squares, of others both."""
+    height, width = size
+    return {"image_size": height} if width == height else {"image_size": height, "image_width": width}
+
+
+def size_of(metadata: Mapping[str, Any]) -> tuple[int, int]:
+    """Return height and width of the images, as metadata record them."""
+    return metadata["image_size"], metadata.get("image_width", metadata["image_size"])
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -104,6 +115,7 @@ class Autoencoder(Metadata):
     class_names: Names
     latent_shape: Shape
     image_size: Side
+    image_width: Side = absent()
     images_seen: Count = absent()
     val_psnr: Number = absent()
     val_ssim: Number = absent()
@@ -137,6 +149,7 @@ class Latents(Conditioned):
     class_counts: list[Count] = absent()
     latent_shape: Shape
     image_size: Side
+    image_width: Side = absent()
     shards: _Parts
     samples: _PartSizes
     fields: dict[Text, _Field] = absent()
@@ -162,6 +175,7 @@ class Generator(Conditioned):
     """What sampling and evaluation rely on, whatever draws the images."""
 
     image_size: Side
+    image_width: Side = absent()
 
 
 class Denoiser(Generator):
@@ -213,6 +227,7 @@ class _Image(_Record):
 class Samples(Conditioned):
     images: Annotated[list[_Image], Field(min_length=1)]
     image_size: Side
+    image_width: Side = absent()
     sampling: Sampling
 
     @model_validator(mode="after")
@@ -235,6 +250,7 @@ class _Edited(_Record):
 class Edits(Metadata):
     images: Annotated[list[_Edited], Field(min_length=1)]
     image_size: Side
+    image_width: Side = absent()
     sampling: Sampling
 
     def named_files(self) -> Iterable[str]:

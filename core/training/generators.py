@@ -23,6 +23,7 @@ from ..runs.claim import is_whole
 from ..runs.outputs import claim, command_line, occupied, output_folder
 from ..runs.roles import Role
 from ..runs.run import MANIFEST, StageRun
+from ..runs.schemas import size_of, size_recorded
 from ..runs.weights import description as describe_network
 from ..settings.families import Family, kind_of
 from ..system.compile import eager_mode
@@ -185,5 +186,6 @@ def _description(data: TrainingData) -> dict[str, Any]:
     """Return what sampling needs beside the weights of a generator of any kind."""
     return {
         **recorded(data.conditioning),
-        **{name: data.described.metadata[name] for name in ("latent_shape", "image_size")},
+        "latent_shape": data.described.metadata["latent_shape"],
+        **size_recorded(size_of(data.described.metadata)),
     }

@@ -38,6 +38,7 @@ from ..pipeline.best import BestState
 from ..pipeline.generator import Generator, Look
 from ..pipeline.training_data import TrainingData
 from ..progress import Progress
+from ..runs.schemas import size_recorded
 from ..settings.fields import Stage
 from ..system.precision import Policy
 from ..system.signals import StopFlag, stop_flag
@@ -115,7 +116,7 @@ class SampleEvaluator:
         conditions = {
             **evaluate.conditions_of(self.extractor, len(self.real), wanted.num, self.settings),
             "sampling": {**self.sampling, "seed": wanted.seed},
-            "image_size": self.data.image_size,
+            **size_recorded(self.data.size),
             "reference": self.reference_input["path"],
             "reference_sha256": self.reference_input["fingerprint"],
         }

@@ -16,6 +16,7 @@ from ...core.pipeline.writing import PREVIEW, draw, kept_latents, preview
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import has_begun
 from ...core.runs.outputs import claim, occupied, output_folder
+from ...core.runs.schemas import size_recorded
 from ..configs import Edit
 from .inputs import Inputs, check_editor, images_of, mask_of
 from .results import errors_of, extent, records_of, write_strips
@@ -72,7 +73,7 @@ def run(config: Edit, progress: Progress) -> Outcome:
             "images": records,
             "strips": strips,
             "sampling": opened.recorded(config.seed),
-            "image_size": inputs.prepare.image_size,
+            **size_recorded(inputs.prepare.shape[:2]),
             **errors,
         }
         work.commit([*images.files, *strips, overview.name], metadata, hashes, speed)

@@ -22,6 +22,7 @@ from ...core.runs.inputs import as_input, own_folders
 from ...core.runs.outputs import claim, command_line
 from ...core.runs.roles import CLASSIFIER
 from ...core.runs.run import StageRun
+from ...core.runs.schemas import size_of, size_recorded
 from ...core.system.precision import Policy
 from ..configs import Eval
 
@@ -99,7 +100,7 @@ def conditions_of_samples(made: StageRun | None, where: Path) -> dict[str, Any]:
     """Return the settings of the samples, where they are known."""
     if made is None:
         return {"samples": str(where)}
-    return {"sampling": made.metadata["sampling"], "image_size": made.metadata["image_size"]}
+    return {"sampling": made.metadata["sampling"], **size_recorded(size_of(made.metadata))}
 
 
 def _prompts(samples: ImageSource) -> list[str]:

@@ -87,7 +87,7 @@ class Basis:
     def latents(self) -> LatentSets:
         """Noise in the place of latents."""
         data, autoencoder = self.recipe.autoencoder.data, self.autoencoder
-        shape = autoencoder.latent_shape(data.image_size) if autoencoder else self.how.latent
+        shape = autoencoder.latent_shape(data.size) if autoencoder else self.how.latent
         assert shape is not None, "given where there is no autoencoder"
         device = self.policy.device if self.rate is None else torch.device("cpu")
         texts = self.texts(has_null=True) if self.captioned else None

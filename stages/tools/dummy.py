@@ -22,8 +22,8 @@ COUNT = 64  # of either kind: enough for batches that differ, small enough for a
 
 def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
     """Return noise instead of a run's images, at their size."""
-    side = data.image_size
-    noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    size = data.size
+    noise = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
     source = ImageSource(
         location="dummy",
         class_names=_class_names(num_classes),
@@ -32,7 +32,7 @@ def images(data: Data, num_classes: int, count: int = COUNT) -> ImageSets:
         fetch=lambda row: noise[row],
         rows=np.arange(count, dtype=np.int64),
     )
-    loader = ImageLoader(source, Preparation(side, cache_bytes=noise.nbytes, channels=data.channels))
+    loader = ImageLoader(source, Preparation(size, cache_bytes=noise.nbytes, channels=data.channels))
     return ImageSets(loader, loader)
 
 

@@ -121,17 +121,17 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
     autoencoder, data = found.autoencoder, found.recipe.autoencoder.data
     if autoencoder is None:
         return None
-    views, side, batch = 2 if data.flip else 1, data.image_size, stage.batch_size
+    views, size, batch = 2 if data.flip else 1, data.size, stage.batch_size
     channels = autoencoder.in_channels
-    each, kernels = flops.forward_cost(lambda: autoencoder.posterior(torch.zeros(1, channels, side, side)))
+    each, kernels = flops.forward_cost(lambda: autoencoder.posterior(torch.zeros(1, channels, *size)))
     if found.rate is None:
-        images = torch.zeros(batch, channels, side, side, device=found.policy.device)
+        images = torch.zeros(batch, channels, *size, device=found.policy.device)
         seconds, limit = views * _measured(found, autoencoder, lambda codec: codec.posterior(images)), None
     else:
         seconds, limit = found.seconds(views * each * batch, views * kernels)
     rate = found.how.gpus * batch / seconds if seconds else None  # Pixels need no operations.
-    is_random = autoencoder.posterior(torch.zeros(1, channels, side, side)).std is not None
-    size = bytes_of_a_sample(autoencoder.latent_shape(side), views * (2 if is_random else 1))
+    is_random = autoencoder.posterior(torch.zeros(1, channels, *size)).std is not None
+    size = bytes_of_a_sample(autoencoder.latent_shape(size), views * (2 if is_random else 1))
     total = None if found.train is None or found.val is None else found.train + found.val
     return StageCost(
         stage.command,

@@ -77,6 +77,7 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     made_of = sources.identity(config)
     if _is_ours(config, made_of):
         return Outcome(config.directory, already_complete=True)
+    _require_square(sources.denoiser)
     model = _load(sources.denoiser, config)
     parts = _convert(model, sources.denoiser.metadata["image_size"], config.text_encoder)
     request: Request | None = None
@@ -111,6 +112,13 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     }
     pictures = [config.directory / GRID] if sources.shown.grid is not None else []
     return Outcome(config.directory, summary=summary, pictures=pictures)
+
+
+def _require_square(source: StageRun) -> None:
+    """Refuse images that are not square, which no configuration of diffusers' names here. Raises ConfigError."""
+    _, height, width = source.metadata["latent_shape"]
+    if height != width:
+        raise ConfigError(f"{source.path} is of images that are not square", "only models of squares are exported")
 
 
 def _what(model: Model, parts: Parts, request: Request | None) -> str:
@@ -164,6 +172,7 @@ def _export_autoencoder(config: Export, progress: Progress) -> Outcome:
     if _is_ours(config, made_of):
         return Outcome(config.directory, already_complete=True)
     source.verify()
+    _require_square(source)
     autoencoder = load_autoencoder(source, resolve("cpu", "fp32")).network
     side = source.metadata["latent_shape"][1]
     network: Any = autoencoder_exporter(autoencoder).to_diffusers(autoencoder, side)

@@ -114,7 +114,8 @@ def _subtitle(stages: dict[str, StageRun]) -> str:
     data = data if isinstance(data, dict) else {}
     names = stages["autoencoder"].metadata.get("class_names", [])
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return f"{data.get('source', 'images')} at {data.get('image_size', '?')} px; {len(names)} classes: {shown}"
+    size = " x ".join(str(each) for each in (data.get("image_width"), data.get("image_size", "?")) if each)
+    return f"{data.get('source', 'images')} at {size} px; {len(names)} classes: {shown}"
 
 
 def _chapters(run: Summary) -> Iterator[Chapter]:

@@ -6,7 +6,7 @@ from ...core.denoisers import noisy_classifier
 from ...core.denoisers.noisy_config import NoisyClassifierConfig
 from ...core.denoisers.settings import NOISY, NoisyClassifierModel
 from ...core.distributed import processes
-from ...core.errors import DataError
+from ...core.errors import ConfigError, DataError
 from ...core.pipeline.loading import diffusion_of, open_denoiser
 from ...core.pipeline.settings import Diffusion
 from ...core.pipeline.training_data import training_data
@@ -70,7 +70,9 @@ def _with_process(config: TrainClassifier, process: dict[str, Any]) -> TrainClas
 
 def network_config(model: NoisyClassifierModel, latents: StageRun) -> NoisyClassifierConfig:
     """Return the network that the settings and the latents ask for. Raises ConfigError if they do not fit together."""
-    channels, size, _ = latents.metadata["latent_shape"]
+    channels, size, width = latents.metadata["latent_shape"]
+    if size != width:
+        raise ConfigError(f"{latents.path} has latents of {size} x {width}", "it classifies squares alone")
     return NoisyClassifierConfig(
         latent_channels=channels,
         latent_size=size,

@@ -45,7 +45,7 @@ class AutoencodingTask:
         seeds.seed_everything(config.seed, "autoencoder weights")
 
         # Networks: the codec, LPIPS and the discriminator of its images.
-        size = config.data.image_size
+        size = config.data.size
         self.autoencoder = registry.build(registry.config_of(config.model, config.data.channels)).to(policy.device)
         self.autoencoder.latent_shape(size)
         codec = self.autoencoder.codec
@@ -59,7 +59,7 @@ class AutoencodingTask:
         self.networks: dict[str, nn.Module] = {"autoencoder": codec}
         self.synchronous = codec.synchronous
         if config.loss.adversarial_weight:
-            discriminator = Discriminator(num_layers=layers_for(size), in_channels=config.data.channels)
+            discriminator = Discriminator(num_layers=layers_for(min(size)), in_channels=config.data.channels)
             self.networks["discriminator"] = discriminator.to(policy.device)
         self.modules: nn.Module = nn.ModuleDict(self.networks)
 

@@ -9,6 +9,7 @@ from torch import nn
 from ... import seeds
 from ...colours import in_rgb
 from ...features import classifier
+from ...features.extractor import resize
 from ...images.decode import as_tensor
 from ...images.loader import ImageLoader, training_images
 from ...images.sets import ImageSets
@@ -25,7 +26,8 @@ class ClassifyingTask:
         self.config, self.images, self.policy = config, images, policy
         self.num_samples = len(images.train)
         seeds.seed_everything(config.seed, "classifier weights")
-        network = classifier.Classifier(classifier.config_for(len(images.class_names), config.data.image_size))
+        self.side = max(config.data.size)
+        network = classifier.Classifier(classifier.config_for(len(images.class_names), self.side))
         self.network = network.to(policy.device)
         self.modules: nn.Module = self.network
         self.averaged: nn.Module = self.network
@@ -44,7 +46,7 @@ class ClassifyingTask:
         images = training_images(self.images.train, batch.samples, batch.positions, seed, self.config.data.flip)
         offsets = seeds.integers(seed, "shift", batch.positions, 2 * reach + 1, 2) - reach
         labels = torch.from_numpy(self.images.train.labels[batch.samples])
-        return in_rgb(images), labels, torch.from_numpy(offsets)
+        return resize(in_rgb(images), self.side), labels, torch.from_numpy(offsets)
 
     def split(self, data: tuple[torch.Tensor, ...], parts: int) -> list[Any]:
         return split_batch(data, parts)
@@ -58,7 +60,7 @@ class ClassifyingTask:
 
     def validate(self) -> dict[str, float]:
         """Return accuracy and cross-entropy on held-out images."""
-        right, total = accuracy_and_loss(self.network, self.images.val, self.policy)
+        right, total = accuracy_and_loss(self.network, self.images.val, self.policy, self.side)
         return {"val_accuracy": right, "val_loss": total}
 
     def picture(self, folder: Any, images_seen: int) -> None:
@@ -66,13 +68,13 @@ class ClassifyingTask:
 
 
 @torch.no_grad()
-def accuracy_and_loss(network: nn.Module, images: ImageLoader, policy: Policy) -> tuple[float, float]:
-    """Return top-1 accuracy and mean cross-entropy over all images."""
+def accuracy_and_loss(network: nn.Module, images: ImageLoader, policy: Policy, side: int) -> tuple[float, float]:
+    """Return top-1 accuracy and mean cross-entropy over all images, which become squares."""
     right, total = 0, 0.0
     for indices, pixels in images.in_turn(256):
         labels = torch.from_numpy(images.labels[indices]).to(policy.device)
         with policy.autocast():
-            logits = network(in_rgb(as_tensor(pixels)).to(policy.device)).float()
+            logits = network(resize(in_rgb(as_tensor(pixels)), side).to(policy.device)).float()
         right += int((logits.argmax(1) == labels).sum())
         total += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return right / len(images), total / len(images)

@@ -81,7 +81,7 @@ def _layout(stage: StageRun, picture: Path) -> dict[str, int] | None:
     if not picture.resolve().is_relative_to(stage.path.resolve()) or not is_picture(picture):
         return None
     data = recorded_settings(stage.path).get("data")
-    side = data.get("image_size") if isinstance(data, dict) else None
+    side = data.get("image_size") if isinstance(data, dict) and not data.get("image_width") else None
     try:
         return cells(picture, side) if isinstance(side, int) and side > 0 else None
     except (OSError, Image.DecompressionBombError):

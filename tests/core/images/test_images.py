@@ -327,3 +327,17 @@ def test_heic_that_is_cut_off_damaged_or_too_large_is_named(heic, monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 100)
     with pytest.raises(DataError, match="declares 600 pixels"):
         decode.decode(heic, "large.heic")
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 30), (30, 12), (40, 41), (200, 100), (5, 9)])
+def test_images_that_are_not_square_are_cropped_padded_or_stretched_to_their_size(height, width):
+    """Of an image whose values rise to the right and downwards, the middle stays in the middle."""
+    down, right = np.mgrid[:height, :width]
+    pixels = np.stack([255 * down / (height - 1), 255 * right / (width - 1), 0 * down], axis=2).astype(np.uint8)
+    for fit in ("crop", "pad", "stretch"):
+        out = decode.to_training(pixels, (18, 27), fit, (0, 0, 255)).astype(int)
+        assert out.shape == (18, 27, 3)
+        seen = out[:, :, 2] < 128
+        assert seen.all() if fit != "pad" else seen.all(axis=0).any() or seen.all(axis=1).any()
+        middle = out[seen].reshape(-1, 3)[:, :2].mean(axis=0)
+        assert abs(middle - 127).max() < 8

@@ -226,7 +226,7 @@ class Pyramid:
 def test_encode_writes_what_the_codec_offers() -> None:
     network, images = Autoencoder(Pyramid()), torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
     policy = resolve("cpu", "fp32")
-    assert token_maps(network, 8, policy) == [[1, 1], [2, 2]]
+    assert token_maps(network, (8, 8), policy) == [[1, 1], [2, 2]]
     fields = codec_fields(network, images, tokens=True)
     assert {name: (values.dtype, values.shape[1:]) for name, values in fields.items()} == {
         "npy": (torch.float16, (3, 2, 2)),
@@ -236,4 +236,4 @@ def test_encode_writes_what_the_codec_offers() -> None:
     first, second = network.codec.tokens(images)
     assert fields["tokens.npy"][1].tolist() == [first[1].item(), *second[1].flatten().tolist()]
     vqvae = Autoencoder(VQVAE(VQVAEConfig(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, codebook_size=8)))
-    assert token_maps(vqvae, 32, policy) == [], "one map says no more than the latents"
+    assert token_maps(vqvae, (32, 32), policy) == [], "one map says no more than the latents"
