@@ -13,11 +13,11 @@ from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError
 from ..core.images.dataset import ImageSource
-from ..core.images.sets import data_of, image_sources, inherit_data, warn_of_change
+from ..core.images.sets import MASKS, data_of, image_sources, inherit_data, warn_of_change
 from ..core.images.settings import Data
 from ..core.latents.conditions import KINDS, condition_of
 from ..core.latents.encoding import Encoding, encode_split, statistics_of, token_maps
-from ..core.latents.fields import LABEL
+from ..core.latents.fields import LABEL, MASK
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress
@@ -79,6 +79,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
 
         # Labels come from the images, another condition from what has it, all other fields from the autoencoder.
         made_by = {LABEL: sources.as_input["fingerprint"]}
+        if config.data.masks:
+            made_by[MASK] = inputs[MASKS]["fingerprint"]
         if condition is not None and conditioning is not None:
             made_by |= dict.fromkeys(condition.names(conditioning), condition.fingerprint)
         shape = job.network.latent_shape(config.data.size)

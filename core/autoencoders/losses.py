@@ -16,6 +16,12 @@ _LARGEST_WEIGHT = 1e4
 _SCALE = 2.0**14
 
 
+def masked_loss(name: str, images: Tensor, originals: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean loss of pixels, scalar, each counting its weight, (B, 1, H, W) of mean 1 in each image."""
+    by_pixel = {"l1": F.l1_loss, "l2": F.mse_loss}[name](images, originals, reduction="none")
+    return (weights * by_pixel).mean()
+
+
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Return the discriminator's loss, scalar float32: real patches are pushed above 1, reconstructed ones below -1."""
     return (F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()) / 2

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import predictions
 from .conditions import Cond
 from .denoisers import Denoiser, Network
-from .objective import Denoising, Draw
+from .objective import Denoising, Draw, mean_square
 from .samplers import Noise, OnStep, levels, report_step
 from .schedules import Schedule, add_noise
 from .times import broadcast
@@ -68,7 +68,7 @@ class Consistency:
         with torch.no_grad():
             target = self._at(network, x0, given["noise"], r, cond)
         difference = self._at(network, x0, given["noise"], t, cond) - target
-        error = (difference.square().flatten(1).mean(1) + _ROUND**2).sqrt() - _ROUND
+        error = (mean_square(difference, given) + _ROUND**2).sqrt() - _ROUND
         return error / (t - r)
 
     def _at(self, network: Network, x0: Tensor, eps: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from . import conditions, predictions, times, weightings
 from .conditions import Cond
 from .denoisers import Denoiser, Network
-from .objective import Draw
+from .objective import Draw, mean_square
 from .schedules import Schedule, add_noise
 from .times import broadcast
 
@@ -78,7 +78,7 @@ class Distillation:
             target = predictions.target(self.prediction, wanted, eps, alpha, sigma)
         predicted = network(x_t, triple[0], cond).float()
         weight = weightings.loss_weight(self.weighting, self.prediction, self.schedule.log_snr(triple[0]))
-        return weight.float() * (predicted - target).square().flatten(1).mean(1)
+        return weight.float() * mean_square(predicted - target, given)
 
 
 def two_step_target(teacher: Denoiser, schedule: Schedule, x_t: Tensor, triple: Sequence[Tensor], cond: Cond) -> Tensor:

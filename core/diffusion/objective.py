@@ -18,6 +18,15 @@ Draw = Callable[[str], Tensor]
 """purpose → random numbers of a batch's samples, which follow from each one's place in the stream and the purpose."""
 
 
+WEIGHTS = "weights"  # of the errors of each sample's pixels, (B, 1, h, w) of mean 1, among what is given
+
+
+def mean_square(difference: Tensor, given: dict[str, Tensor]) -> Tensor:
+    """Return each sample's mean squared difference, (B,), of such (B, C, h, w); weighted where weights are given."""
+    square = difference.square()
+    return (square * given[WEIGHTS] if WEIGHTS in given else square).flatten(1).mean(1)
+
+
 class Objective(Protocol):
     """A training objective: any network's loss on a batch. It may hold a teacher, called without gradient."""
 
@@ -91,7 +100,7 @@ class Denoising:
         # The weight is defined on the x0 error (Salimans & Ho 2022) and converted to the prediction's own error.
         target = predictions.target(self.prediction, x0, eps, alpha, sigma)
         weight = weightings.loss_weight(self.weighting, self.prediction, self.schedule.log_snr(t), self.min_snr_gamma)
-        loss = weight.float() * (predicted - target).square().flatten(1).mean(1)
+        loss = weight.float() * mean_square(predicted - target, given)
         if not self.learn_variance:
             return loss
 

@@ -56,6 +56,7 @@ class ImageSource:
     captions: Captions | None = None
     synthetic: Captions | None = None
     others: Others | None = None
+    masks: np.ndarray | None = None  # int64 (N,), the row of each one's mask, -1 without; None where they do not count
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,6 +64,18 @@ class ImageSource:
     def read(self, index: int) -> bytes | np.ndarray:
         """Return a sample's content: the bytes of its file, or uint8 (H, W) or (H, W, 3 or 4) where arrays are kept."""
         return self.fetch(int(self.rows[index]))
+
+    def read_mask(self, index: int) -> bytes | np.ndarray | None:
+        """Return the content of a sample's mask, as `read` does; None where it has none."""
+        row = -1 if self.masks is None else int(self.masks[index])
+        return None if row < 0 else self.fetch(row)
+
+    def mask(self, index: int) -> Image.Image | None:
+        """Decode a sample's mask; None where it has none. Raises DataError naming its sample for a damaged one."""
+        content = self.read_mask(index)
+        if isinstance(content, bytes):
+            return decode.decode_picture(content, f"{self.location}: the mask of {self.names[index]}", decode.BLACK)
+        return None if content is None else Image.fromarray(content)
 
     @property
     def kept_as_arrays(self) -> bool:
@@ -140,7 +153,8 @@ class ImageSource:
         names = [self.names[i] for i in chosen]
         captions, synthetic = (each and [each[i] for i in chosen] for each in (self.captions, self.synthetic))
         parts = replace(self, names=names, labels=self.labels[chosen], rows=self.rows[chosen])
-        return replace(parts, captions=captions, synthetic=synthetic)
+        masks = None if self.masks is None else self.masks[chosen]
+        return replace(parts, captions=captions, synthetic=synthetic, masks=masks)
 
     def with_classes(self, class_names: tuple[str, ...]) -> "ImageSource":
         """Return the source with its labels counted in another list of classes that holds all of its own.

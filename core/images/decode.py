@@ -21,7 +21,7 @@ from .parameters import text_chunk
 
 Fit = Literal["crop", "pad", "stretch"]
 HEIF = "HEIF"  # the name by which Pillow knows what pillow-heif decodes
-WHITE = (255, 255, 255)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 MAX_PIXELS = 89_478_485  # Pillow's own limit, so that nothing global needs changing: 268 MB of RGB
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm"),

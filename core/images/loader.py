@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import DataError
 from .budget import MEMORY
 from .dataset import ImageSource, content_digest, num_workers
-from .decode import WHITE, Fit, as_tensor, is_dark, sides, to_training
+from .decode import BLACK, WHITE, Fit, as_tensor, is_dark, sides, to_training
 from .order import mirrored, pieces
 from .reading import in_order, read_each
 from .squares import Squares
@@ -27,10 +27,10 @@ _BLOCK = 64  # images between two reports of progress
 class Preparation:
     """How images become training squares, or what else their size is, and what to do about broken ones.
 
-    image_size: the side, or height and width. channels: 3 in colour; 1 grey, of equal colours the very same value; 4 with
-    alpha, and the background where that is 0. `on_error`: "stop" at the first image that cannot be decoded, or "skip"
-    such images if they are at most `max_skipped` of all. `cache_bytes`: decoded images are all kept in memory if they
-    fit in this.
+    image_size: the side, or height and width. channels: 3 in colour; 1 grey, of equal colours the very same value; 4
+    with alpha, and the background where that is 0. `on_error`: "stop" at the first image that cannot be decoded, or
+    "skip" such images if they are at most `max_skipped` of all. `cache_bytes`: decoded images are all kept in memory if
+    they fit in this.
     """
 
     image_size: int | tuple[int, int]
@@ -86,6 +86,7 @@ class ImageLoader:
         self._on_disk = on_disk
         self._pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="decode")
         self._cache: np.ndarray | None = None
+        self._masks: np.ndarray | None = None
         shape = len(source), *prepare.shape
         fits = prod(shape) <= prepare.cache_bytes
         if fits or prepare.on_error == "skip":
@@ -102,6 +103,14 @@ class ImageLoader:
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Return the images at `indices`, uint8 (B, H, W, C), decoding in parallel what is not in memory."""
         return next(self.batches([indices]))
+
+    def masks(self, indices: np.ndarray) -> np.ndarray:
+        """Return what the loss counts of the images at `indices`, uint8 (B, H, W): all of those without a mask."""
+        if self._cache is not None and self._masks is None:
+            self._masks = np.stack([*self._pool.map(self._mask, range(len(self)))])
+        if self._masks is not None:
+            return self._masks[indices]
+        return np.stack([*self._pool.map(self._mask, np.asarray(indices).tolist())])
 
     def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
         """Yield one batch per array of indices, in order, decoding up to `ahead` batches beyond the one in use."""
@@ -141,6 +150,13 @@ class ImageLoader:
         if self._on_disk is not None:
             self._on_disk.put(content_digest(content), square)  # of what was decoded: a file may have changed meanwhile
         return square
+
+    def _mask(self, index: int) -> np.ndarray:
+        with MEMORY.unit():
+            mask = self.source.mask(index)
+            if mask is None:
+                return np.full(self.prepare.shape[:2], 255, np.uint8)
+            return replace(self.prepare, background=BLACK, channels=1).square(mask)[:, :, 0]
 
     def _from_disk(self, index: int) -> np.ndarray | None:
         digest = self.source.known_hash(index) if self._on_disk is not None else None

@@ -22,8 +22,10 @@ from .loader import ImageLoader, Preparation
 from .settings import Data
 from .sources import open_splits
 from .squares import Squares, cache_folder
+from .weights import mask_fingerprint
 
 _DARK = 0.5  # share of nearly black images above which they are hardly meant to be
+MASKS = "masks"  # role of masks, among a stage's inputs
 CAPTIONS = "captions"  # role of captions, among a stage's inputs
 EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
 
@@ -59,11 +61,15 @@ class ImageSources:
 
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """The images as an input of a stage, and the list of those left out, where there is one."""
-        if self.exclude is None:
-            return {"data": self.as_input}
-        left_out = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
-        return {"data": self.as_input, EXCLUDE: {**left_out, "images": len(self.exclude.names)}}
+        """The images as an input of a stage, their masks, and the list of those left out, where there is one."""
+        found = {"data": self.as_input}
+        if self.data.masks:
+            fingerprint = sha256_json([mask_fingerprint(self.train), mask_fingerprint(self.val)])
+            found[MASKS] = {"path": self.as_input["path"], "fingerprint": fingerprint}
+        if self.exclude is not None:
+            left_out = {"path": self.exclude.path.as_posix(), "fingerprint": self.exclude.sha256}
+            found[EXCLUDE] = {**left_out, "images": len(self.exclude.names)}
+        return found
 
     @property
     def captioned(self) -> bool:
@@ -134,7 +140,7 @@ def image_sources(data: Data) -> ImageSources:
     exclude = exclusion_of(data)
     if kind_of(Path(data.source)) is not None:
         raise DataError(f"{data.source} is a directory of a run, which is not read as data", "give other images")
-    train, val = open_splits(data.source, data.validation, data.val_fraction, exclude)
+    train, val = open_splits(data.source, data.validation, data.val_fraction, exclude, data.masks)
     fingerprint = sha256_json([train.fingerprint(), val.fingerprint()])
     return ImageSources(data, train, val, {"path": data.source, "fingerprint": fingerprint}, exclude)
 

@@ -42,6 +42,9 @@ class Data(Section):
     channels: Annotated[Literal[1, 3, 4], BeforeValidator(read_number)] = option(
         3, "Channels of the images: 3 in colour, 1 grey, 4 with transparency.", "--channels"
     )
+    masks: bool = option(
+        False, "Let the loss count what masks show in white: x-mask.png beside x.png.", "--masks/--no-masks"
+    )
     flip: bool = option(True, "Also use mirrored images; switch off for digits and text.", "--flip/--no-flip")
     captions: Place = option(
         "auto", "What images say: auto (as they come with it), none, or a file.", "--captions", identity="contents"

@@ -1,7 +1,7 @@
 """Where images come from: one function that opens whatever the user points at, and one that makes two parts of it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .parts import parts_among
 from .scenes import BUILTIN_DIGITS, SCENES, parts_of_scenes
 from .splits import split_by_content
 from .tar import expand_braces, open_tars, parts_of_tars
+from .weights import with_masks
 
 _MNIST = "mnist"
 _KINDS = "a folder, a .zip, WebDataset .tar files, MNIST-style idx files, an .npz, or built-in data: mnist, scenes"
@@ -46,6 +47,7 @@ def open_splits(
     val_location: str | None = None,
     val_fraction: float = 0.05,
     exclude: Exclusion | None = None,
+    masks: bool = False,
 ) -> tuple[ImageSource, ImageSource]:
     """Open training and validation images with one list of class names, the training images'.
 
@@ -53,13 +55,15 @@ def open_splits(
     of the images, chosen by the sha256 of their content, so that copies of an image stay on one side and the choice
     does not depend on names or order. What `exclude` lists is left out before that. Raises DataError when validation
     has a class that training lacks, when there are too few images to split, or when `exclude` does not fit.
+
+    masks: whether images have masks beside them, which are not images themselves.
     """
-    parts = _parts(location)
+    parts = _parts(location, masks)
     train = _open_part(parts, location, None)
     own = "all" if "all" in parts else "train"
     held_out = None
     if val_location is not None:
-        others = _parts(val_location)
+        others = _parts(val_location, masks)
         held_out = "val", others[held_out_part(others, val_location)]().require_full_folders()
     elif part := _own_held_out(parts):
         held_out = part, parts[part]().require_full_folders()
@@ -112,7 +116,17 @@ def _open_part(parts: Parts, location: str, split: str | None) -> ImageSource:
     return source.require_every_class() if part in ("all", "train") else source
 
 
-def _parts(location: str) -> Parts:
+def _parts(location: str, masks: bool = False) -> Parts:
+    """Recognise what a location is. masks: take those beside images for what they are."""
+    parts = _recognised(location)
+    return {name: partial(_masked, opened) for name, opened in parts.items()} if masks else parts
+
+
+def _masked(opened: Callable[[], ImageSource]) -> ImageSource:
+    return with_masks(opened())
+
+
+def _recognised(location: str) -> Parts:
     """Recognise what a location is."""
     name = location.removeprefix("builtin:")
     if name == _MNIST or SCENES.fullmatch(name):

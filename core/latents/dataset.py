@@ -5,7 +5,7 @@ Every draw is a function of (seed, purpose, position): which samples are mirrore
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ..conditioning.conditioning import Conditioning
 from ..diffusion.conditions import Cond
 from ..images.order import pieces, spread
 from ..system.transfer import to_device
-from .fields import Field
+from .fields import MASK, Field
 
 VALIDATION_SEED = 0
 _AT_ONCE = 64
@@ -59,6 +59,16 @@ class LatentDataset(Protocol):
         """
 
 
+class MaskedDataset(LatentDataset, Protocol):
+    """A `LatentDataset` with the field MASK."""
+
+    def weights(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
+        """Return how much each latent pixel's error counts, float32 (B, 1, h, w), of mean 1 in each sample.
+
+        flips: as of `batch`, and of the same samples.
+        """
+
+
 class TokenDataset(LatentDataset, Protocol):
     """A `LatentDataset` whose codec has several maps of tokens, coarse to fine."""
 
@@ -75,6 +85,15 @@ def draw(mean: Tensor, std: Tensor | None, positions: np.ndarray, seed: int, pur
         return mean
     noise = seeds.normal(seed, purpose, positions, tuple(mean.shape[1:]))
     return mean + std * to_device(noise, mean.device)
+
+
+def weights_of(
+    source: LatentDataset, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True
+) -> Tensor | None:
+    """Return the weights of a `MaskedDataset`; None for a data set without masks."""
+    if MASK not in source.fields:
+        return None
+    return cast(MaskedDataset, source).weights(samples, positions, seed, flips)
 
 
 @dataclass(frozen=True)
@@ -96,12 +115,16 @@ class LatentSets:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Some validation latents: x0 and noise (B, C, h, w), their condition, and numbers in (0, 1) for times (B,)."""
+    """Some validation latents: x0 and noise (B, C, h, w), their condition, and numbers in (0, 1) for times (B,).
+
+    weights: of the errors of latent pixels, where masks were encoded.
+    """
 
     x0: Tensor
     noise: Tensor
     cond: Cond
     evenly: Tensor
+    weights: Tensor | None = None
 
     def normal(self, purpose: str) -> Tensor:
         """Return the noise, for any purpose."""
@@ -131,4 +154,5 @@ def held_out(source: LatentDataset, limit: int) -> Iterator[HeldOut]:
             noise=seeds.normal(VALIDATION_SEED, "validation noise", some, source.shape),
             cond=source.cond(some, some),
             evenly=times,
+            weights=weights_of(source, some, some, VALIDATION_SEED, flips=False),
         )

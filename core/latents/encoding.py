@@ -18,13 +18,14 @@ from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.loader import ImageLoader
 from ..images.order import pieces
+from ..images.weights import shrunk
 from ..progress import Progress
 from ..runs.pieces import Pieces
 from ..system.precision import Policy
 from ..system.signals import stop_flag
 from ..system.transfer import to_device
 from . import shards
-from .fields import FLIP, LATENT, STD, TOKENS
+from .fields import FLIP, LATENT, MASK, STD, TOKENS
 
 _MEASURED_AT_ONCE = 512
 
@@ -186,6 +187,9 @@ def _fetched(
             "the autoencoder encodes to latents that are not finite in float16",
             "use one with a trained encoder: a VQ-VAE of `ldm export` only decodes",
         )
+    if images.source.masks is not None:
+        masks = shrunk(torch.from_numpy(images.masks(indices))[:, None].float(), job.network.downsampling)
+        arrays[MASK] = masks[:, 0].round().to(torch.uint8).numpy()
     given = job.fields_of(images.source)(indices.tolist())
     return [
         shards.LatentSample(

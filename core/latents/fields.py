@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 LATENT, STD, TOKENS, LABEL, FLIP = "npy", "std.npy", "tokens.npy", "cls", "flip."
+MASK = "mask.npy"  # uint8 (h, w): how much of each latent pixel the loss counts
 TEXT = "text"
 # The arrays of every folder written before manifests listed fields.
 ARRAYS = (LATENT, FLIP + LATENT, STD, FLIP + STD)

@@ -11,11 +11,12 @@ from ..conditioning.conditioning import Conditioning
 from ..conditioning.labels import LABELS
 from ..images.loader import ImageLoader, training_images
 from ..images.sets import ImageSets
+from ..images.weights import loss_weights, shrunk, training_masks
 from ..system.precision import Policy
 from ..system.transfer import to_device
 from .conditions import ImageCondition
 from .dataset import VALIDATION_SEED, Cond, LatentSets, draw
-from .fields import FLIP, LABEL, LATENT, Field
+from .fields import FLIP, LABEL, LATENT, MASK, Field
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class EncodedImages:
     def fields(self) -> dict[str, Field]:
         latent = Field("float32", self.shape)
         names = (LATENT, FLIP + LATENT) if self.flips else (LATENT,)
-        return {**dict.fromkeys(names, latent), LABEL: Field("int64")}
+        masks = {} if self.images.source.masks is None else {MASK: Field("uint8", self.shape[1:])}
+        return {**dict.fromkeys(names, latent), LABEL: Field("int64"), **masks}
 
     @property
     def labels(self) -> np.ndarray:
@@ -61,6 +63,11 @@ class EncodedImages:
         with self.policy.autocast():
             mean, std = self.autoencoder.posterior(to_device(pixels, self.policy.device))
         return draw(mean, std, positions, seed, purpose)
+
+    def weights(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
+        """Return those of the images' masks; see `MaskedDataset`."""
+        masks = training_masks(self.images, samples, positions, seed, flips and self.flips)
+        return loss_weights(shrunk(masks, self.autoencoder.downsampling))
 
     def cond(self, samples: np.ndarray, positions: np.ndarray, seed: int = VALIDATION_SEED) -> Cond:
         """Return the labels; those of images without folders are all of the one class that `encode` gives them.

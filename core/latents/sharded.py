@@ -25,9 +25,10 @@ from ..conditioning.labels import LABELS
 from ..diffusion.conditions import Cond
 from ..errors import DataError, as_data_error
 from ..images.order import mirrored
+from ..images.weights import flipped, loss_weights
 from ..system.machine import available_memory
 from .dataset import VALIDATION_SEED, draw
-from .fields import FLIP, LABEL, LATENT, STD, TOKENS, Field
+from .fields import FLIP, LABEL, LATENT, MASK, STD, TOKENS, Field
 from .index import INDEX, read_index
 from .readers import FieldTable, Held, MappedFiles, Reader, StreamedFiles
 
@@ -85,6 +86,12 @@ class ShardedLatents:
         mean = self.array(LATENT, samples, flip).float()
         std = self.array(STD, samples, flip).float() if STD in self.fields else None
         return draw(mean, std, positions, seed, purpose)
+
+    def weights(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
+        """Return those of the masks; see `MaskedDataset`."""
+        masks = self.array(MASK, samples)[:, None].float()
+        mirror = flips and FLIP + LATENT in self.fields
+        return loss_weights(flipped(masks, mirrored(positions, seed)) if mirror else masks)
 
     def tokens(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
         """Return tokens, int64 (B, L); see `TokenDataset`."""

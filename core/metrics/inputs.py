@@ -77,7 +77,7 @@ def reference_images(
         raise ConfigError("the run does not say which images it was trained on", "give `reference`")
     else:
         try:
-            splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))
+            splits = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data), data.masks)
         except DataError as error:
             remedy = "run it where they are unchanged, or give `reference`"
             raise DataError(f"the images of the run: {error.message}", remedy) from None
@@ -94,7 +94,7 @@ def held_out_images(config: Comparison, made: StageRun, progress: Progress) -> I
     if data.source is None:
         return None
     try:
-        held_out = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data))[1]
+        held_out = open_splits(data.source, data.validation, data.val_fraction, exclusion_of(data), data.masks)[1]
     except DataError as error:
         progress.note(f"no numbers of held-out images: {error.message}")
         return None

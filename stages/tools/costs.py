@@ -184,7 +184,7 @@ def _counts(data: Data, location: str) -> tuple[int, int, ImageSource]:
     """
     exclude = exclusion_of(data)
     if data.validation is not None or own_held_out(location):
-        train, val = open_splits(location, data.validation, data.val_fraction, exclude)
+        train, val = open_splits(location, data.validation, data.val_fraction, exclude, data.masks)
         return len(train), len(val), train
     source = open_source(location)
     if exclude is not None:

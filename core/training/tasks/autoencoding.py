@@ -18,6 +18,7 @@ from ...images.grid import grid, scale_for
 from ...images.loader import ImageLoader, training_images
 from ...images.order import spread, stream
 from ...images.sets import ImageSets
+from ...images.weights import loss_weights, training_masks
 from ...metrics.image import psnr, ssim
 from ...system.compile import maybe_compile
 from ...system.precision import Policy
@@ -30,7 +31,7 @@ VALIDATION_IMAGES = 512
 FIRST_IMAGES = 256  # from which the codec is initialised
 
 
-Data = tuple[torch.Tensor, Draws]
+Data = tuple[torch.Tensor, Draws, torch.Tensor | None]  # images, draws, masks where they count
 
 
 class AutoencodingTask:
@@ -84,21 +85,28 @@ class AutoencodingTask:
         return (source.labels, source.class_names) if source.labelled else None
 
     def load(self, batch: loop.Batch) -> Data:
-        """Return images, some of them mirrored, and the step's draws."""
+        """Return images, some of them mirrored, the step's draws, and the images' masks, where these count."""
         seed, flips = self.config.seed, self.config.data.flip
         images = training_images(self.images.train, batch.samples, batch.positions, seed, flips)
-        return images, Draws(self.config.seed, batch.images_seen, batch.positions)
+        masks = None
+        if self.config.data.masks:
+            masks = training_masks(self.images.train, batch.samples, batch.positions, seed, flips)
+        return images, Draws(self.config.seed, batch.images_seen, batch.positions), masks
 
     def split(self, data: Data, parts: int) -> list[Any]:
-        return list(zip(data[0].chunk(parts), data[1].split(parts), strict=True))
+        masks = [None] * parts if data[2] is None else data[2].chunk(parts)
+        return list(zip(data[0].chunk(parts), data[1].split(parts), masks, strict=True))
 
     def loss(self, role: str, data: Data) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, draws = to_device(data[0], self.policy.device), data[1]
+        images, masks = to_device((data[0], data[2]), self.policy.device)
+        draws = data[1]
         self.images_seen = draws.images_seen
         # The loop puts everything into train mode before a step; frozen norms must not follow the data.
         for module in self.frozen:
             module.eval()
-        return self._reconstruction_loss(images, draws) if role == "autoencoder" else self._discriminator_loss(images)
+        if role == "discriminator":
+            return self._discriminator_loss(images)
+        return self._reconstruction_loss(images, draws, masks)
 
     def after_step(self, accepted: bool) -> None:
         """Update the codec after an accepted step."""
@@ -123,7 +131,9 @@ class AutoencodingTask:
         """Write the fixed held-out images above their reconstructions, and images from the prior of the latents."""
         write_pictures(self.autoencoder, self.images.val, self.config.pictures, self.policy, folder, images_seen)
 
-    def _reconstruction_loss(self, images: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _reconstruction_loss(
+        self, images: torch.Tensor, draws: Draws, masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Pixels, perception, the codec's own term, and the adversarial loss once it is active."""
         settings = self.config.loss
         out = self.codec(images, draws)
@@ -131,19 +141,25 @@ class AutoencodingTask:
             self.observed.append(out.observed)
 
         # Pixels in fp32, perception, and the codec's own term.
-        pixel = losses.RECONSTRUCTION[settings.reconstruction](out.images.float(), images)
+        decoded = out.images
+        if masks is None:
+            pixel = losses.RECONSTRUCTION[settings.reconstruction](decoded.float(), images)
+        else:
+            pixel = losses.masked_loss(settings.reconstruction, decoded.float(), images, loss_weights(masks))
+            # What looks at more than a pixel sees the original where nothing counts.
+            decoded = images + masks * (decoded.float() - images)
         numbers = {"pixel_loss": pixel, **out.numbers}
         reconstruction = pixel
         if self.lpips is not None:
-            numbers["lpips"] = self.lpips(out.images, images).mean()
+            numbers["lpips"] = self.lpips(decoded, images).mean()
             reconstruction = reconstruction + settings.lpips_weight * numbers["lpips"]
         loss = reconstruction + out.loss
 
         # The generator's side, weighted so that its gradient at the last layer is as large as the reconstruction's
         # (Esser et al. 2021, equation 7). `decoded` saves the discriminator a second pass of the codec.
         if self._adversarial:
-            self.decoded.append(out.images.detach())
-            adversarial = losses.generator_loss(self.networks["discriminator"](out.images))
+            self.decoded.append(decoded.detach())
+            adversarial = losses.generator_loss(self.networks["discriminator"](decoded))
             weight = losses.adaptive_weight(reconstruction, adversarial, self.codec.last_layer)
             loss = loss + settings.adversarial_weight * weight * adversarial
             numbers |= {"adversarial_loss": adversarial, "adaptive_weight": weight}

@@ -18,9 +18,9 @@ from ...denoisers.config import DenoiserConfig
 from ...diffusion.conditions import Cond
 from ...diffusion.consistency import PROGRESS
 from ...diffusion.names import CONSISTENCY
-from ...diffusion.objective import FixedNoise, Objective
+from ...diffusion.objective import WEIGHTS, FixedNoise, Objective
 from ...distributed import processes
-from ...latents.dataset import LatentSets, held_out
+from ...latents.dataset import LatentSets, held_out, weights_of
 from ...pipeline.drawing import DenoisingGenerator
 from ...pipeline.generation import Sampling, as_trained
 from ...pipeline.loading import training_objective
@@ -102,6 +102,9 @@ class DenoisingTask:
             uniform=lambda purpose: seeds.uniform(seed, purpose, positions),
         )
 
+        if (weights := weights_of(train, batch.samples, positions, seed)) is not None:
+            given[WEIGHTS] = weights
+
         # Conditions, some replaced by the null for classifier-free guidance (Ho & Salimans 2022).
         cond = train.cond(batch.samples, positions, seed)
         given[PROGRESS] = torch.from_numpy(positions / self.config.train.images)
@@ -127,6 +130,7 @@ class DenoisingTask:
         # Times and noise are fixed, so that two lines differ by the weights only; nothing is dropped.
         for batch in held_out(self.latents.val, VALIDATION_SAMPLES):
             given = self.objective.draw(normal=batch.normal, uniform=batch.uniform)
+            given |= {} if batch.weights is None else {WEIGHTS: batch.weights}
             with torch.no_grad(), self.policy.autocast():
                 total += float(self._errors((batch.x0, given, batch.cond)).sum())
             count += len(batch.x0)
