@@ -101,7 +101,7 @@ class _Student(Kind):
 
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
         taught = denoisers.read_config(self.teacher.path / "final")
-        return taught.replace(scalars=(CFG,) if self.student.takes_scale else ())
+        return taught.replace(scalars=(*taught.scalars, CFG) if self.student.takes_scale else taught.scalars)
 
     def sampling(self, data: TrainingData) -> Sampling:
         refuse_sampler(self.config.metrics, "a student draws in its own steps")

@@ -57,7 +57,7 @@ class Conditioning(Protocol):
         """Whether the model was trained with conditions dropped, so that it knows the null."""
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """The fields that it sets in the config of a network."""
 
     def null(self, n: int, device: torch.device) -> Cond:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import as_data_error
+from .attributes import ATTRIBUTES, rebuilt_attributes
 from .class_names import class_flag
 from .conditioning import Conditioning, NoConditioning
 from .labels import LabelConditioning
@@ -14,6 +15,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Conditioning]] = {
     "none": lambda described: NoConditioning(),
     "labels": lambda described: LabelConditioning(tuple(described["class_names"]), described["has_null"]),
     "text": rebuilt_text,
+    ATTRIBUTES: rebuilt_attributes,
 }
 
 

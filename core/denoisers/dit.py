@@ -63,6 +63,7 @@ class DiT(DenoiserNetwork):
     """The transformer over patches of latents; `num_classes` is the null class. Hidden states are tokens (B, T, D)."""
 
     fields: ClassVar[tuple[str, ...]] = ("labels",)
+    takes_scalars: ClassVar[bool] = True
     config: DiTConfig
 
     def __init__(self, config: DiTConfig) -> None:

@@ -18,12 +18,13 @@ class DenoiserNetwork(nn.Module):
     config: its family's, which refuses latent sizes that the network does not take. blocks: the parts that it has many
     of in a row, to be compiled or sharded one by one. uniform: whether these are alike, so that compiling pays: others
     are compiled only where that is asked for, and as a whole, which takes minutes. fields: those of a condition that it
-    takes. any_size: whether x_t may have another height and width than the latents that it was trained on.
-    checkpointing: recompute each block's activations in the backward pass, which saves memory and costs a quarter of
-    the speed.
+    takes; with takes_scalars, those of `config.scalars` too. any_size: whether x_t may have another height and width
+    than the latents that it was trained on. checkpointing: recompute each block's activations in the backward pass,
+    which saves memory and costs a quarter of the speed.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
+    takes_scalars: ClassVar[bool] = False
     uniform: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
     config: DenoiserConfig

@@ -28,7 +28,7 @@ REMEDY = "give the folder of a whole denoiser"
 def require_fields(family: str, conditioning: Conditioning) -> None:
     """Raise ConfigError where the data's conditions have fields that a family's networks do not take."""
     network: Any = FAMILIES[family].load_network()
-    if set(conditioning.fields) - set(network.fields):
+    if not _takes(network, conditioning):
         taking = families_taking(conditioning)
         raise ConfigError(
             f"the {family} family takes {' and '.join(network.fields) or 'no condition'}, not {conditioning.kind}",
@@ -41,7 +41,12 @@ def require_fields(family: str, conditioning: Conditioning) -> None:
 def families_taking(conditioning: Conditioning) -> list[str]:
     """List the families whose networks take these conditions."""
     networks: dict[str, Any] = {name: family.load_network() for name, family in FAMILIES.items()}
-    return [name for name, network in networks.items() if set(conditioning.fields) <= set(network.fields)]
+    return [name for name, network in networks.items() if _takes(network, conditioning)]
+
+
+def _takes(network: Any, conditioning: Conditioning) -> bool:
+    scalars = conditioning.sizes.get("scalars", ()) if network.takes_scalars else ()
+    return set(conditioning.fields) <= {*network.fields, *scalars}
 
 
 def preset_for(conditioning: Conditioning) -> str:

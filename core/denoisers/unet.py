@@ -72,6 +72,7 @@ class UNet(DenoiserNetwork):
     """
 
     fields: ClassVar[tuple[str, ...]] = (LABELS, *TEXT_FIELDS)
+    takes_scalars: ClassVar[bool] = True
     uniform: ClassVar[bool] = False
     config: UNetConfig
 

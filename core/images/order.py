@@ -4,7 +4,7 @@ Training reads one endless stream: position k is sample `order(seed, k // n)[k %
 stream, so that neither batch size, nor workers, nor interruptions change which sample comes when.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -53,15 +53,16 @@ class BalancedStream:
     """The stream in which classes are seen in other shares than they have images, each image of a class equally often.
 
     labels: of each sample, int64 (N,). balance: the weight of a class: its number of images, the root of that, or one
-    for all. An epoch has N positions, of which each class has its share; it goes on through its own images, a
-    permutation after the other, where the epoch before ended.
+    for all. repeats: what that is multiplied by, by label. An epoch has N positions, of which each class has its share;
+    it goes on through its own images, a permutation after the other, where the epoch before ended.
     """
 
-    def __init__(self, labels: np.ndarray, balance: BalanceName) -> None:
+    def __init__(self, labels: np.ndarray, balance: BalanceName, repeats: Mapping[int, float] | None = None) -> None:
         self.classes, inverse = np.unique(labels, return_inverse=True)
         self._members = [np.flatnonzero(inverse == row) for row in range(len(self.classes))]
         self.counts = np.array([len(members) for members in self._members])
         weights = np.asarray(_WEIGHTS[balance](self.counts), dtype=np.float64)
+        weights *= [(repeats or {}).get(label, 1.0) for label in self.classes.tolist()]
         self.shares = weights / weights.sum()
         self._known: tuple[int, int, np.ndarray] | None = None  # seed, epoch, and its samples
 

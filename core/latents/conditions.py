@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from ..conditioning.attributes import ATTRIBUTES
 from ..conditioning.captions import Fields
 from ..conditioning.conditioning import Conditioning
 from ..conditioning.text import TEXT
 from ..images.dataset import ImageSource
 from ..images.sets import ImageSources
 from ..progress import Progress
+from .attributes import Attributes, asks_for_attributes
 from .captions import Captions, reads_captions
 
 
@@ -63,7 +65,10 @@ class Kind:
 
 
 # By the kind of the conditioning that it makes.
-KINDS: Mapping[str, Kind] = {TEXT: Kind(reads_captions, Captions)}
+KINDS: Mapping[str, Kind] = {
+    ATTRIBUTES: Kind(asks_for_attributes, Attributes),
+    TEXT: Kind(reads_captions, Captions),
+}
 
 
 def condition_of(

@@ -152,11 +152,12 @@ class Asking(Prompted, Stage):
     """Which conditions images are drawn for: a setting for each kind, of which a model takes those of its own."""
 
     classes: str = option("all", "Classes by name or index: 3, tench, 0-4, cat,dog, all.", "--class")
+    values: Texts = option((), "Number that a model of labels.csv is given: age=30; once for each.", "--value")
 
     @property
     def asked(self) -> dict[str, Any]:
         """What was asked for, by setting, for `Conditioning.request`."""
-        values = {"classes": self.classes, "prompt": self.prompt}
+        values = {"classes": self.classes, "prompt": self.prompt, "values": self.values}
         return {name: value for name, value in values.items() if value not in (None, ())}
 
 

@@ -32,6 +32,7 @@ from ..system.precision import Policy
 from ..system.signals import finish_flag, stop_flag
 from ..system.transfer import pin_memory
 from .evaluator import Evaluator
+from .repeats import repeats_of
 from .state import TrainingState
 from .step import Stepper
 from .task import Batch, Plan, Task
@@ -67,7 +68,8 @@ def train(
     state.check_patience()
     order = order_of(task, plan)
     if isinstance(order, BalancedStream):
-        progress.note(f"train.balance={plan.balance}: {order.described((task.labels() or ((), ()))[1])}")
+        asked = " ".join([f"train.balance={plan.balance}", *(f"train.repeats={each}" for each in plan.repeats)])
+        progress.note(f"{asked}: {order.described((task.labels() or ((), ()))[1])}")
     progress.start("training", plan.images, "images", done=state.images)
 
     loading = closing(batches(task, plan, policy, state.images))
@@ -167,14 +169,16 @@ def batches(task: Task, plan: Plan, policy: Policy, start: int) -> Generator[Any
 def order_of(task: Task, plan: Plan) -> Callable[[int, int, int], np.ndarray]:
     """Return the order of samples: seed, first and last position → the samples there.
 
-    Raises ConfigError for a balance of classes where the samples have none.
+    Raises ConfigError for a balance of classes where the samples have none, and for a class that is unknown.
     """
-    if plan.balance == "images":
+    if plan.balance == "images" and not plan.repeats:
         return partial(stream, num_samples=task.num_samples)
     found = task.labels()
     if found is None:
-        raise ConfigError(f"`train.balance={plan.balance}` needs classes, and the data has none", "leave it out")
-    return BalancedStream(found[0], plan.balance)
+        given = f"repeats={plan.repeats[0]}" if plan.repeats else f"balance={plan.balance}"
+        raise ConfigError(f"`train.{given}` needs classes, and the data has none", "leave it out")
+    labels, names = found
+    return BalancedStream(labels, plan.balance, repeats_of(plan.repeats, names))
 
 
 def process_rows(plan: Plan, world: processes.World) -> np.ndarray:

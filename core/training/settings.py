@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from ..diffusion.names import SamplerName
 from ..features.settings import EXTRACTOR_HELP, ExtractorName
-from ..settings.fields import ENDING, Count, Location, Place, Section, option
+from ..settings.fields import ENDING, Count, Location, Place, Section, Texts, option
 
 
 class Train(Section):
@@ -40,6 +40,9 @@ class Train(Section):
         "images",
         "Which classes are seen more: each image alike, each class alike, or between, by the root of its images.",
         "--balance",
+    )
+    repeats: Texts = option(
+        (), "How often a class counts for each of its images, as in red=3; once for each such class.", "--repeat"
     )
     patience: Count = option(
         0,

@@ -54,7 +54,7 @@ class Encode(Stage):
     conditioning: Literal["auto", DataKind] = option(
         "auto",
         "What denoisers of the latents are conditioned on; auto is text where images have captions and no class"
-        " folders.",
+        " folders, attributes is labels.csv.",
         "--conditioning",
     )
     text: TextSettings = section(TextSettings)

@@ -41,7 +41,7 @@ def distill(found: Basis, stage: Distill) -> StageCost:
     plain, cond = denoiser_network(found, training), example(latents)
     if student.takes_scale:
         cond = {**cond, CFG: torch.ones(1)}
-    network = plain.replace(scalars=(CFG,) if student.takes_scale else ())
+    network = plain.replace(scalars=(*plain.scalars, CFG) if student.takes_scale else plain.scalars)
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = denoiser_cost(network, cond, at_once, policy, training.model.checkpointing)
     memory = replace(memory, together=memory.together + memory.weights)  # the teacher's

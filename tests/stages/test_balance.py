@@ -67,3 +67,16 @@ def test_without_classes_it_is_refused(tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path / "runs", flat)
     with pytest.raises(ConfigError, match=r"`train.balance=classes` needs classes"):
         pipeline.run("train-vqvae", train__balance="classes")
+
+
+def test_a_class_counts_as_often_as_is_asked_for(unequal: Pipeline, tmp_path: Path) -> None:
+    pipeline = unequal.copy(tmp_path)
+    folder = pipeline.run("train-dit", train__images=16, train__repeats=("red=3",), preview__every=0).directory
+    shares = manifest(folder)["facts"]["class_shares"]
+    counts = manifest(pipeline.folder / "latents")["facts"]["class_counts"]
+    wanted = [counts[0], counts[1], 3 * counts[2]]
+    assert shares == pytest.approx([each / sum(wanted) for each in wanted])
+    for text, said in {"rde=3": "did you mean red=3", "red=0": "factor", "red": "unknown class"}.items():
+        with pytest.raises(ConfigError) as refused:
+            pipeline.run("train-dit", replace=True, train__images=16, train__repeats=(text,))
+        assert said in f"{refused.value.message} {refused.value.remedy}"

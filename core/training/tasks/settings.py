@@ -86,7 +86,9 @@ class GeneratorTraining(LatentTraining, Training):
         None, "Latents to train on; by default the run's own.", "--latents", identity="contents"
     )
     conditioning: Literal["data", KindName] = option(
-        "data", "Condition on what came with the data, labels or text, or on none of it.", "--conditioning"
+        "data",
+        "Condition on what came with the data, labels, text or the attributes of labels.csv, or on none of it.",
+        "--conditioning",
     )
     label_dropout: float = option(
         0.1,

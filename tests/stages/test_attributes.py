@@ -1,0 +1,140 @@
+"""`labels.csv`: several labels of an image and numbers are encoded, trained on, asked for, and drawn again."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldm.core.conditioning.attributes import STORED, AttributeConditioning, Number
+from ldm.core.conditioning.registry import rebuilt
+from ldm.core.errors import ConfigError, DataError
+from ldm.core.latents.shards import load_shard
+from ldm.core.progress import Silent
+from ldm.core.runs.run import MANIFEST
+from ldm.stages.configs.folders import Verify
+from ldm.stages.tools import verify
+from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+
+SHORT = {"train__images": 32, "train__validate_every": 32, "train__checkpoint_every": 16, "preview__every": 32}
+CONDITIONING = AttributeConditioning(("cat", "dog", "out door"), (Number("age", 10, 30, 18),))
+
+
+def write_table(images: Path) -> Path:
+    """Give blue and green images labels, some of them both, and all a number."""
+    lines = ["file,labels,age"]
+    for path in sorted(images.glob("*/*.png")):
+        number = int(path.stem)
+        labels = {"blue": "cat", "green": "cat;outdoor" if number % 2 else "outdoor", "red": ""}[path.parent.name]
+        lines.append(f"{path.relative_to(images).as_posix()},{labels},{10 + number}")
+    (images / "labels.csv").write_text("\n".join(lines))
+    return images
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    root = tmp_path_factory.mktemp("attributes")
+    pipeline = Pipeline(root / "runs", write_table(write_squares(root / "squares", per_class=12)))
+    data = {"source": str(pipeline.images), "image_size": 16, "val_fraction": 0.25}
+    pipeline.run("train-vqvae", data=data, train__images=16)
+    made = pipeline.run("encode", conditioning="attributes")
+    assert "--preset dit" in made.next_commands[0] and made.summary["numbers"] == "age"
+    pipeline.run("train-dit", **SHORT)
+    return pipeline
+
+
+def test_shards_have_what_the_file_says_and_manifests_what_it_means(trained: Pipeline) -> None:
+    _, samples = load_shard(trained.folder / "latents" / "shard-000000.tar", 0)
+    for sample in samples:
+        folder, number = sample.name.split("/")[0], int(sample.name[-7:-4])
+        cat, outdoor = folder == "blue" or (folder == "green" and number % 2 == 1), folder == "green"
+        np.testing.assert_array_equal(sample.arrays[STORED], np.float32([cat, outdoor, 10 + number]))
+    facts = manifest(trained.folder / "dit")["facts"]
+    assert facts["conditioning"]["labels"] == ["cat", "outdoor"]
+    assert facts["conditioning"]["numbers"][0]["name"] == "age"
+    assert manifest(trained.folder / "latents")["inputs"].keys() == {"autoencoder", "data", "labels"}
+
+
+def test_an_image_is_asked_for_by_several_labels_and_by_numbers_and_drawn_again(trained: Pipeline) -> None:
+    made = trained.run("sample", num=1, classes="cat,outdoor", values=("age=15",), cfg=2.0, label="both")
+    (image,) = manifest(made.directory)["facts"]["images"]
+    assert image["labels"] == ["cat", "outdoor"] and image["values"] == {"age": 15.0}
+    (file,) = made.directory.glob("0*.png")
+    again = trained.run("sample", like=file, num=1, label="again").directory
+    assert pngs(again) == pngs(made.directory)
+    several = trained.run("sample", num=1, classes="cat;cat,outdoor;none", label="three").directory
+    assert [each["labels"] for each in manifest(several)["facts"]["images"]] == [["cat"], ["cat", "outdoor"], []]
+    assert len(pngs(trained.run("sample", num=1, label="all").directory)) == 2
+    with pytest.raises(ConfigError, match="unknown class"):
+        trained.run("sample", num=1, classes="cta")
+    assert verify.run(Verify(path=trained.folder), Silent()).verdict == "is whole"
+
+
+def test_a_training_that_was_interrupted_goes_on_to_the_same_weights(trained: Pipeline, tmp_path: Path) -> None:
+    copy = trained.copy(tmp_path)
+    folder = copy.folder / "dit"
+    whole = load_file(folder / "final" / "model.safetensors")
+    (folder / MANIFEST).unlink()
+    shutil.rmtree(folder / "final")
+    shutil.rmtree(max((folder / "checkpoints").iterdir()))
+    copy.run("train-dit", **SHORT)
+    resumed = load_file(folder / "final" / "model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_pixels_are_trained_with_them_without_shards(trained: Pipeline, tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path / "runs", trained.images)
+    data = {"source": str(trained.images), "image_size": 16, "val_fraction": 0.25}
+    pipeline.run("train-vqvae", data=data, model={"preset": "identity"})
+    made = manifest(pipeline.run("train-dit", conditioning="attributes", **{**SHORT, "train__images": 8}).directory)
+    assert made["facts"]["conditioning"]["kind"] == "attributes" and "labels" in made["inputs"]
+
+
+def test_other_models_take_no_values_and_other_families_no_labels_of_several(trained: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not attributes"):
+        trained.run("train-denoiser", model={"preset": "unet-mnist"}, **SHORT)
+    copy = trained.copy(tmp_path)
+    shutil.rmtree(copy.folder / "dit")
+    copy.run("train-dit", conditioning="none", **{**SHORT, "train__images": 8})
+    with pytest.raises(ConfigError, match="values"):
+        copy.run("sample", num=1, values=("age=15",), cfg=1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,labels\na.png,cat\n", "does not say anything of"),
+        ("labels\ncat\n", "columns"),
+        ("file,labels,age\nblue/000.png,cat,old\n", "line 2: age is 'old'"),
+        ("file,labels,age\nblue/000.png,cat,nan\n", "not a number"),
+        ("file,labels\nblue/000.png\n", "cells for 2 columns"),
+        ("file,labels\nblue/000.png,cat\nblue/000.png,dog\n", "second of"),
+        ('file,labels\nblue/000.png,"cat,dog"\n', "no name of a label"),
+        ('file,labels\n"blue/000.png,cat\n', "not CSV"),
+        ("file\n", "0 labels|anything of"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_with_its_line(text: str, said: str, tmp_path: Path, trained: Pipeline) -> None:
+    copy = trained.copy(tmp_path / "runs")
+    images = shutil.copytree(trained.images, tmp_path / "squares")
+    (images / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        copy.run("encode", replace=True, conditioning="attributes", data={"source": str(images)})
+
+
+def test_requests_become_scalars_within_the_range_of_training() -> None:
+    asked = CONDITIONING.request({"classes": "out_door,cat", "values": ["age=20"]})
+    assert [float(value) for value in asked.cond.values()] == [1, 0, 1, 0.5]
+    assert asked.titles == ("cat, out door, age 20",) and CONDITIONING.recall(asked.records[0]) == {
+        "classes": "cat,out door",
+        "values": ["age=20.0"],
+    }
+    assert float(CONDITIONING.request({"classes": "dog"}).cond["attribute_3"]) == pytest.approx(0.4), "the mean"
+    assert CONDITIONING.groups().titles == ("cat", "dog", "out door")
+    assert CONDITIONING.null(2, torch.device("cpu"))["attribute_3"].tolist() == [-1, -1]
+    for values in (["age=100"], ["size=1"], ["age=x"], ["age"]):
+        with pytest.raises(ConfigError, match="values="):
+            CONDITIONING.request({"values": values})
+    assert rebuilt(CONDITIONING.describe()) == CONDITIONING
