@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import shutil
 import struct
@@ -21,6 +22,7 @@ from ldm.core.images.captions import with_captions
 from ldm.core.images.exclusion import read_exclusion
 from ldm.core.images.settings import Data
 from ldm.core.images.sources import open_source, open_splits
+from ldm.core.latents.attributes import TABLE, read_table
 from ldm.core.runs import metrics_log
 from ldm.core.training import record
 from tests.support.harms import Harm, in_bytes, in_json, in_lines, in_npz, in_tar, in_yaml
@@ -271,6 +273,19 @@ def caption(folder: Path, harmed: str) -> None:
     assert all(isinstance(text, str) and text for texts in source.captions for text in texts)
 
 
+def make_labels(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    for number in range(4):
+        (folder / "photos" / f"{number}.png").write_bytes(png(number))
+    rows = "".join(f'{number}.png,"chât;out",{number / 2},{number}\n' for number in range(4))
+    (folder / "photos" / TABLE).write_text("file,labels,age,größe\n" + rows)
+
+
+def label(folder: Path, harmed: str) -> None:
+    for row in read_table(open_source(str(folder / "photos"))).values():
+        assert all(map(math.isfinite, row.numbers.values())) and all("," not in each for each in row.labels)
+
+
 def _each(names: tuple[str, ...], harm: Harm) -> dict[str, Harm]:
     return dict.fromkeys(names, harm)
 
@@ -291,6 +306,7 @@ PARSERS: dict[str, Parser] = {
         dict(zip(TEXTS, (in_lines, in_bytes, in_json, in_json, in_bytes, in_bytes), strict=True)),
         (caption,),
     ),
+    "labels": Parser(make_labels, {f"photos/{TABLE}": in_bytes}, (label,)),
     "recipe": Parser(make_recipe, {"recipe.yaml": in_yaml}, (read_recipe,)),
     "metrics": Parser(make_metrics, {metrics_log.METRICS: in_lines}, (go_on_recording,), rarely=(draw_curves,)),
 }
