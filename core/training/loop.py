@@ -73,7 +73,7 @@ def train(
     progress.start("training", plan.images, "images", done=state.images)
 
     loading = closing(batches(task, plan, policy, state.images))
-    with stop_flag() as stop, finish_flag() as finish, loading as loader:
+    with stop_flag() as stop, finish_flag() as finish, closing(state), loading as loader:
         # Before the first step: validate the initial weights, or make the evaluation that a stop cut short.
         if state.images == 0:
             state.validate(draw=True)

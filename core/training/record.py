@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .. import files
@@ -105,35 +103,3 @@ def write_table(folder: Path) -> Path:
     writer.writerows(rows[images] for images in sorted(rows))
     files.write_bytes(folder / TABLE, text.getvalue().encode())
     return folder / TABLE
-
-
-class TensorBoard:
-    """Also writes lines as TensorBoard scalars, and pictures, over images seen.
-
-    images: of the checkpoint that training resumes from; TensorBoard discards events of more. Raises ConfigError where
-    the package is not installed.
-    """
-
-    def __init__(self, folder: Path, images: int = -1) -> None:
-        from ..errors import ConfigError
-
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError("train.tensorboard needs the package tensorboard", "pip install tensorboard") from None
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=images + 1 if images > 0 else None)
-
-    def line(self, line: dict[str, Any]) -> None:
-        """Write the numbers of a line of `metrics.jsonl`."""
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(name, value, global_step=line["images"])
-        self._writer.flush()
-
-    def pictures(self, folder: Path, images: int) -> None:
-        """Write the pictures that a training drew into its folder after so many images, by their folders' names."""
-        for path in sorted(folder.glob(f"*/{images:010d}.png")):
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-            self._writer.add_image(path.parent.name, pixels, global_step=images, dataformats="HWC")
-        self._writer.flush()

@@ -56,6 +56,9 @@ class Train(Section):
         identity=False,
     )
     tensorboard: bool = option(False, "Also write TensorBoard events: numbers and pictures.", identity=False)
+    tracker: Literal["none", "wandb", "trackio", "mlflow"] = option(
+        "none", "Also send numbers and pictures to a tracker, whose package is installed.", identity=False
+    )
 
     @model_validator(mode="after")
     def _passes_are_equal(self) -> "Train":

@@ -1,7 +1,7 @@
 """Where a training is: its clock, its log, its checkpoints, and what is validated and evaluated in it."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from .evaluator import CONDITIONS, Best, Evaluator
 from .patience import Patience
 from .step import Stepper
 from .task import Plan
+from .trackers import TRACKERS, TensorBoard, Tracker
 
 _LONGEST_UNSAVED = 600.0  # seconds of training that a crash may cost, whatever the interval of checkpoints
 
@@ -40,8 +41,8 @@ class TrainingState:
     is_last: bool = False  # whether the last step of all was made
     last_save: float = field(default_factory=time.monotonic)
     last_log: tuple[float, int] = (0.0, 0)  # when, and after how many images
-    log_file: record.MetricsLog = field(init=False)  # the main process's, as are `board` and `best`
-    board: record.TensorBoard | None = field(init=False, default=None)
+    log_file: record.MetricsLog = field(init=False)  # the main process's, as are `trackers` and `best`
+    trackers: list[Tracker] = field(init=False, default_factory=list)
     best: Best | None = None
     patience: Patience | None = None  # the main process's
     has_stalled: bool = False  # whether that has ended
@@ -76,13 +77,32 @@ class TrainingState:
             return
 
         # A pending evaluation will be made again, so a line that it wrote is dropped.
-        self.board = record.TensorBoard(self.folder, self.images) if self.plan.tensorboard else None
-        mirror = self.board.line if self.board else None
         drop = CONDITIONS if self.evaluation_pending else None
-        self.log_file = record.MetricsLog(self.folder, self.images or -1, mirror, drop)
+        self.log_file = record.MetricsLog(self.folder, self.images or -1, self._mirror, drop)
+        if self.plan.tensorboard:
+            self.trackers.append(TensorBoard(self.folder, self.images))
+        if self.plan.tracker != "none":
+            settings = self.plan.model_dump(mode="json")
+            self.trackers.append(TRACKERS[self.plan.tracker](self.folder, settings))
         lines = metrics_log.read(self.log_file.path)
         self.best = Best(self.evaluator, lines) if self.evaluator else None
         self.patience = Patience(self.plan.patience, self.evaluator, lines) if self.plan.patience else None
+
+    def track(self, report: Callable[[Tracker], None]) -> None:
+        """Report to all that follow the training. One that fails is left behind: a service is no reason to end."""
+        for tracker in [*self.trackers]:
+            try:
+                report(tracker)
+            except Exception as error:
+                self.trackers.remove(tracker)
+                self.progress.warn(f"{type(tracker).__name__} follows no longer: {error or type(error).__name__}")
+
+    def _mirror(self, line: Mapping[str, Any]) -> None:
+        self.track(lambda tracker: tracker.line(line))
+
+    def close(self) -> None:
+        """End what follows the training, however it ended."""
+        self.track(lambda tracker: tracker.close())
 
     def is_due(self, every: int) -> bool:
         """Return whether the last step passed a multiple of `every` images (0: never), or was the last of all."""
@@ -138,8 +158,8 @@ class TrainingState:
                 task.picture(self.folder, self.images)
         if not self.is_main:
             return
-        if self.board and draw:
-            self.board.pictures(self.folder, self.images)
+        if draw:
+            self.track(lambda tracker: tracker.pictures(self.folder, self.images))
         self.add_line({"images": self.images, "step": self.steps, **numbers})
         if draw and self.steps:  # Before the first step the curve is empty.
             record.write_curves(self.folder)

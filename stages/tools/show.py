@@ -53,18 +53,21 @@ class Site:
         self.drawing = Drawing(config)
         self._report, self._version, self._rest_until = b"", "", 0.0
         self._lock = threading.Lock()  # matplotlib draws in one thread at a time
-        self.now()
+        self._seen = self.now()
 
     def now(self) -> Shown:
-        """Return the run as it is. Raises DataError where there is none."""
-        return shown(read_run(self.config, self.config.name, Silent()))
+        """Read the run as it is. Raises DataError where there is none."""
+        self._seen = shown(read_run(self.config, self.config.name, Silent()))
+        return self._seen
 
     def content(self, address: str) -> tuple[str, bytes]:
         """Return the type and content of an address of the page. Raises RequestError for any other."""
         if address == "":
             return "page", resources.files(f"{__package__}.showing").joinpath(_PAGE).read_bytes()
         try:
-            now = self.now()
+            # The page asks for the pictures of a state: they are those of one reading.
+            is_known = address in self._seen.pictures or address.startswith("drawn/")
+            now = self._seen if is_known else self.now()
         except DataError as error:
             raise RequestError(404, error.message) from None
         if address == "state":

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ldm.core.runs.metrics_log import METRICS, read
-from ldm.core.training.record import Meter, MetricsLog, TensorBoard, write_curves
+from ldm.core.training.record import Meter, MetricsLog, write_curves
+from ldm.core.training.trackers import TensorBoard
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -83,6 +83,24 @@ def test_the_page_its_state_and_its_pictures_are_had_with_the_token(client: Clie
     assert client.get(address) == (200, (client.folder / address).read_bytes())
 
 
+def test_a_poll_reads_the_run_once_however_many_pictures_it_shows(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings, read = [], show.read_run
+
+    def counted(*given: Any) -> Any:
+        readings.append(given)
+        return read(*given)
+
+    monkeypatch.setattr(show, "read_run", counted)
+    state = client.state()
+    pictures = [
+        address for kind in ("previews", "reconstructions") for each in state[kind] for _, address in each["pictures"]
+    ]
+    assert len(pictures) > 2 and all(client.get(address)[0] == 200 for address in pictures)
+    assert len(readings) == 1
+
+
 def test_nothing_is_had_without_the_token_or_under_another_name_of_the_host(client: Client) -> None:
     token, port = client.server.token, client.port
     assert len(token) >= 32 and client.server.server_address[0] == "127.0.0.1"
