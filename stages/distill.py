@@ -70,14 +70,15 @@ def _guidance(config: Distill, teacher: StageRun) -> tuple[float, float]:
         if config.guidance not in (None, known.guidance):
             raise ConfigError(f"`guidance` of {teacher.path} is {known.guidance}", "leave `guidance` out")
         return known.guidance
-    if config.guidance is None:
-        return usual_range(has_null)
-    if config.guidance != (1.0, 1.0) and not has_null:
+    low, high = usual_range(has_null) if config.guidance is None else config.guidance
+    if low < high:
+        denoisers.require_scalars(teacher.path / "final", f"`guidance={low:g},{high:g}`")
+    if (low, high) != (1.0, 1.0) and not has_null:
         raise ConfigError(
             f"`guidance` needs a null class, but {teacher.path} was trained with label dropout 0",
             "leave `guidance` out, or train with `label_dropout=0.1`",
         )
-    return config.guidance
+    return low, high
 
 
 class _Student(Kind):

@@ -78,6 +78,15 @@ def require_equal_blocks(folder: Path, asked: str, least: int) -> None:
         raise ConfigError(f"{asked}: the network, {kind}, has {what}", "leave it out")
 
 
+def require_scalars(folder: Path, asked: str) -> None:
+    """Raise ConfigError where the network in a folder adds no scalars to its time. asked: the setting that needs it."""
+    kind = read_description(folder, FAMILIES, REMEDY)["kind"]
+    if not hasattr(outline(read_config(folder)), "scalars"):
+        raise ConfigError(
+            f"{asked}: the network, {kind}, takes no guidance scale as an input", "distill at one: `guidance=3,3`"
+        )
+
+
 def _any_size(family: Family) -> bool:
     network: Any = family.load_network()
     return bool(network.any_size)

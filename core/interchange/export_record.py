@@ -70,6 +70,8 @@ class Record:
             words += ["--part", part]
         prompts = made_of.get("prompts") if isinstance(made_of, Mapping) else None
         words += [word for prompt in prompts or () for word in ("--prompt", str(prompt))]
+        if isinstance(made_of, Mapping) and isinstance(scale := made_of.get("cfg"), float):
+            words += ["--cfg", f"{scale:g}"]
         origin = self.content.get("from")
         origin = origin if isinstance(origin, Mapping) else {}
         if not isinstance(run := origin.get("run"), str):

@@ -61,12 +61,14 @@ class Shown:
         return files.sha256_json([grid, self.sampling, self.numbers])
 
 
-def look_for(root: Path, denoiser: StageRun, warn: Callable[[str], None]) -> Shown:
+def look_for(root: Path, denoiser: StageRun, warn: Callable[[str], None], cfg: float | None = None) -> Shown:
     """Find a run's samples and evaluations that were made with this denoiser, or with its autoencoder.
 
-    warn: is called with each that is damaged, and not shown.
+    warn: is called with each that is damaged, and not shown. cfg: the guidance scale of the samples, where others are
+    not to be shown.
     """
     samples = [made for made in _finished(root / "samples", SAMPLES, warn) if _made_with(made, "denoiser", denoiser)]
+    samples = [made for made in samples if cfg is None or made.metadata["sampling"].get("cfg") == cfg]
     samples.sort(key=lambda made: (made.path / MANIFEST).stat().st_mtime)
     newest = samples[-1] if samples else None
     known = {made.fingerprint for made in samples}

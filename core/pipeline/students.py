@@ -1,14 +1,16 @@
-"""Sampling of distilled denoisers: what one can do, and how its guidance, which is inside of it, is asked for."""
+"""Distilled denoisers: what one can do, and how its guidance, which is inside of it, is asked for."""
 
 from dataclasses import replace
 
 import torch
 
+from ..denoisers.fixing import fixed
 from ..diffusion.conditions import Cond
 from ..diffusion.distillation import CFG
 from ..errors import ConfigError
 from .generation import DEFAULT_CFG, Sampling
 from .generator import refuse_settings
+from .model import Model
 from .settings import Drawing, Student
 
 _TAKES = ("denoiser", "checkpoint", "cfg", "cfg_paper", "steps")
@@ -55,3 +57,10 @@ def inside(student: Student, cond: Cond, sampling: Sampling, count: int) -> tupl
     guidance around the network."""
     scale = {CFG: torch.full((count,), sampling.cfg)} if student.takes_scale else {}
     return {**cond, **scale}, replace(sampling, cfg=1.0)
+
+
+def at_scale(model: Model, scale: float) -> Model:
+    """Return a student at one of the guidance scales that it takes, which then is no input of its network any more."""
+    assert model.student is not None and model.student.takes_scale, "a student that takes its scale"
+    student = model.student.model_copy(update={"guidance": (scale, scale)})
+    return replace(model, network=fixed(model.network, {CFG: scale}), student=student)

@@ -23,6 +23,12 @@ class Export(Prompted, TextReading, Run):
         "--part",
     )
     denoiser: Location | None = option(None, "Denoiser stage to export; by default the run's own.", "--denoiser")
+    cfg: float | None = option(
+        None,
+        "Guidance scale that a distilled denoiser is fixed to, which takes it as an input; by default as it samples.",
+        "--cfg",
+        ge=0,
+    )
     replace: bool = option(False, "Overwrite an earlier export.", "--replace")
 
 

@@ -33,6 +33,7 @@ from ...core.pipeline.loading import (
     student_of,
 )
 from ...core.pipeline.model import Model, forward_process
+from ...core.pipeline.students import at_scale, check_scale, usual_sampling
 from ...core.progress import Outcome, Progress
 from ...core.runs.inputs import open_own, open_producer
 from ...core.runs.roles import AUTOENCODER
@@ -45,11 +46,12 @@ _SHOWN = 3  # prompts in the summary
 
 @dataclass(frozen=True)
 class Sources:
-    """The stages of an export, and what its model card shows."""
+    """The stages of an export, and what its model card shows. scale: of guidance, where one is fixed."""
 
     denoiser: StageRun
     autoencoder: StageRun
     shown: Shown
+    scale: float | None
 
     def identity(self, config: Export) -> dict[str, Any]:
         """Return what determines the export's content, JSON."""
@@ -60,6 +62,7 @@ class Sources:
             "shown": self.shown.fingerprint,
             **({"texts": texts} if (texts := lengths_of(conditioning_of(self.denoiser.metadata))) else {}),
             **({"prompts": [*config.prompt]} if config.prompt else {}),
+            **({"cfg": self.scale} if self.scale is not None else {}),
         }
 
 
@@ -67,9 +70,12 @@ def run(config: Export, progress: Progress) -> Outcome:
     """Write a run as a pipeline of diffusers, or a part of it. Returns the folder."""
     config = with_prompts(config)
     if config.part == "autoencoder":
-        _refuse(config, ("denoiser", "prompt", "text_encoder"), "an autoencoder alone")
+        _refuse(config, ("denoiser", "prompt", "text_encoder", "cfg"), "an autoencoder alone")
         return _export_autoencoder(config, progress)
-    return _export_prompts(config, progress) if config.part == "prompts" else _export_all(config, progress)
+    if config.part == "prompts":
+        _refuse(config, ("cfg",), "prompts alone")
+        return _export_prompts(config, progress)
+    return _export_all(config, progress)
 
 
 def _export_all(config: Export, progress: Progress) -> Outcome:
@@ -132,13 +138,14 @@ def _what(model: Model, parts: Parts, request: Request | None) -> str:
 def _refuse(config: Export, names: Sequence[str], what: str) -> None:
     """Raise ConfigError for a setting that is given and has no effect."""
     for name in names:
-        if getattr(config, name):
+        if getattr(config, name) not in (None, ()):
             raise ConfigError(f"`{name}` has no effect on {what}", "leave it out")
 
 
 def _load(denoiser: StageRun, config: Export) -> Model:
     """Load a model, with what reads its prompts."""
-    model = load_model(denoiser, config, resolve("cpu", "fp32"))
+    model, scale = load_model(denoiser, config, resolve("cpu", "fp32")), _fixed_scale(denoiser, config)
+    model = model if scale is None else at_scale(model, scale)
     return replace(model, conditioning=with_encoders(model.conditioning, config))
 
 
@@ -210,19 +217,15 @@ def _open(config: Export, progress: Progress) -> Sources:
     require_denoising(denoiser)
     _require_stock_sampling(denoiser)
     autoencoder = open_producer(denoiser, "autoencoder", AUTOENCODER, config)
-    return Sources(denoiser, autoencoder, look_for(config.root, denoiser, progress.warn))
+    scale = _fixed_scale(denoiser, config)
+    return Sources(denoiser, autoencoder, look_for(config.root, denoiser, progress.warn, scale), scale)
 
 
 def _require_stock_sampling(denoiser: StageRun) -> None:
-    """Raise ConfigError for a student whose guidance or times no pipeline of diffusers has."""
+    """Raise ConfigError for a student whose times no pipeline of diffusers has."""
     student = student_of(denoiser)
     if student is None:
         return
-    if student.takes_scale:
-        raise ConfigError(
-            f"{denoiser.path} takes its guidance scale as an input, which no pipeline of diffusers gives",
-            "distill a student of one scale, as `ldm distill --guidance 3,3`, or export its teacher",
-        )
     diffusion = diffusion_of(denoiser)
     schedule = forward_process(diffusion)
     if schedule.num_steps % student.steps or (diffusion.shift != 1 and not scheduler.shifts(schedule)):
@@ -230,6 +233,19 @@ def _require_stock_sampling(denoiser: StageRun) -> None:
             f"{denoiser.path} draws in {student.steps} steps at times that no scheduler of diffusers visits",
             f"export one whose steps divide {schedule.num_steps}, trained without `diffusion.shift`",
         )
+
+
+def _fixed_scale(denoiser: StageRun, config: Export) -> float | None:
+    """Return the guidance scale that is to be fixed in a student that takes it as an input; None for other denoisers.
+
+    Raises ConfigError for a scale that the denoiser does not take.
+    """
+    student = student_of(denoiser)
+    if student is None:
+        _refuse(config, ("cfg",), "a denoiser that was not distilled: the pipeline guides it, by guidance_scale")
+        return None
+    check_scale(student, config.cfg)
+    return usual_sampling(student, config.cfg).cfg if student.takes_scale else None
 
 
 def _convert(model: Model, image_size: int, text_encoders: tuple[str, ...]) -> Parts:

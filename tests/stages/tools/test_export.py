@@ -19,6 +19,7 @@ from ldm.cli.main import run as ldm
 from ldm.core import seeds
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.interchange import model_spec
+from ldm.core.interchange.export_record import read_record
 from ldm.core.progress import Silent
 from ldm.core.runs.roles import DENOISER
 from ldm.core.runs.run import open_run
@@ -104,15 +105,34 @@ def test_a_student_of_one_scale_draws_in_stock_classes_what_it_draws_here(drawin
     assert "guidance_scale=1, num_inference_steps=2)" in card and "guidance of scale 3 inside" in card
 
 
-def test_a_student_that_stock_classes_cannot_draw_from_is_refused(drawing: Pipeline, tmp_path: Path) -> None:
+@pytest.mark.promise("R25")
+def test_a_student_that_takes_its_scale_is_exported_at_one_of_them(drawing: Pipeline, tmp_path: Path) -> None:
     run = drawing.copy(tmp_path / "runs")
-    for steps, guidance, message in (
-        (1, None, "takes its guidance scale as an input"),
-        (16, (3.0, 3.0), "in 16 steps"),
-    ):
-        run.run("distill", steps=steps, first_steps=steps, guidance=guidance, train__images=8)
-        with pytest.raises(ConfigError, match=message):
-            run_export(run, tmp_path / "out", denoiser=run.folder / "students" / str(steps))
+    run.run("distill", steps=2, first_steps=2, guidance=(1.0, 4.0), train__lr=1e-2)
+    student = run.folder / "students" / "2"
+    for scale, label in ((1.5, "weak"), (None, "usual")):
+        run.run("sample", num=2, steps=None, cfg=scale, denoiser=student, label=label)
+        run_export(run, tmp_path / label, denoiser=student, cfg=scale)
+        made = draw(str(tmp_path / label), feed_of(run, num=2, guidance=1.0, steps=2))
+        assert levels_apart(made["images"], drawn(run, label)) <= 1
+        record = json.loads((tmp_path / label / "ldm-export.json").read_text())
+        assert record["made_of"]["cfg"] == (scale or 3.0)
+        card = (tmp_path / label / "README.md").read_text()
+        assert f"guidance of scale {scale or 3:g} inside" in card
+    assert levels_apart(drawn(run, "weak"), drawn(run, "usual")) > 1, "the scale is of effect"
+    with pytest.raises(ConfigError, match=r"`cfg=5`.*from 1 to 4"):
+        run_export(run, tmp_path / "other", denoiser=student, cfg=5.0)
+    with pytest.raises(ConfigError, match="`cfg` has no effect on a denoiser that was not distilled"):
+        run_export(run, tmp_path / "other", cfg=3.0)
+    again = read_record(tmp_path / "weak").command
+    assert again.endswith(f"--denoiser {student}") and "--cfg 1.5" in again
+
+
+def test_a_student_whose_times_stock_classes_do_not_visit_is_refused(drawing: Pipeline, tmp_path: Path) -> None:
+    run = drawing.copy(tmp_path / "runs")
+    run.run("distill", steps=16, first_steps=16, guidance=(3.0, 3.0), train__images=8)
+    with pytest.raises(ConfigError, match="in 16 steps"):
+        run_export(run, tmp_path / "out", denoiser=run.folder / "students" / "16")
     assert not (tmp_path / "out").exists()
 
 
