@@ -39,14 +39,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, past: Past | None) -> Tensor:
         """x: (B, T, D). mask: (T, T), where a query may attend. past: gets the tokens' keys and values."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight) + bias
+        qkv = F.linear(x, self.qkv.weight)
+        qkv = qkv + bias.to(qkv.dtype)  # A sum in fp32 would make all of the attention fp32 under autocast.
         q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in qkv.chunk(3, dim=-1))
         scale = 0.25 * q.shape[-1] ** -0.5
         if self.log_scale is not None:
             factor, scale = self.log_scale.clamp(max=_LARGEST_SCALE).exp(), 1.0
             q, k = (F.normalize(q.float(), dim=-1) * factor).to(v.dtype), F.normalize(k.float(), dim=-1).to(v.dtype)
-        else:
-            q, k, v = (each.to(x.dtype) for each in (q, k, v))
         if past is not None:
             past.append((k, v))
             k, v = (torch.cat(parts, dim=2) for parts in zip(*past, strict=True))
