@@ -22,6 +22,7 @@ _MODULES = (
     "core.pipeline.asking",
 )
 _EVALUATED = ("reference", "features", "weights", "limit")
+_TIMES = ("spacing", "shift")
 _SHARED = ("name", "runs_dir", "seed", "replace", "machine")
 
 
@@ -61,7 +62,11 @@ def _ways(
     usual, has_steps = type(config).model_fields, bool({"steps", "sampler"} & taken.keys())
     for steps in dict.fromkeys(config.steps):
         for sampler, cfg in product(dict.fromkeys(config.sampler), scales):
-            how: dict[str, Any] = {"steps": steps, "sampler": sampler}
+            how: dict[str, Any] = {
+                "steps": steps,
+                "sampler": sampler,
+                **{name: getattr(config, name) for name in _TIMES},
+            }
             asked = {name: value for name, value in how.items() if getattr(config, name) != usual[name].default}
             yield {"cfg": cfg, **(how if has_steps else asked)}
         if config.students and has_steps:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ...core.diffusion.names import SAMPLERS, require
+from ...core.diffusion.names import SAMPLERS, SpacingName, require
 from ...core.features.settings import EXTRACTOR_HELP, ExtractorName
 from ...core.pipeline.settings import Asking
 from ...core.settings.fields import Count, Location, option, section
@@ -42,6 +42,12 @@ class Sweep(Asking):
     steps: tuple[Annotated[int, Field(ge=1)], ...] = option((20,), "Numbers of steps.", "--steps")
     num: Count = option(20, "Images of each class.", "--num,--count", ge=1)
     sampler: Samplers = option(("ddim",), "Samplers, with commas: ddim,dpmpp-2m.", "--sampler", min_length=1)
+    spacing: SpacingName = option(
+        "trailing", "Which of the schedule's steps; uniform and flow do not use its table.", "--spacing"
+    )
+    shift: float | None = option(
+        None, "Move the samplers' times towards noise (above 1) or data; by default as in training.", gt=0
+    )
     students: bool = option(
         True,
         "Compare with the run's students that draw in these steps, where there are any.",

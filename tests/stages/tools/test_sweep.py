@@ -17,7 +17,7 @@ from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Heard, Pipeline
+from tests.support.pipeline_run import Heard, Pipeline, manifest
 
 
 class Console(Silent):
@@ -90,6 +90,16 @@ def test_a_generator_without_steps_is_compared_over_guidance_alone(next_scale: P
     assert rows == [("next-scale", "1.0", "3", "3"), ("next-scale", "2.0", "3", "6")]
     with pytest.raises(ConfigError, match="`steps=7` is not a setting of"):
         swept(pipeline, steps=(7,))
+
+
+def test_samplers_are_compared_at_the_times_asked_for(own: Pipeline) -> None:
+    made = swept(own, cfg=(1,), steps=(2,), sampler="heun,dpmpp-2m", spacing="flow", shift=3.0, students=False)
+    rows = table(made)
+    assert [(row["by"], row["evaluations"]) for row in rows] == [("heun", "3"), ("dpmpp-2m", "2")]
+    inputs = [entry["path"] for name, entry in manifest(made.directory)["inputs"].items() if name.startswith("samples")]
+    for path in inputs:
+        sampling = manifest(made.directory / path)["facts"]["sampling"]
+        assert (sampling["spacing"], sampling["shift"]) == ("flow", 3.0)
 
 
 def test_scales_and_steps_that_are_named_twice_are_drawn_once(own: Pipeline) -> None:
