@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import model_validator
+
 from ...core.metrics.settings import Comparison
 from ...core.settings.fields import Location, Place, option, section
 from ...core.system.settings import Machine
@@ -42,5 +44,17 @@ class Eval(Comparison):
         "--clip",
         identity="contents",
     )
+    image_size: int | None = option(
+        None,
+        "With --of reconstructions: side of the images, of autoencoders that take any; by default that of training.",
+        "--image-size",
+        ge=11,
+    )
     lpips: Location | None = option(None, "Folder with LPIPS weights, for reconstructions.", "--lpips")
     machine: Machine = section(Machine)
+
+    @model_validator(mode="after")
+    def _size_is_of_reconstructions(self) -> "Eval":
+        if self.image_size is not None and self.of != "reconstructions":
+            raise ValueError(f"`image_size={self.image_size}` is for `of=reconstructions`: samples have their own size")
+        return self

@@ -33,11 +33,13 @@ PICTURE = "reconstructions.png"
 
 def run(config: Eval, progress: Progress) -> Outcome:
     """Compare held-out images with their reconstructions, one by one and as sets."""
-    folder = output_folder(config, LABEL)
+    label = LABEL if config.image_size is None else f"{LABEL}-{config.image_size}"
+    folder = output_folder(config, label)
     with occupy(folder):
         policy = machine_policy(config.machine)
         source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         data = data_of(source)
+        data = data.model_copy(update={"image_size": config.image_size or data.image_size})
         if saved_statistics(config) is not None:
             raise ConfigError(
                 f"`reference={config.reference}` is saved statistics, but reconstructions need images",
@@ -50,7 +52,9 @@ def run(config: Eval, progress: Progress) -> Outcome:
         next_commands = [command_line("report", config)]
         if work.complete:
             return evaluation_outcome(work, next_commands)
-        reconstruct = reconstruction_by(load_autoencoder(source, policy).network, policy)
+        autoencoder = load_autoencoder(source, policy).network
+        autoencoder.latent_shape(data.image_size)  # which refuses a size that it does not take
+        reconstruct = reconstruction_by(autoencoder, policy)
         perceptual = load_perceptual(config.lpips, policy)
         originals = image_loader(limited(held_out, config), data, "reference", progress)
         scores: list[dict[str, Tensor]] = []
@@ -73,7 +77,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         means = {name: float(values.mean()) for name, values in by_image.items()}
         report = Report({**means, **report.numbers}, report.floor, report.conditions)
         _write_worst_and_best(folder / PICTURE, originals, reconstruct, by_image["psnr"])
-        return write_evaluation(work, LABEL, report, {"reference": reference["path"]}, [], [PICTURE], next_commands)
+        return write_evaluation(work, label, report, {"reference": reference["path"]}, [], [PICTURE], next_commands)
 
 
 def reconstruction_by(autoencoder: Autoencoder, policy: Policy) -> Callable[[Tensor], Tensor]:

@@ -159,6 +159,17 @@ def test_eval_of_reconstructions_measures_each_image(trained: Pipeline) -> None:
     assert (folder / "reconstructions.png").exists()
 
 
+def test_reconstructions_of_another_size_are_measured_beside_those_of_the_trainings(trained: Pipeline) -> None:
+    larger = trained.run("eval", of="reconstructions", image_size=24).directory
+    assert larger.name == "reconstructions-24" and 5 < metrics(larger)["numbers"]["psnr"] < 60
+    usual = trained.run("eval", of="reconstructions").directory
+    assert metrics(usual)["numbers"]["psnr"] != metrics(larger)["numbers"]["psnr"]
+    with pytest.raises(ConfigError, match="image_size=17` is not a multiple"):
+        trained.run("eval", of="reconstructions", image_size=17)
+    with pytest.raises(ValidationError, match="is for `of=reconstructions`"):
+        trained.config("eval", image_size=24)
+
+
 def test_the_limit_holds_on_either_side(trained: Pipeline) -> None:
     trained.run("sample", num=8, label="limited")
     conditions = metrics(trained.run("eval", samples="limited", limit=21).directory)["conditions"]
