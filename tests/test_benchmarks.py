@@ -10,14 +10,16 @@ from xml.etree import ElementTree
 import pytest
 from pydantic import ValidationError
 
-from benchmarks import page, processes
+from benchmarks import commands, page, processes, shortcuts, var_scaling
 from benchmarks.__main__ import keep
 from benchmarks.processes import EndedError, Variant, compare_processes
 from benchmarks.quality import listed
 from benchmarks.quality import page as choices_page
 from benchmarks.quality import work as quality_work
 from benchmarks.training import losses
+from ldm.core.autoencoders import registry as autoencoders
 from ldm.core.errors import ConfigError, Stopped
+from ldm.core.runs.weights import without_draws
 
 MACHINE = {
     "device": "a processor",
@@ -179,3 +181,34 @@ def test_a_rate_is_measured_after_the_start_of_a_training(monkeypatch: pytest.Mo
         for step in range(20):
             window.update(64 * (step + 1))
     assert window.rate == pytest.approx(64.0)
+
+
+def test_a_power_law_is_found_and_drawn(tmp_path: Path) -> None:
+    rows = [
+        {"depth": d, "parameters": 1000 * d**3, "val_loss": 5 * (1000 * d**3) ** -0.2, "curve": [(1, 2.0), (2, 1.0)]}
+        for d in (1, 2, 4)
+    ]
+    law = var_scaling.fit(rows, "val_loss")
+    assert law == pytest.approx({"exponent": -0.2, "factor": 5.0, "correlation": -1.0})
+    var_scaling.write(tmp_path / "law.png", tmp_path / "law.json", {}, rows)
+    assert json.loads((tmp_path / "law.json").read_text())["fits"]["val_loss"] == pytest.approx(law)
+    assert (tmp_path / "law.png").stat().st_size > 1000
+
+
+def test_depths_are_sized_as_published() -> None:
+    for depth in var_scaling.DEPTHS:
+        config = commands.configured("train-var", "mnist-var", var_scaling.shape(depth))
+        own = config.model.network_config(scales=(1, 2), codebook_size=4, code_channels=4)
+        assert (own.depth, own.width, own.heads) == (depth, 64 * depth, depth)
+
+
+def test_autoencoders_with_and_without_shortcuts_have_the_same_parameters_and_as_large_latents() -> None:
+    for factor, model in shortcuts.MODELS.items():
+        counts = []
+        for kept in (True, False):
+            config = commands.configured("train-autoencoder", None, {**model, "model.shortcuts": kept})
+            with without_draws("meta"):
+                network = autoencoders.build(config.model.network_config())
+            counts.append(sum(p.numel() for p in network.parameters()))
+            assert network.latent_shape(64) == (512 * factor**2 // 64**2, 64 // factor, 64 // factor)
+        assert counts[0] == counts[1]

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ldm.cli.layers import merged_config
 from ldm.cli.recipe import read_recipe
 from ldm.core.files import sha256_json
+
+from .. import commands
 
 FOLDER = Path(__file__).parent
 AUTOENCODERS = ("train-vqvae", "train-autoencoder")
@@ -81,12 +82,11 @@ class Bench(BaseModel):
 
         more: settings of the bench itself, with `__` for dots.
         """
-        own = {"machine.threads": 1, "machine.precision": self.precision, "machine.device": "cpu"}
+        own = {**commands.ONE_CORE, "machine.precision": self.precision}
         if command in (*AUTOENCODERS, *DENOISERS):
             own["machine.compile"] = self.compile
         given = {**own, **changes.get(command, {}), **{name.replace("__", "."): value for name, value in more.items()}}
-        overrides = [f"{key}={_typed(value)}" for key, value in given.items()]
-        return merged_config(command, self.recipe, overrides).config
+        return commands.configured(command, self.recipe, given)
 
     def of_latents(self, changes: Changes) -> Changes:
         """Return the changes on which latents depend."""
@@ -114,12 +114,3 @@ class Bench(BaseModel):
 def read(path: Path) -> Bench:
     """Read a list. Raises ValidationError for what it does not say, or says wrongly."""
     return Bench.model_validate({"name": path.stem, **yaml.safe_load(path.read_text())})
-
-
-def _typed(value: Any) -> str:
-    """Write a value as on the command line."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return "null" if value is None else str(value)

@@ -22,6 +22,7 @@ from ldm.core.progress import Outcome, Silent
 from ldm.stages.eval import samples
 from ldm.stages.table import STAGES
 
+from .. import commands
 from .listed import Bench, Changes
 
 MEASURED = ("frechet_distance", "kernel_distance", "class_accuracy", "precision", "recall")
@@ -99,7 +100,7 @@ class Work:
             "changes": {command: dict(own) for command, own in changes.items()},
             "seed": seed,
             **plan,
-            "processor_seconds": self.spent(run),
+            "processor_seconds": commands.spent(self.folder, run),
             "numbers": numbers,
             "floor": floor,
             "samples": [f"{run}/samples/{label}", label],
@@ -198,25 +199,9 @@ class Work:
     def run(self, command: str, changes: Changes, run: str, **more: Any) -> Outcome:
         """Run a command, and add its processor time to that of the run."""
         config = self.bench.settings(command, changes, runs_dir=self.folder, **more)
-        print(f"{run}: {command}", flush=True)
-        started = time.process_time()
-        try:
-            if command == "eval":  # which compares several times with the same images
-                return samples.run(config, Silent(), self.seen)
-            return STAGES[command].load().run(config, Silent())
-        finally:
-            line = json.dumps({"run": run, "command": command, "seconds": time.process_time() - started})
-            with (self.folder / "seconds.jsonl").open("a") as log:
-                log.write(line + "\n")
-
-    def spent(self, run: str) -> dict[str, float]:
-        """Return the processor seconds of a run by command, start and evaluation of losses included."""
-        found: dict[str, float] = {}
-        for line in (self.folder / "seconds.jsonl").read_text().splitlines():
-            each = json.loads(line)
-            if each["run"] == run:
-                found[each["command"]] = round(found.get(each["command"], 0.0) + each["seconds"], 1)
-        return found
+        if command == "eval":  # which compares several times with the same images
+            return commands.timed(self.folder, run, command, lambda: samples.run(config, Silent(), self.seen))
+        return commands.timed(self.folder, run, command, lambda: STAGES[command].load().run(config, Silent()))
 
     @contextmanager
     def held(self, run: str) -> Iterator[None]:
