@@ -150,14 +150,14 @@ def test_four_processes_that_accumulate_have_the_losses_of_one_that_does_not(tmp
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_gradients_travel_once_in_a_step_however_many_passes_it_has(tmp_path: Path, accumulate: int) -> None:
     """Counted by torch's profiler: one sum for the only bucket, one for the readings of the step."""
-    plan = replace(PLAN, accumulate=accumulate)
+    plan, steps = replace(PLAN, accumulate=accumulate), 4
 
     def count(rank: int) -> None:
         with processes.process_group(CPU):
             stepper = Stepper(Fit(tmp_path, rank), plan, Policy(CPU, torch.float32))
             whole = np.arange(PLAN.batch_size)[rank::2]
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
-                for step in range(STEPS):
+                for step in range(steps):
                     stepper.step(stepper.task.load(Batch(whole, whole, step * PLAN.batch_size)), step, 0)
             counts = {each.key: each.count for each in watched.key_averages()}
             found = [counts.get(name) for name in ("gloo:all_reduce", "aten::tanh_backward")]
@@ -165,7 +165,7 @@ def test_gradients_travel_once_in_a_step_however_many_passes_it_has(tmp_path: Pa
 
     assert run_together(2, count) == [0, 0]
     for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [2 * STEPS, accumulate * STEPS]
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [2 * steps, accumulate * steps]
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
