@@ -120,28 +120,31 @@ _OF_LATENTS = {"latents": LATENTS, "autoencoder": AUTOENCODER}
 
 _DRAWN_FROM = {**{role.name: role for role in generators()}, "weak": DENOISER, "classifier": NOISY_CLASSIFIER}
 
-_OF_AUTOENCODERS: dict[str, Any] = {
-    "cost": f"{_COSTS}:train_autoencoder",
-    "shared": True,
-    "smallest": _SMALL_AUTOENCODER,
-}
+
+def _autoencoder(name: str, summary: str, model: str, kind: str) -> Command:
+    writes = (Kind(kind, AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),)
+    how: dict[str, Any] = {"cost": f"{_COSTS}:train_autoencoder", "shared": True, "smallest": _SMALL_AUTOENCODER}
+    return Command(name, summary, "stages.train_autoencoder", f"stages.configs:{model}", writes, **how)
+
+
+def _denoiser(name: str, summary: str, model: str, kind: str) -> Command:
+    writes = (Kind(kind, DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),)
+    how: dict[str, Any] = {"cost": f"{_COSTS}:train_denoiser", "shared": True, "smallest": _SMALL_DENOISER}
+    return Command(name, summary, "stages.train_denoiser", f"stages.configs:{model}", writes, **how)
+
+
+def _combining(name: str, summary: str, model: str, kind: str) -> Command:
+    writes = (Kind(kind, EDITS, kind.capitalize(), inputs=_DRAWN_FROM, pieces="images"),)
+    return Command(name, summary, "stages.combine", f"stages.configs.combining:{model}", writes, (), shared=True)
+
 
 _STAGES = (
-    Command(
-        "train-vqvae",
-        "Train a VQ-VAE on images, or take a ready autoencoder.",
-        "stages.train_autoencoder",
-        "stages.configs:TrainVQVAE",
-        (Kind("vqvae", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
-        **_OF_AUTOENCODERS,
-    ),
-    Command(
+    _autoencoder("train-vqvae", "Train a VQ-VAE on images, or take a ready autoencoder.", "TrainVQVAE", "vqvae"),
+    _autoencoder(
         "train-autoencoder",
         "Train an autoencoder of any family on images, or take a ready one.",
-        "stages.train_autoencoder",
-        "stages.configs:TrainAutoencoder",
-        (Kind("autoencoder", AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),),
-        **_OF_AUTOENCODERS,
+        "TrainAutoencoder",
+        "autoencoder",
     ),
     Command(
         "encode",
@@ -163,26 +166,8 @@ _STAGES = (
         smallest={"shard_size": 32, "batch_size": 8},
         aliases=("precompute-latents",),
     ),
-    Command(
-        "train-dit",
-        "Train a diffusion transformer on the latents.",
-        "stages.train_denoiser",
-        "stages.configs:TrainDiT",
-        (Kind("dit", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
-        cost=f"{_COSTS}:train_denoiser",
-        shared=True,
-        smallest=_SMALL_DENOISER,
-    ),
-    Command(
-        "train-denoiser",
-        "Train a denoiser of any family on the latents.",
-        "stages.train_denoiser",
-        "stages.configs:TrainDenoiser",
-        (Kind("denoiser", DENOISER, "Denoiser", inputs=_OF_LATENTS, network=_DENOISERS),),
-        cost=f"{_COSTS}:train_denoiser",
-        shared=True,
-        smallest=_SMALL_DENOISER,
-    ),
+    _denoiser("train-dit", "Train a diffusion transformer on the latents.", "TrainDiT", "dit"),
+    _denoiser("train-denoiser", "Train a denoiser of any family on the latents.", "TrainDenoiser", "denoiser"),
     Command(
         "distill",
         "Distill a trained denoiser into students of few steps.",
@@ -265,32 +250,10 @@ _STAGES = (
         targets=(),
         shared=True,
     ),
-    Command(
-        "anagram",
-        "Draw images that show another class when seen another way.",
-        "stages.combine",
-        "stages.configs.combining:Anagram",
-        (Kind("anagrams", EDITS, "Anagrams", inputs=_DRAWN_FROM, pieces="images"),),
-        targets=(),
-        shared=True,
-    ),
-    Command(
-        "hybrid",
-        "Draw images that show one class from near and another from afar.",
-        "stages.combine",
-        "stages.configs.combining:Hybrid",
-        (Kind("hybrids", EDITS, "Hybrids", inputs=_DRAWN_FROM, pieces="images"),),
-        targets=(),
-        shared=True,
-    ),
-    Command(
-        "interpolate",
-        "Draw the way from one seed or class to another, also animated.",
-        "stages.combine",
-        "stages.configs.combining:Interpolate",
-        (Kind("interpolations", EDITS, "Interpolations", inputs=_DRAWN_FROM, pieces="images"),),
-        targets=(),
-        shared=True,
+    _combining("anagram", "Draw images that show another class when seen another way.", "Anagram", "anagrams"),
+    _combining("hybrid", "Draw images that show one class from near and another from afar.", "Hybrid", "hybrids"),
+    _combining(
+        "interpolate", "Draw the way from one seed or class to another, also animated.", "Interpolate", "interpolations"
     ),
     Command(
         "eval",

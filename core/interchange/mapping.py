@@ -21,12 +21,15 @@ PARTS = ("weight", "bias")
 ONLY_HERE = "only `ldm sample` draws from this denoiser"  # a remedy
 
 
-def refuse_settings(their_class: str, *settings: tuple[str, object, str]) -> None:
-    """Raise ConfigError for a setting of a denoiser that a class of diffusers does not have.
+def refuse_scalars_and_rectangles(their_class: str, config: Any) -> None:
+    """Raise ConfigError for a transformer of texts that takes scalars, or latents that are not square.
 
-    settings: the name of each, its value, false where it is as there, and what their class does in its place.
+    their_class: of diffusers, which has neither.
     """
-    for name, value, instead in settings:
+    for name, value, instead in (
+        ("scalars", config.scalars, "takes time and text"),
+        ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
+    ):
         if value:
             what = f"{name} {value} of the denoiser cannot be expressed in diffusers' {their_class}, which {instead}"
             raise ConfigError(what, ONLY_HERE)

@@ -18,7 +18,7 @@ from .mapping import (
     Weights,
     network_of_theirs,
     own_tensors,
-    refuse_settings,
+    refuse_scalars_and_rectangles,
     require_settings,
     shape_of,
     to_theirs,
@@ -63,11 +63,7 @@ _CONVOLUTIONS = ("mlp.up", "mlp.down")  # of 1 x 1
 
 def require_expressible(config: LinearDiTConfig) -> None:
     """Raise ConfigError naming the setting that diffusers' Sana does not have."""
-    refuse_settings(
-        "SanaTransformer2DModel",
-        ("scalars", config.scalars, "takes time and text"),
-        ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
-    )
+    refuse_scalars_and_rectangles(CLASS_NAMES[0], config)
 
 
 def pipeline(config: LinearDiTConfig) -> Stock:

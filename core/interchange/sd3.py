@@ -15,7 +15,17 @@ from ..denoisers.layers import sincos_positions
 from ..denoisers.mmdit import MMDiT
 from ..denoisers.mmdit_config import MMDiTConfig
 from ..errors import ConfigError, DataError
-from .mapping import Given, Names, Reader, Weights, network_of_theirs, own_tensors, refuse_settings, shape_of, to_theirs
+from .mapping import (
+    Given,
+    Names,
+    Reader,
+    Weights,
+    network_of_theirs,
+    own_tensors,
+    refuse_scalars_and_rectangles,
+    shape_of,
+    to_theirs,
+)
 from .scheduler import FLOW_MATCH
 from .stock import Slot, Stock
 
@@ -48,11 +58,7 @@ _FAR = 1e-4  # in positions: those of others may have been computed in float32
 
 def require_expressible(config: MMDiTConfig) -> None:
     """Raise ConfigError naming the setting that diffusers' SD3 does not have."""
-    refuse_settings(
-        "SD3Transformer2DModel",
-        ("scalars", config.scalars, "takes time and text"),
-        ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
-    )
+    refuse_scalars_and_rectangles(CLASS_NAMES[0], config)
 
 
 def pipeline(config: MMDiTConfig) -> Stock:
