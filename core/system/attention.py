@@ -35,7 +35,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
     at_once = max(1, _CACHED_WEIGHTS // (q.shape[1] * q.shape[2] * k.shape[2]))
     if torch.compiler.is_compiling() or at_once >= len(q):
         return _written_out(q, k, v, mask, scale=scale)
-    whole = (q, k, v) if mask is None else (q, k, v, mask.expand(len(q), *mask.shape[1:]))
+    whole = [q, k, v]
+    if mask is not None:
+        whole.append(mask[(None,) * (4 - mask.ndim)].expand(len(q), -1, -1, -1))
     parts = zip(*(equal_chunks(each, at_once) for each in whole), strict=True)
     return torch.cat([_written_out(*part, scale=scale) for part in parts])
 

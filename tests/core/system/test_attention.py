@@ -16,11 +16,14 @@ def test_attention_is_softmax_of_scaled_products() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("at_once", [1 << 21, 1])
-def test_masked_keys_change_nothing(dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", [(4, 1, 1, 6), (1, 1, 1, 6), (6, 6)])
+def test_masked_keys_change_nothing(
+    dtype: torch.dtype, at_once: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention, "_CACHED_WEIGHTS", at_once)
     q, k, v = torch.randn(3, 4, 3, 6, 8).to(dtype).unbind(0)
     seen = torch.tensor([True, False, True, True, False, False])
-    out = attend(q.requires_grad_(), k, v, mask=seen.expand(4, 1, 1, 6), scale=0.7)
+    out = attend(q.requires_grad_(), k, v, mask=seen.expand(shape), scale=0.7)
     alone = F.softmax(q.float() @ k[:, :, seen].float().mT * 0.7, dim=-1) @ v[:, :, seen].float()
     torch.testing.assert_close(out.float(), alone, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.03)
 
