@@ -79,7 +79,7 @@ def run(config: Edit, progress: Progress) -> Outcome:
         work.commit([*images.files, *strips, overview.name], metadata, hashes, speed)
 
     # What the command shows.
-    summary = {"images": f"{len(images.names):,} of {len(source):,}", **extent(records)}
+    summary = {"images": f"{len(images.names):,}, made from {len(source):,}", **extent(records)}
     if errors:
         summary["PSNR"] = f"{errors['psnr']:.1f} dB, of the autoencoder alone {errors['psnr_of_autoencoder']:.1f} dB"
     return Outcome(folder, summary=summary, pictures=[overview, *(folder / name for name in strips[:1])])
