@@ -63,11 +63,12 @@ class Plain:
         self._work.clear()
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        self._work.append(Pace(title, total, unit, done, self._clock))
+        pace = Pace(title, total, unit, done, self._clock)
+        self._work.append(pace)
         self._shown = self._clock()
         if len(self._work) == 1:
             already = f", {done:,} done before" if done else ""
-            self._say(f"{title}: {total:,} {unit}{already}")
+            self._say(f"{title}: {pace.counted(total)}{already}")
 
     def update(self, done: int, **numbers: float) -> None:
         pace = self._work[-1]
@@ -108,7 +109,7 @@ def progress_line(pace: Pace) -> str:
     """Return one line on how far a piece of work is."""
     share = f" ({min(100, 100 * pace.done // pace.total)}%)" if pace.total else ""
     left = f"{duration(pace.seconds_left)} left" if pace.seconds_left is not None else ""
-    parts = (f"{pace.title}: {pace.done:,} of {pace.total:,} {pace.unit}{share}", pace.speed(pace.rate), left)
+    parts = (f"{pace.title}: {pace.done:,} of {pace.counted(pace.total)}{share}", pace.speed(pace.rate), left)
     return "  ".join(filter(None, (*parts, pace.readings(), memory())))
 
 
@@ -116,7 +117,7 @@ def finish_line(pace: Pace) -> str:
     """Return one line on how long a piece of work took."""
     speed = f" ({pace.speed(pace.mean_rate)})" if pace.mean_rate else ""
     return "  ".join(
-        filter(None, (f"{pace.title}: {pace.done:,} {pace.unit} in {duration(pace.elapsed)}{speed}", pace.readings()))
+        filter(None, (f"{pace.title}: {pace.counted(pace.done)} in {duration(pace.elapsed)}{speed}", pace.readings()))
     )
 
 

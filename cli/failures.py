@@ -77,7 +77,7 @@ def _memory_remedy(command: str) -> str:
         return "take --precision bf16, or a device with more memory; the images that are there stay"
     if "train" in settings:
         split = "split the batch into passes with train.accumulate=2 (or 4, 8)"
-        return f"{split}, or begin another run with a smaller --batch-size; the last checkpoint is intact"
+        return f"{split}, or begin another run with a smaller --batch-size; what was saved is intact"
     return "give a smaller --batch-size"
 
 

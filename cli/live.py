@@ -87,7 +87,7 @@ def _rows(pace: Pace, width: int, held: str) -> Iterator[RenderableType]:
     What does not fit in a row goes on in the next; under `_NARROW` columns there is no bar.
     """
     left = f"{duration(pace.seconds_left)} left" if pace.seconds_left is not None else ""
-    words = [f"{pace.done:,}/{pace.total:,} {pace.unit}", pace.speed(pace.rate), left, *pace.each_reading(), held]
+    words = [f"{pace.done:,}/{pace.counted(pace.total)}", pace.speed(pace.rate), left, *pace.each_reading(), held]
     bar = min(24, width // 5) if width >= _NARROW else 0
     room = width - len(pace.title) - 1 - (bar + 1 if bar else 0)
     first, *others = _filled(filter(None, words), room, width - len(_INDENT))

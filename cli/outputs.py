@@ -10,7 +10,8 @@ from typing import TextIO
 from typing_extensions import Buffer
 
 _PLAIN = {"×": "x", "…": "...", "→": "->", "█": "#", "▏": "|", "±": "+-", "−": "-", "≥": ">=", "≤": "<="}
-_READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe that nobody reads any more; a terminal that is gone
+# A pipe that nobody reads any more; a terminal that is gone; a file that is open for reading only.
+_READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 def secure_outputs() -> None:

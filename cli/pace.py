@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from ..core.progress import number_of
 from ..core.system import machine
 
 _WINDOW = 30.0  # seconds over which speed is measured, so that a slow start is soon forgotten
@@ -53,6 +54,10 @@ class Pace:
     def seconds_left(self) -> float | None:
         """Seconds until the end at the present rate."""
         return max(0, self.total - self.done) / self.rate if self.rate else None
+
+    def counted(self, count: int) -> str:
+        """Write a number of units: 1 image, 2,000 images."""
+        return number_of(count, self.unit.removesuffix("s"))
 
     def speed(self, rate: float | None) -> str:
         """Return a rate in words, `312 images/s`."""

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigError
+from ..core.files import read_plain
 from ..core.progress import Outcome
 from .completion import complete_recipes
 from .console import open_console
@@ -45,7 +46,7 @@ def list_recipes(
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
     for name in names:
         path = find_recipe(name)
-        facts = header(path.read_text(encoding="utf-8", errors="replace"))
+        facts = header(read_plain(path).decode(errors="replace"))
         if json:
             typer.echo(json_format.dumps({"event": "recipe", "name": name, "path": str(path), **facts}))
         else:
@@ -86,4 +87,4 @@ def copy_recipe(
 def _content(path: Path) -> bytes:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, not a recipe", "give the YAML file itself")
-    return path.read_bytes()
+    return read_plain(path)

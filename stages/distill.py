@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.autoencoders.codec import Autoencoder
-from ..core.conditioning.registry import conditioning_of
+from ..core.conditioning.registry import asking, conditioning_of
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.config import DenoiserConfig
 from ..core.denoisers.network import DenoiserNetwork
@@ -124,4 +124,4 @@ class _Student(Kind):
         denoisers.save(network, folder, extra)
 
     def sample_flags(self, data: TrainingData) -> str | None:
-        return "--class 0" if data.conditioning.class_names else ""
+        return asking(data.conditioning).strip()

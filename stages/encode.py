@@ -20,7 +20,7 @@ from ..core.latents.encoding import Encoding, encode_split, statistics_of, token
 from ..core.latents.fields import LABEL, MASK
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
-from ..core.progress import Outcome, Progress
+from ..core.progress import Outcome, Progress, number_of
 from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.pieces import Pieces
@@ -113,7 +113,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",
         "shape": " × ".join(map(str, shape)),
-        "size": f"{size / 1e6:.1f} MB in {len(hashes)} shards",
+        "size": f"{size / 1e6:.1f} MB in {number_of(len(hashes), 'shard')}",
         **conditions,
     }
     if num_train + num_val:

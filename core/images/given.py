@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ConfigError, as_data_error
+from ..files import read_plain
 from ..progress import Progress
 from .dataset import ImageSource, image_source, num_workers
 from .listing import is_image
@@ -39,7 +40,7 @@ def open_given(locations: Sequence[str]) -> ImageSource:
 
 def _read(path: Path) -> bytes:
     with as_data_error(f"{path} cannot be read", "check its name"):
-        return path.read_bytes()
+        return read_plain(path)
 
 
 def require_readable(

@@ -184,7 +184,7 @@ def seeds_in_words(seeds: np.ndarray) -> str:
 def consecutive(first: int, count: int) -> np.ndarray:
     """Return seeds one after the other, int64 (count,). Raises ConfigError where there are not so many."""
     if first + count > 2**63:
-        raise ConfigError(f"`seed={first}` leaves {2**63 - first:,} seeds for {count:,} images", "give a smaller one")
+        raise ConfigError(f"`seed={first}` is too large for {count:,} images: seeds end at 2^63", "give a smaller one")
     return first + np.arange(count, dtype=np.int64)
 
 

@@ -24,17 +24,18 @@ LATEST = "latest"  # in a generator's folder: its newest checkpoint, a folder of
 OUTLINE = "generator.json"
 _OF_CONFIG = ("format", "kind", "config", "weights_sha256")  # keys of a network's description; the others are metadata
 _EMA = "ema.safetensors"
+_SEAL, _SCHEMA = "sha256", 1  # of the outline; those of before were not sealed
 
 
 class _Outline(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
     network: dict[Text, Any]
     inputs: dict[Text, Input]
 
 
 def write_outline(folder: Path, network: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     """Write down what a checkpoint lacks of a generator. network: its description, as `final/config.json` has it."""
-    files.write_json(folder / OUTLINE, {"network": dict(network), "inputs": dict(inputs)})
+    files.write_json(folder / OUTLINE, files.sealed({"network": dict(network), "inputs": dict(inputs)}, _SEAL))
 
 
 def open_latest(folder: Path, made_by: str) -> StageRun:
@@ -60,20 +61,26 @@ def mend_latest(path: Path) -> str:
     return f"remove {path}: it is made again of the newest checkpoint when that is drawn from"
 
 
-def _write(at: Path, folder: Path, made_by: str, found: checkpoint.Checkpoint, latest: Mapping[str, Any]) -> None:
-    """Write the network's folder and the manifest into a directory that becomes `latest/`."""
-    if not (folder / OUTLINE).is_file() and (folder / MANIFEST).is_file():  # Finished by an older ldm.
+def _outline(folder: Path, made_by: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the description of the network and the inputs: of a finished training from what it checked and wrote."""
+    if (folder / MANIFEST).is_file():
         finished = open_run(folder, role_of(kind_of(folder) or folder.name), made_by)
-        write_outline(folder, files.read_json(finished.file(f"final/{CONFIG}")), finished.inputs)
-    if not (folder / OUTLINE).is_file():
-        remedy = f"go on with the training, which writes it: {made_by}"
-        raise DataError(f"{folder} has no {OUTLINE}: an older ldm began it", remedy)
-    outline, identity = files.read_json(folder / OUTLINE), files.read_json(folder / IDENTITY)
+        return files.read_json(finished.file(f"final/{CONFIG}")), finished.inputs
+    path, going_on = folder / OUTLINE, f"go on with the training, which writes it: {made_by}"
+    if not path.is_file():
+        raise DataError(f"{folder} has no {OUTLINE}: an older ldm began it", going_on)
+    remedy = f"remove {path}; then {going_on}"
+    outline = files.read_sealed(path, _SEAL, _SCHEMA, remedy)
     wrong = first_wrong(_Outline, outline)
     if wrong is not None:
-        remedy = f"remove it, and go on with the training, which writes it: {made_by}"
-        raise DataError(f"{folder / OUTLINE} is damaged: {wrong}", remedy)
-    described, recorded = outline["network"], outline["inputs"]
+        raise DataError(f"{path} is damaged: {wrong}", remedy)
+    return outline["network"], outline["inputs"]
+
+
+def _write(at: Path, folder: Path, made_by: str, found: checkpoint.Checkpoint, latest: Mapping[str, Any]) -> None:
+    """Write the network's folder and the manifest into a directory that becomes `latest/`."""
+    described, recorded = _outline(folder, made_by)
+    identity = files.read_json(folder / IDENTITY)
     (at / "final").mkdir()
     save_file(found.groups["ema"], at / "final" / WEIGHTS)
     own = {"weights_sha256": files.sha256_file(at / "final" / WEIGHTS), "latest": dict(latest)}

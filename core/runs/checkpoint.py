@@ -139,7 +139,7 @@ def _finite(group: str, tensors: ShardedTensors) -> Callable[[str], torch.Tensor
     def read(name: str) -> torch.Tensor:
         tensor = tensors.read(name)
         if not bool(torch.isfinite(tensor).all()):
-            remedy = "lower the learning rate; the last checkpoint is finite"
+            remedy = "lower the learning rate; no checkpoint with such numbers was written"
             raise Diverged(f"training diverged: {name} ({group}) is no longer finite", remedy)
         return tensor
 

@@ -107,7 +107,7 @@ def bf16_units(device: torch.device) -> str | None:
         # Older releases of torch lack some of these queries; a missing query counts as missing hardware.
         queries = {"AMX": "_is_amx_tile_supported", "AVX-512 BF16": "_is_avx512_bf16_supported"}
         named = (units for units, query in queries.items() if getattr(torch.cpu, query, lambda: False)())
-        return next((units for units in named if bf16_works()), None)
+        return next((units for units in named if bf16_works() and _bf16_is_fused()), None)
     return None
 
 
@@ -122,6 +122,19 @@ def bf16_works() -> bool:
         rows = nn.functional.linear(ones(64, 64), ones(64, 64), ones(64)) @ ones(64, 64)
         maps = nn.functional.conv2d(ones(2, 16, 16, 16), ones(16, 16, 3, 3))
         (rows.sum() + maps.sum()).backward()
+    except RuntimeError:
+        return False
+    return True
+
+
+@cache
+def _bf16_is_fused() -> bool:
+    """Try a product with what follows it in one kernel: oneDNN has none in bf16 for the older instruction sets."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return True
+    ones = partial(torch.ones, dtype=torch.bfloat16)
+    try:
+        torch.ops.mkldnn._linear_pointwise(ones(64, 64), ones(64, 64), ones(64), "gelu", [], "tanh")
     except RuntimeError:
         return False
     return True

@@ -72,9 +72,9 @@ def _caption_stops(found: dict[str, Any] | None, source: ImageSource) -> Iterato
     if "problem" in found:
         yield shown(found["problem"], 300)
     if missing := found.get("missing"):
-        yield f"{len(missing):,} images have no caption, while others have: {listed(missing, len(missing))}"
+        yield f"{number_of(len(missing), 'image')} without a caption: {listed(missing, len(missing))}"
     if wrong := found.get("wrong"):
-        yield f"{len(wrong):,} captions cannot be used: {shown(wrong[0], 300)}"
+        yield f"{number_of(len(wrong), 'caption')} cannot be used: {shown(wrong[0], 300)}"
 
 
 def _caption_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

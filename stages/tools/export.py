@@ -34,7 +34,7 @@ from ...core.pipeline.loading import (
 )
 from ...core.pipeline.model import Model, forward_process
 from ...core.pipeline.students import at_scale, check_scale, usual_sampling
-from ...core.progress import Outcome, Progress
+from ...core.progress import Outcome, Progress, number_of
 from ...core.runs.inputs import open_own, open_producer
 from ...core.runs.roles import AUTOENCODER
 from ...core.runs.run import StageRun
@@ -132,7 +132,7 @@ def _what(model: Model, parts: Parts, request: Request | None) -> str:
     if request is not None:
         return f"{len(request.titles):,} prompts as tensors"
     classes = model.network.config.num_classes
-    return "prompts" if parts.encoders else f"{classes:,} classes" if classes else "images without a condition"
+    return "prompts" if parts.encoders else number_of(classes, "class") if classes else "images without a condition"
 
 
 def _refuse(config: Export, names: Sequence[str], what: str) -> None:

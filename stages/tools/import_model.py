@@ -27,7 +27,7 @@ from ...core.interchange.exporters import denoiser_exporter, import_autoencoder
 from ...core.interchange.pipeline import open_pipeline, use_scaling_factor
 from ...core.interchange.scheduler import Process
 from ...core.pipeline.settings import Diffusion
-from ...core.progress import Outcome, Progress
+from ...core.progress import Outcome, Progress, number_of
 from ...core.runs.claim import claim
 from ...core.runs.inputs import as_input, open_own
 from ...core.runs.lock import occupy
@@ -90,7 +90,7 @@ def run(config: Import, progress: Progress) -> Outcome:
             denoisers.save(given.denoiser, work.path / "final", metadata)
             work.commit(["final/model.safetensors", "final/config.json"], metadata)
     shape = given.denoiser.config
-    what = "prompts" if given.texts is not None else f"{shape.num_classes:,} classes"
+    what = "prompts" if given.texts is not None else number_of(shape.num_classes, "class")
     summary = {
         "denoiser": f"{denoiser_exporter(given.denoiser).summary(shape)}, {what}",
         "images": f"{shared['image_size']} pixels, latents of {' × '.join(map(str, shared['latent_shape']))}",

@@ -4,7 +4,7 @@ from ...core.distributed import processes
 from ...core.errors import DataError
 from ...core.features import classifier
 from ...core.images.sets import image_sources, inherit_data
-from ...core.progress import Outcome, Progress
+from ...core.progress import Outcome, Progress, number_of
 from ...core.runs.inputs import open_own, own_folders
 from ...core.runs.outputs import claim, command_line, occupied, output_folder
 from ...core.runs.roles import AUTOENCODER, CLASSIFIER
@@ -45,5 +45,5 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         classifier.save(task.network, folder / "final", images.class_names, {"accuracy": metadata["accuracy"]})
         classifier.warn_if_weak(metadata["accuracy"], classifier.KIND, progress)
         work.commit(["final/model.safetensors", "final/config.json"], metadata)
-    summary = {"validation accuracy": f"{metadata['accuracy']:.2%} of {len(images.val):,} images"}
+    summary = {"validation accuracy": f"{metadata['accuracy']:.2%} of {number_of(len(images.val), 'image')}"}
     return Outcome(folder, summary=summary, pictures=[folder / "loss.png"], next_commands=next_commands)

@@ -35,13 +35,14 @@ def stage(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Stage]:
     """Prepare a stage, once for all tests that ask for the same command."""
-    made: dict[tuple[str, ...], Stage] = {}
+    made: dict[tuple[tuple[str, ...], bool], Stage] = {}
 
-    def prepare(*words: str) -> Stage:
-        if words not in made:
-            before = request.getfixturevalue("next_scale") if words[0] == "train-var" else trained
-            made[words] = Stage(list(words), ldm, recipe, before.folder, tmp_path_factory.mktemp(words[0]))
-        return made[words]
+    def prepare(*words: str, tokens: bool = False) -> Stage:
+        """tokens: whether the stages before it are those of a next-scale transformer."""
+        if (words, tokens) not in made:
+            before = request.getfixturevalue("next_scale") if tokens or words[0] == "train-var" else trained
+            made[words, tokens] = Stage(list(words), ldm, recipe, before.folder, tmp_path_factory.mktemp(words[0]))
+        return made[words, tokens]
 
     return prepare
 

@@ -46,11 +46,13 @@ def zero_a_block(whole: bytes, random: np.random.Generator) -> bytes:
 
 
 @pytest.mark.promise("R3", quick=10, full=100)
+@pytest.mark.parametrize("stage", ["dit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vqvae", "var"))])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
 def test_a_harmed_checkpoint_is_named_and_the_one_before_is_taken(
-    harm: str, trials: Trials, trained: Pipeline, tmp_path: Path
+    harm: str, stage: str, trials: Trials, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    shutil.copytree(trained.folder / "dit" / checkpoint.FOLDER, tmp_path / checkpoint.FOLDER)
+    run: Pipeline = request.getfixturevalue("next_scale" if stage == "var" else "trained")
+    shutil.copytree(run.folder / stage / checkpoint.FOLDER, tmp_path / checkpoint.FOLDER)
     newest = tmp_path / checkpoint.FOLDER / "0000000064"
     names = sorted(path.name for path in newest.iterdir())
     assert names == [f"{group}.safetensors" for group in ("ema",)] + [MANIFEST, *names[2:]]
@@ -71,11 +73,19 @@ def test_a_harmed_checkpoint_is_named_and_the_one_before_is_taken(
 
 
 @pytest.mark.promise("R4", quick=20, full=300)
+@pytest.mark.parametrize("of", ["labels", *(pytest.param(of, marks=pytest.mark.slow) for of in ("captions", "tokens"))])
 @pytest.mark.parametrize("harm", [truncate, flip_a_bit, zero_a_block])
 def test_every_harm_to_a_shard_is_named_before_a_latent_of_it_is_used(
-    harm: Callable[[bytes, np.random.Generator], bytes], trials: Trials, copied: Pipeline
+    harm: Callable[[bytes, np.random.Generator], bytes],
+    of: str,
+    trials: Trials,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
-    folder = copied.folder / "latents"
+    run: Pipeline = request.getfixturevalue("next_scale" if of == "tokens" else "trained").copy(tmp_path)
+    if of == "captions":
+        run.run("encode", caption_template=("a photo of a {class}",), replace=True)
+    folder = run.folder / "latents"
     shards = sorted(folder.glob("*.tar"))
     for random in trials:
         path = shards[int(random.integers(len(shards)))]

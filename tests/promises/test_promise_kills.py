@@ -19,7 +19,19 @@ import pytest
 from ldm.cli.main import run
 from ldm.core.runs import checkpoint
 from ldm.core.training.tasks.denoising import DenoisingTask
-from tests.support.interrupted import ANAGRAM, EDIT, ENCODE, ENCODE_CAPTIONS, SAMPLE, Stage
+from tests.support.interrupted import (
+    ANAGRAM,
+    EDIT,
+    ENCODE,
+    ENCODE_CAPTIONS,
+    HYBRID,
+    INTERPOLATE,
+    SAMPLE,
+    SAMPLE_LATENTS,
+    SAMPLE_LATEST,
+    SWEEP,
+    Stage,
+)
 from tests.support.launcher import Ended
 from tests.support.ledger import Trials
 from tests.support.small_runs import STEP, checkpoints, contents, metrics, temporaries, training
@@ -28,6 +40,11 @@ EVERY = 8  # steps between checkpoints
 GROUPS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 # Most of such a training is measuring: a moment drawn at random falls into it.
 MEASURED = [f"metrics.every={3 * STEP}", "metrics.num=24", "metrics.steps=40"]
+
+TOKENS = [  # of several maps, as next-scale transformers are trained on
+    *("model.preset=msvq-xs", "model.channels=8", "model.channel_multipliers=1,2", "model.scales=1,2,4"),
+    *("model.codebook_size=16", "model.latent_channels=4"),
+]
 
 
 def steps(trials: Trials) -> int:
@@ -52,7 +69,7 @@ def check_what_a_kill_cost(stage: Stage, runs_dir: Path) -> None:
 
 SLOW = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("train-autoencoder", "train-var", "train-denoiser", "distill")
+    for name in ("train-autoencoder", "train-var", "train-denoiser", "train-classifier", "distill")
 ]
 TRAININGS = ["train-vqvae", "train-dit", *SLOW]
 
@@ -122,16 +139,46 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
         prepared.finish(runs_dir)
 
 
-@pytest.mark.promise("R2", quick=1, full=30)
-@pytest.mark.parametrize(
-    "words",
-    [ENCODE, pytest.param(ENCODE_CAPTIONS, marks=pytest.mark.slow), SAMPLE, EDIT, ANAGRAM],
-    ids=["encode", "encode-captions", "sample", "edit", "anagram"],
-)
-def test_encode_sample_and_edit_killed_at_a_random_moment_go_on_to_the_bit(
-    words: list[str], trials: Trials, stage: Callable[..., Stage]
+@pytest.mark.slow
+@pytest.mark.promise("R1", quick=1, full=20)
+@pytest.mark.parametrize("kind", ["two students", "noisy classifier", "tokens"])
+def test_what_trains_more_than_once_or_elsewhere_goes_on_to_the_bit(
+    kind: str, trials: Trials, stage: Callable[..., Stage]
 ) -> None:
-    prepared = stage(*words)
+    words = {
+        "two students": training("distill", steps(trials) // 2, EVERY, students=2),
+        "noisy classifier": [*training("train-classifier", steps(trials), EVERY), "--noisy"],
+        "tokens": [*training("train-autoencoder", steps(trials) // 2, EVERY), *TOKENS],
+    }
+    prepared = stage(*words[kind])
+    for random in trials:
+        prepared.finish(prepared.killed(random))
+
+
+WRITTEN = {
+    "encode": ENCODE,
+    "sample": SAMPLE,
+    "edit": EDIT,
+    "anagram": ANAGRAM,
+}
+RARELY = {
+    "encode-captions": ENCODE_CAPTIONS,
+    "encode-tokens": ENCODE,
+    "sample-latents": SAMPLE_LATENTS,
+    "sample-latest": SAMPLE_LATEST,
+    "sample-tokens": SAMPLE,
+    "hybrid": HYBRID,
+    "interpolate": INTERPOLATE,
+    "sweep": SWEEP,
+}
+
+
+@pytest.mark.promise("R2", quick=1, full=30)
+@pytest.mark.parametrize("name", [*WRITTEN, *(pytest.param(name, marks=pytest.mark.slow) for name in RARELY)])
+def test_encode_sample_and_edit_killed_at_a_random_moment_go_on_to_the_bit(
+    name: str, trials: Trials, stage: Callable[..., Stage]
+) -> None:
+    prepared = stage(*{**WRITTEN, **RARELY}[name], tokens=name.endswith("-tokens"))
     for random in trials:
         runs_dir = prepared.killed(random)
         prepared.check_names(runs_dir)

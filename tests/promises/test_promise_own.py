@@ -33,6 +33,14 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "anagram": ("anagrams/some", {"label": "some", "classes": ["red", "blue"]}),
     "train-dit": ("dit", {}),
 }
+RARELY: dict[str, tuple[str, dict[str, Any]]] = {
+    "hybrid": ("hybrids/some", {"label": "some", "classes": ["red", "blue"]}),
+    "interpolate": ("interpolations/some", {"label": "some", "classes": ["red", "blue"], "frames": 4}),
+    "train-classifier": ("classifier", {}),
+    "distill": ("students/1", {"first_steps": 1}),
+    "train-var": ("var", {}),
+}
+EACH = [*COMMANDS, *(pytest.param(name, marks=pytest.mark.slow) for name in RARELY)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Interrupted:
 
     def finish(self, copy: Pipeline) -> list[str]:
         """Run the command again, and see that it ends as if nothing had happened. Returns its warnings."""
-        place, changes = COMMANDS[self.command]
+        place, changes = {**COMMANDS, **RARELY}[self.command]
         heard = Heard()
         copy.run(self.command, heard, **changes)
         found = contents(copy.folder / place)
@@ -80,8 +88,9 @@ def interrupted(
     request: pytest.FixtureRequest, trained: Pipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Interrupted]:
     command, root = request.param, tmp_path_factory.mktemp(request.param)
-    place, changes = COMMANDS[command]
-    runs = [trained.copy(root / name) for name in ("own", "other", "whole")]
+    place, changes = {**COMMANDS, **RARELY}[command]
+    before = request.getfixturevalue("next_scale") if command == "train-var" else trained
+    runs = [before.copy(root / name) for name in ("own", "other", "whole")]
     for run in runs:
         shutil.rmtree(run.folder / place, ignore_errors=True)
     other = runs[1]
@@ -104,8 +113,8 @@ def flip(path: Path, random: np.random.Generator) -> None:
 
 def put_under(work: Interrupted, folder: Path, random: np.random.Generator) -> list[str]:
     """Damage, exchange or replace what the work would go on from. Returns what the command has to name."""
-    if work.command == "train-dit":
-        newest = folder / checkpoint.FOLDER / "0000000064"
+    if (folder / checkpoint.FOLDER).is_dir():
+        newest = max((folder / checkpoint.FOLDER).iterdir())
         if random.random() < 0.2:
             flip(path := random.choice(sorted(newest.iterdir())), random)
             return [str(path)]
@@ -137,11 +146,11 @@ def put_under(work: Interrupted, folder: Path, random: np.random.Generator) -> l
 
 
 @pytest.mark.promise("R27", quick=3, full=100)
-@pytest.mark.parametrize("interrupted", COMMANDS, indirect=True)
+@pytest.mark.parametrize("interrupted", EACH, indirect=True)
 def test_what_is_not_its_own_is_named_and_never_adopted(
     interrupted: Interrupted, trials: Trials, tmp_path: Path
 ) -> None:
-    place, _ = COMMANDS[interrupted.command]
+    place, _ = {**COMMANDS, **RARELY}[interrupted.command]
     for number, random in enumerate(trials):
         copy = interrupted.copy(tmp_path / str(number))
         named = put_under(interrupted, copy.folder / place, random)

@@ -16,7 +16,7 @@ from PIL import Image
 from ldm.core.runs.lock import LOCK
 from ldm.core.runs.run import MANIFEST
 from tests.support.forgery import RUN, copy_run
-from tests.support.interrupted import EDIT, ENCODE, SAMPLE, Stage
+from tests.support.interrupted import ANAGRAM, EDIT, ENCODE, INTERPOLATE, SAMPLE, Stage
 from tests.support.launcher import ROOT, Command, Launcher
 from tests.support.ledger import Trials
 from tests.support.small_runs import training
@@ -28,6 +28,14 @@ COMMANDS = {
     "sample": SAMPLE,
     "edit": EDIT,
 }
+RARELY = {
+    "train-classifier": training("train-classifier", 8, 4),
+    "train-var": training("train-var", 8, 4),
+    "distill": training("distill", 8, 4),
+    "anagram": ANAGRAM,
+    "interpolate": INTERPOLATE,
+}
+EACH = [*COMMANDS, *(pytest.param(name, marks=pytest.mark.slow) for name in RARELY)]
 SPECIAL = (
     *("dit/manifest.json", "dit/identity.json", "dit/config.yaml", "dit/.lock", "dit/metrics.jsonl"),
     *("dit/final/config.json", "dit/final/model.safetensors", "dit/loss.png", "latents/shard-000000.tar"),
@@ -44,11 +52,11 @@ def started(prepared: Stage, runs_dir: Path) -> Command:
 
 
 @pytest.mark.promise("R30", quick=1, full=30)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EACH)
 def test_a_signal_at_any_moment_ends_a_stage_with_75_and_it_goes_on(
     command: str, trials: Trials, stage: Callable[..., Stage]
 ) -> None:
-    prepared = stage(*COMMANDS[command])
+    prepared = stage(*{**COMMANDS, **RARELY}[command])
     for random in trials:
         name = "SIGHUP" if random.random() < 0.5 else "SIGTERM"
         runs_dir = prepared.fresh()
@@ -66,11 +74,11 @@ def test_a_signal_at_any_moment_ends_a_stage_with_75_and_it_goes_on(
 
 
 @pytest.mark.promise("R30", quick=1, full=15)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EACH)
 def test_a_folder_that_vanishes_under_a_stage_is_one_line_and_nothing_is_made_anew(
     command: str, trials: Trials, stage: Callable[..., Stage], tmp_path: Path
 ) -> None:
-    prepared = stage(*COMMANDS[command])
+    prepared = stage(*{**COMMANDS, **RARELY}[command])
     for number, random in enumerate(trials):
         runs_dir = prepared.fresh()
         running = started(prepared, runs_dir)
@@ -147,7 +155,7 @@ def in_a_shell(line: str, folder: Path, **environment: str) -> subprocess.Comple
 OUTPUTS = [
     *(({"PYTHONIOENCODING": "latin-1"}, ""), ({"PYTHONIOENCODING": "ascii"}, ""), ({"LC_ALL": "C"}, "")),
     ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, ""),
-    *(({}, ">&-"), ({}, "2>&-"), ({}, ">&- 2>&-"), ({}, "| true"), ({}, "2>&1 | true")),
+    *(({}, ">&-"), ({}, "2>&-"), ({}, ">&- 2>&-"), ({}, "| true"), ({}, "2>&1 | true"), ({}, "2</dev/null")),
 ]
 
 

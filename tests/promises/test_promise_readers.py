@@ -104,8 +104,10 @@ def falsified(run: Pipeline, kinds: list[Falsify], random: np.random.Generator, 
 def test_a_report_names_what_was_falsified_and_leaves_it_out(trials: Trials, drawing: Pipeline, tmp_path: Path) -> None:
     for number, random in enumerate(trials):
         copy, path = falsified(drawing, [*SHOWN, *TRAINED, *ENCODED], random, tmp_path / str(number))
-        heard = Heard()
-        report.run(Report(name=copy.name, runs_dir=copy.runs_dir), heard)
+        heard, others = Heard(), ("other",) if trials.full and number % 2 else ()
+        for other in others:
+            shutil.copytree(drawing.folder, copy.runs_dir / other)
+        report.run(Report(name=copy.name, others=others, runs_dir=copy.runs_dir), heard)
         assert [each for each in heard.warnings if str(path) in each], (path, heard.warnings)
 
 

@@ -3,7 +3,7 @@
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -31,12 +31,23 @@ COMMANDS: dict[str, list[str]] = {
     "sample --checkpoint best": ["--label", "best", "--num", "1"],
     "eval": ["--samples", "some"],
 }
+MORE: dict[str, list[str]] = {
+    "distill": ["first_steps=1"],
+    "edit": ["--label", "some"],
+    "anagram": ["--label", "some", "--class", "red", "--class", "blue"],
+    "interpolate": ["--label", "some", "--class", "red", "--class", "blue", "--frames", "4"],
+    "sample --checkpoint latest": ["--label", "latest", "--num", "1"],
+    "sample --denoiser students": ["--label", "student", "--num", "1", "--save-latents"],
+}
 # No manifest has the hash of these: they are for people to look at, or are made again where they differ.
-UNLISTED = ("metrics.jsonl", "loss.png", ".lock", "reconstructions", "metrics")
+UNLISTED = ("metrics.jsonl", "loss.png", ".lock", "reconstructions", "metrics", "generator.json")
 STEPS = 8  # remedies that are followed, one after the other, before it counts as a circle
 
 
-PLACES = ("vqvae", "latents", "dit", "classifier", "samples/some", "samples/best", "eval/some")
+PLACES = (
+    *("vqvae", "latents", "dit", "classifier", "samples/some", "samples/best", "eval/some", "students/1"),
+    *("edits/some", "anagrams/some", "interpolations/some", "samples/latest", "samples/student"),
+)
 
 
 def held(run: Path) -> dict[str, Any]:
@@ -61,7 +72,9 @@ class Run:
             return [command, str(self.folder)]
         if command == "report":
             return [command, "tiny", "--runs-dir", str(self.root)]
-        return [*command.split(), "-c", str(self.recipe), "--runs-dir", str(self.root), *COMMANDS[command]]
+        words = [str(self.folder / "students" / "1") if word == "students" else word for word in command.split()]
+        how = {**COMMANDS, **MORE}[command]
+        return [*words, "-c", str(self.recipe), "--runs-dir", str(self.root), *how]
 
     def hint(self, line: list[str]) -> str | None:
         """Run a command line. Returns what it advises, None where it succeeds."""
@@ -137,22 +150,35 @@ def whole(trained: Pipeline, recipe: Path, tmp_path_factory: pytest.TempPathFact
     return root
 
 
-@pytest.fixture
-def copies(whole: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], Run]:
+@pytest.fixture(scope="module")
+def with_more(whole: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with a student, edits, and samples of the student and of the newest checkpoint."""
+    root = Path(shutil.copytree(whole, tmp_path_factory.mktemp("more") / "runs"))
+    made = Run(root, recipe, {}, str)
+    for command in MORE:
+        assert run([*made.line(command), "--quiet"]) == 0, command
+    return root
+
+
+def copier(whole: Path, recipe: Path, at: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], Run]:
     expected, count = held(whole / "tiny"), iter(range(10**6))
 
     def copy() -> Run:
-        return Run(
-            shutil.copytree(whole, tmp_path / str(next(count))), recipe, expected, lambda: capsys.readouterr().err
-        )
+        return Run(shutil.copytree(whole, at / str(next(count))), recipe, expected, lambda: capsys.readouterr().err)
 
     return copy
+
+
+@pytest.fixture
+def copies(whole: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], Run]:
+    return copier(whole, recipe, tmp_path, capsys)
 
 
 def harm(folder: Path, random: np.random.Generator) -> Path:
     """Damage a file that is listed in a manifest, or the manifest, or the identity, or a checkpoint."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in UNLISTED]
-    paths = [path for path in paths if path.parent.name not in UNLISTED and path.parent != folder / "dit" / "samples"]
+    previews = {path for path in paths if path.parent.name == "samples" and path.parent.parent != folder}
+    paths = [path for path in paths if path.parent.name not in UNLISTED and path not in previews]
     path = paths[int(random.integers(len(paths)))]
     content = bytearray(path.read_bytes())
     kind = random.choice(["flip", "cut", "delete", "schema"])
@@ -172,10 +198,22 @@ def harm(folder: Path, random: np.random.Generator) -> Path:
 def test_whatever_is_damaged_the_advice_of_every_command_mends_it_and_loses_nothing(
     trials: Trials, copies: Callable[[], Run]
 ) -> None:
+    mends_whatever_is_damaged(trials, copies, COMMANDS)
+
+
+@pytest.mark.slow
+@pytest.mark.promise("R26", quick=3, full=100)
+def test_of_students_edits_and_newest_checkpoints_too(
+    trials: Trials, with_more: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mends_whatever_is_damaged(trials, copier(with_more, recipe, tmp_path, capsys), [*COMMANDS, *MORE])
+
+
+def mends_whatever_is_damaged(trials: Trials, copies: Callable[[], Run], commands: Iterable[str]) -> None:
     for random in trials:
         copy = copies()
         path = harm(copy.folder, random)
-        command = str(random.choice([*COMMANDS, "report"]))
+        command = str(random.choice([*commands, "report"]))
         print(path.relative_to(copy.root), command)  # shown with a failure
         for line in (copy.line(command), copy.line("verify")):
             copy.run_to_success(line)

@@ -1,6 +1,7 @@
 """`ldm edit`: exact at its ends, whatever images come in; and each image is edited alike alone and among others."""
 
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,9 @@ def test_bad_input_is_named(trained: Pipeline, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(buffer, format="PNG")
     cut.write_bytes(buffer.getvalue()[:60])
+    os.mkfifo(pipe := tmp_path / "pipe.png")
     for images, words in (
+        ([str(pipe)], "pipe.png"),
         ([str(cut)], "cut.png"),
         ([*some_of(trained.images), str(cut)], "cut.png"),
         ([str(tmp_path / "none.png")], "none.png"),

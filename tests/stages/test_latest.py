@@ -102,7 +102,12 @@ def test_a_damaged_checkpoint_and_outline_are_named(begun: Pipeline) -> None:
         draw(begun)
     newest.write_bytes(whole)
     outline = begun.folder / "dit" / OUTLINE
-    outline.write_text(outline.read_text().replace('"inputs"', '"outputs"'))
+    outline.write_text(outline.read_text().replace('"red"', '"rod"'))
+    with pytest.raises(DataError, match=rf"{OUTLINE} is damaged: it differs from its own sha256") as caught:
+        draw(begun)
+    assert str(caught.value.remedy).startswith(f"remove {outline}; then go on with the training, which writes it: ldm")
+    unsealed = {"network": {}, "outputs": {}}  # as of before they were sealed
+    outline.write_text(json.dumps(unsealed))
     with pytest.raises(DataError, match=rf"{OUTLINE} is damaged: inputs"):
         draw(begun)
     outline.unlink()

@@ -112,7 +112,7 @@ def test_the_next_command_of_a_denoiser_without_a_null_class_asks_for_no_guidanc
 
 def test_seeds_beyond_the_last_one_are_refused_and_the_last_one_draws(trained: Pipeline) -> None:
     last = 2**63 - 1
-    with pytest.raises(ConfigError, match=f"`seed={last}` leaves 1 seeds for 6 images"):
+    with pytest.raises(ConfigError, match=f"`seed={last}` is too large for 6 images"):
         trained.run("sample", num=2, label="beyond", seed=last)
     folder = trained.run("sample", num=1, label="last", seed=last, classes="red").directory
     assert (folder / f"{last}.png").is_file()

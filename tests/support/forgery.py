@@ -9,7 +9,7 @@ from ldm.core import files
 from ldm.core.runs import checkpoint
 from ldm.core.runs.run import IDENTITY, MANIFEST, RECIPE, SCHEMA
 from ldm.core.settings.fields import identity
-from ldm.stages.table import STAGES
+from ldm.stages.table import COMMANDS
 
 KEPT = (
     Path(__file__).parents[1] / "promises" / "old_files" / "schema-1"
@@ -71,7 +71,7 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 def add_stage(run: Path, stage: str, command: str, facts: dict[str, Any], inputs: dict[str, str], *names: str) -> Path:
     """Add what a stage leaves beside its files, of the default settings. inputs: role → stage. Returns its folder."""
     folder = run / stage
-    settings = identity(STAGES[command].settings())
+    settings = identity(COMMANDS[command].settings())
     described = {role: fingerprint(run / other) for role, other in inputs.items()}
     document = {"schema": SCHEMA, "kind": stage.split("/")[0], "config": settings}
     (folder / IDENTITY).write_text(

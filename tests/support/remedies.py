@@ -11,7 +11,10 @@ import pytest
 
 from ldm.core.errors import UserError
 
-RUNS = ("mend it", "make it again", "make it", "make one", "make some", "finish it", "write it again")
+RUNS = (
+    *("mend it", "make it again", "make it", "make one", "make some", "finish it", "write it again"),
+    "go on with the training, which writes it",
+)
 FOLLOWED = (
     rf"({'|'.join(RUNS)}): ldm .+",
     r"remove /\S+(: .+)?",

@@ -14,8 +14,12 @@ from ldm.core import files
 from ldm.core.autoencoders import registry
 from ldm.core.autoregressive import registry as autoregressive
 from ldm.core.autoregressive.var_config import NextScaleConfig
+from ldm.core.conditioning import bpe
+from ldm.core.conditioning.registry import recorded
+from ldm.core.conditioning.text import TextConditioning
 from ldm.core.denoisers import noisy_classifier
 from ldm.core.denoisers import registry as denoisers
+from ldm.core.denoisers.mmdit_config import MMDiTConfig
 from ldm.core.denoisers.settings import NOISY
 from ldm.core.diffusion.distillation import CFG
 from ldm.core.features import classifier
@@ -26,6 +30,7 @@ from ldm.core.latents.sets import open_latents, read_latents
 from ldm.core.latents.sharded import Reading, ShardedLatents
 from ldm.core.latents.shards import read_shard
 from ldm.core.metrics.frechet import GaussianStatistics, save_statistics
+from ldm.core.pipeline.latest import OUTLINE, open_latest, write_outline
 from ldm.core.progress import Silent
 from ldm.core.runs import claim as claims
 from ldm.core.runs.claim import Identity
@@ -40,13 +45,14 @@ from tests.support.parsers import Parser, Read
 from tests.support.regression import FP32
 
 STAGES = (
-    *("vqvae", "latents", "dit", "students/2", "var", "classifier", NOISY),
-    *("samples/some", "edits/photo", "eval/some"),
+    *("vqvae", "latents", "dit", "denoiser", "students/2", "var", "classifier", NOISY),
+    *("samples/some", "edits/photo", "eval/some", "sweep"),
 )
 SMALL = {"width": 8, "depth": 1, "heads": 1}
 LATENTS = (4, 4, 4)
 SHARDS = {"train": ["shard-000000.tar"], "val": ["val-000000.tar"]}
 ROLES = {"vqvae": "autoencoder", "dit": "denoiser", "some": "samples"}
+PROMPT = "a red square"
 
 
 def make_run(folder: Path) -> None:
@@ -88,16 +94,47 @@ def make_run(folder: Path) -> None:
     numbers = {"frechet_distance[classifier]": 1.5, "class_accuracy[classifier]": 0.5}
     evaluated = {"of": "samples", "numbers": numbers, "real_against_real": numbers, "conditions": conditions}
     add_evaluation(run, "some", evaluated)
+    row = {"by": "ddim", "cfg": 3.0, "steps": 2, "evaluations": 4, "seconds": 0.5, **numbers}
+    (run / "sweep").mkdir()
+    (run / "sweep" / "table.csv").write_text("by,cfg\nddim,3.0\n")
+    add_stage(run, "sweep", "sweep", {"rows": [row]}, {"samples at cfg 3, 2 steps": "samples/some"}, "table.csv")
+
+    # What a checkpoint lacks to be drawn from.
+    described = json.loads((run / "dit" / "final" / "config.json").read_bytes())
+    write_outline(run / "dit", described, json.loads((run / "dit" / MANIFEST).read_bytes())["inputs"])
     extractor = open_extractor("classifier", run / "classifier" / "final")
     (folder / "statistics").mkdir()
     moments = GaussianStatistics(9, torch.zeros(extractor.dim).double(), torch.eye(extractor.dim).double())
     save_statistics(moments, extractor, folder / "statistics")
 
 
+def make_run_of_text(folder: Path) -> None:
+    """The kept run with a denoiser of prompts in the place of its own."""
+    run = copy_run(folder)
+    known = json.loads((run / "dit" / MANIFEST).read_bytes())["facts"]
+    ids = tuple(sorted(set(bpe.encode(PROMPT))))
+    texts = TextConditioning({"name": "own"}, 8, vocabulary=ids, prompts=(PROMPT,))
+    torch.manual_seed(0)
+    config = MMDiTConfig(
+        latent_channels=4, latent_size=4, text_width=8, text_layers=1, patch_size=2, **SMALL, **texts.sizes
+    )
+    facts = {name: known[name] for name in ("latent_shape", "image_size", "diffusion", "label_dropout", "images_seen")}
+    facts |= recorded(texts)
+    (run / "denoiser").mkdir()
+    denoisers.save(denoisers.build(config), run / "denoiser" / "final", facts)
+    names = ("final/config.json", "final/model.safetensors")
+    add_stage(run, "denoiser", "train-denoiser", facts, {"latents": "latents", "autoencoder": "vqvae"}, *names)
+    shutil.rmtree(run / "dit")
+    shutil.rmtree(run / "samples")
+
+
 def seal_run(folder: Path, harmed: str) -> None:
     """Put the hashes of a run right, from the autoencoder on, as far as what was harmed can still be read."""
     fingerprints: dict[str, str] = {}
-    for stage in STAGES:
+    if harmed.endswith(OUTLINE):
+        with contextlib.suppress(Exception):
+            _overrule(folder / harmed, "sha256")
+    for stage in filter(lambda stage: (folder / RUN / stage).is_dir(), STAGES):
         where = folder / RUN / stage
         with contextlib.suppress(Exception):
             if harmed == f"{RUN}/{stage}/final/model.safetensors":
@@ -109,13 +146,11 @@ def seal_run(folder: Path, harmed: str) -> None:
 
 
 def _seal_stage(where: Path, fingerprints: dict[str, str], harmed: Path) -> None:
-    text = (where / MANIFEST).read_bytes().decode()
-    manifest = json.loads(text)
-    manifest.pop("manifest_sha256", None)
-    if harmed == where / MANIFEST:  # Its text stays as odd as it is; a last entry overrules those before it.
-        own = f', "manifest_sha256": "{files.sha256_json(manifest)}"'
-        (where / MANIFEST).write_text(f"{text.rstrip()[:-1]}{own}}}")
+    if harmed == where / MANIFEST:
+        manifest = _overrule(harmed, "manifest_sha256")
     else:
+        manifest = json.loads((where / MANIFEST).read_bytes())
+        manifest.pop("manifest_sha256", None)
         for name in manifest["files"]:
             path = where / name
             manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
@@ -128,6 +163,15 @@ def _seal_stage(where: Path, fingerprints: dict[str, str], harmed: Path) -> None
                 entry["fingerprint"] = fingerprints.get(role, entry["fingerprint"])
             (where / IDENTITY).write_text(json.dumps(identity))
     fingerprints[ROLES.get(where.name, where.name)] = files.sha256_json(manifest["files"])
+
+
+def _overrule(path: Path, key: str) -> dict[str, Any]:
+    """Put the hash of a sealed document right. Its text stays as odd as it is; a last entry overrules those before."""
+    text = path.read_bytes().decode()
+    value: dict[str, Any] = json.loads(text)
+    value.pop(key, None)
+    path.write_text(f'{text.rstrip()[:-1]}, "{key}": "{files.sha256_json(value)}"}}')
+    return value
 
 
 def stage_of(folder: Path, harmed: str) -> Path:
@@ -179,6 +223,17 @@ def draw_in_steps_of_a_student(folder: Path, harmed: str) -> None:
 def _draw(folder: Path, stage: str, **how: Any) -> None:
     settings = config("sample", folder, num=1, classes="0", label="new", denoiser=folder / RUN / stage, **how)
     sample.run(settings, Silent())
+
+
+def draw_prompts(folder: Path, harmed: str) -> None:
+    how = {"num": 1, "label": "new", "steps": 1, "prompt": [PROMPT]}
+    sample.run(config("sample", folder, **how), Silent())
+
+
+def open_newest(folder: Path, harmed: str) -> None:
+    """As what draws from a training that is not finished."""
+    (folder / RUN / "dit" / MANIFEST).unlink()
+    open_latest(folder / RUN / "dit", "ldm train-dit").verify()
 
 
 def draw_guided(folder: Path, harmed: str) -> None:
@@ -297,7 +352,10 @@ def load_classifiers(folder: Path, harmed: str) -> None:
     noisy(torch.zeros(1, *LATENTS), torch.zeros(1))
 
 
-def _harms(harm: Harm, name: str, stages: tuple[str, ...] = STAGES) -> dict[str, Harm]:
+_OF_RUN = tuple(stage for stage in STAGES if stage != "denoiser")  # that is another run's
+
+
+def _harms(harm: Harm, name: str, stages: tuple[str, ...] = _OF_RUN) -> dict[str, Harm]:
     return {f"{RUN}/{stage}/{name}": harm for stage in stages}
 
 
@@ -333,6 +391,17 @@ RUN_PARSERS = {
     "network": _of_run(_harms(in_json, "final/config.json", _TRAINED), (*_LOADED, look, check), (*_DRAWN, evaluate)),
     "safetensors": _of_run(
         _harms(in_header, "final/model.safetensors", _TRAINED), (*_LOADED, look, check), (*_DRAWN, evaluate)
+    ),
+    "outline": _of_run(_harms(in_json, OUTLINE, ("dit",)), (open_newest,)),
+    "manifest-of-text": Parser(
+        make_run_of_text,
+        _harms(in_json, MANIFEST, ("denoiser",)),
+        (look, check, prepare_export),
+        seal_run,
+        (*_WHOLE, draw_prompts, write_report),
+    ),
+    "network-of-text": Parser(
+        make_run_of_text, _harms(in_json, "final/config.json", ("denoiser",)), (look, check), seal_run, (draw_prompts,)
     ),
     "evaluation": _of_run(
         _harms(in_json, "metrics.json", ("eval/some",)),

@@ -45,17 +45,20 @@ def write_recipe(path: Path, images: Path) -> Path:
     return path
 
 
-def training(command: str, steps: int, every: int) -> list[str]:
-    """Return the settings of a training of so many steps that saves every so many, and draws nothing."""
+def training(command: str, steps: int, every: int, students: int = 1) -> list[str]:
+    """Return the settings of a training of so many steps that saves every so many, and draws nothing.
+
+    students: of a distillation, the steps of the first one.
+    """
     settings = [command, *BARE, f"train.images={steps * STEP}", f"train.checkpoint_every={every * STEP}"]
-    settings += ["first_steps=1"] if command == "distill" else []
+    settings += [f"first_steps={students}"] if command == "distill" else []
     draws = ("train-dit", "train-denoiser", "train-var", "distill")
     return settings + (["preview.every=0"] if command in draws else [])
 
 
 def start_from(run: Path, runs_dir: Path, *stages: str) -> Path:
-    """Copy some stages of a run into a new folder of runs. Returns the new run."""
-    for stage in stages:
+    """Copy those of some stages that a run has into a new folder of runs. Returns the new run."""
+    for stage in filter(lambda name: (run / name).is_dir(), stages):
         shutil.copytree(run / stage, runs_dir / NAME / stage)
     return runs_dir / NAME
 
@@ -68,8 +71,8 @@ def contents(folder: Path, but: Iterable[str] = ()) -> dict[str, Any]:
         if path.is_dir() or path.name == LOCK or name in but:
             continue
         if path.name == METRICS:
-            held[name] = metrics(folder)
-        elif name == RECIPE:
+            held[name] = metrics(path.parent)
+        elif path.name == RECIPE:
             ((command, settings),) = yaml.safe_load(path.read_bytes()).items()
             held[name] = command, {key: value for key, value in settings.items() if key not in ("runs_dir", "machine")}
         elif path.name == MANIFEST and "kind" in (manifest := json.loads(path.read_bytes())):
