@@ -29,6 +29,7 @@ from tests.support.interrupted import (
     SAMPLE,
     SAMPLE_LATENTS,
     SAMPLE_LATEST,
+    SAMPLE_TOKENS,
     SWEEP,
     Stage,
 )
@@ -166,7 +167,7 @@ RARELY = {
     "encode-tokens": ENCODE,
     "sample-latents": SAMPLE_LATENTS,
     "sample-latest": SAMPLE_LATEST,
-    "sample-tokens": SAMPLE,
+    "sample-tokens": SAMPLE_TOKENS,
     "hybrid": HYBRID,
     "interpolate": INTERPOLATE,
     "sweep": SWEEP,

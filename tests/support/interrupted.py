@@ -12,8 +12,9 @@ import numpy as np
 from ldm.core.denoisers.settings import NOISY
 from ldm.core.files import TEMPORARY
 from ldm.core.pipeline.latest import LATEST
+from ldm.stages.table import TOOLS
 from tests.support.launcher import Command, Ended, Launcher
-from tests.support.small_runs import contents, start_from, temporaries
+from tests.support.small_runs import NAME, contents, start_from, temporaries
 
 FOLDERS = {
     "train-vqvae": "vqvae",
@@ -53,6 +54,7 @@ ENCODE = ["encode", "--shard-size", "4"]
 ENCODE_CAPTIONS = [*ENCODE, "--caption-template", "a photo of a {class}"]
 SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
 ANAGRAM = ["anagram", "--label", "x", "--class", "red", "--class", "blue", "--num", "6", "batch_size=2"]
+SAMPLE_TOKENS = [*SAMPLE, "steps=null"]
 SAMPLE_LATENTS = [*SAMPLE, "--save-latents"]
 SAMPLE_LATEST = [*SAMPLE, "--checkpoint", "latest"]
 HYBRID = ["hybrid", *ANAGRAM[1:]]
@@ -86,7 +88,8 @@ class Stage:
         return folder.parent if CHAIN in self.words else folder
 
     def start(self, runs_dir: Path, **conditions: Any) -> Command:
-        return self.ldm.start(*self.words, "-c", self.recipe, "--runs-dir", runs_dir, **conditions)
+        what = ("--name", NAME) if self.words[0] in TOOLS else ("-c", self.recipe)  # A tool reads no recipe.
+        return self.ldm.start(*self.words, *what, "--runs-dir", runs_dir, **conditions)
 
     def succeed(self, runs_dir: Path) -> Ended:
         ended = self.start(runs_dir).wait()
