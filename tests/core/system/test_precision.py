@@ -11,6 +11,7 @@ from torch import nn
 from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.errors import ConfigError
+from ldm.core.system import precision
 from ldm.core.system.precision import bf16_works, for_inference, resolve
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -47,6 +48,22 @@ def test_bf16_whose_products_fail_is_not_taken_and_refused_where_it_is_asked_for
             resolve("cpu", "bf16")
     finally:
         bf16_works.cache_clear()
+
+
+def test_bf16_without_its_fused_products_is_taken_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ONEDNN_MAX_CPU_ISA=AVX2, with which plain products in bf16 still work."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("could not create a primitive descriptor for the inner product forward propagation")
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", fail, raising=False)
+    precision._bf16_is_fused.cache_clear()
+    try:
+        assert resolve("cpu", "auto").name == "fp32"
+        assert resolve("cpu", "bf16").name == "bf16"
+    finally:
+        precision._bf16_is_fused.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
