@@ -37,7 +37,7 @@ MORE: dict[str, list[str]] = {
     "anagram": ["--label", "some", "--class", "red", "--class", "blue"],
     "interpolate": ["--label", "some", "--class", "red", "--class", "blue", "--frames", "4"],
     "sample --checkpoint latest": ["--label", "latest", "--num", "1"],
-    "sample --denoiser students": ["--label", "student", "--num", "1", "--save-latents"],
+    "sample --denoiser students": ["--label", "student", "--num", "1", "--save-latents", "steps=null"],
 }
 # No manifest has the hash of these: they are for people to look at, or are made again where they differ.
 UNLISTED = ("metrics.jsonl", "loss.png", ".lock", "reconstructions", "metrics", "generator.json")
