@@ -158,13 +158,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])  # the next ones have two
 def test_sharded_processes_have_the_losses_norms_and_checkpoint_of_one(tmp_path: Path, alone: Path, size: int) -> None:
     assert fit(tmp_path, size) == [0] * size
     assert_same_run(tmp_path, alone)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_recomputing_activations_in_passes_changes_nothing(tmp_path: Path, alone: Path, accumulate: int) -> None:
     assert fit(tmp_path, 2, replace(PLAN, accumulate=accumulate), checkpointing=True) == [0, 0]
     assert_same_run(tmp_path, alone)
