@@ -19,7 +19,7 @@ INDEX = json.loads((CORPUS / "index.json").read_bytes())
 LONG = 4 * 3600.0
 
 
-@pytest.mark.promise("R18", quick=12, full=10_000)
+@pytest.mark.promise("R18", quick=8, full=10_000)
 @pytest.mark.parametrize("parser", sorted(ALL))
 def test_harmed_files_end_in_our_error_in_time_and_in_little_memory(
     parser: str, trials: Trials, ldm: Launcher, tmp_path: Path

@@ -139,7 +139,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[_SEED] = str(seed)
     os.environ.setdefault(_SEED, str(secrets.randbelow(10**9)))
     quick = "not slow" in str(config.getoption("markexpr"))
-    settings.register_profile("quick", derandomize=True, database=None, deadline=None)
+    settings.register_profile("quick", max_examples=50, derandomize=True, database=None, deadline=None)
     settings.register_profile("full", max_examples=1000, database=None, deadline=None)
     settings.load_profile("quick" if quick else "full")
 
