@@ -4,6 +4,7 @@ Each label and each number is a scalar of its own, which networks embed by itsel
 and 0 where not, a number its place between the least and the greatest of training, 0 to 1. The null of all is -1.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,9 @@ class AttributeConditioning:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return tuple(f"attribute_{place}" for place in range(len(self.labels) + len(self.numbers)))
+        # By the names, so that a network that starts from another one takes over what it knows of the same labels.
+        names = (*(f"label {name}" for name in self.labels), *(f"number {each.name}" for each in self.numbers))
+        return tuple(f"attribute_{hashlib.sha256(name.encode()).hexdigest()[:8]}" for name in names)
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -39,8 +39,8 @@ GPUS: dict[str, dict[str, float]] = {
     "t4": {"fp32": 8.1, "fp16": 65},
 }
 # Of the data sheet's rate, in training with cached latents: 0.24 by fast-DiT's XL/2 on an A100 (107 images/s, counted
-# as here), and 0.55 is what this project aims at. Small networks reach less than large ones.
-UTILISATION = 0.35
+# as here), and 0.55 is what this project aims at. Small networks, of fewer parameters than LARGE, reach 0.20 to 0.25.
+UTILISATION, SMALL_UTILISATION, LARGE = 0.35, 0.22, 100_000_000
 LAUNCH = 5e-6  # seconds that Python and the driver take to launch a kernel, at the least: torch's order of magnitude
 COMPILED = 0.3  # share of the kernels that is left where the network is compiled
 _OPTIMIZER_PASSES, _TENSORS_AT_ONCE = (

@@ -54,7 +54,8 @@ class Estimate(Section):
     flops: Rate | None = option(None, "Peak operations a second of another machine: 250G, 1.9T.", "--flops")
     utilisation: float | None = option(
         None,
-        "Share of that peak, or of the data sheet's, that training reaches; by default 0.35.",
+        "Share of that peak, or of the data sheet's, that training reaches; by default 0.35, and 0.22 on a GPU with"
+        " networks of fewer than 100 M parameters.",
         "--utilisation",
         gt=0,
         le=1,

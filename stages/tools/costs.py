@@ -23,7 +23,7 @@ from ...core.latents.dataset import LatentSets
 from ...core.progress import duration
 from ...core.runs.outputs import machine_policy
 from ...core.runs.roles import generators
-from ...core.system.flops import GPUS, LAUNCH, UTILISATION
+from ...core.system.flops import GPUS, LARGE, LAUNCH, SMALL_UTILISATION, UTILISATION
 from ...core.system.precision import DTYPES, Policy
 from ...core.system.settings import Machine
 from ..configs import Sample
@@ -109,13 +109,16 @@ class Basis:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
-    def seconds(self, flops: float, kernels: float) -> tuple[float, str | None]:
+    def seconds(self, flops: float, kernels: float, parameters: int) -> tuple[float, str | None]:
         """Return how long work takes on the given machine, and its limit, where known.
 
         A GPU computes while the next kernels are launched: the longer of the two counts, `arithmetic` or `launches`.
+        parameters: of the network; small ones reach less of a GPU's peak, unless the share is given.
         """
         assert self.rate is not None, "this machine is measured"
-        computing, launching = flops / self.rate, kernels * LAUNCH
+        is_small = self.launches and self.how.utilisation is None and parameters < LARGE
+        rate = self.rate * SMALL_UTILISATION / UTILISATION if is_small else self.rate
+        computing, launching = flops / rate, kernels * LAUNCH
         if not self.launches:
             return computing, None
         return max(computing, launching), "launches" if launching > computing else "arithmetic"

@@ -128,7 +128,9 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
         images = torch.zeros(batch, channels, *size, device=found.policy.device)
         seconds, limit = views * _measured(found, autoencoder, lambda codec: codec.posterior(images)), None
     else:
-        seconds, limit = found.seconds(views * each * batch, views * kernels)
+        seconds, limit = found.seconds(
+            views * each * batch, views * kernels, sum(each.numel() for each in autoencoder.parameters())
+        )
     rate = found.how.gpus * batch / seconds if seconds else None  # Pixels need no operations.
     is_random = autoencoder.posterior(torch.zeros(1, channels, *size)).std is not None
     size = bytes_of_a_sample(autoencoder.latent_shape(size), views * (2 if is_random else 1))
@@ -160,14 +162,14 @@ def sample(found: Basis, stage: Sample) -> StageCost:
     sampling = sampling_of(stage, conditioning.has_null).on(training.diffusion.most_steps)
     looks, calls = evaluations(sampling, forward)
     chunk = chunk_size(shape, policy)  # filled up for fewer images
-    passes, _ = denoiser_cost(network, cond, 1, policy, checkpointing=False)
+    passes, memory = denoiser_cost(network, cond, 1, policy, checkpointing=False)
     decode = (0, 0) if autoencoder is None else flops.forward_cost(lambda: autoencoder.decode(torch.zeros(1, *shape)))
     each = looks * passes.forward + decode[0]
     seconds: float | None = None
     limit = None
     if found.rate is not None:
         kernels = (calls * passes.forward_kernels + decode[1]) * (COMPILED if stage.machine.compile else 1)
-        seconds, limit = found.seconds(each * chunk, kernels)
+        seconds, limit = found.seconds(each * chunk, kernels, memory.weights // 4)
     elif autoencoder is not None:
         inputs = _inputs(shape, cond, chunk, policy.device)
         seconds = looks * _measured(found, denoisers.build(network), lambda built: built(*inputs))
@@ -197,7 +199,7 @@ def training_cost(found: Basis, stage: Any, passes: Passes, memory: Memory, make
         if is_compiled is None:
             is_compiled = stage is found.generator and compiling_pays(in_all, found.policy.device)
         kernels = settings.accumulate * passes.training_kernels * (COMPILED if is_compiled else 1)
-        seconds, limit = found.seconds(passes.training * share, kernels + passes.optimizer_kernels)
+        seconds, limit = found.seconds(passes.training * share, kernels + passes.optimizer_kernels, memory.weights // 4)
     rate = share * gpus / seconds
     return StageCost(
         stage.command,
@@ -321,6 +323,12 @@ def _conditions(found: Basis) -> list[str]:
             f"times are FLOPs over the rate, or {flops.LAUNCH * 1e6:.0f} us for each kernel launched where that is"
             " longer, which is the least; from JPEG or PNG, images/s are at most those that the CPU decodes"
         )
+        if found.how.utilisation is None:
+            small, large, most = flops.SMALL_UTILISATION, flops.UTILISATION, flops.LARGE / 1e6
+            notes.append(
+                f"not measured: that training reaches {large:.0%} of the data sheet's rate, {small:.0%} with networks"
+                f" of fewer than {most:.0f} M parameters; `benchmarks/gpu.sh` measures it, `utilisation=SHARE` sets it"
+            )
     if found.how.gpus > 1:
         notes.append("communication between GPUs is not in the times")
     if found.policy.device.type == "cpu":

@@ -110,7 +110,7 @@ def sample_tokens(found: Basis, stage: Sample) -> StageCost:
     how = {name: getattr(stage, name) for name in TokenDrawing.model_fields}
     sampling = token_sampling(conditioning.has_null, scale, **how)
     network = _tokens_network(found, training)
-    passes, _ = _step_cost(network, cond, 1, policy)
+    passes, memory = _step_cost(network, cond, 1, policy)
     looks = 1 if sampling.cfg == 1.0 else 2
     shape = found.latents.train.shape
     decode = flops.forward_cost(lambda: autoencoder.decode(torch.zeros(1, *shape)))
@@ -125,7 +125,7 @@ def sample_tokens(found: Basis, stage: Sample) -> StageCost:
     else:
         kernels = len(network.scales) * passes.forward_kernels + decode[1]
         slower = COMPILED if stage.machine.compile else 1.0
-        seconds, limit = found.seconds(each * size, kernels * slower)
+        seconds, limit = found.seconds(each * size, kernels * slower, memory.weights // 4)
     rate = found.how.gpus * min(size, images) / seconds
     return StageCost.of_drawing(stage.command, images, each, rate, limit)
 

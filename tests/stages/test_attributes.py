@@ -131,10 +131,17 @@ def test_requests_become_scalars_within_the_range_of_training() -> None:
         "classes": "cat,out door",
         "values": ["age=20.0"],
     }
-    assert float(CONDITIONING.request({"classes": "dog"}).cond["attribute_3"]) == pytest.approx(0.4), "the mean"
+    age = CONDITIONING.fields[3]
+    assert float(CONDITIONING.request({"classes": "dog"}).cond[age]) == pytest.approx(0.4), "the mean"
     assert CONDITIONING.groups().titles == ("cat", "dog", "out door")
-    assert CONDITIONING.null(2, torch.device("cpu"))["attribute_3"].tolist() == [-1, -1]
+    assert CONDITIONING.null(2, torch.device("cpu"))[age].tolist() == [-1, -1]
     for values in (["age=100"], ["size=1"], ["age=x"], ["age"]):
         with pytest.raises(ConfigError, match="values="):
             CONDITIONING.request({"values": values})
     assert rebuilt(CONDITIONING.describe()) == CONDITIONING
+
+
+def test_a_label_keeps_its_weights_in_a_network_of_other_labels() -> None:
+    other = AttributeConditioning(("dog", "eel"), (Number("age", 0, 1, 0.5), Number("dog", 0, 1, 0.5)))
+    assert set(other.fields) & set(CONDITIONING.fields) == {CONDITIONING.fields[1], CONDITIONING.fields[3]}
+    assert len({*other.fields}) == 4

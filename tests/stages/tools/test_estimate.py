@@ -258,6 +258,18 @@ def test_gpus_that_are_kept_at_work_share_it() -> None:
     assert one["rate"] == pytest.approx(312e12 * 0.35 / one["operations"])
 
 
+@pytest.mark.slow
+def test_small_networks_reach_less_of_a_gpus_peak_which_is_said_to_be_unmeasured() -> None:
+    how = {"preset": "dit-s/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
+    usual, given = Noted(), Noted()
+    small = run(Estimate(**how), usual).facts["stages"][0]
+    assert small["rate"] == pytest.approx(312e12 * 0.22 / small["operations"])
+    assert any(note.startswith("not measured: that training reaches 35%") for note in usual.notes)
+    told = run(Estimate(**how, utilisation=0.35), given).facts["stages"][0]
+    assert told["rate"] == pytest.approx(small["rate"] * 0.35 / 0.22)
+    assert not any(note.startswith("not measured") for note in given.notes)
+
+
 @pytest.mark.slow  # several networks are counted
 def test_small_networks_are_limited_by_the_launching_of_kernels(tmp_path: Path, images: Path) -> None:
     stages, outcome, notes = estimated(tmp_path, images, where="b200")
