@@ -208,7 +208,7 @@ def test_a_manifest_lists_fields_as_they_are_read_and_nothing_else() -> None:
 class Pyramid:
     """A codec of two maps of tokens: the mean of each image, and of its quarters."""
 
-    kind, latent_channels, downsampling, latent_sides, num_tokens = "pyramid", 3, 4, None, 256
+    kind, in_channels, latent_channels, downsampling, latent_sides, num_tokens = "pyramid", 3, 3, 4, None, 256
 
     def encode(self, images: torch.Tensor) -> Posterior:
         mean = adaptive_avg_pool2d(images, images.shape[-1] // 4)
