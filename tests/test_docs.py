@@ -67,7 +67,8 @@ def test_the_navigation_has_every_page_once() -> None:
 
 def test_every_picture_of_the_gallery_stands_above_the_command_that_made_it() -> None:
     text = (DOCS / "gallery" / "README.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == sorted(p.name for p in DOCS.glob("gallery/*.png"))
+    pictures = [path.name for path in (DOCS / "gallery").iterdir() if path.suffix in (".png", ".webp")]
+    assert sorted(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == sorted(pictures)
     for below in re.split(r"!\[[^\]]+\]\([^)]+\)", text)[1:]:
         assert re.match(r"\s*```sh\n((make|ldm) .*\n)+```\n", below), below[:80]
     for recipe, run in re.findall(r"RECIPE=([\w/.-]+) RUN=([\w-]+)", text):
