@@ -46,7 +46,7 @@ class Eval(Comparison):
     )
     image_size: int | None = option(
         None,
-        "With --of reconstructions: side of the images, of autoencoders that take any; by default that of training.",
+        "With --of reconstructions: side of square images, of autoencoders that take any; by default as trained.",
         "--image-size",
         ge=11,
     )

@@ -39,7 +39,8 @@ def run(config: Eval, progress: Progress) -> Outcome:
         policy = machine_policy(config.machine)
         source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         data = data_of(source)
-        data = data.model_copy(update={"image_size": config.image_size or data.image_size})
+        if config.image_size is not None:
+            data = data.model_copy(update={"image_size": config.image_size, "image_width": None})
         if saved_statistics(config) is not None:
             raise ConfigError(
                 f"`reference={config.reference}` is saved statistics, but reconstructions need images",
@@ -53,7 +54,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         if work.complete:
             return evaluation_outcome(work, next_commands)
         autoencoder = load_autoencoder(source, policy).network
-        autoencoder.latent_shape(data.image_size)  # which refuses a size that it does not take
+        autoencoder.latent_shape(data.size)  # which refuses a size that it does not take
         reconstruct = reconstruction_by(autoencoder, policy)
         perceptual = load_perceptual(config.lpips, policy)
         originals = image_loader(limited(held_out, config), data, "reference", progress)
