@@ -102,7 +102,7 @@ def own_step(config: TrainAutoencoder) -> Work:
     positions = np.arange(config.train.batch_size)
 
     def step() -> float:
-        stepper.step((next(several), Draws(0, 0, positions)), next(numbers), 0)
+        stepper.step((next(several), Draws(0, 0, positions), None), next(numbers), 0)
         return stepper.meter.flush()["loss"]
 
     return step
