@@ -150,11 +150,18 @@ def read_sealed(path: Path, key: str, schema: int, remedy: str | None = None, al
     """
     value = read_json(path, remedy)
     digest, found = value.pop(key, None), value.get("schema", schema)
-    if (always or digest is not None or found != schema) and digest != sha256_json(value):
+    is_sealed = always or digest is not None or found != schema or _has_its_own_digest(value)
+    if is_sealed and digest != sha256_json(value):
         raise DataError(f"{path} is damaged: it differs from its own sha256", remedy)
     if found != schema:
         raise NewerFormat(f"{path} has schema {found!r}; this ldm reads {schema}", "upgrade ldm")
     return value
+
+
+def _has_its_own_digest(value: dict[str, Any]) -> bool:
+    """Return whether some key holds the sha256 of all others: that of a sealed object, its name damaged."""
+    texts = [name for name, text in value.items() if isinstance(text, str) and len(text) == 64]
+    return any(value[name] == sha256_json({k: v for k, v in value.items() if k != name}) for name in texts)
 
 
 def is_inside(name: str) -> bool:

@@ -239,3 +239,14 @@ def test_an_export_whose_replacement_was_killed_half_way_comes_back(tmp_path: Pa
     with pytest.raises(ZeroDivisionError), files.new_directory(tmp_path / "export", replace=True):
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_digest_whose_name_is_damaged_is_not_taken_for_a_file_from_before_there_was_one(tmp_path: Path) -> None:
+    path, value = tmp_path / "a.json", {"files": {"b": "c"}}
+    files.write_json(path, files.sealed(value, "own"))
+    assert files.read_sealed(path, "own", 1) == value
+    path.write_text(path.read_text().replace('"own"', '"owm"'))
+    with pytest.raises(DataError, match="differs from its own sha256"):
+        files.read_sealed(path, "own", 1)
+    files.write_json(path, value)
+    assert files.read_sealed(path, "own", 1) == value

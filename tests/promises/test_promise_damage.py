@@ -84,7 +84,7 @@ def test_every_harm_to_a_shard_is_named_before_a_latent_of_it_is_used(
 ) -> None:
     run: Pipeline = request.getfixturevalue("next_scale" if of == "tokens" else "trained").copy(tmp_path)
     if of == "captions":
-        run.run("encode", caption_template=("a photo of a {class}",), replace=True)
+        run.run("encode", data__caption_template="a photo of a {class}", replace=True)
     folder = run.folder / "latents"
     shards = sorted(folder.glob("*.tar"))
     for random in trials:
