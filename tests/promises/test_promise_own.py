@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "train-dit": ("dit", {}),
 }
 RARELY: dict[str, tuple[str, dict[str, Any]]] = {
-    "hybrid": ("hybrids/some", {"label": "some", "classes": ["red", "blue"]}),
+    "hybrid": ("hybrids/some", {"label": "some", "near": "red", "far": "blue"}),
     "interpolate": ("interpolations/some", {"label": "some", "classes": ["red", "blue"], "frames": 4}),
     "train-classifier": ("classifier", {}),
     "distill": ("students/1", {"first_steps": 1}),

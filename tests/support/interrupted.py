@@ -57,7 +57,7 @@ ANAGRAM = ["anagram", "--label", "x", "--class", "red", "--class", "blue", "--nu
 SAMPLE_TOKENS = [*SAMPLE, "steps=null"]
 SAMPLE_LATENTS = [*SAMPLE, "--save-latents"]
 SAMPLE_LATEST = [*SAMPLE, "--checkpoint", "latest"]
-HYBRID = ["hybrid", *ANAGRAM[1:]]
+HYBRID = ["hybrid", "--label", "x", "--near", "red", "--far", "blue", "--num", "6", "batch_size=2"]
 INTERPOLATE = ["interpolate", "--label", "x", "--class", "red", "--class", "blue", "--frames", "6", "batch_size=2"]
 SWEEP = ["sweep", "--cfg", "1,2", "--steps", "2,3", "--num", "4"]
 EDIT = ["edit", "--label", "x", "--strength", "0.3,0.6", "--class", "red", "--box", "2,2,8,8", "batch_size=2"]
