@@ -146,7 +146,8 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
     "kind",
     [
         pytest.param(
-            "two students", marks=pytest.mark.xfail(reason="a second student's identity holds the place of the first")
+            "two students",
+            marks=pytest.mark.xfail(reason="it names the first one's folder, which differs"),
         ),
         "noisy classifier",
         "tokens",
