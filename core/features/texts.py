@@ -256,7 +256,7 @@ def _open(folder: Path, layer: str, device: torch.device) -> Part:
     network, _ = load_network(folder, loader, "text encoder", REMEDY)
     beside = _tokenizer_folder(folder)
     if not any((beside / name).is_file() for name in _VOCABULARIES):  # transformers would make an empty one.
-        raise DataError(f"{beside} holds no tokenizer: there is not one of {', '.join(_VOCABULARIES)}", REMEDY)
+        raise DataError(f"{beside} holds no tokenizer: none of {', '.join(_VOCABULARIES)} is there", REMEDY)
     with as_data_error(f"{beside} holds no tokenizer that transformers can load", REMEDY):
         tokenizer = library.AutoTokenizer.from_pretrained(beside, local_files_only=True, trust_remote_code=False)
     # RoBERTa and its kin count positions from behind the padding's id.

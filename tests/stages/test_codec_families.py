@@ -145,5 +145,5 @@ def test_draws_follow_from_the_place_in_the_stream_whatever_the_passes() -> None
 def test_a_size_that_a_codec_does_not_take_is_refused_by_the_one_it_takes(
     toy: None, squares: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="use 16"):
+    with pytest.raises(ConfigError, match="use squares of 16"):
         Pipeline(tmp_path, squares).run("train-vqvae", model={"preset": "toy-kl"}, data__image_size=32)

@@ -45,7 +45,7 @@ def test_an_interrupted_drawing_of_it_is_the_same(tuned: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("command", "asked", "message"),
     [
-        ("sample", {"sampler": "heun"}, "no setting of a consistency model"),
+        ("sample", {"sampler": "heun"}, "not a setting of a consistency model"),
         ("distill", {}, "is a consistency model"),
         ("eval", {"bits_per_dim": True}, "is a consistency model"),
         ("edit", {"inversion": True}, "is a consistency model"),

@@ -53,7 +53,7 @@ def test_a_student_draws_in_its_own_steps_at_a_scale_of_its_range(distilled: Pip
     [
         ({"steps": 7}, "distilled to 1"),
         ({"cfg": 5.0}, "guidance scales from 1 to 4"),
-        ({"sampler": "heun"}, "no setting of a distilled denoiser"),
+        ({"sampler": "heun"}, "not a setting of a distilled denoiser"),
     ],
 )
 def test_what_a_student_was_not_made_for_is_refused_by_name(

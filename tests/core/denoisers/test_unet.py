@@ -166,7 +166,7 @@ def test_kernels_of_channel_attention_are_the_papers() -> None:
         (ADM, {"multipliers": (1, 2, 2, 2)}, "blocks has 2 strings for 4 levels"),
         (ADM, {"groups": 32}, "16 channels do not divide into 32 groups"),
         (ADM, {"head_width": 12}, "do not divide into heads of width 12"),
-        (ADM, {"blocks": "ress"}, "'ress' is no block; did you mean res?"),
+        (ADM, {"blocks": "ress"}, "'ress' is not a block; did you mean res?"),
         (ADM, {"blocks": "attn res"}, "'attn res' must begin with res or conv"),
         (ADM, {"middle": " "}, "must begin with"),
         (ADM, {"blocks": "res " * 17}, "17 blocks, at most 16"),

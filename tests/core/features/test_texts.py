@@ -132,7 +132,7 @@ def test_folders_that_hold_no_text_encoder_are_refused_in_a_line(tmp_path: Path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "vocab.txt"):
         (tmp_path / name).unlink()
-    assert "holds no tokenizer: there is none of tokenizer.json" in refused()
+    assert "holds no tokenizer: none of tokenizer.json" in refused()
     (tmp_path / "vocab.txt").write_text("\n".join(map(str, range(99))))
     assert "its tokenizer has 104 ids, the network knows" in refused()
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

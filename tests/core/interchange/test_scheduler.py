@@ -108,7 +108,7 @@ def test_rectified_flow_shifts_its_times_there_as_here() -> None:
         ({"_class_name": FLOW_MATCH, "shift": 3.0, "use_dynamic_shifting": True}, "use_dynamic_shifting is True"),
         ({"_class_name": "EDMEulerScheduler", "beta_schedule": "linear"}, "not that of betas"),
         ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, **LINEAR}, "prediction_type is None"),
-        ({"beta_end": 0.5, **LINEAR}, "none of the schedules"),
+        ({"beta_end": 0.5, **LINEAR}, "is not one of the schedules"),
         ({"beta_schedule": "laplace"}, "laplace"),
         ({"prediction_type": "flow_prediction", **LINEAR}, "flow_prediction"),
         ({"num_train_timesteps": 1 << 60}, "num_train_timesteps"),
