@@ -65,9 +65,12 @@ def test_the_navigation_has_every_page_once() -> None:
     assert sorted(leaves(settings["nav"])) == sorted([*pages, *BESIDE.values()])
 
 
-def test_every_picture_of_the_gallery_stands_above_the_command_that_made_it() -> None:
-    text = (DOCS / "gallery" / "README.md").read_text(encoding="utf-8")
-    pictures = [path.name for path in (DOCS / "gallery").iterdir() if path.suffix in (".png", ".webp")]
+@pytest.mark.parametrize(("page", "folder"), [("gallery/README.md", "gallery"), ("what-wrong-looks-like.md", "wrong")])
+def test_every_picture_of_the_gallery_and_of_faults_stands_above_the_command_that_made_it(
+    page: str, folder: str
+) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8").replace(f"]({folder}/", "](")
+    pictures = [path.name for path in (DOCS / folder).iterdir() if path.suffix in (".png", ".webp")]
     assert sorted(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == sorted(pictures)
     for below in re.split(r"!\[[^\]]+\]\([^)]+\)", text)[1:]:
         assert re.match(r"\s*```sh\n((make|ldm) .*\n)+```\n", below), below[:80]
