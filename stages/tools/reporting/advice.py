@@ -57,9 +57,12 @@ def _of_training(config: Run, stage: StageRun) -> Iterator[Gap]:
     if still_falling(losses):
         yield Gap(f"{title}: the validation loss still fell at the end of its training. Train longer.", longer)
     elif (images := risen_since(losses)) is not None:
+        least, instead = "at the start", "a lower learning rate"  # as where a trained network is trained on few images
+        if images:
+            least, instead = f"after {images:,.0f} images", f"train on {images:,.0f} images only"
         yield Gap(
-            f"{title}: the validation loss was least after {images:,.0f} images and has risen since: it learns its"
-            f" images by heart. Use more images, a smaller network, or train on {images:,.0f} images only."
+            f"{title}: the validation loss was least {least} and has risen since: it learns its images by heart."
+            f" Use more images, a smaller network, or {instead}."
         )
     if _gained(decibels) > _DECIBELS:
         yield Gap(f"{title}: the PSNR of held-out images still rose at the end of its training. Train longer.", longer)
