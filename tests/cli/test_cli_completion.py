@@ -104,7 +104,7 @@ def test_values_of_a_key_are_offered_as_whole_words_but_to_bash() -> None:
 
 def test_values_of_flags_are_offered(runs: Path) -> None:
     assert bash("ldm sample --sampler dd") == ["ddim", "ddpm"]
-    assert bash("ldm train-dit -c imagenette-6") == ["imagenette-64", "imagenette-64-kl"]
+    assert bash("ldm train-dit -c imagenette-6") == ["imagenette-64", "imagenette-64-kl", "imagenette-64-var"]
     assert bash("ldm recipes copy cif") == ["cifar10"]
     assert bash("ldm recipes show ") == recipe_names()
     assert bash("ldm sample --name ") == bash("ldm report ") == ["default", "fish"]
