@@ -265,8 +265,8 @@ def test_small_networks_reach_less_of_a_gpus_peak_which_is_said_to_be_unmeasured
     small = run(Estimate(**how), usual).facts["stages"][0]
     assert small["rate"] == pytest.approx(312e12 * 0.22 / small["operations"])
     assert any(note.startswith("not measured: that training reaches 35%") for note in usual.notes)
-    told = run(Estimate(**how, utilisation=0.35), given).facts["stages"][0]
-    assert told["rate"] == pytest.approx(small["rate"] * 0.35 / 0.22)
+    stage = run(Estimate(**how, utilisation=0.35), given).facts["stages"][0]
+    assert stage["rate"] == pytest.approx(small["rate"] * 0.35 / 0.22)
     assert not any(note.startswith("not measured") for note in given.notes)
 
 
