@@ -25,7 +25,7 @@ from ldm.core.training.tasks.autoencoding import AutoencodingTask
 from ldm.core.training.tasks.denoising import DenoisingTask, network_config
 from ldm.stages.configs import TrainDiT, TrainVQVAE
 from ldm.stages.tools import dummy
-from ldm.stages.tools.estimate import denoiser_cost
+from ldm.stages.tools.stage_costs import denoiser_cost
 
 from .gpu_sizes import Case, Sizes
 

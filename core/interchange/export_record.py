@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..runs.provenance import provenance
 
 RECORD = "ldm-export.json"
@@ -106,6 +106,33 @@ def check_export(folder: Path) -> None:
             for name in record.hashes:
                 record.check(name)
             return
+
+
+def is_made(folder: Path, made_of: Mapping[str, Any], replace: bool) -> bool:
+    """Return whether a folder holds this export already. Raises ConfigError for one that may not be overwritten.
+
+    Only unchanged files of an export are ever discarded. replace: whether to discard these, and make the export again.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, not a folder", "give another folder")
+    found = files_in(folder) if folder.is_dir() else []
+    if not found and not (folder.is_dir() and any(folder.iterdir())):
+        return False
+    if not (folder / RECORD).is_file():
+        raise ConfigError(f"{folder} is not empty, and not an export of ldm", "give a new folder")
+    record = read_record(folder)
+    foreign, is_missing = record.changed(), bool(record.missing())
+    if not foreign and not is_missing and record.content.get("made_of") == made_of and not replace:
+        return True
+    if foreign:
+        raise ConfigError(
+            f"{folder / foreign[0]} was changed or added since the export: it is not discarded",
+            "move it away, or give a new folder",
+        )
+    if not replace:
+        state = "that is not whole" if is_missing else "of another state of the run"
+        raise ConfigError(f"{folder} holds an export {state}", "give `replace`, or a new folder")
+    return False
 
 
 def write_record(folder: Path, made_of: Mapping[str, Any], final: Path, run: Path, denoiser: Path | None) -> None:

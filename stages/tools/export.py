@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ...core import files
-from ...core.autoencoders.codec import Autoencoder
 from ...core.conditioning.conditioning import Request
 from ...core.conditioning.registry import conditioning_of
-from ...core.conditioning.text import TextConditioning
-from ...core.diffusion import conditions
 from ...core.errors import ConfigError
 from ...core.interchange import model_spec, scheduler
-from ...core.interchange.export_record import CARD, RECORD, files_in, read_record, write_record
+from ...core.interchange.conversion import compare, convert, difference_of_images
+from ...core.interchange.export_record import CARD, is_made, write_record
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
-from ...core.interchange.model_card import GRID, Agreement, Shown, autoencoder_card, card, look_for
+from ...core.interchange.model_card import GRID, Shown, autoencoder_card, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
-from ...core.interchange.prompts import PROMPTS, embedded, write_prompts
+from ...core.interchange.prompts import PROMPTS, write_prompts
 from ...core.interchange.stock import lengths_of
 from ...core.pipeline.asking import with_encoders, with_prompts
 from ...core.pipeline.loading import (
@@ -81,11 +78,11 @@ def run(config: Export, progress: Progress) -> Outcome:
 def _export_all(config: Export, progress: Progress) -> Outcome:
     sources = _open(config, progress)
     made_of = sources.identity(config)
-    if _is_ours(config, made_of):
+    if is_made(config.directory, made_of, config.replace):
         return Outcome(config.directory, already_complete=True)
     _require_square(sources.denoiser)
     model = _load(sources.denoiser, config)
-    parts = _convert(model, sources.denoiser.metadata["image_size"], config.text_encoder)
+    parts = convert(model, sources.denoiser.metadata["image_size"], config.text_encoder)
     request: Request | None = None
     if parts.why_not is None:
         _refuse(
@@ -99,7 +96,7 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     shift = model.diffusion.shift
     if shift != 1 and not scheduler.shifts(model.schedule):
         progress.warn(f"diffusers does not shift times: the export draws as `ldm sample shift=1`, not {shift:g}")
-    agreement = _compare(model, parts)
+    agreement = compare(model, parts)
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")
     with _published(config, made_of) as folder:
@@ -161,7 +158,7 @@ def _export_prompts(config: Export, progress: Progress) -> Outcome:
     """Write prompts as the tensors that an exported network takes."""
     denoiser = open_denoiser(config.denoiser, config)
     made_of = {"to": config.to, "part": config.part, "denoiser": denoiser.fingerprint, "prompts": [*config.prompt]}
-    if _is_ours(config, made_of):
+    if is_made(config.directory, made_of, config.replace):
         return Outcome(config.directory, already_complete=True)
     model = _load(denoiser, config)
     if not denoiser_exporter(model.network).pipeline(model.network.config).slots:
@@ -176,7 +173,7 @@ def _export_prompts(config: Export, progress: Progress) -> Outcome:
 def _export_autoencoder(config: Export, progress: Progress) -> Outcome:
     source = open_own(AUTOENCODER, config)
     made_of = {"to": config.to, "part": config.part, "autoencoder": source.fingerprint}
-    if _is_ours(config, made_of):
+    if is_made(config.directory, made_of, config.replace):
         return Outcome(config.directory, already_complete=True)
     source.verify()
     _require_square(source)
@@ -184,7 +181,7 @@ def _export_autoencoder(config: Export, progress: Progress) -> Outcome:
     side = source.metadata["latent_shape"][1]
     network: Any = autoencoder_exporter(autoencoder).to_diffusers(autoencoder, side)
     x = torch.randn(2, *source.metadata["latent_shape"], generator=torch.Generator().manual_seed(0))
-    difference = _difference_of_images(autoencoder, network, x)
+    difference = difference_of_images(autoencoder, network, x)
     agreement = f"decoded images within {difference * 255:.2g}/255"
     if difference > 1 / 255:
         progress.warn(f"on random latents the export differs: {agreement}")
@@ -246,109 +243,3 @@ def _fixed_scale(denoiser: StageRun, config: Export) -> float | None:
         return None
     check_scale(student, config.cfg)
     return usual_sampling(student, config.cfg).cfg if student.takes_scale else None
-
-
-def _convert(model: Model, image_size: int, text_encoders: tuple[str, ...]) -> Parts:
-    """Return the model as diffusers' parts. Raises ConfigError naming what cannot be expressed there."""
-    exporter = denoiser_exporter(model.network)
-    stock = exporter.pipeline(model.network.config)
-    network = exporter.to_diffusers(model.network, scheduler.ahead_of(model.schedule))
-    autoencoder, statistics = _convert_autoencoder(model, apart=bool(stock.slots))
-    stepper = scheduler.to_diffusers(
-        model.schedule,
-        model.diffusion.prediction,
-        model.network.config.time_scale,
-        model.diffusion.shift if scheduler.shifts(model.schedule) else 1.0,
-        stock.flow or scheduler.FLOW_MATCH,
-    )
-    encoders: dict[str, Any] = {}
-    why_not: str | None = None
-    if statistics is not None:
-        why_not = f"{stock.name} cannot normalise latents by channel, as this run does"
-    elif stock.slots:
-        is_flow = scheduler.shifts(model.schedule)
-        why_not = stock.why_not(model.conditioning, type(autoencoder).__name__, is_flow, image_size)
-        if why_not is None:
-            assert isinstance(model.conditioning, TextConditioning)
-            found = stock.encoders(model.conditioning, text_encoders)
-            why_not = found if isinstance(found, str) else None
-            encoders = {} if isinstance(found, str) else stock.filled(found)
-    return Parts(stock, network, autoencoder, stepper, encoders, why_not, statistics)
-
-
-def _convert_autoencoder(model: Model, apart: bool) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor] | None]:
-    """Return the autoencoder in a class of diffusers, and the statistics of latents that no layer of it takes in.
-
-    apart: whether there may be such; they are refused otherwise, by a ConfigError.
-    """
-    own = model.autoencoder
-    exporter, side = autoencoder_exporter(own), model.latent_shape[1]
-    try:
-        return exporter.to_diffusers(own, side), None
-    except ConfigError:
-        if not apart:
-            raise
-    bare = Autoencoder(own.codec).eval()  # whose latents are the codec's own
-    return exporter.to_diffusers(bare, side), (own.latent_mean, own.latent_std)
-
-
-@torch.no_grad()
-def _compare(model: Model, parts: Parts) -> Agreement:
-    """Return how far the exported network and autoencoder are from ours, at most, on random latents.
-
-    Differences of images are in [0, 1], before rounding.
-    """
-    network, ahead = model.network, scheduler.ahead_of(model.schedule)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, *model.latent_shape, generator=generator)
-    num = network.config.num_classes
-    cond = {"labels": torch.randint(num, (len(x),), generator=generator)} if num else {}
-    if parts.stock.slots:  # One and the same text, as texts of other lengths do not go together there.
-        cond = conditions.index(model.conditioning.groups().cond, [0] * len(x))
-    t = torch.tensor([0.001, 0.25, 0.75, 1.0])
-    given = embedded(network, cond)
-    theirs = denoiser_exporter(network).outputs(parts.network, network.config, x, t, given, ahead)
-    image = _difference_of_images(model.autoencoder, parts.autoencoder, x[:2], parts.statistics)
-    return Agreement(float((network(x, t, cond) - theirs).abs().max()), image)
-
-
-@torch.no_grad()
-def _difference_of_images(
-    autoencoder: Autoencoder,
-    network: Any,
-    latents: torch.Tensor,
-    statistics: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> float:
-    """Return by how much, at most, images in [0, 1] of an exported network differ."""
-    mean, std = (torch.zeros(1), torch.ones(1)) if statistics is None else statistics
-    given = latents * std[:, None, None] + mean[:, None, None]
-    decoded = network.decode(given / network.config.scaling_factor).sample.clamp(-1, 1)
-    return float((decoded - autoencoder.decode(latents)).abs().max() / 2)
-
-
-def _is_ours(config: Export, made_of: dict[str, Any]) -> bool:
-    """Return whether the folder holds this export. Raises ConfigError for a folder that may not be overwritten.
-
-    Only unchanged files of an export are ever discarded.
-    """
-    folder = config.directory
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file, not a folder", "give another folder")
-    found = files_in(folder) if folder.is_dir() else []
-    if not found and not (folder.is_dir() and any(folder.iterdir())):
-        return False
-    if not (folder / RECORD).is_file():
-        raise ConfigError(f"{folder} is not empty, and not an export of ldm", "give a new folder")
-    record = read_record(folder)
-    foreign, is_missing = record.changed(), bool(record.missing())
-    if not foreign and not is_missing and record.content.get("made_of") == made_of and not config.replace:
-        return True
-    if foreign:
-        raise ConfigError(
-            f"{folder / foreign[0]} was changed or added since the export: it is not discarded",
-            "move it away, or give a new folder",
-        )
-    if not config.replace:
-        state = "that is not whole" if is_missing else "of another state of the run"
-        raise ConfigError(f"{folder} holds an export {state}", "give `replace`, or a new folder")
-    return False

@@ -29,7 +29,7 @@ from ...core.training.tasks.next_scale import NextScaleTask, network_of
 from ..configs import Distill, Sample, TrainVAR
 from . import dummy
 from .costs import Basis, StageCost
-from .estimate import conditioning_for, denoiser_cost, denoiser_network, example, training_cost
+from .stage_costs import conditioning_for, denoiser_cost, denoiser_network, example, training_cost
 
 
 def distill(found: Basis, stage: Distill) -> StageCost:

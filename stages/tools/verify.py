@@ -23,8 +23,9 @@ from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, check_produce
 from ...core.runs.weights import CONFIG
 from ...core.settings.fields import Section, identity
 from ...core.settings.recipe_file import read_settings
+from ..command import named
 from ..configs.folders import Verify
-from ..table import KINDS, MAKERS, STAGES, named
+from ..table import KINDS, MAKERS, STAGES
 from .directories import (
     CHECKPOINT,
     NETWORK,

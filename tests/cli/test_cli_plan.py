@@ -14,7 +14,8 @@ from ldm.cli.main import run
 from ldm.cli.plan import FOLDER, RULES, rules, write_plan
 from ldm.core.errors import ConfigError
 from ldm.core.runs.roles import DENOISER, Role
-from ldm.stages.table import COMMANDS, STAGES, Command, Kind, Target
+from ldm.stages.command import Command, Kind, Target
+from ldm.stages.table import COMMANDS, STAGES
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from ldm.core.denoisers.dit import DiT
 from ldm.core.system.precision import Policy
 from ldm.core.training.step import Stepper
 from ldm.core.training.task import Batch
-from ldm.stages.tools.estimate import denoiser_cost
+from ldm.stages.tools.stage_costs import denoiser_cost
 from tests.support.on_a_gpu import (
     BATCH,
     BF16,

@@ -8,7 +8,8 @@ import pytest
 
 from ldm.core.runs.roles import ROLES, role_of
 from ldm.core.settings.fields import Section, Stage
-from ldm.stages.table import COMMANDS, KINDS, MAKERS, STAGES, Command, Kind, named, pipeline
+from ldm.stages.command import Command, Kind, named
+from ldm.stages.table import COMMANDS, KINDS, MAKERS, STAGES, pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 

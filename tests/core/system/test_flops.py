@@ -21,7 +21,7 @@ from ldm.core.system.precision import Policy
 from ldm.core.training.ema import EMA
 from ldm.core.training.optimizer import build_adamw, optimizer_state
 from ldm.stages.configs.estimate import Where
-from ldm.stages.tools.estimate import denoiser_cost
+from ldm.stages.tools.stage_costs import denoiser_cost
 
 PAGE = (Path(__file__).parents[3] / "docs" / "scale.md").read_text(encoding="utf-8")
 SMALL = DiTConfig(latent_channels=4, latent_size=16, patch_size=2, width=64, depth=3, heads=2, num_classes=10)

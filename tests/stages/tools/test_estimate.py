@@ -28,7 +28,7 @@ from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
 from ldm.stages.tools import costs, dummy
 from ldm.stages.tools.costs import StageCost, table
-from ldm.stages.tools.estimate import bytes_of_a_sample
+from ldm.stages.tools.stage_costs import bytes_of_a_sample
 from ldm.stages.tools.words import amount
 from tests.support.pipeline_run import MACHINE, Pipeline
 from tests.support.plans import replace

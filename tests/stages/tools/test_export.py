@@ -19,7 +19,7 @@ from ldm.cli.main import run as ldm
 from ldm.core import seeds
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.interchange import model_spec
-from ldm.core.interchange.export_record import read_record
+from ldm.core.interchange.export_record import RECORD, read_record
 from ldm.core.progress import Silent
 from ldm.core.runs.roles import DENOISER
 from ldm.core.runs.run import open_run
@@ -299,12 +299,12 @@ def test_a_completed_card_and_added_files_are_no_damage(own: Path) -> None:
 
 
 def test_a_damaged_record_is_named_and_those_of_before_are_read(own: Path) -> None:
-    content = json.loads((own / export.RECORD).read_text())
+    content = json.loads((own / RECORD).read_text())
     for change in ({"made_of": {}}, {"files": []}, {"files": {"../x": "0"}, "record_sha256": None}):
-        (own / export.RECORD).write_text(json.dumps(content | change))
+        (own / RECORD).write_text(json.dumps(content | change))
         assert "away; then make it again: ldm export" in str(checked(own))
         assert inspect.run(Inspect(path=own), Silent()).summary["state"].startswith("damaged: ")
-    (own / export.RECORD).write_text(json.dumps({name: content[name] for name in ("made_of", "files")}))
+    (own / RECORD).write_text(json.dumps({name: content[name] for name in ("made_of", "files")}))
     assert checked(own) is None
     (own / "grid.png").unlink()
     assert str(checked(own)).endswith("--name RUN --replace")
