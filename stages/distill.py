@@ -37,17 +37,17 @@ def run(config: Distill, progress: Progress) -> Outcome:
     """
     teacher = open_denoiser(config.denoiser, config)
     guidance = _guidance(config, teacher)
-    steps, place = config.first_steps, config.denoiser
+    steps = config.first_steps
     while True:
-        own = config.model_copy(update={"steps": steps, "first_steps": steps, "guidance": guidance, "denoiser": place})
+        # Its recipe is the chain up to it, which names no folder of this run.
+        own = config.model_copy(update={"steps": steps, "guidance": guidance})
         progress.note(f"student of {steps} steps" if steps > 1 else "student of one step")
         kind = _Student(own, teacher, Student(steps=steps, guidance=guidance))
         outcome = train_generator(own, kind, progress, label=str(steps))
         if steps == config.steps:
             commands = [f"{command} --denoiser {outcome.directory}" for command in outcome.next_commands]
             return replace(outcome, next_commands=commands)
-        place = outcome.directory
-        teacher, steps = open_denoiser(place, config), steps // 2
+        teacher, steps = open_denoiser(outcome.directory, config), steps // 2
 
 
 def _guidance(config: Distill, teacher: StageRun) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from .. import files
 from ..errors import DataError
 from ..runs import checkpoint
+from ..runs.claim import settings_of
 from ..runs.roles import role_of
 from ..runs.run import IDENTITY, MANIFEST, Identity, StageRun, kind_of, open_run
 from ..runs.schemas import Input, Text, first_wrong
@@ -87,7 +88,7 @@ def _write(at: Path, folder: Path, made_by: str, found: checkpoint.Checkpoint, l
     files.write_json(at / "final" / CONFIG, {**described, **own})
     metadata = {name: value for name, value in described.items() if name not in _OF_CONFIG}
     inputs = {name: {**entry, "path": Path("..", entry["path"]).as_posix()} for name, entry in recorded.items()}
-    made = Identity(identity["kind"], made_by, identity["config"], inputs, recipe="")
+    made = Identity(identity["kind"], made_by, settings_of(identity), inputs, recipe="")
     work = StageRun(at, made.kind, made_by, identity=made)
     metadata |= {"images_seen": latest["images_seen"], "latest": dict(latest)}
     work.commit([f"final/{WEIGHTS}", f"final/{CONFIG}"], metadata)

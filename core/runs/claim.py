@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,20 @@ from ..errors import ConfigError, DataError, NewerFormat
 from ..settings.fields import ENDING
 from ..settings.recipe_file import leaves
 from .lock import LOCK
-from .pieces import BEFORE, BOUND, CHECKPOINTS, PIECES, Pieces, owner_of
+from .pieces import BEFORE, BOUND, CHECKPOINTS, PIECES, PLACES, Pieces, owner_of, sha256_of
 from .roles import role_of
-from .run import IDENTITY, MANIFEST, RECIPE, SCHEMA, Identity, StageRun, holds_more_than, kind_of, open_run
+from .run import (
+    IDENTITY,
+    MANIFEST,
+    RECIPE,
+    SCHEMA,
+    Identity,
+    StageRun,
+    holds_more_than,
+    kind_of,
+    open_run,
+    set_apart,
+)
 
 
 def claim(
@@ -55,8 +67,8 @@ def claim(
     files.remove_temporaries(path)
     recorded = _read_identity(path, lenient=True) if (path / IDENTITY).exists() else None
     if recorded is None or _differences(recorded, wanted, identity):
-        # As it was: what checkpoints and pieces record is the hash of that.
-        files.write_json(path / IDENTITY, {**(_of_manifest(finished) if finished else wanted), BOUND: True})
+        document = wanted if finished is None else _restored(path, finished, identity)
+        files.write_json(path / IDENTITY, {**document, BOUND: True})
     if finished is not None and damage is None:
         (path / PIECES).unlink(missing_ok=True)  # A kill may have come between manifest and this.
     if damage is not None:
@@ -83,6 +95,14 @@ def upgraded(
             inner = defaults.get(name)
             merged[name] = upgraded(value, inner if isinstance(inner, Mapping) else {}, below)
     return merged
+
+
+def settings_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an identity or a manifest records, those that name places too; none where damaged."""
+    config, named = document.get("config"), document.get(PLACES)
+    if not isinstance(config, dict):
+        return {}
+    return upgraded(named if isinstance(named, dict) else {}, config)
 
 
 def is_whole(path: Path, kind: str, identity: Identity | None = None) -> bool:
@@ -137,7 +157,7 @@ def _go_on(path: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], iden
         )
     before = owner_of(path)
     sha256s = [] if before is None else [*before.before, before.sha256]
-    others = [each for each in sha256s if each != files.sha256_json(wanted)]
+    others = [each for each in sha256s if each != sha256_of(wanted)]
     files.write_json(path / IDENTITY, {**wanted, BOUND: True, BEFORE: others})
     (path / MANIFEST).unlink(missing_ok=True)
 
@@ -176,6 +196,20 @@ def _of_manifest(finished: StageRun) -> dict[str, Any]:
     return {"schema": SCHEMA, "kind": finished.kind, "config": finished.config, "inputs": inputs}
 
 
+def _restored(path: Path, finished: StageRun, identity: Identity) -> dict[str, Any]:
+    """Return the identity that a complete directory had: its checkpoints record the hash of it.
+
+    Earlier versions did not set places apart.
+    """
+    known = _of_manifest(finished)
+    config, named = set_apart(known["config"], identity.places)
+    states = (path / CHECKPOINTS).glob("*/state.json")
+    with suppress(DataError):
+        if sha256_of(known) in [files.read_json(state).get("owner") for state in states]:
+            return known
+    return {**known, "config": config, PLACES: named}
+
+
 def _read_identity(path: Path, lenient: bool) -> dict[str, Any] | None:
     """Read an identity. lenient: return None for a damaged one."""
     remedy = "go on with `replace`: nothing is used of the work that is there but what is of these settings"
@@ -205,9 +239,8 @@ def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any], identity: 
     config = known.get("config")
     config = upgraded(config, identity.defaults, identity.incidental) if isinstance(config, dict) else config
     previous, places = {**known, "config": config}, identity.places
-    for name in (BOUND, BEFORE):
-        previous.pop(name, None)
-    before, after = dict(leaves(previous)), dict(leaves(wanted))
+    compared = [{key: each[key] for key in each if key not in (BOUND, BEFORE, PLACES)} for each in (previous, wanted)]
+    before, after = (dict(leaves(each)) for each in compared)
     return [
         f"{key.split('.')[1]}: other contents"
         if key.startswith("inputs.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import files
 from ..errors import DataError
@@ -20,6 +21,7 @@ IDENTITY = "identity.json"
 PIECES = "pieces.jsonl"
 BOUND = "bound"  # key of an identity: all its pieces and checkpoints say whose they are
 BEFORE = "before"  # key of an identity: the sha256 of those that it had when it was of fewer images
+PLACES = "places"  # key of an identity: settings that name what was read; its inputs say what that held
 CHECKPOINTS = "checkpoints"  # folder of what a training goes on from
 
 
@@ -40,14 +42,19 @@ class Owner:
         return recorded in (self.sha256, *self.before) or (recorded is None and not self.strict)
 
 
+def sha256_of(identity: Mapping[str, Any]) -> str:
+    """Return the sha256 that pieces and checkpoints of an identity record: of settings and contents, not of places."""
+    return files.sha256_json({name: value for name, value in identity.items() if name not in (BOUND, BEFORE, PLACES)})
+
+
 def owner_of(folder: Path) -> Owner | None:
     """Return whose work a directory holds; None where it has no identity. Raises DataError for a damaged one."""
     if not (folder / IDENTITY).is_file():
         return None
     identity = files.read_json(folder / IDENTITY)
-    strict, before = bool(identity.pop(BOUND, False)), identity.pop(BEFORE, [])
+    before = identity.get(BEFORE, [])
     known = tuple(filter(lambda each: isinstance(each, str), before)) if isinstance(before, list) else ()
-    return Owner(files.sha256_json(identity), strict, known)
+    return Owner(sha256_of(identity), bool(identity.get(BOUND, False)), known)
 
 
 class Pieces:

@@ -9,7 +9,7 @@ fingerprint. Each stage records the fingerprints of its inputs.
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from ..system.machine import num_cores
 from . import metrics_log
 from .commands import MANIFEST, RECIPE, kind_of
 from .lock import LOCK, owner, require_held
-from .pieces import IDENTITY, PIECES
+from .pieces import IDENTITY, PIECES, PLACES
 from .provenance import provenance
 from .roles import Role
 
@@ -40,8 +40,8 @@ class Identity:
     config: the settings that matter, JSON. inputs: role → {"path": where it was, "fingerprint": what it holds}.
     command: the command line that makes it. recipe: the whole configuration as YAML that `-c` accepts. defaults: what
     settings were, by the same keys, for a directory made before they existed. incidental: settings, dotted, that do
-    not matter, though they may have when a directory was made. places: settings, dotted, that are recorded and not
-    compared, since what they name is an input. elsewhere: the setting that chooses another directory, in words.
+    not matter, though they may have when a directory was made. places: settings, dotted, that are recorded apart and
+    not compared, since what they name is an input. elsewhere: the setting that chooses another directory, in words.
     how_to_go_on: see `Stage.how_to_go_on`.
     """
 
@@ -57,8 +57,27 @@ class Identity:
     how_to_go_on: Callable[[Mapping[str, Any], str], str | None] = lambda recorded, elsewhere: None
 
     def document(self) -> dict[str, Any]:
+        """Return it as `identity.json` has it."""
         inputs = {role: {"fingerprint": entry["fingerprint"]} for role, entry in self.inputs.items()}
-        return {"schema": SCHEMA, "kind": self.kind, "config": self.config, "inputs": inputs}
+        config, named = set_apart(self.config, self.places)
+        return {"schema": SCHEMA, "kind": self.kind, "config": config, "inputs": inputs, PLACES: named}
+
+
+def set_apart(
+    settings: Mapping[str, Any], names: Collection[str], section: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings without those of some dotted names, and these alone. section: that they are in, with a dot."""
+    kept: dict[str, Any] = {}
+    apart: dict[str, Any] = {}
+    for name, value in settings.items():
+        if section + name in names:
+            apart[name] = value
+        elif isinstance(value, Mapping):
+            kept[name], inner = set_apart(value, names, f"{section}{name}.")
+            apart |= {name: inner} if inner else {}
+        else:
+            kept[name] = value
+    return kept, apart
 
 
 @dataclass(frozen=True)

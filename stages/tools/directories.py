@@ -11,12 +11,12 @@ from ...core.interchange.export_record import RECORD
 from ...core.pipeline.best import BEST, mend_best
 from ...core.pipeline.latest import LATEST, mend_latest
 from ...core.runs import checkpoint
-from ...core.runs.claim import upgraded
+from ...core.runs.claim import settings_of, upgraded
 from ...core.runs.commands import command_of, placed, recorded
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open_run
 from ...core.runs.weights import CONFIG, WEIGHTS
-from ...core.settings.fields import defaults, identity, incidental
+from ...core.settings.fields import defaults, identity, incidental, places
 from ...core.settings.recipe_file import leaves
 from ..table import KINDS, MAKERS, STAGES, TOOLS
 from .words import typed
@@ -120,8 +120,7 @@ def _has_label(command: str) -> bool:
 
 def recorded_settings(path: Path) -> dict[str, Any]:
     """Return the settings that a manifest records, else the identity; none where neither can be read."""
-    found = (document.get("config") for document in recorded(path))
-    return next((settings for settings in found if isinstance(settings, dict)), {})
+    return next(filter(None, map(settings_of, recorded(path))), {})
 
 
 def recorded_inputs(path: Path) -> dict[str, str]:
@@ -139,6 +138,12 @@ def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     default = defaults(MAKERS[kind].settings, config)
     return upgraded(config, identity(default), incidental(default))
+
+
+def identifying(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded settings, dotted, that identify a directory of a kind: a place is not one of them."""
+    named = places(defaults(MAKERS[kind].settings, config)) if kind in MAKERS else frozenset()
+    return {key: value for key, value in leaves(as_recorded_now(kind, config)) if key not in named}
 
 
 def changed_settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:

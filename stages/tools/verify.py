@@ -32,6 +32,7 @@ from .directories import (
     Piece,
     as_recorded_now,
     find,
+    identifying,
     is_state,
     opened,
     recipe_command,
@@ -177,8 +178,8 @@ def _identity_fits(made: StageRun) -> None:
         for role, entry in (recorded if isinstance(recorded, dict) else {}).items()
     }
     config = found.get("config")  # It was written when the directory was begun, perhaps by an earlier version.
-    settings = as_recorded_now(made.kind, config) if isinstance(config, dict) else None
-    known = as_recorded_now(made.kind, made.config)
+    settings = identifying(made.kind, config) if isinstance(config, dict) else None
+    known = identifying(made.kind, made.config)
     if (found.get("kind"), settings, theirs) != (made.kind, known, inputs):
         message = f"{made.path / IDENTITY} is damaged: it says other settings or inputs than {MANIFEST}"
         raise DataError(message, made.remedy)

@@ -142,17 +142,7 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
 
 @pytest.mark.slow
 @pytest.mark.promise("R1", quick=1, full=20)
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            "two students",
-            marks=pytest.mark.xfail(reason="it names the first one's folder, which differs"),
-        ),
-        "noisy classifier",
-        "tokens",
-    ],
-)
+@pytest.mark.parametrize("kind", ["two students", "noisy classifier", "tokens"])
 def test_what_trains_more_than_once_or_elsewhere_goes_on_to_the_bit(
     kind: str, trials: Trials, stage: Callable[..., Stage]
 ) -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ldm.cli.main import run
+from ldm.core import files
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.diffusion.distillation import CFG
 from ldm.core.errors import ConfigError, Stopped
@@ -15,6 +17,7 @@ from ldm.core.training import step
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
 from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+from tests.support.small_runs import contents
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,34 @@ def test_an_interrupted_chain_goes_on_to_the_same_weights(
         other.run("distill")
     assert (other.folder / "students" / "2" / "manifest.json").exists()
     other.run("distill")
-    for steps in ("2", "1"):
-        again, before = (weights(each.folder / "students" / steps) for each in (other, distilled))
-        assert all(torch.equal(again[name], before[name]) for name in before)
+    again, before = (contents(each.folder / "students") for each in (other, distilled))
+    assert again == before, "recipes and identities too: a student names no folder of its run"
+
+
+def test_the_recipe_of_a_student_mends_it_in_a_run_that_was_moved(distilled: Pipeline, tmp_path: Path) -> None:
+    moved = distilled.copy(tmp_path / "elsewhere")
+    student = moved.folder / "students" / "1"
+    trained = student / "final" / "model.safetensors"
+    before = trained.read_bytes()
+    trained.write_bytes(b"")
+    words = ["distill", "-c", str(student / "config.yaml"), "--runs-dir", str(moved.runs_dir)]
+    assert run([*words, "--name", moved.folder.name, "--quiet"]) == 0
+    assert trained.read_bytes() == before
+
+
+def test_a_student_of_an_earlier_version_which_names_its_teacher_is_complete(
+    distilled: Pipeline, tmp_path: Path
+) -> None:
+    older = distilled.copy(tmp_path)
+    for steps, teacher in ((2, None), (1, str(older.folder / "students" / "2"))):
+        student = older.folder / "students" / str(steps)
+        document = manifest(student)
+        del document["manifest_sha256"]
+        document["config"] |= {"first_steps": steps, "denoiser": teacher}
+        files.write_json(student / "manifest.json", files.sealed(document, "manifest_sha256"))
+        identity = files.read_json(student / "identity.json")
+        del identity["places"]
+        files.write_json(student / "identity.json", {**identity, "config": document["config"]})
+    before = contents(older.folder / "students")
+    assert older.run("distill").already_complete
+    assert contents(older.folder / "students") == before

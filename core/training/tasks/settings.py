@@ -170,7 +170,9 @@ class DistillTraining(LatentTraining):
         None, "Denoiser to distill; by default the run's own.", "--denoiser", identity="contents"
     )
     steps: int = option(4, "Steps of the last student; a power of two.", "--steps", ge=1)
-    first_steps: int = option(32, "Steps of the first student, which the teacher draws in twice as many.", ge=1)
+    first_steps: int = option(
+        32, "Steps of the first student, which the teacher draws in twice as many.", ge=1, identity="contents"
+    )
     guidance: tuple[float, float] | None = option(
         None,
         "Lowest,highest guidance scale that the students learn; one pass then does for two. By default 1,4, or none"

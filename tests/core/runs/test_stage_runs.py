@@ -18,9 +18,9 @@ import pytest
 from ldm.core import files
 from ldm.core.errors import ConfigError, DataError, NewerFormat
 from ldm.core.runs import provenance
-from ldm.core.runs.claim import claim
+from ldm.core.runs.claim import claim, settings_of
 from ldm.core.runs.lock import LOCK, occupy, owner
-from ldm.core.runs.pieces import Pieces
+from ldm.core.runs.pieces import Pieces, owner_of
 from ldm.core.runs.roles import DENOISER, role_of
 from ldm.core.runs.run import Identity, StageRun, check_producer, open_run
 
@@ -331,6 +331,39 @@ def test_the_same_contents_at_another_place_are_the_same_run(tmp_path: Path) -> 
     other = replace(moved, inputs={name: {**entry, "fingerprint": "other"} for name, entry in moved.inputs.items()})
     with pytest.raises(ConfigError, match="other contents"):
         claim(tmp_path / "latents", other)
+
+
+def at(source: str) -> Identity:
+    return replace(changed(data={"image_size": 64, "source": source}), places=frozenset({"data.source"}))
+
+
+def test_what_pieces_and_checkpoints_record_does_not_depend_on_places(tmp_path: Path) -> None:
+    folders = [tmp_path / "here", tmp_path / "there"]
+    for folder in folders:
+        with occupy(folder):
+            claim(folder, at(folder.name))
+    here, there = map(owner_of, folders)
+    assert here is not None and here == there
+    assert settings_of(files.read_json(folders[0] / "identity.json")) == at("here").config
+
+
+def test_an_identity_from_before_places_were_set_apart_stays_and_is_written_again_as_it_was(tmp_path: Path) -> None:
+    """The checkpoints of such a run record the hash of its settings and places together."""
+    finished(tmp_path)
+    identity, state = tmp_path / "identity.json", tmp_path / "checkpoints" / "0000000064" / "state.json"
+    before = files.read_json(identity)
+    del before["places"]
+    files.write_json(identity, before)
+    written, owner = identity.read_bytes(), owner_of(tmp_path)
+    assert owner is not None
+    state.parent.mkdir(parents=True)
+    files.write_json(state, {"owner": owner.sha256})
+    with occupy(tmp_path):
+        assert claim(tmp_path, at("/elsewhere")).complete
+        assert identity.read_bytes() == written
+        identity.unlink()
+        assert claim(tmp_path, at("/elsewhere")).complete
+    assert identity.read_bytes() == written and owner_of(tmp_path) == owner
 
 
 def test_replace_discards_a_stages_own_directory_and_nothing_beside_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ldm.cli.main import run
+from ldm.core import files
 from ldm.core.errors import DataError
 from ldm.core.files import sha256_file
 from ldm.core.progress import Outcome, Silent
@@ -148,6 +149,18 @@ def test_a_recipe_written_again_makes_the_same_stage_and_all_else_stays(copied: 
     flip(weights)
     commands = followed(problems(copied.folder)[1])
     assert [line.split()[1] for line in commands] == ["config", "train-dit"]
+    assert verified(copied.folder).verdict == "is whole"
+
+
+def test_a_training_that_goes_on_with_moved_images_is_whole(copied: Pipeline, tmp_path: Path) -> None:
+    """Its identity names the place where it began, its manifest the one where it ended."""
+    vqvae = copied.folder / "vqvae"
+    before = (vqvae / "identity.json").read_bytes()
+    (vqvae / MANIFEST).unlink()
+    moved = shutil.copytree(copied.images, tmp_path / "moved")
+    copied.run("train-vqvae", data__source=str(moved))
+    assert (vqvae / "identity.json").read_bytes() == before
+    assert files.read_json(vqvae / MANIFEST)["config"]["data"]["source"] == str(moved)
     assert verified(copied.folder).verdict == "is whole"
 
 
