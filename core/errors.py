@@ -82,7 +82,8 @@ class OtherProcessFailed(Exception):  # noqa: N818
 def as_data_error(message: str, remedy: str | None = None) -> Iterator[None]:
     """Turn any error of a parser of external files into a DataError with its reason, except running out of memory.
 
-    Only for calls of such parsers: those of images, archives and headers document no complete list of what they raise.
+    Only for calls of such parsers, and of trackers: those of images, archives and headers document no complete list of
+    what they raise.
     """
     try:
         yield

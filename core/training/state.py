@@ -11,7 +11,7 @@ import torch
 
 from ..distributed import processes
 from ..distributed.sharded_tensors import gathered_by_main
-from ..errors import Stopped
+from ..errors import DataError, Stopped, as_data_error
 from ..progress import Progress
 from ..runs import checkpoint, metrics_log
 from ..system.compile import eager_mode
@@ -21,7 +21,7 @@ from .evaluator import CONDITIONS, Best, Evaluator
 from .patience import Patience
 from .step import Stepper
 from .task import Plan
-from .trackers import TRACKERS, TensorBoard, Tracker
+from .trackers import TensorBoard, Tracker, start_tracker
 
 _LONGEST_UNSAVED = 600.0  # seconds of training that a crash may cost, whatever the interval of checkpoints
 
@@ -82,20 +82,20 @@ class TrainingState:
         if self.plan.tensorboard:
             self.trackers.append(TensorBoard(self.folder, self.images))
         if self.plan.tracker != "none":
-            settings = self.plan.model_dump(mode="json")
-            self.trackers.append(TRACKERS[self.plan.tracker](self.folder, settings))
+            self.trackers.append(start_tracker(self.plan.tracker, self.folder, self.plan.model_dump(mode="json")))
         lines = metrics_log.read(self.log_file.path)
         self.best = Best(self.evaluator, lines) if self.evaluator else None
         self.patience = Patience(self.plan.patience, self.evaluator, lines) if self.plan.patience else None
 
     def track(self, report: Callable[[Tracker], None]) -> None:
-        """Report to all that follow the training. One that fails is left behind: a service is no reason to end."""
+        """Report to all that follow the training. One that fails is switched off, and the training goes on."""
         for tracker in [*self.trackers]:
             try:
-                report(tracker)
-            except Exception as error:
+                with as_data_error(f"tracker {tracker.name} failed and is switched off"):
+                    report(tracker)
+            except DataError as error:
                 self.trackers.remove(tracker)
-                self.progress.warn(f"{type(tracker).__name__} follows no longer: {error or type(error).__name__}")
+                self.progress.warn(f"{error.message}; metrics.jsonl has all numbers")
 
     def _mirror(self, line: Mapping[str, Any]) -> None:
         self.track(lambda tracker: tracker.line(line))

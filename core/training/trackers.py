@@ -15,14 +15,16 @@ import numpy as np
 from PIL import Image
 
 from .. import files
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, as_data_error
 
 _RUN = "tracker.txt"  # holds the name by which a tracker knows a training that goes on
 _PROJECT = "ldm"
 
 
 class Tracker(Protocol):
-    """Takes what a training reports, over images seen."""
+    """Takes what a training reports, over images seen. name: by which users know it."""
+
+    name: str
 
     def line(self, line: Mapping[str, Any]) -> None:
         """Take the numbers of a line of `metrics.jsonl`."""
@@ -40,6 +42,8 @@ class TensorBoard:
     images: of the checkpoint that training resumes from; TensorBoard discards events of more. Raises ConfigError where
     the package is not installed.
     """
+
+    name = "tensorboard"
 
     def __init__(self, folder: Path, images: int = -1) -> None:
         try:
@@ -71,7 +75,7 @@ class WandB:
     """
 
     def __init__(self, package: str, folder: Path, config: Mapping[str, Any]) -> None:
-        self._package = _loaded(package)
+        self.name, self._package = package, _loaded(package)
         run, name = _run_of(folder), f"{folder.parent.name}-{folder.name}"
         own = {"id": run, "dir": str(folder)} if package == "wandb" else {}
         named = name if package == "wandb" else f"{name}-{run}"  # by which trackio knows it
@@ -93,6 +97,8 @@ class WandB:
 
 class MLflow:
     """Logs to mlflow, where its own settings (MLFLOW_TRACKING_URI) lead; images seen are the step."""
+
+    name = "mlflow"
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self._package = _loaded("mlflow")
@@ -124,6 +130,15 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
     "trackio": lambda folder, config: WandB("trackio", folder, config),
     "mlflow": MLflow,
 }
+
+
+def start_tracker(name: str, folder: Path, settings: Mapping[str, Any]) -> Tracker:
+    """Start a tracker of a training. Raises ConfigError where it is not installed, or does not start."""
+    try:
+        with as_data_error(f"`train.tracker={name}`: it does not start"):
+            return TRACKERS[name](folder, settings)
+    except DataError as error:
+        raise ConfigError(error.message, "set it up, or leave out `train.tracker`") from error
 
 
 def _loaded(package: str) -> Any:

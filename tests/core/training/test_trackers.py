@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm.core.errors import ConfigError
+from ldm.core.errors import ConfigError, Stopped
 from ldm.core.images.decode import write_png
-from ldm.core.training.trackers import TRACKERS
+from ldm.core.training.loop import train
+from ldm.core.training.trackers import TRACKERS, start_tracker
+from tests.support.pipeline_run import Heard
+from tests.support.plans import replace
+from tests.support.regression import FP32, LAST, PLAN, Regression
 
 LINE = {"images": 64, "step": 8, "loss": 0.5, "fid[inception]": 3.5, "conditions": {}}
 
@@ -78,8 +82,51 @@ def test_mlflow_takes_names_without_brackets_and_goes_on_in_the_same_run(
     assert first[4][1:] == (str(folder / "samples" / "0000000064.png"), {"artifact_path": "samples"})
 
 
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_that_fails_is_switched_off_and_the_training_goes_on(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, heard, task = Fake(name), Heard(), Regression()
+
+    def log(*of: Any, **named: Any) -> None:
+        package.calls.append(("log",))
+        raise ConnectionError("no route to host")
+
+    vars(package)["log" if name == "wandb" else "log_metrics"] = log
+    monkeypatch.setitem(sys.modules, name, package)
+    task.signal_at = LAST  # spares drawing the curves
+    with pytest.raises(Stopped):
+        train(task, replace(PLAN, tracker=name), FP32, tmp_path, heard)
+    [warning] = heard.warnings
+    assert warning == f"tracker {name} failed and is switched off: no route to host; metrics.jsonl has all numbers"
+    assert [call[0] for call in package.calls].count("log") == 1 and len(task.stepped_with) == LAST + 1
+
+
+def test_memory_that_runs_out_in_a_tracker_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Fake("wandb")
+    vars(package)["log"] = lambda *of, **named: bytearray(2**62)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    with pytest.raises(MemoryError):
+        train(Regression(), replace(PLAN, tracker="wandb"), FP32, tmp_path, Heard())
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_that_does_not_start_is_refused_in_one_line(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*of: Any, **named: Any) -> None:
+        raise RuntimeError("api_key not configured\nmore of it")
+
+    package = Fake(name)
+    vars(package).update(init=start, start_run=start)
+    monkeypatch.setitem(sys.modules, name, package)
+    with pytest.raises(ConfigError, match=f"tracker={name}`: it does not start: api_key not configured$") as caught:
+        start_tracker(name, folder, {})
+    assert "leave out `train.tracker`" in str(caught.value.remedy)
+
+
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_package_that_is_missing_is_named(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=f"tracker={name}"):
-        TRACKERS[name](folder, {})
+        start_tracker(name, folder, {})
