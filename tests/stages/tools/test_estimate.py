@@ -20,6 +20,7 @@ from ldm.core.images.settings import Data
 from ldm.core.pipeline.generation import Sampling, evaluations
 from ldm.core.progress import Outcome, Silent, duration
 from ldm.core.system.flops import LAUNCH
+from ldm.core.system.machine import num_cores
 from ldm.core.system.precision import Policy
 from ldm.core.training import loop
 from ldm.core.training.task import Batch, Plan
@@ -182,12 +183,27 @@ def test_without_the_data_what_depends_on_them_is_left_out_and_said(tmp_path: Pa
     assert shown["encode"]["images"] == 1050 and shown["sample"]["images"] == 15 and "assumed" not in notes
 
 
-def test_time_is_measured_where_no_machine_is_named(tmp_path: Path, images: Path) -> None:
+def test_time_is_measured_where_no_machine_is_named(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5 * num_cores(), 64.0, 64.0))  # busy earlier, half busy now
     stages, outcome, notes = estimated(tmp_path, images, seconds=0.05)
+    assert "other work was running" not in notes
     assert outcome.facts["measured"] and "as measured" in str(outcome.verdict) and "0.05 s of real steps" in notes
     for name, stage in stages.items():
         assert stage["rate"] > 0 and stage["seconds"] > 0, name
         assert stage["seconds"] >= stage["images"] / stage["rate"] * 0.99, name
+
+
+@pytest.mark.parametrize("given", [{"seconds": 0.001}, {"flops": 1e9}])
+def test_times_that_were_measured_beside_other_work_are_said_to_be_too_long(
+    given: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (64.0, 0.0, 0.0))
+    tiny = "{model: {preset: dit-xs, width: 32, depth: 2, heads: 2}, train: {images: 1k, batch_size: 8}}"
+    _, _, notes = estimated(tmp_path, recipe=f"data: {{image_size: 16}}\ntrain-dit: {tiny}", **given)
+    said = "other work was running here (a load of 64.0): the times measured are too long" in notes
+    assert said == ("seconds" in given), "what is computed from a machine's rate does not depend on this one"
 
 
 def test_the_autoencoders_operations_are_those_of_its_own_training(tmp_path: Path) -> None:
