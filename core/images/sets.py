@@ -1,5 +1,7 @@
 """Training and validation images, as stages read them."""
 
+import time
+from calendar import timegm
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -13,6 +15,7 @@ from ..errors import ConfigError, DataError
 from ..files import sha256_json
 from ..progress import Progress
 from ..runs.inputs import section_of
+from ..runs.provenance import CREATED
 from ..runs.run import StageRun, kind_of
 from ..settings.fields import Section
 from .captions import has_captions, with_captions
@@ -25,6 +28,7 @@ from .squares import Squares, cache_folder
 from .weights import mask_fingerprint
 
 _DARK = 0.5  # share of nearly black images above which they are hardly meant to be
+_NAMED = 3  # files, of those that were written since a stage ended
 MASKS = "masks"  # role of masks, among a stage's inputs
 CAPTIONS = "captions"  # role of captions, among a stage's inputs
 EXCLUDE = "exclude"  # role of the list of images to leave out, among a stage's inputs
@@ -202,7 +206,19 @@ def warn_of_change(now: Mapping[str, Any], before: StageRun, progress: Progress)
     """
     recorded = before.inputs.get("data", {})
     if recorded.get("path") == now.get("path") and recorded.get("fingerprint") != now.get("fingerprint"):
-        progress.warn(f"the images of {now['path']} are others than when {before.path} was made")
+        since = _written_since(Path(now["path"]), before)
+        named = f"; written since: {', '.join(since[:_NAMED])}{' …' if since[_NAMED:] else ''}" if since else ""
+        progress.warn(f"the images of {now['path']} are others than when {before.path} was made{named}")
+
+
+def _written_since(folder: Path, before: StageRun) -> list[str]:
+    """List the files below a folder that were written after a stage had ended, which it says to the second."""
+    try:
+        ended = timegm(time.strptime(str(before.provenance.get("created")), CREATED))
+    except ValueError:
+        return []
+    written = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_mtime > ended + 1)
+    return sorted(path.relative_to(folder).as_posix() for path in written)
 
 
 def data_of(artifact: StageRun) -> Data:

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+CREATED = "%Y-%m-%dT%H:%M:%SZ"
+
 
 def provenance() -> dict[str, Any]:
     """Return the provenance: command line, versions, machine, git commit, and the time now."""
@@ -19,7 +21,7 @@ def provenance() -> dict[str, Any]:
         "packages": {name: _version(name) for name in ("torch", "numpy", "pillow", "safetensors", "diffusers")},
         "platform": platform.platform(),
         "git": _git_commit(Path(__file__).resolve().parent),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": time.strftime(CREATED, time.gmtime()),
     }
 
 

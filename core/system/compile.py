@@ -1,6 +1,7 @@
 """torch.compile: which parts of a network are compiled, when it pays, and when it is switched off."""
 
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -61,11 +62,11 @@ def compiling_pays(flops: float, device: torch.device) -> bool:
     Compiling takes up to a minute and saves a quarter of the rest: it pays from about ten minutes on. False where the
     compiler is missing, since compiling was not asked for.
     """
-    try:
-        require_compiler(device)
-    except ConfigError:
-        return False
-    return flops > _LONG_TRAINING[device.type]
+    return _is_long(flops, device) and _lacking(device) is None
+
+
+def _is_long(flops: float, device: torch.device) -> bool:
+    return flops > _LONG_TRAINING.get(device.type, math.inf)
 
 
 def should_compile(wanted: bool | None, flops: float, device: torch.device, uniform: bool = True) -> bool:
@@ -79,9 +80,9 @@ def should_compile(wanted: bool | None, flops: float, device: torch.device, unif
 
 def worth_compiling(flops: float, device: torch.device) -> bool:
     """Return whether compiling pays, and works; where it would pay and does not work, a Notice says why."""
-    if not compiling_pays(flops, device):
+    if not _is_long(flops, device):
         return False
-    if reason := why_not(device.type):
+    if reason := _lacking(device) or why_not(device.type):
         warnings.warn(Notice(f"training is not compiled, which takes longer: {reason} ({_REMEDY})"), stacklevel=2)
     return reason is None
 
@@ -109,14 +110,15 @@ def why_not(kind: str) -> str | None:
 
 def require_compiler(device: torch.device) -> None:
     """Raise ConfigError where what torch.compile needs on a device is missing."""
+    if lacking := _lacking(device):
+        remedy = {"cpu": "install g++, or ", "cuda": "pip install triton, or "}.get(device.type, "")
+        raise ConfigError(f"`machine.compile=yes`: {lacking}", f"{remedy}leave `machine.compile=yes` out")
+
+
+def _lacking(device: torch.device) -> str | None:
+    """Return what torch.compile lacks on a device, if anything can be told without trying."""
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ConfigError(
-            "`machine.compile=yes` needs a C++ compiler, but g++ is missing",
-            "install g++, or leave `machine.compile=yes` out",
-        )
+        return "it needs a C++ compiler, but g++ is missing"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise ConfigError(
-            "`machine.compile=yes` on CUDA needs triton", "pip install triton, or leave `machine.compile=yes` out"
-        )
-    if device.type == "mps":
-        raise ConfigError("`machine.compile=yes` is not supported on mps", "leave `machine.compile=yes` out")
+        return "on CUDA it needs triton, which is missing"
+    return "it is not supported on mps" if device.type == "mps" else None

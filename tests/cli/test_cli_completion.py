@@ -55,6 +55,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "runs" / name / "dit"
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(json.dumps({"facts": {"class_names": classes}}))
+    (tmp_path / "runs" / "mistyped" / "dit").mkdir(parents=True)  # left by a command that was refused
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,15 @@ def test_seeds_beyond_the_last_one_are_refused_and_the_last_one_draws(trained: P
 def test_images_that_changed_after_a_stage_are_reported_by_the_next_ones(tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path / "runs", write_squares(tmp_path / "squares", per_class=12))
     pipeline.run("train-vqvae")
-    (pipeline.images / "red" / "001.png").unlink()
+    edited, later = pipeline.images / "red" / "001.png", time.time() + 60
+    Image.open(edited).rotate(90).save(edited)
+    os.utime(edited, (later, later))
     for command in ("encode", "train-dit"):
         heard = Heard()
         pipeline.run(command, heard)
         (warning,) = [each for each in heard.warnings if "are others than when" in each]
         assert str(pipeline.images) in warning and "vqvae" in warning
+        assert warning.endswith("; written since: red/001.png"), "the edited photo has a name"
 
 
 def test_one_class_is_answered_with_what_to_measure_in_and_that_guidance_does_nothing_good(tmp_path: Path) -> None:

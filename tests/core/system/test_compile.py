@@ -56,9 +56,19 @@ def test_only_a_long_training_is_worth_compiling_for() -> None:
     assert not compiling_pays(1e12, cpu)
 
 
-def test_without_a_compiler_nothing_is_worth_compiling_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_is_worth_compiling_for_and_a_long_training_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not compiling_pays(1e16, torch.device("cpu"))
+    with pytest.warns(Notice, match=r"not compiled, which takes longer: .*g\+\+ is missing \(install g\+\+"):
+        assert not worth_compiling(1e16, torch.device("cpu"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_short_training_and_one_where_nothing_can_be_compiled_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not worth_compiling(1e12, torch.device("cpu")) and not worth_compiling(1e20, torch.device("mps"))
 
 
 def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,14 @@ def test_twenty_of_a_hundred_steps_end_the_training() -> None:
     assert caught.value.exit_code == 4 and caught.value.remedy is not None and "train.lr" in caught.value.remedy
 
 
+def test_a_training_that_diverges_at_once_is_told_in_the_steps_that_there_were() -> None:
+    guard = FiniteGuard()
+    with pytest.raises(Diverged, match="of the last 21 steps 20 were not finite") as caught:
+        for step in range(21):
+            guard.check(step, NAN if step else GOOD)
+    assert "no checkpoint with such numbers was written" in str(caught.value.remedy), "there may be none at all"
+
+
 def test_nineteen_of_every_hundred_steps_go_on_for_ever() -> None:
     guard = FiniteGuard()
     for step in range(1000):
