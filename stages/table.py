@@ -221,7 +221,7 @@ _TOOLS = (
     ),
     Command(
         "verify",
-        "Check a run or any folder in it: every byte that another stage reads.",
+        "Check a run or any folder in it: every byte that another stage reads, not logs and previews.",
         "stages.tools.verify",
         "stages.configs.folders:Verify",
     ),

@@ -102,10 +102,15 @@ def why_not(kind: str) -> str | None:
     except UserError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reasons = (line for line in lines if "error: " in line.lower() or "cannot" in line.lower())
-        return next(reasons, lines[0] if lines else type(error).__name__)[:200]
+        return reason_in(str(error)) or type(error).__name__
     return None
+
+
+def reason_in(said: str) -> str:
+    """Return the line in which a failed compilation says why: the compiler's own, which comes after torch's."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    reasons = (line for line in lines if " error: " in line.lower() or " cannot " in line.lower())
+    return next(reasons, lines[0] if lines else "")[:200]
 
 
 def require_compiler(device: torch.device) -> None:

@@ -82,9 +82,10 @@ def test_a_malicious_file_is_refused_and_does_nothing(place: str, protocol: int,
         torch.save(content, path, pickle_protocol=max(protocol, 2))
     else:
         path.write_bytes(pickle.dumps(content, protocol))
-    with pytest.raises(DataError, match=r"model\.pt holds something other than weights"):
+    with pytest.raises(DataError, match=r"model\.pt holds something other than weights") as refused:
         load_dit(path, heads=2)
     assert not mark.exists()
+    assert "weights_only" not in f"{refused.value.message} {refused.value.remedy}", "torch advises to run it"
 
 
 def test_a_file_that_calls_what_it_brings_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ldm.core.errors import ConfigError, Notice
-from ldm.core.system.compile import compiling_pays, maybe_compile, worth_compiling
+from ldm.core.system.compile import compiling_pays, maybe_compile, reason_in, worth_compiling
 from ldm.core.system.precision import for_inference, resolve
 from tests.support.launcher import ROOT
 
@@ -88,6 +88,23 @@ def test_compiling_that_was_asked_for_and_does_not_work_is_refused(monkeypatch: 
     monkeypatch.setattr("ldm.core.system.compile.why_not", lambda kind: "no program may run in /noexec")
     with pytest.raises(ConfigError, match="torch cannot compile here: no program may run in /noexec"):
         maybe_compile(nn.Linear(2, 2), True, torch.device("cpu"))
+
+
+COMPILED = "CppCompileError: C++ compile error\n\nCommand:\ng++ /tmp/a b/c.main.cpp -shared\n\nOutput:\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (f"{COMPILED}c.main.cpp:2:10: fatal error: Python.h: No such file or directory\n    2 | #include", "Python.h"),
+        (f"{COMPILED}cc1plus: fatal error: b/c.main.cpp: No such file\ncompilation terminated.", "b/c.main.cpp"),
+        (f"{COMPILED}g++: error: unrecognized option", "unrecognized option"),
+        (f"{COMPILED}/usr/bin/ld: cannot open output file", "output file"),
+        ("OSError: /noexec/c.so: failed to map segment from shared object", "failed to map segment"),
+    ],
+)
+def test_the_reason_is_the_compilers_and_not_that_compiling_failed(said: str, reason: str) -> None:
+    assert reason in reason_in(said) and "\n" not in reason_in(said)
 
 
 WITHOUT_HEADERS = """#!{python}

@@ -120,9 +120,8 @@ def test_a_tracker_that_does_not_start_is_refused_in_one_line(
     package = Fake(name)
     vars(package).update(init=start, start_run=start)
     monkeypatch.setitem(sys.modules, name, package)
-    with pytest.raises(ConfigError, match=f"tracker={name}`: it does not start: api_key not configured$") as caught:
+    with pytest.raises(ConfigError, match=rf"{name}`: it does not start: api_key not configured \(set it up, or leave"):
         start_tracker(name, folder, {})
-    assert "leave out `train.tracker`" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("name", TRACKERS)
