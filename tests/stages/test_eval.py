@@ -14,6 +14,7 @@ from ldm.core.runs.run import MANIFEST
 from ldm.core.settings.fields import RESERVED_LABELS
 from ldm.stages.eval import likelihood, reconstructions
 from ldm.stages.eval.reconstructions import shown_ranks
+from tests.support.forgery import write_manifest
 from tests.support.pipeline_run import Heard, Pipeline, pngs
 
 
@@ -33,6 +34,16 @@ def test_eval_writes_numbers_with_their_conditions(trained: Pipeline) -> None:
     assert conditions["sampling"]["steps"] == 3
     assert conditions["sampling"]["cfg"] == 3
     assert conditions["weights_sha256"]
+
+
+def test_images_that_are_others_than_those_trained_on_are_reported_by_an_evaluation(copied: Pipeline) -> None:
+    recorded = json.loads((copied.folder / "vqvae" / MANIFEST).read_text())
+    recorded["inputs"]["data"]["fingerprint"] = "0" * 64
+    write_manifest(copied.folder / "vqvae", recorded)
+    copied.run("sample", num=4, label="some")
+    heard = Heard()
+    copied.run("eval", heard, samples="some")
+    assert [warning for warning in heard.warnings if "are others than when" in warning and "vqvae" in warning]
 
 
 def test_held_out_real_images_are_read_beside_the_samples_over_all_and_by_class(trained: Pipeline) -> None:
