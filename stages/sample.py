@@ -107,7 +107,8 @@ def run(config: Sample, progress: Progress, loaded: Loaded | None = None) -> Out
         next_commands = [f"{command_line('eval', config)} --samples {shlex.quote(label)}"]
         pictures = [folder / "grid.png"] + ([folder / "progressive.png"] if config.progressive else [])
         if work.complete:
-            return Outcome(folder, already_complete=True, pictures=pictures, next_commands=next_commands)
+            facts = {"images": work.metadata.get("images", [])}  # Only the main process read them.
+            return Outcome(folder, True, pictures=pictures, next_commands=next_commands, facts=facts)
 
         sampling = opened.recorded(config.seed)
         if len(conditioning.class_names) == 1 and sampling["cfg"] != 1:

@@ -206,6 +206,15 @@ def test_every_way_of_sampling_draws_finite_pictures(trained: Pipeline, settings
     assert np.array(Image.open(folder / "grid.png")).std() > 0
 
 
+def test_the_facts_of_samples_name_each_file_with_its_seed_also_where_they_are_complete(trained: Pipeline) -> None:
+    for complete in (False, True):
+        outcome = trained.run("sample", classes="red,blue", num=2, seed=5, label="facts")
+        assert outcome.already_complete is complete
+        listed = [(image["class"], image["seed"]) for image in outcome.facts["images"]]
+        assert listed == [("red", 5), ("red", 6), ("blue", 7), ("blue", 8)]
+        assert all((outcome.directory / image["file"]).is_file() for image in outcome.facts["images"])
+
+
 def test_progressive_writes_the_path_as_a_strip_and_an_animation(trained: Pipeline) -> None:
     folder = trained.run("sample", classes="0", num=1, steps=4, progressive=True).directory
     assert 2 <= Image.open(folder / "progressive.webp").n_frames <= 4  # equal frames are merged
