@@ -111,11 +111,14 @@ def flip(path: Path, random: np.random.Generator) -> None:
     path.write_bytes(content)
 
 
-def put_under(work: Interrupted, folder: Path, random: np.random.Generator) -> list[str]:
+KINDS = ("flip", "exchange", "other", "other with its checksum", "stray")
+
+
+def put_under(work: Interrupted, folder: Path, kind: str, random: np.random.Generator) -> list[str]:
     """Damage, exchange or replace what the work would go on from. Returns what the command has to name."""
     if (folder / checkpoint.FOLDER).is_dir():
         newest = max((folder / checkpoint.FOLDER).iterdir())
-        if random.random() < 0.2:
+        if kind == "flip":
             flip(path := random.choice(sorted(newest.iterdir())), random)
             return [str(path)]
         shutil.rmtree(newest)
@@ -124,7 +127,6 @@ def put_under(work: Interrupted, folder: Path, random: np.random.Generator) -> l
     pattern = "*.tar" if work.command == "encode" else "[0-9]*.png"
     names = [path.name for path in sorted(folder.glob(pattern))]
     name, second = random.choice(names, 2, replace=False)
-    kind = random.choice(["flip", "exchange", "other", "other with its checksum", "stray"])
     if kind == "flip":
         flip(folder / name, random)
     elif kind == "exchange":
@@ -153,7 +155,7 @@ def test_what_is_not_its_own_is_named_and_never_adopted(
     place, _ = {**COMMANDS, **RARELY}[interrupted.command]
     for number, random in enumerate(trials):
         copy = interrupted.copy(tmp_path / str(number))
-        named = put_under(interrupted, copy.folder / place, random)
+        named = put_under(interrupted, copy.folder / place, KINDS[number % len(KINDS)], random)
         warnings = interrupted.finish(copy)
         assert len(warnings) == len(named) and all(any(path in each for each in warnings) for path in named), warnings
         shutil.rmtree(copy.folder)
