@@ -94,6 +94,16 @@ def test_json_is_readable_utf8_and_refuses_nan(tmp_path: Path) -> None:
     assert files.read_json(tmp_path / "a.json")["class"] == "Brücke"
 
 
+@pytest.mark.parametrize("read", [files.read_plain, files.sha256_file, files.read_json])
+def test_pipes_devices_and_folders_are_refused_and_not_waited_for(read, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    (tmp_path / "folder").mkdir()
+    for path in tmp_path.iterdir():
+        with pytest.raises(DataError, match=rf"{path.name} is not a file"):
+            read(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"3", b"[" * 100_000, b"9" * 5000, b"null"])
 def test_what_is_no_json_object_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.json").write_bytes(content)

@@ -41,6 +41,10 @@ SPECIAL = (
     *("dit/final/config.json", "dit/final/model.safetensors", "dit/loss.png", "latents/shard-000000.tar"),
 )
 READERS = (["verify", "{run}"], ["report", RUN], ["inspect", "{run}"], ["sample", "--name", RUN, "--count", "1"])
+FIRST = (  # of the quick tests: file, command, whether it is a device
+    *(("dit/config.yaml", READERS[0], False), ("dit/metrics.jsonl", READERS[1], False)),
+    *(("dit/.lock", READERS[0], False), ("dit/metrics.jsonl", READERS[1], True)),
+)
 
 
 def started(prepared: Stage, runs_dir: Path) -> Command:
@@ -117,9 +121,9 @@ def test_a_stage_whose_folder_another_takes_the_place_of_does_not_finish_there(
 def test_pipes_and_endless_devices_inside_a_run_are_refused_and_no_command_waits(
     trials: Trials, ldm: Launcher, tmp_path: Path
 ) -> None:
-    kinds = [(name, words, device) for device in (False, True) for name in SPECIAL for words in READERS]
-    for number, random in enumerate(trials):
-        name, words, device = kinds[number if trials.full else int(random.integers(len(kinds)))]
+    every = [(name, words, device) for device in (False, True) for name in SPECIAL for words in READERS]
+    for number, _ in enumerate(trials):
+        name, words, device = (every if trials.full else FIRST)[number]
         run = copy_run(tmp_path / str(number))
         path = run / name
         path.unlink(missing_ok=True)
