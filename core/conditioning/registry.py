@@ -28,13 +28,13 @@ def rebuilt(described: Mapping[str, Any]) -> Conditioning:
 def recorded(conditioning: Conditioning, of_samples: bool = False) -> dict[str, Any]:
     """Return what a manifest records of a conditioning, as `conditioning_of` reads it: of labels their names alone.
 
-    Every folder written before there were other kinds records labels so. of_samples: images need no more than its kind,
-    and of text the encoder.
+    Every folder written before there were other kinds records labels so. of_samples: images with prompts need no more
+    of them than the kind and the encoder.
     """
     if isinstance(conditioning, LabelConditioning):
         return {"class_names": list(conditioning.class_names)}
     described = conditioning.describe()
-    if of_samples:
+    if of_samples and isinstance(conditioning, TextConditioning):
         described = {name: value for name, value in described.items() if name in ("kind", "encoder")}
     return {"conditioning": described}
 

@@ -68,8 +68,8 @@ def evaluate(
 ) -> Report:
     """Compare fakes with the reference, and where the extractor knows their classes, count those read as their own.
 
-    labels: int64 (N_fake,), of the fakes; columns: the extractor's logit of each class, see `class_columns`. Raises
-    DataError for too few images.
+    labels: int64 (N_fake,), of the fakes, -1 for those of no class; columns: the extractor's logit of each class, see
+    `class_columns`. Raises DataError for too few images.
     """
     settings = settings or Settings()
     require_enough(len(real), len(fake), settings)
@@ -159,11 +159,16 @@ def split_reference(n_real: int, n_fake: int, seed: int) -> tuple[Tensor, Tensor
 def class_accuracy(logits: Tensor, labels: Tensor, columns: Sequence[int], extractor_name: str) -> dict[str, float]:
     """Return the share of images read as their class, in [0, 1]: among all classes, and among those asked for.
 
-    logits (N, K); labels int64 (N,) in 0..len(columns)-1; columns: the logit of each label.
+    logits (N, K); labels int64 (N,) in 0..len(columns)-1, or -1 for images of no class, which do not count; columns:
+    the logit of each label.
     """
     assert len(logits) == len(labels) > 0, f"{len(logits)} logits, {len(labels)} labels"
+    labels = labels.cpu()
+    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    if not len(labels):
+        return {}
     chosen = torch.tensor(columns, dtype=torch.int64)
-    wanted = chosen[labels.cpu()]
+    wanted = chosen[labels]
     numbers = {f"class_accuracy[{extractor_name}]": float((logits.argmax(1) == wanted).double().mean())}
     if len(columns) < logits.shape[1]:
         right = chosen[logits[:, chosen].argmax(1)] == wanted

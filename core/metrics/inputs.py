@@ -1,6 +1,7 @@
 """Inputs of an evaluation: the feature extractor, the reference images, and batches of images."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,33 @@ def known_classes(class_names: Sequence[str], extractor: Extractor, progress: Pr
     except ConfigError as error:
         progress.warn(f"no class accuracy: {error.message}")
         return None
+
+
+def known_labels(
+    asked: Sequence[Sequence[str]], extractor: Extractor, progress: Progress
+) -> tuple[tuple[str, ...], np.ndarray, list[int]] | None:
+    """Return the labels that the extractor has as classes, the one of each image, int64 (N,), and their indices there.
+
+    asked: the labels that each image is to have. Its classes exclude each other, so an image that is to have several of
+    them, or none, cannot be checked: it has -1. None, with a warning, where no image can.
+    """
+    if extractor.class_names is None:
+        return None
+    columns: dict[str, int] = {}
+    for label in sorted({label for labels in asked for label in labels}):
+        with suppress(ConfigError):
+            columns |= zip([label], class_columns([label], extractor.class_names), strict=True)
+    names = tuple(columns)
+    found = [[names.index(label) for label in labels if label in columns] for labels in asked]
+    rows = np.array([each[0] if len(each) == 1 else -1 for each in found], dtype=np.int64)
+    if rows.max() < 0:
+        few = f"{', '.join(extractor.class_names[:3])}{' …' if len(extractor.class_names) > 3 else ''}"
+        progress.warn(
+            f"no class accuracy: no sample was asked for exactly one of the classes of the {extractor.name} ({few});"
+            " only labels that are also names of class folders can be checked"
+        )
+        return None
+    return names, rows, list(columns.values())
 
 
 def limited(source: ImageSource, config: Comparison) -> ImageSource:

@@ -221,6 +221,7 @@ class _Image(_Record):
 
     file: Name
     label: Count = absent()
+    labels: list[Text] = absent()  # where an image may have several
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
@@ -236,6 +237,8 @@ class Samples(Conditioned):
             raise ValueError("an image has no label")
         if any(image.label is not None and image.label >= len(self.class_names or ()) for image in self.images):
             raise ValueError("an image has a label without a name")
+        if len({image.labels is None for image in self.images}) > 1:
+            raise ValueError("some images have labels and others have none")
         return self
 
     def named_files(self) -> Iterable[str]:

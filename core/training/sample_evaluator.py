@@ -30,6 +30,7 @@ from ..metrics.inputs import (
     feature_extractor,
     image_batches,
     known_classes,
+    known_labels,
     limited,
     reference_images,
 )
@@ -77,7 +78,12 @@ class SampleEvaluator:
         with in_section_metrics():
             # The feature extractor; its index of each class, where it knows the classes.
             self.extractor, _ = feature_extractor(self.comparison, policy, config.root)
+            self.labels = self.group  # Each class is a group.
             self.class_columns = known_classes(class_names, self.extractor, progress) if class_names else None
+            asked = [record["labels"] for record in groups.records if "labels" in record]
+            if asked and (checked := known_labels(asked, self.extractor, progress)):
+                _, rows, self.class_columns = checked
+                self.labels = rows[self.group]
             if self.class_columns is None and wanted.best == "class_accuracy":
                 raise ConfigError(
                     f"`metrics.best=class_accuracy`, but {self.extractor.name} does not know the classes",
@@ -147,7 +153,7 @@ class SampleEvaluator:
         name = self.extractor.name
         numbers: dict[str, Any] = evaluate.compare(self.real.features, fake.features, name, self.settings)
         if self.class_columns is not None:
-            labels = torch.from_numpy(self.group)  # Each class is a group.
+            labels = torch.from_numpy(self.labels)
             numbers |= evaluate.class_accuracy(fake.logits, labels, self.class_columns, name)
         return {**numbers, **loss, "real_against_real": self.floor}
 

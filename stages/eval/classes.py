@@ -44,8 +44,9 @@ class Read:
 
 
 def read(features: Features, labels: np.ndarray, columns: Sequence[int], extractor: Extractor) -> Read:
-    """Return how images are read. labels: int64 (N,), of the classes whose logits are `columns`."""
-    own, read_as = np.asarray(columns)[labels], features.logits.argmax(1).cpu().numpy()
+    """Return how images are read. labels: int64 (N,), of the classes whose logits are `columns`; -1 is left out."""
+    counted = labels >= 0
+    own, read_as = np.asarray(columns)[labels[counted]], features.logits.argmax(1).cpu().numpy()[counted]
     return Read(own, read_as, class_accuracy(features.logits, torch.from_numpy(labels), columns, extractor.name))
 
 

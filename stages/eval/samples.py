@@ -26,6 +26,7 @@ from ...core.metrics.inputs import (
     feature_extractor,
     image_batches,
     known_classes,
+    known_labels,
     limited,
     reference_images,
     saved_statistics,
@@ -78,10 +79,14 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         next_commands = [command_line("sweep", config), command_line("report", config)]
         if work.complete:
             return evaluation_outcome(work, next_commands)
+        columns = known_classes(samples.class_names, extractor, progress) if samples.labelled else None
+        checked = known_labels(asked, extractor, progress) if (asked := _labels_asked_for(made)) else None
+        if checked is not None:
+            names, rows, columns = checked
+            samples = replace(samples, class_names=names, labels=rows)
         fakes = image_loader(limited(samples, config), data, "sample", progress)
         fake = extract(extractor, image_batches(fakes, config, progress, "samples"))
         outputs, pictures = [], []
-        columns = known_classes(samples.class_names, extractor, progress) if samples.labelled else None
         if statistics is not None:
             numbers = compare_statistics(known, statistics_of(fake.features), extractor.name)
             conditions = {"n_reference": known.n, "n_samples": len(fake), "resize": extractor.resize}
@@ -96,6 +101,7 @@ def run(config: Eval, progress: Progress, seen: dict[str, Features] | None = Non
         conditions, classes = {**conditions_of_samples(made, where), "reference": reference["path"]}, {}
         if columns is not None:
             own = read(fake, fakes.labels, columns, extractor)
+            conditions |= {"n_classified": len(own)} if len(own) < len(fake) else {}
             held_out = read_held_out(config, reader, data, extractor, set(own.own.tolist()), progress, seen)
             if held_out is not None:
                 report = replace(report, floor={**report.floor, **held_out.accuracy})
@@ -181,6 +187,12 @@ def _labelled(made: StageRun) -> ImageSource:
         return images
     labels = np.array([entry["label"] for entry in entries], dtype=np.int64)
     return replace(images, labels=labels, class_names=names, labelled=True)
+
+
+def _labels_asked_for(made: StageRun | None) -> list[list[str]]:
+    """Return the labels that each sample was drawn with, where it may have several; nothing of other samples."""
+    entries = [] if made is None else made.metadata["images"]
+    return [entry["labels"] for entry in entries if "labels" in entry]
 
 
 def _nearest(folder: Path, fakes: ImageLoader, fake: Features, reals: ImageLoader, real: Features) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from ...core.autoencoders import registry as autoencoders
 from ...core.autoencoders.codec import Autoencoder
+from ...core.conditioning.attributes import ATTRIBUTES, AttributeConditioning, Number
 from ...core.conditioning.conditioning import Conditioning
 from ...core.conditioning.own_encoder import OwnEncoder
 from ...core.conditioning.text import TextConditioning
@@ -19,6 +20,7 @@ from ...core.images.dataset import ImageSource
 from ...core.images.sets import exclusion_of
 from ...core.images.settings import Data
 from ...core.images.sources import open_parts, open_source, open_splits, own_held_out
+from ...core.latents.attributes import TABLE, read_table
 from ...core.latents.dataset import LatentSets
 from ...core.progress import duration
 from ...core.runs.outputs import machine_policy
@@ -32,6 +34,7 @@ from . import dummy, words
 
 ASSUMED_CLASSES = 10
 ASSUMED_TEXT = (24, 1000)  # tokens, and how many differ: counting them would read all captions
+ASSUMED_LABELS = 10
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Basis:
     """What all stages' costs depend on.
 
     recipe: the stages' settings, by the role of what they make. train, val: how many images, None where they cannot
-    be counted. captioned: whether they have captions and no classes. policy: device and dtype of the machine that is
+    be counted. captioned: whether they have captions and no classes. attributes: labels and numbers that they are
+    conditioned on, where that is asked for. policy: device and dtype of the machine that is
     estimated. rate: its FLOP/s in training, None for this machine, which is measured. notes: what was assumed.
     """
 
@@ -49,6 +53,7 @@ class Basis:
     val: int | None
     class_names: tuple[str, ...]
     captioned: bool
+    attributes: AttributeConditioning | None
     policy: Policy
     rate: float | None
     notes: list[str]
@@ -90,8 +95,8 @@ class Basis:
         shape = autoencoder.latent_shape(data.size) if autoencoder else self.how.latent
         assert shape is not None, "given where there is no autoencoder"
         device = self.policy.device if self.rate is None else torch.device("cpu")
-        texts = self.texts(has_null=True) if self.captioned else None
-        return dummy.latents(shape, len(self.class_names), data.flip, device, texts)
+        conditioning = self.texts(has_null=True) if self.captioned else self.attributes
+        return dummy.latents(shape, len(self.class_names), data.flip, device, conditioning)
 
     def texts(self, has_null: bool) -> TextConditioning:
         """Return captions of an assumed length, read by a network that is trained with the denoiser."""
@@ -137,7 +142,8 @@ class Basis:
 def basis(how: Estimate, recipe: SimpleNamespace) -> Basis:
     """Return what all stages' costs depend on. Raises ConfigError for settings that contradict each other."""
     notes: list[str] = []
-    images = _images(how, recipe.autoencoder.data, notes)
+    kinds = {getattr(stage, "conditioning", None) for stage in vars(recipe).values()}
+    images = _images(how, recipe.autoencoder.data, ATTRIBUTES in kinds, notes)
     machine = next(getattr(recipe, role.name) for role in generators() if hasattr(recipe, role.name)).machine
     return Basis(how, recipe, *images, *_machine(how, machine), notes)
 
@@ -156,9 +162,12 @@ def _machine(how: Estimate, machine: Machine) -> tuple[Policy, float | None]:
     return Policy(torch.device("cuda"), DTYPES[name]), (how.flops or rates[name] * 1e12) * share
 
 
-def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, int | None, tuple[str, ...], bool]:
-    """Count training and held-out images without reading any; name their classes, or say that they have captions."""
+def _images(
+    how: Estimate, data: Data, have_attributes: bool, notes: list[str]
+) -> tuple[int | None, int | None, tuple[str, ...], bool, AttributeConditioning | None]:
+    """Count training and held-out images without reading any; name their classes, or say what else they come with."""
     captioned = False
+    attributes: AttributeConditioning | None = None
     train: int | None = None
     val: int | None = None
     names: tuple[str, ...] | None = None
@@ -167,6 +176,7 @@ def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, in
             train, val, source = _counts(data, data.source)
             names = source.class_names
             captioned = has_captions(source, data) and not source.labelled and how.classes is None
+            attributes = _attributes(source) if have_attributes else None
     except (DataError, ConfigError) as error:
         notes.append(f"the images are not available ({error.message})")
     if how.dataset is not None:
@@ -177,7 +187,18 @@ def _images(how: Estimate, data: Data, notes: list[str]) -> tuple[int | None, in
         notes.append(f"the number of classes is unknown: {ASSUMED_CLASSES} assumed; give --classes N")
     if how.classes is not None or names is None:
         names = tuple(f"class {number}" for number in range(how.classes or ASSUMED_CLASSES))
-    return train, val, names, captioned
+    if have_attributes and attributes is None:
+        notes.append(f"what {TABLE} has is unknown: {ASSUMED_LABELS} labels and numbers assumed")
+        attributes = AttributeConditioning(tuple(f"label {number}" for number in range(ASSUMED_LABELS)))
+    return train, val, names, captioned and not have_attributes, attributes
+
+
+def _attributes(source: ImageSource) -> AttributeConditioning:
+    """Return the labels and numbers that the images' `labels.csv` names."""
+    rows = [*read_table(source).values()]
+    labels = sorted({label for row in rows for label in row.labels})
+    numbers = rows[0].numbers if rows else ()
+    return AttributeConditioning(tuple(labels), tuple(Number(name, 0, 1, 0.5) for name in numbers))
 
 
 def _counts(data: Data, location: str) -> tuple[int, int, ImageSource]:

@@ -4,7 +4,7 @@ FLOPs and memory are counted on the networks that would be trained. Time is that
 FLOPs over the rate of a machine that is known by its data sheet only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from math import prod
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.autoencoders.codec import TrainableCodec
+from ...core.conditioning.attributes import ATTRIBUTES
 from ...core.conditioning.conditioning import Conditioning, NoConditioning
 from ...core.conditioning.registry import conditioning_of
 from ...core.denoisers import registry as denoisers
@@ -92,7 +93,10 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
         )
     rate = found.how.gpus * batch / seconds if seconds else None  # Pixels need no operations.
     is_random = autoencoder.posterior(torch.zeros(1, channels, *size)).std is not None
-    size = bytes_of_a_sample(autoencoder.latent_shape(size), views * (2 if is_random else 1))
+    shape = autoencoder.latent_shape(size)
+    others = [prod(shape[1:])] if data.masks else []
+    others += [4 * len(found.attributes.fields)] if found.attributes is not None else []
+    size = bytes_of_a_sample(shape, views * (2 if is_random else 1), others)
     total = None if found.train is None or found.val is None else found.train + found.val
     return StageCost(
         stage.command,
@@ -137,13 +141,13 @@ def sample(found: Basis, stage: Sample) -> StageCost:
     return StageCost.of_drawing(stage.command, images, each, rate, limit)
 
 
-def bytes_of_a_sample(shape: tuple[int, ...], fields: int) -> int:
+def bytes_of_a_sample(shape: tuple[int, ...], fields: int, others: Sequence[int] = ()) -> int:
     """Return the bytes of a sample in a shard: float16 arrays, label and source, each in blocks of 512 with a header.
 
-    Sources with names up to 400 bytes take one block.
+    Sources with names up to 400 bytes take one block. others: bytes of further arrays, each without its header.
     """
-    array = 128 + 2 * prod(shape)  # .npy has its own header
-    return fields * 512 * (1 + -(-array // 512)) + 2 * (512 + 512)
+    arrays = [*fields * [2 * prod(shape)], *others]  # .npy has 128 bytes of its own before each
+    return sum(512 * (1 + -(-(128 + each) // 512)) for each in arrays) + 2 * (512 + 512)
 
 
 def training_cost(found: Basis, stage: Any, passes: Passes, memory: Memory, make: Callable[[], Task]) -> StageCost:
@@ -253,4 +257,6 @@ def conditioning_for(found: Basis, stage: Any) -> Conditioning:
         return NoConditioning()
     if found.captioned and stage.conditioning in ("data", "text"):
         return found.texts(has_null=stage.label_dropout > 0)
+    if found.attributes is not None and stage.conditioning in ("data", ATTRIBUTES):
+        return replace(found.attributes, has_null=stage.label_dropout > 0)
     return conditioning_of({"class_names": found.class_names}, stage.label_dropout)

@@ -1,5 +1,6 @@
 """`labels.csv`: several labels of an image and numbers are encoded, trained on, asked for, and drawn again."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,23 +12,26 @@ from safetensors.torch import load_file
 from ldm.core.conditioning.attributes import STORED, AttributeConditioning, Number
 from ldm.core.conditioning.registry import rebuilt
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.features.extractor import Extractor
 from ldm.core.latents.shards import load_shard
+from ldm.core.metrics.evaluate import class_accuracy
+from ldm.core.metrics.inputs import known_labels
 from ldm.core.progress import Silent
 from ldm.core.runs.run import MANIFEST
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+from tests.support.pipeline_run import Heard, Pipeline, manifest, pngs, write_squares
 
 SHORT = {"train__images": 32, "train__validate_every": 32, "train__checkpoint_every": 16, "preview__every": 32}
 CONDITIONING = AttributeConditioning(("cat", "dog", "out door"), (Number("age", 10, 30, 18),))
 
 
 def write_table(images: Path) -> Path:
-    """Give blue and green images labels, some of them both, and all a number."""
+    """Give images labels, some of them two, of which `red` is also the name of a class folder, and all a number."""
     lines = ["file,labels,age"]
     for path in sorted(images.glob("*/*.png")):
         number = int(path.stem)
-        labels = {"blue": "cat", "green": "cat;outdoor" if number % 2 else "outdoor", "red": ""}[path.parent.name]
+        labels = {"blue": "cat", "green": "cat;outdoor" if number % 2 else "outdoor", "red": "red"}[path.parent.name]
         lines.append(f"{path.relative_to(images).as_posix()},{labels},{10 + number}")
     (images / "labels.csv").write_text("\n".join(lines))
     return images
@@ -50,9 +54,10 @@ def test_shards_have_what_the_file_says_and_manifests_what_it_means(trained: Pip
     for sample in samples:
         folder, number = sample.name.split("/")[0], int(sample.name[-7:-4])
         cat, outdoor = folder == "blue" or (folder == "green" and number % 2 == 1), folder == "green"
-        np.testing.assert_array_equal(sample.arrays[STORED], np.float32([cat, outdoor, 10 + number]))
+        red = folder == "red"
+        np.testing.assert_array_equal(sample.arrays[STORED], np.float32([cat, outdoor, red, 10 + number]))
     facts = manifest(trained.folder / "dit")["facts"]
-    assert facts["conditioning"]["labels"] == ["cat", "outdoor"]
+    assert facts["conditioning"]["labels"] == ["cat", "outdoor", "red"]
     assert facts["conditioning"]["numbers"][0]["name"] == "age"
     assert manifest(trained.folder / "latents")["inputs"].keys() == {"autoencoder", "data", "labels"}
 
@@ -66,7 +71,7 @@ def test_an_image_is_asked_for_by_several_labels_and_by_numbers_and_drawn_again(
     assert pngs(again) == pngs(made.directory)
     several = trained.run("sample", num=1, classes="cat;cat,outdoor;none", label="three").directory
     assert [each["labels"] for each in manifest(several)["facts"]["images"]] == [["cat"], ["cat", "outdoor"], []]
-    assert len(pngs(trained.run("sample", num=1, label="all").directory)) == 2
+    assert len(pngs(trained.run("sample", num=1, label="all").directory)) == 3
     with pytest.raises(ConfigError, match="unknown class"):
         trained.run("sample", num=1, classes="cta")
     assert verify.run(Verify(path=trained.folder), Silent()).verdict == "is whole"
@@ -82,6 +87,40 @@ def test_a_training_that_was_interrupted_goes_on_to_the_same_weights(trained: Pi
     copy.run("train-dit", **SHORT)
     resumed = load_file(folder / "final" / "model.safetensors")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_labels_that_class_folders_are_named_after_are_checked_by_the_classifier(
+    trained: Pipeline, tmp_path: Path
+) -> None:
+    copy, heard = trained.copy(tmp_path), Heard()
+    copy.run("train-classifier", train__images=32)
+    copy.run("sample", num=8, classes="red;cat;cat,red", label="three")
+    evaluated = copy.run("eval", samples="three").directory
+    document = json.loads((evaluated / "metrics.json").read_text())
+    assert document["conditions"]["n_samples"] == 24 and document["conditions"]["n_classified"] == 16
+    assert document["classes"].keys() == {"red"} and document["classes"]["red"]["samples"]["images"] == 16
+    accuracy = document["classes"]["red"]["samples"]["accuracy"]
+    assert document["numbers"]["class_accuracy[classifier]"] == accuracy
+    copy.run("sample", num=20, classes="cat", label="other")
+    evaluated = copy.run("eval", heard, samples="other").directory
+    assert "class_accuracy[classifier]" not in json.loads((evaluated / "metrics.json").read_text())["numbers"]
+    assert any("names of class folders" in warning for warning in heard.warnings)
+    shutil.rmtree(copy.folder / "dit")
+    measured = {"every": 32, "num": 24, "steps": 2, "features": "classifier", "best": "class_accuracy"}
+    made = copy.run("train-dit", **{**SHORT, "preview__every": 0}, metrics=measured).directory
+    assert manifest(made / "best")["facts"]["best"]["criterion"] == "class_accuracy[classifier]"
+
+
+def test_an_image_is_checked_for_the_one_label_that_the_extractor_has_as_a_class() -> None:
+    classes = Extractor("toy", 6, "abc", "none", ("dog", "out-door", "cat"), torch.device("cpu"), lambda x: (x, x))
+    asked = [["cat"], ["cat", "young"], ["cat", "dog"], [], ["out door"]]
+    found = known_labels(asked, classes, Silent())
+    assert found is not None and found[0] == ("cat", "dog", "out door") and found[2] == [2, 0, 1]
+    assert found[1].tolist() == [0, 0, -1, -1, 2]
+    logits = torch.eye(3)[[2, 0, 0, 1, 1]]  # Read as cat, dog, dog, out-door, out-door.
+    accuracy = class_accuracy(logits, torch.from_numpy(found[1]), found[2], "toy")
+    assert accuracy == {"class_accuracy[toy]": pytest.approx(2 / 3)}
+    assert known_labels([["young"]], classes, Silent()) is None
 
 
 def test_pixels_are_trained_with_them_without_shards(trained: Pipeline, tmp_path: Path) -> None:

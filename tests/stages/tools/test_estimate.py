@@ -1,6 +1,7 @@
 """An estimate counts what the stages themselves would do, says what it had to assume, and needs no data."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from ldm.cli.estimate import run
 from ldm.cli.main import run as ldm
 from ldm.core.autoregressive.registry import build
 from ldm.core.autoregressive.var_config import NextScaleConfig
+from ldm.core.conditioning.attributes import AttributeConditioning, Number
+from ldm.core.denoisers.dit import DiT
+from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.images.settings import Data
@@ -233,6 +237,24 @@ def test_latents_weigh_what_they_weigh_on_the_disk(trained: Pipeline) -> None:
     count = sum(facts["samples"].values())
     ends = 10_240 * len(shards)  # tars are filled up to that
     assert 0 <= sum(path.stat().st_size for path in shards) - each * count <= ends
+
+
+def test_labels_and_numbers_of_images_are_counted_as_the_network_embeds_them(tmp_path: Path, images: Path) -> None:
+    squares = shutil.copytree(images, tmp_path / "squares")
+    names = [path.relative_to(squares).as_posix() for path in sorted(squares.glob("*/*.png"))]
+    rows = [f"{name},{'cat;out' if number % 2 else 'dog'},{number}" for number, name in enumerate(names)]
+    (squares / "labels.csv").write_text("\n".join(["file,labels,age", *rows]))
+    asked = RECIPE + "encode: {conditioning: attributes}\n"
+    plain, _, _ = estimated(tmp_path, squares, flops=1e9)
+    stages, _, notes = estimated(tmp_path, squares, asked, flops=1e9)
+    shared = {"latent_channels": 4, "latent_size": 4, "width": 32, "depth": 2, "heads": 2, "patch_size": 2}
+    conditioning = AttributeConditioning(("cat", "dog", "out"), (Number("age", 0, 1, 0.5),))
+    network = DiTConfig.model_validate({**shared, **conditioning.sizes})
+    expected = sum(parameter.numel() for parameter in DiT(network).parameters())
+    assert stages["train-dit"]["parameters"] == expected != plain["train-dit"]["parameters"]
+    assert stages["encode"]["disk"] == plain["encode"]["disk"] + 120 * 1024 and "assumed" not in notes
+    _, _, notes = estimated(tmp_path, "nowhere", asked, flops=1e9)
+    assert "10 labels and numbers assumed" in notes
 
 
 @pytest.mark.parametrize(
