@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.as_they_are import train
 from tests.support.exchanged import run_export
 from tests.support.ledger import (  # noqa: F401
     pytest_addoption,
@@ -68,6 +69,12 @@ def next_scale(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     pipeline = Pipeline(base, write_squares(base / "squares", size=16))
     pipeline.run("train-autoencoder", model=MULTI_SCALE)
     return pipeline.through("encode", "train-var", "train-classifier")
+
+
+@pytest.fixture(scope="session")
+def as_they_are(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A run of grey images that are not square, with masks, labels and numbers, trained; not to be changed."""
+    return train(tmp_path_factory.mktemp("as-they-are"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ..progress import Progress
 from ..runs.inputs import as_input, has_begun, open_own
 from ..runs.roles import Role
 from ..runs.run import StageRun
-from ..runs.weights import WEIGHTS, read_safetensors
+from ..runs.weights import CONFIG, WEIGHTS, read_safetensors
 from ..settings.fields import Run
 
 _LEAST_SHARE = 0.5  # of the weights: with less in common, another network was meant
@@ -55,7 +55,7 @@ class Start:
         if share < _LEAST_SHARE:
             raise ConfigError(
                 f"`start_from={self.run.path}` has {share:.0%} of this network's weights, by name and shape",
-                "give the settings of the same network, as `model.preset`",
+                f"give the settings of the same network, as `model.preset`{self._other_settings(network)}",
             )
         for name, tensor in taken.items():
             own[name].copy_(tensor)
@@ -65,6 +65,15 @@ class Start:
             + _listed("new", [name for name in class_names if name not in before])
             + _listed("left out", [name for name in before if name not in class_names])
         )
+
+    def _other_settings(self, network: nn.Module) -> str:
+        """Say which settings its network has that this one has not; nothing of a network of another family."""
+        own: Any = getattr(network, "config", None)
+        described = read_json(self.run.path / "final" / CONFIG, self.run.remedy)["config"]
+        if own is None or not described.keys() >= own.settings().keys():
+            return ""
+        differing = {name: described[name] for name in own.settings() if described[name] != getattr(own, name)}
+        return f"; there {', '.join(f'{name}={value}' for name, value in differing.items())}" if differing else ""
 
 
 def _listed(what: str, names: Sequence[str]) -> str:

@@ -169,7 +169,7 @@ def _sameness(run: StageRun, role: str, progress: Progress) -> str:
         elif (producer := recognise_stage(input_path(run, role))) is not None:
             found = opened(producer).fingerprint
         else:
-            is_there = input_path(run, role).exists()
+            is_there = input_path(run, role).exists() or place.exists()
             return f"not looked at (recorded {recorded[:12]})" if is_there else "not there"
     except UserError as error:
         away = f"not to be had here ({error.message})"

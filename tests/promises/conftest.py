@@ -35,14 +35,15 @@ def stage(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Stage]:
     """Prepare a stage, once for all tests that ask for the same command."""
-    made: dict[tuple[tuple[str, ...], bool], Stage] = {}
+    made: dict[tuple[tuple[str, ...], str], Stage] = {}
 
-    def prepare(*words: str, tokens: bool = False) -> Stage:
-        """tokens: whether the stages before it are those of a next-scale transformer."""
-        if (words, tokens) not in made:
-            before = request.getfixturevalue("next_scale") if tokens or words[0] == "train-var" else trained
-            made[words, tokens] = Stage(list(words), ldm, recipe, before.folder, tmp_path_factory.mktemp(words[0]))
-        return made[words, tokens]
+    def prepare(*words: str, of: str = "trained") -> Stage:
+        """of: the run, by its fixture, that the stages before it are of."""
+        of = "next_scale" if words[0] == "train-var" else of
+        if (words, of) not in made:
+            before = trained if of == "trained" else request.getfixturevalue(of)
+            made[words, of] = Stage(list(words), ldm, recipe, before.folder, tmp_path_factory.mktemp(words[0]))
+        return made[words, of]
 
     return prepare
 

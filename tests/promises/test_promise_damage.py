@@ -73,7 +73,10 @@ def test_a_harmed_checkpoint_is_named_and_the_one_before_is_taken(
 
 
 @pytest.mark.promise("R4", quick=20, full=300)
-@pytest.mark.parametrize("of", ["labels", *(pytest.param(of, marks=pytest.mark.slow) for of in ("captions", "tokens"))])
+@pytest.mark.parametrize(
+    "of",
+    ["labels", *(pytest.param(of, marks=pytest.mark.slow) for of in ("captions", "tokens", "attributes and masks"))],
+)
 @pytest.mark.parametrize("harm", [truncate, flip_a_bit, zero_a_block])
 def test_every_harm_to_a_shard_is_named_before_a_latent_of_it_is_used(
     harm: Callable[[bytes, np.random.Generator], bytes],
@@ -82,7 +85,8 @@ def test_every_harm_to_a_shard_is_named_before_a_latent_of_it_is_used(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    run: Pipeline = request.getfixturevalue("next_scale" if of == "tokens" else "trained").copy(tmp_path)
+    fixture = {"tokens": "next_scale", "attributes and masks": "as_they_are"}.get(of, "trained")
+    run: Pipeline = request.getfixturevalue(fixture).copy(tmp_path)
     if of == "captions":
         run.run("encode", data__caption_template="a photo of a {class}", replace=True)
     folder = run.folder / "latents"

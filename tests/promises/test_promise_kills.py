@@ -19,14 +19,17 @@ import pytest
 from ldm.cli.main import run
 from ldm.core.runs import checkpoint
 from ldm.core.training.tasks.denoising import DenoisingTask
+from tests.support.as_they_are import DATA
 from tests.support.interrupted import (
     ANAGRAM,
     EDIT,
     ENCODE,
+    ENCODE_ATTRIBUTES,
     ENCODE_CAPTIONS,
     HYBRID,
     INTERPOLATE,
     SAMPLE,
+    SAMPLE_ATTRIBUTES,
     SAMPLE_LATENTS,
     SAMPLE_LATEST,
     SAMPLE_TOKENS,
@@ -142,16 +145,20 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
 
 @pytest.mark.slow
 @pytest.mark.promise("R1", quick=1, full=20)
-@pytest.mark.parametrize("kind", ["two students", "noisy classifier", "tokens"])
+@pytest.mark.parametrize("kind", ["two students", "noisy classifier", "tokens", "masks", "attributes"])
 def test_what_trains_more_than_once_or_elsewhere_goes_on_to_the_bit(
-    kind: str, trials: Trials, stage: Callable[..., Stage]
+    kind: str, trials: Trials, stage: Callable[..., Stage], request: pytest.FixtureRequest
 ) -> None:
+    of = "as_they_are" if kind in ("masks", "attributes") else "trained"
+    data = {"source": request.getfixturevalue(of).images, **DATA}  # grey, not square, with masks
     words = {
         "two students": training("distill", steps(trials) // 2, EVERY, students=2),
         "noisy classifier": [*training("train-classifier", steps(trials), EVERY), "--noisy"],
         "tokens": [*training("train-autoencoder", steps(trials) // 2, EVERY), *TOKENS],
+        "masks": [*training("train-vqvae", steps(trials), EVERY), *(f"data.{key}={data[key]}" for key in data)],
+        "attributes": training("train-dit", steps(trials), EVERY),
     }
-    prepared = stage(*words[kind])
+    prepared = stage(*words[kind], of=of)
     for random in trials:
         prepared.finish(prepared.killed(random))
 
@@ -165,6 +172,8 @@ WRITTEN = {
 RARELY = {
     "encode-captions": ENCODE_CAPTIONS,
     "encode-tokens": ENCODE,
+    "encode-as-they-are": ENCODE_ATTRIBUTES,
+    "sample-as-they-are": SAMPLE_ATTRIBUTES,
     "sample-latents": SAMPLE_LATENTS,
     "sample-latest": SAMPLE_LATEST,
     "sample-tokens": SAMPLE_TOKENS,
@@ -174,12 +183,16 @@ RARELY = {
 }
 
 
+OTHERS = {"-tokens": "next_scale", "-as-they-are": "as_they_are"}  # runs of other kinds, by the ends of these names
+
+
 @pytest.mark.promise("R2", quick=1, full=30)
 @pytest.mark.parametrize("name", [*WRITTEN, *(pytest.param(name, marks=pytest.mark.slow) for name in RARELY)])
 def test_encode_sample_and_edit_killed_at_a_random_moment_go_on_to_the_bit(
     name: str, trials: Trials, stage: Callable[..., Stage]
 ) -> None:
-    prepared = stage(*{**WRITTEN, **RARELY}[name], tokens=name.endswith("-tokens"))
+    of = next((run for end, run in OTHERS.items() if name.endswith(end)), "trained")
+    prepared = stage(*{**WRITTEN, **RARELY}[name], of=of)
     for random in trials:
         runs_dir = prepared.killed(random)
         prepared.check_names(runs_dir)

@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.images.weights import loss_weights
 from ldm.core.progress import Silent
+from ldm.core.training.tasks import next_scale as next_scale_task
+from ldm.core.training.tasks.next_scale import token_weights
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
 from ldm.stages.tools.report import _chapters
 from ldm.stages.tools.reporting.gaps import gaps
 from ldm.stages.tools.summary import read
+from tests.support.as_they_are import write_images
 from tests.support.pipeline_run import MULTI_SCALE, Pipeline, manifest, pngs, write_squares
 
 ROOT = Path(__file__).parents[2]
@@ -163,3 +168,30 @@ def test_metrics_in_training_measure_the_samples_and_keep_the_best(trained: Pipe
     assert manifest(other.folder / "var" / "best")["facts"]["best"]["criterion"]
     best = drawn(other, "best", classes="0", checkpoint="best")
     assert len(best) == 3 and np.all([len(each) > 0 for each in best.values()])
+
+
+def test_masks_weight_the_tokens_that_they_cover_and_labels_of_several_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(tmp_path / "runs", write_images(tmp_path / "squares"))
+    data = {"source": str(pipeline.images), "image_size": 16, "masks": True, "val_fraction": 0.25, "flip": False}
+    pipeline.run("train-autoencoder", data=data, model=MULTI_SCALE, train__images=8)
+    pipeline.run("encode", conditioning="attributes")
+    short = {"train__images": 8, "train__validate_every": 8, "preview__every": 0}
+    with pytest.raises(ConfigError, match="labels or nothing, not on attributes"):
+        pipeline.run("train-var", **short)
+    weighted = manifest(pipeline.run("train-var", conditioning="labels", **short).directory)["facts"]
+    tokens = sum(side**2 for side in MULTI_SCALE["scales"])
+    monkeypatch.setattr(next_scale_task, "token_weights", lambda weights, _: torch.ones(len(weights), tokens))
+    shutil.rmtree(pipeline.folder / "var")
+    plain = manifest(pipeline.run("train-var", conditioning="labels", **short).directory)["facts"]
+    assert np.isfinite(weighted["validation_loss"]) and weighted["validation_loss"] != plain["validation_loss"]
+
+
+def test_the_weight_of_a_token_is_the_share_of_its_pixels_that_count() -> None:
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, ..., :1], mask[1, ..., :2] = 1, 1
+    one, two, four = token_weights(loss_weights(mask), (1, 2, 4)).split((1, 4, 16), dim=1)
+    assert one.tolist() == [[1], [1]]
+    assert two.tolist() == [[2, 0, 2, 0]] * 2
+    assert four.tolist() == [[4, 0, 0, 0] * 4, [2, 2, 0, 0] * 4]

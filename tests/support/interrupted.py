@@ -52,9 +52,11 @@ NEEDS: dict[str, tuple[str, ...]] = {  # those of them that there are
 CHAIN = "first_steps=2"  # of `distill`: two students
 ENCODE = ["encode", "--shard-size", "4"]
 ENCODE_CAPTIONS = [*ENCODE, "--caption-template", "a photo of a {class}"]
+ENCODE_ATTRIBUTES = [*ENCODE, "--conditioning", "attributes"]
 SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
 ANAGRAM = ["anagram", "--label", "x", "--class", "red", "--class", "blue", "--num", "6", "batch_size=2"]
 SAMPLE_TOKENS = [*SAMPLE, "steps=null"]
+SAMPLE_ATTRIBUTES = [*SAMPLE, "--class", "cat;cat,outdoor", "--value", "age=15"]
 SAMPLE_LATENTS = [*SAMPLE, "--save-latents"]
 SAMPLE_LATEST = [*SAMPLE, "--checkpoint", "latest"]
 HYBRID = ["hybrid", "--label", "x", "--near", "red", "--far", "blue", "--num", "6", "batch_size=2"]

@@ -1,5 +1,6 @@
 """A next-scale transformer over a codec's tokens, as the loop trains it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from ...conditioning.registry import conditioning_of
 from ...diffusion.conditions import Cond
 from ...errors import ConfigError, DataError
 from ...images.order import pieces, spread
-from ...latents.dataset import VALIDATION_SEED, LatentSets, TokenDataset
+from ...images.weights import loss_weights
+from ...latents.dataset import VALIDATION_SEED, LatentSets, TokenDataset, weights_of
 from ...latents.fields import TOKENS
 from ...pipeline.token_drawing import TokenGenerator
 from ...pipeline.training_data import TrainingData
@@ -32,7 +34,8 @@ from .settings import NextScaleTraining
 
 VALIDATION_SAMPLES = 1024
 _AT_ONCE = 64
-Data = tuple[Tensor, Cond, Tensor]  # tokens (B, L), conditions, draws for stochastic depth (B, depth, 2)
+# Tokens (B, L), conditions, draws for stochastic depth (B, depth, 2), and where there are masks their weights.
+Data = tuple[Tensor, Cond, Tensor, Tensor | None]
 
 
 def network_config(config: NextScaleTraining, data: TrainingData, autoencoder: Autoencoder) -> NextScaleConfig:
@@ -46,9 +49,10 @@ def network_config(config: NextScaleTraining, data: TrainingData, autoencoder: A
 def network_of(config: NextScaleTraining, autoencoder: Autoencoder, conditioning: Conditioning) -> NextScaleConfig:
     """Return the network of an autoencoder's tokens and a condition. Raises ConfigError where it takes neither."""
     codec = quantizer_of(autoencoder.codec).config
-    if unknown := set(conditioning.fields) - set(NextScaleTransformer.fields):
+    if set(conditioning.fields) - set(NextScaleTransformer.fields):
         raise ConfigError(
-            f"a next-scale transformer takes no {', '.join(sorted(unknown))}", "train it with `conditioning=none`"
+            f"a next-scale transformer is conditioned on labels or nothing, not on {conditioning.kind}",
+            "train it with `conditioning=labels`, where the images have class folders, or `conditioning=none`",
         )
     network = config.model.network_config(
         scales=codec.scales,
@@ -105,7 +109,7 @@ class NextScaleTask:
         dropped = seeds.uniform(seed, "label dropout", positions)
         cond = drop(self.conditioning, cond, dropped, self.config.label_dropout)
         keep = seeds.uniform(seed, "stochastic depth", positions, (self.network.config.depth, 2)).float()
-        return tokens, cond, keep
+        return tokens, cond, keep, weights_of(self.latents.train, batch.samples, positions, seed)
 
     def split(self, data: Data, parts: int) -> list[Data]:
         return split_batch(data, parts)
@@ -125,10 +129,10 @@ class NextScaleTask:
         chosen = spread(len(val), VALIDATION_SAMPLES)
         total = torch.zeros(len(self.scales), dtype=torch.float64)
         for some in pieces(chosen, _AT_ONCE):
-            data = val.tokens(some, some, VALIDATION_SEED, flips=False), val.cond(some, some)
-            tokens, cond = to_device(data, self.policy.device)
+            weights = weights_of(self.latents.val, some, some, VALIDATION_SEED, flips=False)
+            data = val.tokens(some, some, VALIDATION_SEED, flips=False), val.cond(some, some), None, weights
             with self.policy.autocast():
-                total += self._losses(tokens, cond, None).double().cpu() * len(some)
+                total += self._losses(*to_device(data, self.policy.device)).double().cpu() * len(some)
         by_scale = total / len(chosen)
         numbers = {f"val_loss_{side}": float(each) for side, each in zip(self.scales, by_scale, strict=True)}
         return {"val_loss": float(self._mean(by_scale)), **numbers}
@@ -144,12 +148,13 @@ class NextScaleTask:
         """Return the network in training as what draws samples."""
         return TokenGenerator(self.network, self.autoencoder, self.conditioning, sampling, self.policy)
 
-    def _losses(self, tokens: Tensor, cond: Cond, keep: Tensor | None) -> Tensor:
+    def _losses(self, tokens: Tensor, cond: Cond, keep: Tensor | None, weights: Tensor | None) -> Tensor:
         """Return the mean cross-entropy of each scale's tokens, float32 (K,)."""
         with torch.no_grad():
             inputs = self.quantizer.inputs(self._maps(tokens))
         logits = self.network(inputs, cond, keep)
         each = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+        each = each if weights is None else each * token_weights(weights, self.scales)
         return torch.stack([part.mean() for part in each.split(self.network.config.tokens_of_scale, dim=1)])
 
     def _maps(self, tokens: Tensor) -> list[Tensor]:
@@ -162,6 +167,14 @@ class NextScaleTask:
         """Return the mean over all tokens of what was averaged over each scale's (K,)."""
         sizes = torch.tensor(self.network.config.tokens_of_scale, dtype=by_scale.dtype, device=by_scale.device)
         return (by_scale * sizes).sum() / sizes.sum()
+
+
+def token_weights(weights: Tensor, scales: Sequence[int]) -> Tensor:
+    """Return how much each token counts, (B, L), of mean 1 in each scale: the mean of what it covers.
+
+    weights: (B, 1, h, w), of the latent's pixels.
+    """
+    return torch.cat([loss_weights(F.adaptive_avg_pool2d(weights, side)).flatten(1) for side in scales], dim=1)
 
 
 def _tokens_of(dataset: object) -> TokenDataset:

@@ -166,7 +166,7 @@ def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
 
     def counted(**data: Any) -> tuple[int | None, int | None]:
         notes: list[str] = []
-        train, val, class_names, _ = costs._images(Estimate(), Data(**data), notes)
+        train, val, class_names, *_ = costs._images(Estimate(), Data(**data), False, notes)
         assert class_names == ("0", "1") and not notes
         return train, val
 
