@@ -57,6 +57,7 @@ def test_the_wheel_holds_every_module_recipe_and_built_in_data_file(wheel: Path)
     }
     held = {path.relative_to(wheel).as_posix() for path in (wheel / "ldm").rglob("*") if path.is_file()}
     assert wanted <= held
+    assert "ldm/py.typed" in held, "type checkers read the annotations of an installed ldm"
     assert any("core/images/builtin/" in name for name in held)
 
 

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from ..conditioning.registry import conditioning_of
 from ..errors import ConfigError
+from ..files import read_json
 from ..progress import Progress
 from ..runs.inputs import as_input, has_begun, open_own
 from ..runs.roles import Role
 from ..runs.run import StageRun
 from ..runs.weights import CONFIG, WEIGHTS, read_safetensors
+from ..settings.families import NetworkConfig
 from ..settings.fields import Run
 
 _LEAST_SHARE = 0.5  # of the weights: with less in common, another network was meant
@@ -68,12 +70,13 @@ class Start:
 
     def _other_settings(self, network: nn.Module) -> str:
         """Say which settings its network has that this one has not; nothing of a network of another family."""
-        own: Any = getattr(network, "config", None)
-        described = read_json(self.run.path / "final" / CONFIG, self.run.remedy)["config"]
-        if own is None or not described.keys() >= own.settings().keys():
+        own = getattr(network, "config", None)
+        there = read_json(self.run.path / "final" / CONFIG, self.run.remedy)["config"]
+        if not isinstance(own, NetworkConfig) or not there.keys() >= own.settings().keys():
             return ""
-        differing = {name: described[name] for name in own.settings() if described[name] != getattr(own, name)}
-        return f"; there {', '.join(f'{name}={value}' for name, value in differing.items())}" if differing else ""
+        here = own.model_dump(mode="json")
+        differing = [f"{name}={there[name]}" for name in own.settings() if there[name] != here[name]]
+        return f"; there {', '.join(differing)}" if differing else ""
 
 
 def _listed(what: str, names: Sequence[str]) -> str:

@@ -35,6 +35,7 @@ SMALLER = {
     "train-autoencoder": [*SHORT, "--preset", "msvq-xs", "model.channels=8", "--codebook-size", "32", "pictures=2"],
     "encode": ["--batch-size", "16"],
     "train-dit": [*SHORT, "--preset", "dit-xs", *TINY_DIT],
+    "train-denoiser": [*SHORT, "--preset", "dit-xs", *TINY_DIT],
     "distill": [*SHORT, "first_steps=4"],
     "train-var": [*SHORT, "--preset", "var-d2", "model.width=32"],
     "train-classifier": [*SHORT, "noisy_model.width=32", "noisy_model.depth=1"],
@@ -166,6 +167,14 @@ def test_a_page_can_be_followed_to_its_end(page: str, beginning: Path, capfd: py
 def test_the_slow_lines_of_the_tutorial_can_be_followed_too(beginning: Path, capfd: pytest.CaptureFixture[str]) -> None:
     done = Follower(ROOT / "docs" / "tutorial.md", lambda: "\n".join(capfd.readouterr()), slow=True).follow()
     assert any(line.startswith(SLOW) for line in done)
+
+
+@pytest.mark.slow
+def test_a_class_can_be_added_as_the_page_says(beginning: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    follower = Follower(ROOT / "docs" / "fine-tune.md", lambda: "\n".join(capfd.readouterr()))
+    follower.run("make pipelines", Block("sh", "", 0))
+    follower.follow()
+    assert "turned" in (beginning / "runs" / "more" / "denoiser" / "manifest.json").read_text()
 
 
 @pytest.mark.slow

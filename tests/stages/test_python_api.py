@@ -1,5 +1,6 @@
 """A run opened from Python draws and edits what the commands do, and decodes what it encodes."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,16 @@ def test_wrong_settings_and_missing_runs_are_named(opened: Session, tmp_path: Pa
         ldm.open(tmp_path / "none")
 
 
-def test_the_page_is_run_as_it_is_written(trained: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text()
-    blocks = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
+@pytest.mark.parametrize("name", ["python.md", "python.ipynb"])
+def test_the_page_and_the_notebook_are_run_as_they_are_written(
+    name: str, trained: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / name).read_text()
+    if name.endswith(".ipynb"):
+        cells = json.loads(page)["cells"]
+        blocks = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    else:
+        blocks = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(trained.folder)
     monkeypatch.chdir(tmp_path)
