@@ -106,7 +106,7 @@ class ImageSource:
         if isinstance(content, bytes):
             return decode.decode_picture(content, f"{self.location}: {self.names[index]}", background)
         picture = Image.fromarray(content)
-        return decode.opaque(picture, background) if picture.mode == "RGBA" else picture.convert("RGB")
+        return decode.opaque(picture, background) if picture.mode == "RGBA" else decode.in_mode(picture, "RGB")
 
     def content_hash(self, index: int) -> bytes:
         """Return the sha256 of a sample's content (of shape and pixels where arrays are kept), 32 bytes."""

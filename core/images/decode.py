@@ -94,7 +94,7 @@ def _decoded(data: bytes, name: str, background: tuple[int, int, int] | None) ->
             raise DataError(f"{name} holds {kind} pixels, whose range is unknown", "convert it to 8 or 16 bits")
         if image.has_transparency_data or image.mode in ("La", "RGBa"):
             return opaque(image, background), orientation
-        return (image if image.mode == "RGB" else image.convert("RGB")), orientation
+        return in_mode(image, "RGB"), orientation
 
 
 def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
@@ -174,12 +174,17 @@ def opaque(image: Image.Image, background: tuple[int, int, int] | None) -> Image
     """Lay an image on a plain background: round((a · colour + (255 - a) · background) / 255); without one, as RGBA."""
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
-    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    image = in_mode(image, "RGBA")
     if background is None:
         return image
     laid = Image.new("RGB", image.size, background)
     laid.paste(image, (0, 0), image)
     return laid
+
+
+def in_mode(image: Image.Image, mode: str | None) -> Image.Image:
+    """Return an image in a mode of Pillow's; as it is where it has that mode, of which `convert` would make a copy."""
+    return image if mode in (None, image.mode) else image.convert(mode)
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
@@ -199,11 +204,12 @@ def to_training(
     size: int | tuple[int, int],
     fit: Fit = "crop",
     background: tuple[int, int, int] = WHITE,
+    mode: str | None = None,
 ) -> np.ndarray:
     """Bring an image, uint8 (H, W, 3) or a picture in RGB, L or RGBA, to the size of training, uint8.
 
-    size: the side of squares, or height and width. Returns (height, width, 3 or 4), or (height, width) where the
-    picture is grey.
+    size: the side of squares, or height and width. mode: Pillow's name of what is wanted, by default what the picture
+    has. Returns (height, width, 3 or 4), or (height, width) in grey.
 
     "crop" takes the centre as ADM does (Dhariwal & Nichol 2021): halve with a box filter while both sides are at least
     twice what they have to be, resize with a bicubic filter until one is right and the other not too small, cut out the
@@ -212,11 +218,13 @@ def to_training(
     size with a bicubic filter, and loses the aspect ratio.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if mode == "L":  # Before it shrinks, so that no rounding comes in between.
+        picture = in_mode(picture, mode)
     tall, wide = sides(size)
     if picture.size == (wide, tall):
-        return np.array(picture)
+        return np.array(in_mode(picture, mode))
     if fit == "stretch":
-        return np.array(picture.resize((wide, tall), Image.Resampling.BICUBIC))
+        return np.array(in_mode(picture.resize((wide, tall), Image.Resampling.BICUBIC), mode))
 
     # Of squares, the shorter side counts for "crop" and the longer one for "pad".
     def share() -> tuple[int, int]:
@@ -228,6 +236,7 @@ def to_training(
     while share()[0] >= 2 * share()[1]:
         halved = max(picture.width // 2, 1), max(picture.height // 2, 1)
         picture = picture.resize(halved, Image.Resampling.BOX)
+    picture = in_mode(picture, mode)  # Opaque alpha is the same before and after; here it takes less memory.
 
     now, wanted = share()
     scale = wanted / now

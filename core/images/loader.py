@@ -53,7 +53,7 @@ class Preparation:
 
     def square(self, picture: Image.Image) -> np.ndarray:
         """Bring a picture to the square of training, uint8 (H, W, channels)."""
-        pixels = to_training(picture.convert(_MODES[self.channels]), self.image_size, self.fit, self.background)
+        pixels = to_training(picture, self.image_size, self.fit, self.background, _MODES[self.channels])
         if self.channels == 4:
             pixels[pixels[:, :, 3] == 0, :3] = self.background  # whatever colour the file hides there
         return pixels.reshape(self.shape)

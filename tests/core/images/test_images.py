@@ -341,3 +341,14 @@ def test_images_that_are_not_square_are_cropped_padded_or_stretched_to_their_siz
         assert seen.all() if fit != "pad" else seen.all(axis=0).any() or seen.all(axis=1).any()
         middle = out[seen].reshape(-1, 3)[:, :2].mean(axis=0)
         assert abs(middle - 127).max() < 8
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+@pytest.mark.parametrize("shape", [(90, 61, 3), (13, 40, 3), (16, 16, 3)])
+def test_a_mode_that_is_asked_for_is_that_of_the_whole_picture(
+    fit: decode.Fit, mode: str, shape: tuple[int, ...]
+) -> None:
+    picture = Image.fromarray(np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8))
+    whole = decode.to_training(picture.convert(mode), 16, fit, (9, 8, 7))
+    np.testing.assert_array_equal(decode.to_training(picture, 16, fit, (9, 8, 7), mode), whole)
