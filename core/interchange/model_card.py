@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import files
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.conditioning import Request
 from ..conditioning.text import TextConditioning
+from ..diffusion.predictions import MOST_NOISE, latest_time
 from ..errors import DataError
 from ..images.decode import is_picture
 from ..images.sets import data_of
@@ -225,14 +228,26 @@ def _notes(model: Model, parts: Parts) -> Iterator[str]:
             yield f"Its steps are those of `ldm sample` where their number divides {steps}."
         else:
             yield f"With these `sigmas` it takes the steps of `ldm sample`; without them `{name}` takes others."
-    if model.diffusion.shift != 1 and not shifts(model.schedule):
-        yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
+    yield from other_times(model)
     yield "The same noise gives the same image as `ldm sample`, but a seed does not: diffusers draws its own noise."
     if model.conditioning.class_names and student is None and parts.why_not is None:
         yield from _notes_on_classes(model)
     if model.diffusion.learn_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."
     yield from autoencoder_exporter(model.autoencoder).notes(model.autoencoder, model.latent_shape[1])
+
+
+def other_times(model: Model) -> Iterator[str]:
+    """Say where the pipeline's sampler visits other times than `ldm sample`, a sentence each."""
+    if model.diffusion.shift != 1 and not shifts(model.schedule):
+        yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
+    start = latest_time(model.diffusion.prediction, model.schedule)
+    if start < 1:
+        alpha, sigma = model.schedule.alpha_sigma(torch.ones((), dtype=torch.float64))
+        yield (
+            f"It starts at t = 1, where an error of the predicted noise is multiplied by {sigma / alpha:,.0f}, and"
+            f" `ldm sample` at {start:.3f}, where that is {MOST_NOISE:g}: the images differ."
+        )
 
 
 def _notes_on_classes(model: Model) -> Iterator[str]:

@@ -16,7 +16,7 @@ from ...core.interchange import model_spec, scheduler
 from ...core.interchange.conversion import compare, convert, difference_of_images
 from ...core.interchange.export_record import CARD, is_made, write_record
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
-from ...core.interchange.model_card import GRID, Shown, autoencoder_card, card, look_for
+from ...core.interchange.model_card import GRID, Shown, autoencoder_card, card, look_for, other_times
 from ...core.interchange.pipeline import Parts, write_pipeline
 from ...core.interchange.prompts import PROMPTS, write_prompts
 from ...core.interchange.stock import lengths_of
@@ -93,9 +93,8 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
     else:
         request = _requested(model, config, progress)
         progress.note(f"prompts are given as tensors, in {PROMPTS}, as {parts.why_not}")
-    shift = model.diffusion.shift
-    if shift != 1 and not scheduler.shifts(model.schedule):
-        progress.warn(f"diffusers does not shift times: the export draws as `ldm sample shift=1`, not {shift:g}")
+    for difference in other_times(model):
+        progress.warn(f"diffusers draws other images from the same noise. {difference}")
     agreement = compare(model, parts)
     if not agreement.holds:
         progress.warn(f"on random latents the export differs: {agreement}")

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.core.diffusion.predictions import latest_time
+from ldm.core.diffusion.schedules import schedule as noise_schedule
 from tests.support.exchanged import drawn, feed_of, levels_apart, output_of, run_export
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline
@@ -38,7 +40,7 @@ def choose(number: int, random: np.random.Generator) -> Choice:
     if number == 0:
         return Choice(guidance=2.5, steps=20)
     if number == 1:
-        diffusion = {"schedule": "linear", "prediction": "eps", "weighting": "snr", "num_steps": 100}
+        diffusion = {"schedule": "linear", "prediction": "eps", "weighting": "snr", "num_steps": 500}
         return Choice(2.0, 10, settings={"diffusion": {**diffusion, "learn_variance": True}})
     schedule = str(random.choice(SCHEDULES))
     diffusion = {"schedule": schedule}
@@ -49,6 +51,9 @@ def choose(number: int, random: np.random.Generator) -> Choice:
         predictions = ["v", "x0"] if ends_in_noise else ["v", "x0", "eps"]
         diffusion |= {"zero_terminal_snr": ends_in_noise, "prediction": str(random.choice(predictions))}
         diffusion |= {"num_steps": int(random.choice([1000, 500, 200, 100]))}
+        path = noise_schedule(schedule, diffusion["num_steps"], ends_in_noise)
+        if latest_time(diffusion["prediction"], path) < 1:  # Diffusers starts at 1 all the same; `ldm export` warns.
+            diffusion["prediction"] = "v"
         diffusion |= {"learn_variance": bool(random.integers(2))}
     width, heads = random.choice([[32, 2], [48, 4], [64, 2]]).tolist()
     model = {"preset": "dit-xs", "width": width, "heads": heads, "depth": int(random.integers(1, 4))}

@@ -243,6 +243,15 @@ def test_shifted_times_that_diffusers_has_not_are_reported(drawing: Pipeline, tm
     assert "`ldm sample shift=1`" in (tmp_path / "out" / export.CARD).read_text()
 
 
+def test_a_start_that_diffusers_does_not_share_is_reported(drawing: Pipeline, tmp_path: Path) -> None:
+    noise, heard = Pipeline(tmp_path / "runs", drawing.images), Heard()
+    eps = {"diffusion": {"schedule": "linear", "prediction": "eps", "num_steps": 200}, "train__images": 8}
+    noise.run("train-dit", latents=drawing.folder / "latents", **eps)
+    run_export(noise, tmp_path / "out", heard)
+    assert len(heard.warnings) == 1 and "multiplied by 182, and `ldm sample` at 0.99" in heard.warnings[0]
+    assert "`ldm sample` at 0.99" in (tmp_path / "out" / export.CARD).read_text()
+
+
 def harmed(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
