@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ldm.cli.main import run as ldm
 from ldm.core.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ from ldm.core.pipeline.loading import load_model
 from ldm.core.progress import Silent
 from ldm.core.runs.roles import DENOISER
 from ldm.core.runs.run import open_run
+from ldm.core.runs.weights import WEIGHTS
 from ldm.core.system.precision import resolve
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
@@ -105,6 +107,27 @@ def test_a_checkpoint_is_sampled_with_its_learned_variance(checkpoint: Path, kl:
         fresh.run("sample", num=1, steps=4, cfg=4.0, label=label, **settings)
     assert levels_apart(drawn(fresh, "all"), drawn(fresh, "three")) > 0
     assert source.metadata["class_names"] == ["class 0", "class 1", "class 2"]
+
+
+def test_a_training_starts_from_an_imported_checkpoint(
+    checkpoint: Path, kl: Path, fresh: Pipeline, drawing: Pipeline, tmp_path: Path
+) -> None:
+    run_import(fresh, checkpoint, autoencoder=kl, heads=2)
+    own = Pipeline(tmp_path / "own", drawing.images)
+    own.run("encode", autoencoder=fresh.folder / "vqvae", data__source=str(drawing.images), data__flip=False)
+    diffusion = {"schedule": "linear", "prediction": "eps", "weighting": "snr", "learn_variance": True}
+    model = {"preset": "dit-xs", "width": 32, "depth": 2, "heads": 2, "patch_size": 2}
+    settings = {
+        "diffusion": diffusion,
+        "model": model,
+        "train__images": 8,
+        "train__lr": 1e-20,
+    }  # far below the rounding of weights
+    outcome = own.run("train-dit", start_from=fresh.folder, **settings)
+    theirs, ours = (load_file(folder / "final" / WEIGHTS) for folder in (fresh.folder / "dit", outcome.directory))
+    for name, tensor in ours.items():
+        same = slice(3, None) if tensor.shape == (4, 32) else slice(None)  # Of classes the null: no other has its name.
+        torch.testing.assert_close(tensor[same], theirs[name][same], rtol=0, atol=1e-12)
 
 
 def test_the_same_command_again_is_complete_and_another_model_is_refused(
