@@ -66,7 +66,7 @@ def claim(
         )
     files.remove_temporaries(path)
     recorded = _read_identity(path, lenient=True) if (path / IDENTITY).exists() else None
-    if recorded is None or _differences(recorded, wanted, identity):
+    if recorded is None or _differences(recorded, wanted, identity, unknown=finished is not None):
         document = wanted if finished is None else _restored(path, finished, identity)
         files.write_json(path / IDENTITY, {**document, BOUND: True})
     if finished is not None and damage is None:
@@ -234,8 +234,13 @@ def _clear(path: Path) -> None:
     (path / IDENTITY).unlink(missing_ok=True)
 
 
-def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any], identity: Identity) -> list[str]:
-    """List `setting: was → is` for every setting that differs, and the inputs that hold something else."""
+def _differences(
+    known: Mapping[str, Any], wanted: Mapping[str, Any], identity: Identity, unknown: bool = False
+) -> list[str]:
+    """List `setting: was → is` for every setting that differs, and the inputs that hold something else.
+
+    unknown: list settings that there are not now, too, where they have no value.
+    """
     config = known.get("config")
     config = upgraded(config, identity.defaults, identity.incidental) if isinstance(config, dict) else config
     previous, places = {**known, "config": config}, identity.places
@@ -246,5 +251,6 @@ def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any], identity: 
         if key.startswith("inputs.")
         else f"{key.removeprefix('config.')}: {before.get(key)!r} → {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key.removeprefix("config.") not in places
+        if (before.get(key) != after.get(key) or (unknown and key not in after))
+        and key.removeprefix("config.") not in places
     ]

@@ -37,7 +37,7 @@ RARELY: dict[str, tuple[str, dict[str, Any]]] = {
     "hybrid": ("hybrids/some", {"label": "some", "near": "red", "far": "blue"}),
     "interpolate": ("interpolations/some", {"label": "some", "classes": ["red", "blue"], "frames": 4}),
     "train-classifier": ("classifier", {}),
-    "distill": ("students/1", {"first_steps": 1}),
+    "distill": ("students/1", {"first_steps": 1, "train__checkpoint_every": 16}),
     "train-var": ("var", {}),
 }
 EACH = [*COMMANDS, *(pytest.param(name, marks=pytest.mark.slow) for name in RARELY)]

@@ -119,6 +119,8 @@ class Run:
                 self.run_to_success([*line, "--replace"])
             elif part.startswith("take its last state"):
                 line[line.index("--checkpoint") : line.index("--checkpoint") + 2] = []
+            elif part.startswith("give the same settings, another --label"):  # Samples of the state that is gone.
+                line[line.index("--label") + 1] = "another"
             else:
                 pytest.fail(f"no test follows the remedy {part!r}")
             assert not unknown(part)

@@ -224,6 +224,17 @@ def test_the_same_command_opens_a_damaged_directory_again_and_keeps_what_is_whol
         finished(tmp_path).verify()
 
 
+def test_a_setting_without_a_value_whose_name_is_damaged_is_mended_in_a_complete_directory(tmp_path: Path) -> None:
+    unset, path = changed(cfg_channels=None), tmp_path / "identity.json"
+    finished(tmp_path, unset)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"cfg_channels"', b'"#fg_channels"'))
+    assert path.read_bytes() != whole
+    with occupy(tmp_path):
+        assert claim(tmp_path, unset).complete
+    assert path.read_bytes() == whole
+
+
 def test_what_is_whole_of_a_damaged_directory_counts_as_finished_pieces(tmp_path: Path) -> None:
     with occupy(tmp_path):
         work = claim(tmp_path, IDENTITY)
