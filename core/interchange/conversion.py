@@ -1,5 +1,7 @@
-"""A loaded model as diffusers' own objects, and how far these are from it."""
+"""A loaded model as diffusers' own objects, how far these are from it, and where they draw otherwise."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,13 +10,29 @@ from torch import nn
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.text import TextConditioning
 from ..diffusion import conditions
+from ..diffusion.predictions import MOST_NOISE, latest_time
 from ..errors import ConfigError
 from ..pipeline.model import Model
 from . import scheduler
 from .exporters import autoencoder_exporter, denoiser_exporter
-from .model_card import Agreement
 from .pipeline import Parts
 from .prompts import embedded
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """By how much, at most, the export was seen to differ: the network's output, and images in [0, 1]."""
+
+    network: float
+    image: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether both are rounding."""
+        return self.network < 1e-3 and self.image < 1 / 255
+
+    def __str__(self) -> str:
+        return f"network within {self.network:.1e}, images within {self.image * 255:.2g}/255"
 
 
 def convert(model: Model, image_size: int, text_encoders: tuple[str, ...]) -> Parts:
@@ -93,3 +111,16 @@ def difference_of_images(
     given = latents * std[:, None, None] + mean[:, None, None]
     decoded = network.decode(given / network.config.scaling_factor).sample.clamp(-1, 1)
     return float((decoded - autoencoder.decode(latents)).abs().max() / 2)
+
+
+def other_times(model: Model) -> Iterator[str]:
+    """Say where the pipeline's sampler visits other times than `ldm sample`, a sentence each."""
+    if model.diffusion.shift != 1 and not scheduler.shifts(model.schedule):
+        yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
+    start = latest_time(model.diffusion.prediction, model.schedule)
+    if start < 1:
+        alpha, sigma = model.schedule.alpha_sigma(torch.ones((), dtype=torch.float64))
+        yield (
+            f"It starts at t = 1, where an error of the predicted noise is multiplied by {sigma / alpha:,.0f}, and"
+            f" `ldm sample` at {start:.3f}, where that is {MOST_NOISE:g}: the images differ."
+        )

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import files
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.conditioning import Request
 from ..conditioning.text import TextConditioning
-from ..diffusion.predictions import MOST_NOISE, latest_time
 from ..errors import DataError
 from ..images.decode import is_picture
 from ..images.sets import data_of
@@ -20,31 +17,16 @@ from ..metrics.document import number_rows, read_evaluation
 from ..pipeline.model import Model
 from ..runs.roles import EVALUATION, SAMPLES, Role
 from ..runs.run import MANIFEST, StageRun, open_run
+from .conversion import Agreement, other_times
 from .exporters import autoencoder_exporter, denoiser_exporter
 from .pipeline import Parts, labels_in_diffusers
 from .prompts import PROMPTS
-from .scheduler import FLOW, shifts
+from .scheduler import FLOW
 from .transformer import NULL_CLASS
 from .usage import code_of
 
 GRID = "grid.png"
 _TRAINING = ("images", "batch_size", "lr", "decay", "ema")
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """By how much, at most, the export was seen to differ: the network's output, and images in [0, 1]."""
-
-    network: float
-    image: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether both are rounding."""
-        return self.network < 1e-3 and self.image < 1 / 255
-
-    def __str__(self) -> str:
-        return f"network within {self.network:.1e}, images within {self.image * 255:.2g}/255"
 
 
 @dataclass(frozen=True)
@@ -235,19 +217,6 @@ def _notes(model: Model, parts: Parts) -> Iterator[str]:
     if model.diffusion.learn_variance:
         yield "The pipeline leaves the learned variance aside, as DDIM does."
     yield from autoencoder_exporter(model.autoencoder).notes(model.autoencoder, model.latent_shape[1])
-
-
-def other_times(model: Model) -> Iterator[str]:
-    """Say where the pipeline's sampler visits other times than `ldm sample`, a sentence each."""
-    if model.diffusion.shift != 1 and not shifts(model.schedule):
-        yield f"Times are not shifted by {model.diffusion.shift:g}: the images are those of `ldm sample shift=1`."
-    start = latest_time(model.diffusion.prediction, model.schedule)
-    if start < 1:
-        alpha, sigma = model.schedule.alpha_sigma(torch.ones((), dtype=torch.float64))
-        yield (
-            f"It starts at t = 1, where an error of the predicted noise is multiplied by {sigma / alpha:,.0f}, and"
-            f" `ldm sample` at {start:.3f}, where that is {MOST_NOISE:g}: the images differ."
-        )
 
 
 def _notes_on_classes(model: Model) -> Iterator[str]:

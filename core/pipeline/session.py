@@ -12,7 +12,7 @@ from ..conditioning.conditioning import ALL, Conditioning, Request
 from ..diffusion import conditions
 from ..errors import ConfigError
 from ..files import read_plain
-from ..images.decode import WHITE, decode_picture, opaque, picture_of
+from ..images.decode import WHITE, decode_picture, in_mode, opaque, picture_of
 from ..images.masks import Masked, masked_by, unmasked
 from ..runs.outputs import machine_policy
 from ..runs.run import StageRun
@@ -131,7 +131,7 @@ class Session:
         picture = _picture(image, prepare.behind)
         if mask is None:
             return unmasked(picture, prepare)
-        return masked_by(picture, np.array(_picture(mask).convert("L")), prepare)
+        return masked_by(picture, np.array(in_mode(_picture(mask), "L")), prepare)
 
 
 def _asked(conditioning: Conditioning, wanted: str | Sequence[str]) -> dict[str, Any]:
@@ -143,4 +143,4 @@ def _picture(image: Picture, background: tuple[int, int, int] | None = WHITE) ->
     if isinstance(image, str | Path):
         return decode_picture(read_plain(Path(image)), str(image), background)
     picture = picture_of(image) if isinstance(image, np.ndarray) else image
-    return opaque(picture, background) if picture.has_transparency_data else picture.convert("RGB")
+    return opaque(picture, background) if picture.has_transparency_data else in_mode(picture, "RGB")

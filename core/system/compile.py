@@ -121,7 +121,7 @@ def require_compiler(device: torch.device) -> None:
 
 
 def _lacking(device: torch.device) -> str | None:
-    """Return what torch.compile lacks on a device, if anything can be told without trying."""
+    """Return what torch.compile lacks on a device, if that shows without trying."""
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         return "it needs a C++ compiler, but g++ is missing"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:

@@ -43,8 +43,8 @@ class Basis:
 
     recipe: the stages' settings, by the role of what they make. train, val: how many images, None where they cannot
     be counted. captioned: whether they have captions and no classes. attributes: labels and numbers that they are
-    conditioned on, where that is asked for. policy: device and dtype of the machine that is
-    estimated. rate: its FLOP/s in training, None for this machine, which is measured. notes: what was assumed.
+    conditioned on, where that is asked for. policy: device and dtype of the machine that is estimated. rate: its FLOP/s
+    in training, None for this machine, which is measured. notes: what was assumed.
     """
 
     how: Estimate

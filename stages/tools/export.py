@@ -13,10 +13,10 @@ from ...core.conditioning.conditioning import Request
 from ...core.conditioning.registry import conditioning_of
 from ...core.errors import ConfigError
 from ...core.interchange import model_spec, scheduler
-from ...core.interchange.conversion import compare, convert, difference_of_images
+from ...core.interchange.conversion import compare, convert, difference_of_images, other_times
 from ...core.interchange.export_record import CARD, is_made, write_record
 from ...core.interchange.exporters import autoencoder_exporter, denoiser_exporter
-from ...core.interchange.model_card import GRID, Shown, autoencoder_card, card, look_for, other_times
+from ...core.interchange.model_card import GRID, Shown, autoencoder_card, card, look_for
 from ...core.interchange.pipeline import Parts, write_pipeline
 from ...core.interchange.prompts import PROMPTS, write_prompts
 from ...core.interchange.stock import lengths_of
