@@ -15,6 +15,7 @@ from ldm.core.autoencoders import registry
 from ldm.core.autoregressive import registry as autoregressive
 from ldm.core.autoregressive.var_config import NextScaleConfig
 from ldm.core.conditioning import bpe
+from ldm.core.conditioning.own_encoder import OwnEncoder
 from ldm.core.conditioning.registry import recorded
 from ldm.core.conditioning.text import TextConditioning
 from ldm.core.denoisers import noisy_classifier
@@ -113,7 +114,7 @@ def make_run_of_text(folder: Path) -> None:
     run = copy_run(folder)
     known = json.loads((run / "dit" / MANIFEST).read_bytes())["facts"]
     ids = tuple(sorted(set(bpe.encode(PROMPT))))
-    texts = TextConditioning({"name": "own"}, 8, vocabulary=ids, prompts=(PROMPT,))
+    texts = TextConditioning(OwnEncoder().describe(), 8, vocabulary=ids, prompts=(PROMPT,))
     torch.manual_seed(0)
     config = MMDiTConfig(
         latent_channels=4, latent_size=4, text_width=8, text_layers=1, patch_size=2, **SMALL, **texts.sizes
