@@ -84,7 +84,7 @@ def _made_with(made: StageRun, role: str, producer: StageRun) -> bool:
 
 def card(
     denoiser: StageRun,
-    autoencoder: StageRun,
+    reader: StageRun,
     shown: Shown,
     model: Model,
     agreement: Agreement,
@@ -93,7 +93,8 @@ def card(
 ) -> str:
     """Return the card, Markdown under a block of metadata, without a licence: that is for its owner to choose.
 
-    request: the prompts that are given as tensors, if they are.
+    reader: the stage that read the images which it was trained on. request: the prompts that are given as tensors, if
+    they are.
     """
     from huggingface_hub import ModelCard, ModelCardData  # here, since it takes a second to import
 
@@ -123,7 +124,7 @@ def card(
         *(["## Classes", "", *_fenced(json.dumps(names, ensure_ascii=False), "json"), ""] if names else []),
         "## Data",
         "",
-        *_data(autoencoder),
+        *_data(reader),
         "",
         "## Settings",
         "",
@@ -231,8 +232,8 @@ def _notes_on_classes(model: Model) -> Iterator[str]:
         yield "Some classes have commas in their names, or share one: `pipe.labels` has what they are called there."
 
 
-def _data(autoencoder: StageRun) -> list[str]:
-    data = data_of(autoencoder)
+def _data(reader: StageRun) -> list[str]:
+    data = data_of(reader)
     if data.source is None:
         return ["Not known: the model was imported."]
     made = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}[data.fit]

@@ -95,16 +95,21 @@ def training_data_of(denoiser: StageRun, config: Run) -> TrainingData:
     return TrainingData(autoencoder, autoencoder, conditioning, images, condition)
 
 
-def preparation_of_training(generator: StageRun, config: Run) -> Preparation:
-    """Return how images became the squares that a generator was trained on, as its latents record it.
+def reader_of_images(generator: StageRun, config: Run) -> StageRun:
+    """Return the stage that read the images which a generator was trained on: the one that encoded them.
 
-    Where those are gone or made anew, as its autoencoder does. Raises DataError where that is missing, or changed.
+    Its autoencoder where it was trained on pixels, or its latents are gone or made anew. Raises DataError where that is
+    missing, or changed.
     """
-    producer = None
     if "latents" in generator.inputs:
         with suppress(DataError):
-            producer = open_producer(generator, "latents", LATENTS, config)
-    producer = producer or open_producer(generator, "autoencoder", AUTOENCODER, config)
+            return open_producer(generator, "latents", LATENTS, config)
+    return open_producer(generator, "autoencoder", AUTOENCODER, config)
+
+
+def preparation_of_training(generator: StageRun, config: Run) -> Preparation:
+    """Return how images became the squares that a generator was trained on. Raises DataError as `reader_of_images`."""
+    producer = reader_of_images(generator, config)
     return replace(preparation_of(data_of(producer)), image_size=size_of(generator.metadata))
 
 

@@ -22,8 +22,7 @@ from ..features.extractor import INCEPTION, Features, extract
 from ..features.reference import keep_features, kept_features
 from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
-from ..images.sets import image_loader
-from ..images.settings import Data
+from ..images.sets import data_of, image_loader
 from ..metrics import evaluate
 from ..metrics.inputs import (
     described_features,
@@ -68,7 +67,7 @@ class SampleEvaluator:
     ) -> None:
         self.wanted, self.sampling, self.policy, self.progress = wanted, sampling, policy, progress
         class_names = data.conditioning.class_names
-        self.data = Data.model_validate(data.autoencoder.config["data"])
+        self.data = data_of(data.described)
         shared = {name: getattr(wanted, name) for name in ("features", "weights", "reference", "limit")}
         self.comparison = Comparison(name=config.name, runs_dir=config.runs_dir, seed=config.seed, **shared)
         self.settings = evaluate.Settings(seed=config.seed, manifold_images=MANIFOLD_IMAGES)
@@ -93,7 +92,7 @@ class SampleEvaluator:
             # The reference images, which the main process alone reads.
             self.reference: ImageSource | None = None
             if processes.world().is_main:
-                self.reference, self.reference_input = reference_images(self.comparison, data.autoencoder, progress)
+                self.reference, self.reference_input = reference_images(self.comparison, data.described, progress)
                 evaluate.require_enough(len(limited(self.reference, self.comparison)), wanted.num, self.settings)
 
         self.every = wanted.every

@@ -32,11 +32,12 @@ from ...core.metrics.inputs import (
     saved_statistics,
 )
 from ...core.metrics.nearest import neighbours
+from ...core.pipeline.training_data import reader_of_images
 from ...core.progress import Outcome, Progress
-from ...core.runs.inputs import as_input, has_begun, input_path, made_by, open_own, open_producer
+from ...core.runs.inputs import as_input, has_begun, made_by, open_own, open_producer, own_folders
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line, machine_policy, output_folder
-from ...core.runs.roles import AUTOENCODER, DENOISER, SAMPLES, any_generator, generators
+from ...core.runs.roles import AUTOENCODER, DENOISER, LATENTS, SAMPLES, any_generator, generators
 from ...core.runs.run import MANIFEST, StageRun, open_run
 from ..configs import Eval
 from .classes import by_class, draw_confusion, read, read_held_out
@@ -163,15 +164,13 @@ def _made_by_us(where: Path, config: Eval) -> StageRun | None:
 
 
 def _reader(config: Eval, samples: StageRun | None) -> StageRun:
-    """Return the stage that read the run's images: the generator of the samples, or else the autoencoder."""
+    """Return the stage that read the images which the samples are like; of samples of no model, the run's own."""
     if samples is None:
+        if config.autoencoder is None and own_folders(LATENTS, config.root):
+            return open_own(LATENTS, config)
         return open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
     name = next((role.name for role in generators() if role.name in samples.inputs), DENOISER.name)
-    generator = open_producer(samples, name, any_generator(), config)
-    if "data" in generator.config:
-        return generator
-    folder = input_path(generator, "autoencoder")
-    return open_run(folder, AUTOENCODER, made_by(AUTOENCODER, config, folder))
+    return reader_of_images(open_producer(samples, name, any_generator(), config), config)
 
 
 def _labelled(made: StageRun) -> ImageSource:

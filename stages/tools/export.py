@@ -31,6 +31,7 @@ from ...core.pipeline.loading import (
 )
 from ...core.pipeline.model import Model, forward_process
 from ...core.pipeline.students import at_scale, check_scale, usual_sampling
+from ...core.pipeline.training_data import reader_of_images
 from ...core.progress import Outcome, Progress, number_of
 from ...core.runs.inputs import open_own, open_producer
 from ...core.runs.roles import AUTOENCODER
@@ -104,7 +105,8 @@ def _export_all(config: Export, progress: Progress) -> Outcome:
             write_prompts(folder / PROMPTS, model.network, model.conditioning, request)
         if sources.shown.grid is not None:
             files.write_bytes(folder / GRID, sources.shown.grid.read_bytes())
-        text = card(sources.denoiser, sources.autoencoder, sources.shown, model, agreement, parts, request)
+        reader = reader_of_images(sources.denoiser, config)
+        text = card(sources.denoiser, reader, sources.shown, model, agreement, parts, request)
         files.write_bytes(folder / CARD, text.encode(errors="backslashreplace"))
         model_spec.describe(folder, config.name, sources.denoiser.metadata["image_size"])
     summary = {

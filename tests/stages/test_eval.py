@@ -10,12 +10,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ldm.core.errors import ConfigError, DataError
+from ldm.core.images.sources import open_splits
 from ldm.core.runs.run import MANIFEST
 from ldm.core.settings.fields import RESERVED_LABELS
 from ldm.stages.eval import likelihood, reconstructions
 from ldm.stages.eval.reconstructions import shown_ranks
 from tests.support.forgery import write_manifest
-from tests.support.pipeline_run import Heard, Pipeline, pngs
+from tests.support.pipeline_run import Heard, Pipeline, manifest, pngs, write_squares
 
 
 def metrics(folder: Path) -> dict:
@@ -37,13 +38,13 @@ def test_eval_writes_numbers_with_their_conditions(trained: Pipeline) -> None:
 
 
 def test_images_that_are_others_than_those_trained_on_are_reported_by_an_evaluation(copied: Pipeline) -> None:
-    recorded = json.loads((copied.folder / "vqvae" / MANIFEST).read_text())
+    recorded = json.loads((copied.folder / "latents" / MANIFEST).read_text())
     recorded["inputs"]["data"]["fingerprint"] = "0" * 64
-    write_manifest(copied.folder / "vqvae", recorded)
+    write_manifest(copied.folder / "latents", recorded)
     copied.run("sample", num=4, label="some")
     heard = Heard()
     copied.run("eval", heard, samples="some")
-    assert [warning for warning in heard.warnings if "are others than when" in warning and "vqvae" in warning]
+    assert [warning for warning in heard.warnings if "are others than when" in warning and "latents" in warning]
 
 
 def test_held_out_real_images_are_read_beside_the_samples_over_all_and_by_class(trained: Pipeline) -> None:
@@ -107,6 +108,26 @@ def test_without_the_runs_images_numbers_of_held_out_ones_are_left_out_and_that_
         shutil.move(tmp_path / "away", copied.images)
     assert "n_held_out" not in document["conditions"] and "class_accuracy[classifier]" in document["numbers"]
     assert any("no numbers of held-out images" in note for note in heard.notes)
+
+
+def test_samples_are_compared_with_the_images_of_their_latents_not_with_those_of_the_autoencoder(
+    trained: Pipeline, tmp_path: Path
+) -> None:
+    """In an evaluation, in one of strange images, and in a training's metrics."""
+    other = Pipeline(tmp_path / "runs", write_squares(tmp_path / "others", names=("blue", "red")))
+    encoded = other.run("encode", autoencoder=trained.folder / "vqvae", data__source=str(other.images)).directory
+    measured = {"metrics__every": 64, "metrics__num": 10, "metrics__features": "classifier"}
+    weights = trained.folder / "classifier" / "final"
+    denoiser = other.run("train-dit", **measured, metrics__weights=weights).directory
+    other.run("sample", num=8)
+    expected = open_splits(str(other.images), val_fraction=0.25)[0].fingerprint()
+    for given in ({}, {"samples": str(trained.images)}):
+        made = manifest(other.run("eval", features="classifier", weights=weights, **given).directory)
+        assert made["inputs"]["reference"]["fingerprint"] == expected
+        assert made["inputs"]["reference"]["path"] == f"{other.images} (training images)"
+    assert manifest(encoded)["inputs"]["data"]["path"] == str(other.images)
+    last = json.loads((denoiser / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "frechet_distance[classifier]" in last
 
 
 def test_eval_of_the_reference_itself_has_no_distance_and_full_accuracy(trained: Pipeline) -> None:
