@@ -4,15 +4,16 @@ Make compares times of files. A recipe is one file for all stages; these are one
 settings that make a run this run differ, so that a changed recipe reruns what it touches and nothing else.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..core.errors import DataError
 from ..core.files import json_bytes, write_bytes
 from ..core.runs.run import MANIFEST
-from ..core.settings.fields import Run, identity
+from ..core.settings.fields import Run, Section, identity
 from ..stages.table import STAGES, pipeline
 from . import examples
 from .commands import Command, plain_command
@@ -28,12 +29,13 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
     """Write RUNS_DIR/NAME/.plan/STAGE.json for every stage and rules.mk; return the files whose content changed.
 
     name, runs_dir: as the flags of the same name; None leaves them to the recipe. Every stage is validated before
-    anything is written. Raises ConfigError.
+    anything is written. Raises ConfigError, and DataError where a stage that is still to be made names a missing file.
     """
     flags = {key: value for key, value in (("name", name), ("runs_dir", runs_dir)) if value is not None}
     configs = {command: merged_config(command, recipe, (), flags).config for command in STAGES}
     read = read_recipe(recipe) if recipe is not None else None
     sections, without = (read.tree, read.without) if read is not None else ((), ())
+    _require_files({command: configs[command] for command in pipeline(sections) if command not in without})
     files: dict[Path, bytes] = {}
     for command, config in configs.items():
         assert isinstance(config, Run), "every stage works in a run"
@@ -45,6 +47,29 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, files[path])
     return changed
+
+
+def _require_files(configs: Mapping[str, Section]) -> None:
+    """Refuse a pipeline that would stop after hours, for want of weights that its last stage reads."""
+    missing = []
+    for command, config in configs.items():
+        assert isinstance(config, Run), "every stage works in a run"
+        if not any((config.root / STAGES[command].writes[0].name).rglob(MANIFEST)):
+            paths = [(name, path) for name, path in _paths(config) if not path.is_relative_to(config.root)]
+            missing += [f"{command}: `{name}={path}` does not exist" for name, path in paths if not path.exists()]
+    if missing:
+        raise DataError(
+            "; ".join(missing), "the head of the recipe says where to get it, or change that in a copy of the recipe"
+        )
+
+
+def _paths(section: Section) -> Iterator[tuple[str, Path]]:
+    """Yield the name of each setting that is a path to something to be read, and the path."""
+    for name, value in section:
+        if isinstance(value, Section):
+            yield from ((f"{name}.{inner}", path) for inner, path in _paths(value))
+        elif isinstance(value, Path) and name != "runs_dir":
+            yield name, value
 
 
 def rules(sections: Collection[str] = (), without: Collection[str] = ()) -> str:

@@ -12,7 +12,7 @@ import pytest
 from ldm.cli.layers import merged_config
 from ldm.cli.main import run
 from ldm.cli.plan import FOLDER, RULES, rules, write_plan
-from ldm.core.errors import ConfigError
+from ldm.core.errors import ConfigError, DataError
 from ldm.core.runs.roles import DENOISER, Role
 from ldm.stages.command import Command, Kind, Target
 from ldm.stages.table import COMMANDS, STAGES
@@ -69,6 +69,26 @@ def test_two_runs_of_one_recipe_have_the_same_plan() -> None:
     write_plan("r.yaml", "b")
     for stage in STAGES:
         assert Path(f"runs/a/.plan/{stage}.json").read_bytes() == Path(f"runs/b/.plan/{stage}.json").read_bytes()
+
+
+def test_files_that_are_missing_are_named_before_anything_is_trained_until_their_stage_is_made() -> None:
+    text = """
+train-vqvae: {loss: {lpips: weights/lpips}}
+train-dit: {metrics: {weights: weights/net.pth}, start_from: runs/x/other}
+"""
+    with pytest.raises(DataError) as refused:
+        plan(text)
+    assert refused.value.message == (
+        "train-vqvae: `loss.lpips=weights/lpips` does not exist; train-dit: `metrics.weights=weights/net.pth` does not"
+        " exist"
+    )
+    assert not Path("runs").exists()
+    Path("weights/lpips").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"^train-dit: `metrics\.weights=weights/net\.pth` does not exist"):
+        plan(text)
+    Path("runs/x/dit").mkdir(parents=True)
+    Path("runs/x/dit/manifest.json").write_text("{}")
+    plan(text)
 
 
 def test_a_damaged_plan_is_written_anew() -> None:
