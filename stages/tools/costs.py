@@ -10,17 +10,11 @@ import torch
 
 from ...core.autoencoders import registry as autoencoders
 from ...core.autoencoders.codec import Autoencoder
-from ...core.conditioning.attributes import ATTRIBUTES, AttributeConditioning, Number
+from ...core.conditioning.attributes import ATTRIBUTES
 from ...core.conditioning.conditioning import Conditioning
 from ...core.conditioning.own_encoder import OwnEncoder
 from ...core.conditioning.text import TextConditioning
-from ...core.errors import ConfigError, DataError
-from ...core.images.captions import has_captions
-from ...core.images.dataset import ImageSource
-from ...core.images.sets import exclusion_of
-from ...core.images.settings import Data
-from ...core.images.sources import open_parts, open_source, open_splits, own_held_out
-from ...core.latents.attributes import TABLE, read_table
+from ...core.errors import ConfigError
 from ...core.latents.dataset import LatentSets
 from ...core.progress import duration
 from ...core.runs.outputs import machine_policy
@@ -31,29 +25,23 @@ from ...core.system.settings import Machine
 from ..configs import Sample
 from ..configs.estimate import Estimate
 from . import dummy, words
+from .counting import CountedImages, count_images
 
-ASSUMED_CLASSES = 10
 ASSUMED_TEXT = (24, 1000)  # tokens, and how many differ: counting them would read all captions
-ASSUMED_LABELS = 10
 
 
 @dataclass(frozen=True)
 class Basis:
     """What all stages' costs depend on.
 
-    recipe: the stages' settings, by the role of what they make. train, val: how many images, None where they cannot
-    be counted. captioned: whether they have captions and no classes. attributes: labels and numbers that they are
-    conditioned on, where that is asked for. policy: device and dtype of the machine that is estimated. rate: its FLOP/s
-    in training, None for this machine, which is measured. notes: what was assumed.
+    recipe: the stages' settings, by the role of what they make. images: how many, and what they come with. policy:
+    device and dtype of the machine that is estimated. rate: its FLOP/s in training, None for this machine, which is
+    measured. notes: what was assumed.
     """
 
     how: Estimate
     recipe: SimpleNamespace
-    train: int | None
-    val: int | None
-    class_names: tuple[str, ...]
-    captioned: bool
-    attributes: AttributeConditioning | None
+    images: CountedImages
     policy: Policy
     rate: float | None
     notes: list[str]
@@ -95,8 +83,8 @@ class Basis:
         shape = autoencoder.latent_shape(data.size) if autoencoder else self.how.latent
         assert shape is not None, "given where there is no autoencoder"
         device = self.policy.device if self.rate is None else torch.device("cpu")
-        conditioning = self.texts(has_null=True) if self.captioned else self.attributes
-        return dummy.latents(shape, len(self.class_names), data.flip, device, conditioning)
+        conditioning = self.texts(has_null=True) if self.images.captioned else self.images.attributes
+        return dummy.latents(shape, len(self.images.class_names), data.flip, device, conditioning)
 
     def texts(self, has_null: bool) -> TextConditioning:
         """Return captions of an assumed length, read by a network that is trained with the denoiser."""
@@ -143,9 +131,9 @@ def basis(how: Estimate, recipe: SimpleNamespace) -> Basis:
     """Return what all stages' costs depend on. Raises ConfigError for settings that contradict each other."""
     notes: list[str] = []
     kinds = {getattr(stage, "conditioning", None) for stage in vars(recipe).values()}
-    images = _images(how, recipe.autoencoder.data, ATTRIBUTES in kinds, notes)
+    images = count_images(how, recipe.autoencoder.data, ATTRIBUTES in kinds, notes)
     machine = next(getattr(recipe, role.name) for role in generators() if hasattr(recipe, role.name)).machine
-    return Basis(how, recipe, *images, *_machine(how, machine), notes)
+    return Basis(how, recipe, images, *_machine(how, machine), notes)
 
 
 def _machine(how: Estimate, machine: Machine) -> tuple[Policy, float | None]:
@@ -160,61 +148,6 @@ def _machine(how: Estimate, machine: Machine) -> tuple[Policy, float | None]:
     if name not in rates:
         raise ConfigError(f"`machine.precision={name}` is not supported on {how.where}", f"use {' or '.join(rates)}")
     return Policy(torch.device("cuda"), DTYPES[name]), (how.flops or rates[name] * 1e12) * share
-
-
-def _images(
-    how: Estimate, data: Data, have_attributes: bool, notes: list[str]
-) -> tuple[int | None, int | None, tuple[str, ...], bool, AttributeConditioning | None]:
-    """Count training and held-out images without reading any; name their classes, or say what else they come with."""
-    captioned = False
-    attributes: AttributeConditioning | None = None
-    train: int | None = None
-    val: int | None = None
-    names: tuple[str, ...] | None = None
-    try:
-        if data.source is not None:
-            train, val, source = _counts(data, data.source)
-            names = source.class_names
-            captioned = has_captions(source, data) and not source.labelled and how.classes is None
-            attributes = _attributes(source) if have_attributes else None
-    except (DataError, ConfigError) as error:
-        notes.append(f"the images are not available ({error.message})")
-    if how.dataset is not None:
-        train, val = how.dataset, round(how.dataset * data.val_fraction)
-    if train is None:
-        notes.append("the number of images is unknown: what depends on it is left out; give --dataset N")
-    if how.classes is None and names is None:
-        notes.append(f"the number of classes is unknown: {ASSUMED_CLASSES} assumed; give --classes N")
-    if how.classes is not None or names is None:
-        names = tuple(f"class {number}" for number in range(how.classes or ASSUMED_CLASSES))
-    if have_attributes and attributes is None:
-        notes.append(f"what {TABLE} has is unknown: {ASSUMED_LABELS} labels and numbers assumed")
-        attributes = AttributeConditioning(tuple(f"label {number}" for number in range(ASSUMED_LABELS)))
-    return train, val, names, captioned and not have_attributes, attributes
-
-
-def _attributes(source: ImageSource) -> AttributeConditioning:
-    """Return the labels and numbers that the images' `labels.csv` names."""
-    rows = [*read_table(source).values()]
-    labels = sorted({label for row in rows for label in row.labels})
-    numbers = rows[0].numbers if rows else ()
-    return AttributeConditioning(tuple(labels), tuple(Number(name, 0, 1, 0.5) for name in numbers))
-
-
-def _counts(data: Data, location: str) -> tuple[int, int, ImageSource]:
-    """Return how many images are trained on and held out, as training would open them, and some of them.
-
-    How many are held out of images that come as one part is taken from the fraction: the choice would read them all.
-    """
-    exclude = exclusion_of(data)
-    if data.validation is not None or own_held_out(location):
-        train, val = open_splits(location, data.validation, data.val_fraction, exclude, data.masks)
-        return len(train), len(val), train
-    source = open_source(location)
-    if exclude is not None:
-        ((_, source),) = exclude.leave_out([("all", source)], lambda: [*open_parts(location).items()])
-    held_out = round(len(source) * data.val_fraction)
-    return len(source) - held_out, held_out, source
 
 
 @dataclass(frozen=True)

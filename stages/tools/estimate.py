@@ -39,7 +39,7 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
     facts = {
         "stages": [asdict(each) for each in costs],
         "latent_shape": list(found.latents.train.shape),
-        "classes": len(found.class_names),
+        "classes": len(found.images.class_names),
         "precision": found.policy.name,
         "gpus": how.gpus,
         "measured": found.rate is None,

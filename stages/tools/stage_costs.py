@@ -71,7 +71,7 @@ def train_denoiser(found: Basis, stage: TrainDenoiser) -> StageCost:
 
 def train_classifier(found: Basis, stage: TrainClassifier) -> StageCost | None:
     """Estimate the training of the classifier of images; there is none without classes to tell apart."""
-    if found.autoencoder is None or stage.noisy or len(found.class_names) < 2:
+    if found.autoencoder is None or stage.noisy or len(found.images.class_names) < 2:
         return None
     return _by_stepping(found, stage, _classifying)
 
@@ -95,9 +95,9 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
     is_random = autoencoder.posterior(torch.zeros(1, channels, *size)).std is not None
     shape = autoencoder.latent_shape(size)
     others = [prod(shape[1:])] if data.masks else []
-    others += [4 * len(found.attributes.fields)] if found.attributes is not None else []
+    others += [4 * len(found.images.attributes.fields)] if found.images.attributes is not None else []
     size = bytes_of_a_sample(shape, views * (2 if is_random else 1), others)
-    total = None if found.train is None or found.val is None else found.train + found.val
+    total = None if found.images.train is None or found.images.val is None else found.images.train + found.images.val
     return StageCost(
         stage.command,
         images=total,
@@ -237,13 +237,13 @@ def _autoencoding(found: Basis, stage: TrainAutoencoder, policy: Policy) -> Auto
     if stage.loss.lpips is not None and not stage.loss.lpips.is_dir():
         found.note(f"the perceptual loss is left out: its weights ({stage.loss.lpips}) are not available")
         stage = stage.model_copy(update={"loss": stage.loss.model_copy(update={"lpips": None})})
-    return AutoencodingTask(stage, dummy.images(stage.data, len(found.class_names)), policy)
+    return AutoencodingTask(stage, dummy.images(stage.data, len(found.images.class_names)), policy)
 
 
 def _classifying(found: Basis, stage: TrainClassifier, policy: Policy) -> ClassifyingTask:
     data = found.recipe.autoencoder.data
     stage = stage.model_copy(update={"data": data})
-    return ClassifyingTask(stage, dummy.images(data, len(found.class_names)), policy)
+    return ClassifyingTask(stage, dummy.images(data, len(found.images.class_names)), policy)
 
 
 def denoiser_network(found: Basis, stage: TrainDenoiser) -> DenoiserConfig:
@@ -255,8 +255,8 @@ def conditioning_for(found: Basis, stage: Any) -> Conditioning:
     """Return what a generator would be conditioned on."""
     if stage.conditioning == "none":
         return NoConditioning()
-    if found.captioned and stage.conditioning in ("data", "text"):
+    if found.images.captioned and stage.conditioning in ("data", "text"):
         return found.texts(has_null=stage.label_dropout > 0)
-    if found.attributes is not None and stage.conditioning in ("data", ATTRIBUTES):
-        return replace(found.attributes, has_null=stage.label_dropout > 0)
-    return conditioning_of({"class_names": found.class_names}, stage.label_dropout)
+    if found.images.attributes is not None and stage.conditioning in ("data", ATTRIBUTES):
+        return replace(found.images.attributes, has_null=stage.label_dropout > 0)
+    return conditioning_of({"class_names": found.images.class_names}, stage.label_dropout)

@@ -31,8 +31,9 @@ from ldm.core.training.task import Batch, Plan
 from ldm.stages import train_autoencoder
 from ldm.stages.configs import TrainVQVAE
 from ldm.stages.configs.estimate import Estimate, parse_rate
-from ldm.stages.tools import costs, dummy
+from ldm.stages.tools import dummy
 from ldm.stages.tools.costs import StageCost, table
+from ldm.stages.tools.counting import count_images
 from ldm.stages.tools.stage_costs import bytes_of_a_sample
 from ldm.stages.tools.words import amount
 from tests.support.pipeline_run import MACHINE, Pipeline
@@ -166,9 +167,9 @@ def test_images_are_counted_as_training_would_open_them(tmp_path: Path) -> None:
 
     def counted(**data: Any) -> tuple[int | None, int | None]:
         notes: list[str] = []
-        train, val, class_names, *_ = costs._images(Estimate(), Data(**data), False, notes)
-        assert class_names == ("0", "1") and not notes
-        return train, val
+        images = count_images(Estimate(), Data(**data), False, notes)
+        assert images.class_names == ("0", "1") and not notes
+        return images.train, images.val
 
     own, everything = str(tmp_path / "own.npz"), str(tmp_path / "all.npz")
     assert counted(source=own) == (40, 10)
