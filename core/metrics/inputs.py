@@ -138,11 +138,15 @@ def known_labels(
         return None
     columns: dict[str, int] = {}
     for label in sorted({label for labels in asked for label in labels}):
-        with suppress(ConfigError):
-            columns |= zip([label], class_columns([label], extractor.class_names), strict=True)
+        with suppress(ConfigError):  # a label that is not one of its classes
+            (columns[label],) = class_columns([label], extractor.class_names)
     names = tuple(columns)
-    found = [[names.index(label) for label in labels if label in columns] for labels in asked]
-    rows = np.array([each[0] if len(each) == 1 else -1 for each in found], dtype=np.int64)
+
+    def row(labels: Sequence[str]) -> int:
+        known = [names.index(label) for label in labels if label in columns]
+        return known[0] if len(known) == 1 else -1
+
+    rows = np.array([row(labels) for labels in asked], dtype=np.int64)
     if rows.max() < 0:
         few = f"{', '.join(extractor.class_names[:3])}{' …' if len(extractor.class_names) > 3 else ''}"
         progress.warn(
