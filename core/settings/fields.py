@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     PlainSerializer,
+    ValidationError,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
@@ -268,10 +269,14 @@ def shared_fields(made: Callable[..., Any], values: Mapping[str, Any]) -> Any:
 
 
 def defaults(model: type[Section], recorded: Mapping[str, Any]) -> Section:
-    """Return a configuration with defaults, except for the recorded presets, which name families."""
+    """Return a configuration with defaults, except for the recorded presets that there are: they name families."""
     presets = {
         name: {"preset": value["preset"]}
         for name, value in recorded.items()
         if isinstance(value, Mapping) and isinstance(value.get("preset"), str) and name in model.model_fields
     }
-    return model.model_validate(presets)
+    try:
+        return model.model_validate(presets)
+    except ValidationError as error:  # They were recorded by another version, or are damaged.
+        unknown = {found["loc"][0] for found in error.errors()}
+        return model.model_validate({name: preset for name, preset in presets.items() if name not in unknown})
