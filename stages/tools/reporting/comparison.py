@@ -61,7 +61,7 @@ def _compared_stages(runs: Mapping[str, Summary]) -> dict[str, dict[str, StageRu
 
 def _states(stages: Mapping[str, Stages], runs: Mapping[str, Summary]) -> Table:
     rows = [
-        (title, *(_state(several[name]) if name in several else "missing" for name in runs))
+        (title, *(_state(several[name]) if name in several else "none of its own" for name in runs))
         for title, several in stages.items()
     ]
     rows.append(("Sets of samples", *(str(len(run.samples)) for run in runs.values())))
