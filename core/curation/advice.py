@@ -13,6 +13,8 @@ _SIZES = (16, 32, 64, 128, 256, 512, 1024)
 _LOSS = 0.25  # share of an image that the centre crop may cut off without a word
 _RATIO = 5.0  # largest class to smallest
 _FEW = 100  # images of a class
+_ALIKE = 0.05  # by which ratios of width to height may differ from their median, and are still one shape
+_MULTIPLE = 16  # pixels, of a width: autoencoders and patches make it smaller together
 _SKIPPED = 0.01  # share of images that on_error=skip leaves out
 
 
@@ -59,9 +61,19 @@ def _on_size(survey: Survey, image_size: int) -> dict[str, str]:
     if cut > len(loss) / 10:
         advice["crop"] = (
             f"of {cut:,} images the centre crop cuts off more than {_LOSS:.0%}; crop them yourself if it hurts,"
-            " or train with data.fit=pad"
+            f" or train with {_uncut(survey.sizes, image_size)}"
         )
     return advice
+
+
+def _uncut(sizes: np.ndarray, image_size: int) -> str:
+    """Return the settings by which less of the images, sizes int64 (N, 2), is lost: their own shape if it is one."""
+    ratios = sizes[:, 0] / sizes[:, 1]
+    median = float(np.median(ratios))
+    width = _MULTIPLE * round(image_size * median / _MULTIPLE)
+    if width < _MULTIPLE or np.mean(np.abs(ratios / median - 1) <= _ALIKE) < _MOST:
+        return "data.fit=pad"
+    return f"`data.image_width={width}`, which is their shape at a height of {image_size}"
 
 
 def _on_classes(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, str]:
@@ -74,7 +86,7 @@ def _on_classes(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, str
         least, most = class_names[int(counts.argmin())], class_names[int(counts.argmax())]
         advice["balance"] = (
             f"{most} has {counts.max() / counts.min():.0f} times the images of {least}: rare classes are learnt less;"
-            " add images, or evaluate each class by itself"
+            " add images, or train with `train.balance=sqrt`, by which they are seen more often"
         )
     few = [name for name, count in zip(class_names, counts.tolist(), strict=True) if 0 < count < _FEW]
     if few:
