@@ -68,6 +68,8 @@ class NetworkConfig(Section):
 
 def _refused(detail: Any, config: type[NetworkConfig]) -> str:
     """Return the error of one field."""
+    if not detail["loc"]:  # of a name with half of a surrogate pair, which is no text
+        return f"the name of a setting is {str(detail['input'])[:80]!r}: {detail['msg']}"
     name = detail["loc"][0]
     if detail["type"] == "missing":
         return f"{name} is missing"
