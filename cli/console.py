@@ -54,6 +54,7 @@ class Plain:
     ) -> None:
         self._log, self._out, self._quiet, self._interval, self._clock = log, out, quiet, interval, clock
         self._work: list[Pace] = []
+        self._warned: set[str] = set()
         self._shown = clock()
 
     def __enter__(self) -> "Plain":
@@ -87,6 +88,11 @@ class Plain:
         self._say(message)
 
     def warn(self, message: str) -> None:
+        if message not in self._warned:  # A sweep evaluates many times what it warns of.
+            self._warned.add(message)
+            self._warning(message)
+
+    def _warning(self, message: str) -> None:
         self._log.write(f"warning: {one_line(message)}\n")
         self._log.flush()
 

@@ -56,7 +56,7 @@ class Live(Plain):
             self._stop()
             self._say(finish_line(pace))
 
-    def warn(self, message: str) -> None:
+    def _warning(self, message: str) -> None:
         self._console.print(Text.assemble(("warning: ", "yellow"), one_line(message)))
 
     def outcome(self, command: str, outcome: Outcome) -> None:

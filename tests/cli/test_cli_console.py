@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ldm.cli.console import Plain, open_console, outcome_lines, progress_line
 from ldm.cli.events import Events
-from ldm.cli.live import _rows
+from ldm.cli.live import Live, _rows
 from ldm.cli.pace import Pace, brief
 from ldm.core.progress import Outcome, duration
 
@@ -119,6 +119,15 @@ def test_quiet_shows_only_warnings_and_the_folder() -> None:
     assert (log.getvalue(), out.getvalue()) == ("warning: look here\n", f"{OUTCOME.directory}\n")
 
 
+@pytest.mark.parametrize("console", [Plain, Live])
+def test_a_warning_is_shown_once_however_often_it_is_given(console: type[Plain]) -> None:
+    log = io.StringIO()
+    shown = console(log, io.StringIO())
+    for message in ("look here", "and there", "look here"):
+        shown.warn(message)
+    assert log.getvalue() == "warning: look here\nwarning: and there\n"
+
+
 def test_the_outcome_says_what_was_written_and_what_to_run_next() -> None:
     assert outcome_lines("train-dit", OUTCOME) == [
         "ldm train-dit: wrote runs/x/dit",
@@ -216,6 +225,7 @@ def test_loss_comes_before_what_is_measured_now_and_then() -> None:
 PROGRAM = """
 import time
 from ldm.cli.console import open_console
+from ldm.cli.live import Live
 with open_console() as console:
     console.start("training", 100, "images")
     console.start("validation", 5, "images")
