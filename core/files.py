@@ -61,8 +61,9 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Return the sha256 of a value's canonical JSON, hex."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Return the sha256 of a value's canonical JSON, hex. Raises ValueError for a number that JSON has not."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sync_directory(path: Path) -> None:
@@ -150,8 +151,12 @@ def read_sealed(path: Path, key: str, schema: int, remedy: str | None = None, al
     """
     value = read_json(path, remedy)
     digest, found = value.pop(key, None), value.get("schema", schema)
+    try:
+        own = sha256_json(value)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}", remedy) from None
     is_sealed = always or digest is not None or found != schema or _has_its_own_digest(value)
-    if is_sealed and digest != sha256_json(value):
+    if is_sealed and digest != own:
         raise DataError(f"{path} is damaged: it differs from its own sha256", remedy)
     if found != schema:
         raise NewerFormat(f"{path} has schema {found!r}; this ldm reads {schema}", "upgrade ldm")

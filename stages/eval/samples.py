@@ -144,8 +144,9 @@ def _samples_folder(config: Eval) -> Path:
         inside = root / config.samples
         path = inside if inside.is_dir() else Path(config.samples)
         if not path.exists():
+            missing = f"{path} does not exist" if inside == path else f"neither {inside} nor {path} exists"
             raise DataError(
-                f"`samples={config.samples}`: neither {inside} nor {path} exists",
+                f"`samples={config.samples}`: {missing}",
                 f"name one of the run's: {', '.join(found)}"
                 if found
                 else f"make some: {command_line('sample', config)}",

@@ -14,7 +14,7 @@ from ...core.figures import Line, Panel, draw, line
 from ...core.images.decode import decode, write_png
 from ...core.images.grid import grid, scale_for
 from ...core.metrics.document import read_evaluation
-from ...core.progress import Outcome, Progress
+from ...core.progress import Outcome, Progress, number_of
 from ...core.runs.inputs import as_input, open_own
 from ...core.runs.lock import occupy
 from ...core.runs.outputs import claim, command_line
@@ -49,7 +49,7 @@ class Point:
 
 def in_words(by: str, cfg: float, steps: int) -> str:
     """Write how images were drawn. by: empty is left out."""
-    return ", ".join(filter(None, (by, f"cfg {cfg:g}", f"{steps} steps")))
+    return ", ".join(filter(None, (by, f"cfg {cfg:g}", number_of(steps, "step"))))
 
 
 def compare(config: Sweep, points: Sequence[Point], progress: Progress) -> Outcome:

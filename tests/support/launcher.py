@@ -172,6 +172,7 @@ def _serve(orders: socket.socket) -> None:
                 orders.close()
                 _become(order["start"], handles)
             started[pid] = time.monotonic()
+            ended.pop(pid, None)  # of an earlier command: numbers of processes come again after 32,768
             for handle in handles:
                 os.close(handle)
             answer: dict[str, Any] = {"pid": pid}
