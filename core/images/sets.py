@@ -25,7 +25,7 @@ from .loader import ImageLoader, Preparation
 from .settings import Data
 from .sources import open_splits
 from .squares import Squares, cache_folder
-from .weights import mask_fingerprint
+from .weights import advice_on_masks, mask_fingerprint
 
 _DARK = 0.5  # share of nearly black images above which they are hardly meant to be
 _NAMED = 3  # files, of those that were written since a stage ended
@@ -102,6 +102,8 @@ class ImageSources:
         progress.note(self.described)
         if inside := self._folders_of_one_class():
             progress.warn(f"one class, {self.train.class_names[0]}; did you mean {inside}?")
+        if not self.data.masks and (advice := advice_on_masks([*self.train.names, *self.val.names])):
+            progress.warn(advice)
         keep = keep or self.data.on_error == "skip"
         return ImageSets(
             image_loader(self.train, self.data, "training", progress, keep),

@@ -1,6 +1,7 @@
 """Masks beside images, `x-mask.png` of `x.png`: how much each pixel's error counts. White counts, black does not."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -33,6 +34,19 @@ def with_masks(source: ImageSource) -> ImageSource:
         raise DataError(f"{source.location} has no masks", f"name that of x.png x{ENDING}.png, or use `data.masks=no`")
     rows = np.array([masks.get(stems[row], -1) for row in images], dtype=np.int64)
     return replace(source.subset(images), masks=np.where(rows < 0, -1, source.rows[rows]))
+
+
+def advice_on_masks(names: Sequence[str]) -> str | None:
+    """Return what to do about images that are masks of others, by their names; None where there are none."""
+    named = [name for name in names if f"{ENDING}." in name]
+    stems = {str(PurePath(name).with_suffix("")) for name in names} if named else set()
+    masks = [name for name in named if str(PurePath(name).with_suffix("")).removesuffix(ENDING) in stems]
+    if not masks:
+        return None
+    return (
+        f"{len(masks):,} of {len(names):,} images are masks of others, by their names ({masks[0]}), and trained on as"
+        " images; did you mean `data.masks=yes`?"
+    )
 
 
 def mask_fingerprint(source: ImageSource) -> str:

@@ -14,6 +14,7 @@ from ...core.curation.texts import MOST_TOKENS, survey_captions
 from ...core.errors import DataError
 from ...core.images.dataset import ImageSource
 from ...core.images.settings import Data
+from ...core.images.weights import advice_on_masks
 from ...core.progress import Outcome, Progress, number_of
 from ..configs.data_tools import DataInspect
 from .data_parts import TRAINED, Parts, counted, listed, opened_images, own_split, read_all, shown
@@ -40,6 +41,8 @@ def run(config: DataInspect, progress: Progress) -> Outcome:
     stops = facts["stops"] = [*_stops(opened, survey), *_caption_stops(facts["captions"], source)]
     facts["not_opened"] = [*_not_opened(alone, survey)]
     facts["advice"] = advise(survey, counts, source.class_names, config.image_size)
+    if masks := advice_on_masks(source.names):
+        facts["advice"]["masks"] = masks
     pictures = []
     if config.sheet is not None and len(survey):
         write_sheet(config.sheet, class_strips(source, config.image_size, COLUMNS, ROWS))

@@ -15,7 +15,7 @@ from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import DataError
 from ldm.core.images.sets import image_sources
 from ldm.core.images.settings import Data
-from ldm.core.images.weights import loss_weights
+from ldm.core.images.weights import advice_on_masks, loss_weights
 from ldm.core.latents.dataset import weights_of
 from ldm.core.latents.from_images import latents_of_images
 from ldm.core.latents.sets import read_latents
@@ -24,7 +24,9 @@ from ldm.core.progress import Silent
 from ldm.core.runs.roles import AUTOENCODER, LATENTS
 from ldm.core.runs.run import open_run
 from ldm.core.system.precision import Policy
-from tests.support.pipeline_run import Pipeline, manifest, write_squares
+from ldm.stages.configs.data_tools import DataInspect
+from ldm.stages.tools import data_inspect
+from tests.support.pipeline_run import Heard, Pipeline, manifest, write_squares
 
 SIDE = 16
 
@@ -54,6 +56,18 @@ def test_masks_are_no_images_and_count_what_they_show(images: Path) -> None:
     for row, name in enumerate(read.train.source.names):
         expected = 0.25 if not name.startswith("blue") and int(name[-7:-4]) < 6 else 1
         assert read.train.masks(np.array([row])).mean() / 255 == expected, name
+
+
+def test_masks_that_would_be_trained_on_as_images_are_told(images: Path) -> None:
+    heard = Heard()
+    image_sources(data_of(images)).read(heard)
+    assert heard.warnings == []
+    image_sources(data_of(images, masks=False)).read(heard)
+    (warning,) = heard.warnings
+    assert warning.startswith("12 of 36 images are masks of others, by their names (green/00")
+    inspected = data_inspect.run(DataInspect(source=str(images)), Silent())
+    assert inspected.facts["advice"]["masks"].startswith("12 of 36 images are masks")
+    assert advice_on_masks(["a/gas-mask.png", "gas-mask/1.png", "b/gas.png"]) is None
 
 
 def test_a_mask_of_no_image_and_no_masks_at_all_are_refused(images: Path, tmp_path: Path) -> None:
