@@ -96,11 +96,13 @@ def training_data_of(denoiser: StageRun, config: Run) -> TrainingData:
 
 
 def reader_of_images(generator: StageRun, config: Run) -> StageRun:
-    """Return the stage that read the images which a generator was trained on: the one that encoded them.
+    """Return the stage that read the images which a generator was trained on: the one that encoded them, or it itself.
 
     Its autoencoder where it was trained on pixels, or its latents are gone or made anew. Raises DataError where that is
     missing, or changed.
     """
+    if "data" in generator.config:
+        return generator
     if "latents" in generator.inputs:
         with suppress(DataError):
             return open_producer(generator, "latents", LATENTS, config)
