@@ -278,5 +278,5 @@ def defaults(model: type[Section], recorded: Mapping[str, Any]) -> Section:
     try:
         return model.model_validate(presets)
     except ValidationError as error:  # They were recorded by another version, or are damaged.
-        unknown = {found["loc"][0] for found in error.errors()}
+        unknown = {name for found in error.errors() for name in found["loc"][:1]} or presets.keys()
         return model.model_validate({name: preset for name, preset in presets.items() if name not in unknown})
