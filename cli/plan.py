@@ -54,9 +54,10 @@ def _require_files(configs: Mapping[str, Section]) -> None:
     missing = []
     for command, config in configs.items():
         assert isinstance(config, Run), "every stage works in a run"
-        if not any((config.root / STAGES[command].writes[0].name).rglob(MANIFEST)):
-            paths = [(name, path) for name, path in _paths(config) if not path.is_relative_to(config.root)]
-            missing += [f"{command}: `{name}={path}` does not exist" for name, path in paths if not path.exists()]
+        others = ((name, path) for name, path in _paths(config) if not path.is_relative_to(config.root))
+        absent = [f"{command}: `{name}={path}` does not exist" for name, path in others if not path.exists()]
+        if absent and not any((config.root / STAGES[command].writes[0].name).rglob(MANIFEST)):
+            missing += absent
     if missing:
         raise DataError(
             "; ".join(missing), "the head of the recipe says where to get it, or change that in a copy of the recipe"

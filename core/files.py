@@ -61,7 +61,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Return the sha256 of a value's canonical JSON, hex. Raises ValueError for a number that JSON has not."""
+    """Return the sha256 of a value's canonical JSON, hex. Raises ValueError for NaN and infinity."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -23,7 +23,7 @@ def with_masks(source: ImageSource) -> ImageSource:
 
     Raises DataError where there are none, and for a mask of no image.
     """
-    stems = [str(PurePath(name).with_suffix("")) for name in source.names]
+    stems = [_stem(name) for name in source.names]
     masks = {stem.removesuffix(ENDING): row for row, stem in enumerate(stems) if stem.endswith(ENDING)}
     images = [row for row, stem in enumerate(stems) if not stem.endswith(ENDING)]
     alone = sorted(masks.keys() - {stems[row] for row in images})
@@ -39,14 +39,18 @@ def with_masks(source: ImageSource) -> ImageSource:
 def advice_on_masks(names: Sequence[str]) -> str | None:
     """Return what to do about images that are masks of others, by their names; None where there are none."""
     named = [name for name in names if f"{ENDING}." in name]
-    stems = {str(PurePath(name).with_suffix("")) for name in names} if named else set()
-    masks = [name for name in named if str(PurePath(name).with_suffix("")).removesuffix(ENDING) in stems]
+    stems = {_stem(name) for name in names} if named else set()
+    masks = [name for name in named if _stem(name).removesuffix(ENDING) in stems]
     if not masks:
         return None
     return (
         f"{len(masks):,} of {len(names):,} images are masks of others, by their names ({masks[0]}), and trained on as"
         " images; did you mean `data.masks=yes`?"
     )
+
+
+def _stem(name: str) -> str:
+    return str(PurePath(name).with_suffix(""))
 
 
 def mask_fingerprint(source: ImageSource) -> str:

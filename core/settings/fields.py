@@ -269,7 +269,7 @@ def shared_fields(made: Callable[..., Any], values: Mapping[str, Any]) -> Any:
 
 
 def defaults(model: type[Section], recorded: Mapping[str, Any]) -> Section:
-    """Return a configuration with defaults, except for the recorded presets that there are: they name families."""
+    """Return a configuration with defaults, except for the recorded presets that are known: they name families."""
     presets = {
         name: {"preset": value["preset"]}
         for name, value in recorded.items()

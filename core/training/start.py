@@ -69,7 +69,7 @@ class Start:
         )
 
     def _other_settings(self, network: nn.Module) -> str:
-        """Say which settings its network has that this one has not; nothing of a network of another family."""
+        """Say which settings of its network differ from this one's; nothing where it is of another family."""
         own = getattr(network, "config", None)
         there = read_json(self.run.path / "final" / CONFIG, self.run.remedy)["config"]
         if not isinstance(own, NetworkConfig) or not there.keys() >= own.settings().keys():

@@ -1,4 +1,4 @@
-"""How many images an estimate is of, and what they come with, as far as can be told without reading them."""
+"""How many images an estimate is of, and what they come with, as far as is known without reading them."""
 
 from dataclasses import dataclass
 
