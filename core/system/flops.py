@@ -54,7 +54,7 @@ _NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_st
 class Passes:
     """FLOPs of one image and kernels of a batch: `forward` of a pass forward, `training` of one forward and back.
 
-    optimizer_kernels: of a step, for clipping, AdamW and the EMA.
+    optimizer_kernels: of a step, for clipping, AdamW and the EMA. optimizer: FLOPs of a step, none but Muon's.
     """
 
     forward: int
@@ -62,14 +62,16 @@ class Passes:
     forward_kernels: int
     training_kernels: int
     optimizer_kernels: int
+    optimizer: int = 0
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one step of a process at its peak.
 
-    weights, gradients, moments (AdamW's), average (the EMA): float32. activations: what a batch keeps for the backward
-    pass. together: the peak; less than the sum, since activations are freed as gradients are made.
+    weights, gradients, moments (two of each weight, as AdamW's), average (the EMA): float32. activations: what a batch
+    keeps for the backward pass. together: the peak; less than the sum, since activations are freed as gradients are
+    made.
     """
 
     weights: int

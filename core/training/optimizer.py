@@ -1,4 +1,4 @@
-"""AdamW: the learning rate over images seen, which parameters decay, clipping, and its state in checkpoints."""
+"""The optimizer: the learning rate over images seen, which parameters decay, clipping, and its state in checkpoints."""
 
 import math
 from typing import Any
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from ..distributed import processes
 from ..errors import DataError
+from .muon import MuonAdamW, muon_weights
 from .settings import Train
 
 _FUSED = ("cpu", "cuda")
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS, _MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 
 
 def learning_rate(images_seen: int, train: Train) -> float:
@@ -45,12 +46,18 @@ def _before_cooldown(images_seen: int, train: Train) -> float:
     return train.lr
 
 
-def build_adamw(
-    module: nn.Module, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+def build_optimizer(
+    module: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    muon_lr: float = 0.0,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov & Hutter 2019) over a module's trainable parameters, fused where the device has that.
 
-    Only the weights of linear maps and convolutions decay: not biases, norms and embeddings.
+    Only the weights of linear maps and convolutions decay: not biases, norms and embeddings. With `muon_lr` those in
+    repeated blocks take Muon's steps of that rate, orthogonalised in `dtype`.
     """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
@@ -60,13 +67,21 @@ def build_adamw(
             decays = parameter.ndim >= 2 and id(parameter) not in embeddings
             (decayed if decays else undecayed).append(parameter)
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=lr,
-        betas=betas,
-        weight_decay=weight_decay,
-        fused=all(parameter.device.type in _FUSED for parameter in decayed + undecayed),
-    )
+    settings: dict[str, Any] = {
+        "lr": lr,
+        "betas": betas,
+        "weight_decay": weight_decay,
+        "fused": all(parameter.device.type in _FUSED for parameter in decayed + undecayed),
+    }
+    if not muon_lr:
+        return torch.optim.AdamW([group for group in groups if group["params"]], **settings)
+
+    # Muon's weights are taken out of AdamW's groups.
+    weights = muon_weights(module)
+    taken = {id(weight) for weight in weights}
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) not in taken]
+    return MuonAdamW(weights, [group for group in groups if group["params"]], muon_lr / lr, dtype, **settings)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float, sharded: bool = False) -> Tensor:
@@ -85,14 +100,15 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float, sharded: b
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Return AdamW's state by parameter name: NAME.exp_avg, NAME.exp_avg_sq, NAME.step.
+    """Return the state by parameter name: NAME.step, and NAME.exp_avg, NAME.exp_avg_sq or Muon's NAME.momentum_buffer.
 
     A parameter without a step so far is there with zeros, which is the state it starts from.
     """
     tensors = {}
+    moments = _moments(optimizer)
     for name, parameter in _named(optimizer, module).items():
         state = optimizer.state.get(parameter, {})
-        for moment in _MOMENTS:
+        for moment in moments[parameter]:
             tensors[f"{name}.{moment}"] = state.get(moment, torch.zeros_like(parameter)).detach()
         tensors[f"{name}.step"] = torch.as_tensor(state.get("step", 0.0), dtype=torch.float32)
     return tensors
@@ -103,8 +119,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, te
 
     Raises DataError naming a parameter that is missing, unknown or of another shape.
     """
-    named = _named(optimizer, module)
-    expected = {f"{name}.{key}": p.shape for name, p in named.items() for key in _MOMENTS}
+    named, moments = _named(optimizer, module), _moments(optimizer)
+    expected = {f"{name}.{key}": p.shape for name, p in named.items() for key in moments[p]}
     expected |= {f"{name}.step": torch.Size() for name in named}
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected or tensors[key].shape != expected[key]:
@@ -114,12 +130,18 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, te
     # The fused kernel needs moments in the parameter's memory format (channels last, for some), which files lack.
     state = {
         i: {
-            **{moment: torch.empty_like(p).copy_(tensors[f"{names[p]}.{moment}"]) for moment in _MOMENTS},
+            **{moment: torch.empty_like(p).copy_(tensors[f"{names[p]}.{moment}"]) for moment in moments[p]},
             "step": tensors[f"{names[p]}.step"].to(torch.float32, copy=True),
         }
         for i, p in enumerate(order)
     }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[Tensor, tuple[str, ...]]:
+    """Return the names of each parameter's moments."""
+    groups = optimizer.param_groups
+    return {p: _MUON_MOMENTS if "relative" in group else _MOMENTS for group in groups for p in group["params"]}
 
 
 def _named(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, nn.Parameter]:

@@ -27,7 +27,11 @@ class Train(Section):
     cooldown: Count = option(
         0, "Images at the end over which the rate falls to 0 in a straight line, after a constant rate.", "--cooldown"
     )
-    weight_decay: float = option(0.0, "AdamW's weight decay.", ge=0)
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw", "AdamW, or Muon for the weights of repeated blocks and AdamW for all others.", "--optimizer"
+    )
+    muon_lr: float = option(0.03, "Peak learning rate of what Muon steps; lr is that of the others.", gt=0)
+    weight_decay: float = option(0.0, "Weight decay, in shares of the weights over the learning rate.", ge=0)
     beta1: float = option(0.9, "AdamW's first moment.", ge=0, lt=1)
     beta2: float = option(0.999, "AdamW's second moment.", ge=0, lt=1)
     clip: float = option(1.0, "Largest gradient norm; 0 switches clipping off.", ge=0)
@@ -64,6 +68,12 @@ class Train(Section):
     def _passes_are_equal(self) -> "Train":
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_optimizer_has_a_use_for_its_rate(self) -> "Train":
+        if self.optimizer != "muon" and self.muon_lr != type(self).model_fields["muon_lr"].default:
+            raise ValueError(f"muon_lr is {self.muon_lr}, and optimizer is {self.optimizer}: set it to muon, or lr")
         return self
 
     @model_validator(mode="after")
@@ -112,6 +122,12 @@ class DenoiserTrain(Train, defaults={"images": 2_000_000}):
         "--shard",
         identity=False,
     )
+
+    @model_validator(mode="after")
+    def _whole_matrices_are_there(self) -> "DenoiserTrain":
+        if self.shard and self.optimizer == "muon":
+            raise ValueError("shard is on, and muon needs whole matrices in each process: leave out --shard, or muon")
+        return self
 
 
 class NextScaleTrain(

@@ -1,4 +1,4 @@
-"""One optimizer step: forward, backward, mean over processes, clipping, finite check, AdamW, EMA.
+"""One optimizer step: forward, backward, mean over processes, clipping, finite check, optimizer, EMA.
 
 A step whose loss or gradient norm is not finite changes neither weights nor EMA. On a CPU that is checked before the
 optimizer steps. On a GPU, reading the loss would make the program wait and leave the GPU without work; there the check
@@ -25,7 +25,7 @@ from ..runs.weights import require_fit
 from ..system.precision import Policy
 from .ema import EMA
 from .guard import FiniteGuard
-from .optimizer import build_adamw, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
+from .optimizer import build_optimizer, clip_gradients, learning_rate, load_optimizer_state, optimizer_state
 from .record import Meter
 from .task import Plan, Task
 
@@ -55,7 +55,7 @@ class _PendingStep:
 
 
 class Stepper:
-    """A task's networks with all that training changes: weights, AdamW, EMA, loss scale, skipped steps, mean losses.
+    """A task's networks with all that training changes: weights, moments, EMA, loss scale, skipped steps, mean losses.
 
     defer_check: whether the finite check of a step is read during the next one; by default on a GPU, where neither a
     GradScaler nor `task.after_step` needs it at once. Call `flush` before looking at weights, EMA or numbers.
@@ -79,9 +79,13 @@ class Stepper:
             self.networks = dict.fromkeys(task.networks, averaged)
             self.gradient_means = dict.fromkeys(task.networks, self.sharded)
 
-        # One AdamW per network; fp32 master weights, so that only fp16 gradients need a loss scale.
+        # One optimizer per network; fp32 master weights, so that only fp16 gradients need a loss scale.
+        # Muon is for the first network; a discriminator keeps AdamW.
+        betas, muon_rates = (plan.beta1, plan.beta2), dict.fromkeys(self.networks, 0.0)
+        if plan.optimizer == "muon":
+            muon_rates[next(iter(self.networks))] = plan.muon_lr
         self.optimizers = {
-            role: build_adamw(network, plan.lr, plan.weight_decay, (plan.beta1, plan.beta2))
+            role: build_optimizer(network, plan.lr, plan.weight_decay, betas, muon_rates[role], policy.dtype)
             for role, network in self.networks.items()
         }
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_scaler)
@@ -89,10 +93,10 @@ class Stepper:
         self.guard, self.meter = FiniteGuard(), Meter()
 
         # On a GPU, read whether a step was finite only during the next one, unless something needs it at once.
-        can_defer = len(self.optimizers) == 1 and not self.scaler.is_enabled()
+        can_defer = len(self.optimizers) == 1 and not self.scaler.is_enabled() and plan.optimizer != "muon"
         on_gpu = policy.device.type == "cuda"
         self.defer_check = on_gpu and can_defer and not task.synchronous if defer_check is None else defer_check
-        assert can_defer or not self.defer_check, "a scaler, or a second network, needs the finite check at once"
+        assert can_defer or not self.defer_check, "a scaler, Muon or a second network needs the finite check at once"
         self._pending: _PendingStep | None = None
 
     def step(self, batch: Any, step_index: int, images_seen: int) -> None:
@@ -292,7 +296,7 @@ def _copy_to_cpu(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["relative"] if "relative" in group else lr
 
 
 def _widest_float(device: torch.device) -> torch.dtype:

@@ -24,6 +24,7 @@ from ...core.system import flops
 from ...core.system.compile import maybe_compile
 from ...core.system.flops import COMPILED, Memory, Passes
 from ...core.system.precision import Policy, for_inference
+from ...core.training.muon import cost_with_muon
 from ...core.training.tasks.distilling import DistillingTask
 from ...core.training.tasks.next_scale import NextScaleTask, network_of
 from ..configs import Distill, Sample, TrainVAR
@@ -93,6 +94,8 @@ def train_var(found: Basis, stage: TrainVAR) -> StageCost:
     latents = dummy.with_tokens(found.latents, network.num_tokens, network.codebook_size)
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = _step_cost(network, example(latents), at_once, found.policy)
+    if stage.train.optimizer == "muon":
+        passes, memory = cost_with_muon(registry.build(network), passes, memory)
 
     def task() -> NextScaleTask:
         return NextScaleTask(stage, network, latents, autoencoder.to(found.policy.device), found.policy)

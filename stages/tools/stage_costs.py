@@ -29,6 +29,7 @@ from ...core.system.compile import compiling_pays
 from ...core.system.flops import COMPILED, Memory, Passes
 from ...core.system.precision import Policy
 from ...core.training import loop
+from ...core.training.muon import cost_with_muon
 from ...core.training.task import Batch, Plan, Task
 from ...core.training.tasks.autoencoding import AutoencodingTask
 from ...core.training.tasks.classifying import ClassifyingTask
@@ -57,8 +58,9 @@ def train_denoiser(found: Basis, stage: TrainDenoiser) -> StageCost:
     gpus, policy, latents = found.how.gpus, found.policy, found.latents
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     network, cond = denoiser_network(found, stage), example(latents)
-    passes, memory = denoiser_cost(network, cond, at_once, policy, stage.model.checkpointing)
-    _, recomputing = denoiser_cost(network, cond, at_once, policy, checkpointing=True)
+    muon = stage.train.optimizer == "muon"
+    passes, memory = denoiser_cost(network, cond, at_once, policy, stage.model.checkpointing, muon)
+    _, recomputing = denoiser_cost(network, cond, at_once, policy, True, muon)
     cost = training_cost(found, stage, passes, memory, lambda: DenoisingTask(stage, network, latents, None, policy))
     if gpus > 1 and stage.train.shard:
         modules = denoisers.outline(network).modules()
@@ -162,7 +164,8 @@ def training_cost(found: Basis, stage: Any, passes: Passes, memory: Memory, make
         if is_compiled is None:
             is_compiled = stage is found.generator and compiling_pays(in_all, found.policy.device)
         kernels = settings.accumulate * passes.training_kernels * (COMPILED if is_compiled else 1)
-        seconds, limit = found.seconds(passes.training * share, kernels + passes.optimizer_kernels, memory.weights // 4)
+        operations, launched = passes.training * share + passes.optimizer, kernels + passes.optimizer_kernels
+        seconds, limit = found.seconds(operations, launched, memory.weights // 4)
     rate = share * gpus / seconds
     return StageCost(
         stage.command,
@@ -192,11 +195,13 @@ def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Any, Policy], 
 
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = flops.task_cost(loss, task.modules, task.averaged, at_once)
+    if stage.train.optimizer == "muon":
+        passes, memory = cost_with_muon(next(iter(task.networks.values())), passes, memory)
     return training_cost(found, stage, passes, memory, lambda: make(found, stage, found.policy))
 
 
 def denoiser_cost(
-    network: DenoiserConfig, cond: Cond, batch: int, policy: Policy, checkpointing: bool
+    network: DenoiserConfig, cond: Cond, batch: int, policy: Policy, checkpointing: bool, muon: bool = False
 ) -> tuple[Passes, Memory]:
     """Count a step of a denoiser without computing it. network: its config. cond: an example of its condition."""
     shape = network.latent_shape
@@ -204,7 +209,8 @@ def denoiser_cost(
     def outline(device: str) -> nn.Module:
         return denoisers.outline(network, device)
 
-    return flops.step_cost(outline, lambda *of: _inputs(shape, cond, *of), batch, policy, checkpointing)
+    cost = flops.step_cost(outline, lambda *of: _inputs(shape, cond, *of), batch, policy, checkpointing)
+    return cost_with_muon(outline("meta"), *cost) if muon else cost
 
 
 def _inputs(shape: tuple[int, ...], cond: Cond, batch: int, device: str | torch.device) -> tuple[Tensor, Tensor, Cond]:

@@ -19,7 +19,7 @@ from ldm.core.system import flops
 from ldm.core.system.flops import GPUS, LARGE, LAUNCH, SMALL_UTILISATION, UTILISATION, Watch
 from ldm.core.system.precision import Policy
 from ldm.core.training.ema import EMA
-from ldm.core.training.optimizer import build_adamw, optimizer_state
+from ldm.core.training.optimizer import build_optimizer, optimizer_state
 from ldm.stages.configs.estimate import Where
 from ldm.stages.tools.stage_costs import denoiser_cost
 
@@ -115,7 +115,7 @@ def test_recomputing_activations_keeps_a_fraction_of_them() -> None:
 def test_weights_moments_and_average_are_those_of_a_training() -> None:
     counted = denoiser_cost(SMALL, LABELS, 1, FP32, False)[1]
     network = registry.build(SMALL)
-    optimizer = build_adamw(network, lr=1e-3)
+    optimizer = build_optimizer(network, lr=1e-3)
     moments = optimizer_state(optimizer, network)
     assert counted.weights == counted.gradients == sum(4 * p.numel() for p in network.parameters())
     assert counted.moments == sum(4 * t.numel() for name, t in moments.items() if not name.endswith(".step"))

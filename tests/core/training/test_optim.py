@@ -12,7 +12,7 @@ from torch import nn
 
 from ldm.core.errors import DataError
 from ldm.core.training.optimizer import (
-    build_adamw,
+    build_optimizer,
     clip_gradients,
     learning_rate,
     load_optimizer_state,
@@ -111,7 +111,7 @@ def test_exponential_decay_by_epochs_is_torchs_schedule() -> None:
 
 def test_only_weights_of_linear_maps_decay() -> None:
     net = Net()
-    optimizer = build_adamw(net, **SETTINGS)
+    optimizer = build_optimizer(net, **SETTINGS)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -122,12 +122,12 @@ def test_only_weights_of_linear_maps_decay() -> None:
 
 
 def test_the_fused_kernel_is_used_on_the_cpu() -> None:
-    assert build_adamw(Net(), **SETTINGS).defaults["fused"] is True
+    assert build_optimizer(Net(), **SETTINGS).defaults["fused"] is True
 
 
 def test_clipping_scales_the_gradient_to_the_norm_and_returns_the_norm_before() -> None:
     net = Net()
-    optimizer = build_adamw(net, **SETTINGS)
+    optimizer = build_optimizer(net, **SETTINGS)
     net(torch.tensor([0, 1])).sum().mul(1e4).square().backward()
     gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
@@ -142,18 +142,18 @@ def test_clipping_scales_the_gradient_to_the_norm_and_returns_the_norm_before() 
 
 def test_training_resumed_from_a_file_is_the_uninterrupted_one_to_the_bit(tmp_path: Path) -> None:
     whole = Net()
-    whole_optimizer = build_adamw(whole, **SETTINGS)
+    whole_optimizer = build_optimizer(whole, **SETTINGS)
     train(whole, whole_optimizer, range(20))
 
     part = Net()
-    optimizer = build_adamw(part, **SETTINGS)
+    optimizer = build_optimizer(part, **SETTINGS)
     train(part, optimizer, range(7))
     save_file(optimizer_state(optimizer, part), tmp_path / "optimizer.safetensors")
     weights = {name: tensor.clone() for name, tensor in part.state_dict().items()}
 
     resumed = Net()
     resumed.load_state_dict(weights)
-    optimizer = build_adamw(resumed, **SETTINGS)
+    optimizer = build_optimizer(resumed, **SETTINGS)
     load_optimizer_state(optimizer, resumed, load_file(tmp_path / "optimizer.safetensors"))
     train(resumed, optimizer, range(7, 20))
 
@@ -173,7 +173,7 @@ def test_moments_of_weights_laid_out_channels_last_go_through_a_file_to_the_bit(
         torch.manual_seed(0)
         network = nn.Conv2d(3, 8, 3)
         network.weight.data = network.weight.data.contiguous(memory_format=torch.channels_last)
-        return network, build_adamw(network, **SETTINGS)
+        return network, build_optimizer(network, **SETTINGS)
 
     def steps(network: nn.Conv2d, optimizer: torch.optim.Optimizer, numbers: range) -> None:
         for number in numbers:
@@ -195,7 +195,7 @@ def test_moments_of_weights_laid_out_channels_last_go_through_a_file_to_the_bit(
 
 def test_the_state_before_the_first_step_is_zeros_and_starts_the_same(tmp_path: Path) -> None:
     fresh, loaded = Net(), Net()
-    fresh_optimizer, optimizer = build_adamw(fresh, **SETTINGS), build_adamw(loaded, **SETTINGS)
+    fresh_optimizer, optimizer = build_optimizer(fresh, **SETTINGS), build_optimizer(loaded, **SETTINGS)
     state = optimizer_state(optimizer, loaded)
     assert all(torch.count_nonzero(tensor) == 0 for tensor in state.values())
     load_optimizer_state(optimizer, loaded, state)
@@ -206,11 +206,11 @@ def test_the_state_before_the_first_step_is_zeros_and_starts_the_same(tmp_path: 
 
 def test_a_state_belongs_to_names_not_to_positions() -> None:
     first = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
-    optimizer = build_adamw(first, **SETTINGS)
+    optimizer = build_optimizer(first, **SETTINGS)
     first["a"](torch.ones(1, 3)).sum().backward()
     optimizer.step()
     second = nn.ModuleDict({"b": nn.Linear(3, 3), "a": nn.Linear(3, 3)})
-    other = build_adamw(second, **SETTINGS)
+    other = build_optimizer(second, **SETTINGS)
     load_optimizer_state(other, second, optimizer_state(optimizer, first))
     assert torch.equal(other.state[second["a"].weight]["exp_avg"], optimizer.state[first["a"].weight]["exp_avg"])
     assert float(other.state[second["b"].weight]["step"]) == 0
@@ -218,7 +218,7 @@ def test_a_state_belongs_to_names_not_to_positions() -> None:
 
 def test_a_state_of_another_network_is_refused_by_name() -> None:
     net = Net()
-    optimizer = build_adamw(net, **SETTINGS)
+    optimizer = build_optimizer(net, **SETTINGS)
     state = optimizer_state(optimizer, net)
     with pytest.raises(DataError, match=r"idle\.bias\.exp_avg"):
         load_optimizer_state(optimizer, net, {**state, "idle.bias.exp_avg": torch.zeros(3)})
