@@ -198,11 +198,12 @@ def test_validation_and_pictures_leave_no_trace_in_training(encoded: Pipeline, t
     assert finals[0] == finals[1]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_batch_size_that_does_not_divide_the_images_resumes_to_the_same_weights(
-    encoded: Pipeline, tmp_path: Path
+    encoded: Pipeline, tmp_path: Path, optimizer: str
 ) -> None:
     settings = {"latents": encoded.folder / "latents", "train__batch_size": 12, "train__images": 100}
-    settings |= {"train__checkpoint_every": 30, "preview__every": 0}
+    settings |= {"train__checkpoint_every": 30, "preview__every": 0, "train__optimizer": optimizer}
     dit = encoded.run("train-dit", **settings, runs_dir=tmp_path).directory
     whole = (dit / "final" / "model.safetensors").read_bytes()
     metrics = [json.loads(line) for line in (dit / "metrics.jsonl").read_text().splitlines()]
