@@ -14,18 +14,18 @@ _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 _KERNELS = 3 * _ITERATIONS + 8  # of a weight's step, at the least: products, momentum, norm, and the step itself
 
 
-def muon_weights(module: nn.Module) -> list[nn.Parameter]:
+def muon_weights(module: nn.Module) -> list[Tensor]:
     """Return the weights that take Muon's steps: of linear maps and convolutions in lists of layers.
 
     AdamW steps the others: first and last layers, which lie outside of lists; embeddings, norms and biases; and
     depthwise convolutions, which mix no channels.
     """
     lists = [each for each in module.modules() if isinstance(each, (nn.ModuleList, nn.Sequential))]
-    found: dict[int, nn.Parameter] = {}
+    found: dict[int, Tensor] = {}
     for layer in (layer for each in lists for layer in each.modules()):
-        is_matrix = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-        if is_matrix and layer.weight.requires_grad:
-            found[id(layer.weight)] = layer.weight
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            if layer.weight.requires_grad:
+                found[id(layer.weight)] = layer.weight
     return list(found.values())
 
 
@@ -39,7 +39,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     def __init__(
         self,
-        weights: list[nn.Parameter],
+        weights: list[Tensor],
         others: list[dict[str, Any]],
         relative: float,
         dtype: torch.dtype,
