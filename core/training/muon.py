@@ -24,9 +24,8 @@ def muon_weights(module: nn.Module) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     for layer in (layer for each in lists for layer in each.modules()):
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
-            if layer.weight.requires_grad:
-                found[id(layer.weight)] = layer.weight
-    return list(found.values())
+            found[id(layer.weight)] = layer.weight
+    return [weight for weight in found.values() if weight.requires_grad]
 
 
 class MuonAdamW(torch.optim.AdamW):
