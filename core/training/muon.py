@@ -33,7 +33,8 @@ class MuonAdamW(torch.optim.AdamW):
 
     Such a step is the orthogonal matrix nearest to the momentum, times √max(1, rows / columns), times the rate; a
     kernel's rows are its output channels. others: AdamW's groups. relative: Muon's learning rate over theirs. dtype: of
-    the iteration that orthogonalises, for which bfloat16 is enough. adamw: further arguments of AdamW.
+    the iteration that orthogonalises, for which bfloat16 is enough; float16 would lose small gradients, and becomes
+    float32. adamw: further arguments of AdamW.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class MuonAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(others, **adamw)
         self.add_param_group({"params": weights, "relative": relative, "lr": relative * adamw["lr"]})
-        self.dtype = dtype
+        self.dtype = torch.float32 if dtype == torch.float16 else dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -72,10 +73,8 @@ class MuonAdamW(torch.optim.AdamW):
         state["step"] += 1
         momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - _MOMENTUM)
         matrix = weight.grad.lerp(momentum, _MOMENTUM).flatten(1)  # Nesterov's
-        rows, columns = matrix.shape
-        return orthogonalised(matrix.to(self.dtype)).to(weight).reshape(weight.shape) * math.sqrt(
-            max(1, rows / columns)
-        )
+        scale = math.sqrt(max(1, matrix.shape[0] / matrix.shape[1]))
+        return orthogonalised(matrix.to(self.dtype)).to(weight).reshape(weight.shape) * scale
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
