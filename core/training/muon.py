@@ -92,8 +92,10 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x.T if is_tall else x
 
 
-def cost_with_muon(network: nn.Module, passes: Passes, memory: Memory) -> tuple[Passes, Memory]:
-    """Return what a step costs where Muon takes AdamW's place: one moment in place of two, and the iterations."""
+def cost_with(optimizer: str, network: nn.Module, passes: Passes, memory: Memory) -> tuple[Passes, Memory]:
+    """Return the cost of a step that was counted with AdamW; with `muon`, one moment fewer, and the iterations."""
+    if optimizer != "muon":
+        return passes, memory
     weights = muon_weights(network)
     shapes = [(weight.shape[0], weight.numel() // weight.shape[0]) for weight in weights]
     products = sum(_ITERATIONS * (2 * min(shape) ** 2 * max(shape) + min(shape) ** 3) for shape in shapes)

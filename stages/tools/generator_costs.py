@@ -24,7 +24,7 @@ from ...core.system import flops
 from ...core.system.compile import maybe_compile
 from ...core.system.flops import COMPILED, Memory, Passes
 from ...core.system.precision import Policy, for_inference
-from ...core.training.muon import cost_with_muon
+from ...core.training.muon import cost_with
 from ...core.training.tasks.distilling import DistillingTask
 from ...core.training.tasks.next_scale import NextScaleTask, network_of
 from ..configs import Distill, Sample, TrainVAR
@@ -45,6 +45,7 @@ def distill(found: Basis, stage: Distill) -> StageCost:
     network = plain.replace(scalars=(*plain.scalars, CFG) if student.takes_scale else plain.scalars)
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = denoiser_cost(network, cond, at_once, policy, training.model.checkpointing)
+    passes, memory = cost_with(stage.train.optimizer, denoisers.outline(network), passes, memory)
     memory = replace(memory, together=memory.together + memory.weights)  # the teacher's
 
     def rehearsed(steps: int, taught_by: Student | None) -> DistillingTask:
@@ -94,8 +95,7 @@ def train_var(found: Basis, stage: TrainVAR) -> StageCost:
     latents = dummy.with_tokens(found.latents, network.num_tokens, network.codebook_size)
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = _step_cost(network, example(latents), at_once, found.policy)
-    if stage.train.optimizer == "muon":
-        passes, memory = cost_with_muon(registry.build(network), passes, memory)
+    passes, memory = cost_with(stage.train.optimizer, _outline(network), passes, memory)
 
     def task() -> NextScaleTask:
         return NextScaleTask(stage, network, latents, autoencoder.to(found.policy.device), found.policy)
@@ -139,17 +139,19 @@ def _tokens_network(found: Basis, stage: Any) -> NextScaleConfig:
     return network_of(stage, found.autoencoder, conditioning_for(found, stage))
 
 
+def _outline(network: NextScaleConfig, device: str = "meta") -> nn.Module:
+    """Return the network without drawn weights."""
+    with torch.device("meta"):
+        built: nn.Module = registry.build(network)
+    # In the place of its weights, which are not drawn: fake tensors.
+    for module in built.modules() if device != "meta" else ():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=device)))
+    return built
+
+
 def _step_cost(network: NextScaleConfig, cond: Cond, batch: int, policy: Policy) -> tuple[Passes, Memory]:
     """Count a training step without computing it."""
-
-    def outline(device: str) -> nn.Module:
-        with torch.device("meta"):
-            built = registry.build(network)
-        # In the place of its weights, which are not drawn: fake tensors.
-        for module in built.modules() if device != "meta" else ():
-            for name, parameter in module.named_parameters(recurse=False):
-                setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=device)))
-        return built
 
     def inputs(count: int, device: str) -> tuple[Tensor, Cond, Tensor]:
         later = network.num_tokens - network.tokens_of_scale[0]
@@ -159,4 +161,4 @@ def _step_cost(network: NextScaleConfig, cond: Cond, batch: int, policy: Policy)
         keep = torch.zeros(count, network.depth, 2, device=device)
         return torch.zeros(count, later, network.code_channels, device=device), conds, keep
 
-    return flops.step_cost(outline, inputs, batch, policy)
+    return flops.step_cost(lambda device: _outline(network, device), inputs, batch, policy)

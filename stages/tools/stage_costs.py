@@ -29,7 +29,7 @@ from ...core.system.compile import compiling_pays
 from ...core.system.flops import COMPILED, Memory, Passes
 from ...core.system.precision import Policy
 from ...core.training import loop
-from ...core.training.muon import cost_with_muon
+from ...core.training.muon import cost_with
 from ...core.training.task import Batch, Plan, Task
 from ...core.training.tasks.autoencoding import AutoencodingTask
 from ...core.training.tasks.classifying import ClassifyingTask
@@ -58,13 +58,14 @@ def train_denoiser(found: Basis, stage: TrainDenoiser) -> StageCost:
     gpus, policy, latents = found.how.gpus, found.policy, found.latents
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     network, cond = denoiser_network(found, stage), example(latents)
-    muon = stage.train.optimizer == "muon"
-    passes, memory = denoiser_cost(network, cond, at_once, policy, stage.model.checkpointing, muon)
-    _, recomputing = denoiser_cost(network, cond, at_once, policy, True, muon)
+    trained = denoisers.outline(network)
+    (passes, memory), (_, recomputing) = (
+        cost_with(stage.train.optimizer, trained, *denoiser_cost(network, cond, at_once, policy, checkpointing))
+        for checkpointing in (stage.model.checkpointing, True)
+    )
     cost = training_cost(found, stage, passes, memory, lambda: DenoisingTask(stage, network, latents, None, policy))
     if gpus > 1 and stage.train.shard:
-        modules = denoisers.outline(network).modules()
-        parts = [part for module in modules if isinstance(module, nn.ModuleList) for part in module]
+        parts = [part for module in trained.modules() if isinstance(module, nn.ModuleList) for part in module]
         memory, recomputing = (
             flops.sharded(each, gpus, parts, policy.dtype.itemsize) for each in (memory, recomputing)
         )
@@ -195,13 +196,12 @@ def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Any, Policy], 
 
     at_once = found.share(stage.train.batch_size, stage.train.accumulate)
     passes, memory = flops.task_cost(loss, task.modules, task.averaged, at_once)
-    if stage.train.optimizer == "muon":
-        passes, memory = cost_with_muon(next(iter(task.networks.values())), passes, memory)
+    passes, memory = cost_with(stage.train.optimizer, next(iter(task.networks.values())), passes, memory)
     return training_cost(found, stage, passes, memory, lambda: make(found, stage, found.policy))
 
 
 def denoiser_cost(
-    network: DenoiserConfig, cond: Cond, batch: int, policy: Policy, checkpointing: bool, muon: bool = False
+    network: DenoiserConfig, cond: Cond, batch: int, policy: Policy, checkpointing: bool
 ) -> tuple[Passes, Memory]:
     """Count a step of a denoiser without computing it. network: its config. cond: an example of its condition."""
     shape = network.latent_shape
@@ -209,8 +209,7 @@ def denoiser_cost(
     def outline(device: str) -> nn.Module:
         return denoisers.outline(network, device)
 
-    cost = flops.step_cost(outline, lambda *of: _inputs(shape, cond, *of), batch, policy, checkpointing)
-    return cost_with_muon(outline("meta"), *cost) if muon else cost
+    return flops.step_cost(outline, lambda *of: _inputs(shape, cond, *of), batch, policy, checkpointing)
 
 
 def _inputs(shape: tuple[int, ...], cond: Cond, batch: int, device: str | torch.device) -> tuple[Tensor, Tensor, Cond]:

@@ -12,7 +12,7 @@ from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.errors import DataError
 from ldm.core.system.flops import Memory, Passes
-from ldm.core.training.muon import MuonAdamW, cost_with_muon, muon_weights, orthogonalised
+from ldm.core.training.muon import MuonAdamW, cost_with, muon_weights, orthogonalised
 from ldm.core.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from ldm.core.training.settings import DenoiserTrain, Train
 
@@ -150,7 +150,9 @@ def test_the_state_of_the_other_optimizer_is_refused() -> None:
 
 def test_its_cost_is_one_moment_less_and_the_products_of_its_iterations() -> None:
     net = Net()
-    passes, memory = cost_with_muon(net, Passes(1, 3, 10, 20, 4), Memory(400, 400, 8000, 400, 50, 9000))
+    counted = Passes(1, 3, 10, 20, 4), Memory(400, 400, 8000, 400, 50, 9000)
+    assert cost_with("adamw", net, *counted) == counted
+    passes, memory = cost_with("muon", net, *counted)
     numbers = [24 * 8, 8 * 24, 4 * 72]
     assert memory.moments == 8000 - 4 * sum(numbers) and memory.together == 9000 - 4 * sum(numbers)
     assert passes.optimizer == 10 * (2 * (2 * 8 * 8 * 24 + 8**3) + 2 * 4 * 4 * 72 + 4**3)
