@@ -14,6 +14,8 @@ from ..core.errors import DataError
 from ..core.files import json_bytes, write_bytes
 from ..core.runs.run import MANIFEST
 from ..core.settings.fields import Run, Section, identity
+from ..core.training.tasks.phases import in_phases
+from ..core.training.tasks.settings import AutoencoderTraining
 from ..stages.table import STAGES, pipeline
 from . import examples
 from .commands import Command, plain_command
@@ -54,7 +56,9 @@ def _require_files(configs: Mapping[str, Section]) -> None:
     missing = []
     for command, config in configs.items():
         assert isinstance(config, Run), "every stage works in a run"
-        others = ((name, path) for name, path in _paths(config) if not path.is_relative_to(config.root))
+        phases = in_phases(config) if isinstance(config, AutoencoderTraining) else [config]
+        read = (each for phase in phases for each in _paths(phase))
+        others = dict.fromkeys((name, path) for name, path in read if not path.is_relative_to(config.root))
         absent = [f"{command}: `{name}={path}` does not exist" for name, path in others if not path.exists()]
         if absent and not any((config.root / STAGES[command].writes[0].name).rglob(MANIFEST)):
             missing += absent

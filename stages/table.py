@@ -16,6 +16,7 @@ from ..core.runs.roles import (
     LATENTS,
     NEXT_SCALE,
     NOISY_CLASSIFIER,
+    PHASES,
     SAMPLES,
     SWEEP,
     generators,
@@ -42,6 +43,8 @@ _DRAWN_FROM = {**{role.name: role for role in generators()}, "weak": DENOISER, "
 
 def _autoencoder(name: str, summary: str, model: str, kind: str) -> Command:
     writes = (Kind(kind, AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),)
+    if name == AUTOENCODER.command(PHASES):
+        writes += (Kind(PHASES, AUTOENCODER, "Phases of the autoencoder", network=_AUTOENCODERS),)
     how: dict[str, Any] = {"cost": f"{_COSTS}:train_autoencoder", "shared": True, "smallest": _SMALL_AUTOENCODER}
     return Command(name, summary, "stages.train_autoencoder", f"stages.configs:{model}", writes, **how)
 

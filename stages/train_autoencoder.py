@@ -1,5 +1,7 @@
 """`ldm train-autoencoder`: images in, an autoencoder with measured latents out."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,19 +15,38 @@ from ..core.images.decode import as_tensor
 from ..core.images.sets import ImageSets, image_sources
 from ..core.progress import Outcome, Progress
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
-from ..core.runs.roles import AUTOENCODER
+from ..core.runs.roles import AUTOENCODER, PHASES
 from ..core.runs.run import StageRun
 from ..core.runs.schemas import size_recorded
 from ..core.system.precision import Policy
 from ..core.training import loop
 from ..core.training.start import open_start
 from ..core.training.tasks.autoencoding import AutoencodingTask, reconstruction_quality, write_pictures
+from ..core.training.tasks.phases import in_phases
 from .configs import TrainAutoencoder
 
 
 def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
-    """Train an autoencoder, or take a ready one, and measure its latents. Returns its folder."""
-    folder = output_folder(config)
+    """Train an autoencoder, or take a ready one, and measure its latents. Returns its folder.
+
+    Each phase is a stage of its own: finished ones are not trained again, and an interrupted one continues.
+    """
+    phases = in_phases(config)
+    start_from = config.start_from
+    for number, phase in enumerate(phases, 1):
+        if len(config.phases) > 1:
+            progress.note(f"phase {number} of {len(config.phases)}: {config.phases[number - 1]}")
+        outcome = _train(phase, start_from, progress)
+        start_from = outcome.directory
+    return outcome
+
+
+def _train(config: TrainAutoencoder, start_from: Path | None, progress: Progress) -> Outcome:
+    """Train one phase, from the weights of a training that is finished; its recipe names none of this run's."""
+    folder, kind = output_folder(config), config.kind
+    if config.last_phase is not None:
+        config = TrainAutoencoder.model_validate(config.model_dump())  # whichever command it was
+        folder, kind = config.root / PHASES / str(config.last_phase), PHASES
     with occupied(folder, config.machine, config.train if config.autoencoder is None else None) as policy:
         ready = _ready(config)
         sources = image_sources(config.data)
@@ -33,11 +54,14 @@ def run(config: TrainAutoencoder, progress: Progress) -> Outcome:
         if config.autoencoder is not None:
             fingerprint = registry.fingerprint(config.autoencoder)
             inputs["autoencoder"] = {"path": config.autoencoder.as_posix(), "fingerprint": fingerprint}
-        start = open_start(AUTOENCODER, config, inputs, folder)
-        _check_start(config, trained=ready is None)
-        work = claim(folder, config, inputs, progress)
+        started = config.model_copy(update={"start_from": start_from})
+        start = open_start(AUTOENCODER, started, inputs, folder)
+        _check_start(started, trained=ready is None)
+        work = claim(folder, config, inputs, progress, kind)
         of_pixels = ready is not None and not list(ready.parameters())  # Nothing to compute, nothing to write down.
         next_commands = [command_line("train-denoiser" if of_pixels else "encode", config)]
+        if kind == PHASES:
+            next_commands = [f"{next_commands[0]} --autoencoder {shlex.quote(str(folder))}"]
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
         metadata: dict[str, Any] = {"trained": ready is None}
@@ -104,6 +128,8 @@ def _ready(config: TrainAutoencoder) -> Autoencoder | None:
 
 def _check_start(config: TrainAutoencoder, trained: bool) -> None:
     """Refuse settings of where a training starts, and of what part it trains, that do not fit together."""
+    if not trained and config.phases:
+        raise ConfigError("`phases`: this autoencoder is not trained", "leave them out")
     if not trained and config.start_from is not None:
         raise ConfigError(f"`start_from={config.start_from}`: this autoencoder is not trained", "leave it out")
     if config.part != "all" and config.start_from is None:

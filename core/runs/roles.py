@@ -46,12 +46,15 @@ class Role:
         return self.makers.get(kind or "", next(iter(self.makers.values())))
 
 
+PHASES = "phases"  # of a training, but for the last, each in a folder of its number
+
 AUTOENCODER = Role(
     "autoencoder",
-    {"vqvae": "train-vqvae", "autoencoder": "train-autoencoder"},
+    {"vqvae": "train-vqvae", "autoencoder": "train-autoencoder", PHASES: "train-autoencoder"},
     "Autoencoder",
     given="--data FOLDER",
     needed=True,
+    labelled=(PHASES,),
 )
 LATENTS = Role("latents", {"latents": "encode"}, "Latents")
 DENOISER = Role(

@@ -25,7 +25,7 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
     progress.start("estimating", len(vars(recipe)), "stages")
     for number, stage in enumerate(vars(recipe).values(), 1):
         cost = named(STAGES[stage.command].cost)(found, stage)
-        costs += [] if cost is None else [cost]
+        costs += [cost] if isinstance(cost, StageCost) else cost or []  # of several phases, several
         progress.update(number)
     progress.finish()
     notes = [*found.notes, *_conditions(found)]

@@ -159,6 +159,12 @@ def _chapters(run: Summary) -> Iterator[Chapter]:
         "",
         pictures=[*_curves(autoencoder), *_reconstructions(run), *_from_prior(autoencoder)],
     )
+    for phase in run.phases:
+        yield Chapter(
+            f"Training the autoencoder, phase {phase.path.name}",
+            "",
+            pictures=[*_curves(phase), *_last_reconstructions(phase)],
+        )
     made = [role.name for role in generators()]
     others = [stage for role, stage in run.stages.items() if role not in ("autoencoder", *made)]
     yield Chapter("Training the classifiers", "", pictures=[picture for stage in others for picture in _curves(stage)])
@@ -233,11 +239,15 @@ def _along_the_way(stage: StageRun) -> Iterator[Picture]:
 
 
 def _reconstructions(run: Summary) -> Iterator[Picture]:
-    for seen, path in [*numbered(run.stages["autoencoder"].path / "reconstructions").items()][-1:]:
-        yield Picture(f"Held-out images above their reconstructions, after {seen:,} images", path)
+    yield from _last_reconstructions(run.stages["autoencoder"])
     for each in run.evaluations:
         if each.run.has(name := "reconstructions.png"):
             yield Picture("The worst, the middling and the best of all held out", each.run.path / name, each.run)
+
+
+def _last_reconstructions(stage: StageRun) -> Iterator[Picture]:
+    for seen, path in [*numbered(stage.path / "reconstructions").items()][-1:]:
+        yield Picture(f"Held-out images above their reconstructions, after {seen:,} images", path)
 
 
 def _from_prior(stage: StageRun) -> Iterator[Picture]:

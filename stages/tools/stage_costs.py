@@ -34,6 +34,7 @@ from ...core.training.task import Batch, Plan, Task
 from ...core.training.tasks.autoencoding import AutoencodingTask
 from ...core.training.tasks.classifying import ClassifyingTask
 from ...core.training.tasks.denoising import DenoisingTask, network_config
+from ...core.training.tasks.phases import in_phases
 from ..command import named
 from ..configs import Encode, Sample, TrainAutoencoder, TrainClassifier, TrainDenoiser
 from ..table import STAGES
@@ -43,13 +44,16 @@ from .costs import Basis, StageCost
 _LATE = 2**60  # images seen, after which every part of every loss is active
 
 
-def train_autoencoder(found: Basis, stage: TrainAutoencoder) -> StageCost | None:
-    """Estimate the training of the autoencoder; a finished one takes none, and pixels take none."""
+def train_autoencoder(found: Basis, stage: TrainAutoencoder) -> StageCost | list[StageCost] | None:
+    """Estimate the training of the autoencoder, phase by phase; a finished one takes none, and pixels take none."""
     autoencoder = found.autoencoder
     if autoencoder is None:
         return None
     if stage.autoencoder is None and isinstance(autoencoder.codec, TrainableCodec):
-        return _by_stepping(found, stage, _autoencoding)
+        costs = [_by_stepping(found, phase, _autoencoding) for phase in in_phases(stage)]
+        if len(costs) > 1:
+            costs = [replace(cost, stage=f"{cost.stage} {number}") for number, cost in enumerate(costs, 1)]
+        return costs
     return StageCost(stage.command, parameters=sum(each.numel() for each in autoencoder.parameters()), seconds=0.0)
 
 

@@ -10,7 +10,7 @@ from ...core.errors import DataError
 from ...core.files import read_json
 from ...core.metrics.document import read_evaluation
 from ...core.runs.inputs import has_begun
-from ...core.runs.roles import EVALUATION, SAMPLES, SWEEP, Role, generators
+from ...core.runs.roles import AUTOENCODER, EVALUATION, SAMPLES, SWEEP, Role, generators
 from ...core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
 from ..table import STAGES
 from .directories import changed_settings, recorded_settings
@@ -73,6 +73,7 @@ class Summary:
     root: Path
     stages: dict[str, StageRun]
     left_out: list[Path]
+    phases: list[StageRun]
     samples: list[StageRun]
     evaluations: list[Evaluation]
     sweep: StageRun
@@ -101,6 +102,7 @@ def read(root: Path, warn: Callable[[str], None]) -> Summary:
         root,
         stages,
         [folder for folder in others if has_begun(folder)],
+        sorted(_labelled(AUTOENCODER, root, warn), key=lambda run: int(run.path.name)),
         sorted(_labelled(SAMPLES, root, warn), key=lambda run: _order(run.metadata["sampling"])),
         sorted(evaluations, key=lambda each: _order(each.sampling or {})),
         _read(SWEEP, "sweep", root / "sweep", warn),

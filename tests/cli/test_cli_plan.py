@@ -91,6 +91,11 @@ train-dit: {metrics: {weights: weights/net.pth}, start_from: runs/x/other}
     plan(text)
 
 
+def test_files_that_a_phase_reads_are_missed_too() -> None:
+    with pytest.raises(DataError, match=r"^train-vqvae: `loss\.lpips=weights/lpips` does not exist"):
+        plan("train-vqvae: {phases: [part=all, part=head loss.lpips=weights/lpips]}")
+
+
 def test_a_damaged_plan_is_written_anew() -> None:
     plan("seed: 1\n")
     Path("runs/x/.plan/encode.json").write_text("{")

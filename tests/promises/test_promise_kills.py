@@ -45,6 +45,7 @@ GROUPS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 # Most of such a training is measuring: a moment drawn at random falls into it.
 MEASURED = [f"metrics.every={3 * STEP}", "metrics.num=24", "metrics.steps=40"]
 
+TWO_PHASES = ["--phase", "part=all", "--phase", "part=head"]
 TOKENS = [  # of several maps, as next-scale transformers are trained on
     *("model.preset=msvq-xs", "model.channels=8", "model.channel_multipliers=1,2", "model.scales=1,2,4"),
     *("model.codebook_size=16", "model.latent_channels=4"),
@@ -145,7 +146,7 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
 
 @pytest.mark.slow
 @pytest.mark.promise("R1", quick=1, full=20)
-@pytest.mark.parametrize("kind", ["two students", "noisy classifier", "tokens", "masks", "attributes"])
+@pytest.mark.parametrize("kind", ["two students", "two phases", "noisy classifier", "tokens", "masks", "attributes"])
 def test_what_trains_more_than_once_or_elsewhere_goes_on_to_the_bit(
     kind: str, trials: Trials, stage: Callable[..., Stage], request: pytest.FixtureRequest
 ) -> None:
@@ -153,6 +154,7 @@ def test_what_trains_more_than_once_or_elsewhere_goes_on_to_the_bit(
     data = {"source": request.getfixturevalue(of).images, **DATA}  # grey, not square, with masks
     words = {
         "two students": training("distill", steps(trials) // 2, EVERY, students=2),
+        "two phases": [*training("train-autoencoder", steps(trials) // 2, EVERY), *TWO_PHASES],
         "noisy classifier": [*training("train-classifier", steps(trials), EVERY), "--noisy"],
         "tokens": [*training("train-autoencoder", steps(trials) // 2, EVERY), *TOKENS],
         "masks": [*training("train-vqvae", steps(trials), EVERY), *(f"data.{key}={data[key]}" for key in data)],

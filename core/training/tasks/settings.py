@@ -14,7 +14,7 @@ from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
 from ...diffusion.names import CONSISTENCY, least_steps
 from ...images.settings import Data
 from ...pipeline.settings import Diffusion
-from ...settings.fields import Location, Stage, option, section
+from ...settings.fields import Location, Stage, Texts, option, section
 from ...system.settings import Machine
 from ..settings import (
     AutoencoderTrain,
@@ -26,6 +26,7 @@ from ..settings import (
     Preview,
     Train,
 )
+from .phases import in_phases
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -57,12 +58,27 @@ class AutoencoderTraining(Training):
         "--autoencoder",
         identity="contents",
     )
+    phases: Texts = option(
+        (),
+        "Settings of one phase of the training, `data.image_size=64 train.images=1M`; give it for each. A phase starts"
+        " from the weights of the one before.",
+        "--phase",
+        identity="contents",
+    )
+    last_phase: int | None = option(None, "Stop after this phase, whose folder is phases/N.", identity=False, ge=1)
     data: Data = section(Data)
     model: SerializeAsAny[AutoencoderModel] = section(AutoencoderModel)
     loss: VQVAELoss = section(VQVAELoss)
     train: AutoencoderTrain = section(AutoencoderTrain)
     machine: Machine = section(Machine)
     pictures: int = option(8, "Validation images shown beside their reconstruction.", identity=False, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _phases_are_trainings(self) -> Self:
+        if self.last_phase is not None and self.last_phase > len(self.phases):
+            raise ValueError(f"`last_phase={self.last_phase}`: there are {len(self.phases)} phases")
+        in_phases(self)
+        return self
 
 
 class LatentTraining(Stage):

@@ -36,13 +36,14 @@ def cards(run: Summary) -> Iterator[Card]:
     chain = [stage for stage in run.stages.values() if stage not in beside]
     draw = [stage for stage in chain if KINDS[stage.kind].role.draws]
     there = [stage for stage in draw if stage.state != "missing"] or draw[:1]
+    yield from (_of_stage(stage, f"Phase {stage.path.name} of the autoencoder") for stage in run.phases)
     yield from (_of_stage(stage) for stage in chain if stage not in draw or stage in there)
     yield _of_samples(run.samples)
     yield _of_numbers(run.evaluations)
     yield from (_of_stage(stage) for stage in beside if stage.state != "missing")
 
 
-def _of_stage(stage: StageRun) -> Card:
+def _of_stage(stage: StageRun, title: str = "") -> Card:
     metadata = stage.metadata
     lines = [*_inputs([stage]), *(text.format(metadata[name]) for name, text in _NUMBERS.items() if name in metadata)]
     if stage.state == "unfinished" and (counts := progress_of(stage)):
@@ -58,7 +59,7 @@ def _of_stage(stage: StageRun) -> Card:
         number = f"{plain(best['criterion'])} {best['value']:.4g}"
         lines.append(f"best after {best['images_seen']:,} images: {number}")
     lines += _pace(seconds(stage), images_per_second(stage))
-    return Card(KINDS[stage.kind].title, stage.state, lines, changed(stage), KINDS[stage.kind].beside)
+    return Card(title or KINDS[stage.kind].title, stage.state, lines, changed(stage), KINDS[stage.kind].beside)
 
 
 def _of_samples(drawn: Sequence[StageRun]) -> Card:

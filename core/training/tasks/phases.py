@@ -1,0 +1,97 @@
+"""The phases of a training: several trainings with settings of their own, each from the weights of the one before.
+
+A phase is a text like `part=middle data.image_size=128 train.images=50k`. Imports no torch.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from ...settings.fields import Section
+from ...settings.recipe_file import leaves
+from ...settings.words import did_you_mean
+
+_OWN = ("part", "data", "loss", "train")  # what phases may differ in: networks and seed are the same in all
+
+
+class Phased(Protocol):
+    """Settings of a training with phases."""
+
+    phases: tuple[str, ...]
+    last_phase: int | None
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> Any: ...
+
+
+P = TypeVar("P", bound=Phased)
+
+
+def in_phases(config: P) -> list[P]:
+    """Return the settings of each phase in order, up to `last_phase`; of a training without phases its own.
+
+    `last_phase` of each is its number, but None of the last of all, which is the stage itself. Each lists the phases up
+    to its own, and for each of them all that any of these sets: read again, as a recipe, it means the same. Raises
+    ValueError naming a phase that cannot be used.
+    """
+    if not config.phases:
+        return [config]
+    given = [_read(text) for text in config.phases]
+    keys = list(dict.fromkeys(key for phase in given for key in phase))
+    merged = [_with(config, phase, text) for phase, text in zip(given, config.phases, strict=True)]
+    written = tuple(_written(each, keys) for each in merged)
+    ends = [*range(1, len(merged)), config.last_phase if config.last_phase == len(merged) else None]
+    return [
+        each.model_copy(update={"phases": written[:number], "last_phase": end})
+        for number, (each, end) in enumerate(zip(merged, ends, strict=True), 1)
+    ][: config.last_phase]
+
+
+def _read(text: str) -> dict[str, str | None]:
+    """Return what a phase sets, by dotted key."""
+    try:
+        words = [word.partition("=") for word in shlex.split(text)]
+    except ValueError as error:
+        raise ValueError(f"`phases`: {text!r} has an open quote ({error})") from None
+    for key, equals, _ in words:
+        if not equals:
+            raise ValueError(f"`phases`: {key!r} in {text!r} is not of the form key=value")
+        if key.partition(".")[0] not in _OWN:
+            raise ValueError(f"`phases`: {key} in {text!r} is the same in all; a phase sets {', '.join(_OWN)}")
+    if len({key for key, _, _ in words}) < len(words):
+        raise ValueError(f"`phases`: {text!r} sets a key twice")
+    return {key: None if value == "null" else value for key, _, value in words}
+
+
+def _with(config: P, phase: Mapping[str, str | None], text: str) -> P:
+    """Return the settings of one phase."""
+    assert isinstance(config, Section)
+    tree = config.model_dump(mode="json", exclude={"phases", "last_phase"})
+    for key, value in phase.items():
+        *sections, name = key.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner.get(section, {}) if isinstance(inner, dict) else {}
+        if not isinstance(inner, dict) or name not in inner or isinstance(inner[name], dict | list):
+            known = [
+                key for key, value in leaves(tree) if key.partition(".")[0] in _OWN and not isinstance(value, list)
+            ]
+            raise ValueError(f"`phases`: {key} in {text!r} is no setting of a phase{did_you_mean(key, known)}")
+        inner[name] = value
+    try:
+        return type(config).model_validate(tree)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in detail["loc"])
+        raise ValueError(f"`phases`: {text!r}: {key}{': ' if key else ''}{detail['msg']}") from None
+
+
+def _written(config: Any, keys: Sequence[str]) -> str:
+    """Return a phase's text, which sets all these keys."""
+    values = dict(leaves(config.model_dump(mode="json")))
+    return shlex.join(f"{key}={_typed(values[key])}" for key in keys)
+
+
+def _typed(value: object) -> str:
+    return {None: "null", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
