@@ -25,7 +25,9 @@ from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.pieces import Pieces
 from ..core.runs.roles import AUTOENCODER, LATENTS
+from ..core.runs.run import StageRun
 from ..core.runs.schemas import size_recorded
+from ..core.system.precision import Policy
 from .configs import Encode
 
 
@@ -37,7 +39,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         given = config
         config = inherit_data(config, source)
-        _same_form(config, data_of(source))
+        _check_form(config, data_of(source), source, policy, progress)
         sources = image_sources(config.data)
         warn_of_change(sources.as_input, source, progress)
         condition = condition_of(sources, config.conditioning, config, policy.device)
@@ -128,14 +130,21 @@ def _training(config: Encode, conditioning: Conditioning) -> str:
     return f"{command_line('train-denoiser', config)} --preset {preset_for(conditioning)}"
 
 
-def _same_form(config: Encode, measured: Data) -> None:
-    for name in ("image_size", "image_width", "channels"):
-        given, own = getattr(config.data, name), getattr(measured, name)
-        if given != own:
-            raise ConfigError(
-                f"`data.{name}={given}` differs from the {own} that the autoencoder was measured at",
-                f"leave `data.{name}` out, or train the autoencoder so",
-            )
+def _check_form(config: Encode, measured: Data, source: StageRun, policy: Policy, progress: Progress) -> None:
+    """Refuse images that the autoencoder does not take: of other channels, or of a size that does not divide.
+
+    At another size than the autoencoder's own, latents are normalised as they were measured there.
+    """
+    if config.data.channels != measured.channels:
+        raise ConfigError(
+            f"`data.channels={config.data.channels}` differs from the {measured.channels} that the autoencoder was"
+            " measured at",
+            "leave `data.channels` out, or train the autoencoder so",
+        )
+    if config.data.size != measured.size:
+        load_autoencoder(source, policy).network.latent_shape(config.data.size)
+        given, own = (f"{height} x {width}" for height, width in (config.data.size, measured.size))
+        progress.note(f"images of {given} pixels; the autoencoder was measured at {own}")
 
 
 def _unmirrored(config: Encode, given: Encode) -> Encode:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -119,6 +120,22 @@ def test_what_a_folder_records_makes_it_again(trained: Pipeline, tmp_path: Path)
     again = tmp_path / trained.name / "phases" / "2"
     assert manifest(again)["files"] == manifest(folders(trained)[1])["files"]
     assert not (tmp_path / trained.name / "autoencoder").exists()
+
+
+def test_latents_may_be_of_another_size_than_the_last_phase(trained: Pipeline, tmp_path: Path) -> None:
+    """All that follows goes by the size of the latents' images."""
+    run, heard = trained.copy(tmp_path), Heard()
+    run.run("encode", heard, data__image_size=24)
+    assert any("images of 24 x 24 pixels; the autoencoder was measured at 16 x 16" in note for note in heard.notes)
+    facts = manifest(run.folder / "latents")["facts"]
+    assert facts["image_size"] == 24 and facts["latent_shape"][1:] == [6, 6]
+    run.through("train-denoiser", "train-classifier", "sample", "eval")
+    drawn = next((run.folder / "samples").glob("*/000000.png"))
+    assert Image.open(drawn).size == (24, 24)
+    with pytest.raises(ConfigError, match="22"):
+        run.run("encode", replace=True, data__image_size=22)
+    with pytest.raises(ConfigError, match="channels=1` differs from the 3"):
+        run.run("encode", replace=True, data__channels=1)
 
 
 def test_a_phase_alone_can_be_looked_at_and_the_rest_trained_later(
