@@ -56,6 +56,7 @@ class _Group:
 
 
 _group: _Group | None = None
+_joined = 0  # groups of this process, one after the other
 
 
 def world() -> World:
@@ -249,8 +250,12 @@ def _join(world: World, device: torch.device) -> _Group:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # Until all have met nothing is written, and a connection that a signal interrupts is tried again for minutes.
+    global _joined
+    _joined += 1
     with ended_by_signals():
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TENSOR_TIMEOUT)))
+        # torchrun's store remembers the addresses of groups that have ended: of a chain of trainings, each has its own.
+        store = dist.PrefixStore(f"ldm/{_joined}", store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_INTEGER_TIMEOUT)
         backend = "nccl" if device.type == "cuda" else "gloo"
         return _Group(world, dist.new_group(backend=backend, timeout=_TENSOR_TIMEOUT))

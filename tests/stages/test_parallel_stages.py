@@ -189,17 +189,23 @@ def test_a_command_that_is_not_shared_is_refused_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_trains_from_the_command_line(copied: Pipeline, tmp_path: Path) -> None:
-    shutil.rmtree(copied.folder / "dit")
+@pytest.mark.parametrize("command", ["train-dit", "train-vqvae", "distill"])
+def test_torchrun_trains_from_the_command_line(command: str, copied: Pipeline, tmp_path: Path) -> None:
+    """Several trainings in a row, phases or students, meet anew for each."""
+    several: dict[str, Any] = {"train-vqvae": {"phases": ("part=all", "part=head")}, "distill": {"first_steps": 2}}
+    if command != "distill":
+        shutil.rmtree(copied.folder / copied.config(command).kind)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"train-dit": copied.config("train-dit").model_dump(mode="json")}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "ldm", "train-dit", "-c", str(recipe)]
+    recipe.write_text(
+        yaml.safe_dump({command: copied.config(command, **several.get(command, {})).model_dump(mode="json")})
+    )
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += ["-m", "ldm", command, "-c", str(recipe)]
     ended = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("ldm train-dit: wrote") == 1
+    assert ended.stdout.count(f"ldm {command}: wrote") == 1
 
 
 @pytest.mark.slow
