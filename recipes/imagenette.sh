@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetch what the recipes imagenette-64, imagenette-64-kl and imagenette-64-var need, about 120 MB, into the working
+# Fetch what the recipes imagenette-64, -64-kl, -64-var and imagenette-128 need, about 120 MB, into the working
 # directory; run it again where it was interrupted. By running it you accept these terms:
 #
 # data/imagenette2-224                  photos of ten ImageNet classes, shorter side 160 pixels, by fast.ai; the list of

@@ -52,7 +52,7 @@ def fetch(tmp_path: Path) -> Callable[..., int]:
 def test_all_that_the_recipes_name_is_fetched_once(fetch: Callable[..., int], tmp_path: Path) -> None:
     assert fetch() == 0 and fetch() == 0
     assert len((tmp_path / "log").read_text().split()) == 4
-    for name in ("imagenette-64", "imagenette-64-kl", "imagenette-64-var"):
+    for name in ("imagenette-64", "imagenette-64-kl", "imagenette-64-var", "imagenette-128"):
         values = dict(leaves(yaml.safe_load((RECIPES / f"{name}.yaml").read_text())))
         paths = [v for v in values.values() if isinstance(v, str) and v.startswith(("data/", "weights/"))]
         assert paths and all((tmp_path / "work" / path).exists() for path in paths), name
