@@ -42,7 +42,7 @@ _DRAWN_FROM = {**{role.name: role for role in generators()}, "weak": DENOISER, "
 
 
 def _autoencoder(name: str, summary: str, model: str, kind: str) -> Command:
-    writes = (Kind(kind, AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),)
+    writes: tuple[Kind, ...] = (Kind(kind, AUTOENCODER, "Autoencoder", network=_AUTOENCODERS),)
     if name == AUTOENCODER.command(PHASES):
         writes += (Kind(PHASES, AUTOENCODER, "Phases of the autoencoder", network=_AUTOENCODERS),)
     how: dict[str, Any] = {"cost": f"{_COSTS}:train_autoencoder", "shared": True, "smallest": _SMALL_AUTOENCODER}
