@@ -102,7 +102,7 @@ def read(root: Path, warn: Callable[[str], None]) -> Summary:
         root,
         stages,
         [folder for folder in others if has_begun(folder)],
-        sorted(_labelled(AUTOENCODER, root, warn), key=lambda run: int(run.path.name)),
+        sorted(_labelled(AUTOENCODER, root, warn), key=lambda run: (len(run.path.name), run.path.name)),
         sorted(_labelled(SAMPLES, root, warn), key=lambda run: _order(run.metadata["sampling"])),
         sorted(evaluations, key=lambda each: _order(each.sampling or {})),
         _read(SWEEP, "sweep", root / "sweep", warn),

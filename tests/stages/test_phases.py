@@ -1,6 +1,7 @@
 """The training of an autoencoder in phases: what each trains, what it leaves behind, and how it goes on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,8 @@ def test_a_phase_that_cannot_be_used_is_named(phase: str, message: str) -> None:
 
 
 def test_what_does_not_fit_phases_is_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="33 are too many"):
+        TrainAutoencoder.model_validate({"phases": ["part=all"] * 33})
     with pytest.raises(ValueError, match="there are 2 phases"):
         TrainAutoencoder.model_validate({"phases": ["part=all", "part=head"], "last_phase": 3})
     with pytest.raises(ConfigError, match="is not trained"):
@@ -201,6 +204,7 @@ def test_what_does_not_fit_phases_is_refused(images: Path, tmp_path: Path) -> No
 def test_the_report_and_the_estimate_have_each_phase(
     trained: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(folders(trained)[0], trained.folder / "phases" / "first")  # by the user
     assert run(["report", "--runs-dir", str(trained.runs_dir), "--name", trained.name]) == 0
     page = (trained.folder / "report.html").read_text()
     assert all(f"Training the autoencoder, phase {number}" in page for number in (1, 2))

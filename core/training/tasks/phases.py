@@ -14,6 +14,7 @@ from ...settings.recipe_file import leaves
 from ...settings.words import did_you_mean
 
 _OWN = ("part", "data", "loss", "train")  # what phases may differ in: networks and seed are the same in all
+_MOST = 32
 
 
 class Phased(Protocol):
@@ -37,6 +38,8 @@ def in_phases(config: P) -> list[P]:
     """
     if not config.phases:
         return [config]
+    if len(config.phases) > _MOST:
+        raise ValueError(f"`phases`: {len(config.phases):,} are too many; give at most {_MOST}")
     given = [_read(text) for text in config.phases]
     keys = list(dict.fromkeys(key for phase in given for key in phase))
     merged = [_with(config, phase, text) for phase, text in zip(given, config.phases, strict=True)]
