@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from ..core.settings.families import FamilySection, section_of
 from ..core.settings.fields import OneOf, Section, parse_count
-from ..stages.tools.words import typed
+from ..core.settings.words import typed
 
 # `X | None` is a Union before Python 3.14 reads it as one everywhere.
 _UNIONS = (Union, type(int | None))

@@ -12,8 +12,8 @@ from ..core.files import write_bytes
 from ..core.progress import Outcome
 from ..core.settings.families import FamilySection, NetworkConfig
 from ..core.settings.fields import Section, Stage
+from ..core.settings.words import typed
 from ..stages.table import COMMANDS, STAGES, TOOLS
-from ..stages.tools.words import typed
 from .commands import Menu
 from .console import open_console
 from .keys import Setting, sections_of, settings_of

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
+from ..core.autoencoders.codec import Autoencoder
 from ..core.conditioning.captions import Fields
 from ..core.conditioning.conditioning import Conditioning
 from ..core.conditioning.registry import conditioning_of, recorded
@@ -25,9 +26,7 @@ from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.pieces import Pieces
 from ..core.runs.roles import AUTOENCODER, LATENTS
-from ..core.runs.run import StageRun
 from ..core.runs.schemas import size_recorded
-from ..core.system.precision import Policy
 from .configs import Encode
 
 
@@ -39,7 +38,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
         source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
         given = config
         config = inherit_data(config, source)
-        _check_form(config, data_of(source), source, policy, progress)
+        autoencoder = cache(lambda: load_autoencoder(source, policy).network)
+        _check_form(config, data_of(source), autoencoder, progress)
         sources = image_sources(config.data)
         warn_of_change(sources.as_input, source, progress)
         condition = condition_of(sources, config.conditioning, config, policy.device)
@@ -58,7 +58,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
             )
 
         # Encode both splits; shards that are there are not made again.
-        network = load_autoencoder(source, policy).network
+        network = autoencoder()
         maps = token_maps(network, config.data.size, policy)
         images = sources.read(progress, keep=False)
         conditioning: Conditioning | None = None
@@ -130,7 +130,7 @@ def _training(config: Encode, conditioning: Conditioning) -> str:
     return f"{command_line('train-denoiser', config)} --preset {preset_for(conditioning)}"
 
 
-def _check_form(config: Encode, measured: Data, source: StageRun, policy: Policy, progress: Progress) -> None:
+def _check_form(config: Encode, measured: Data, autoencoder: Callable[[], Autoencoder], progress: Progress) -> None:
     """Refuse images that the autoencoder does not take: of other channels, or of a size that does not divide.
 
     At another size than the autoencoder's own, latents are normalised as they were measured there.
@@ -142,7 +142,7 @@ def _check_form(config: Encode, measured: Data, source: StageRun, policy: Policy
             "leave `data.channels` out, or train the autoencoder so",
         )
     if config.data.size != measured.size:
-        load_autoencoder(source, policy).network.latent_shape(config.data.size)
+        autoencoder().latent_shape(config.data.size)
         given, own = (f"{height} x {width}" for height, width in (config.data.size, measured.size))
         progress.note(f"images of {given} pixels; the autoencoder was measured at {own}")
 

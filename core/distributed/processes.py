@@ -5,6 +5,7 @@ that has more to do; tensors travel by NCCL between GPUs, elsewhere by gloo. Wit
 its input. Every process does the same work, or a share of it by its rank; only the main process (rank 0) writes.
 """
 
+import itertools
 import os
 import signal
 import threading
@@ -56,7 +57,7 @@ class _Group:
 
 
 _group: _Group | None = None
-_joined = 0  # groups of this process, one after the other
+_joined = itertools.count()  # numbers the groups of this process, one after the other
 
 
 def world() -> World:
@@ -250,12 +251,10 @@ def _join(world: World, device: torch.device) -> _Group:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # Until all have met nothing is written, and a connection that a signal interrupts is tried again for minutes.
-    global _joined
-    _joined += 1
     with ended_by_signals():
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TENSOR_TIMEOUT)))
         # torchrun's store remembers the addresses of groups that have ended: of a chain of trainings, each has its own.
-        store = dist.PrefixStore(f"ldm/{_joined}", store)
+        store = dist.PrefixStore(f"ldm/{next(_joined)}", store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_INTEGER_TIMEOUT)
         backend = "nccl" if device.type == "cuda" else "gloo"
         return _Group(world, dist.new_group(backend=backend, timeout=_TENSOR_TIMEOUT))

@@ -38,9 +38,7 @@ def command_of(path: Path, role: Role) -> str:
     settings = next(filter(Path.is_file, (path / RECIPE, path / MANIFEST)), None)
     if words[:2] != ["ldm", "import"]:
         words += ["-c", str(settings)] if settings is not None else shlex.split(role.given)
-        # Evaluations take the name of what they evaluate, students that of their steps, phases their number.
-        named = is_labelled(path, role) and words[1] not in ("eval", "distill", "train-autoencoder")
-        words += ["--label", path.name] if settings == path / MANIFEST and named else []
+        words += ["--label", path.name] if settings == path / MANIFEST and role.chosen else []
     return shlex.join([*words, *placed(path, role)])
 
 

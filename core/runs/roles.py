@@ -19,7 +19,7 @@ class Role:
     that makes it, the usual one first. schema: of their metadata, a class in `schemas`. given: the arguments that the
     usual command requires. needed: whether what was made with it needs it later, too. draws: of generators, what opens
     one to draw from, `module:function` in core; see `core.pipeline.generator`. labelled: the kinds of which a
-    run has several, a folder for each label.
+    run has several, a folder for each label. chosen: whether the label is the user's, by --label.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Role:
     needed: bool = False
     draws: str = ""
     labelled: tuple[str, ...] = ()
+    chosen: bool = False
 
     @property
     def form(self) -> "type[Metadata] | None":
@@ -69,12 +70,13 @@ NEXT_SCALE = Role(
 )
 CLASSIFIER = Role("classifier", {"classifier": "train-classifier"}, "Classifier")
 NOISY_CLASSIFIER = Role("noisy classifier", {"noisy-classifier": "train-classifier --noisy"}, "NoisyClassifier")
-SAMPLES = Role("samples", {"samples": "sample"}, "Samples", labelled=("samples",))
+SAMPLES = Role("samples", {"samples": "sample"}, "Samples", labelled=("samples",), chosen=True)
 EDITS = Role(
     "edits",
     {"edits": "edit", "anagrams": "anagram", "hybrids": "hybrid", "interpolations": "interpolate"},
     "Edits",
     labelled=("edits", "anagrams", "hybrids", "interpolations"),
+    chosen=True,
 )
 EVALUATION = Role("evaluation", {"eval": "eval"}, "Evaluation", labelled=("eval",))
 SWEEP = Role("sweep", {"sweep": "sweep"})

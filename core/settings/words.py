@@ -1,7 +1,21 @@
-"""The known word that a user may have meant."""
+"""Settings as they are typed, and the known word that a user may have meant."""
 
 import difflib
 from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+
+def typed(value: Any) -> str:
+    """Write the value of a setting as one would type it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "yes", False: "no"}[value]
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(typed, value))
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    brief = f"{value:g}" if isinstance(value, float) else ""
+    return brief if brief and float(brief) == value else str(value)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -18,8 +18,8 @@ from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.fields import defaults, identity, incidental, places
 from ...core.settings.recipe_file import leaves
+from ...core.settings.words import typed
 from ..table import KINDS, MAKERS, STAGES, TOOLS
-from .words import typed
 
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}

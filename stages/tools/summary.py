@@ -12,9 +12,10 @@ from ...core.metrics.document import read_evaluation
 from ...core.runs.inputs import has_begun
 from ...core.runs.roles import AUTOENCODER, EVALUATION, SAMPLES, SWEEP, Role, generators
 from ...core.runs.run import IDENTITY, MANIFEST, StageRun, open_run
+from ...core.settings.words import typed
 from ..table import STAGES
 from .directories import changed_settings, recorded_settings
-from .words import how, typed
+from .words import how
 
 Item = TypeVar("Item")
 _RANKS = ("complete", "unfinished", "missing")

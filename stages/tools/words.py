@@ -1,7 +1,6 @@
 """How people read numbers, settings, and how samples were drawn: one way for every page and table."""
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -35,18 +34,6 @@ def rate(images_per_second: float) -> str:
 def sides(shape: list[int]) -> str:
     """Write a shape: 4 × 32 × 32."""
     return " × ".join(map(str, shape))
-
-
-def typed(value: Any) -> str:
-    """Write the value of a setting as one would type it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "yes", False: "no"}[value]
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(typed, value))
-    if isinstance(value, PurePath):
-        return value.as_posix()
-    brief = f"{value:g}" if isinstance(value, float) else ""
-    return brief if brief and float(brief) == value else str(value)
 
 
 def plain(name: str) -> str:

@@ -5,28 +5,22 @@ A phase is a text like `part=middle data.image_size=128 train.images=50k`. Impor
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from functools import reduce
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from ...settings.fields import Section
 from ...settings.recipe_file import leaves
-from ...settings.words import did_you_mean
+from ...settings.words import did_you_mean, typed
+
+if TYPE_CHECKING:
+    from .settings import AutoencoderTraining
 
 _OWN = ("part", "data", "loss", "train")  # what phases may differ in: networks and seed are the same in all
 _MOST = 32
 
 
-class Phased(Protocol):
-    """Settings of a training with phases."""
-
-    phases: tuple[str, ...]
-    last_phase: int | None
-
-    def model_copy(self, *, update: Mapping[str, Any]) -> Any: ...
-
-
-P = TypeVar("P", bound=Phased)
+P = TypeVar("P", bound="AutoencoderTraining")
 
 
 def in_phases(config: P) -> list[P]:
@@ -69,19 +63,13 @@ def _read(text: str) -> dict[str, str | None]:
 
 def _with(config: P, phase: Mapping[str, str | None], text: str) -> P:
     """Return the settings of one phase."""
-    assert isinstance(config, Section)
     tree = config.model_dump(mode="json", exclude={"phases", "last_phase"})
+    known = [key for key, value in leaves(tree) if key.partition(".")[0] in _OWN and not isinstance(value, list)]
     for key, value in phase.items():
-        *sections, name = key.split(".")
-        inner = tree
-        for section in sections:
-            inner = inner.get(section, {}) if isinstance(inner, dict) else {}
-        if not isinstance(inner, dict) or name not in inner or isinstance(inner[name], dict | list):
-            known = [
-                key for key, value in leaves(tree) if key.partition(".")[0] in _OWN and not isinstance(value, list)
-            ]
+        if key not in known:
             raise ValueError(f"`phases`: {key} in {text!r} is no setting of a phase{did_you_mean(key, known)}")
-        inner[name] = value
+        *sections, name = key.split(".")
+        reduce(dict.__getitem__, sections, tree)[name] = value
     try:
         return type(config).model_validate(tree)
     except ValidationError as error:
@@ -93,8 +81,4 @@ def _with(config: P, phase: Mapping[str, str | None], text: str) -> P:
 def _written(config: Any, keys: Sequence[str]) -> str:
     """Return a phase's text, which sets all these keys."""
     values = dict(leaves(config.model_dump(mode="json")))
-    return shlex.join(f"{key}={_typed(values[key])}" for key in keys)
-
-
-def _typed(value: object) -> str:
-    return {None: "null", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
+    return shlex.join(f"{key}={typed(values[key])}" for key in keys)

@@ -8,10 +8,11 @@ from ....core.runs.metrics_log import CONDITIONS
 from ....core.runs.roles import generators
 from ....core.runs.run import StageRun
 from ....core.settings.recipe_file import leaves
+from ....core.settings.words import typed
 from ...table import KINDS
 from ..directories import as_recorded_now, recorded_inputs, recorded_settings
 from ..summary import Evaluation, Summary, evaluated_alike, grouped, numbered, progress_of
-from ..words import conditions_in_words, how, plain, typed
+from ..words import conditions_in_words, how, plain
 from .charts import LOGARITHMIC, TRAINED, measured_along_the_way, measured_numbers
 from .page import Chapter, Picture, Table
 from .tables import number_tables, side_by_side
