@@ -118,5 +118,5 @@ def _total(made: Sequence[StageRun]) -> float:
 
 def _pace(took: float | None, speed: float | None) -> list[str]:
     """Say how long work took and how fast it was."""
-    parts = [*([duration(took)] if took else []), *([f"{rate(speed)} images/s"] if speed else [])]
+    parts = [*([duration(took)] if took is not None else []), *([f"{rate(speed)} images/s"] if speed else [])]
     return [", ".join(parts)] if parts else []
