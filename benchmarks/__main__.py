@@ -19,7 +19,7 @@ from .sizes import SIZES
 
 BENCHMARKS = (
     *("start_up", "training", "sampling", "unet", "mmdit", "attention_cost", "vqvae", "kl"),
-    *("encode", "latents", "class_accuracy", "edits"),
+    *("busy", "encode", "latents", "class_accuracy", "edits"),
 )
 RESULTS = Path(__file__).parent / "results"
 LENET = "lenet_epoch=12_test_acc=0.991.pth"

@@ -16,6 +16,7 @@ from ..settings.fields import Run, Stage, defaults, identity, incidental, places
 from ..system.memory import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
+from ..system.threads import share_cores
 from . import claim as claims
 from .lock import occupy
 from .roles import role_of
@@ -95,6 +96,7 @@ def machine_policy(machine: Machine) -> Policy:
     policy = resolve(processes.local_device(machine.device), machine.precision)
     if policy.device.type == "cpu":
         keep_freed_memory()
+        share_cores()
     if machine.deterministic:
         make_deterministic(policy.device)
     return policy

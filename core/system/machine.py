@@ -1,5 +1,6 @@
 """What the system reports of the machine: processor, memory, disk. What it does not report is None, never a guess."""
 
+import contextlib
 import math
 import os
 import platform
@@ -19,6 +20,7 @@ _CGROUPS = (
     ),
 )
 _BLOCK = 4096
+_THREADS = Path("/proc/self/task")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
@@ -51,6 +53,19 @@ def open_files() -> int:
 def load() -> float:
     """Return how many processes ran or waited for a core over the last minute; 0 where the system does not count."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def waited_for_cores() -> float | None:
+    """Return the seconds that the threads of this process were ready to run and had no core; None off Linux.
+
+    Of those that live: the sum falls when one ends.
+    """
+    waited = []
+    for path in _THREADS.glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError):  # a thread may end meanwhile
+            running, ready, _ = map(int, path.read_text().split())  # nanoseconds on a core and ready without one
+            waited += [ready] if running else []
+    return sum(waited) / 1e9 if waited else None
 
 
 def cpu_quota() -> float | None:

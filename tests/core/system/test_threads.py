@@ -1,20 +1,30 @@
-"""Threads follow the quota and wait briefly, unless the user says otherwise; what is set reaches torch."""
+"""Threads follow the quota and spin while nobody else wants the cores, unless the user says otherwise."""
 
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ldm.core.system import machine, threads
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "load", lambda: 0.0)
+class Clock:
+    """Seconds that grow by `rate` whenever it is asked."""
+
+    seconds = rate = 0.0
+    asked = 0
+
+    def __call__(self) -> float:
+        self.asked += 1
+        self.seconds += self.rate
+        return self.seconds
 
 
 @pytest.fixture
@@ -39,20 +49,69 @@ def test_what_the_user_has_set_stays(own: dict[str, str]) -> None:
     assert environment == {**own, "OMP_NUM_THREADS": "2"}
 
 
-def test_on_a_crowded_machine_threads_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "num_cores", lambda within_quota=True: 2)
-    for load, spins in ((0.3, "1000"), (3.0, "1000"), (4.5, "0")):
-        monkeypatch.setattr(machine, "load", lambda load=load: load)
+def test_on_all_cores_nothing_is_set_where_linux_tells_how_long_threads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
+    for waited, expected in ((1.5, {}), (None, {"GOMP_SPINCOUNT": "1000"})):
+        monkeypatch.setattr(machine, "waited_for_cores", lambda waited=waited: waited)
         environment: dict[str, str] = {}
         threads.set_up(environment)
-        assert environment == {"GOMP_SPINCOUNT": spins}
+        assert environment == expected
+    assert threads.described({}, 2).endswith("spinning while no other process wants the cores")
 
 
-def test_without_a_quota_torch_chooses_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
-    environment: dict[str, str] = {}
-    threads.set_up(environment)
-    assert environment == {"GOMP_SPINCOUNT": "1000"}
+def test_a_team_is_kept_while_own_threads_wait_for_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited, period = Clock(), 0.01
+    monkeypatch.setattr(machine, "waited_for_cores", waited)
+    monkeypatch.setattr(threads, "_PERIOD", period)
+    stopped = threading.Event()
+    watching = threading.Thread(target=threads._watch, args=(stopped,))
+    watching.start()
+    try:
+        for rate, teams in ((0.2, 0), (0.3, 1), (0.8, 1), (0.1, 0), (0.5, 1), (0.0, 0)):
+            waited.rate = rate * period
+            asked = waited.asked
+            while waited.asked < asked + 3 * threads._QUIET:
+                time.sleep(period)
+            assert sum(thread.name.endswith("-team") for thread in threading.enumerate()) == teams, rate
+    finally:
+        stopped.set()
+        watching.join()
+
+
+@pytest.mark.skipif(machine.waited_for_cores() is None, reason="Linux tells how long threads wait, and nothing else")
+def test_threads_that_share_a_core_wait_for_it() -> None:
+    program = """
+import os, time
+from ldm.core.system.machine import waited_for_cores
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+before, end = waited_for_cores(), time.monotonic() + 0.5
+def spin():
+    while time.monotonic() < end:
+        pass
+child = os.fork()
+spin()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(waited_for_cores() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert float(done.stdout) > 0.1, done.stderr
+
+
+def test_one_thread_and_what_the_user_set_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def watching() -> bool:
+        threads.share_cores()
+        return any(thread.name == threads._NAME for thread in threading.enumerate())
+
+    monkeypatch.setattr(threads, "_watch", lambda stopped: stopped.wait(0.5))
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert not watching()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert not watching()
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert watching() is (machine.waited_for_cores() is not None)
 
 
 def test_the_command_sets_them_before_torch_is_loaded() -> None:
@@ -60,7 +119,7 @@ def test_the_command_sets_them_before_torch_is_loaded() -> None:
 import os, sys
 from ldm.cli import main
 from ldm.core.system import machine
-machine.cpu_quota, machine.load = lambda: 0.5, lambda: 0.0
+machine.cpu_quota = lambda: 0.5
 machine.os.sched_getaffinity = lambda _: {0, 1, 2}
 sys.argv = ["ldm", "--version"]
 try:
