@@ -59,18 +59,19 @@ def from_patches(tokens: Tensor, size: int, grid: tuple[int, int]) -> Tensor:
 
 
 def sincos_positions(
-    width: int, grid: tuple[int, int], first: tuple[int, int] = (0, 0), spacing: float = 1.0
+    width: int, grid: tuple[int, int], first: tuple[int, int] = (0, 0), spacing: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:
     """Return the fixed position code of every token, float32 (T, D), row by row over a (rows, columns) grid.
 
-    Positions are `spacing` apart, and count from the first row and column.
+    Rows and columns are `spacing` apart, and count from the first ones.
 
     Half of the width encodes the column and half the row, each as [sin, cos](position / 10000^(k / (D/4))): the
     two-dimensional form of Vaswani et al. 2017 that He et al. 2022 (MAE) and Peebles & Xie 2023 (DiT) use.
     """
     frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
     rows, columns = np.meshgrid(
-        *(spacing * (start + np.arange(num)) for start, num in zip(first, grid, strict=True)), indexing="ij"
+        *(apart * (start + np.arange(num)) for apart, start, num in zip(spacing, first, grid, strict=True)),
+        indexing="ij",
     )
     codes = []
     for positions in (columns, rows):

@@ -1,7 +1,7 @@
 """The diffusion transformer with linear attention (Xie et al. 2024, "SANA").
 
-Its cost grows with the number of tokens and not its square. No positions: depthwise convolutions tell what is beside
-what, so that it takes latents of any size.
+Its cost grows with the number of tokens and not its square. Positions are optional: depthwise convolutions tell what
+is beside what, so that it takes latents of any size.
 """
 
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from .layers import (
     gelu,
     modulate,
     normalise,
+    sincos_positions,
     to_patches,
     zeroed,
 )
@@ -30,7 +31,7 @@ from .network import DenoiserNetwork
 from .text import TEXT_FIELDS, CrossAttention, TextInput
 
 _EPS_OF_TEXT = 1e-5
-_SCALE_OF_TEXT = 0.01  # at first: texts as loud as the image drown it
+_SCALE_OF_TEXT = 0.01  # at first: a frozen encoder's texts, as loud as the image, drown it
 
 
 class LinearAttention(nn.Module):
@@ -115,7 +116,11 @@ class LinearDiT(DenoiserNetwork):
         self.blocks = nn.ModuleList(LinearBlock(config) for _ in range(config.depth))
         self.table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = Linear(width, patch**2 * config.out_channels)
-        nn.init.constant_(self.context_norm.weight, _SCALE_OF_TEXT)
+        self.positions: Tensor | None
+        own = None if config.positions is None else self._positions(config.grid, config.positions)
+        self.register_buffer("positions", own, persistent=False)
+        if not config.vocabulary:  # a text network that is trained with it begins quietly by itself
+            nn.init.constant_(self.context_norm.weight, _SCALE_OF_TEXT)
         zeroed(self.final)
 
     @property
@@ -151,6 +156,11 @@ class LinearDiT(DenoiserNetwork):
         grid = x_t.shape[2] // size, x_t.shape[3] // size
         tokens = self.patch(to_patches(x_t, size))
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        if self.positions is not None and self.config.positions is not None:
+            own = grid == self.config.grid
+            tokens = tokens + (
+                self.positions if own else self._positions(grid, self.config.positions).to(tokens.device)
+            )
 
         # The blocks. taps: after which of them the hidden states are returned too.
         hidden = {}
@@ -168,3 +178,8 @@ class LinearDiT(DenoiserNetwork):
         out = self.final(modulate(normalise(tokens, rms=False), shift, scale))
         image = from_patches(out, size, grid).to(x_t.dtype)
         return (image, hidden) if taps else image
+
+    def _positions(self, grid: tuple[int, int], apart: float) -> Tensor:
+        """Return the codes (T, D) of a grid's tokens, which span what those of the trained size do."""
+        down, right = (apart * own / num for own, num in zip(self.config.grid, grid, strict=True))
+        return sincos_positions(self.config.width, grid, spacing=(down, right))

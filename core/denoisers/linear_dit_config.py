@@ -25,6 +25,12 @@ class LinearDiTConfig(TextDenoiserConfig, TransformerConfig):
 
     cross_heads: int = option(..., "Heads of the attention to texts.", ge=1, le=4096)
     mlp_ratio: float = option(2.5, "Width inside the gated convolution over the width of the tokens.", gt=0, le=64)
+    positions: float | None = option(
+        None,
+        "Add sine-cosine positions, this far apart, to the tokens; those of other sizes span as much.",
+        gt=0,
+        le=64,
+    )
 
     def check(self) -> None:
         super().check()

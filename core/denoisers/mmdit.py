@@ -160,4 +160,4 @@ class MMDiT(DenoiserNetwork):
         """Return the codes (T, D) of the centre of the table; of a larger grid they go on beyond it, as far apart."""
         side, base = self.config.position_side, self.config.position_base
         first = (side - grid[0]) // 2, (side - grid[1]) // 2
-        return sincos_positions(self.config.width, grid, first, base / side)
+        return sincos_positions(self.config.width, grid, first, (base / side, base / side))

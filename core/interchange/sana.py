@@ -52,7 +52,6 @@ _THEIRS: dict[str, Any] = {  # what their config must say, where it says anythin
     "dropout": 0.0,
     "norm_elementwise_affine": False,
     "norm_eps": 1e-6,
-    "interpolation_scale": None,
     "guidance_embeds": False,
     "qk_norm": None,
     "timestep_scale": 1.0,
@@ -97,8 +96,12 @@ def to_diffusers(model: LinearDiT, ahead: int = 1) -> nn.Module:
         "mlp_ratio": config.mlp_ratio,
         "sample_size": config.size[0],
         "patch_size": config.patch_size,
+        "interpolation_scale": config.positions and 1 / config.positions,
     }
-    return network_of_theirs(CLASS_NAMES[0], settings, to_theirs(own, _names(config)) | tables)
+    network = network_of_theirs(CLASS_NAMES[0], settings, to_theirs(own, _names(config)) | tables)
+    if model.positions is not None:  # which are not among their weights
+        network.get_submodule("patch_embed").pos_embed = model.positions[None].cpu()
+    return network
 
 
 def outputs(
@@ -129,6 +132,7 @@ def _config(given: Given) -> LinearDiTConfig:
     settings = given.settings
     require_settings(settings, _THEIRS)
     heads, cross_heads = settings["num_attention_heads"], settings["num_cross_attention_heads"]
+    scale = settings.get("interpolation_scale")
     width, channels = heads * settings["attention_head_dim"], settings["in_channels"]
     across = settings["cross_attention_dim"], cross_heads * settings["cross_attention_head_dim"]
     if across != (width, width):
@@ -146,6 +150,7 @@ def _config(given: Given) -> LinearDiTConfig:
         heads=heads,
         cross_heads=cross_heads,
         mlp_ratio=settings.get("mlp_ratio", 2.5),
+        positions=scale and 1 / scale,
     )
 
 

@@ -156,7 +156,8 @@ def _base(weights: Weights, width: int, side: int) -> int:
 def _table(config: MMDiTConfig) -> Tensor:
     """Return their table of positions (1, S², D)."""
     side = config.position_side
-    return sincos_positions(config.width, (side, side), spacing=config.position_base / side)[None]
+    apart = config.position_base / side
+    return sincos_positions(config.width, (side, side), spacing=(apart, apart))[None]
 
 
 def _swapped(tensors: Mapping[str, Tensor], config: MMDiTConfig) -> dict[str, Tensor]:

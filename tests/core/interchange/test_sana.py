@@ -68,7 +68,9 @@ CONFIG = LinearDiTConfig(
 )
 
 
-@pytest.mark.parametrize("config", [CONFIG, CONFIG.replace(patch_size=1, depth=1, learn_sigma=True)])
+@pytest.mark.parametrize(
+    "config", [CONFIG, CONFIG.replace(patch_size=1, depth=1, learn_sigma=True), CONFIG.replace(positions=0.5)]
+)
 @pytest.mark.parametrize("ahead", [0, 1])
 @torch.no_grad()
 def test_weights_go_to_diffusers_and_back(config: LinearDiTConfig, ahead: int) -> None:
