@@ -19,7 +19,7 @@ from .interleaved import summary
 from .options import Options
 
 OPENMP = {SPINS: "300000"}  # OpenMP's own number; where it is set, `ldm` does nothing about it
-IMAGES = 10_000  # of each training: some ten seconds
+IMAGES = 5000  # of each training: a few seconds, and ten times as many where threads spin in vain
 TIMED = 1000  # images, of which the seconds are given
 VARIANTS: dict[str, tuple[dict[str, str], bool, int]] = {  # environment, beside a busy process, trainings at once
     "alone, as OpenMP waits": (OPENMP, False, 1),
