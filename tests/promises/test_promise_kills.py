@@ -324,7 +324,7 @@ def while_measuring(folder: Path, into: float) -> None:
 @pytest.mark.promise("R10", quick=1, full=10)
 def test_of_ten_that_start_at_once_one_runs_and_nine_name_it(trials: Trials, stage: Callable[..., Stage]) -> None:
     together = 10 if trials.full else 4
-    prepared = stage(*training("train-dit", steps(trials), EVERY))
+    prepared = stage(*training("train-dit", 200, EVERY))  # not over before the others have ended
     for _ in trials:
         runs_dir = prepared.fresh()
         commands = [prepared.start(runs_dir) for _ in range(together)]
