@@ -46,9 +46,9 @@ def measure(options: Options) -> dict[str, Any]:
                 environment, beside, count = VARIANTS[name]
                 with _busy() if beside else nullcontext():
                     seconds[name].append(TIMED / _images_per_second(runs, count, environment))
-    base = seconds[next(iter(VARIANTS))]
-    found = {name: summary(own, base) for name, own in seconds.items()}
-    compared = {"baseline": next(iter(VARIANTS)), "rounds": options.rounds, "variants": found}
+    baseline = next(iter(VARIANTS))
+    found = {name: summary(own, seconds[baseline]) for name, own in seconds.items()}
+    compared = {"baseline": baseline, "rounds": options.rounds, "variants": found}
     return {"comparisons": {f"{TIMED:,} images in a training, mnist recipe": compared}}
 
 

@@ -117,8 +117,7 @@ class LinearDiT(DenoiserNetwork):
         self.table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = Linear(width, patch**2 * config.out_channels)
         self.positions: Tensor | None
-        own = None if config.positions is None else self._positions(config.grid, config.positions)
-        self.register_buffer("positions", own, persistent=False)
+        self.register_buffer("positions", self._positions(config.grid), persistent=False)
         if not config.vocabulary:  # a text network that is trained with it begins quietly by itself
             nn.init.constant_(self.context_norm.weight, _SCALE_OF_TEXT)
         zeroed(self.final)
@@ -156,11 +155,8 @@ class LinearDiT(DenoiserNetwork):
         grid = x_t.shape[2] // size, x_t.shape[3] // size
         tokens = self.patch(to_patches(x_t, size))
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-        if self.positions is not None and self.config.positions is not None:
-            own = grid == self.config.grid
-            tokens = tokens + (
-                self.positions if own else self._positions(grid, self.config.positions).to(tokens.device)
-            )
+        positions = self.positions if grid == self.config.grid else self._positions(grid)
+        tokens = tokens if positions is None else tokens + positions.to(tokens.device)
 
         # The blocks. taps: after which of them the hidden states are returned too.
         hidden = {}
@@ -179,7 +175,10 @@ class LinearDiT(DenoiserNetwork):
         image = from_patches(out, size, grid).to(x_t.dtype)
         return (image, hidden) if taps else image
 
-    def _positions(self, grid: tuple[int, int], apart: float) -> Tensor:
-        """Return the codes (T, D) of a grid's tokens, which span what those of the trained size do."""
+    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+        """Return the codes (T, D) of a grid's tokens, which span what those of the trained size do; None without."""
+        apart = self.config.positions
+        if apart is None:
+            return None
         down, right = (apart * own / num for own, num in zip(self.config.grid, grid, strict=True))
         return sincos_positions(self.config.width, grid, spacing=(down, right))
