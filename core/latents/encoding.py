@@ -1,7 +1,7 @@
 """Encoding images into shards of latents: both splits, in turns of several processes, going on where one stopped."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..progress import Progress
 from ..runs.pieces import Pieces
 from ..system.precision import Policy
 from ..system.signals import stop_flag
+from ..system.threads import background
 from ..system.transfer import to_device
 from . import shards
 from .fields import FLIP, LATENT, MASK, STD, TOKENS
@@ -77,7 +78,7 @@ def encode_split(
     # Three things at once: decoding the next images, encoding these, writing the shard before.
     writing: dict[int, Future[Part]] = {}
     squares = images.batches([batch for own in batches.values() for batch in own])
-    with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer, closing(squares):
+    with stop_flag() as stop, background("write") as writer, closing(squares):
         for first in range(0, len(missing), world.size):
             # A turn: one missing shard for each process. In the last some have none, but wait with the others.
             turn = missing[first : first + world.size]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..images.grid import grid, scale_for
 from ..progress import Progress
 from ..runs.pieces import Pieces
 from ..system.signals import stop_flag
+from ..system.threads import background
 from .drawing import DenoisingGenerator, OpenedDenoiser
 from .generator import Generator, Look, OnStep, Opened
 from .settings import Repeatable
@@ -114,7 +115,7 @@ def draw(images: Images, batch_size: int, folder: Path, progress: Progress) -> t
     progress.start("sampling", len(names), "images", done=done)
     started = time.monotonic()
     writing: Future[None] | None = None
-    with stop_flag() as stop, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+    with stop_flag() as stop, background("write") as writer:
         for turn in images.turns(missing, batch_size * world.size):
             # A turn: a batch for each process. In the last one some may have nothing, but wait with the others.
             rows = turn[world.share(len(turn))]

@@ -9,6 +9,7 @@ else is busy. So it depends on how long the own threads wait for a core, which L
 import os
 import threading
 from collections.abc import Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 
 from . import machine
 
@@ -41,6 +42,22 @@ def share_cores() -> None:
     if torch.get_num_threads() == 1 or running or _set_by_user(os.environ) or machine.waited_for_cores() is None:
         return
     threading.Thread(target=_watch, args=(threading.Event(),), name=_NAME, daemon=True).start()
+
+
+def background(name: str) -> ThreadPoolExecutor:
+    """Return a pool of one thread in which torch computes with that thread alone.
+
+    OpenMP would give it a team of its own otherwise. Then there are more threads than cores, none of them spins (see
+    `_watch`), and a training that has just two for its operations takes a third longer.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+    pool.submit(torch.get_num_threads).result()  # Else its first operation would take over this thread's number.
+    pool.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(threads)  # of this thread, and of those that start later
+    return pool
 
 
 def described(environment: Mapping[str, str], threads: int) -> str:

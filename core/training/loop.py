@@ -15,7 +15,6 @@ means over all of them, so that all hold the same weights, and only the main pro
 
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from ..images.order import BalancedStream, stream
 from ..progress import Progress
 from ..system.precision import Policy
 from ..system.signals import finish_flag, stop_flag
+from ..system.threads import background
 from ..system.transfer import pin_memory
 from .evaluator import Evaluator
 from .repeats import repeats_of
@@ -156,7 +156,7 @@ def batches(task: Task, plan: Plan, policy: Policy, start: int) -> Generator[Any
         return pin_memory(batch) if policy.device.type == "cuda" else batch
 
     # One batch ahead, so that decoding and copying overlap the step.
-    with ThreadPoolExecutor(1, thread_name_prefix="next-batch") as pool:
+    with background("next-batch") as pool:
         loaded = None
         for first in range(start, plan.images, plan.batch_size):
             batch = load(first) if loaded is None else loaded.result()

@@ -1,6 +1,7 @@
 """Muon (Jordan et al. 2024) for the weights of repeated blocks, beside AdamW for all others."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from ..system.flops import Memory, Passes
 
 _MOMENTUM = 0.95
 _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-_KERNELS = 3 * _ITERATIONS + 8  # of a weight's step, at the least: products, momentum, norm, and the step itself
+_STACKED = 1 << 24  # numbers in the weights that step together
+_KERNELS = 3 * _ITERATIONS + 8  # of a step of one shape, at the least: products, momentum, norm, the step itself
 
 
 def muon_weights(module: nn.Module) -> list[Tensor]:
@@ -59,37 +61,48 @@ class MuonAdamW(torch.optim.AdamW):
         finally:
             self.param_groups = groups
         lr, decay = groups[-1]["lr"], groups[-1]["weight_decay"]
-        for weight in groups[-1]["params"]:
+        for weights in self._alike(groups[-1]["params"]):
+            torch._foreach_mul_(weights, 1 - lr * decay)
+            torch._foreach_sub_(weights, self._directions(weights), alpha=lr)
+
+    def _alike(self, weights: list[Tensor]) -> Iterator[list[Tensor]]:
+        """Yield the weights that have a gradient, those of one shape together, as many as are stacked at once."""
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for weight in weights:
             if weight.grad is not None:
-                direction = self._direction(weight)
-                weight.mul_(1 - lr * decay).sub_(direction, alpha=lr)
+                alike.setdefault(weight.shape, []).append(weight)
+        for some in alike.values():
+            at_once = max(1, _STACKED // some[0].numel())
+            yield from (some[start : start + at_once] for start in range(0, len(some), at_once))
 
-    def _direction(self, weight: Tensor) -> Tensor:
-        """Take a gradient into the momentum, and return the step that follows from both."""
-        state = self.state[weight]
-        if not state:
-            state["step"], state["momentum_buffer"] = torch.zeros(()), torch.zeros_like(weight)
-        assert weight.grad is not None
-        state["step"] += 1
-        momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - _MOMENTUM)
-        matrix = weight.grad.lerp(momentum, _MOMENTUM).flatten(1)  # Nesterov's
-        scale = math.sqrt(max(1, matrix.shape[0] / matrix.shape[1]))
-        return orthogonalised(matrix.to(self.dtype)).to(weight).reshape(weight.shape) * scale
+    def _directions(self, weights: list[Tensor]) -> list[Tensor]:
+        """Take the gradients of weights of one shape into their momentum, and return the steps that follow."""
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight].update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(weight))
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_add_([self.state[weight]["step"] for weight in weights], 1)
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        matrices = torch.stack(torch._foreach_lerp(gradients, momenta, _MOMENTUM)).flatten(2)  # Nesterov's
+        scale = math.sqrt(max(1, matrices.shape[1] / matrices.shape[2]))
+        directions = orthogonalised(matrices.to(self.dtype)).to(weights[0].dtype) * scale
+        return list(directions.reshape(len(weights), *weights[0].shape).unbind())
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about U Vᵀ of a matrix U S Vᵀ (M, N): its singular values come near to 1, from 0.7 to 1.2.
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return about U Vᵀ of matrices U S Vᵀ (N, rows, columns): their singular values come near to 1, from 0.7 to 1.2.
 
-    Five Newton-Schulz iterations of a quintic polynomial, in the matrix's dtype.
+    Five Newton-Schulz iterations of a quintic polynomial, in the matrices' dtype.
     """
     a, b, c = _COEFFICIENTS
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
-    x = x / x.norm().clamp(min=1e-7)
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if is_tall else matrices
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if is_tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
 
 
 def cost_with(optimizer: str, network: nn.Module, passes: Passes, memory: Memory) -> tuple[Passes, Memory]:
@@ -99,6 +112,6 @@ def cost_with(optimizer: str, network: nn.Module, passes: Passes, memory: Memory
     weights = muon_weights(network)
     shapes = [(weight.shape[0], weight.numel() // weight.shape[0]) for weight in weights]
     products = sum(_ITERATIONS * (2 * min(shape) ** 2 * max(shape) + min(shape) ** 3) for shape in shapes)
-    kernels, saved = passes.optimizer_kernels + len(weights) * _KERNELS, 4 * sum(rows * of for rows, of in shapes)
+    kernels, saved = passes.optimizer_kernels + len(set(shapes)) * _KERNELS, 4 * sum(rows * of for rows, of in shapes)
     passes = replace(passes, optimizer=2 * products, optimizer_kernels=kernels)
     return passes, replace(memory, moments=memory.moments - saved, together=memory.together - saved)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,25 @@ print(os.environ["GOMP_SPINCOUNT"], torch.get_num_threads())
     }
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "1000 1", done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists the threads of a process")
+def test_a_background_thread_has_no_team_and_the_others_have_as_many_threads_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads.background("alone") as pool, ThreadPoolExecutor(1) as later:
+            values = torch.ones(threads._ENOUGH).neg_()
+            running = num_threads()
+            pool.submit(values.neg_).result()
+            assert num_threads() == running
+            assert pool.submit(torch.get_num_threads).result() == 1
+            assert torch.get_num_threads() == 2
+            later.submit(values.neg_).result()
+            assert num_threads() == running + 2  # the thread, and one for its team
+    finally:
+        torch.set_num_threads(before)
+
+
+def num_threads() -> int:
+    return sum(1 for _ in Path("/proc/self/task").iterdir())

@@ -12,6 +12,7 @@ from ldm.core.denoisers import registry
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.errors import DataError
 from ldm.core.system.flops import Memory, Passes
+from ldm.core.training import muon
 from ldm.core.training.muon import MuonAdamW, cost_with, muon_weights, orthogonalised
 from ldm.core.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from ldm.core.training.settings import DenoiserTrain, Train
@@ -54,7 +55,7 @@ def test_a_direction_has_the_bases_of_the_matrix_and_singular_values_near_one(
 ) -> None:
     u, values, v = torch.linalg.svd(torch.randn(shape, generator=torch.Generator().manual_seed(1)), full_matrices=False)
     values = values.clamp(min=values.max() / 20)  # smaller ones need more than five iterations
-    found = orthogonalised((u @ values.diag() @ v).to(dtype)).float()
+    found = orthogonalised((u @ values.diag() @ v).to(dtype)[None])[0].float()
     inside = u.T @ found @ v.T
     assert inside.diagonal().min() > 0.6 and inside.diagonal().max() < 1.25
     assert (inside - inside.diagonal().diag()).norm() < 0.05 * inside.norm()
@@ -91,8 +92,21 @@ def test_a_kernel_steps_as_the_matrix_of_its_output_channels() -> None:
     before = kernel.detach().clone()
     train(net, optimizer, range(1))
     assert kernel.grad is not None
-    expected = orthogonalised((0.05 * 0.95 * kernel.grad + 0.05 * kernel.grad).flatten(1).bfloat16())
-    torch.testing.assert_close((before - kernel).flatten(1) / 0.02, expected.float(), rtol=0.02, atol=1e-3)
+    expected = orthogonalised((0.05 * 0.95 * kernel.grad + 0.05 * kernel.grad).flatten(1).bfloat16()[None])
+    torch.testing.assert_close((before - kernel).flatten(1) / 0.02, expected[0].float(), rtol=0.02, atol=1e-3)
+
+
+def test_weights_of_one_shape_step_together_as_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, apart = Net(), Net()
+    for net in (together, apart):
+        torch.manual_seed(1)
+        net.blocks.extend([nn.Linear(8, 24), nn.Linear(24, 8)])
+    train(together, build_optimizer(together, **MUON), range(3))
+    monkeypatch.setattr(muon, "_STACKED", 1)
+    train(apart, build_optimizer(apart, **MUON), range(3))
+    assert not torch.equal(together.blocks[0].weight, together.blocks[2].weight)
+    for name, parameter in together.named_parameters():
+        torch.testing.assert_close(parameter, apart.get_parameter(name), rtol=1e-6, atol=1e-8, msg=name)
 
 
 def test_it_steps_the_repeated_layers_of_networks_and_adamw_the_others() -> None:
