@@ -147,9 +147,12 @@ def identifying(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recorded settings, dotted, whose values are not the defaults of their stage."""
-    usual = dict(leaves(identity(MAKERS[kind].settings()))) if kind in MAKERS else {}
+    """Return the recorded settings, dotted, whose values are not the defaults of their stage, or of their family."""
     recorded = leaves(as_recorded_now(kind, config))
+    if kind not in MAKERS:
+        return dict(recorded)
+    settings = MAKERS[kind].settings
+    usual = {key: value for each in (defaults(settings, config), settings()) for key, value in leaves(identity(each))}
     return {key: value for key, value in recorded if key not in usual or usual[key] != value}
 
 

@@ -13,8 +13,11 @@ from ldm.core.progress import Outcome, Silent
 from ldm.core.runs.lock import LOCK, occupy
 from ldm.core.runs.pieces import Pieces
 from ldm.core.runs.run import MANIFEST
+from ldm.core.settings.fields import defaults, identity
 from ldm.stages.configs.folders import Inspect
+from ldm.stages.table import MAKERS
 from ldm.stages.tools import inspect
+from ldm.stages.tools.directories import changed_settings
 from tests.support.pipeline_run import Pipeline
 
 
@@ -110,3 +113,11 @@ def test_json_has_the_same_rows(trained: Pipeline, capsys: pytest.CaptureFixture
 def test_a_folder_of_photos_is_not_ours(images: Path) -> None:
     with pytest.raises(DataError, match="holds nothing that ldm wrote"):
         inspected(images)
+
+
+@pytest.mark.parametrize("preset", ["dc-f16-s", "kl-f4-xs", "identity"])
+def test_defaults_of_another_family_are_no_changes(preset: str) -> None:
+    settings = identity(defaults(MAKERS["autoencoder"].settings, {"model": {"preset": preset}}))
+    assert changed_settings("autoencoder", settings) == {"model.preset": preset}
+    settings["train"]["lr"] = 0.5
+    assert changed_settings("autoencoder", settings) == {"model.preset": preset, "train.lr": 0.5}
