@@ -44,19 +44,21 @@ def share_cores() -> None:
     threading.Thread(target=_watch, args=(threading.Event(),), name=_NAME, daemon=True).start()
 
 
-def background(name: str) -> ThreadPoolExecutor:
-    """Return a pool of one thread in which torch computes with that thread alone.
+def background(name: str, alone: bool = True) -> ThreadPoolExecutor:
+    """Return a pool of one thread; alone: in which torch computes with that thread and no others.
 
     OpenMP would give it a team of its own otherwise. Then there are more threads than cores, none of them spins (see
-    `_watch`), and a training that has just two for its operations takes a third longer.
+    `_watch`), and a training that has just two for its operations takes a third longer. Beside a GPU's work a team does
+    no harm.
     """
     import torch
 
-    threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-    pool.submit(torch.get_num_threads).result()  # Else its first operation would take over this thread's number.
-    pool.submit(torch.set_num_threads, 1).result()
-    torch.set_num_threads(threads)  # of this thread, and of those that start later
+    if alone:
+        threads = torch.get_num_threads()
+        pool.submit(torch.get_num_threads).result()  # Else its first operation would take over this thread's number.
+        pool.submit(torch.set_num_threads, 1).result()
+        torch.set_num_threads(threads)  # of this thread, and of those that start later
     return pool
 
 

@@ -156,7 +156,7 @@ def batches(task: Task, plan: Plan, policy: Policy, start: int) -> Generator[Any
         return pin_memory(batch) if policy.device.type == "cuda" else batch
 
     # One batch ahead, so that decoding and copying overlap the step.
-    with background("next-batch") as pool:
+    with background("next-batch", alone=policy.device.type == "cpu") as pool:
         loaded = None
         for first in range(start, plan.images, plan.batch_size):
             batch = load(first) if loaded is None else loaded.result()
