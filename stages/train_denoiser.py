@@ -1,11 +1,14 @@
 """`ldm train-denoiser`: latents in, or the pixels of images, a denoiser out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.autoencoders.codec import Autoencoder
+from ..core.conditioning.conditioning import Conditioning
 from ..core.conditioning.registry import asking
+from ..core.conditioning.text import mixed
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.config import DenoiserConfig
 from ..core.denoisers.network import DenoiserNetwork
@@ -53,6 +56,7 @@ class _Denoiser(Kind):
         return start
 
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
+        self._captions(data.conditioning)
         return network_config(self.config, data.described.metadata["latent_shape"], data.conditioning)
 
     def sampling(self, data: TrainingData) -> Sampling:
@@ -71,7 +75,13 @@ class _Denoiser(Kind):
     def task(
         self, network: DenoiserConfig, latents: LatentSets, autoencoder: Autoencoder, policy: Policy
     ) -> DenoisingTask:
-        return DenoisingTask(self.config, network, latents, autoencoder, policy)
+        # Held-out captions are mixed as they were encoded, so that runs of other mixtures can be compared.
+        train = latents.train.conditioned(self._captions(latents.conditioning))
+        return DenoisingTask(self.config, network, replace(latents, train=train), autoencoder, policy)
+
+    def _captions(self, conditioning: Conditioning) -> Conditioning:
+        """Return the conditioning that reads training captions. Raises ConfigError as `mixed`."""
+        return mixed(conditioning, self.config.synthetic_share, self.config.synthetic_first)
 
     def describe(self, network: DenoiserConfig) -> Mapping[str, Any]:
         diffusion = self.config.diffusion.model_dump(mode="json")

@@ -85,22 +85,23 @@ def fields_of_captions(
 
 
 def drawn_captions(
-    take: Take, rows_field: str, positions: np.ndarray, seed: int, share: float | None, pooled: bool
+    take: Take, rows_field: str, positions: np.ndarray, seed: int, share: float | None, first: int, pooled: bool
 ) -> list[Encoded]:
     """Return one caption of each sample of a batch: which one follows from the seed and the stream's positions (B,).
 
-    share: of synthetic captions; None where the data have no second set. pooled: whether captions have a vector of the
-    whole.
+    share: of synthetic captions; None where the data have no second set. first: the position from which on it counts;
+    before it all are synthetic. pooled: whether captions have a vector of the whole.
     """
     lengths, rows = take(LENGTHS_FIELD), take(rows_field)
     counts = [0] * len(lengths) if share is None else [int(each) for each in take(SYNTHETIC_FIELD)]
     vectors = take(POOLED_FIELD) if pooled else None
     draws = seeds.uniform(seed, "caption", positions, (2,)).numpy()
+    shares = np.where(positions < first, 1.0, share or 0.0)
     chosen = []
     for place, (each, synthetic) in enumerate(zip(lengths, counts, strict=True)):
         # One set or the other, where the image has both; then one of the set's captions.
         own = len(each) - synthetic
-        second = not own or (synthetic > 0 and draws[place, 0] < (share or 0.0))
+        second = not own or (synthetic > 0 and draws[place, 0] < shares[place])
         first, many = (own, synthetic) if second else (0, own)
         number = first + int(draws[place, 1] * many)
         start = int(each[:number].sum(dtype=np.int64))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.conditions import Cond
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from . import bpe
 from .captions import (
     IDS_FIELD,
@@ -29,7 +29,7 @@ from .captions import (
     TextEncoder,
     drawn_captions,
 )
-from .conditioning import Request, no_null, refuse_unknown
+from .conditioning import Conditioning, Request, no_null, refuse_unknown
 from .own_encoder import OWN, OwnEncoder
 
 TEXT = "text"
@@ -46,8 +46,9 @@ class TextConditioning:
     encoder: as its `describe` returns it. length: tokens that the network takes. vocabulary: the ids that the network
     knows, rising; of a frozen encoder none. widths: of its tokens and its vector of the whole. prompts: some captions
     of held-out images, of which previews are drawn. known: texts that were encoded before, the null and the prompts
-    among them; of a frozen encoder only. share: of synthetic captions, where the data have some. opened: what opens the
-    frozen encoder that was described; none where the known texts are enough.
+    among them; of a frozen encoder only. share: of synthetic captions, where the data have some. first: how many
+    positions of the stream read these alone before. opened: what opens the frozen encoder that was described; none
+    where the known texts are enough.
     """
 
     encoder: Mapping[str, Any]
@@ -57,6 +58,7 @@ class TextConditioning:
     prompts: tuple[str, ...] = ()
     known: Mapping[str, Mapping[str, str]] | None = None
     share: float | None = None
+    first: int = 0
     has_null: bool = True
     opened: Callable[[Mapping[str, Any]], TextEncoder] | None = field(default=None, compare=False)
     kind = TEXT
@@ -99,9 +101,8 @@ class TextConditioning:
         return {name: field.to(device).expand(n, *field.shape[1:]) for name, field in cond.items()}
 
     def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
-        return self._cond(
-            drawn_captions(take, self._rows_field, positions, seed, self.share, pooled=bool(self.widths[1]))
-        )
+        pooled = bool(self.widths[1])
+        return self._cond(drawn_captions(take, self._rows_field, positions, seed, self.share, self.first, pooled))
 
     def request(self, asked: Mapping[str, Any]) -> Request:
         """Return a row for each prompt; without any, for those of the previews. Its notes name what was not understood.
@@ -213,6 +214,23 @@ def with_prompts(conditioning: TextConditioning, prompts: Sequence[str], encoder
             break
         known[text] = letters
     return replace(conditioning, known=known, prompts=tuple(text for text in prompts if text in known))
+
+
+def mixed(conditioning: Conditioning, share: float | None, first: int) -> Conditioning:
+    """Return the conditioning as a training reads captions: `share` of them synthetic, by default as it was recorded.
+
+    first: how many samples of the stream read synthetic captions alone before. Raises ConfigError where either is given
+    and the data have no synthetic captions.
+    """
+    if share is None and not first:
+        return conditioning
+    if not isinstance(conditioning, TextConditioning) or conditioning.share is None:
+        given = f"synthetic_first={first}" if share is None else f"synthetic_share={share:g}"
+        raise ConfigError(
+            f"`{given}`: the data have no synthetic captions",
+            "leave it out, or encode images with `synthetic_captions=FILE`",
+        )
+    return replace(conditioning, share=conditioning.share if share is None else share, first=first)
 
 
 def packed(encoded: Encoded) -> dict[str, str]:

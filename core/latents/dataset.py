@@ -10,6 +10,7 @@ from typing import Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from .. import seeds
 from ..conditioning.conditioning import Conditioning
@@ -57,6 +58,9 @@ class LatentDataset(Protocol):
 
         Where a sample has several captions, seed and positions (B,) decide which.
         """
+
+    def conditioned(self, conditioning: Conditioning) -> Self:
+        """Return the same samples, whose conditions this conditioning reads."""
 
 
 class MaskedDataset(LatentDataset, Protocol):

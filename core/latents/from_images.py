@@ -1,10 +1,11 @@
 """Latents of images that are encoded on the fly: pixels themselves, which need not be written again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from ..autoencoders.codec import Autoencoder
 from ..conditioning.conditioning import Conditioning
@@ -80,6 +81,9 @@ class EncodedImages:
             found = self.condition.fields(self.conditioning, self.images.source)(samples.tolist())
             return self.conditioning.read(lambda name: [arrays[name] for arrays, _ in found], positions, seed)
         return {}
+
+    def conditioned(self, conditioning: Conditioning) -> Self:
+        return replace(self, conditioning=conditioning)
 
 
 def latents_of_images(

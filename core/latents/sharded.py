@@ -11,6 +11,7 @@ with its CRC-32 as it is read.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from tarfile import BLOCKSIZE
@@ -19,6 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from ..conditioning.conditioning import Conditioning, NoConditioning
 from ..conditioning.labels import LABELS
@@ -104,6 +106,12 @@ class ShardedLatents:
         if self.labels is not None and LABELS in self.conditioning.fields:
             cond[LABELS] = torch.from_numpy(self.labels[samples])
         return cond | self.conditioning.read(lambda name: self.arrays(name, samples), positions, seed)
+
+    def conditioned(self, conditioning: Conditioning) -> Self:
+        """Return the same samples, whose conditions this conditioning reads, which needs no other fields."""
+        other = copy(self)
+        other.conditioning = conditioning
+        return other
 
     def array(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
         """Gather a field of one size, (B, *its shape), in its dtype. flip: bool (B,), which samples are mirrored."""

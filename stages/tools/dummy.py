@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from typing_extensions import Self
 
 from ...core.conditioning.conditioning import Conditioning
 from ...core.conditioning.labels import LABELS, LabelConditioning
@@ -97,6 +98,9 @@ class _Latents:
         if LABELS in self.conditioning.fields:
             return {LABELS: torch.from_numpy(self.labels[samples])}
         return self.conditioning.null(len(samples), torch.device("cpu"))
+
+    def conditioned(self, conditioning: Conditioning) -> Self:
+        return replace(self, conditioning=conditioning)
 
 
 def _class_names(count: int) -> tuple[str, ...]:

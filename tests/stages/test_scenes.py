@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ldm.cli import sweep
 from ldm.core.conditioning.scenes import CATEGORIES, prompts
+from ldm.core.conditioning.text import TextConditioning, mixed
 from ldm.core.errors import DataError
+from ldm.core.pipeline.training_data import training_data
+from ldm.core.progress import Silent
+from ldm.core.system.precision import resolve
 from ldm.stages.configs.report import Report
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import report
@@ -15,14 +20,16 @@ from tests.support.pipeline_run import Heard, Pipeline, manifest
 
 NUMBERS = {f"{name.replace(' ', '_')}[scenes]" for name in (*CATEGORIES, "overall")}
 
+NETWORK = {"preset": "dit-cross-xs", "width": 32, "heads": 2, "depth": 1, "patch_size": 8, "text_width": 32}
+WANTED = {"model": NETWORK, "train__images": 32, "preview__every": 0}
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A run on few scenes, whose denoiser has drawn the prompts of the evaluation."""
     pipeline = Pipeline(tmp_path_factory.mktemp("scenes"), Path("scenes:48"))
     pipeline.run("train-autoencoder", model={"preset": "identity"}, data__image_size=32, data__flip=False)
-    network = {"preset": "dit-cross-xs", "width": 32, "heads": 2, "depth": 1, "patch_size": 8, "text_width": 32}
-    pipeline.run("train-denoiser", model=network, train__images=32, preview__every=0)
+    pipeline.run("train-denoiser", **WANTED)
     pipeline.run("sample", prompts="scenes", num=1, steps=1, label="asked")
     return pipeline
 
@@ -61,3 +68,37 @@ def test_guidance_scales_are_compared_by_what_images_show(drawn: Pipeline) -> No
     assert "overall" in outcome.summary[""] and "colour attribution" in outcome.summary[""]
     assert [row["overall[scenes]"] <= 0.2 for row in outcome.facts["rows"]] == [True, True]
     assert outcome.facts["real_against_real"]["overall[scenes]"] > 0.97
+
+
+def test_a_training_reads_detailed_captions_first_and_then_its_share_of_them(drawn: Pipeline) -> None:
+    data = training_data(None, drawn.config("train-denoiser"), resolve("cpu", "fp32"), 0.1)
+    train, count = data.read(resolve("cpu", "fp32"), Silent()).train, 400
+    assert isinstance(data.conditioning, TextConditioning) and data.conditioning.share == 0.5
+    rows, positions = np.arange(count) % len(train), np.arange(count)
+
+    def longest(share: float | None, first: int) -> np.ndarray:
+        cond = train.conditioned(mixed(data.conditioning, share, first)).cond(rows, positions, 0)
+        return cond["mask"].sum(1).numpy()
+
+    detailed, short = longest(1, 0), longest(0, 0)
+    assert (detailed > short).all()
+    both = longest(0, 100)
+    assert (both[:100] == detailed[:100]).all() and (both[100:] == short[100:]).all(), "by position"
+    half = longest(None, 100)
+    assert (half[:100] == detailed[:100]).all()
+    assert 0.4 < (half[100:] == detailed[100:]).mean() < 0.6, "then the share of the latents"
+    assert (longest(None, 0) == train.cond(rows, positions, 0)["mask"].sum(1).numpy()).all()
+    assert 0.15 < (longest(0.2, 0) == detailed).mean() < 0.25
+
+
+def test_what_captions_come_first_changes_the_training_and_no_held_out_loss(drawn: Pipeline, tmp_path: Path) -> None:
+    def losses(name: str, **settings: object) -> tuple[list[float], list[float]]:
+        other = drawn.copy(tmp_path / name)
+        wanted = {**WANTED, "train__log_every": 8, "train__validate_every": 32, **settings}
+        other.run("train-denoiser", replace=True, **wanted)
+        lines = [json.loads(line) for line in (other.folder / "denoiser/metrics.jsonl").read_text().splitlines()]
+        return [each["loss"] for each in lines if "loss" in each], [v["val_loss"] for v in lines if "val_loss" in v]
+
+    plain, detailed, first = losses("a"), losses("b", synthetic_share=1), losses("c", synthetic_first="16")
+    assert first[0][:2] == detailed[0][:2] != plain[0][:2] and first[0][2:] != detailed[0][2:]
+    assert plain[1][0] == detailed[1][0] == first[1][0], "held-out captions are the same before the first step"

@@ -14,7 +14,7 @@ from ...denoisers.settings import DenoiserModel, NoisyClassifierModel
 from ...diffusion.names import CONSISTENCY, least_steps
 from ...images.settings import Data
 from ...pipeline.settings import Diffusion
-from ...settings.fields import Location, Stage, Texts, option, section
+from ...settings.fields import Count, Location, Stage, Texts, option, section
 from ...system.settings import Machine
 from ..settings import (
     AutoencoderTrain,
@@ -133,6 +133,16 @@ class GeneratorTraining(LatentTraining, Training):
 class DenoiserTraining(GeneratorTraining):
     """How a denoiser is trained."""
 
+    synthetic_share: float | None = option(
+        None,
+        "Share of captions taken from the second set, where there is one; by default as encode had it.",
+        "--synthetic-share",
+        ge=0,
+        le=1,
+    )
+    synthetic_first: Count = option(
+        0, "Images trained with captions of the second set alone, before their share counts.", "--synthetic-first"
+    )
     encoder_dropout: tuple[Share, ...] = option(
         (),
         "Share of captions replaced by the null for each of several frozen text encoders, each drawn for itself, in the"
