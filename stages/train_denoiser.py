@@ -81,7 +81,8 @@ class _Denoiser(Kind):
 
     def _captions(self, conditioning: Conditioning) -> Conditioning:
         """Return the conditioning that reads training captions. Raises ConfigError as `mixed`."""
-        return mixed(conditioning, self.config.synthetic_share, self.config.synthetic_first)
+        config = self.config
+        return mixed(conditioning, config.synthetic_share, config.synthetic_first, config.synthetic_falling)
 
     def describe(self, network: DenoiserConfig) -> Mapping[str, Any]:
         diffusion = self.config.diffusion.model_dump(mode="json")

@@ -84,19 +84,36 @@ def fields_of_captions(
     return arrays, {TEXT_FIELD: "\n".join(" ".join(text.split()) for text in texts)}
 
 
+@dataclass(frozen=True)
+class SyntheticShare:
+    """How often the caption of a sample is taken from the second set, where it has captions of both.
+
+    Of the first samples of the stream always; over the next `falling` ones that falls evenly to `share`.
+    """
+
+    share: float
+    first: int = 0
+    falling: int = 0
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the shares at positions (B,) of the stream, float64 (B,) in [0, 1]."""
+        fallen = (positions - self.first + 1) / (self.falling + 1)
+        return 1 - (1 - self.share) * fallen.clip(0, 1)
+
+
 def drawn_captions(
-    take: Take, rows_field: str, positions: np.ndarray, seed: int, share: float | None, first: int, pooled: bool
+    take: Take, rows_field: str, positions: np.ndarray, seed: int, share: SyntheticShare | None, pooled: bool
 ) -> list[Encoded]:
     """Return one caption of each sample of a batch: which one follows from the seed and the stream's positions (B,).
 
-    share: of synthetic captions; None where the data have no second set. first: the position from which on it counts;
-    before it all are synthetic. pooled: whether captions have a vector of the whole.
+    share: of synthetic captions; None where the data have no second set. pooled: whether captions have a vector of the
+    whole.
     """
     lengths, rows = take(LENGTHS_FIELD), take(rows_field)
     counts = [0] * len(lengths) if share is None else [int(each) for each in take(SYNTHETIC_FIELD)]
     vectors = take(POOLED_FIELD) if pooled else None
     draws = seeds.uniform(seed, "caption", positions, (2,)).numpy()
-    shares = np.where(positions < first, 1.0, share or 0.0)
+    shares = np.zeros(len(positions)) if share is None else share.at(positions)
     chosen = []
     for place, (each, synthetic) in enumerate(zip(lengths, counts, strict=True)):
         # One set or the other, where the image has both; then one of the set's captions.

@@ -25,6 +25,7 @@ from .captions import (
     SYNTHETIC_FIELD,
     TOKENS_FIELD,
     Encoded,
+    SyntheticShare,
     Take,
     TextEncoder,
     drawn_captions,
@@ -46,9 +47,8 @@ class TextConditioning:
     encoder: as its `describe` returns it. length: tokens that the network takes. vocabulary: the ids that the network
     knows, rising; of a frozen encoder none. widths: of its tokens and its vector of the whole. prompts: some captions
     of held-out images, of which previews are drawn. known: texts that were encoded before, the null and the prompts
-    among them; of a frozen encoder only. share: of synthetic captions, where the data have some. first: how many
-    positions of the stream read these alone before. opened: what opens the frozen encoder that was described; none
-    where the known texts are enough.
+    among them; of a frozen encoder only. share: of synthetic captions, where the data have some. opened: what opens the
+    frozen encoder that was described; none where the known texts are enough.
     """
 
     encoder: Mapping[str, Any]
@@ -57,8 +57,7 @@ class TextConditioning:
     widths: tuple[int, int] = (0, 0)
     prompts: tuple[str, ...] = ()
     known: Mapping[str, Mapping[str, str]] | None = None
-    share: float | None = None
-    first: int = 0
+    share: SyntheticShare | None = None
     has_null: bool = True
     opened: Callable[[Mapping[str, Any]], TextEncoder] | None = field(default=None, compare=False)
     kind = TEXT
@@ -102,7 +101,7 @@ class TextConditioning:
 
     def read(self, take: Take, positions: np.ndarray, seed: int) -> Cond:
         pooled = bool(self.widths[1])
-        return self._cond(drawn_captions(take, self._rows_field, positions, seed, self.share, self.first, pooled))
+        return self._cond(drawn_captions(take, self._rows_field, positions, seed, self.share, pooled))
 
     def request(self, asked: Mapping[str, Any]) -> Request:
         """Return a row for each prompt; without any, for those of the previews. Its notes name what was not understood.
@@ -128,7 +127,7 @@ class TextConditioning:
         else:
             described |= {"widths": list(self.widths), "known": {k: dict(v) for k, v in (self.known or {}).items()}}
         if self.share is not None:
-            described["synthetic_share"] = self.share
+            described["synthetic_share"] = self.share.share
         return {**described, "prompts": list(self.prompts), "has_null": self.has_null}
 
     @property
@@ -216,21 +215,22 @@ def with_prompts(conditioning: TextConditioning, prompts: Sequence[str], encoder
     return replace(conditioning, known=known, prompts=tuple(text for text in prompts if text in known))
 
 
-def mixed(conditioning: Conditioning, share: float | None, first: int) -> Conditioning:
-    """Return the conditioning as a training reads captions: `share` of them synthetic, by default as it was recorded.
+def mixed(conditioning: Conditioning, share: float | None, first: int, falling: int) -> Conditioning:
+    """Return the conditioning as a training reads captions; see `SyntheticShare`. share: None keeps what was recorded.
 
-    first: how many samples of the stream read synthetic captions alone before. Raises ConfigError where either is given
-    and the data have no synthetic captions.
+    Raises ConfigError where any is given and the data have no synthetic captions.
     """
-    if share is None and not first:
+    if share is None and not first and not falling:
         return conditioning
     if not isinstance(conditioning, TextConditioning) or conditioning.share is None:
-        given = f"synthetic_first={first}" if share is None else f"synthetic_share={share:g}"
+        given = {"synthetic_share": share, "synthetic_first": first, "synthetic_falling": falling}
         raise ConfigError(
-            f"`{given}`: the data have no synthetic captions",
+            " ".join(f"`{name}={value:g}`" for name, value in given.items() if value)
+            + ": the data have no synthetic captions",
             "leave it out, or encode images with `synthetic_captions=FILE`",
         )
-    return replace(conditioning, share=conditioning.share if share is None else share, first=first)
+    last = conditioning.share.share if share is None else share
+    return replace(conditioning, share=SyntheticShare(last, first, falling))
 
 
 def packed(encoded: Encoded) -> dict[str, str]:
@@ -247,7 +247,7 @@ def unpacked(text: Mapping[str, str], widths: tuple[int, int]) -> Encoded:
 
 def rebuilt_text(described: Mapping[str, Any]) -> TextConditioning:
     """Return the conditioning that `describe` described. Of samples only the encoder is recorded."""
-    width, pooled = described.get("widths", (0, 0))
+    (width, pooled), share = described.get("widths", (0, 0)), described.get("synthetic_share")
     return TextConditioning(
         encoder=described["encoder"],
         length=int(described.get("length", 0)),
@@ -255,7 +255,7 @@ def rebuilt_text(described: Mapping[str, Any]) -> TextConditioning:
         widths=(int(width), int(pooled)),
         prompts=tuple(described.get("prompts", ())),
         known=described.get("known"),
-        share=described.get("synthetic_share"),
+        share=None if share is None else SyntheticShare(share),
         has_null=bool(described.get("has_null", True)),
     )
 

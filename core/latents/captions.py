@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ..conditioning.captions import TEXT_FIELD, Fields, TextEncoder, fields_of_captions
+from ..conditioning.captions import TEXT_FIELD, Fields, SyntheticShare, TextEncoder, fields_of_captions
 from ..conditioning.conditioning import Conditioning
 from ..conditioning.names import KIND_NAMES
 from ..conditioning.own_encoder import OWN, OwnEncoder, seen
@@ -133,7 +133,9 @@ def text_conditioning(
             f"{cut:,} of {len(texts):,} captions are longer than {length} tokens, and cut there; the longest has"
             f" {counts.max():,}: {longest[:60]!r}…"
         )
-    conditioning = TextConditioning(encoder.describe(), length, share=None if train.synthetic is None else share)
+    conditioning = TextConditioning(
+        encoder.describe(), length, share=None if train.synthetic is None else SyntheticShare(share)
+    )
     if isinstance(encoder, OwnEncoder):
         encoded = (each for some in _pieces_of(texts) for each in encoder.encode(some, length))
         conditioning = replace(conditioning, vocabulary=seen(encoded))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ldm.cli import sweep
+from ldm.core.conditioning.captions import SyntheticShare
 from ldm.core.conditioning.scenes import CATEGORIES, prompts
 from ldm.core.conditioning.text import TextConditioning, mixed
 from ldm.core.errors import DataError
@@ -73,11 +74,11 @@ def test_guidance_scales_are_compared_by_what_images_show(drawn: Pipeline) -> No
 def test_a_training_reads_detailed_captions_first_and_then_its_share_of_them(drawn: Pipeline) -> None:
     data = training_data(None, drawn.config("train-denoiser"), resolve("cpu", "fp32"), 0.1)
     train, count = data.read(resolve("cpu", "fp32"), Silent()).train, 400
-    assert isinstance(data.conditioning, TextConditioning) and data.conditioning.share == 0.5
+    assert isinstance(data.conditioning, TextConditioning) and data.conditioning.share == SyntheticShare(0.5)
     rows, positions = np.arange(count) % len(train), np.arange(count)
 
-    def longest(share: float | None, first: int) -> np.ndarray:
-        cond = train.conditioned(mixed(data.conditioning, share, first)).cond(rows, positions, 0)
+    def longest(share: float | None, first: int, falling: int = 0) -> np.ndarray:
+        cond = train.conditioned(mixed(data.conditioning, share, first, falling)).cond(rows, positions, 0)
         return cond["mask"].sum(1).numpy()
 
     detailed, short = longest(1, 0), longest(0, 0)
@@ -89,6 +90,16 @@ def test_a_training_reads_detailed_captions_first_and_then_its_share_of_them(dra
     assert 0.4 < (half[100:] == detailed[100:]).mean() < 0.6, "then the share of the latents"
     assert (longest(None, 0) == train.cond(rows, positions, 0)["mask"].sum(1).numpy()).all()
     assert 0.15 < (longest(0.2, 0) == detailed).mean() < 0.25
+    falling = longest(0, 100, 200)
+    assert (falling[:100] == detailed[:100]).all() and (falling[300:] == short[300:]).all()
+    assert (falling[100:200] == detailed[100:200]).mean() > 0.6 > 0.4 > (falling[200:300] == detailed[200:300]).mean()
+
+
+def test_the_share_of_synthetic_captions_falls_evenly() -> None:
+    share = SyntheticShare(0.2, first=4, falling=3)
+    assert share.at(np.arange(9)) == pytest.approx([1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2])
+    assert SyntheticShare(0.3).at(np.arange(3)) == pytest.approx([0.3] * 3)
+    assert SyntheticShare(0, first=2).at(np.arange(4)) == pytest.approx([1, 1, 0, 0])
 
 
 def test_what_captions_come_first_changes_the_training_and_no_held_out_loss(drawn: Pipeline, tmp_path: Path) -> None:

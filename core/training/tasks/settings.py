@@ -143,6 +143,9 @@ class DenoiserTraining(GeneratorTraining):
     synthetic_first: Count = option(
         0, "Images trained with captions of the second set alone, before their share counts.", "--synthetic-first"
     )
+    synthetic_falling: Count = option(
+        0, "Images over which their share then falls evenly to what it is from there on.", "--synthetic-falling"
+    )
     encoder_dropout: tuple[Share, ...] = option(
         (),
         "Share of captions replaced by the null for each of several frozen text encoders, each drawn for itself, in the"
