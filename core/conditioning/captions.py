@@ -97,8 +97,7 @@ class SyntheticShare:
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Return the shares at positions (B,) of the stream, float64 (B,) in [0, 1]."""
-        fallen = (positions - self.first + 1) / (self.falling + 1)
-        return 1 - (1 - self.share) * fallen.clip(0, 1)
+        return np.interp(positions, (self.first - 1, self.first + self.falling), (1.0, self.share))
 
 
 def drawn_captions(

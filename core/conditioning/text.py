@@ -223,10 +223,10 @@ def mixed(conditioning: Conditioning, share: float | None, first: int, falling: 
     if share is None and not first and not falling:
         return conditioning
     if not isinstance(conditioning, TextConditioning) or conditioning.share is None:
-        given = {"synthetic_share": share, "synthetic_first": first, "synthetic_falling": falling}
+        given = {"share": share, "first": first or None, "falling": falling or None}
+        asked = " ".join(f"`synthetic_{name}={value:g}`" for name, value in given.items() if value is not None)
         raise ConfigError(
-            " ".join(f"`{name}={value:g}`" for name, value in given.items() if value)
-            + ": the data have no synthetic captions",
+            f"{asked}: the data have no synthetic captions",
             "leave it out, or encode images with `synthetic_captions=FILE`",
         )
     last = conditioning.share.share if share is None else share

@@ -83,6 +83,7 @@ class EncodedImages:
         return {}
 
     def conditioned(self, conditioning: Conditioning) -> Self:
+        """Return the same images, whose conditions this conditioning reads."""
         return replace(self, conditioning=conditioning)
 
 

@@ -352,10 +352,12 @@ def test_the_clip_score_of_samples_stands_beside_that_of_held_out_images(copied:
         copied.run("eval", samples=str(copied.images), clip=tmp_path / "clip")
 
 
-@pytest.mark.parametrize("setting", [{"synthetic_share": 0.2}, {"synthetic_first": "1k"}, {"synthetic_falling": 9}])
+@pytest.mark.parametrize(
+    "setting", [{"synthetic_share": 0.2}, {"synthetic_share": 0}, {"synthetic_first": "1k"}, {"synthetic_falling": 9}]
+)
 def test_synthetic_captions_that_are_not_there_are_refused(captioned: Pipeline, setting: dict[str, object]) -> None:
     with pytest.raises(
-        ConfigError, match=r"`synthetic_(share=0\.2|first=1000|falling=9)`: the data have no synthetic captions"
+        ConfigError, match=r"`synthetic_(share=0\.2|share=0|first=1000|falling=9)`: the data have no synthetic captions"
     ):
         captioned.run("train-denoiser", **SMALL, **setting, label_dropout=0.2, replace=True)
     assert manifest(captioned.folder / "denoiser")["config"]["label_dropout"] == 0.1, "nothing is lost"
