@@ -227,7 +227,7 @@ def mixed(conditioning: Conditioning, share: float | None, first: int, falling: 
         asked = " ".join(f"`synthetic_{name}={value:g}`" for name, value in given.items() if value is not None)
         raise ConfigError(
             f"{asked}: the data have no synthetic captions",
-            "leave it out, or encode images with `synthetic_captions=FILE`",
+            "leave it out, or encode images with `data.synthetic_captions=FILE`",
         )
     last = conditioning.share.share if share is None else share
     return replace(conditioning, share=SyntheticShare(last, first, falling))

@@ -5,6 +5,7 @@ Before and after a loop a signal to stop ends the work where it is, with the sam
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ def _known(*names: str) -> list[signal.Signals]:
 # SIGHUP: the terminal is gone, as after a lost connection.
 _STOPPING = _known("SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1")
 INTERRUPTED_TWICE = 130
+_SOON = 0.01  # seconds
 
 
 class StopFlag:
@@ -79,12 +81,20 @@ class _Signal(BaseException):
 def stopping_at_once() -> Iterator[None]:
     """Leave a block with Stopped on SIGTERM, SIGHUP and SIGUSR1, wherever it is not in a `stop_flag` block."""
 
-    received: list[str] = []
+    received: list[signal.Signals] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
+        received.append(signal.Signals(number))
         raise _Signal
 
+    def dropped(found: "sys.UnraisableHookArgs") -> None:
+        # In a finaliser Python drops what is raised: the signal comes again, when that is over.
+        if isinstance(found.exc_value, _Signal):
+            threading.Timer(_SOON, os.kill, (os.getpid(), received[0])).start()
+        else:
+            before(found)
+
+    before, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         with _handled([number for number in _STOPPING if number != signal.SIGINT], leave):
             yield
@@ -92,7 +102,9 @@ def stopping_at_once() -> Iterator[None]:
         if not received:
             raise
         # Readers in other languages turn what passes through them into errors of their own.
-        raise Stopped(f"stopped by {received[0]}", _AGAIN) from None
+        raise Stopped(f"stopped by {received[0].name}", _AGAIN) from None
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

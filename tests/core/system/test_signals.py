@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,21 @@ def test_a_signal_outside_a_loop_ends_the_work_at_once_with_75(name: str) -> Non
         os.kill(os.getpid(), signal.Signals[name])
     assert caught.value.exit_code == 75
     assert signal.getsignal(signal.Signals[name]) == before
+
+
+def test_a_signal_in_a_finaliser_where_python_drops_what_is_raised_ends_the_work_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Finalised:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = sys.unraisablehook
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping_at_once():
+        Finalised()
+        time.sleep(30)
+        raise AssertionError("it went on")
+    assert not capsys.readouterr().err and sys.unraisablehook == before
 
 
 def test_a_reader_that_makes_an_error_of_its_own_of_a_signal_does_not_hide_it() -> None:
