@@ -82,6 +82,7 @@ def stopping_at_once() -> Iterator[None]:
     """Leave a block with Stopped on SIGTERM, SIGHUP and SIGUSR1, wherever it is not in a `stop_flag` block."""
 
     received: list[signal.Signals] = []
+    again: list[threading.Timer] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
@@ -90,7 +91,8 @@ def stopping_at_once() -> Iterator[None]:
     def dropped(found: "sys.UnraisableHookArgs") -> None:
         # In a finaliser Python drops what is raised: the signal comes again, when that is over.
         if isinstance(found.exc_value, _Signal):
-            threading.Timer(_SOON, os.kill, (os.getpid(), received[0])).start()
+            again.append(threading.Timer(_SOON, os.kill, (os.getpid(), received[0])))
+            again[-1].start()
         else:
             before(found)
 
@@ -105,6 +107,8 @@ def stopping_at_once() -> Iterator[None]:
         raise Stopped(f"stopped by {received[0].name}", _AGAIN) from None
     finally:
         sys.unraisablehook = before
+        for timer in again:  # where the block is over first
+            timer.cancel()
 
 
 @contextmanager
