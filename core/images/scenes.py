@@ -193,17 +193,24 @@ def _pair(relation: str, draw: Iterator[float]) -> list[tuple[float, float]]:
 
 
 def _shortened(scene: Scene, draw: Iterator[float]) -> Scene:
-    """Leave out the ground and most of the rest, and name two things in either order."""
-    if len(scene.things) > 1 and next(draw) < 0.5:
-        scene = Scene(scene.things[::-1], relation=OPPOSITE[str(scene.relation)])
-    plain = tuple(Thing(thing.digit) for thing in scene.things)
-    coloured = tuple(Thing(thing.digit, thing.colour) for thing in scene.things)
-    if scene.count > 1:
-        return Scene(_one_of((plain, coloured), draw), scene.count)
-    if len(scene.things) > 1:
-        return _one_of((Scene(plain), Scene(coloured), Scene(plain, relation=scene.relation)), draw)
-    (thing,) = scene.things
-    return Scene(_one_of((plain, coloured, (Thing(thing.digit, size=thing.size),)), draw))
+    """Leave out the ground mostly, and each of the rest half of the time.
+
+    Two things are named in reading order, as people do, left before right and upper before lower; in either order where
+    it is said how they lie.
+    """
+    reverse = len(scene.things) > 1 and next(draw) < 0.5
+    # One draw for all that may be left out.
+    form = int(next(draw) * 32)
+    coloured, related, sized, grounded = form & 1, form & 2, form & 4, form >= 24
+    if not related:
+        reverse = scene.relation in ("right of", "below")
+    things = tuple(
+        Thing(each.digit, each.colour if coloured else None, each.size if sized else None) for each in scene.things
+    )
+    relation = scene.relation if related else None
+    if reverse:
+        things, relation = things[::-1], OPPOSITE[relation] if relation else None
+    return Scene(things, scene.count, relation, scene.ground if grounded else None)
 
 
 def picture(drawn: Drawn, glyphs: list[list[np.ndarray]], size: int) -> np.ndarray:
