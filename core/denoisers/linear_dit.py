@@ -15,6 +15,7 @@ from ..conditioning.labels import LABELS
 from ..diffusion.conditions import Cond
 from ..system.attention import linear_attend
 from .layers import (
+    Attention,
     Linear,
     ScalarEmbeddings,
     TimestepEmbedding,
@@ -77,7 +78,11 @@ class LinearBlock(nn.Module):
     def __init__(self, config: LinearDiTConfig) -> None:
         super().__init__()
         width = config.width
-        self.attention = LinearAttention(width, config.heads)
+        self.attention: nn.Module
+        if config.attention == "linear":
+            self.attention = LinearAttention(width, config.heads)
+        else:
+            self.attention = Attention(width, config.heads, qk_norm=True)
         self.cross = CrossAttention(width, config.cross_heads)
         self.mlp = GatedConvolution(width, config.hidden)
         self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
@@ -124,12 +129,16 @@ class LinearDiT(DenoiserNetwork):
 
     @property
     def training_flops(self) -> float:
-        """6 operations per token and weight, and those of attention, which are as many as of two more maps."""
+        """6 operations per token and weight, and those of attention.
+
+        Linear attention of heads of width H has as many as maps to 2 (H + 1) more, softmax of T tokens as to 2 T.
+        """
         width, tokens = self.config.width, self.config.num_tokens
         total = self.text.products()
         for name, parameter in self.blocks.named_parameters():
             total += parameter.numel() * (self.text.length if ".cross.kv." in name else tokens)
-        attention = 2 * (width // self.config.heads + 1) + 2 * self.text.length
+        seen = width // self.config.heads + 1 if self.config.attention == "linear" else tokens
+        attention = 2 * seen + 2 * self.text.length
         return 6.0 * (total + tokens * width * attention * self.config.depth)
 
     def prepare(self, cond: Cond) -> Cond:

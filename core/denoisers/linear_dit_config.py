@@ -1,6 +1,6 @@
 """The diffusion transformer with linear attention as settings: its shape, its named sizes. Imports no torch."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ..errors import ConfigError
 from ..settings.fields import option
@@ -23,6 +23,11 @@ class LinearDiTConfig(TextDenoiserConfig, TransformerConfig):
     default_preset: ClassVar[str] = "linear-dit-xs"
     sizes: ClassVar[str] = "linear-dit-xs, linear-dit-s, sana-0.6b, sana-1.6b"
 
+    attention: Literal["linear", "softmax"] = option(
+        "linear",
+        "Weights of the attention between latents: linear for many tokens, softmax, of normalised queries and keys, for"
+        " few.",
+    )
     cross_heads: int = option(..., "Heads of the attention to texts.", ge=1, le=4096)
     mlp_ratio: float = option(2.5, "Width inside the gated convolution over the width of the tokens.", gt=0, le=64)
     positions: float | None = option(

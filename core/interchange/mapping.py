@@ -21,14 +21,16 @@ PARTS = ("weight", "bias")
 ONLY_HERE = "only `ldm sample` draws from this denoiser"  # a remedy
 
 
-def refuse_scalars_and_rectangles(their_class: str, config: Any) -> None:
+def refuse_scalars_and_rectangles(their_class: str, config: Any, *others: tuple[str, Any, str]) -> None:
     """Raise ConfigError for a transformer of texts that takes scalars, or latents that are not square.
 
-    their_class: of diffusers, which has neither.
+    their_class: of diffusers, which has neither. others: settings that it does not have either, each with its value,
+    false where it is as theirs, and what their class does instead.
     """
     for name, value, instead in (
         ("scalars", config.scalars, "takes time and text"),
         ("latent_size", config.size[0] != config.size[1] and config.size, "names a square size"),
+        *others,
     ):
         if value:
             what = f"{name} {value} of the denoiser cannot be expressed in diffusers' {their_class}, which {instead}"

@@ -62,7 +62,8 @@ _CONVOLUTIONS = ("mlp.up", "mlp.down")  # of 1 x 1
 
 def require_expressible(config: LinearDiTConfig) -> None:
     """Raise ConfigError naming the setting that diffusers' Sana does not have."""
-    refuse_scalars_and_rectangles(CLASS_NAMES[0], config)
+    softmax = config.attention != "linear" and config.attention
+    refuse_scalars_and_rectangles(CLASS_NAMES[0], config, ("attention", softmax, "has linear attention"))
 
 
 def pipeline(config: LinearDiTConfig) -> Stock:

@@ -42,6 +42,7 @@ CONFIGS: dict[str, TextDenoiserConfig] = {
 CONFIGS |= {
     "linear-dit": LINEAR,
     "linear-dit, frozen": LINEAR.replace(vocabulary=0, token_width=12),
+    "linear-dit, softmax": LINEAR.replace(attention="softmax"),
     "linear-dit, classes": LINEAR.replace(vocabulary=0, num_classes=5),
 }
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

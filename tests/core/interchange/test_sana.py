@@ -92,11 +92,39 @@ def test_weights_go_to_diffusers_and_back(config: LinearDiTConfig, ahead: int) -
     assert back.config == config.replace(label_dropout=0.1)
 
 
+@torch.no_grad()
+def test_softmax_attention_in_its_place_is_that_of_diffusers_with_normalised_queries_and_keys() -> None:
+    torch.manual_seed(0)
+    model = build(CONFIG.replace(attention="softmax", positions=1.0)).eval()
+    assert isinstance(model, LinearDiT)
+    for parameter in model.parameters():
+        parameter.add_(0.03 * torch.randn_like(parameter))
+    # Their Sana with the same weights but for the attention, in whose place another one of theirs is put.
+    linear = LinearDiT(CONFIG.replace(positions=1.0))
+    linear.load_state_dict({k: v for k, v in model.state_dict().items() if k in linear.state_dict()}, strict=False)
+    theirs: Any = to_diffusers(linear, 0)
+    for block, own in zip(theirs.transformer_blocks, model.blocks, strict=True):
+        heads = {"heads": 3, "dim_head": 16, "bias": True, "qk_norm": "rms_norm", "eps": 1e-6}
+        attention = diffusers.models.attention_processor.Attention(48, **heads).eval()
+        parts = own.get_submodule("attention").state_dict()
+        names = zip(("to_q", "to_k", "to_v"), range(3), strict=True)
+        weights = {f"{n}.{w}": parts[f"qkv.{w}"].chunk(3)[i] for n, i in names for w in ("weight", "bias")}
+        weights |= {f"to_out.0.{w}": parts[f"out.{w}"] for w in ("weight", "bias")}
+        weights |= {f"norm_{n}.weight": parts[f"{n}_norm.weight"] for n in "qk"}
+        attention.load_state_dict(weights)
+        block.attn1 = attention
+    cond = {"tokens": torch.randn(2, 6, 20), "mask": torch.arange(6) < torch.tensor([[6], [3]])}
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([0.2, 1.0])
+    assert apart(outputs(theirs, CONFIG, x, t, cond, 0), model(x, t, cond)) < 1e-5
+    assert apart(linear(x, t, cond), model(x, t, cond)) > 0.01
+
+
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
         ({"scalars": ("w",)}, "scalars"),
         ({"latent_size": (8, 16)}, "latent_size"),
+        ({"attention": "softmax"}, "attention softmax"),
     ],
 )
 def test_what_diffusers_does_not_have_is_named(fields: dict[str, Any], word: str) -> None:
