@@ -115,13 +115,14 @@ class ImageSources:
         """Images, classes and ignored files in words, by which a wrong folder is known before hours of training."""
         images, names = len(self.train) + len(self.val), self.train.class_names
         many = f"{len(names)} classes" if len(names) > 1 else "one class"
-        classes = f"{many}: {listed(names)}" if self.train.labelled else "one class (no folders)"
+        unlabelled = ", with captions" if self.captioned else " of one class (no folders)"
+        classes = f" of {many}: {listed(names)}" if self.train.labelled else unlabelled
         above, below = _common_folder(self.train.names)
         classes += f" (the folders in {above})" if above and below and len(names) > 1 else ""
         ignored = self.train.ignored
         aside = f"; ignored, as no images: {listed(ignored)}" if ignored else ""
         without = f"; {len(self.exclude.names):,} left out by {self.exclude.path}" if self.exclude else ""
-        return f"{self.data.source}: {images:,} images of {classes}{aside}{without}"
+        return f"{self.data.source}: {images:,} images{classes}{aside}{without}"
 
     def _folders_of_one_class(self) -> str:
         """Return where there is one class, whose folder holds folders, which of them: the classes may be there."""

@@ -118,6 +118,7 @@ def test_colours_and_grounds_are_far_apart():
 def test_scenes_come_with_captions_and_parts_of_their_own():
     sources = image_sources(Data(source="scenes:50"))
     assert sources.captioned and sources.train.synthetic is not None and len(sources.val) == 10
+    assert sources.described == "scenes:50: 60 images, with captions"
     assert sources.caption_input == {} or sources.with_captions().caption_input == sources.caption_input
     assert not image_sources(Data(source="scenes:50", captions="none")).captioned
 
