@@ -24,7 +24,6 @@ COLOURS = {
 GROUNDS = {"black": (12, 12, 12), "grey": (105, 105, 105), "brown": (80, 52, 26), "purple": (70, 20, 110)}
 SIZES = ("small", "large")
 RELATIONS = ("left of", "right of", "above", "below")
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 COUNTS = {"two": 2, "three": 3, "four": 4}
 CATEGORIES = ("single object", "two objects", "counting", "colours", "position", "colour attribution")
 """Those of GenEval (Ghosh et al. 2023), table 2."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from .. import seeds
-from ..conditioning.scenes import COLOURS, DIGITS, GROUNDS, OPPOSITE, RELATIONS, SIZES, Scene, Thing, caption
+from ..conditioning.scenes import COLOURS, DIGITS, GROUNDS, SIZES, Scene, Thing, caption
 from ..errors import DataError
 from .arrays import idx_pairs, read_idx
 from .dataset import ImageSource, image_source
@@ -29,6 +29,10 @@ SIDE = 32  # of the canvas on which places and sizes are counted, pixels
 BUILTIN_DIGITS = Path(__file__).with_name("builtin") / "mnist"
 COUNT = {"train": 24_000, "val": 2_000}
 _DIGITS = {"train": "train", "val": "test"}  # of which part of the built-in digits
+# How the first of two lies to the second. Mostly the left or upper one is named first, as people do: with as many of
+# each, neither a digit's place in the caption nor the relation would say anything without the other, and learning that
+# takes long.
+_RELATIONS = ("left of", "left of", "left of", "right of", "above", "above", "above", "below")
 _LONGER = {"small": (13, 15), "large": (21, 25)}  # the longer side of a digit, pixels, up to but without
 
 
@@ -146,7 +150,7 @@ def _drawn(draw: Iterator[float], glyphs: list[int]) -> Drawn:
         reach = 3.0 if size == "large" else 8.0
         centres = [(SIDE / 2 + _within(reach, draw), SIDE / 2 + _within(reach, draw))]
     elif kind < 0.75:
-        relation = _one_of(RELATIONS, draw)
+        relation = _one_of(_RELATIONS, draw)
         scene = Scene(tuple(map(Thing, numbers, colours)), relation=relation, ground=ground)
         centres = _pair(relation, draw)
     else:
@@ -195,22 +199,17 @@ def _pair(relation: str, draw: Iterator[float]) -> list[tuple[float, float]]:
 def _shortened(scene: Scene, draw: Iterator[float]) -> Scene:
     """Leave out the ground mostly, and each of the rest half of the time.
 
-    Two things are named in reading order, as people do, left before right and upper before lower; in either order where
-    it is said how they lie.
+    Where it is not said how two things lie, they are named in reading order: left before right, upper before lower.
     """
-    reverse = len(scene.things) > 1 and next(draw) < 0.5
     # One draw for all that may be left out.
     form = int(next(draw) * 32)
     coloured, related, sized, grounded = form & 1, form & 2, form & 4, form >= 24
-    if not related:
-        reverse = scene.relation in ("right of", "below")
     things = tuple(
         Thing(each.digit, each.colour if coloured else None, each.size if sized else None) for each in scene.things
     )
-    relation = scene.relation if related else None
-    if reverse:
-        things, relation = things[::-1], OPPOSITE[relation] if relation else None
-    return Scene(things, scene.count, relation, scene.ground if grounded else None)
+    if scene.relation in ("right of", "below") and not related:
+        things = things[::-1]
+    return Scene(things, scene.count, scene.relation if related else None, scene.ground if grounded else None)
 
 
 def picture(drawn: Drawn, glyphs: list[list[np.ndarray]], size: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from ldm.core.conditioning.scenes import CATEGORIES, COLOURS, GROUNDS, OPPOSITE, Scene, Thing, caption, parse, prompts
+from ldm.core.conditioning.scenes import CATEGORIES, COLOURS, GROUNDS, Scene, Thing, caption, parse, prompts
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.images.scenes import real_scenes
 from ldm.core.images.sets import image_sources
@@ -21,7 +21,7 @@ def scenes():
 def test_scenes_are_the_same_bytes_everywhere(scenes):
     whole = hashlib.sha256(b"".join(bytes(scenes.read(row)) for row in range(40)))
     whole.update("\n".join(f"{a[0]}\n{b[0]}" for a, b in zip(scenes.captions, scenes.synthetic, strict=True)).encode())
-    assert whole.hexdigest() == "81bda695566357d9491eeff39d3c2202b51f919693dbc5458277fcd81192925a"
+    assert whole.hexdigest() == "90e51485a478bf609726bbd4eda4d25bfb7daabb63742b181d3d75b40fa10079"
 
 
 def test_a_scene_does_not_depend_on_how_many_there_are(scenes):
@@ -57,20 +57,16 @@ def test_short_captions_leave_out_of_detailed_ones_whatever_can_be_left_out(scen
     assert {parse(short).category for (short,) in scenes.captions} == {*CATEGORIES}
 
 
-def test_two_digits_whose_places_are_left_open_are_named_in_reading_order(scenes):
-    orders = {True: set(), False: set()}
+def test_two_digits_are_named_in_reading_order_mostly_and_always_where_it_is_not_said_how_they_lie(scenes):
+    in_order = []
     for (short,), (detailed,) in zip(scenes.captions, scenes.synthetic, strict=True):
         less, more = parse(short), parse(detailed)
         if len(more.things) == 2:
+            in_order.append(more.relation in ("left of", "above"))
             same = [thing.digit for thing in less.things] == [thing.digit for thing in more.things]
-            if less.relation is None:
-                assert same == (more.relation in ("left of", "above")), (short, detailed)
-            elif same:
-                assert less.relation == more.relation
-            else:
-                assert less.relation == OPPOSITE[more.relation]
-            orders[less.relation is not None].add(same)
-    assert orders == {True: {True, False}, False: {True, False}}
+            assert same == (in_order[-1] or less.relation is not None), (short, detailed)
+            assert less.relation in (None, more.relation)
+    assert 0.65 < np.mean(in_order) < 0.85
 
 
 def test_a_larger_picture_is_of_the_same_scene(scenes):
