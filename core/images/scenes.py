@@ -33,6 +33,7 @@ _DIGITS = {"train": "train", "val": "test"}  # of which part of the built-in dig
 # each, neither a digit's place in the caption nor the relation would say anything without the other, and learning that
 # takes long.
 _RELATIONS = ("left of", "left of", "left of", "right of", "above", "above", "above", "below")
+_READING = ("left of", "above")  # where things are named in reading order
 _LONGER = {"small": (13, 15), "large": (21, 25)}  # the longer side of a digit, pixels, up to but without
 
 
@@ -192,7 +193,7 @@ def _pair(relation: str, draw: Iterator[float]) -> list[tuple[float, float]]:
     across = _within(6, draw)
     before = (SIDE / 4, SIDE / 2 + across + _within(2, draw))
     behind = (SIDE * 3 / 4, SIDE / 2 + across + _within(2, draw))
-    places = [before, behind] if relation in ("left of", "above") else [behind, before]
+    places = [before, behind] if relation in _READING else [behind, before]
     return [(other, along) for along, other in places] if relation.endswith("of") else places
 
 
@@ -207,7 +208,7 @@ def _shortened(scene: Scene, draw: Iterator[float]) -> Scene:
     things = tuple(
         Thing(each.digit, each.colour if coloured else None, each.size if sized else None) for each in scene.things
     )
-    if scene.relation in ("right of", "below") and not related:
+    if scene.relation and scene.relation not in _READING and not related:
         things = things[::-1]
     return Scene(things, scene.count, scene.relation if related else None, scene.ground if grounded else None)
 

@@ -115,7 +115,8 @@ class ImageSources:
         """Images, classes and ignored files in words, by which a wrong folder is known before hours of training."""
         images, names = len(self.train) + len(self.val), self.train.class_names
         many = f"{len(names)} classes" if len(names) > 1 else "one class"
-        unlabelled = ", with captions" if self.captioned else " of one class (no folders)"
+        # Captions that were read, or are built in: to look for others would read their files, which may be broken.
+        unlabelled = " of one class (no folders)" if self.train.captions is None else ", with captions"
         classes = f" of {many}: {listed(names)}" if self.train.labelled else unlabelled
         above, below = _common_folder(self.train.names)
         classes += f" (the folders in {above})" if above and below and len(names) > 1 else ""

@@ -97,6 +97,17 @@ def test_a_folder_without_class_folders_is_said_to_be_one_class(tmp_path: Path) 
     assert heard.notes[0] == f"{tmp_path / 'flat'}: 4 images of one class (no folders)"
 
 
+def test_captions_that_cannot_be_read_do_not_matter_to_an_autoencoder(photos: Path, tmp_path: Path) -> None:
+    (photos / "captions.jsonl").write_bytes(b"\xff\xfe\x00")
+    heard = Heard()
+    Pipeline(tmp_path / "runs", photos).run("train-vqvae", heard)
+    (tmp_path / "flat").mkdir()
+    for path in (photos / "red").glob("*.png"):
+        shutil.copy(path, tmp_path / "flat")
+    shutil.copy(photos / "captions.jsonl", tmp_path / "flat")
+    Pipeline(tmp_path / "runs2", tmp_path / "flat").run("train-vqvae", heard, data__val_fraction=0.5)
+
+
 def test_too_few_samples_for_an_evaluation_are_reported_before_any_is_read(trained: Pipeline) -> None:
     trained.run("sample", num=1, label="too-few")
     heard = Heard()
