@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from pydantic import ValidationError
 
-from benchmarks import commands, page, processes, shortcuts, var_scaling
+from benchmarks import captions, commands, page, processes, shortcuts, var_scaling
 from benchmarks.__main__ import keep
 from benchmarks.processes import EndedError, Variant, compare_processes
 from benchmarks.quality import listed
@@ -18,6 +18,9 @@ from benchmarks.quality import page as choices_page
 from benchmarks.quality import work as quality_work
 from benchmarks.training import losses
 from ldm.core.autoencoders import registry as autoencoders
+from ldm.core.conditioning.own_encoder import OwnEncoder
+from ldm.core.conditioning.text import TextConditioning
+from ldm.core.denoisers import registry as denoisers
 from ldm.core.errors import ConfigError, Stopped
 from ldm.core.runs.weights import without_draws
 
@@ -212,3 +215,39 @@ def test_autoencoders_with_and_without_shortcuts_have_the_same_parameters_and_as
             counts.append(sum(p.numel() for p in network.parameters()))
             assert network.latent_shape(64) == (512 * factor**2 // 64**2, 64 // factor, 64 // factor)
         assert counts[0] == counts[1]
+
+
+def test_networks_that_read_captions_are_about_the_same_size() -> None:
+    texts = TextConditioning(OwnEncoder().describe(), 16, vocabulary=tuple(range(60)))
+    counts = []
+    for choice in (captions.DETAILED_FIRST, *captions.NETWORKS):
+        config = commands.configured("train-denoiser", None, captions.settings(choice, 100_000))
+        sizes = config.model.network_config(latent_channels=16, latent_size=(8, 8), label_dropout=0.1, **texts.sizes)
+        with without_draws("meta"):
+            counts.append(sum(p.numel() for p in denoisers.build(sizes).parameters()))
+    assert max(counts) < 1.1 * min(counts)
+
+
+def test_choices_of_captions_change_one_thing_and_leave_the_rest_to_the_recipe() -> None:
+    base = captions.settings(captions.DETAILED_FIRST, 1_000)
+    assert (base["synthetic_first"], base["synthetic_falling"], base["synthetic_share"]) == (400, 400, 0.1)
+    for choice, share in captions.SHARES.items():
+        own = captions.settings(choice, 1_000)
+        assert own == {**base, "synthetic_first": 0, "synthetic_falling": 0, "synthetic_share": share}
+    frozen = captions.settings(captions.FROZEN, 1_000)
+    assert base == {**frozen, "model.text_layers": base["model.text_layers"]}
+    for choice in captions.NETWORKS:
+        own = captions.settings(choice, 1_000)
+        assert {key for key in own.items() ^ base.items() if not key[0].startswith("model.")} == set()
+
+
+def test_results_of_captions_are_kept_beside_each_other_and_renewed(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    of = {"images": 100, "seed": 0}
+    for choice, loss in [(captions.FROZEN, 2.0), (captions.DETAILED_FIRST, 3.0), (captions.FROZEN, 1.0)]:
+        captions.write(path, {"choice": choice, **of, "val_loss": loss})
+    rows = json.loads(path.read_text())["rows"]
+    assert [(each["choice"], each["val_loss"]) for each in rows] == [
+        (captions.DETAILED_FIRST, 3.0),
+        (captions.FROZEN, 1.0),
+    ]
