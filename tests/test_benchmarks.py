@@ -230,7 +230,7 @@ def test_networks_that_read_captions_are_about_the_same_size() -> None:
 
 def test_choices_of_captions_change_one_thing_and_leave_the_rest_to_the_recipe() -> None:
     base = captions.settings(captions.DETAILED_FIRST, 1_000)
-    assert (base["synthetic_first"], base["synthetic_falling"], base["synthetic_share"]) == (400, 400, 0.1)
+    assert (base["synthetic_first"], base["synthetic_falling"], base["synthetic_share"]) == (500, 300, 0.1)
     for choice, share in captions.SHARES.items():
         own = captions.settings(choice, 1_000)
         assert own == {**base, "synthetic_first": 0, "synthetic_falling": 0, "synthetic_share": share}
