@@ -89,6 +89,12 @@ def states(path: Path) -> list[StageRun]:
     return [state for state in found if state is not None]
 
 
+def torn_states(path: Path) -> dict[Path, str]:
+    """Return the folders of states in a training's directory that lost their manifest, with the remedy of each."""
+    folders = {path / name: mend for name, mend in _STATES.items() if (path / name).is_dir()}
+    return {folder: mend(folder) for folder, mend in folders.items() if not (folder / MANIFEST).is_file()}
+
+
 def best(path: Path) -> StageRun | None:
     """Return the best state that a training kept in its directory, a directory of the same kind; None without one."""
     return recognise_stage(path / BEST) if (path / BEST / MANIFEST).is_file() else None

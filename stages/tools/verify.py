@@ -38,6 +38,7 @@ from .directories import (
     recipe_command,
     recognise_stage,
     states,
+    torn_states,
 )
 
 _NETWORKS = list(dict.fromkeys(kind.network for kind in KINDS.values() if kind.network))
@@ -131,6 +132,8 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
         yield Check(partial(_checkpoint_loads, each), path)
     for state in states(path):
         yield from _stage_checks(state)
+    for torn, remedy in torn_states(path).items():
+        yield Check(partial(_fail, DataError(f"{torn} has no {MANIFEST}", remedy)), path)
 
 
 def _piece_checks(path: Path, remedy: str | None) -> Iterator[Check]:

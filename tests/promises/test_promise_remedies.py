@@ -246,6 +246,19 @@ def test_a_finished_training_that_is_damaged_is_mended_from_its_newest_checkpoin
 
 
 @pytest.mark.promise("R26")
+@pytest.mark.parametrize("name", ["final/model.safetensors", MANIFEST])
+def test_a_best_state_that_lost_a_file_is_named_and_the_training_is_whole_without_it(
+    name: str, copies: Callable[[], Run]
+) -> None:
+    copy = copies()
+    path = copy.folder / "dit" / "best"
+    (path / name).unlink()
+    advice = copy.run_to_success(["verify", str(copy.folder)])
+    assert advice[0].startswith(f"remove {path}: ") and not path.exists()
+    copy.check()
+
+
+@pytest.mark.promise("R26")
 def test_a_damaged_schema_number_is_damage_and_a_newer_one_is_not(copies: Callable[[], Run]) -> None:
     copy = copies()
     path = copy.folder / "dit" / MANIFEST
@@ -316,7 +329,10 @@ def test_a_classifier_of_one_class_and_an_evaluation_without_one_do_not_send_eac
 ) -> None:
     line = ["train-classifier", "--data", str(images / "blue"), "--image-size", "16", "--runs-dir", str(tmp_path)]
     hint = Run(tmp_path, tmp_path, {}, lambda: capsys.readouterr().err).hint(line)
-    assert hint == "give labelled images, or evaluate with --features inception"
+    assert hint == (
+        "give labelled images, or evaluate with --features inception; a recipe of captions has"
+        " `without: [train-classifier]`"
+    )
 
 
 @pytest.mark.promise("R26")
