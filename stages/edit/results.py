@@ -50,7 +50,7 @@ def extent(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if "kept_scales" in records[0]:
         return {"scales kept": ", ".join(str(kept) for kept in dict.fromkeys(each["kept_scales"] for each in records))}
     seen = {each["strength"]: each["snr_db"] for each in records}
-    strengths = ", ".join(f"{t:g}{'' if snr is None else f' ({snr:.1f} dB)'}" for t, snr in seen.items())
+    strengths = ", ".join(f"{t:.3g}{'' if snr is None else f' ({snr:.1f} dB)'}" for t, snr in seen.items())
     return {"strengths (signal to noise)": strengths}
 
 

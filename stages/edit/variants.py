@@ -67,7 +67,7 @@ def variants_of(config: Edit, opened: Opened, request: Request, generator: Gener
         change = replace(change, inversion=Inversion(own.cond, config.refine))
         whole = replace(change, strength=max(strengths), unguided=True)
         first = [Variant(INVERTED, 0, config.seed, whole)]
-    changes = [(f"t = {strength:g}", replace(change, strength=strength)) for strength in strengths]
+    changes = [(f"t = {strength:.3g}", replace(change, strength=strength)) for strength in strengths]
     return request, first + _all_of(config, request, changes, len(first))
 
 
