@@ -25,7 +25,8 @@ def run(config: TrainClassifier, progress: Progress) -> Outcome:
         if len(sources.train.class_names) < 2:
             raise DataError(
                 f"{sources.train.location} has one class: a classifier needs two or more",
-                "give labelled images, or evaluate with `features=inception`",
+                "give labelled images, or evaluate with `features=inception`; a recipe of captions has"
+                " `without: [train-classifier]`",
             )
         start = open_start(CLASSIFIER, config, inputs := sources.inputs, folder)
         work = claim(folder, config, inputs, progress)
