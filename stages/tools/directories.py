@@ -58,7 +58,7 @@ def recognise(path: Path) -> StageRun | Piece | None:
         kind = _kind(path)
         if kind is None:
             return None
-        mend = _STATES[path.name](path) if path.name in _STATES and _kind(path.parent) is not None else ""
+        mend = _STATES[path.name](path) if is_state(path) else ""
         return StageRun(path, kind, command_line_of(path, kind), (path / MANIFEST).is_file(), mend=mend)
     if (path / RECORD).is_file():
         return Piece(path, EXPORT)
@@ -78,9 +78,12 @@ def opened(found: StageRun) -> StageRun:
     return open_run(found.path, role_of(found.kind), found.command, found.mend)
 
 
-def is_state(found: StageRun) -> bool:
-    """Return whether it is a state, the best or the latest, of the training whose directory it lies in."""
-    return found.path.name in _STATES and recognise(found.path.parent) is not None
+def is_state(path: Path) -> bool:
+    """Return whether a folder is a state, the best or the latest, of the training whose directory it lies in.
+
+    Samples may be labelled `best` as well, in a folder that is no stage's directory.
+    """
+    return path.name in _STATES and any((path.parent / name).is_file() for name in (MANIFEST, IDENTITY))
 
 
 def states(path: Path) -> list[StageRun]:
@@ -102,7 +105,7 @@ def best(path: Path) -> StageRun | None:
 
 def command_line_of(path: Path, kind: str) -> str:
     """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
-    if path.name in _STATES and _kind(path.parent) is not None:
+    if is_state(path):
         return command_line_of(path.parent, kind)
     if kind not in MAKERS or MAKERS[kind].name not in TOOLS:
         return command_of(path, role_of(kind))

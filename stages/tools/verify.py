@@ -118,7 +118,7 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
         if not found.complete and kind is not None and kind.pieces:
             yield from _piece_checks(path, error.remedy)
     else:
-        if not is_state(found):  # The recipe first: the remedies for the others name it.
+        if not is_state(path):  # The recipe first: the remedies for the others name it.
             yield Check(partial(_recipe_fits, run, recipe_command(found)), path)
             yield Check(partial(_identity_fits, run), path)
         for name in run.manifest["files"]:

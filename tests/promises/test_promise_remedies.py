@@ -15,7 +15,7 @@ import pytest
 from ldm.cli.main import run
 from ldm.core import files
 from ldm.core.runs import checkpoint
-from ldm.core.runs.run import MANIFEST, RECIPE
+from ldm.core.runs.run import IDENTITY, MANIFEST, RECIPE
 from tests.support.ledger import Trials
 from tests.support.pipeline_run import Pipeline
 from tests.support.remedies import RUNS, unknown
@@ -255,6 +255,17 @@ def test_a_best_state_that_lost_a_file_is_named_and_the_training_is_whole_withou
     (path / name).unlink()
     advice = copy.run_to_success(["verify", str(copy.folder)])
     assert advice[0].startswith(f"remove {path}: ") and not path.exists()
+    copy.check()
+
+
+@pytest.mark.promise("R26")
+@pytest.mark.parametrize("name", [MANIFEST, IDENTITY])
+def test_samples_with_the_name_of_a_state_are_no_state(name: str, copies: Callable[[], Run]) -> None:
+    copy = copies()
+    path = copy.folder / "samples" / "best"
+    flip(path / name)
+    (advice,) = copy.run_to_success(["verify", str(path)])
+    assert advice.startswith("mend it: ldm sample ")
     copy.check()
 
 
