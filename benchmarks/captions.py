@@ -16,6 +16,7 @@ import torch
 
 from ldm.cli.recipe import read_recipe
 from ldm.core import files
+from ldm.core.conditioning.scenes import CATEGORIES
 from ldm.core.denoisers import registry
 from ldm.core.runs.metrics_log import METRICS, read
 from ldm.core.settings.recipe_file import leaves
@@ -35,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 CHOICES = (DETAILED_FIRST, *SHARES, FROZEN, *NETWORKS)
 FIRST, FALLING, SHARE = 0.5, 0.3, 0.1  # of all images: detailed alone, then fewer of them; and the share at last
-KINDS = ("single_object", "two_objects", "counting", "colours", "position", "colour_attribution", "overall")
+KINDS = tuple(kind.replace(" ", "_") for kind in (*CATEGORIES, "overall"))
 
 
 def main() -> None:
