@@ -80,7 +80,7 @@ def _train(config: TrainAutoencoder, start_from: Path | None, progress: Progress
             return Outcome(folder)
         if ready is not None:
             write_pictures(autoencoder, images.val, config.pictures, policy, folder, 0)
-        if config.part == "head":
+        if config.part in ("decoder", "head"):
             assert start is not None, "checked above"
             _keep_latents(autoencoder, start.run)
         else:
@@ -139,7 +139,7 @@ def _check_start(config: TrainAutoencoder, trained: bool) -> None:
     if config.part == "middle" and config.loss.adversarial_weight:
         raise ConfigError(
             "`part=middle` leaves out the layer by which `loss.adversarial_weight` is scaled",
-            "use `loss.adversarial_weight=0`, or `part=head`",
+            "use `loss.adversarial_weight=0`, or `part=decoder`",
         )
 
 

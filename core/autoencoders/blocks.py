@@ -152,11 +152,19 @@ def rotate_between(end: nn.Conv2d, start: nn.Conv2d, rotation: Tensor) -> None:
 
 
 def parts_around(
-    codec: nn.Module, encoder: Encoder, decoder: Decoder, between: Sequence[nn.Module] = ()
+    codec: nn.Module,
+    encoder: Encoder,
+    decoder: Decoder,
+    between: Sequence[nn.Module] = (),
+    after: Sequence[nn.Module] = (),
 ) -> Mapping[str, Sequence[nn.Module]]:
-    """Return what a phase may train: all; the layers next to the latents; the layers that output the images."""
+    """Return what a phase may train: all; the layers next to the latents; the decoder; those that output the images.
+
+    between: what is between encoder and decoder; after: what of it latents pass before they are decoded.
+    """
     middle = [encoder.middle, encoder.norm_out, encoder.conv_out, *between, decoder.conv_in, decoder.middle]
-    return {"all": [codec], "middle": middle, "head": [decoder.norm_out, decoder.conv_out]}
+    head = [decoder.norm_out, decoder.conv_out]
+    return {"all": [codec], "middle": middle, "decoder": [*after, decoder], "head": head}
 
 
 def _levels(

@@ -5,7 +5,7 @@ wraps one and adds the measured mean and deviation of each latent channel, so th
 and unit deviation, and no other code multiplies by a scale.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -118,6 +118,14 @@ class Reconstruction:
     observed: Any = None
 
 
+Between = Callable[[Tensor], Tensor]  # latents (B, C, h, w) to latents
+
+
+def untouched(latents: Tensor) -> Tensor:
+    """Return latents as they are."""
+    return latents
+
+
 @runtime_checkable
 class TrainableCodec(Codec, Protocol):
     """A codec that `core.training.tasks.autoencoding` trains; pixels, perception and a discriminator are the task's.
@@ -135,14 +143,18 @@ class TrainableCodec(Codec, Protocol):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """What a phase of the training may train: `all`, `middle` (around the latents) and `head` (the output)."""
+        """What a phase of the training may train: `all`, `middle` (around the latents), `decoder`, and `head` (the output)."""
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:
         """The modules that are compiled, each by itself."""
 
-    def __call__(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
-        """Encode and decode images (B, I, H, W) in [-1, 1]; draws: of the training step, None in validation."""
+    def __call__(self, images: Tensor, draws: Draws | None = None, between: Between = untouched) -> Reconstruction:
+        """Encode and decode images (B, I, H, W) in [-1, 1]; draws: of the training step, None in validation.
+
+        between: what is done to raw latents before they are decoded, and quantised where there is a codebook. It may
+        change their size, and that of the images that come out.
+        """
 
     def initialise(self, images: Tensor, draws: Draws) -> None:
         """Initialise from training images, before the first step."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import ConfiguredCodec, channels_last
-from .codec import Draws, Posterior, Reconstruction
+from .codec import Between, Draws, Posterior, Reconstruction, untouched
 from .dc_blocks import AttentionBlock, Downsample, ResBlock, Upsample, average_groups, repeat_channels
 from .dc_config import DCConfig
 from .norms import ChannelRMSNorm
@@ -94,9 +94,9 @@ class DCAutoencoder(ConfiguredCodec):
         """Return images (B, 3, H, W), not clamped, of latents (B, C, h, w)."""
         return self.decoder(latents)
 
-    def forward(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, draws: Draws | None = None, between: Between = untouched) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1]; no draw is made, and there is no term of its own."""
-        decoded = self.decode(self.encode(images).mean)
+        decoded = self.decode(between(self.encode(images).mean))
         return Reconstruction(decoded, decoded.new_zeros((), dtype=images.dtype), {})
 
     @property
@@ -108,11 +108,12 @@ class DCAutoencoder(ConfiguredCodec):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """All; the lowest level and what is around the latents; the finest level and what outputs the images."""
+        """All; the lowest level and what is around the latents; the decoder; its finest level and what outputs the images."""
         encoder, decoder = self.encoder, self.decoder
         middle = [encoder.down_blocks[-1], encoder.conv_out, decoder.conv_in, decoder.up_blocks[-1]]
         finest = next(level for level in decoder.up_blocks if len(list(level.children())))
-        return {"all": [self], "middle": middle, "head": [finest, decoder.norm_out, decoder.conv_out]}
+        head = [finest, decoder.norm_out, decoder.conv_out]
+        return {"all": [self], "middle": middle, "decoder": [decoder], "head": head}
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:

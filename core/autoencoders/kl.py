@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import ConfiguredCodec, Decoder, Encoder, channels_last, parts_around
-from .codec import Draws, Posterior, Reconstruction
+from .codec import Between, Draws, Posterior, Reconstruction, untouched
 from .kl_config import KLConfig
 
 _LOG_VARIANCE = (-30.0, 20.0)
@@ -46,7 +46,7 @@ class KLAutoencoder(ConfiguredCodec):
         """Return images (B, 3, H, W), not clamped, of latents (B, C, h, w)."""
         return self.decoder(self.post_quant_conv(latents))
 
-    def forward(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, draws: Draws | None = None, between: Between = untouched) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1] from a draw of the posterior, in validation from its mean."""
         mean, log_variance = self._moments(images)
         std, latents = (log_variance / 2).exp(), mean
@@ -55,7 +55,8 @@ class KLAutoencoder(ConfiguredCodec):
         divergence = (mean.square() + std.square() - 1 - log_variance) / 2
         loss = self.config.kl_weight * divergence.flatten(1).sum(1).mean() / images[0].numel()
         means = torch.stack([each.detach().mean() for each in (divergence, mean, mean.square(), std)])
-        return Reconstruction(self.decode(latents), loss, {"kl_divergence": divergence.mean()}, (len(images), means))
+        numbers = {"kl_divergence": divergence.mean()}
+        return Reconstruction(self.decode(between(latents)), loss, numbers, (len(images), means))
 
     @property
     def last_layer(self) -> Tensor:
@@ -63,7 +64,8 @@ class KLAutoencoder(ConfiguredCodec):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        return parts_around(self, self.encoder, self.decoder, [self.quant_conv, self.post_quant_conv])
+        between, after = [self.quant_conv, self.post_quant_conv], [self.post_quant_conv]
+        return parts_around(self, self.encoder, self.decoder, between, after)
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:

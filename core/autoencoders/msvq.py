@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..distributed import processes
 from .blocks import ConfiguredCodec, Decoder, Encoder, channels_last, parts_around
-from .codec import Draws, Posterior, Reconstruction
+from .codec import Between, Draws, Posterior, Reconstruction, untouched
 from .msvq_config import MSVQConfig
 from .multiscale import MultiScaleQuantizer
 from .quantizers import Assignment, perplexity, usage
@@ -75,9 +75,9 @@ class MSVQ(ConfiguredCodec):
     def compile_units(self) -> Sequence[nn.Module]:
         return self.encoder, self.decoder
 
-    def forward(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, draws: Draws | None = None, between: Between = untouched) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1]; some from fewer scales in training, see `truncation`."""
-        features = self._features(images)
+        features = between(self._features(images))
         out = self.quantizer(features)
         tokens = torch.cat([each.flatten() for each in out.tokens])
         counts = torch.bincount(tokens, minlength=self.config.codebook_size)

@@ -26,5 +26,12 @@ class VQVAELoss(Section):
     reconstruction: Literal["l1", "l2"] = option("l1", "Pixel loss.")
     lpips: Location | None = option(None, "Folder with LPIPS weights; none leaves the perceptual loss out.", "--lpips")
     lpips_weight: float = option(1.0, "Weight of the perceptual loss.", ge=0)
+    equivariance: float = option(
+        0.0,
+        "Share of training steps in which latents are turned, or halved in size, before they are decoded, and compared"
+        " with images treated alike (EQ-VAE); 0.5 in its paper.",
+        ge=0,
+        le=1,
+    )
     adversarial_weight: float = option(0.0, "Weight of a PatchGAN discriminator; 0 leaves it out.", ge=0)
     adversarial_start: Count = option(200_000, "Images before the discriminator counts.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..distributed import processes
 from .blocks import ConfiguredCodec, Decoder, Encoder, channels_last, parts_around, rotate_between
-from .codec import Draws, Posterior, Reconstruction
+from .codec import Between, Draws, Posterior, Reconstruction, untouched
 from .quantizers import Assignment, Quantizer, perplexity, usage
 from .vq_config import VQVAEConfig
 
@@ -63,9 +63,9 @@ class VQVAE(ConfiguredCodec):
     def compile_units(self) -> Sequence[nn.Module]:
         return self.encoder, self.decoder
 
-    def forward(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, draws: Draws | None = None, between: Between = untouched) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1]; the codebook does not change, and no draw is made."""
-        quantised = self.quantizer(self.encode(images).mean)
+        quantised = self.quantizer(between(self.encode(images).mean))
         numbers = {"perplexity": perplexity(quantised.counts), "usage": usage(quantised.counts)}
         return Reconstruction(self.decoder(quantised.latents), quantised.loss, numbers, quantised.assignment)
 

@@ -27,7 +27,7 @@ from tests.support.toy_codec import ToyConfig, ToyKL
 
 KL: dict[str, Any] = {
     "model": {"preset": "kl-f4-xs", "channels": 8},
-    "loss": {"adversarial_weight": 0.5, "adversarial_start": 24},
+    "loss": {"adversarial_weight": 0.5, "adversarial_start": 24, "equivariance": 0.5},
     "train__log_every": 8,
 }
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ldm.core.autoencoders.codec import Draws, Posterior, Reconstruction
+from ldm.core.autoencoders.codec import Between, Draws, Posterior, Reconstruction, untouched
 from ldm.core.settings.families import NetworkConfig
 from ldm.core.settings.fields import option
 
@@ -55,20 +55,20 @@ class ToyKL(nn.Module):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        return {"all": [self], "middle": [self.encoder, self.norm], "head": [self.decoder]}
+        return {"all": [self], "middle": [self.encoder, self.norm], "decoder": [self.decoder], "head": [self.decoder]}
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:
         return ()
 
-    def forward(self, images: Tensor, draws: Draws | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, draws: Draws | None = None, between: Between = untouched) -> Reconstruction:
         mean, std = self.encode(images)
         assert std is not None
         latents = mean
         if draws is not None:
             latents = mean + std * draws.normal("posterior", tuple(mean.shape[1:])).to(mean)
         kl = (mean.square() + std.square() - 1 - 2 * std.log()).mean() / 2
-        return Reconstruction(self.decode(latents), self.config.divergence * kl, {"kl": kl}, kl.detach())
+        return Reconstruction(self.decode(between(latents)), self.config.divergence * kl, {"kl": kl}, kl.detach())
 
     def initialise(self, images: Tensor, draws: Draws) -> None:
         with torch.no_grad():

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ... import seeds
-from ...autoencoders import losses, registry
-from ...autoencoders.codec import Autoencoder, Codec, Draws, TokenCodec, TrainableCodec, train_only
+from ...autoencoders import equivariance, losses, registry
+from ...autoencoders.codec import Autoencoder, Codec, Draws, TokenCodec, TrainableCodec, train_only, untouched
 from ...autoencoders.discriminator import Discriminator, layers_for
 from ...autoencoders.lpips import LPIPS
 from ...images.decode import as_tensor, as_uint8, write_png
@@ -49,6 +49,8 @@ class AutoencodingTask:
         size = config.data.size
         self.autoencoder = registry.build(registry.config_of(config.model, config.data.channels)).to(policy.device)
         self.autoencoder.latent_shape(size)
+        if config.loss.equivariance:
+            equivariance.require_halves(self.autoencoder, size)
         codec = self.autoencoder.codec
         assert isinstance(codec, TrainableCodec) and isinstance(codec, nn.Module), f"{codec.kind} is not trained"
         self.codec: TrainableCodec = codec
@@ -71,7 +73,7 @@ class AutoencodingTask:
 
         # What one step's passes leave for `after_step` and for the discriminator.
         self.observed: list[Any] = []
-        self.decoded: list[torch.Tensor] = []
+        self.decoded: list[tuple[torch.Tensor, torch.Tensor]] = []  # images, and their reconstructions
         self.images_seen = 0
 
         # Some codecs start from data: a codebook of random codes would leave most of them dead.
@@ -105,7 +107,7 @@ class AutoencodingTask:
         for module in self.frozen:
             module.eval()
         if role == "discriminator":
-            return self._discriminator_loss(images)
+            return self._discriminator_loss()
         return self._reconstruction_loss(images, draws, masks)
 
     def after_step(self, accepted: bool) -> None:
@@ -136,12 +138,15 @@ class AutoencodingTask:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Pixels, perception, the codec's own term, and the adversarial loss once it is active."""
         settings = self.config.loss
-        out = self.codec(images, draws)
+        change = equivariance.drawn(settings.equivariance, draws)
+        out = self.codec(images, draws, change or untouched)
         if self.synchronous:
             self.observed.append(out.observed)
 
         # Pixels in fp32, perception, and the codec's own term.
         decoded = out.images
+        if change is not None:
+            images, masks = change(images), None if masks is None else change(masks)
         if masks is None:
             pixel = losses.RECONSTRUCTION[settings.reconstruction](decoded.float(), images)
         else:
@@ -158,19 +163,20 @@ class AutoencodingTask:
         # The generator's side, weighted so that its gradient at the last layer is as large as the reconstruction's
         # (Esser et al. 2021, equation 7). `decoded` saves the discriminator a second pass of the codec.
         if self._adversarial:
-            self.decoded.append(decoded.detach())
+            self.decoded.append((images, decoded.detach()))
             adversarial = losses.generator_loss(self.networks["discriminator"](decoded))
             weight = losses.adaptive_weight(reconstruction, adversarial, self.codec.last_layer)
             loss = loss + settings.adversarial_weight * weight * adversarial
             numbers |= {"adversarial_loss": adversarial, "adaptive_weight": weight}
         return loss, numbers
 
-    def _discriminator_loss(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _discriminator_loss(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Separate this pass's images from their reconstructions; a loss without gradient before it is active."""
         if not self._adversarial:
             return torch.zeros((), device=self.policy.device), {}
         discriminator = self.networks["discriminator"]
-        return losses.hinge_discriminator_loss(discriminator(images), discriminator(self.decoded.pop(0))), {}
+        images, decoded = self.decoded.pop(0)
+        return losses.hinge_discriminator_loss(discriminator(images), discriminator(decoded)), {}
 
     @property
     def _adversarial(self) -> bool:

@@ -49,8 +49,10 @@ class Training(Stage):
 class AutoencoderTraining(Training):
     """How an autoencoder is trained, or a finished one taken."""
 
-    part: Literal["all", "middle", "head"] = option(
-        "all", "Train only these layers: those around the latents, or those that output the images.", "--part"
+    part: Literal["all", "middle", "decoder", "head"] = option(
+        "all",
+        "Train only these layers: those around the latents, the decoder, or those that output the images.",
+        "--part",
     )
     autoencoder: Location | None = option(
         None,

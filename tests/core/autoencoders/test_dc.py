@@ -127,7 +127,7 @@ def test_the_network_has_the_reference_outputs_on_weights_filled_by_a_rule(style
         assert float(found[name].square().mean().sqrt()) == pytest.approx(rms, rel=1e-5), name
 
 
-@pytest.mark.parametrize("part", ["all", "middle", "head"])
+@pytest.mark.parametrize("part", ["all", "middle", "decoder", "head"])
 def test_a_phase_changes_the_bytes_of_its_part_only_batch_statistics_included(part: str) -> None:
     codec = awake(TINY)
     before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
@@ -142,6 +142,7 @@ def test_a_phase_changes_the_bytes_of_its_part_only_batch_statistics_included(pa
     parts = {
         "all": ("encoder.", "decoder."),
         "middle": ("encoder.down_blocks.2.", "encoder.conv_out.", "decoder.conv_in.", "decoder.up_blocks.2."),
+        "decoder": ("decoder.",),
         "head": ("decoder.up_blocks.1.", "decoder.norm_out.", "decoder.conv_out."),
     }
     assert changed == {name for name in before if name.startswith(parts[part])}

@@ -119,7 +119,7 @@ def test_the_tokens_of_an_image_decode_to_its_reconstruction() -> None:
     torch.testing.assert_close(codec.decode(codec.from_tokens(tokens)), codec(images).images)
 
 
-@pytest.mark.parametrize("part", ["all", "middle", "head"])
+@pytest.mark.parametrize("part", ["all", "middle", "decoder", "head"])
 def test_a_phase_changes_the_bytes_of_its_part_only(part: str) -> None:
     torch.manual_seed(0)
     codec, draws, images = VQVAE(_tiny(middle_blocks=True)), Draws(0, 0, np.arange(4)), torch.rand(4, 3, 16, 16)
@@ -138,9 +138,10 @@ def test_a_phase_changes_the_bytes_of_its_part_only(part: str) -> None:
     changed = {name for name, tensor in codec.state_dict().items() if not torch.equal(tensor, before[name])}
     parts = {
         "middle": ("encoder.middle", "encoder.norm_out", "encoder.conv_out", "decoder.conv_in", "decoder.middle"),
+        "decoder": ("decoder.",),
         "head": ("decoder.norm_out", "decoder.conv_out"),
     }
-    codebook = () if part == "head" else ("quantizer",)
+    codebook = ("quantizer",) if part in ("all", "middle") else ()
     own = {name for name in before if part == "all" or name.startswith(parts[part] + codebook)}
     assert changed == own
 
