@@ -34,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = given.folder or Path("runs") / f"quality-{bench.name}"
     work, described = Work(bench, folder), machine.describe()
-    wanted = [(name, seed) for name in given.only or bench.choices for seed in bench.seeds]
+    wanted = [(name, seed) for name in given.only or bench.choices for seed in bench.seeds_of(name)]
     for name, seed in dict.fromkeys([(bench.baseline, bench.seeds[0]), *wanted[part - 1 :: parts]]):
         row = work.result(name, seed)
         print(json.dumps({"choice": name, "seed": seed, "images": row["images"], **row["numbers"]}), flush=True)
@@ -44,7 +44,7 @@ def main() -> None:
 def write(work: Work, described: dict[str, Any]) -> None:
     """Write all results of a list that there are, of this process and of others, with picture and page."""
     bench = work.bench
-    known = [(name, seed) for name in bench.choices for seed in bench.seeds]
+    known = [(name, seed) for name in bench.choices for seed in bench.seeds_of(name)]
     rows = [work.result(name, seed) for name, seed in known if work.place(name, seed).is_file()]
     document = {"bench": _described(bench), "baseline": bench.baseline, "machine": described, "rows": rows}
     page.RESULTS.mkdir(exist_ok=True)

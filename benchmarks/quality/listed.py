@@ -25,7 +25,7 @@ class Bench(BaseModel):
     seconds: of processor time of one core that each denoiser is trained for; autoencoder_seconds: the same of each
     autoencoder, in the place of the recipe's number of images. run: a finished run of the recipe, whose autoencoder,
     latents and classifier are used where a choice changes nothing of them. seeds: of the trainings; samples always have
-    the same. guidance: scales at which each is measured. num: samples of each class. choices: name → command → setting
+    the same. baseline_seeds: more of them for the first choice, which show how far two trainings alike are apart. guidance: scales at which each is measured. num: samples of each class. choices: name → command → setting
     → value; the first is what the others are compared with.
     """
 
@@ -37,6 +37,7 @@ class Bench(BaseModel):
     autoencoder_seconds: float | None = Field(default=None, gt=0)
     run: str | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    baseline_seeds: tuple[int, ...] = ()
     guidance: tuple[float, ...] = Field(default=(1.5, 3.0), min_length=1)
     num: int = Field(default=50, ge=2)
     limit: int = 5_000
@@ -77,6 +78,10 @@ class Bench(BaseModel):
         """The name of what the others are compared with."""
         return next(iter(self.choices))
 
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """Return the seeds of a choice's trainings."""
+        return tuple(dict.fromkeys(self.seeds + (self.baseline_seeds if name == self.baseline else ())))
+
     def settings(self, command: str, changes: Changes, **more: Any) -> Any:
         """Return a command's settings: the recipe's, changed, on one core. Raises ConfigError for what is unknown.
 
@@ -104,7 +109,7 @@ class Bench(BaseModel):
 
     def result_key(self, changes: Changes, seed: int) -> str:
         """Return a few letters that differ for another result: trained, sampled or evaluated otherwise."""
-        return self._digest(self.model_dump(mode="json", exclude={"name", "title", "choices", "seeds"}), changes, seed)
+        return self._digest(self.model_dump(mode="json", exclude={"name", "title", "choices", "seeds", "baseline_seeds"}), changes, seed)
 
     def _digest(self, common: Any, changes: Changes, seed: int) -> str:
         own = {command: dict(settings) for command, settings in changes.items() if settings}

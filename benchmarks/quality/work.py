@@ -212,6 +212,8 @@ class Work:
 
 
 def _chosen(numbers: dict[str, float]) -> dict[str, float]:
-    """Return the numbers that are compared, without the name of their features."""
+    """Return the numbers that are compared, without the name of their features; accuracy among the classes there are."""
     plain = {name.partition("[")[0]: value for name, value in numbers.items()}
+    among = (value for name, value in plain.items() if name.startswith("class_accuracy_among_"))
+    plain |= {"class_accuracy": value for value in among}
     return {name: round(plain[name], 5) for name in MEASURED if name in plain}
