@@ -152,26 +152,30 @@ class FamilySection(Section):
         if not isinstance(values, dict):
             return handler(values)
         if cls.family:
-            cls._refuse_other_families(values)
-            return handler(values)
+            return handler(cls._without_other_families(values))
         preset = values.get("preset", cls.model_fields["preset"].default)
         if not isinstance(preset, str) or preset.lower() not in preset_names(cls.families):
             return handler({"preset": preset})
         return section_of(cls, family_of(preset, cls.families)).model_validate(values)
 
     @classmethod
-    def _refuse_other_families(cls, values: dict[str, Any]) -> None:
-        """Raise ValidationError naming each setting that only other families have, and those that this one has."""
+    def _without_other_families(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values without those that only other families have and that are null, as if they were not said.
+
+        Raises ValidationError naming each such setting that is not null, and those that this family has.
+        """
         own = cls.families[cls.family].config.settings()
         others = {name for family in cls.families.values() for name in family.config.settings()}
+        foreign = [name for name in values if name in others and name not in cls.model_fields]
         details: list[InitErrorDetails] = []
-        for name in values:
-            if name in others and name not in cls.model_fields:
+        for name in foreign:
+            if values[name] is not None:
                 reason = f"not a setting of the {cls.family} family; it has {', '.join(own)}"
                 error = PydanticCustomError("other_family", "{reason}", {"reason": reason})
                 details.append({"type": error, "loc": (name,), "input": values[name]})
         if details:
             raise ValidationError.from_exception_data(cls.__name__, details)
+        return {name: value for name, value in values.items() if name not in foreign}
 
     def network_config(self, **given: Any) -> NetworkConfig:
         """Return the config of the network. given: the fields that the data give. Raises ConfigError."""

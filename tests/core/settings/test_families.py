@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -70,6 +71,17 @@ def test_a_setting_of_another_family_is_refused_with_the_familys_own() -> None:
     assert "model.width is 64: not a setting of the comb family; it has teeth, depth" in said.value.message
     with pytest.raises(ConfigError, match=r"teeth.*not a setting of the dit family.*it has patch_size, width"):
         merged_config("train-dit", overrides=["model.teeth=3"])
+
+
+@pytest.mark.usefixtures("two_families")
+def test_null_takes_a_setting_of_another_family_out_of_a_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "wide.yaml"
+    recipe.write_text("train-dit:\n  model: {preset: dit-xs, width: 64, heads: 2}\n")
+    changed = ["model.preset=comb-s", "model.width=null", "model.heads=null"]
+    config = merged_config("train-dit", str(recipe), changed).config
+    assert config.model == merged_config("train-dit", overrides=changed[:1]).config.model
+    with pytest.raises(ConfigError, match="model.width"):
+        merged_config("train-dit", str(recipe), [changed[0], changed[2]])
 
 
 @pytest.mark.usefixtures("two_families")
