@@ -74,6 +74,14 @@ def stage_layer(recipe: Recipe, command: str) -> dict[str, Any]:
     return merge(shared, own if isinstance(own, dict) else {})
 
 
+def passed_over(recipe: Recipe, command: str) -> str | None:
+    """Return the command of the same stage that a recipe has a section for, where it has none for this one."""
+    if command in recipe.tree or command not in STAGES:
+        return None
+    alike = (name for name, stage in STAGES.items() if stage.module == STAGES[command].module)
+    return next((name for name in alike if name in recipe.tree), None)
+
+
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Merge two trees; where both have a key, sections are merged and anything else is taken from `over`."""
     merged = dict(under)

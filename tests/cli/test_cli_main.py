@@ -62,6 +62,16 @@ def test_each_command_hands_its_stage_the_merged_configuration(command: str, sta
     assert (seen[0].name, seen[0].seed) == ("flagged", 4)
 
 
+def test_a_recipe_whose_settings_are_those_of_the_other_command_is_warned_of(
+    stage: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage("train-vqvae", lambda config, progress: Outcome(tmp_path))
+    (tmp_path / "r.yaml").write_text("train-autoencoder: {seed: 3}\n")
+    assert run(["train-vqvae", "-c", str(tmp_path / "r.yaml")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no section train-vqvae" in said and "`ldm train-autoencoder` uses it" in said
+
+
 def test_the_alias_runs_encode(stage: Install, tmp_path: Path) -> None:
     stage("encode", lambda config, progress: Outcome(tmp_path))
     assert run(["precompute-latents", "--batch-size", "8"]) == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldm.cli.recipe import merge, read_recipe, stage_layer
+from ldm.cli.recipe import merge, passed_over, read_recipe, stage_layer
 from ldm.core.errors import ConfigError
 
 
@@ -159,3 +159,13 @@ def test_merging_joins_sections_and_replaces_everything_else() -> None:
     under = {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": {"z": 3}}
     assert merge(under, {"a": {"y": 5}, "b": [9], "c": None}) == {"a": {"x": 1, "y": 5}, "b": [9], "c": None}
     assert under["a"] == {"x": 1, "y": 2}
+
+
+def test_a_section_of_the_other_command_of_a_stage_is_named(tmp_path: Path) -> None:
+    read = read_recipe(recipe(tmp_path, "train-autoencoder: {seed: 1}\ntrain-dit: {seed: 1}\nsample: {seed: 1}\n"))
+    assert passed_over(read, "train-vqvae") == "train-autoencoder"
+    assert passed_over(read, "train-denoiser") == "train-dit"
+    for command in ("train-autoencoder", "train-dit", "distill", "encode", "report"):
+        assert passed_over(read, command) is None, command
+    both = read_recipe(recipe(tmp_path, "train-autoencoder: {seed: 1}\ntrain-vqvae: {seed: 1}\n"))
+    assert passed_over(both, "train-vqvae") is None
