@@ -17,6 +17,7 @@ class TrainAutoencoder(AutoencoderTraining):
     kind: ClassVar[str] = "autoencoder"
     examples: ClassVar[tuple[str, ...]] = (
         "ldm train-autoencoder --data photos/ --preset vqvae-m --image-size 128",
+        "ldm train-autoencoder -c imagenette-64 --images 200k",
         "ldm train-autoencoder --data photos/ --preset kl-f8-s --latent-channels 8 --lpips weights/lpips-squeeze",
         "ldm train-autoencoder --data photos/ --preset kl-f16-s --kl-weight 1 loss.reconstruction=l2",
         "ldm train-autoencoder --data photos/ --preset dc-f16-s --start-from runs/mine --part middle --name high",
@@ -31,7 +32,7 @@ class TrainVQVAE(TrainAutoencoder):
     kind: ClassVar[str] = "vqvae"
     examples = (
         "ldm train-vqvae --data mnist --no-flip --image-size 32",
-        "ldm train-vqvae -c imagenette-64 --images 500k --lr 2e-4",
+        "ldm train-vqvae -c mnist --images 500k --lr 1e-3",
         "ldm train-vqvae --data photos/ --autoencoder models/sd-vae",
         "ldm train-vqvae --data photos/ loss.adversarial_weight=0.1",
     )
