@@ -46,8 +46,8 @@ def run_stage(command: str, given: "Given") -> int:
             console.note(f"--seed {merged.chosen_seed} was chosen; give it to continue, or to draw the same again")
         if given.recipe is not None and (other := passed_over(read_recipe(given.recipe), command)):
             console.warn(
-                f"the recipe {given.recipe} has no section {command}: what its section {other} says does not count here;"
-                f" `ldm {other}` uses it"
+                f"the recipe {given.recipe} has no section {command}: what its section {other} says does not count"
+                f" here; `ldm {other}` uses it"
             )
         try:
             config.require_places()

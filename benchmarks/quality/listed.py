@@ -25,8 +25,9 @@ class Bench(BaseModel):
     seconds: of processor time of one core that each denoiser is trained for; autoencoder_seconds: the same of each
     autoencoder, in the place of the recipe's number of images. run: a finished run of the recipe, whose autoencoder,
     latents and classifier are used where a choice changes nothing of them. seeds: of the trainings; samples always have
-    the same. baseline_seeds: more of them for the first choice, which show how far two trainings alike are apart. guidance: scales at which each is measured. num: samples of each class. choices: name → command → setting
-    → value; the first is what the others are compared with.
+    the same. baseline_seeds: more of them for the first choice, which show how far two trainings alike are apart.
+    guidance: scales at which each is measured. num: samples of each class. choices: name → command → setting → value;
+    the first is what the others are compared with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,7 +110,8 @@ class Bench(BaseModel):
 
     def result_key(self, changes: Changes, seed: int) -> str:
         """Return a few letters that differ for another result: trained, sampled or evaluated otherwise."""
-        return self._digest(self.model_dump(mode="json", exclude={"name", "title", "choices", "seeds", "baseline_seeds"}), changes, seed)
+        aside = {"name", "title", "choices", "seeds", "baseline_seeds"}
+        return self._digest(self.model_dump(mode="json", exclude=aside), changes, seed)
 
     def _digest(self, common: Any, changes: Changes, seed: int) -> str:
         own = {command: dict(settings) for command, settings in changes.items() if settings}

@@ -30,8 +30,8 @@ between two processes, on one core each.
 
 The budget buys images: *speed* is how many a choice trains on in the time of one of the baseline, measured by turns
 with it. Fréchet and kernel distances (less is better), recall, and the share of samples that are read as their class
-are in the features named, at the guidance scale where the Fréchet distance of that choice is least. A ± is the deviation
-over seeds, where there are several: differences of that size between single trainings say nothing.
+are in the features named, at the guidance scale where the Fréchet distance of that choice is least. A ± is the
+deviation over seeds, where there are several: differences of that size between single trainings say nothing.
 """
 
 

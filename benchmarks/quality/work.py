@@ -212,8 +212,8 @@ class Work:
 
 
 def _chosen(numbers: dict[str, float]) -> dict[str, float]:
-    """Return the numbers that are compared, without the name of their features; accuracy among the classes there are."""
+    """Return the numbers that are compared, without their features' name; accuracy is that among the classes."""
     plain = {name.partition("[")[0]: value for name, value in numbers.items()}
-    among = (value for name, value in plain.items() if name.startswith("class_accuracy_among_"))
-    plain |= {"class_accuracy": value for value in among}
+    for among in [name for name in plain if name.startswith("class_accuracy_among_")]:
+        plain["class_accuracy"] = plain[among]
     return {name: round(plain[name], 5) for name in MEASURED if name in plain}

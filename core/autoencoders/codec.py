@@ -143,7 +143,7 @@ class TrainableCodec(Codec, Protocol):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """What a phase of the training may train: `all`, `middle` (around the latents), `decoder`, and `head` (the output)."""
+        """What a phase may train: `all`, `middle` (around the latents), `decoder`, and `head` (the output)."""
 
     @property
     def compile_units(self) -> Sequence[nn.Module]:

@@ -108,7 +108,7 @@ class DCAutoencoder(ConfiguredCodec):
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """All; the lowest level and what is around the latents; the decoder; its finest level and what outputs the images."""
+        """All; what is around the latents, and the lowest level; the decoder; its finest level and the output."""
         encoder, decoder = self.encoder, self.decoder
         middle = [encoder.down_blocks[-1], encoder.conv_out, decoder.conv_in, decoder.up_blocks[-1]]
         finest = next(level for level in decoder.up_blocks if len(list(level.children())))

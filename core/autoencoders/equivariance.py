@@ -2,8 +2,8 @@
 
 In a share of the training steps the latents of a batch are turned by quarters and halved in size before they are
 decoded, and the result is compared with the images treated alike. Latents become smoother for it, and easier to
-diffuse. A step costs no more; the paper's scales between 1/4 and 1 are 1/2 here, the mean of 2 x 2 values, which has the
-same meaning for latents and pixels.
+diffuse. A step costs no more; the paper's scales between 1/4 and 1 are 1/2 here, the mean of 2 x 2 values, which has
+the same meaning for latents and pixels.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,22 @@ class Change:
 CHANGES = [Change(quarters, halved) for halved in (False, True) for quarters in range(4)][1:]
 
 
-def require_halves(autoencoder: Autoencoder, size: tuple[int, int]) -> None:
-    """Raise ConfigError where latents of images of a size, height and width, cannot be turned and halved."""
+def require_halves(autoencoder: Autoencoder, size: tuple[int, int], smallest: int = 1) -> None:
+    """Raise ConfigError where latents of images of a size, height and width, cannot be turned and halved.
+
+    smallest: the side that halved images must have, for the other losses.
+    """
     _, *sides = autoencoder.latent_shape(size)
     if autoencoder.codec.latent_sides is not None or any(side % 2 for side in sides):
         raise ConfigError(
             f"`loss.equivariance`: latents of {' x '.join(map(str, sides))} cannot be halved with this autoencoder",
             "leave it out, or use images whose sides are multiples of "
             f"{2 * autoencoder.downsampling} with an autoencoder that takes any size",
+        )
+    if min(size) < 2 * smallest:
+        raise ConfigError(
+            f"`loss.equivariance` halves images of {min(size)} pixels: `loss.lpips` needs {smallest}",
+            f"leave one of both out, or use images of at least {2 * smallest} pixels",
         )
 
 

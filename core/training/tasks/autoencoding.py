@@ -12,7 +12,7 @@ from ... import seeds
 from ...autoencoders import equivariance, losses, registry
 from ...autoencoders.codec import Autoencoder, Codec, Draws, TokenCodec, TrainableCodec, train_only, untouched
 from ...autoencoders.discriminator import Discriminator, layers_for
-from ...autoencoders.lpips import LPIPS
+from ...autoencoders.lpips import LPIPS, SMALLEST
 from ...images.decode import as_tensor, as_uint8, write_png
 from ...images.grid import grid, scale_for
 from ...images.loader import ImageLoader, training_images
@@ -50,7 +50,7 @@ class AutoencodingTask:
         self.autoencoder = registry.build(registry.config_of(config.model, config.data.channels)).to(policy.device)
         self.autoencoder.latent_shape(size)
         if config.loss.equivariance:
-            equivariance.require_halves(self.autoencoder, size)
+            equivariance.require_halves(self.autoencoder, size, SMALLEST if config.loss.lpips else 1)
         codec = self.autoencoder.codec
         assert isinstance(codec, TrainableCodec) and isinstance(codec, nn.Module), f"{codec.kind} is not trained"
         self.codec: TrainableCodec = codec

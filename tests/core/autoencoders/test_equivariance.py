@@ -63,5 +63,7 @@ def test_latents_that_cannot_be_halved_are_refused() -> None:
     require_halves(autoencoder, (16, 24))
     with pytest.raises(ConfigError, match=r"latents of 5 x 4 cannot be halved.*multiples of 8"):
         require_halves(autoencoder, (20, 16))
+    with pytest.raises(ConfigError, match="halves images of 24 pixels"):
+        require_halves(autoencoder, (32, 24), smallest=17)
     with pytest.raises(ConfigError, match="of 4 x 4 cannot be halved"):
         require_halves(Autoencoder(MSVQ(MSVQConfig(**SMALL, scales=(1, 2, 4)))), (16, 16))
