@@ -55,7 +55,8 @@ def section(document: Mapping[str, Any]) -> str:
         + (f", {bench['autoencoder_seconds']:g} s for each autoencoder" if bench["autoencoder_seconds"] else "")
         + f"; {machine['device']}, {bench['precision']}{', compiled' if bench['compile'] else ''}, torch"
         f" {machine['torch']}. {bench['num']:,} samples of each class at each scale, features of {bench['features']},"
-        f" seeds {', '.join(map(str, bench['seeds']))}.",
+        f" seeds {', '.join(map(str, bench['seeds']))}"
+        + (f", of the first choice {', '.join(map(str, more))}." if (more := bench.get("baseline_seeds")) else "."),
         "",
         "| choice | changed | images | speed | cfg | Fréchet | to the first | kernel | read right | recall |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
