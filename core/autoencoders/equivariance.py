@@ -6,7 +6,6 @@ diffuse. A step costs no more; the paper's scales between 1/4 and 1 are 1/2 here
 the same meaning for latents and pixels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +51,7 @@ def require_halves(autoencoder: Autoencoder, size: tuple[int, int], smallest: in
         )
 
 
-def drawn(share: float, draws: Draws) -> Callable[[Tensor], Tensor] | None:
+def drawn(share: float, draws: Draws) -> Change | None:
     """Return the change of a training step, one of CHANGES alike; None in the steps that have none."""
     if not share:
         return None
