@@ -6,6 +6,7 @@ stopped goes on, as commands do; the images that a budget buys are counted once 
 
 import fcntl
 import json
+import os
 import shutil
 import statistics
 import time
@@ -183,7 +184,7 @@ class Work:
 
     def rate(self, command: str, changes: Changes, window: float, more: dict[str, Any]) -> float:
         """Return images per second of processor time of a training, of which some is done and thrown away."""
-        run = self.folder / "rate"
+        run = self.folder / f"rate-{os.getpid()}"  # Others measure at the same time.
         shutil.rmtree(run, ignore_errors=True)
         given = {**more, "name": run.name, "runs_dir": self.folder, "train__validate_every": 10**9}
         config = self.bench.settings(command, changes, **given, train__checkpoint_every=10**9)
