@@ -18,7 +18,7 @@ from ..core.settings.recipe_file import leaves
 from ..core.settings.words import did_you_mean
 from ..stages.table import COMMANDS
 from .keys import Setting, find, sections_of, settings_of
-from .recipe import merge, read_recipe, stage_layer
+from .recipe import merge, passed_over, read_recipe, stage_layer
 from .refusals import refusal
 
 RANDOM = "random"
@@ -28,12 +28,13 @@ RANDOM = "random"
 class Merged:
     """A validated configuration and, by dotted key, where each value that was given came from.
 
-    chosen_seed: that of `seed=random`.
+    chosen_seed: that of `seed=random`. passed_over: see `recipe.passed_over`.
     """
 
     config: Section
     origins: Mapping[str, str]
     chosen_seed: int | None = None
+    passed_over: str | None = None
 
 
 def merged_config(
@@ -50,14 +51,16 @@ def merged_config(
     model = COMMANDS[command].settings
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    other: str | None = None
     if recipe is not None:
         read = read_recipe(recipe)
+        other = passed_over(read, command)
         values = _without_empty_sections(stage_layer(read, command), model)
         origins.update({key: read.where(command, key) for key, _ in leaves(values)})
     given, places = given_layer(command, overrides, flags or {})
     values, origins = merge(values, given), {**origins, **places}
     chosen = seed_chosen(values)
-    return Merged(validated(values, command, origins), origins, chosen)
+    return Merged(validated(values, command, origins), origins, chosen, other)
 
 
 def given_layer(

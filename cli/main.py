@@ -35,7 +35,6 @@ def run_stage(command: str, given: "Given") -> int:
     Returns the exit code.
     """
     from .layers import merged_config
-    from .recipe import passed_over, read_recipe
     from .refusals import in_flags, with_recipe
 
     refuse_several(command)
@@ -44,7 +43,7 @@ def run_stage(command: str, given: "Given") -> int:
     with open_console(given.quiet, given.json) as console, _notices(console):
         if merged.chosen_seed is not None:
             console.note(f"--seed {merged.chosen_seed} was chosen; give it to continue, or to draw the same again")
-        if given.recipe is not None and (other := passed_over(read_recipe(given.recipe), command)):
+        if other := merged.passed_over:
             console.warn(
                 f"the recipe {given.recipe} has no section {command}: what its section {other} says does not count"
                 f" here; `ldm {other}` uses it"
