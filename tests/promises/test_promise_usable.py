@@ -1,7 +1,6 @@
 """R31: whatever the settings accept together can be trained, and sampled by an imperfect network."""
 
 import itertools
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from ldm.core.training.tasks.denoising import DenoisingTask, network_config
 from ldm.stages.configs import TrainDenoiser
 from ldm.stages.tools import dummy
 from tests.support.ledger import Trials
+from tests.support.small_denoisers import SIZES
 
 ERROR, SAMPLES, STEPS = 0.01, 2000, {False: 20, True: 200}
 
@@ -75,14 +75,6 @@ def test_samples_keep_their_deviation_though_the_network_errs_by_a_hundredth(
         assert 0.9 < deviation(path, prediction, sampler, cfg) < 1.1, sampler
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "dit": {"preset": "dit-xs", "width": 16, "depth": 1, "heads": 2},
-    "dit-text": {"preset": "dit-cross-xs", "width": 16, "depth": 1, "heads": 2, "text_width": 16},
-    "linear-dit": {"preset": "linear-dit-xs", "width": 16, "depth": 1, "heads": 2, "cross_heads": 2, "text_width": 16},
-    "mmdit": {"preset": "mmdit-xs", "width": 16, "depth": 1, "heads": 2, "text_width": 16},
-    "unet-mnist": {"preset": "unet-mnist", "width": 8},
-    "unet": {"preset": "unet-xs", "channels": 8, "groups": 4, "heads": 2},
-}
 SAMPLERS = list(samplers.SAMPLERS)
 CHOICES = list(itertools.product(accepted(), WEIGHTINGS))
 

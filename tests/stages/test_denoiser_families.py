@@ -29,10 +29,14 @@ SLOW = ("mmdit",)
 def test_a_denoiser_resumes_to_the_same_bits_and_its_samples_are_whole(copied: Pipeline, name: str) -> None:
     shutil.rmtree(copied.folder / "dit")
     settings = {"model": MODELS[name], "train__lr": 1e-3, "train__decay": "exponential", "train__decay_every": 16}
-    settings |= {"metrics": {"every": 32, "num": 12, "steps": 2, "features": "auto", "limit": 20}}
+    settings |= {
+        "metrics": {"every": 32, "num": 12, "steps": 2, "features": "auto", "limit": 20},
+        "dispersive_weight": 0.5,
+    }
     copied.run("train-denoiser", **settings)
     denoiser = copied.folder / "denoiser"
     lines = [json.loads(line) for line in (denoiser / "metrics.jsonl").read_text().splitlines()]
+    assert all("dispersive_loss" in line for line in lines if "loss" in line)
     measured = [line["images"] for line in lines if any(key.startswith("frechet_distance") for key in line)]
     assert measured == [32, 64] and [line["lr"] for line in lines if "lr" in line][-1] < 1e-3
 

@@ -16,12 +16,19 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ldm.core.conditioning.registry import conditioning_of
+from ldm.core.denoisers.families import FAMILIES
+from ldm.core.diffusion.dispersive import dispersed, tap_of
 from ldm.core.diffusion.objective import FixedNoise
 from ldm.core.pipeline.loading import training_objective
 from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Silent
+from ldm.core.system.precision import resolve
+from ldm.core.training.loop import Batch
 from ldm.stages import train_denoiser
+from ldm.stages.configs import TrainDenoiser
+from ldm.stages.tools import dummy
 from tests.support.pipeline_run import Pipeline, write_squares
+from tests.support.small_denoisers import SIZES
 
 PREDICTIONS = get_args(Diffusion.model_fields["prediction"].annotation)
 WEIGHTINGS = get_args(Diffusion.model_fields["weighting"].annotation)
@@ -53,10 +60,6 @@ def task_of(pipeline: Pipeline, **changes: object) -> train_denoiser.DenoisingTa
 
 
 def first_batch(task: train_denoiser.DenoisingTask) -> object:
-    import numpy as np
-
-    from ldm.core.training.loop import Batch
-
     positions = np.arange(64)
     return task.load(Batch(positions % task.num_samples, positions, 0))
 
@@ -146,11 +149,45 @@ def test_at_one_noise_level_the_network_predicts_x0() -> None:
     assert isinstance(objective, FixedNoise) and objective.time == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_dispersive_loss_spreads_the_states_of_every_family(family: str) -> None:
+    """The same weights and batches with and without it; only the loss of training has the term."""
+    ends = []
+    for weight in (0.0, 5.0):
+        train = {"batch_size": 16, "lr": 2e-3, "warmup": 0, "images": 16}
+        settings = {"model": SIZES[family], "train": train, "dispersive_weight": weight}
+        config, policy = TrainDenoiser.model_validate(settings), resolve("cpu", "fp32")
+        latents = dummy.latents((2, 8, 8), 3, False, policy.device)
+        network = train_denoiser.network_config(config, (2, 8, 8), latents.conditioning)
+        task = train_denoiser.DenoisingTask(config, network, latents, None, policy)
+        positions = np.arange(16)
+        batch = task.load(Batch(positions % task.num_samples, positions, 0))
+        held_out = task.validate()
+
+        # The loss that is trained is the plain one and the term's share.
+        spread: list[torch.Tensor] = []
+        watched = dispersed(task.network, tap_of(len(task.network.blocks)), spread)
+        with torch.no_grad():
+            plain, (loss, logged) = task._errors(batch, watched).mean(), task.loss("denoiser", batch)
+        assert float(loss) == pytest.approx(float(plain) + weight * float(spread[0]), rel=1e-5)
+        assert logged.keys() == ({"dispersive_loss"} if weight else set())
+
+        # Some steps: states go apart with it further than without.
+        optimizer = torch.optim.SGD(task.network.parameters(), lr=0.05)
+        for _ in range(8):
+            optimizer.zero_grad()
+            loss, _ = task.loss("denoiser", batch)
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            task._errors(batch, watched)
+        ends.append((held_out, float(spread[-1])))
+    (before, without), (same, with_it) = ends
+    assert before == same
+    assert with_it < without
+
+
 def test_a_tenth_of_the_labels_is_dropped(encoded: Pipeline) -> None:
-    import numpy as np
-
-    from ldm.core.training.loop import Batch
-
     task = task_of(encoded)
     positions = np.arange(4000)
     *_, cond = task.load(Batch(positions % task.num_samples, positions, 0))

@@ -17,6 +17,8 @@ from ...denoisers import registry as denoisers
 from ...denoisers.config import DenoiserConfig
 from ...diffusion.conditions import Cond
 from ...diffusion.consistency import PROGRESS
+from ...diffusion.denoisers import Network
+from ...diffusion.dispersive import dispersed, tap_of
 from ...diffusion.names import CONSISTENCY
 from ...diffusion.objective import WEIGHTS, FixedNoise, Objective
 from ...distributed import processes
@@ -119,7 +121,14 @@ class DenoisingTask:
         return split_batch(data, parts)
 
     def loss(self, role: str, data: Data) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return self._errors(data).mean(), {}
+        weight = self.config.dispersive_weight
+        if not weight:
+            return self._errors(data, self.network).mean(), {}
+        spread: list[torch.Tensor] = []
+        network = dispersed(self.network, tap_of(len(self.network.blocks)), spread)
+        errors = self._errors(data, network).mean()
+        dispersion = torch.stack(spread).mean()
+        return errors + weight * dispersion, {"dispersive_loss": dispersion.detach()}
 
     def after_step(self, accepted: bool) -> None:
         """Nothing but the weights changes with a step."""
@@ -132,7 +141,7 @@ class DenoisingTask:
             given = self.objective.draw(normal=batch.normal, uniform=batch.uniform)
             given |= {} if batch.weights is None else {WEIGHTS: batch.weights}
             with torch.no_grad(), self.policy.autocast():
-                total += float(self._errors((batch.x0, given, batch.cond)).sum())
+                total += float(self._errors((batch.x0, given, batch.cond), self.network).sum())
             count += len(batch.x0)
         return {"val_loss": total / count}
 
@@ -188,7 +197,7 @@ class DenoisingTask:
         sampling = as_trained(Sampling(steps=steps, cfg=cfg), diffusion)
         return draw_preview(self.generator(sampling), self.conditioning, preview)
 
-    def _errors(self, data: Data) -> torch.Tensor:
+    def _errors(self, data: Data, network: Network) -> torch.Tensor:
         """Return each sample's loss, float32 (B,)."""
         x0, given, cond = to_device(data, self.policy.device)
-        return self.objective.loss(self.network, x0, given, cond)
+        return self.objective.loss(network, x0, given, cond)

@@ -153,6 +153,11 @@ class DenoiserTraining(GeneratorTraining):
         "Share of captions replaced by the null for each of several frozen text encoders, each drawn for itself, in the"
         " place of --label-dropout, which is then their product; Stable Diffusion 3 has 0.464,0.464,0.464.",
     )
+    dispersive_weight: float = option(
+        0.0,
+        "Weight of the dispersive loss, which spreads hidden states of a batch apart; 0.5 is the paper's. 0: none.",
+        ge=0,
+    )
     model: SerializeAsAny[DenoiserModel] = section(DenoiserModel)
     diffusion: Diffusion = section(Diffusion)
     train: DenoiserTrain = section(DenoiserTrain)
