@@ -36,8 +36,12 @@ class MuonAdamW(torch.optim.AdamW):
     Such a step is the orthogonal matrix nearest to the momentum, times √max(1, rows / columns), times the rate; a
     kernel's rows are its output channels. others: AdamW's groups. relative: Muon's learning rate over theirs. dtype: of
     the iteration that orthogonalises, for which bfloat16 is enough; float16 would lose small gradients, and becomes
-    float32. adamw: further arguments of AdamW.
+    float32. adamw: further arguments of AdamW, fused.
+
+    found_inf: as fused AdamW takes it, on the weights' device: where it is 1, a step changes nothing.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -62,8 +66,12 @@ class MuonAdamW(torch.optim.AdamW):
             self.param_groups = groups
         lr, decay = groups[-1]["lr"], groups[-1]["weight_decay"]
         for weights in self._alike(groups[-1]["params"]):
-            torch._foreach_mul_(weights, 1 - lr * decay)
-            torch._foreach_sub_(weights, self._directions(weights), alpha=lr)
+            directions = self._directions(weights)
+            if decay:
+                kept = torch.full((), 1 - lr * decay, device=weights[0].device)
+                kept = kept if self.found_inf is None else kept.where(self.found_inf == 0, 1)
+                torch._foreach_mul_(weights, [kept] * len(weights))
+            torch._foreach_sub_(weights, directions, alpha=lr)
 
     def _alike(self, weights: list[Tensor]) -> Iterator[list[Tensor]]:
         """Yield the weights that have a gradient, those of one shape together, as many as are stacked at once."""
@@ -79,14 +87,23 @@ class MuonAdamW(torch.optim.AdamW):
         """Take the gradients of weights of one shape into their momentum, and return the steps that follow."""
         for weight in weights:
             if not self.state[weight]:
-                self.state[weight].update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(weight))
+                start = torch.zeros((), device=weight.device)
+                self.state[weight].update(step=start, momentum_buffer=torch.zeros_like(weight))
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
-        torch._foreach_add_([self.state[weight]["step"] for weight in weights], 1)
+        steps = [self.state[weight]["step"] for weight in weights]
+
+        # In a step that is to change nothing, gradients are the momenta, which then stay, and the directions are 0.
+        taken = None if self.found_inf is None else self.found_inf == 0
+        if taken is not None:
+            gradients = [gradient.where(taken, momentum) for gradient, momentum in zip(gradients, momenta, strict=True)]
+        torch._foreach_add_(steps, 1 if taken is None else [taken.to(steps[0])] * len(steps))
+
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         matrices = torch.stack(torch._foreach_lerp(gradients, momenta, _MOMENTUM)).flatten(2)  # Nesterov's
         scale = math.sqrt(max(1, matrices.shape[1] / matrices.shape[2]))
         directions = orthogonalised(matrices.to(self.dtype)).to(weights[0].dtype) * scale
+        directions = directions if taken is None else directions * taken
         return list(directions.reshape(len(weights), *weights[0].shape).unbind())
 
 

@@ -93,10 +93,10 @@ class Stepper:
         self.guard, self.meter = FiniteGuard(), Meter()
 
         # On a GPU, read whether a step was finite only during the next one, unless something needs it at once.
-        can_defer = len(self.optimizers) == 1 and not self.scaler.is_enabled() and plan.optimizer != "muon"
+        can_defer = len(self.optimizers) == 1 and not self.scaler.is_enabled()
         on_gpu = policy.device.type == "cuda"
         self.defer_check = on_gpu and can_defer and not task.synchronous if defer_check is None else defer_check
-        assert can_defer or not self.defer_check, "a scaler, Muon or a second network needs the finite check at once"
+        assert can_defer or not self.defer_check, "a scaler or a second network needs the finite check at once"
         self._pending: _PendingStep | None = None
 
     def step(self, batch: Any, step_index: int, images_seen: int) -> None:
@@ -151,7 +151,7 @@ class Stepper:
         # The EMA takes in the weights of the step before, which this step has not changed yet.
         self.flush()
 
-        # Fused AdamW leaves weights, moments and step count alone where found_inf is 1, as under a GradScaler.
+        # Fused AdamW and Muon leave weights, moments and step count alone where found_inf is 1, as under a GradScaler.
         _set_learning_rate(optimizer, lr)
         is_finite = torch.isfinite(numbers.values[_LOSS_AND_NORM]).all()
         optimizer.grad_scale, optimizer.found_inf = None, (~is_finite).float()  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import os
 import signal
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -75,12 +75,14 @@ def remains(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", ["nan_loss", "nan_gradient"])
 def test_deferring_the_check_changes_no_bit_whichever_steps_are_skipped(
-    tmp_path: Path, kind: str, accumulate: int
+    tmp_path: Path, kind: str, accumulate: int, optimizer: Literal["adamw", "muon"]
 ) -> None:
-    plan, failing = replace(LONG, accumulate=accumulate), {kind: {0, 3, 4, 5, 9, 14}}
+    plan = replace(LONG, accumulate=accumulate, optimizer=optimizer, weight_decay=0.1)
+    failing = {kind: {0, 3, 4, 5, 9, 14}}
     accepted = run(tmp_path / "at once", False, plan, **failing)
     assert run(tmp_path / "deferred", True, plan, **failing) == accepted
     assert accepted == [step not in failing[kind] for step in range(20)]
@@ -89,12 +91,15 @@ def test_deferring_the_check_changes_no_bit_whichever_steps_are_skipped(
     assert [line["skipped"] for line in deferred["lines"] if "skipped" in line] == [1, 4, 4, 5, 6, 6, 6]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("step", [0, 4, 5, 8])
-def test_a_run_with_deferred_checks_goes_on_to_the_bit_wherever_it_was_stopped(tmp_path: Path, step: int) -> None:
-    failing = {"nan_gradient": {4, 5}}
-    run(tmp_path / "whole", True, **failing)
-    run(tmp_path / "stopped", True, stop_at=step, **failing)
-    run(tmp_path / "stopped", step % 2 == 0, **failing)
+def test_a_run_with_deferred_checks_goes_on_to_the_bit_wherever_it_was_stopped(
+    tmp_path: Path, step: int, optimizer: Literal["adamw", "muon"]
+) -> None:
+    plan, failing = replace(LONG, optimizer=optimizer), {"nan_gradient": {4, 5}}
+    run(tmp_path / "whole", True, plan, **failing)
+    run(tmp_path / "stopped", True, plan, stop_at=step, **failing)
+    run(tmp_path / "stopped", step % 2 == 0, plan, **failing)
     whole, stopped = remains(tmp_path / "whole"), remains(tmp_path / "stopped")
     assert {name: stopped[name] for name in whole} == whole
 
@@ -125,11 +130,12 @@ def test_two_processes_with_deferred_checks_end_as_two_without(tmp_path: Path) -
     assert remains(tmp_path / "True")["lines"][-2]["skipped"] == 1
 
 
-def test_a_step_reads_no_number_from_the_device() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_reads_no_number_from_the_device(optimizer: Literal["adamw", "muon"]) -> None:
     """Fake tensors have no values: whoever asks for one, as `float` and `if` do, is refused."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         task = Task()
-        stepper = Stepper(task, LONG, FP32, defer_check=True)
+        stepper = Stepper(task, replace(LONG, optimizer=optimizer, weight_decay=0.1), FP32, defer_check=True)
         x = torch.empty(4, 3)
         stepper.step((x, torch.empty(4, 2), 0), 0, 0)
         assert len(stepper.optimizers["regressor"].state) == 4, "the optimizer has stepped"
