@@ -186,6 +186,14 @@ def test_a_rate_is_measured_after_the_start_of_a_training(monkeypatch: pytest.Mo
     assert window.rate == pytest.approx(64.0)
 
 
+def test_a_list_has_the_choices_of_another_and_its_own(tmp_path: Path) -> None:
+    head = "title: A list\nrecipe: mnist\nseconds: 60\n"
+    (tmp_path / "one.yaml").write_text(f"{head}choices: {{recipe: {{}}, eps: {{}}, x0: {{}}}}\n")
+    own = "{eps: null, x0: {sample: {steps: 9}}, flow: {}}"
+    (tmp_path / "other.yaml").write_text(f"{head}choices_of: one\nchoices: {own}\n")
+    assert listed.read(tmp_path / "other.yaml").choices == {"recipe": {}, "x0": {"sample": {"steps": 9}}, "flow": {}}
+
+
 def test_a_power_law_is_found_and_drawn(tmp_path: Path) -> None:
     rows = [
         {"depth": d, "parameters": 1000 * d**3, "val_loss": 5 * (1000 * d**3) ** -0.2, "curve": [(1, 2.0), (2, 1.0)]}

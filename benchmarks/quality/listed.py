@@ -119,5 +119,12 @@ class Bench(BaseModel):
 
 
 def read(path: Path) -> Bench:
-    """Read a list. Raises ValidationError for what it does not say, or says wrongly."""
-    return Bench.model_validate({"name": path.stem, **yaml.safe_load(path.read_text())})
+    """Read a list. Raises ValidationError for what it does not say, or says wrongly.
+
+    choices_of: another list, whose choices it has too, changed by its own; null takes one out.
+    """
+    found = yaml.safe_load(path.read_text())
+    if (other := found.pop("choices_of", None)) is not None:
+        others = yaml.safe_load((path.parent / f"{other}.yaml").read_text())["choices"]
+        found["choices"] = {name: made for name, made in {**others, **found["choices"]}.items() if made is not None}
+    return Bench.model_validate({"name": path.stem, **found})
