@@ -11,13 +11,13 @@ from ..runs.roles import NOISY_CLASSIFIER, Role, any_generator, generators
 from ..runs.run import MANIFEST
 from ..runs.schemas import first_wrong
 from ..settings.fields import defaults, is_incidental, is_option, places
-from .best import BEST
 from .generator import Opened
+from .kept import BEST, EARLY
 from .latest import LATEST
 from .settings import Drawing
 
 Settings = TypeVar("Settings", bound=Drawing)
-STATES = (BEST, LATEST)  # folders of a generator's own, each a state of its training
+STATES = (BEST, EARLY, LATEST)  # folders of a generator's own, each a state of its training
 _NESTED = 3  # folders between that of the runs and a stage's: a name may have parts
 
 

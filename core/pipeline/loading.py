@@ -24,7 +24,7 @@ from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER, Role
 from ..runs.run import StageRun
 from ..settings.fields import Run, shared_fields
 from ..system.precision import Policy, for_inference
-from .best import BEST, open_best
+from .kept import BEST, EARLY, open_kept
 from .latest import LATEST, open_latest
 from .model import Model, forward_process
 from .settings import Diffusion, Drawing, Student
@@ -38,19 +38,20 @@ def open_denoiser(folder: Path | None, config: Run, state: str = "final", settin
 def open_state(role: Role, folder: Path | None, config: Run, state: str, setting: str = "denoiser") -> StageRun:
     """Open a state of a generator's stage, named by a setting or the run's own.
 
-    state: `final`, or `best`, which its training kept, or `latest`, its newest checkpoint.
+    state: `final`, or `best` or `early`, which its training kept, or `latest`, its newest checkpoint.
 
     Raises DataError with the command that would make it, and ConfigError for a setting that does not name one.
     """
     if state == "final":
         return open_own(role, config, folder, setting)
     folder = chosen(role, config, folder, setting)
-    return {"best": open_best, "latest": open_latest}[state](folder, made_by(role, config, folder))
+    command = made_by(role, config, folder)
+    return open_latest(folder, command) if state == LATEST else open_kept(folder, command, state)
 
 
 def state_of(source: StageRun) -> dict[str, str]:
     """Return which state of a training a generator is, for the record of what it draws; nothing for its end."""
-    state = next((name for name in (BEST, LATEST) if name in source.metadata), None)
+    state = next((name for name in (BEST, EARLY, LATEST) if name in source.metadata), None)
     return {} if state is None else {"checkpoint": f"{state}, after {source.metadata['images_seen']:,} images"}
 
 
@@ -78,7 +79,8 @@ def open_guides(source: StageRun, config: Drawing, guides_from_null: bool) -> di
     """
     guides = {}
     if config.autoguide is not None:
-        weak = open_denoiser(config.autoguide, config, setting="autoguide")
+        place, state = (config.denoiser, EARLY) if config.autoguide == Path(EARLY) else (config.autoguide, "final")
+        weak = open_denoiser(place, config, state, "autoguide")
         _require_alike(weak, source, "autoguide")
         if guides_from_null and not weak.metadata["label_dropout"]:
             raise ConfigError(

@@ -202,10 +202,10 @@ class Drawing(TokenDrawing, TextReading, Stage):
         "--denoiser",
         identity="contents",
     )
-    checkpoint: Literal["final", "best", "latest"] = option(
+    checkpoint: Literal["final", "best", "early", "latest"] = option(
         "final",
-        "Weights at the end of the training, the best measured by metrics.every, or those of the newest checkpoint,"
-        " also while it trains.",
+        "Weights at the end of the training, the best measured by metrics.every, those after train.early images, or"
+        " those of the newest checkpoint, also while it trains.",
         "--checkpoint",
     )
     image_size: int | None = option(
@@ -259,7 +259,8 @@ class Drawing(TokenDrawing, TextReading, Stage):
     )
     autoguide: Location | None = option(
         None,
-        "Denoiser stage of a smaller or less trained model of the same latents to guide away from.",
+        "Denoiser stage of a smaller or less trained model of the same latents to guide away from; early is the"
+        " denoiser's own state after train.early images.",
         "--autoguide",
         identity="contents",
     )

@@ -30,7 +30,11 @@ __all__ = ["IDENTITY", "MANIFEST", "RECIPE", "Identity", "StageRun", "check_prod
 
 SCHEMA = 1
 OWN_DIGEST = "manifest_sha256"
-_STATES = {"latest": "checkpoints/*/ema.safetensors", "best": f"best/{MANIFEST}"}  # of generators in training
+_STATES = {
+    "latest": "checkpoints/*/ema.safetensors",
+    "best": f"best/{MANIFEST}",
+    "early": f"early/{MANIFEST}",
+}  # of generators in training
 
 
 @dataclass(frozen=True)

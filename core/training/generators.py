@@ -13,8 +13,8 @@ from ..autoencoders.codec import Autoencoder
 from ..conditioning.registry import recorded
 from ..distributed import processes
 from ..latents.dataset import LatentSets
-from ..pipeline.best import BestState, described, open_best
 from ..pipeline.generator import Generator
+from ..pipeline.kept import BEST, EARLY, KeptState, described, open_kept
 from ..pipeline.latest import write_outline
 from ..pipeline.loading import load_autoencoder
 from ..pipeline.training_data import TrainingData, training_data
@@ -122,7 +122,7 @@ def train_generator(
         if work.complete:
             return Outcome(folder, already_complete=True, next_commands=next_commands)
 
-        # Train, and keep the best state.
+        # Train, and keep the best state, and an early one.
         sets = data.read(policy, progress, config.reading)
         task = kind.task(network(), sets, autoencoder(), policy)
         if start is not None:
@@ -131,11 +131,11 @@ def train_generator(
         if processes.world().is_main:
             family, config_of_network = kind_of(network(), kind.families), network().model_dump(mode="json")
             write_outline(folder, describe_network(family, config_of_network, **description), inputs)
-        state = BestState(work, partial(kind.save, task.network), description)
+        state, early = (KeptState(work, partial(kind.save, task.network), description, name) for name in (BEST, EARLY))
         if evaluator is not None:
             evaluator.start(task.generator(sampling), task.validate, state)
         plan = loop.Plan(**config.train.model_dump(), seed=config.seed, picture_every=config.preview.every)
-        metadata = loop.train(task, plan, policy, folder, progress, evaluator)
+        metadata = loop.train(task, plan, policy, folder, progress, evaluator, keep_early=partial(early.save, found={}))
 
         # Write what is trained; of a sharded network, each process its part.
         if not (processes.world().is_main or shard):
@@ -147,7 +147,7 @@ def train_generator(
             return Outcome(folder)
         work.commit(_OUTPUTS, metadata)
 
-    best = open_best(folder, work.command) if state.is_there() else None
+    best = open_kept(folder, work.command, BEST) if state.is_there() else None
     size = f"{sum(p.numel() for p in task.network.parameters()) / 1e6:.1f} M parameters"
     return _outcome(folder, {kind.noun: size}, metadata, best, next_commands)
 

@@ -50,12 +50,13 @@ def train(
     progress: Progress,
     evaluator: Evaluator | None = None,
     defer_check: bool | None = None,
+    keep_early: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Train until `plan.images` images were seen, from the newest checkpoint in `folder` if there is one.
 
     Leaves `task.averaged` with the EMA as its weights. Returns metadata for the manifest. Raises Diverged, Stopped
     after a checkpoint when a signal asks for it, and ConfigError for a batch that does not split into equal shares.
-    defer_check: see `Stepper`.
+    defer_check: see `Stepper`. keep_early: saves the EMA, which the networks hold, after `plan.early` images.
     """
     # Set up AdamW, EMA and GradScaler; under torchrun, averaging of gradients or sharding.
     processes.require_equal_shares(plan.batch_size, plan.accumulate, processes.world().size)
@@ -96,11 +97,12 @@ def train(
             log_due, save_due, draw_due = map(state.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
             validate_due = draw_due or state.is_due(plan.validate_every)
             evaluate_due = evaluator is not None and state.is_due(evaluator.every)
+            early_due = keep_early is not None and state.has_reached(plan.early)
             save_due = save_due or (log_due and state.is_overdue())
             stopping = processes.stop_requested(stop)
 
             # Finish a deferred step before anything looks at weights, EMA or losses.
-            if log_due or validate_due or evaluate_due or save_due or stopping:
+            if log_due or validate_due or evaluate_due or early_due or save_due or stopping:
                 state.stepper.flush()
 
             # Log mean losses since the last line.
@@ -110,6 +112,10 @@ def train(
             # Validate the EMA on held-out samples, and draw what it does.
             if validate_due:
                 state.validate(draw_due)
+
+            # Keep an early state; before the checkpoint, without which this step comes again.
+            if keep_early is not None and early_due:
+                state.keep(keep_early)
 
             # Evaluate the EMA's samples; save before, so that an error in it costs nothing that was trained.
             if evaluate_due:

@@ -34,8 +34,8 @@ from ..metrics.inputs import (
     reference_images,
 )
 from ..metrics.settings import Comparison
-from ..pipeline.best import BestState
 from ..pipeline.generator import Generator, Look
+from ..pipeline.kept import KeptState
 from ..pipeline.training_data import TrainingData
 from ..progress import Progress
 from ..runs.schemas import size_recorded
@@ -101,7 +101,7 @@ class SampleEvaluator:
         self.floor: dict[str, float] = {}  # what as many real images measure against the reference
         self.conditions: dict[str, Any] = {}
 
-    def start(self, generator: Generator, validate: Callable[[], dict[str, float]], best: BestState) -> None:
+    def start(self, generator: Generator, validate: Callable[[], dict[str, float]], best: KeptState) -> None:
         """Compute the reference's features, unless an earlier process of this training did.
 
         generator: the network in training; validate: its task's; best: where the best state is saved.

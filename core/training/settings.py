@@ -116,6 +116,9 @@ class AutoencoderTrain(Train, defaults={"lr": 4e-4, "beta2": 0.99, "ema": 0.995}
 
 
 class DenoiserTrain(Train, defaults={"images": 2_000_000}):
+    early: Count = option(
+        100_000, "Images after which the EMA is also kept as early/, for autoguidance; 0 keeps none.", identity=False
+    )
     shard: bool = option(
         False,
         "Under torchrun: let each process hold only its part of weights and optimizer.",

@@ -109,6 +109,10 @@ class TrainingState:
         passed = every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
         return passed or self.is_last
 
+    def has_reached(self, images: int) -> bool:
+        """Return whether the last step was the first after so many images (0: never)."""
+        return self.images - self.plan.batch_size < images <= self.images
+
     def is_overdue(self) -> bool:
         """Return whether the last checkpoint is old, by the main process's clock."""
         return bool(processes.broadcast_int(int(time.monotonic() - self.last_save > _LONGEST_UNSAVED)))
@@ -205,6 +209,11 @@ class TrainingState:
             if self.is_main:
                 state = {**clock, **self.stepper.state()}
                 checkpoint.save(self.folder, self.images, tensors, state, self.plan.keep)
+
+    def keep(self, save: Callable[[int], None]) -> None:
+        """Let the EMA be saved, by all processes together."""
+        with self._with_ema():
+            save(self.images)
 
     def stopped(self, stop: StopFlag) -> Stopped:
         """Return the error that ends the training right after a checkpoint."""

@@ -18,6 +18,7 @@ class Plan(Train):
     seed: int
     picture_every: int = 0
     shard: bool = False
+    early: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...core.errors import DataError
 from ...core.interchange.export_record import RECORD
-from ...core.pipeline.best import BEST, mend_best
+from ...core.pipeline.kept import BEST, EARLY, mend_kept
 from ...core.pipeline.latest import LATEST, mend_latest
 from ...core.runs import checkpoint
 from ...core.runs.claim import settings_of, upgraded
@@ -23,7 +23,7 @@ from ..table import KINDS, MAKERS, STAGES, TOOLS
 
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
-_STATES = {BEST: mend_best, LATEST: mend_latest}
+_STATES = {BEST: mend_kept, EARLY: mend_kept, LATEST: mend_latest}
 _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
 
 
@@ -79,7 +79,7 @@ def opened(found: StageRun) -> StageRun:
 
 
 def is_state(path: Path) -> bool:
-    """Return whether a folder is a state, the best or the latest, of the training whose directory it lies in.
+    """Return whether a folder is the best, an early or the latest state of the training whose directory it lies in.
 
     Samples may be labelled `best` as well, in a folder that is no stage's directory.
     """

@@ -16,7 +16,7 @@ from ...core.images.exclusion import read_exclusion
 from ...core.images.parameters import read_parameters
 from ...core.images.sets import CAPTIONS, EXCLUDE, data_of, image_sources
 from ...core.interchange.export_record import RECORD, files_in, read_record
-from ...core.pipeline.best import described as best_described
+from ...core.pipeline.kept import described as best_described
 from ...core.progress import Outcome, Progress
 from ...core.runs import checkpoint
 from ...core.runs.inputs import input_path

@@ -10,7 +10,7 @@ import pytest
 from ldm.core.conditioning.registry import conditioning_of
 from ldm.core.diffusion import conditions
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.pipeline.best import BestState, kept_best
+from ldm.core.pipeline.kept import BEST, KeptState, kept_best
 from ldm.core.pipeline.training_data import TrainingData
 from ldm.core.progress import Silent
 from ldm.core.runs import roles
@@ -114,7 +114,7 @@ def test_it_is_evaluated_and_previewed_in_training_and_its_best_state_is_kept(ru
             (folder / name).write_text("{}")
         written.append(folder)
 
-    evaluator.start(generator, dict, BestState(work, write, opened.source.metadata))
+    evaluator.start(generator, dict, KeptState(work, write, opened.source.metadata, BEST))
     numbers = evaluator.evaluate(lambda: False)
     assert numbers is not None and numbers["class_accuracy[classifier]"] > 0.9
     evaluator.save_best(8, numbers)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.pipeline.best import open_best
+from ldm.core.pipeline.kept import BEST, open_kept
 from ldm.core.progress import Silent
 from ldm.core.training.sample_evaluator import SampleEvaluator
 from ldm.stages.configs.folders import Inspect, Verify
@@ -106,7 +106,7 @@ def test_two_processes_measure_what_one_does(watched: Pipeline, trained: Pipelin
     for one, other in zip(ours, theirs, strict=True):
         assert one["conditions"] == other["conditions"]
         assert one[FRECHET] == pytest.approx(other[FRECHET], rel=1e-2)  # Weights differ in their last bits.
-    best = open_best(pair.folder / "dit", "")
+    best = open_kept(pair.folder / "dit", "", BEST)
     assert best.metadata["best"]["value"] == min(line[FRECHET] for line in ours)
 
 
@@ -120,27 +120,29 @@ def train_sharded(pair: Pipeline, **changes: Any) -> list[int]:
     return run_together(2, work)
 
 
-def test_two_processes_that_shard_measure_and_keep_the_best_as_one_does(watched: Pipeline, tmp_path: Path) -> None:
-    pair = fresh(watched, tmp_path)
-    assert train_sharded(pair) == [0, 0]
-    ours, theirs = (measured(run.folder / "dit") for run in (pair, watched))
+def test_two_processes_that_shard_measure_and_keep_states_as_one_does(watched: Pipeline, tmp_path: Path) -> None:
+    pair, alone = fresh(watched, tmp_path), fresh(watched, tmp_path / "alone")
+    alone.run("train-dit", **MEASURED, train__optimizer="adamw", train__early=28)
+    assert train_sharded(pair, train__early=28) == [0, 0]
+    ours, theirs = (measured(run.folder / "dit") for run in (pair, alone))
     for one, other in zip(ours, theirs, strict=True):
         assert one["images"] == other["images"] and one["conditions"] == other["conditions"]
         assert one[FRECHET] == pytest.approx(other[FRECHET], rel=1e-2)  # Weights differ in their last bits.
-    best, other_best = (open_best(run.folder / "dit", "").metadata["best"] for run in (pair, watched))
+    best, other_best = (open_kept(run.folder / "dit", "", BEST).metadata["best"] for run in (pair, alone))
     assert best["value"] == min(line[FRECHET] for line in ours)
     assert best["images_seen"] == other_best["images_seen"]
-    kept, expected = (load_file(run.folder / "dit" / "best" / "final" / "model.safetensors") for run in (pair, watched))
-    assert kept.keys() == expected.keys()
-    assert all(torch.allclose(kept[name], tensor, rtol=0, atol=1e-5) for name, tensor in expected.items())
-    assert verify.run(Verify(path=pair.folder), Silent()).verdict == "is whole"
-    assert len(pngs(pair.run("sample", num=2, steps=2, checkpoint="best").directory)) == 6
+    for state in ("best", "early"):
+        kept, expected = (
+            load_file(run.folder / "dit" / state / "final" / "model.safetensors") for run in (pair, alone)
+        )
+        assert kept.keys() == expected.keys()
+        assert all(torch.allclose(kept[name], tensor, rtol=0, atol=1e-5) for name, tensor in expected.items())
 
 
 def test_two_processes_that_shard_validate_together_for_the_best_by_loss(watched: Pipeline, tmp_path: Path) -> None:
     pair = fresh(watched, tmp_path)
     assert train_sharded(pair, metrics__best="loss") == [0, 0]
-    best = open_best(pair.folder / "dit", "").metadata["best"]
+    best = open_kept(pair.folder / "dit", "", BEST).metadata["best"]
     losses = [line["val_loss"] for line in measured(pair.folder / "dit")]
     assert best["criterion"] == "val_loss" and best["value"] == min(losses) and len(losses) == 3
     final, kept = (load_file(pair.folder / "dit" / name / "model.safetensors") for name in ("final", "best/final"))
@@ -174,7 +176,7 @@ def test_a_disk_that_is_full_for_the_best_state_ends_all_that_shard(
 def test_the_best_state_is_a_denoiser_that_says_when_and_by_what(watched: Pipeline, tmp_path: Path) -> None:
     pipeline = watched.copy(tmp_path)
     recorded = measured(watched.folder / "dit")
-    best = open_best(watched.folder / "dit", "")
+    best = open_kept(watched.folder / "dit", "", BEST)
     least = min(recorded, key=lambda line: line[FRECHET])
     found = best.metadata["best"]
     assert (found["images_seen"], found["criterion"], found["value"]) == (least["images"], FRECHET, least[FRECHET])
@@ -193,7 +195,7 @@ def test_the_best_by_another_number_is_another_state(trained: Pipeline, tmp_path
     pipeline = fresh(trained, tmp_path)
     outcome = pipeline.run("train-dit", **MEASURED, metrics__best="loss")
     recorded = measured(pipeline.folder / "dit")
-    best = open_best(pipeline.folder / "dit", "").metadata["best"]
+    best = open_kept(pipeline.folder / "dit", "", BEST).metadata["best"]
     assert best["criterion"] == "val_loss" and best["value"] == min(line["val_loss"] for line in recorded)
     final = load_file(pipeline.folder / "dit" / "final" / "model.safetensors")
     kept = load_file(pipeline.folder / "dit" / "best" / "final" / "model.safetensors")
@@ -214,7 +216,7 @@ def test_a_run_that_goes_on_with_another_evaluator_begins_its_best_anew(trained:
         (48, 30),
         (64, 30),
     ]
-    best = open_best(dit, "").metadata["best"]
+    best = open_kept(dit, "", BEST).metadata["best"]
     assert best["conditions"]["n_samples"] == 30 and best["images_seen"] in (48, 64)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ....core.images.sets import EXCLUDE
-from ....core.pipeline.best import kept_best
+from ....core.pipeline.kept import kept_best
 from ....core.progress import duration, number_of
 from ....core.runs.run import StageRun
 from ...table import KINDS

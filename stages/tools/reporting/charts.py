@@ -7,7 +7,7 @@ from typing import Any
 from ....core.figures import Line, Panel, level, line, svg
 from ....core.files import sha256_json
 from ....core.metrics.document import Conditions
-from ....core.pipeline.best import kept_best
+from ....core.pipeline.kept import kept_best
 from ....core.runs.metrics_log import CONDITIONS
 from ....core.runs.roles import generators
 from ....core.runs.run import StageRun

@@ -1,7 +1,8 @@
-"""`best/` in a generator's folder: the best state of its training by the criterion, a folder of the same kind.
+"""States of its training that a generator's folder keeps: `best/`, by the criterion, and `early/`, to guide away from.
 
-It has the layout, the manifest and the inputs of the folder that it lies in, so that whatever opens that one opens
-it too, also while the training continues. It is written beside its final name and renamed once whole.
+Each is a folder of the same kind: it has the layout, the manifest and the inputs of the folder that it lies in, so that
+whatever opens that one opens it too, also while the training continues. It is written beside its final name and renamed
+once whole.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,65 +20,77 @@ from ..runs.roles import role_of
 from ..runs.run import MANIFEST, StageRun, kind_of, open_run
 from ..runs.schemas import Count, Number, Text, first_wrong
 
-BEST = "best"  # in a generator's folder: its best state, a folder of the same kind
+BEST, EARLY = "best", "early"  # in a generator's folder: its best state, and one of the beginning
+_MISSING = {
+    BEST: (
+        "no best state: its samples were not measured in training",
+        "take its last state, or train with `metrics.every=100k` and `replace`",
+    ),
+    EARLY: (
+        "no early state: its training is shorter than `train.early`, or older than that setting",
+        "train with less `train.early` and `replace`; or name a weaker denoiser, `autoguide=PATH`",
+    ),
+}
 
 
 @dataclass(frozen=True)
-class BestState:
-    """The folder of a training's best state.
+class KeptState:
+    """The folder of a state of a training.
 
     write: writes the network and what sampling needs beside it to `final/`, as do other processes if it is sharded.
-    description: what sampling needs beside the weights.
+    description: what sampling needs beside the weights. name: BEST or EARLY.
     """
 
     work: StageRun
     write: Callable[[Path, dict[str, Any]], None]
     description: Mapping[str, Any]
+    name: str
 
     @property
     def path(self) -> Path:
-        return self.work.path / BEST
+        return self.work.path / self.name
 
     def is_there(self) -> bool:
-        """Return whether a best state of this training is kept, and whole."""
+        """Return whether this state of this training is kept, and whole."""
         identity = self.work.identity
         assert identity is not None, "the training has claimed its directory"
         return is_whole(self.path, identity.kind, identity)
 
-    def save(self, images_seen: int, measured: Mapping[str, Any]) -> None:
+    def save(self, images_seen: int, found: Mapping[str, Any]) -> None:
         """Save the network's current state in place of the last one.
 
-        measured: JSON, for its provenance. All processes call it, as the network may be sharded; the main one writes.
+        found: JSON, why it is kept, for its provenance. All processes call it, as the network may be sharded; the main
+        one writes.
         """
         if not processes.world().is_main:
             processes.barrier()
             self.write(self.path / "final", {})
             return
-        found, identity = {"images_seen": images_seen, **measured}, self.work.identity
+        found, identity = {"images_seen": images_seen, **found}, self.work.identity
         assert identity is not None, "the training has claimed its directory"
         inputs = {
             name: {**entry, "path": Path("..", entry["path"]).as_posix()} for name, entry in identity.inputs.items()
         }
         with files.new_directory(self.path, replace=True) as folder:
             processes.barrier()  # The others wait at a barrier, which also raises this process's errors so far.
-            self.write(folder / "final", {**self.description, "best": found})
+            self.write(folder / "final", {**self.description, self.name: found})
             inside = replace(self.work, path=folder, identity=replace(identity, inputs=inputs))
             outputs = ["final/model.safetensors", "final/config.json"]
-            inside.commit(outputs, {**self.description, "images_seen": images_seen, "best": found})
+            inside.commit(outputs, {**self.description, "images_seen": images_seen, self.name: found})
 
 
-def open_best(folder: Path, made_by: str) -> StageRun:
-    """Open the best state in a generator's folder. Raises DataError, also where the training kept none."""
+def open_kept(folder: Path, made_by: str, name: str) -> StageRun:
+    """Open a state in a generator's folder, BEST or EARLY. Raises DataError, also where the training kept none."""
     role = role_of(kind_of(folder) or folder.name)
-    if not (folder / BEST / MANIFEST).is_file():
+    if not (folder / name / MANIFEST).is_file():
         open_run(folder, role, made_by)
-        remedy = "take its last state, or train with `metrics.every=100k` and `replace`"
-        raise DataError(f"{folder} keeps no best state: its samples were not measured in training", remedy)
-    return open_run(folder / BEST, role, made_by, mend_best(folder / BEST))
+        missing, remedy = _MISSING[name]
+        raise DataError(f"{folder} keeps {missing}", remedy)
+    return open_run(folder / name, role, made_by, mend_kept(folder / name))
 
 
-def mend_best(path: Path) -> str:
-    """Return the remedy for a damaged best state: no checkpoint holds it any more."""
+def mend_kept(path: Path) -> str:
+    """Return the remedy for a damaged one: no checkpoint holds it any more."""
     return f"remove {path}: the training that it is of is whole without"
 
 
@@ -91,7 +104,7 @@ class _Kept(BaseModel):
 def kept_best(folder: Path) -> dict[str, Any] | None:
     """Return `images_seen`, `criterion` and `value` of a generator's best state; None where none is kept."""
     try:
-        found = open_best(folder, "").metadata.get("best")
+        found = open_kept(folder, "", BEST).metadata.get(BEST)
     except DataError:
         return None
     return found if first_wrong(_Kept, found) is None else None
@@ -99,7 +112,7 @@ def kept_best(folder: Path) -> dict[str, Any] | None:
 
 def described(best: StageRun) -> str:
     """Return a line on a best state: images seen, and its value."""
-    found = best.metadata["best"]
+    found = best.metadata[BEST]
     floor = found["real_against_real"].get(found["criterion"])
     beside = f" (real against real {floor:.4g})" if floor is not None else ""
     return f"after {found['images_seen']:,} images, {found['criterion']} {found['value']:.4g}{beside}"
