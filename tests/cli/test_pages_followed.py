@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["--images", "64", "--batch-size", "8", "--device", "cpu", "train.warmup=8"]
 SHORT += ["train.log_every=16", "train.validate_every=64", "train.checkpoint_every=32"]
 TINY_DIT = ["model.width=32", "model.depth=2", "model.heads=2", "train.ema=0.9"]
-TINY_DIT += ["preview.per_class=1", "preview.steps=2", "metrics.num=12", "metrics.steps=2"]
+TINY_DIT += ["train.early=32", "preview.per_class=1", "preview.steps=2", "metrics.num=12", "metrics.steps=2"]
 SMALLER = {
     "train-vqvae": [*SHORT, "--preset", "vqvae-xs", "--codebook-size", "32", "pictures=2"],
     "train-autoencoder": [*SHORT, "--preset", "msvq-xs", "model.channels=8", "--codebook-size", "32", "pictures=2"],
