@@ -21,7 +21,7 @@ from ..core.runs.claim import upgraded
 from ..core.runs.commands import command_of
 from ..core.runs.roles import role_of
 from ..core.runs.run import MANIFEST, open_run
-from ..core.settings.fields import defaults, identity, incidental
+from ..core.settings.fields import as_formerly, defaults, identity, incidental
 from ..core.settings.recipe_file import read_settings
 from ..core.settings.words import did_you_mean
 from ..stages.table import MAKERS, STAGES
@@ -136,7 +136,7 @@ def _settings_of_manifest(path: Path) -> dict[str, Any]:
     maker = shlex.split(artifact.manifest["command"])[1]
     if maker != command:
         raise ConfigError(f"{path} was made by ldm {maker}, with no settings of ldm {command}", "give a recipe")
-    default = defaults(STAGES[command].settings, artifact.config)
+    default = as_formerly(defaults(STAGES[command].settings, artifact.config))
     return {command: upgraded(artifact.config, identity(default), incidental(default))}
 
 

@@ -19,6 +19,7 @@ from ..core.pipeline.generation import DEFAULT_CFG, Sampling, as_trained, check
 from ..core.pipeline.loading import diffusion_of
 from ..core.pipeline.training_data import TrainingData
 from ..core.progress import Outcome, Progress
+from ..core.runs.outputs import as_begun
 from ..core.runs.roles import DENOISER
 from ..core.system.precision import Policy
 from ..core.training.generators import Kind, train_generator
@@ -30,6 +31,7 @@ from .configs import TrainDenoiser
 
 def run(config: TrainDenoiser, progress: Progress) -> Outcome:
     """Train a denoiser on a run's latents, or on its images where the autoencoder keeps pixels."""
+    config = as_begun(config)
     return train_generator(config, _Denoiser(config), progress, config.train.shard)
 
 

@@ -3,16 +3,19 @@
 import json
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import yaml
 
+from .. import files
 from ..distributed import processes
+from ..errors import DataError
 from ..progress import Progress
-from ..settings.fields import Run, Stage, defaults, identity, incidental, places
+from ..settings.fields import ENDING, Run, Stage, as_formerly, defaults, identity, incidental, places
+from ..settings.recipe_file import leaves
 from ..system.memory import keep_freed_memory
 from ..system.precision import Policy, make_deterministic, resolve
 from ..system.settings import Machine
@@ -20,7 +23,9 @@ from ..system.threads import share_cores
 from . import claim as claims
 from .lock import occupy
 from .roles import role_of
-from .run import RECIPE, Identity, StageRun
+from .run import IDENTITY, MANIFEST, RECIPE, Identity, StageRun
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
 
 
 def output_folder(config: Stage, label: str | None = None) -> Path:
@@ -64,8 +69,34 @@ def claim(
 
 
 def _defaults(config: Stage) -> dict[str, Any]:
-    """Return the default of each setting, JSON."""
-    return json.loads(json.dumps(identity(defaults(type(config), config.model_dump()))))
+    """Return the default of each setting, JSON: where it has changed, that of a folder made before it was recorded."""
+    return _json(identity(as_formerly(defaults(type(config), config.model_dump()))))
+
+
+def as_begun(config: AnyStage, label: str | None = None) -> AnyStage:
+    """Return the settings with which the same command began this stage's folder in an earlier version.
+
+    Where it was begun by defaults that have changed since, and nothing else differs but the length of a training, those
+    that nobody gave stay as they were; else, and where there is no such folder, the settings stay as they are.
+    """
+    before, folder = as_formerly(config), output_folder(config, label)
+    if before is config:
+        return config
+    ignored = {*places(config), *(f"train.{part}" for part in ENDING)}
+    wanted = {name: value for name, value in leaves(_json(identity(before))) if name not in ignored}
+    for name in (MANIFEST, IDENTITY):
+        with suppress(DataError):
+            recorded = claims.settings_of(files.read_json(folder / name))
+            known = leaves(claims.upgraded(recorded, _defaults(config), incidental(config)))
+            if recorded and wanted == {name: value for name, value in known if name not in ignored}:
+                return before
+    return config
+
+
+def _json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as they will be read."""
+    read: dict[str, Any] = json.loads(json.dumps(settings))
+    return read
 
 
 class BatchSettings(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -174,9 +174,11 @@ class Section(BaseModel):
     """A group of settings: frozen, without unknown keys; numbers are finite.
 
     defaults: other defaults for fields of the base class: `class Own(Train, defaults={"lr": 1e-3})`.
-    examples: of a command that has these settings, for its help.
+    former: of settings whose default has changed, what it was before. examples: of a command that has these settings,
+    for its help.
     """
 
+    former: ClassVar[Mapping[str, Any]] = {}
     examples: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
@@ -190,6 +192,9 @@ class Section(BaseModel):
 
     def require_places(self) -> None:
         """Raise DataError for a place that is not there, where it has to be: before anything heavy is loaded."""
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Run(Section):
@@ -240,6 +245,17 @@ def identity(section: Section) -> dict[str, Any]:
         elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra["identity"]:
             chosen[name] = dumped[name]
     return chosen
+
+
+def as_formerly(section: AnySection) -> AnySection:
+    """Return settings of which those that nobody gave have the defaults of before, where these have changed."""
+    given = section.model_fields_set
+    changes = {name: value for name, value in section.former.items() if name not in given}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section) and (before := as_formerly(value)) is not value:
+            changes[name] = before
+    return section.model_copy(update=changes) if changes else section
 
 
 def incidental(section: Section) -> frozenset[str]:

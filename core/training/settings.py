@@ -1,13 +1,15 @@
 """How long and how to train, and what to look at meanwhile: the sections of trained stages. Imports no torch."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from ..diffusion.names import SamplerName
 from ..features.settings import EXTRACTOR_HELP, ExtractorName
 from ..settings.fields import ENDING, Count, Location, Place, Section, Texts, option
+
+MUON_OVER_LR = 30  # its rate over that of AdamW beside it, at which both were at their best in small networks
 
 
 class Train(Section):
@@ -30,7 +32,9 @@ class Train(Section):
     optimizer: Literal["adamw", "muon"] = option(
         "adamw", "AdamW, or Muon for the weights of repeated blocks and AdamW for all others.", "--optimizer"
     )
-    muon_lr: float = option(0.03, "Peak learning rate of what Muon steps; lr is that of the others.", gt=0)
+    muon_lr: float | None = option(
+        0.03, "Peak learning rate of what Muon steps; lr is that of the others. Null: 30 times lr.", gt=0
+    )
     weight_decay: float = option(0.0, "Weight decay, in shares of the weights over the learning rate.", ge=0)
     beta1: float = option(0.9, "AdamW's first moment.", ge=0, lt=1)
     beta2: float = option(0.999, "AdamW's second moment.", ge=0, lt=1)
@@ -64,6 +68,13 @@ class Train(Section):
         "none", "Also send numbers and pictures to a tracker, whose package is installed.", identity=False
     )
 
+    @property
+    def rate_of_muon(self) -> float:
+        """Peak learning rate of the weights that Muon steps; 0 where it steps none."""
+        if self.optimizer != "muon":
+            return 0.0
+        return MUON_OVER_LR * self.lr if self.muon_lr is None else self.muon_lr
+
     @model_validator(mode="after")
     def _passes_are_equal(self) -> "Train":
         if self.batch_size % self.accumulate:
@@ -72,7 +83,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _the_optimizer_has_a_use_for_its_rate(self) -> "Train":
-        if self.optimizer != "muon" and self.muon_lr != type(self).model_fields["muon_lr"].default:
+        if self.optimizer != "muon" and self.muon_lr not in (None, Train.model_fields["muon_lr"].default):
             raise ValueError(f"muon_lr is {self.muon_lr}, and optimizer is {self.optimizer}: set it to muon, or lr")
         return self
 
@@ -115,7 +126,10 @@ class AutoencoderTrain(Train, defaults={"lr": 4e-4, "beta2": 0.99, "ema": 0.995}
     pass
 
 
-class DenoiserTrain(Train, defaults={"images": 2_000_000}):
+class DenoiserTrain(
+    Train, defaults={"images": 2_000_000, "lr": 1e-3, "optimizer": "muon", "muon_lr": None, "beta2": 0.99}
+):
+    former: ClassVar[Mapping[str, Any]] = {"lr": 1e-4, "optimizer": "adamw", "muon_lr": 0.03, "beta2": 0.999}
     early: Count = option(
         100_000, "Images after which the EMA is also kept as early/, for autoguidance; 0 keeps none.", identity=False
     )
@@ -125,6 +139,16 @@ class DenoiserTrain(Train, defaults={"images": 2_000_000}):
         "--shard",
         identity=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adamw_has_its_own(cls, values: Any) -> Any:
+        """AdamW has the rate and moments that DiT's authors gave it, and steps what is sharded."""
+        if not isinstance(values, dict):
+            return values
+        if str(values.get("shard")).lower() in ("true", "t", "yes", "y", "on", "1"):
+            values = {"optimizer": "adamw", **values}
+        return {**cls.former, **values} if values.get("optimizer") == "adamw" else values
 
     @model_validator(mode="after")
     def _whole_matrices_are_there(self) -> "DenoiserTrain":

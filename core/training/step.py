@@ -82,8 +82,7 @@ class Stepper:
         # One optimizer per network; fp32 master weights, so that only fp16 gradients need a loss scale.
         # Muon is for the first network; a discriminator keeps AdamW.
         betas, muon_rates = (plan.beta1, plan.beta2), dict.fromkeys(self.networks, 0.0)
-        if plan.optimizer == "muon":
-            muon_rates[next(iter(self.networks))] = plan.muon_lr
+        muon_rates[next(iter(self.networks))] = plan.rate_of_muon
         self.optimizers = {
             role: build_optimizer(network, plan.lr, plan.weight_decay, betas, muon_rates[role], policy.dtype)
             for role, network in self.networks.items()

@@ -16,7 +16,7 @@ from ...core.runs.commands import command_of, placed, recorded
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open_run
 from ...core.runs.weights import CONFIG, WEIGHTS
-from ...core.settings.fields import defaults, identity, incidental, places
+from ...core.settings.fields import as_formerly, defaults, identity, incidental, places
 from ...core.settings.recipe_file import leaves
 from ...core.settings.words import typed
 from ..table import KINDS, MAKERS, STAGES, TOOLS
@@ -145,7 +145,7 @@ def as_recorded_now(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded settings of a kind of directory as this version would record them."""
     if kind not in MAKERS:
         return dict(config)
-    default = defaults(MAKERS[kind].settings, config)
+    default = as_formerly(defaults(MAKERS[kind].settings, config))
     return upgraded(config, identity(default), incidental(default))
 
 

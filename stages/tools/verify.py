@@ -21,7 +21,7 @@ from ...core.runs.pieces import Pieces
 from ...core.runs.roles import Role
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, check_producer
 from ...core.runs.weights import CONFIG
-from ...core.settings.fields import Section, identity
+from ...core.settings.fields import Section, as_formerly, identity
 from ...core.settings.recipe_file import read_settings
 from ..command import named
 from ..configs.folders import Verify
@@ -202,7 +202,7 @@ def _recipe_fits(made: StageRun, written_by: str) -> None:
         if isinstance(settings, dict):  # In a recipe nothing may stand under the name of a section.
             empty = {key for key in settings if settings[key] is None and isinstance(getattr(default, key, 0), Section)}
             settings = {key: value for key, value in settings.items() if key not in empty}
-        seen: Mapping[str, Any] = identity(command.settings.model_validate(settings))
+        seen: Mapping[str, Any] = identity(as_formerly(command.settings.model_validate(settings)))
     except (UserError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
     if seen != as_recorded_now(made.kind, made.config):

@@ -128,10 +128,12 @@ def test_two_processes_make_the_pipeline_of_one(trained: Pipeline, tmp_path: Pat
     assert pngs(pair.folder / "samples" / "some") == pngs(alone) and len(pngs(alone)) == 9
 
 
-def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, trained: Pipeline) -> None:
+def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, trained: Pipeline, tmp_path: Path) -> None:
+    alone = trained.copy(tmp_path)
+    alone.run("train-dit", replace=True, train__optimizer="adamw")
     shutil.rmtree(copied.folder / "dit")
     assert together(copied, "train-dit", train__shard=True) == [0, 0]
-    ours, theirs = copied.folder / "dit", trained.folder / "dit"
+    ours, theirs = copied.folder / "dit", alone.folder / "dit"
     assert losses(ours) == pytest.approx(losses(theirs), rel=0, abs=1e-6)
     for name in ("final/model.safetensors", "checkpoints/0000000064/optimizer.safetensors"):
         mine, other = load_file(ours / name), load_file(theirs / name)
@@ -144,7 +146,7 @@ def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, tra
 def test_a_refusal_of_the_main_process_ends_both(copied: Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
     assert together(copied, "train-dit", train__lr=2e-3) == [2, 2]
     reported = [line for line in capfd.readouterr().err.splitlines() if ": reported: " in line]
-    assert len(reported) == 1 and "train.lr: 0.0001 → 0.002" in reported[0]
+    assert len(reported) == 1 and "train.lr: 0.001 → 0.002" in reported[0]
 
 
 @pytest.mark.parametrize("command", ["train-vqvae", "train-dit", "train-classifier"])

@@ -168,6 +168,14 @@ class DenoiserTraining(GeneratorTraining):
 
     @model_validator(mode="before")
     @classmethod
+    def _what_is_trained_goes_on_by_adamw(cls, values: Any) -> Any:
+        """Weights to start from may be those of authors, whom Muon's long steps would lead away from them."""
+        if isinstance(values, dict) and values.get("start_from") and isinstance(values.get("train", {}), dict):
+            return {**values, "train": {"optimizer": "adamw", **values.get("train", {})}}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _captions_are_dropped_with_all_encoders(cls, values: Any) -> Any:
         """Where each encoder is dropped for itself, a whole caption is with all of them at once."""
         if isinstance(values, dict) and values.get("encoder_dropout") and "label_dropout" not in values:

@@ -48,7 +48,7 @@ train-vqvae:
   train: {images: 1k, batch_size: 8}
 train-dit:
   model: {preset: dit-xs, width: 32, depth: 2, heads: 2}
-  train: {images: 2k, batch_size: 8}
+  train: {images: 2k, batch_size: 8, optimizer: adamw}
   preview: {every: 1k, per_class: 1, steps: 2}
 train-classifier: {train: {images: 1k, batch_size: 8}}
 sample: {num: 3, steps: 5}
@@ -293,8 +293,9 @@ def test_several_gpus_share_the_batch_and_with_shard_the_state(tmp_path: Path) -
 def test_gpus_that_are_kept_at_work_share_it() -> None:
     how = {"preset": "dit-b/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
     one, four = (run(Estimate(**how, gpus=gpus), Noted()).facts["stages"][0] for gpus in (1, 4))
-    assert four["rate"] == pytest.approx(4 * one["rate"]) and four["limit"] == "arithmetic"
-    assert one["rate"] == pytest.approx(312e12 * 0.35 / one["operations"])
+    assert 0.8 < four["rate"] / (4 * one["rate"]) < 1.2 and four["limit"] == "arithmetic"
+    passes = 312e12 * 0.35 / one["operations"]
+    assert 0.8 * passes < one["rate"] < passes, "Muon takes the rest"
 
 
 @pytest.mark.slow
@@ -302,7 +303,7 @@ def test_small_networks_reach_less_of_a_gpus_peak_which_is_said_to_be_unmeasured
     how = {"preset": "dit-s/2", "latent": (4, 32, 32), "where": "a100", "batch_size": 256}
     usual, given = Noted(), Noted()
     small = run(Estimate(**how), usual).facts["stages"][0]
-    assert small["rate"] == pytest.approx(312e12 * 0.22 / small["operations"])
+    assert 0.95 < small["rate"] * small["operations"] / (312e12 * 0.22) < 1, "Muon takes the rest"
     assert any(note.startswith("not measured: that training reaches 35%") for note in usual.notes)
     stage = run(Estimate(**how, utilisation=0.35), given).facts["stages"][0]
     assert stage["rate"] == pytest.approx(small["rate"] * 0.35 / 0.22)
