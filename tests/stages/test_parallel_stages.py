@@ -129,7 +129,7 @@ def test_two_processes_make_the_pipeline_of_one(trained: Pipeline, tmp_path: Pat
 
 
 def test_two_processes_that_shard_make_the_denoiser_of_one(copied: Pipeline, trained: Pipeline, tmp_path: Path) -> None:
-    alone = trained.copy(tmp_path)
+    alone = trained.copy(tmp_path / "alone")
     alone.run("train-dit", replace=True, train__optimizer="adamw")
     shutil.rmtree(copied.folder / "dit")
     assert together(copied, "train-dit", train__shard=True) == [0, 0]
