@@ -32,8 +32,8 @@ class Train(Section):
     optimizer: Literal["adamw", "muon"] = option(
         "adamw", "AdamW, or Muon for the weights of repeated blocks and AdamW for all others.", "--optimizer"
     )
-    muon_lr: float | None = option(
-        0.03, "Peak learning rate of what Muon steps; lr is that of the others. Null: 30 times lr.", gt=0
+    muon_lr: float = option(
+        0.03, "Peak learning rate of what Muon steps; lr is that of the others. 0: 30 times lr.", ge=0
     )
     weight_decay: float = option(0.0, "Weight decay, in shares of the weights over the learning rate.", ge=0)
     beta1: float = option(0.9, "AdamW's first moment.", ge=0, lt=1)
@@ -73,7 +73,7 @@ class Train(Section):
         """Peak learning rate of the weights that Muon steps; 0 where it steps none."""
         if self.optimizer != "muon":
             return 0.0
-        return MUON_OVER_LR * self.lr if self.muon_lr is None else self.muon_lr
+        return self.muon_lr or MUON_OVER_LR * self.lr
 
     @model_validator(mode="after")
     def _passes_are_equal(self) -> "Train":
@@ -83,7 +83,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _the_optimizer_has_a_use_for_its_rate(self) -> "Train":
-        if self.optimizer != "muon" and self.muon_lr not in (None, Train.model_fields["muon_lr"].default):
+        if self.optimizer != "muon" and self.muon_lr not in (0, Train.model_fields["muon_lr"].default):
             raise ValueError(f"muon_lr is {self.muon_lr}, and optimizer is {self.optimizer}: set it to muon, or lr")
         return self
 
@@ -127,7 +127,7 @@ class AutoencoderTrain(Train, defaults={"lr": 4e-4, "beta2": 0.99, "ema": 0.995}
 
 
 class DenoiserTrain(
-    Train, defaults={"images": 2_000_000, "lr": 1e-3, "optimizer": "muon", "muon_lr": None, "beta2": 0.99}
+    Train, defaults={"images": 2_000_000, "lr": 1e-3, "optimizer": "muon", "muon_lr": 0.0, "beta2": 0.99}
 ):
     former: ClassVar[Mapping[str, Any]] = {"lr": 1e-4, "optimizer": "adamw", "muon_lr": 0.03, "beta2": 0.999}
     early: Count = option(

@@ -3,11 +3,10 @@
 Logs and previews (metrics.jsonl, loss.png, samples/, reconstructions/) have no recorded checksum.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ...core import files
 from ...core.errors import DataError, UserError
@@ -202,10 +201,10 @@ def _recipe_fits(made: StageRun, written_by: str) -> None:
         if isinstance(settings, dict):  # In a recipe nothing may stand under the name of a section.
             empty = {key for key in settings if settings[key] is None and isinstance(getattr(default, key, 0), Section)}
             settings = {key: value for key, value in settings.items() if key not in empty}
-        seen: Mapping[str, Any] = identity(as_formerly(command.settings.model_validate(settings)))
+        seen = command.settings.model_validate(settings)
     except (UserError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a recipe: {str(error).splitlines()[0]}", remedy) from None
-    if seen != as_recorded_now(made.kind, made.config):
+    if as_recorded_now(made.kind, made.config) not in (identity(seen), identity(as_formerly(seen))):
         raise DataError(f"{path} is damaged: it says other settings than {MANIFEST}", remedy)
 
 

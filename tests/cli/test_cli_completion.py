@@ -91,7 +91,7 @@ def test_keys_are_offered_with_their_equals_sign(offered: object) -> None:
 def test_a_sole_key_comes_with_values_so_that_the_shell_does_not_end_the_word(offered: object) -> None:
     assert callable(offered)
     assert offered("ldm train-dit diffusion.ti") == [f"diffusion.times={v}" for v in ("", "uniform", "logit-normal")]
-    assert offered("ldm train-dit train.lr") == ["train.lr=", "train.lr=0.0001"]
+    assert offered("ldm train-dit train.lr") == ["train.lr=", "train.lr=0.001"]
     assert offered("ldm train-dit model.wid") == ["model.width=", "model.width=null"]
     assert offered("ldm train-dit train.tens") == [f"train.tensorboard={v}" for v in ("", "yes", "no")]
 

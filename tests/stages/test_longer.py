@@ -126,7 +126,7 @@ def test_fewer_images_other_settings_and_a_rate_that_has_ended_are_refused_with_
     with pytest.raises(ConfigError, match=r"train\.images: 32 → 16"):
         copied.run("train-dit", train__images=16)
     with pytest.raises(ConfigError, match="was made with other settings"):
-        copied.run("train-dit", train__images=64, train__lr=1e-3)
+        copied.run("train-dit", train__images=64, train__lr=2e-3)
     ended = copied.run("train-classifier", replace=True, train__images=32).directory
     with pytest.raises(ConfigError, match=r"would have differed from it before its end") as caught:
         copied.run("train-classifier", train__images=64)

@@ -114,7 +114,7 @@ def test_a_resumed_training_ends_in_the_weights_of_an_uninterrupted_one(copied: 
 
 
 def test_another_setting_is_refused_with_the_differing_key_and_replace_starts_over(copied: Pipeline) -> None:
-    with pytest.raises(ConfigError, match=r": train\.lr: 0\.0001 → 0\.002"):
+    with pytest.raises(ConfigError, match=r": train\.lr: 0\.001 → 0\.002"):
         copied.run("train-dit", train__lr=2e-3)
     outcome = copied.run("train-dit", train__lr=2e-3, replace=True)
     assert manifest(outcome.directory)["config"]["train"]["lr"] == 2e-3
