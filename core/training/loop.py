@@ -94,41 +94,37 @@ def train(
             state.is_last = state.images >= plan.images or state.has_stalled or processes.stop_requested(finish)
 
             # What is due after this step? A signal to one process stops them all.
-            log_due, save_due, draw_due = map(state.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
-            validate_due = draw_due or state.is_due(plan.validate_every)
-            evaluate_due = evaluator is not None and state.is_due(evaluator.every)
-            early_due = keep_early is not None and state.has_reached(plan.early)
-            save_due = save_due or (log_due and state.is_overdue())
+            due = state.due(keep_early is not None)
             stopping = processes.stop_requested(stop)
 
             # Finish a deferred step before anything looks at weights, EMA or losses.
-            if log_due or validate_due or evaluate_due or early_due or save_due or stopping:
+            if stopping or any(due):
                 state.stepper.flush()
 
             # Log mean losses since the last line.
-            if log_due:
+            if due.log:
                 state.log()
 
             # Validate the EMA on held-out samples, and draw what it does.
-            if validate_due:
-                state.validate(draw_due)
+            if due.validate:
+                state.validate(due.draw)
 
             # Keep an early state; before the checkpoint, without which this step comes again.
-            if keep_early is not None and early_due:
+            if keep_early is not None and due.early:
                 state.keep(keep_early)
 
             # Evaluate the EMA's samples; save before, so that an error in it costs nothing that was trained.
-            if evaluate_due:
+            if due.evaluate:
                 state.evaluation_pending = True
                 state.save()
                 stopping = not state.evaluate(stop) or stopping
 
             # Has what is watched stopped improving? Then one more step is the last, with all that is due at the end.
-            if validate_due or evaluate_due:
+            if due.validate or due.evaluate:
                 state.check_patience()
 
             # Save a checkpoint; one with a pending evaluation was saved just now.
-            if (save_due or stopping) and not state.evaluation_pending:
+            if (due.save or stopping) and not state.evaluation_pending:
                 state.save()
 
             # Stop after a checkpoint; the same command resumes.

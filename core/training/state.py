@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,6 +24,17 @@ from .task import Plan
 from .trackers import TensorBoard, Tracker, start_tracker
 
 _LONGEST_UNSAVED = 600.0  # seconds of training that a crash may cost, whatever the interval of checkpoints
+
+
+class Due(NamedTuple):
+    """What a training does after a step; draw: pictures, with a validation; early: save the early state."""
+
+    log: bool
+    validate: bool
+    draw: bool
+    early: bool
+    evaluate: bool
+    save: bool
 
 
 @dataclass
@@ -109,9 +120,18 @@ class TrainingState:
         passed = every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
         return passed or self.is_last
 
-    def has_reached(self, images: int) -> bool:
-        """Return whether the last step was the first after so many images (0: never)."""
-        return self.images - self.plan.batch_size < images <= self.images
+    def due(self, keeps_early: bool) -> Due:
+        """Return what is due after the last step. keeps_early: whether an early state is to be saved at all."""
+        plan, evaluator = self.plan, self.evaluator
+        log, save, draw = map(self.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
+        return Due(
+            log=log,
+            validate=draw or self.is_due(plan.validate_every),
+            draw=draw,
+            early=keeps_early and self.images - plan.batch_size < plan.early <= self.images,
+            evaluate=evaluator is not None and self.is_due(evaluator.every),
+            save=save or (log and self.is_overdue()),
+        )
 
     def is_overdue(self) -> bool:
         """Return whether the last checkpoint is old, by the main process's clock."""
