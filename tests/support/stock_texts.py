@@ -33,7 +33,8 @@ def draw(folder: str, noise: np.ndarray, asked: dict[str, Any]) -> np.ndarray:
         own = re.sub(r"pipe\(latents=noise, ('[^']*'|\"[^\"]*\")", r"pipe(\1, latents=noise, output_type='np'", own)
         own = re.sub(r"torch\.randn\([^)]*\)", "noise", own)
         names: dict[str, Any] = {"noise": start}
-        exec(own, names)
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # The code switches gradients off for good.
+            exec(own, names)
         found = names["images"]
         images.append(found[0].permute(1, 2, 0).numpy() if isinstance(found, torch.Tensor) else found[0])
     return np.stack(images)
