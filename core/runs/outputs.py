@@ -73,13 +73,13 @@ def _defaults(config: Stage) -> dict[str, Any]:
     return _json(identity(as_formerly(defaults(type(config), config.model_dump()))))
 
 
-def as_begun(config: AnyStage, label: str | None = None) -> AnyStage:
+def as_begun(config: AnyStage) -> AnyStage:
     """Return the settings with which the same command began this stage's folder in an earlier version.
 
     Where it was begun by defaults that have changed since, and nothing else differs but the length of a training, those
     that nobody gave stay as they were; else, and where there is no such folder, the settings stay as they are.
     """
-    before, folder = as_formerly(config), output_folder(config, label)
+    before, folder = as_formerly(config), output_folder(config)
     if before is config:
         return config
     ignored = {*places(config), *(f"train.{part}" for part in ENDING)}

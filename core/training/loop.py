@@ -94,7 +94,7 @@ def train(
             state.is_last = state.images >= plan.images or state.has_stalled or processes.stop_requested(finish)
 
             # What is due after this step? A signal to one process stops them all.
-            due = state.due(keep_early is not None)
+            due = state.due()
             stopping = processes.stop_requested(stop)
 
             # Finish a deferred step before anything looks at weights, EMA or losses.

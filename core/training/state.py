@@ -120,15 +120,15 @@ class TrainingState:
         passed = every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
         return passed or self.is_last
 
-    def due(self, keeps_early: bool) -> Due:
-        """Return what is due after the last step. keeps_early: whether an early state is to be saved at all."""
+    def due(self) -> Due:
+        """Return what is due after the last step."""
         plan, evaluator = self.plan, self.evaluator
         log, save, draw = map(self.is_due, (plan.log_every, plan.checkpoint_every, plan.picture_every))
         return Due(
             log=log,
             validate=draw or self.is_due(plan.validate_every),
             draw=draw,
-            early=keeps_early and self.images - plan.batch_size < plan.early <= self.images,
+            early=self.images - plan.batch_size < plan.early <= self.images,
             evaluate=evaluator is not None and self.is_due(evaluator.every),
             save=save or (log and self.is_overdue()),
         )
