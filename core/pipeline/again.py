@@ -10,14 +10,12 @@ from ..images.parameters import Parameters, read_parameters
 from ..runs.roles import NOISY_CLASSIFIER, Role, any_generator, generators
 from ..runs.run import MANIFEST
 from ..runs.schemas import first_wrong
+from ..runs.states import STATES
 from ..settings.fields import defaults, is_incidental, is_option, places
 from .generator import Opened
-from .kept import BEST, EARLY
-from .latest import LATEST
 from .settings import Drawing
 
 Settings = TypeVar("Settings", bound=Drawing)
-STATES = (BEST, EARLY, LATEST)  # folders of a generator's own, each a state of its training
 _NESTED = 3  # folders between that of the runs and a stage's: a name may have parts
 
 

@@ -19,18 +19,7 @@ from ..runs.claim import is_whole
 from ..runs.roles import role_of
 from ..runs.run import MANIFEST, StageRun, kind_of, open_run
 from ..runs.schemas import Count, Number, Text, first_wrong
-
-BEST, EARLY = "best", "early"  # in a generator's folder: its best state, and one of the beginning
-_MISSING = {
-    BEST: (
-        "no best state: its samples were not measured in training",
-        "take its last state, or train with `metrics.every=100k` and `replace`",
-    ),
-    EARLY: (
-        "no early state: its training is shorter than `train.early`, or older than that setting",
-        "train with less `train.early` and `replace`; or name a weaker denoiser, `autoguide=PATH`",
-    ),
-}
+from ..runs.states import BEST, STATES, mend
 
 
 @dataclass(frozen=True)
@@ -84,14 +73,8 @@ def open_kept(folder: Path, made_by: str, name: str) -> StageRun:
     role = role_of(kind_of(folder) or folder.name)
     if not (folder / name / MANIFEST).is_file():
         open_run(folder, role, made_by)
-        missing, remedy = _MISSING[name]
-        raise DataError(f"{folder} keeps {missing}", remedy)
-    return open_run(folder / name, role, made_by, mend_kept(folder / name))
-
-
-def mend_kept(path: Path) -> str:
-    """Return the remedy for a damaged one: no checkpoint holds it any more."""
-    return f"remove {path}: the training that it is of is whole without"
+        raise DataError(f"{folder} {STATES[name].missing}", STATES[name].remedy)
+    return open_run(folder / name, role, made_by, mend(folder / name))
 
 
 class _Kept(BaseModel):

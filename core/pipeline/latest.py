@@ -19,9 +19,9 @@ from ..runs.claim import settings_of
 from ..runs.roles import role_of
 from ..runs.run import IDENTITY, MANIFEST, Identity, StageRun, kind_of, open_run
 from ..runs.schemas import Input, Text, first_wrong
+from ..runs.states import LATEST, STATES, mend
 from ..runs.weights import CONFIG, WEIGHTS
 
-LATEST = "latest"  # in a generator's folder: its newest checkpoint, a folder of the same kind
 OUTLINE = "generator.json"
 _OF_CONFIG = ("format", "kind", "config", "weights_sha256")  # keys of a network's description; the others are metadata
 _EMA = "ema.safetensors"
@@ -43,9 +43,9 @@ def open_latest(folder: Path, made_by: str) -> StageRun:
     """Open the newest checkpoint of a training. Raises DataError where there is none, or it is damaged."""
     saved = checkpoint.saved(folder)
     if not saved or not (folder / IDENTITY).is_file():
-        raise DataError(f"{folder} has no checkpoint", f"train it: {made_by}")
+        raise DataError(f"{folder} {STATES[LATEST].missing}", f"train it: {made_by}")
     role, newest = role_of(kind_of(folder) or folder.name), saved[-1]
-    remedy = mend_latest(folder / LATEST)
+    remedy = mend(folder / LATEST)
     weights = files.sha256_file(newest / _EMA) if (newest / _EMA).is_file() else ""
     if (folder / LATEST / MANIFEST).is_file():
         there = open_run(folder / LATEST, role, made_by, remedy)
@@ -55,11 +55,6 @@ def open_latest(folder: Path, made_by: str) -> StageRun:
     with files.new_directory(folder / LATEST, replace=True) as temporary:
         _write(temporary, folder, made_by, found, {"images_seen": int(newest.name), "ema_sha256": weights})
     return open_run(folder / LATEST, role, made_by, remedy)
-
-
-def mend_latest(path: Path) -> str:
-    """Return the remedy for a damaged one."""
-    return f"remove {path}: it is made again of the newest checkpoint when that is drawn from"
 
 
 def _outline(folder: Path, made_by: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -22,10 +22,11 @@ from ..errors import ConfigError
 from ..runs.inputs import chosen, made_by, open_own, open_producer, section_of
 from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER, Role
 from ..runs.run import StageRun
+from ..runs.states import EARLY, LATEST, STATES
 from ..settings.fields import Run, shared_fields
 from ..system.precision import Policy, for_inference
-from .kept import BEST, EARLY, open_kept
-from .latest import LATEST, open_latest
+from .kept import open_kept
+from .latest import open_latest
 from .model import Model, forward_process
 from .settings import Diffusion, Drawing, Student
 
@@ -51,7 +52,7 @@ def open_state(role: Role, folder: Path | None, config: Run, state: str, setting
 
 def state_of(source: StageRun) -> dict[str, str]:
     """Return which state of a training a generator is, for the record of what it draws; nothing for its end."""
-    state = next((name for name in (BEST, EARLY, LATEST) if name in source.metadata), None)
+    state = next((name for name in STATES if name in source.metadata), None)
     return {} if state is None else {"checkpoint": f"{state}, after {source.metadata['images_seen']:,} images"}
 
 

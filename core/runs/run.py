@@ -25,16 +25,12 @@ from .lock import LOCK, owner, require_held
 from .pieces import IDENTITY, PIECES, PLACES
 from .provenance import provenance
 from .roles import Role
+from .states import drawable
 
 __all__ = ["IDENTITY", "MANIFEST", "RECIPE", "Identity", "StageRun", "check_producer", "kind_of", "open_run"]
 
 SCHEMA = 1
 OWN_DIGEST = "manifest_sha256"
-_STATES = {
-    "latest": "checkpoints/*/ema.safetensors",
-    "best": f"best/{MANIFEST}",
-    "early": f"early/{MANIFEST}",
-}  # of generators in training
 
 
 @dataclass(frozen=True)
@@ -245,7 +241,7 @@ def open_run(path: Path, role: Role, made_by: str, mend: str = "") -> StageRun:
     if not (path / MANIFEST).is_file():
         seen = [line["images"] for line in metrics_log.read(path / metrics_log.METRICS)[-1:]]
         far = f", after {seen[0]:,} images" if seen else ""
-        states = [f"`checkpoint={name}`" for name, mark in _STATES.items() if role.draws and any(path.glob(mark))]
+        states = [f"`checkpoint={name}`" for name in drawable(path) if role.draws]
         if states:
             far += f", and can be drawn from as it is now with {' or '.join(states)}"
         writer = owner(path)

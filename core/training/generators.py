@@ -14,7 +14,7 @@ from ..conditioning.registry import recorded
 from ..distributed import processes
 from ..latents.dataset import LatentSets
 from ..pipeline.generator import Generator
-from ..pipeline.kept import BEST, EARLY, KeptState, described, open_kept
+from ..pipeline.kept import KeptState, described, open_kept
 from ..pipeline.latest import write_outline
 from ..pipeline.loading import load_autoencoder
 from ..pipeline.training_data import TrainingData, training_data
@@ -24,6 +24,7 @@ from ..runs.outputs import claim, command_line, occupied, output_folder
 from ..runs.roles import Role
 from ..runs.run import MANIFEST, StageRun
 from ..runs.schemas import size_of, size_recorded
+from ..runs.states import BEST, EARLY
 from ..runs.weights import description as describe_network
 from ..settings.families import Family, kind_of
 from ..system.compile import eager_mode

@@ -8,13 +8,12 @@ from typing import Any
 
 from ...core.errors import DataError
 from ...core.interchange.export_record import RECORD
-from ...core.pipeline.kept import BEST, EARLY, mend_kept
-from ...core.pipeline.latest import LATEST, mend_latest
 from ...core.runs import checkpoint
 from ...core.runs.claim import settings_of, upgraded
 from ...core.runs.commands import command_of, placed, recorded
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open_run
+from ...core.runs.states import BEST, STATES, mend
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.fields import as_formerly, defaults, identity, incidental, places
 from ...core.settings.recipe_file import leaves
@@ -23,7 +22,6 @@ from ..table import KINDS, MAKERS, STAGES, TOOLS
 
 CHECKPOINT, NETWORK, EXPORT = "checkpoint", "network", "export"
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
-_STATES = {BEST: mend_kept, EARLY: mend_kept, LATEST: mend_latest}
 _DEPTH = 4  # from the folder that holds `runs` to runs/NAME/samples/LABEL
 
 
@@ -58,8 +56,8 @@ def recognise(path: Path) -> StageRun | Piece | None:
         kind = _kind(path)
         if kind is None:
             return None
-        mend = _STATES[path.name](path) if is_state(path) else ""
-        return StageRun(path, kind, command_line_of(path, kind), (path / MANIFEST).is_file(), mend=mend)
+        remedy = mend(path) if is_state(path) else ""
+        return StageRun(path, kind, command_line_of(path, kind), (path / MANIFEST).is_file(), mend=remedy)
     if (path / RECORD).is_file():
         return Piece(path, EXPORT)
     if (path / CONFIG).is_file() and ((path / WEIGHTS).is_file() or path.name == "final"):
@@ -83,19 +81,19 @@ def is_state(path: Path) -> bool:
 
     Samples may be labelled `best` as well, in a folder that is no stage's directory.
     """
-    return path.name in _STATES and any((path.parent / name).is_file() for name in (MANIFEST, IDENTITY))
+    return path.name in STATES and any((path.parent / name).is_file() for name in (MANIFEST, IDENTITY))
 
 
 def states(path: Path) -> list[StageRun]:
     """Return the states of a training that its directory holds, each a directory of the same kind."""
-    found = (recognise_stage(path / name) for name in _STATES if (path / name / MANIFEST).is_file())
+    found = (recognise_stage(path / name) for name in STATES if (path / name / MANIFEST).is_file())
     return [state for state in found if state is not None]
 
 
 def torn_states(path: Path) -> dict[Path, str]:
     """Return the folders of states in a training's directory that lost their manifest, with the remedy of each."""
-    folders = {path / name: mend for name, mend in _STATES.items() if (path / name).is_dir()}
-    return {folder: mend(folder) for folder, mend in folders.items() if not (folder / MANIFEST).is_file()}
+    folders = [path / name for name in STATES if (path / name).is_dir()]
+    return {folder: mend(folder) for folder in folders if not (folder / MANIFEST).is_file()}
 
 
 def best(path: Path) -> StageRun | None:
