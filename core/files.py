@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -119,6 +119,12 @@ def json_bytes(value: Any) -> bytes:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def as_read(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object as it will be read: tuples are lists, and keys text."""
+    read: dict[str, Any] = json.loads(json.dumps(value))
+    return read
 
 
 def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:

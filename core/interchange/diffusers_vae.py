@@ -1,11 +1,11 @@
 """Autoencoders of diffusers as they are there, the statistics of the latents folded into their own layers."""
 
-import json
 from typing import Any
 
 import torch
 from torch import nn
 
+from .. import files
 from ..autoencoders.codec import Autoencoder
 from ..autoencoders.pretrained import DiffusersCodec, build_diffusers
 from ..errors import ConfigError
@@ -60,7 +60,7 @@ def require_even(autoencoder: Autoencoder, class_name: str) -> float:
 
 def _copy(codec: DiffusersCodec, **changes: Any) -> Any:
     """Return the codec's network with some of its configuration changed; 1×1 convolutions it lacked do nothing."""
-    config = json.loads(json.dumps(dict(codec.describe()))) | changes
+    config = files.as_read(codec.describe()) | changes
     network: Any = build_diffusers(codec.kind, config).model
     state = network.state_dict()
     for name in ("quant_conv", "post_quant_conv"):

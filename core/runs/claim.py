@@ -1,6 +1,5 @@
 """How a stage claims a directory: for one configuration and its inputs, to start it, to continue it or to mend it."""
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -40,7 +39,7 @@ def claim(
     kind of stage made is refused in any case, as is what a newer version finished (NewerFormat). `replace` also writes
     the recipe again, and an identity that can no longer be read.
     """
-    wanted = _document(identity)
+    wanted = files.as_read(identity.document())
     finished, damage = _finished(path, identity)
     if (found := kind_of(path)) not in (None, identity.kind):
         raise ConfigError(f"{path} holds {found!r}, not {identity.kind!r}: it is not replaced", "give another `name`")
@@ -116,7 +115,7 @@ def is_whole(path: Path, kind: str, identity: Identity | None = None) -> bool:
         return False
     if identity is None:
         return True
-    known, wanted = _of_manifest(run), _document(identity)
+    known, wanted = _of_manifest(run), files.as_read(identity.document())
     return not _differences(known, wanted, identity) or _is_shorter(known, wanted, identity)
 
 
@@ -184,11 +183,6 @@ def _reopen(path: Path, finished: StageRun | None) -> None:
         there = {name: digest for name, digest in table.items() if (path / name).is_file()}
         Pieces(path).add({name: digest for name, digest in there.items() if files.sha256_file(path / name) == digest})
     (path / MANIFEST).unlink()
-
-
-def _document(identity: Identity) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(json.dumps(identity.document()))  # as it will be read
-    return document
 
 
 def _of_manifest(finished: StageRun) -> dict[str, Any]:

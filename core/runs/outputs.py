@@ -1,6 +1,5 @@
 """A stage's output folder: locked by one command at a time and claimed for its settings and inputs."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -70,7 +69,7 @@ def claim(
 
 def _defaults(config: Stage) -> dict[str, Any]:
     """Return the default of each setting, JSON: where it has changed, that of a folder made before it was recorded."""
-    return _json(identity(as_formerly(defaults(type(config), config.model_dump()))))
+    return files.as_read(identity(as_formerly(defaults(type(config), config.model_dump()))))
 
 
 def as_begun(config: AnyStage) -> AnyStage:
@@ -83,7 +82,7 @@ def as_begun(config: AnyStage) -> AnyStage:
     if before is config:
         return config
     ignored = {*places(config), *(f"train.{part}" for part in ENDING)}
-    wanted = {name: value for name, value in leaves(_json(identity(before))) if name not in ignored}
+    wanted = {name: value for name, value in leaves(files.as_read(identity(before))) if name not in ignored}
     for name in (MANIFEST, IDENTITY):
         with suppress(DataError):
             recorded = claims.settings_of(files.read_json(folder / name))
@@ -91,12 +90,6 @@ def as_begun(config: AnyStage) -> AnyStage:
             if recorded and wanted == {name: value for name, value in known if name not in ignored}:
                 return before
     return config
-
-
-def _json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as they will be read."""
-    read: dict[str, Any] = json.loads(json.dumps(settings))
-    return read
 
 
 class BatchSettings(Protocol):

@@ -6,7 +6,6 @@ it, the sha256 of each file the next stage reads, and that of itself; the hash o
 fingerprint. Each stage records the fingerprints of its inputs.
 """
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -220,7 +219,7 @@ class StageRun:
                 "images_per_second": None if images_per_second is None else round(images_per_second, 2),
             },
         }
-        manifest = json.loads(json.dumps(contents))  # As it will be read.
+        manifest = files.as_read(contents)
         files.write_json(self.path / MANIFEST, files.sealed(manifest, OWN_DIGEST))
         (self.path / PIECES).unlink(missing_ok=True)
         return replace(self, complete=True, manifest=manifest)

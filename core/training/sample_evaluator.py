@@ -4,7 +4,6 @@ Wrong settings are refused before any work, the reference's features are compute
 as a folder of the same kind, which can be used wherever the generator is.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import files
 from ..diffusion import conditions
 from ..distributed import processes
 from ..errors import ConfigError, DataError
@@ -125,7 +125,7 @@ class SampleEvaluator:
             "reference": self.reference_input["path"],
             "reference_sha256": self.reference_input["fingerprint"],
         }
-        self.conditions = json.loads(json.dumps(conditions))  # as lines of metrics.jsonl will hold them
+        self.conditions = files.as_read(conditions)  # as lines of metrics.jsonl will hold them
 
     def _reference_features(self, reference: ImageSource) -> Features:
         folder = self.best.work.path / REFERENCE
