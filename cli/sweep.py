@@ -44,6 +44,8 @@ def run(config: Sweep, console: Progress) -> Any:
         opened = generator.open_generator(wanted)
         sampling = opened.recorded(config.seed)
         by = "student" if "denoiser" in how else sampling["sampler"]
+        if "autoguide" in how:
+            by += f", autoguide {how['autoguide_scale']:g}"
         console.note(sweep.in_words(by, sampling["cfg"], sampling["steps"]))
         drawn = sample.run(wanted, console).directory
         evaluated = evaluate.run(Eval(**shared, **how_evaluated, samples=drawn.name), console, seen).directory
@@ -61,16 +63,22 @@ def _ways(
     taken = open_generator(Sample(**shared, **conditions)).settings
     usual, has_steps = type(config).model_fields, bool({"steps", "sampler"} & taken.keys())
     for steps in dict.fromkeys(config.steps):
-        for sampler, cfg in product(dict.fromkeys(config.sampler), scales):
+        for sampler, away, cfg in product(dict.fromkeys(config.sampler), _away(config), scales):
             how: dict[str, Any] = {
                 "steps": steps,
                 "sampler": sampler,
                 **{name: getattr(config, name) for name in _TIMES},
             }
             asked = {name: value for name, value in how.items() if getattr(config, name) != usual[name].default}
-            yield {"cfg": cfg, **(how if has_steps else asked)}
+            yield {"cfg": cfg, **(how if has_steps else asked), **away}
         if config.students and has_steps:
             yield from _by_student(config, steps, scales, console)
+
+
+def _away(config: Sweep) -> Iterator[dict[str, Any]]:
+    """Yield the settings of autoguidance at each of its scales, of which 1 is without."""
+    for scale in dict.fromkeys(config.autoguide_scale) if config.autoguide is not None else (1.0,):
+        yield {} if scale == 1 else {"autoguide": config.autoguide, "autoguide_scale": scale}
 
 
 def _by_student(config: Sweep, steps: int, scales: Sequence[float], console: Progress) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from .. import seeds
 from ..diffusion import conditions, consistency, samplers, times
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser, clipped
-from ..diffusion.guidance import classifier_free
+from ..diffusion.guidance import autoguidance, classifier_free
 from ..diffusion.names import CONSISTENCY
 from ..diffusion.schedules import Schedule
 from ..errors import ConfigError
@@ -149,16 +149,19 @@ def check_clip(sampling: Sampling, of_pixels: bool) -> None:
 
 
 def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
-    """Count, by sampling with a network that only counts, how often it sees an image, and in how many passes."""
+    """Count, by sampling with a network that only counts, how often it sees an image, and in how many passes.
+
+    A weaker network, of autoguidance, counts as the network itself.
+    """
     seen: list[int] = []
 
     def count(x_t: torch.Tensor, t: torch.Tensor, cond: Cond) -> torch.Tensor:
         seen.append(len(x_t))
         return x_t
 
-    denoise: Denoiser = count
+    denoise: Denoiser = autoguidance(count, count, sampling.autoguide_scale, sampling.cfg_interval)
     if sampling.cfg != 1.0:
-        denoise = classifier_free(count, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
+        denoise = classifier_free(denoise, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
     x = torch.zeros(1, 1, 1, 1)
     grid = times.grid(forward.num_steps, sampling.on(forward.num_steps).num_steps, sampling.spacing)
     _SAMPLERS[sampling.sampler](denoise, x, forward, grid, {}, noise=lambda step: x)

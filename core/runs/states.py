@@ -34,13 +34,13 @@ STATES = {
     BEST: State(
         f"{BEST}/{MANIFEST}",
         "keeps no best state: its samples were not measured in training",
-        "take its last state, or train with `metrics.every=100k` and `replace`",
+        "take its last state; or remove the folder, and train again with `metrics.every=100k`",
         _KEPT,
     ),
     EARLY: State(
         f"{EARLY}/{MANIFEST}",
         "keeps no early state: its training is shorter than `train.early`, or older than that setting",
-        "train with less `train.early` and `replace`; or name a weaker denoiser, `autoguide=PATH`",
+        "name a weaker denoiser, `autoguide=PATH`; or remove the folder, and train again with less `train.early`",
         _KEPT,
     ),
 }

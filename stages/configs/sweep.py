@@ -36,6 +36,7 @@ class Sweep(Asking):
     examples = (
         "ldm sweep --cfg 1,1.5,2,3,5",
         "ldm sweep --cfg 3 --steps 5,10,20,50 --sampler dpmpp-2m",
+        "ldm sweep --cfg 1,1.5,2,3 --autoguide early --autoguide-scale 1,2",
     )
 
     cfg: tuple[Annotated[float, Field(ge=0)], ...] = option((1.0, 1.5, 2.0, 3.0, 5.0), "Guidance scales.", "--cfg")
@@ -47,6 +48,15 @@ class Sweep(Asking):
     )
     shift: float | None = option(
         None, "Move the samplers' times towards noise (above 1) or data; by default as in training.", gt=0
+    )
+    autoguide: Location | None = option(
+        None,
+        "Weaker denoiser of the same latents to guide away from as well; early is the denoiser's own state after"
+        " train.early images.",
+        "--autoguide",
+    )
+    autoguide_scale: tuple[Annotated[float, Field(ge=0)], ...] = option(
+        (2.0,), "Autoguidance scales, with --autoguide; 1 is without.", "--autoguide-scale", min_length=1
     )
     students: bool = option(
         True,

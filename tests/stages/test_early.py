@@ -67,6 +67,17 @@ def test_guiding_away_from_it_is_guiding_away_from_its_folder(kept: Pipeline) ->
     assert pngs(given) == named
 
 
+@pytest.mark.parametrize("how", [{"checkpoint": "early"}, {"autoguide": "early", "autoguide_scale": 30.0}])
+def test_an_image_is_drawn_again_from_the_state_or_away_from_it(kept: Pipeline, how: dict[str, object]) -> None:
+    label = "-".join(how)
+    first = kept.run("sample", num=1, steps=3, seed=5, classes="0", label=f"first-{label}", **how).directory
+    image = next(first.glob("*.png"))
+    again = kept.run("sample", like=image, num=1, label=f"again-{label}").directory
+    assert next(again.glob("*.png")).read_bytes() == image.read_bytes()
+    drawn = manifest(again)["facts"]
+    assert drawn["sampling"] == manifest(first)["facts"]["sampling"]
+
+
 def test_a_training_that_is_too_short_keeps_none_and_says_so(trained: Pipeline, copied: Pipeline) -> None:
     with pytest.raises(
         DataError, match=r"keeps no early state: its training is shorter than `train\.early`"

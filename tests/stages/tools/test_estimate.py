@@ -264,6 +264,8 @@ def test_labels_and_numbers_of_images_are_counted_as_the_network_embeds_them(tmp
         (Sampling(steps=9), 9, 9),
         (Sampling(steps=9, cfg=3.0), 18, 9),
         (Sampling(steps=9, cfg=0.0), 9, 9),
+        (Sampling(steps=9, autoguide_scale=2.0), 18, 18),
+        (Sampling(steps=9, autoguide_scale=2.0, cfg=3.0), 36, 18),
         (Sampling(steps=4, cfg=3.0, cfg_interval=(0.4, 0.8)), 6, 4),  # of the times 1, 3/4, 1/2, 1/4
         (Sampling(sampler="heun", steps=9), 17, 17),
         (Sampling(sampler="ddpm"), 100, 100),

@@ -83,6 +83,21 @@ def test_samplers_and_students_stand_in_one_table_with_what_an_image_costs(own: 
     assert len(table(swept(own, cfg=(1, 3), steps=(2,), students=False))) == 2
 
 
+def test_scales_of_autoguidance_stand_beside_drawing_without_it(own: Pipeline, tmp_path: Path) -> None:
+    own = own.copy(tmp_path)
+    shutil.rmtree(own.folder / "dit")
+    own.run("train-dit", train__early=32)
+    outcome = swept(own, cfg=(1, 2), steps=(2,), autoguide="early", autoguide_scale=(1, 10, 40))
+    rows = table(outcome)
+    ways = [(by, cfg) for by in ("ddim", "ddim, autoguide 10", "ddim, autoguide 40") for cfg in ("1.0", "2.0")]
+    assert [(row["by"], row["cfg"]) for row in rows] == ways
+    assert [row["evaluations"] for row in rows] == ["2", "4", "4", "8", "4", "8"]
+    distances = {row["frechet_distance[classifier]"] for row in rows}
+    assert len(distances) == 6, "each way draws other images"
+    assert "ddim, autoguide 40, cfg 2, 2 steps" in outcome.summary
+    assert [row["by"] for row in table(swept(own, cfg=(1,), steps=(2,), autoguide="early"))] == ["ddim, autoguide 2"]
+
+
 def test_a_generator_without_steps_is_compared_over_guidance_alone(next_scale: Pipeline, tmp_path: Path) -> None:
     pipeline = next_scale.copy(tmp_path)
     outcome = swept(pipeline, cfg=(1, 2))
