@@ -1,8 +1,11 @@
 """`ldm encode`: images and an autoencoder in, WebDataset shards of latents out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +17,19 @@ from ..core.denoisers.registry import preset_for
 from ..core.distributed import processes
 from ..core.errors import ConfigError
 from ..core.images.dataset import ImageSource
-from ..core.images.sets import MASKS, data_of, image_sources, inherit_data, warn_of_change
+from ..core.images.sets import (
+    MASKS,
+    ImageSets,
+    ImageSources,
+    data_of,
+    image_sources,
+    inherit_data,
+    warn_of_change,
+)
 from ..core.images.settings import Data
-from ..core.latents.conditions import KINDS, condition_of
-from ..core.latents.encoding import Encoding, encode_split, statistics_of, token_maps
-from ..core.latents.fields import LABEL, MASK
+from ..core.latents.conditions import KINDS, ImageCondition, condition_of
+from ..core.latents.encoding import Encoding, Part, encode_split, statistics_of, token_maps
+from ..core.latents.fields import LABEL, MASK, Field
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress, number_of
@@ -26,101 +37,152 @@ from ..core.runs.inputs import as_input, open_own
 from ..core.runs.outputs import claim, command_line, occupied, output_folder
 from ..core.runs.pieces import Pieces
 from ..core.runs.roles import AUTOENCODER, LATENTS
+from ..core.runs.run import StageRun
 from ..core.runs.schemas import size_recorded
+from ..core.system.precision import Policy
 from .configs import Encode
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is encoded: images, by an autoencoder, and a condition of theirs. config: with the settings of the data."""
+
+    config: Encode
+    source: StageRun
+    autoencoder: Callable[[], Autoencoder]
+    images: ImageSources
+    condition: ImageCondition | None
+
+    def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Return all of it as inputs of the stage in `folder`."""
+        conditioned_on = {} if self.condition is None else self.condition.inputs
+        return {"autoencoder": as_input(self.source, folder), **self.images.inputs, **conditioned_on}
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """The fingerprints of what labels and masks come from; the autoencoder gives all other fields."""
+        masks = {MASK: self.images.inputs[MASKS]["fingerprint"]} if self.config.data.masks else {}
+        return {LABEL: self.images.as_input["fingerprint"], **masks}
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What was made of it: the shards of each split, and what the manifest says of their samples.
+
+    maps: shapes of the codec's maps of tokens. count: images encoded now, in so many seconds.
+    """
+
+    images: ImageSets
+    conditioning: Conditioning | None
+    parts: dict[str, list[Part]]
+    shape: tuple[int, int, int]
+    maps: list[list[int]]
+    count: int
+    seconds: float
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of each shard, by its name."""
+        return {part.shard.name: part.shard.sha256 for each in self.parts.values() for part in each}
 
 
 def run(config: Encode, progress: Progress) -> Outcome:
     """Encode the training and validation images of a run. Returns the folder of the shards."""
     folder = output_folder(config)
     with occupied(folder, config.machine) as policy:
-        # Inputs: the autoencoder, and the images it was trained on unless others are given.
-        source = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder")
-        given = config
-        config = inherit_data(config, source)
-        autoencoder = cache(lambda: load_autoencoder(source, policy).network)
-        _check_form(config, data_of(source), autoencoder, progress)
-        sources = image_sources(config.data)
-        warn_of_change(sources.as_input, source, progress)
-        condition = condition_of(sources, config.conditioning, config, policy.device)
-        if condition is not None:
-            sources = condition.images
-            config = config if condition.mirrors else _unmirrored(config, given)
-        conditioned_on = {} if condition is None else condition.inputs
-        inputs = {"autoencoder": as_input(source, folder), **sources.inputs, **conditioned_on}
+        given = _open(config, policy, progress)
 
         # Nothing to do where the same settings and inputs have made this folder.
-        work = claim(folder, config, inputs, progress)
+        work = claim(folder, given.config, given.inputs(folder), progress)
         if work.complete:
-            made = open_own(LATENTS, config, folder, "latents")
-            return Outcome(
-                folder, already_complete=True, next_commands=[_training(config, conditioning_of(made.metadata))]
-            )
-
-        # Encode both splits; shards that are there are not made again.
-        network = autoencoder()
-        maps = token_maps(network, config.data.size, policy)
-        images = sources.read(progress, keep=False)
-        conditioning: Conditioning | None = None
-        fields_of = _no_fields
-        if condition is not None:
-            conditioning = condition.conditioning(images.train.source, images.val.source, progress)
-            fields_of = partial(condition.fields, conditioning)
-        job = Encoding(config.shard_size, config.batch_size, network, policy, Pieces(folder), bool(maps), fields_of)
-        started = time.monotonic()
-        train, num_train = encode_split(images.train, "train", config.data.flip, job, progress)
-        val, num_val = encode_split(images.val, "val", False, job, progress)  # Validation does not mirror.
-        speed = (num_train + num_val) / (time.monotonic() - started)
+            made = open_own(LATENTS, given.config, folder, "latents")
+            following = _training(given.config, conditioning_of(made.metadata))
+            return Outcome(folder, already_complete=True, next_commands=[following])
 
         # One process writes the index, the statistics and, last of all, the manifest.
+        encoded = _encode(given, Pieces(folder), policy, progress)
         if not processes.world().is_main:
             return Outcome(folder)
-        parts = {"train": list(train), "val": list(val)}
-        names = {split: [part.shard.name for part in each] for split, each in parts.items()}
-        fields = write_index(folder, {split: [part.shard for part in each] for split, each in parts.items()})
-
-        # Labels come from the images, another condition from what has it, all other fields from the autoencoder.
-        made_by = {LABEL: sources.as_input["fingerprint"]}
-        if config.data.masks:
-            made_by[MASK] = inputs[MASKS]["fingerprint"]
-        if condition is not None and conditioning is not None:
-            made_by |= dict.fromkeys(condition.names(conditioning), condition.fingerprint)
-        shape = job.network.latent_shape(config.data.size)
-        metadata = {
-            "latent_shape": list(shape),
-            "dtype": "float16",
-            "before_quantisation": True,
-            "fields": {name: form.describe(made_by.get(name, source.fingerprint)) for name, form in fields.items()},
-            **({"token_maps": maps} if maps else {}),
-            "flips": config.data.flip,
-            "class_names": list(images.class_names),
-            "class_counts": np.bincount(images.train.labels, minlength=len(images.class_names)).tolist(),
-            **size_recorded(config.data.size),
-            "crop": {"crop": "centre, as ADM", "pad": "none, padded", "stretch": "none, stretched"}[config.data.fit],
-            "autoencoder": source.fingerprint,
-            "shards": names,
-            "samples": {"train": len(images.train), "val": len(images.val)},
-            "statistics": statistics_of(parts["train"], shape[0]),
-            "skipped": images.skipped,
-            **({} if conditioning is None else recorded(conditioning)),
-        }
-        hashes = {part.shard.name: part.shard.sha256 for each in parts.values() for part in each}
-        artifact = work.commit([*hashes, INDEX], metadata, hashes, speed or None)
+        shards = {split: [part.shard for part in parts] for split, parts in encoded.parts.items()}
+        metadata = _metadata(given, encoded, write_index(folder, shards))
+        speed = encoded.count / encoded.seconds
+        artifact = work.commit([*encoded.hashes, INDEX], metadata, encoded.hashes, speed or None)
 
     # What the command shows.
-    size = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
+    size, images = sum(entry["bytes"] for entry in artifact.manifest["files"].values()), encoded.images
     conditions = {}
-    if condition is not None and conditioning is not None:
-        conditions = condition.summary(conditioning, images.train.source)
+    if given.condition is not None and encoded.conditioning is not None:
+        conditions = given.condition.summary(encoded.conditioning, images.train.source)
     summary = {
         "latents": f"{len(images.train):,} for training, {len(images.val):,} for validation",
-        "shape": " × ".join(map(str, shape)),
-        "size": f"{size / 1e6:.1f} MB in {number_of(len(hashes), 'shard')}",
+        "shape": " × ".join(map(str, encoded.shape)),
+        "size": f"{size / 1e6:.1f} MB in {number_of(len(encoded.hashes), 'shard')}",
         **conditions,
     }
-    if num_train + num_val:
+    if encoded.count:
         summary["speed"] = f"{speed:,.0f} images a second"
-    return Outcome(folder, summary=summary, next_commands=[_training(config, conditioning_of(metadata))])
+    return Outcome(folder, summary=summary, next_commands=[_training(given.config, conditioning_of(metadata))])
+
+
+def _open(config: Encode, policy: Policy, progress: Progress) -> _Given:
+    """Open the autoencoder, and the images that it was trained on unless others are given."""
+    source, asked = open_own(AUTOENCODER, config, config.autoencoder, "autoencoder"), config
+    config = inherit_data(config, source)
+    autoencoder = cache(lambda: load_autoencoder(source, policy).network)
+    _check_form(config, data_of(source), autoencoder, progress)
+    images = image_sources(config.data)
+    warn_of_change(images.as_input, source, progress)
+    condition = condition_of(images, config.conditioning, config, policy.device)
+    if condition is not None:
+        images = condition.images
+        config = config if condition.mirrors else _unmirrored(config, asked)
+    return _Given(config, source, autoencoder, images, condition)
+
+
+def _encode(given: _Given, pieces: Pieces, policy: Policy, progress: Progress) -> _Encoded:
+    """Encode both splits; shards that are there are not made again."""
+    config, network = given.config, given.autoencoder()
+    maps = token_maps(network, config.data.size, policy)
+    images = given.images.read(progress, keep=False)
+    conditioning: Conditioning | None = None
+    fields_of = _no_fields
+    if given.condition is not None:
+        conditioning = given.condition.conditioning(images.train.source, images.val.source, progress)
+        fields_of = partial(given.condition.fields, conditioning)
+    job = Encoding(config.shard_size, config.batch_size, network, policy, pieces, bool(maps), fields_of)
+    started = time.monotonic()
+    train, num_train = encode_split(images.train, "train", config.data.flip, job, progress)
+    val, num_val = encode_split(images.val, "val", False, job, progress)  # Validation does not mirror.
+    seconds = time.monotonic() - started
+    parts = {"train": list(train), "val": list(val)} if processes.world().is_main else {}
+    shape = network.latent_shape(config.data.size)
+    return _Encoded(images, conditioning, parts, shape, maps, num_train + num_val, seconds)
+
+
+def _metadata(given: _Given, encoded: _Encoded, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Return what the manifest says of the latents."""
+    config, source, images = given.config, given.source, encoded.images
+    made_by, conditioning = given.made_by, encoded.conditioning
+    if given.condition is not None and conditioning is not None:
+        made_by |= dict.fromkeys(given.condition.names(conditioning), given.condition.fingerprint)
+    return {
+        "latent_shape": list(encoded.shape),
+        "dtype": "float16",
+        "before_quantisation": True,
+        "fields": {name: form.describe(made_by.get(name, source.fingerprint)) for name, form in fields.items()},
+        **({"token_maps": encoded.maps} if encoded.maps else {}),
+        "flips": config.data.flip,
+        "class_names": list(images.class_names),
+        "class_counts": np.bincount(images.train.labels, minlength=len(images.class_names)).tolist(),
+        **size_recorded(config.data.size),
+        "crop": {"crop": "centre, as ADM", "pad": "none, padded", "stretch": "none, stretched"}[config.data.fit],
+        "autoencoder": source.fingerprint,
+        "shards": {split: [part.shard.name for part in parts] for split, parts in encoded.parts.items()},
+        "samples": {"train": len(images.train), "val": len(images.val)},
+        "statistics": statistics_of(encoded.parts["train"], encoded.shape[0]),
+        "skipped": images.skipped,
+        **({} if conditioning is None else recorded(conditioning)),
+    }
 
 
 def _training(config: Encode, conditioning: Conditioning) -> str:
