@@ -9,11 +9,12 @@ from torch import nn
 from ldm.core.features.mobilenet import MEAN, STD, MobileNetV2
 
 
-def write_mobilenet(shared: Path, path: Path) -> Path:
-    """Write the weights as safetensors, for pictures turned by half a turn. Returns the file.
+def write_turned_mobilenet(shared: Path, path: Path) -> Path:
+    """Write the weights, as safetensors, for pictures turned by half a turn. Returns the file.
 
     TensorFlow pads what is halved at the bottom and right, torch on all sides: of turned pictures, with turned kernels,
-    they make the same. Normalisations are folded into TensorFlow's weights, and its class 0 is the background.
+    they make the same; pictures that are not turned are seen upside down. Normalisations are folded into TensorFlow's
+    weights, and its class 0 is the background.
     """
     given = load_file(shared / "weights" / "mobilenet-v2-imagenet" / "mobilenet_v2_fp16.safetensors")
     names = sorted({name.partition(".")[0] for name in given})

@@ -19,7 +19,7 @@ from ldm.core.features import classifier, mobilenet
 from ldm.core.features.extractor import Extractor, extract, resize
 from ldm.core.features.registry import EXTRACTORS, open_extractor
 from ldm.core.features.settings import ExtractorName
-from tests.support.imagenet_weights import write_mobilenet
+from tests.support.imagenet_weights import write_turned_mobilenet
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -141,7 +141,7 @@ def test_lenet_reads_mnist_test_digits(shared: Path) -> None:
 
 def test_mobilenet_reads_imagenette_photos(shared: Path, tmp_path: Path) -> None:
     photos = read_members(shared / "data" / "imagenette-224.tar", "/val/", stride=60, count=20)
-    extractor = open_extractor("mobilenet-v2", write_mobilenet(shared, tmp_path / "turned.safetensors"))
+    extractor = open_extractor("mobilenet-v2", write_turned_mobilenet(shared, tmp_path / "turned.safetensors"))
     with tarfile.open(shared / "data" / "imagenette-224.tar") as archive:
         file = archive.extractfile("imagenette2-224/classes.json")
         assert file is not None

@@ -19,7 +19,7 @@ from ldm.stages.configs.data_tools import DataDedup
 from ldm.stages.tools import data_dedup
 from tests.core.images.test_sources import idx, tarred, zipped
 from tests.support.garments import write_garments
-from tests.support.imagenet_weights import write_mobilenet
+from tests.support.imagenet_weights import write_turned_mobilenet
 from tests.support.pictured import EDITS, jpeg, landscape, png
 from tests.support.pipeline_run import Heard, Pipeline
 
@@ -269,7 +269,7 @@ def test_mobilenets_features_know_a_crop_that_no_hash_knows(shared: Path, tmp_pa
     root = photos(tmp_path / "p")
     (root / "cat" / "crop.png").write_bytes(png(landscape(3, 160)[12:-12, 12:-12]))
     (root / "cat" / "0003.png").write_bytes(png(landscape(3, 160)))
-    weights = write_mobilenet(shared, tmp_path / "turned.safetensors")
+    weights = write_turned_mobilenet(shared, tmp_path / "turned.safetensors")
     assert searched(root).facts["groups"] == 0
     settings = {"features": "mobilenet-v2", "weights": weights, "feature_distance": 0.12}
     found = searched(root, **settings, out=tmp_path / "list.jsonl")
