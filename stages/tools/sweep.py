@@ -97,10 +97,13 @@ def _row(point: Point, drawn: StageRun, evaluation: StageRun) -> dict[str, Any]:
     }
 
 
-def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the names of numbers to report and draw, among those that the rows have."""
-    known = dict.fromkeys(name for row in rows for name in row)
-    return [name for shown in SHOWN for name in known if name.partition("[")[0] == shown]
+def shown_numbers(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of numbers to report and draw, among those that the rows have.
+
+    Accuracy among the data's classes stands beside that among all of an extractor's own.
+    """
+    known = {name: name.partition("[")[0].partition("_among_")[0] for row in rows for name in row}
+    return [name for shown in SHOWN for name, base in known.items() if base == shown]
 
 
 def _summary(titles: Sequence[str], rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> dict[str, str]:
@@ -108,7 +111,7 @@ def _summary(titles: Sequence[str], rows: Sequence[dict[str, Any]], floor: dict[
 
     What images cost stands there where it was drawn by several samplers, or by students.
     """
-    names = _shown(rows)
+    names = shown_numbers(rows)
     if len({row["by"] for row in rows}) > 1:
         names = [*names, *(cost for cost in COST if any(row[cost] is not None for row in rows))]
     lines = dict(zip(titles, rows, strict=True))
@@ -136,7 +139,7 @@ def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarr
     Each for what drew them, where that differs. A setting that has one value only is not an axis. Dashed: real images
     in place of the samples.
     """
-    names = _shown(rows)
+    names = shown_numbers(rows)
     if len({row["by"] for row in rows}) == 1:
         rows = [{**row, "by": ""} for row in rows]
     chosen = [setting for setting in SETTINGS if len({row[setting] for row in rows}) > 1] or ["cfg"]
@@ -150,7 +153,7 @@ def _curves(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarr
 
 def _over_cost(rows: Sequence[dict[str, Any]], floor: dict[str, float]) -> np.ndarray:
     """Draw distance and class accuracy over network evaluations and over seconds, a line for each sampler and scale."""
-    names = [name for name in _shown(rows) if name.partition("[")[0] in OVER_COST]
+    names = [name for name in shown_numbers(rows) if name.partition("[")[0] in OVER_COST]
     ways = [*dict.fromkeys((row["by"], row["cfg"]) for row in rows)]
     panels = []
     for cost, label in COST.items():

@@ -17,6 +17,7 @@ from ldm.core.progress import Outcome, Silent
 from ldm.stages.configs.folders import Verify
 from ldm.stages.configs.sweep import Sweep
 from ldm.stages.tools import verify
+from ldm.stages.tools.sweep import shown_numbers
 from tests.support.pipeline_run import Heard, Pipeline, manifest
 
 
@@ -133,6 +134,16 @@ def test_the_reference_is_looked_at_once_and_gives_the_numbers_of_an_evaluation_
         again = alone.run("eval", samples=folder.name, limit=10_000).directory
         for name in ("metrics.json", "nearest.png", "features.safetensors"):
             assert not (folder / name).exists() or (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_accuracy_among_the_data_s_classes_stands_beside_that_among_all_of_an_extractor_s() -> None:
+    rows = [{"recall[x]": 0.5, "class_accuracy[x]": 0.1, "class_accuracy_among_10[x]": 0.8, "frechet_distance[x]": 2.0}]
+    assert [name.partition("[")[0] for name in shown_numbers(rows)] == [
+        "frechet_distance",
+        "class_accuracy",
+        "class_accuracy_among_10",
+        "recall",
+    ]
 
 
 @pytest.mark.parametrize(
