@@ -33,9 +33,7 @@ def run(config: Sweep, console: Progress) -> Any:
     )
     config = asking.with_prompts(config)
     shared: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
-    how_evaluated: dict[str, Any] = {
-        name: getattr(config, name) for name in ("reference", "features", "weights", "limit")
-    }
+    how_evaluated: dict[str, Any] = {name: getattr(config, name) for name in _EVALUATED}
     conditions: dict[str, Any] = config.asked
     points: list[Any] = []
     seen: dict[str, Any] = {}

@@ -69,7 +69,7 @@ class _Given:
 class _Encoded:
     """What was made of it: the shards of each split, and what the manifest says of their samples.
 
-    maps: shapes of the codec's maps of tokens. count: images encoded now, in so many seconds.
+    maps: shapes of the codec's maps of tokens. speed: images encoded a second; 0 where all shards were there.
     """
 
     images: ImageSets
@@ -77,8 +77,7 @@ class _Encoded:
     parts: dict[str, list[Part]]
     shape: tuple[int, int, int]
     maps: list[list[int]]
-    count: int
-    seconds: float
+    speed: float
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -99,14 +98,14 @@ def run(config: Encode, progress: Progress) -> Outcome:
             following = _training(given.config, conditioning_of(made.metadata))
             return Outcome(folder, already_complete=True, next_commands=[following])
 
-        # One process writes the index, the statistics and, last of all, the manifest.
         encoded = _encode(given, Pieces(folder), policy, progress)
+
+        # One process writes the index, the statistics and, last of all, the manifest.
         if not processes.world().is_main:
             return Outcome(folder)
         shards = {split: [part.shard for part in parts] for split, parts in encoded.parts.items()}
         metadata = _metadata(given, encoded, write_index(folder, shards))
-        speed = encoded.count / encoded.seconds
-        artifact = work.commit([*encoded.hashes, INDEX], metadata, encoded.hashes, speed or None)
+        artifact = work.commit([*encoded.hashes, INDEX], metadata, encoded.hashes, encoded.speed or None)
 
     # What the command shows.
     size, images = sum(entry["bytes"] for entry in artifact.manifest["files"].values()), encoded.images
@@ -119,8 +118,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
         "size": f"{size / 1e6:.1f} MB in {number_of(len(encoded.hashes), 'shard')}",
         **conditions,
     }
-    if encoded.count:
-        summary["speed"] = f"{speed:,.0f} images a second"
+    if encoded.speed:
+        summary["speed"] = f"{encoded.speed:,.0f} images a second"
     return Outcome(folder, summary=summary, next_commands=[_training(given.config, conditioning_of(metadata))])
 
 
@@ -153,10 +152,10 @@ def _encode(given: _Given, pieces: Pieces, policy: Policy, progress: Progress) -
     started = time.monotonic()
     train, num_train = encode_split(images.train, "train", config.data.flip, job, progress)
     val, num_val = encode_split(images.val, "val", False, job, progress)  # Validation does not mirror.
-    seconds = time.monotonic() - started
+    speed = (num_train + num_val) / (time.monotonic() - started)
     parts = {"train": list(train), "val": list(val)} if processes.world().is_main else {}
     shape = network.latent_shape(config.data.size)
-    return _Encoded(images, conditioning, parts, shape, maps, num_train + num_val, seconds)
+    return _Encoded(images, conditioning, parts, shape, maps, speed)
 
 
 def _metadata(given: _Given, encoded: _Encoded, fields: Mapping[str, Field]) -> dict[str, Any]:
