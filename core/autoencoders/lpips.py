@@ -14,6 +14,7 @@ from ..colours import in_rgb
 from ..errors import ConfigError
 from ..runs.weights import load_into, read_known_pth
 from .blocks import channels_last
+from .settings import SMALLEST_FOR_LPIPS
 
 TRUNK = "squeeze.backbone.pth"
 HEADS = "v0.1_squeeze.pth"
@@ -21,7 +22,6 @@ SHA256 = {
     TRUNK: "435cedb387e95bc8291893f61a3a64f0345b8c23a05139aceef43947efb3d52d",
     HEADS: "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
 }
-SMALLEST = 17
 _REMEDY = (
     f"take {HEADS} from github.com/richzhang/PerceptualSimilarity (lpips/weights/v0.1/squeeze.pth) and {TRUNK} from"
     " github.com/delldu/LPIPS, or leave LPIPS out"
@@ -35,14 +35,16 @@ _SCALE = (0.458, 0.448, 0.450)
 class LPIPS(nn.Module):
     """The distance, frozen. Raises DataError naming the file if the weights are missing or others.
 
-    folder: holds `squeeze.backbone.pth` and `v0.1_squeeze.pth`.
+    folder: holds `squeeze.backbone.pth` and `v0.1_squeeze.pth`. size: side in pixels to which the shorter one of images
+    is resized before they are compared (Song et al. 2023, Consistency models: 224); None compares them as they are.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int | None = None) -> None:
         super().__init__()
+        self.size = size
         trunk = read_known_pth(folder / TRUNK, SHA256[TRUNK], _REMEDY)
         heads = read_known_pth(folder / HEADS, SHA256[HEADS], _REMEDY)
         self.trunk = _trunk()
@@ -60,16 +62,27 @@ class LPIPS(nn.Module):
 
         Differentiable in both. Raises ConfigError for sides under 17 pixels, of which the trunk leaves nothing.
         """
-        if min(a.shape[-2:]) < SMALLEST:
+        if self.size is None and min(a.shape[-2:]) < SMALLEST_FOR_LPIPS:
             raise ConfigError(
-                f"LPIPS needs images of at least {SMALLEST} pixels, not {min(a.shape[-2:])}",
-                "use a larger `data.image_size`, or leave LPIPS out",
+                f"LPIPS needs images of at least {SMALLEST_FOR_LPIPS} pixels, not {min(a.shape[-2:])}",
+                "use a larger `data.image_size`, or for training `loss.lpips_size`, or leave LPIPS out",
             )
+        a, b = self._resize(a), self._resize(b)
         distance = torch.zeros(len(a), device=a.device)
         for head, of_a, of_b in zip(self.heads, self._features(a), self._features(b), strict=True):
             difference = (_unit(of_a) - _unit(of_b)).square()
             distance = distance + head(difference).float().mean(dim=(1, 2, 3))
         return distance
+
+    def _resize(self, images: Tensor) -> Tensor:
+        """Return images whose shorter side is `size`, bilinear; as they are without one."""
+        height, width = images.shape[-2:]
+        shorter = min(height, width)
+        if self.size is None or self.size == shorter:
+            return images
+        sides = [max(round(side * self.size / shorter), 1) for side in (height, width)]
+        shrinks = self.size < shorter
+        return F.interpolate(images.float(), sides, mode="bilinear", antialias=shrinks, align_corners=False)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         h, features = (in_rgb(images) - self.shift) / self.scale, []

@@ -7,6 +7,7 @@ from ..settings.families import Families, FamilySection, preset_names
 from ..settings.fields import Count, Location, OneOf, Section, option
 from .families import FAMILIES
 
+SMALLEST_FOR_LPIPS = 17  # pixels: of shorter sides its network leaves nothing
 _CONFIGS = [family.config for family in FAMILIES.values() if family.config.presets]
 
 
@@ -26,6 +27,13 @@ class VQVAELoss(Section):
     reconstruction: Literal["l1", "l2"] = option("l1", "Pixel loss.")
     lpips: Location | None = option(None, "Folder with LPIPS weights; none leaves the perceptual loss out.", "--lpips")
     lpips_weight: float = option(1.0, "Weight of the perceptual loss.", ge=0)
+    lpips_size: int | None = option(
+        None,
+        "Side in pixels to which the perceptual loss resizes images: twice that of small ones shows it more of their"
+        " texture; by default it takes them as they are.",
+        ge=SMALLEST_FOR_LPIPS,
+        le=4096,
+    )
     equivariance: float = option(
         0.0,
         "Share of training steps in which latents are turned, or halved in size, before they are decoded, and compared"

@@ -302,11 +302,15 @@ def test_taef2_serves_as_the_autoencoder(encoded: Pipeline, tmp_path: Path, shar
 
 
 def test_lpips_takes_part_in_the_loss(encoded: Pipeline, tmp_path: Path, shared: Path) -> None:
-    pipeline = Pipeline(tmp_path, encoded.images)
-    weights = shared / "weights" / "lpips-squeeze"
-    pipeline.run("train-vqvae", data__image_size=32, train__images=16, loss={"lpips": str(weights)})
-    lines = [json.loads(line) for line in (pipeline.folder / "vqvae" / "metrics.jsonl").read_text().splitlines()]
-    assert any(line.get("lpips", 0) > 0 for line in lines)
+    weights, seen = str(shared / "weights" / "lpips-squeeze"), {}
+    for size in (None, 64):
+        pipeline = Pipeline(tmp_path / str(size), encoded.images)
+        loss = {"lpips": weights, "lpips_size": size}
+        pipeline.run("train-vqvae", data__image_size=32, train__images=16, loss=loss)
+        lines = [json.loads(line) for line in (pipeline.folder / "vqvae" / "metrics.jsonl").read_text().splitlines()]
+        seen[size] = [line["lpips"] for line in lines if "lpips" in line]
+    assert all(numbers and min(numbers) > 0 for numbers in seen.values())
+    assert seen[None] != seen[64], "it is of enlarged images"
 
 
 def test_the_numbers_are_a_table_too_on_request(trained: Pipeline, tmp_path: Path) -> None:

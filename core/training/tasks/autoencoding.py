@@ -12,7 +12,8 @@ from ... import seeds
 from ...autoencoders import equivariance, losses, registry
 from ...autoencoders.codec import Autoencoder, Codec, Draws, TokenCodec, TrainableCodec, train_only, untouched
 from ...autoencoders.discriminator import Discriminator, layers_for
-from ...autoencoders.lpips import LPIPS, SMALLEST
+from ...autoencoders.lpips import LPIPS
+from ...autoencoders.settings import SMALLEST_FOR_LPIPS
 from ...images.decode import as_tensor, as_uint8, write_png
 from ...images.grid import grid, scale_for
 from ...images.loader import ImageLoader, training_images
@@ -50,11 +51,12 @@ class AutoencodingTask:
         self.autoencoder = registry.build(registry.config_of(config.model, config.data.channels)).to(policy.device)
         self.autoencoder.latent_shape(size)
         if config.loss.equivariance:
-            equivariance.require_halves(self.autoencoder, size, SMALLEST if config.loss.lpips else 1)
+            as_they_are = config.loss.lpips is not None and config.loss.lpips_size is None
+            equivariance.require_halves(self.autoencoder, size, SMALLEST_FOR_LPIPS if as_they_are else 1)
         codec = self.autoencoder.codec
         assert isinstance(codec, TrainableCodec) and isinstance(codec, nn.Module), f"{codec.kind} is not trained"
         self.codec: TrainableCodec = codec
-        self.lpips = LPIPS(config.loss.lpips).to(policy.device) if config.loss.lpips else None
+        self.lpips = LPIPS(config.loss.lpips, config.loss.lpips_size).to(policy.device) if config.loss.lpips else None
 
         # Only the codec is the result, so the EMA follows nothing else. The discriminator steps second: it reuses
         # the reconstructions of the codec's pass.

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from ldm.core.autoencoders import losses
@@ -131,6 +133,25 @@ def test_lpips_is_the_published_formula_written_out(lpips: LPIPS, shared: Path) 
         weights = heads[f"lin{level}.model.1.weight"].double()
         expected += (weights * (unit_a - unit_b) ** 2).sum(dim=1).mean().item()
     assert lpips(a, b).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("sides", "resized"), [((16, 16), (48, 48)), ((40, 60), (48, 72)), ((96, 72), (64, 48))])
+def test_lpips_of_resized_images(shared: Path, lpips: LPIPS, sides: tuple[int, int], resized: tuple[int, int]) -> None:
+    """The shorter side, whichever it is, becomes 48 pixels by the filter of Pillow, growing or shrinking."""
+    a, b = (torch.nn.functional.interpolate(image, sides) for image in (_picture(96), _picture(96).flip(-1) * 0.7))
+
+    def as_pillow(image: torch.Tensor) -> torch.Tensor:
+        size = (resized[1], resized[0])
+        bands = [Image.fromarray(band.numpy()).resize(size, Image.Resampling.BILINEAR) for band in image[0]]
+        return torch.from_numpy(np.stack(bands))[None]
+
+    at_48 = LPIPS(shared / "weights" / "lpips-squeeze", size=48)
+    assert at_48(a, b).item() == pytest.approx(lpips(as_pillow(a), as_pillow(b)).item(), rel=1e-4)
+
+
+def test_lpips_of_images_of_that_size_is_the_same(shared: Path, lpips: LPIPS) -> None:
+    a, b = _picture(48), _picture(48).flip(-1)
+    assert torch.equal(LPIPS(shared / "weights" / "lpips-squeeze", size=48)(a, b), lpips(a, b))
 
 
 def test_lpips_has_a_finite_gradient_where_features_vanish(lpips: LPIPS) -> None:
