@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import DataError
+from ..core.errors import ConfigError, DataError
 from ..core.files import json_bytes, write_bytes
 from ..core.runs.run import MANIFEST
+from ..core.runs.states import EARLY
 from ..core.settings.fields import Run, Section, identity
 from ..core.training.tasks.phases import in_phases
 from ..core.training.tasks.settings import AutoencoderTraining
+from ..stages.configs import TrainDenoiser
 from ..stages.table import STAGES, pipeline
 from . import examples
 from .commands import Command, plain_command
@@ -37,7 +39,9 @@ def write_plan(recipe: str | None, name: str | None = None, runs_dir: str | None
     configs = {command: merged_config(command, recipe, (), flags).config for command in STAGES}
     read = read_recipe(recipe) if recipe is not None else None
     sections, without = (read.tree, read.without) if read is not None else ((), ())
-    _require_files({command: configs[command] for command in pipeline(sections) if command not in without})
+    planned = {command: configs[command] for command in pipeline(sections) if command not in without}
+    _require_files(planned)
+    _require_early(planned)
     files: dict[Path, bytes] = {}
     for command, config in configs.items():
         assert isinstance(config, Run), "every stage works in a run"
@@ -58,7 +62,10 @@ def _require_files(configs: Mapping[str, Section]) -> None:
         assert isinstance(config, Run), "every stage works in a run"
         phases = in_phases(config) if isinstance(config, AutoencoderTraining) else [config]
         read = (each for phase in phases for each in _paths(phase))
-        others = dict.fromkeys((name, path) for name, path in read if not path.is_relative_to(config.root))
+        # `autoguide=early` names a state of the denoiser, which `_require_early` looks for.
+        others = dict.fromkeys(
+            each for each in read if not each[1].is_relative_to(config.root) and each[1] != Path(EARLY)
+        )
         absent = [f"{command}: `{name}={path}` does not exist" for name, path in others if not path.exists()]
         if absent and not any((config.root / STAGES[command].writes[0].name).rglob(MANIFEST)):
             missing += absent
@@ -66,6 +73,19 @@ def _require_files(configs: Mapping[str, Section]) -> None:
         raise DataError(
             "; ".join(missing), "the head of the recipe says where to get it, or change that in a copy of the recipe"
         )
+
+
+def _require_early(configs: Mapping[str, Section]) -> None:
+    """Refuse a pipeline that would draw away from a state that its training is too short to keep."""
+    guided = [command for command, config in configs.items() if getattr(config, "autoguide", None) == Path(EARLY)]
+    for command, config in configs.items():
+        train = config.train if isinstance(config, TrainDenoiser) else None
+        if guided and train is not None and not 0 < train.early <= train.images:
+            raise ConfigError(
+                f"{guided[0]}: `autoguide={EARLY}`, and {command} keeps no early state: train.images={train.images} and"
+                f" train.early={train.early}",
+                "give more images or less `train.early`, or leave `autoguide` out",
+            )
 
 
 def _paths(section: Section) -> Iterator[tuple[str, Path]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from ldm.core.errors import ConfigError, DataError
 from ldm.core.runs.roles import DENOISER, Role
 from ldm.stages.command import Command, Kind, Target
 from ldm.stages.table import COMMANDS, STAGES
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +97,29 @@ train-dit: {metrics: {weights: weights/net.pth}, start_from: runs/x/other}
 def test_files_that_a_phase_reads_are_missed_too() -> None:
     with pytest.raises(DataError, match=r"^train-vqvae: `loss\.lpips=weights/lpips` does not exist"):
         plan("train-vqvae: {phases: [part=all, part=head loss.lpips=weights/lpips]}")
+
+
+def test_drawing_away_from_the_early_state_needs_no_file_but_a_training_that_keeps_it() -> None:
+    drawing = "sample: {autoguide: early}\n"
+    plan(drawing + "train-dit: {train: {images: 100k}}")  # as many as `train.early`
+    for short in ("train: {images: 99k}", "train: {early: 0}", "train: {images: 1M, early: 2M}"):
+        with pytest.raises(ConfigError, match=r"^sample: `autoguide=early`, and train-dit keeps no early state"):
+            plan(f"{drawing}train-dit: {{{short}}}")
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_has_a_plan_where_the_files_are_that_it_names(recipe: Path) -> None:
+    for _ in range(2):
+        try:
+            assert write_plan(str(recipe), "x")
+        except DataError as error:
+            for path in re.findall(r"`[\w.]+=(\S+)` does not exist", error.message):
+                assert path.startswith(("weights/", "data/")), path
+                Path(path).mkdir(parents=True, exist_ok=True)
+        else:
+            break
+    else:
+        raise AssertionError(f"{recipe.name} asks for other files than those it named before")
 
 
 def test_a_damaged_plan_is_written_anew() -> None:
