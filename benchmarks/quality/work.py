@@ -118,8 +118,9 @@ class Work:
             return Path(bench.run)
         run = f"latents-{bench.training_key(changes, seed)}"
         with self.held(run):
-            more = {"name": run, "seed": seed}
+            more: dict[str, Any] = {"name": run, "seed": seed}
             if bench.autoencoder_seconds is not None:
+                more["phases"] = []  # a budget is that of one training
                 plan = self.plan(run, bench.autoencoder, changes, bench.autoencoder_seconds, more, more)
                 more = {**more, "train__images": plan["images"]}
             self.run(bench.autoencoder, changes, run, **more)
