@@ -120,7 +120,7 @@ class Work:
         with self.held(run):
             more: dict[str, Any] = {"name": run, "seed": seed}
             if bench.autoencoder_seconds is not None:
-                more["phases"] = []  # a budget is that of one training
+                more["phases"] = ["part=all"]  # the budget is that of one training
                 plan = self.plan(run, bench.autoencoder, changes, bench.autoencoder_seconds, more, more)
                 more = {**more, "train__images": plan["images"]}
             self.run(bench.autoencoder, changes, run, **more)
