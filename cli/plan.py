@@ -12,6 +12,7 @@ import typer
 
 from ..core.errors import ConfigError, DataError
 from ..core.files import json_bytes, write_bytes
+from ..core.pipeline.settings import Drawing
 from ..core.runs.run import MANIFEST
 from ..core.runs.states import EARLY
 from ..core.settings.fields import Run, Section, identity
@@ -62,10 +63,8 @@ def _require_files(configs: Mapping[str, Section]) -> None:
         assert isinstance(config, Run), "every stage works in a run"
         phases = in_phases(config) if isinstance(config, AutoencoderTraining) else [config]
         read = (each for phase in phases for each in _paths(phase))
-        # `autoguide=early` names a state of the denoiser, which `_require_early` looks for.
-        others = dict.fromkeys(
-            each for each in read if not each[1].is_relative_to(config.root) and each[1] != Path(EARLY)
-        )
+        others = dict.fromkeys((name, path) for name, path in read if not path.is_relative_to(config.root))
+        others.pop(("autoguide", Path(EARLY)), None)  # a state of the denoiser, which `_require_early` looks for
         absent = [f"{command}: `{name}={path}` does not exist" for name, path in others if not path.exists()]
         if absent and not any((config.root / STAGES[command].writes[0].name).rglob(MANIFEST)):
             missing += absent
@@ -77,13 +76,16 @@ def _require_files(configs: Mapping[str, Section]) -> None:
 
 def _require_early(configs: Mapping[str, Section]) -> None:
     """Refuse a pipeline that would draw away from a state that its training is too short to keep."""
-    guided = [command for command, config in configs.items() if getattr(config, "autoguide", None) == Path(EARLY)]
+    guided = [
+        command
+        for command, config in configs.items()
+        if isinstance(config, Drawing) and config.autoguide == Path(EARLY) and config.denoiser is None
+    ]
     for command, config in configs.items():
-        train = config.train if isinstance(config, TrainDenoiser) else None
-        if guided and train is not None and not 0 < train.early <= train.images:
+        if guided and isinstance(config, TrainDenoiser) and not 0 < config.train.early <= config.train.images:
             raise ConfigError(
-                f"{guided[0]}: `autoguide={EARLY}`, and {command} keeps no early state: train.images={train.images} and"
-                f" train.early={train.early}",
+                f"{guided[0]}: `autoguide={EARLY}`, and {command} keeps no early state:"
+                f" train.images={config.train.images} and train.early={config.train.early}",
                 "give more images or less `train.early`, or leave `autoguide` out",
             )
 

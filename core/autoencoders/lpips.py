@@ -62,12 +62,12 @@ class LPIPS(nn.Module):
 
         Differentiable in both. Raises ConfigError for sides under 17 pixels, of which the trunk leaves nothing.
         """
-        if self.size is None and min(a.shape[-2:]) < SMALLEST_FOR_LPIPS:
+        a, b = self._resize(a), self._resize(b)
+        if min(a.shape[-2:]) < SMALLEST_FOR_LPIPS:
             raise ConfigError(
                 f"LPIPS needs images of at least {SMALLEST_FOR_LPIPS} pixels, not {min(a.shape[-2:])}",
                 "use a larger `data.image_size`, or for training `loss.lpips_size`, or leave LPIPS out",
             )
-        a, b = self._resize(a), self._resize(b)
         distance = torch.zeros(len(a), device=a.device)
         for head, of_a, of_b in zip(self.heads, self._features(a), self._features(b), strict=True):
             difference = (_unit(of_a) - _unit(of_b)).square()
@@ -80,9 +80,8 @@ class LPIPS(nn.Module):
         shorter = min(height, width)
         if self.size is None or self.size == shorter:
             return images
-        sides = [max(round(side * self.size / shorter), 1) for side in (height, width)]
-        shrinks = self.size < shorter
-        return F.interpolate(images.float(), sides, mode="bilinear", antialias=shrinks, align_corners=False)
+        sides = [round(side * self.size / shorter) for side in (height, width)]
+        return F.interpolate(images.float(), sides, mode="bilinear", antialias=self.size < shorter, align_corners=False)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         h, features = (in_rgb(images) - self.shift) / self.scale, []
