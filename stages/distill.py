@@ -12,6 +12,7 @@ from ..core.denoisers.config import DenoiserConfig
 from ..core.denoisers.network import DenoiserNetwork
 from ..core.diffusion.distillation import CFG
 from ..core.errors import ConfigError
+from ..core.images.crops import CROP
 from ..core.latents.dataset import LatentSets
 from ..core.pipeline.generation import Sampling
 from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, require_denoising, student_of
@@ -102,7 +103,8 @@ class _Student(Kind):
 
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
         taught = denoisers.read_config(self.teacher.path / "final")
-        return taught.replace(scalars=(*taught.scalars, CFG) if self.student.takes_scale else taught.scalars)
+        scalars = tuple(name for name in taught.scalars if name != CROP)  # The teacher draws whole images.
+        return taught.replace(scalars=(*scalars, CFG) if self.student.takes_scale else scalars)
 
     def sampling(self, data: TrainingData) -> Sampling:
         refuse_sampler(self.config.metrics, "a student draws in its own steps")

@@ -28,8 +28,8 @@ from ..core.images.sets import (
 )
 from ..core.images.settings import Data
 from ..core.latents.conditions import KINDS, ImageCondition, condition_of
-from ..core.latents.encoding import Encoding, Part, encode_split, statistics_of, token_maps
-from ..core.latents.fields import LABEL, MASK, Field
+from ..core.latents.encoding import Encoding, Part, Views, encode_split, statistics_of, token_maps
+from ..core.latents.fields import CROPS, LABEL, MASK, Field
 from ..core.latents.index import INDEX, write_index
 from ..core.pipeline.loading import load_autoencoder
 from ..core.progress import Outcome, Progress, number_of
@@ -62,7 +62,7 @@ class _Given:
     def made_by(self) -> dict[str, str]:
         """The fingerprints of what labels and masks come from; the autoencoder gives all other fields."""
         masks = {MASK: self.images.inputs[MASKS]["fingerprint"]} if self.config.data.masks else {}
-        return {LABEL: self.images.as_input["fingerprint"], **masks}
+        return {**dict.fromkeys((LABEL, CROPS), self.images.as_input["fingerprint"]), **masks}
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ def _open(config: Encode, policy: Policy, progress: Progress) -> _Given:
     config = inherit_data(config, source)
     autoencoder = cache(lambda: load_autoencoder(source, policy).network)
     _check_form(config, data_of(source), autoencoder, progress)
+    if config.crops and config.data.masks:
+        raise ConfigError("masks are of whole images, not of crops", "leave out `crops`, or `data.masks`")
     images = image_sources(config.data)
     warn_of_change(images.as_input, source, progress)
     condition = condition_of(images, config.conditioning, config, policy.device)
@@ -149,9 +151,10 @@ def _encode(given: _Given, pieces: Pieces, policy: Policy, progress: Progress) -
         conditioning = given.condition.conditioning(images.train.source, images.val.source, progress)
         fields_of = partial(given.condition.fields, conditioning)
     job = Encoding(config.shard_size, config.batch_size, network, policy, pieces, bool(maps), fields_of)
+    views = Views(config.data.flip, config.crops, config.least_crop)
     started = time.monotonic()
-    train, num_train = encode_split(images.train, "train", config.data.flip, job, progress)
-    val, num_val = encode_split(images.val, "val", False, job, progress)  # Validation does not mirror.
+    train, num_train = encode_split(images.train, "train", views, job, progress)
+    val, num_val = encode_split(images.val, "val", Views(), job, progress)
     speed = (num_train + num_val) / (time.monotonic() - started)
     parts = {"train": list(train), "val": list(val)} if processes.world().is_main else {}
     shape = network.latent_shape(config.data.size)

@@ -15,6 +15,7 @@ from ..core.denoisers.network import DenoiserNetwork
 from ..core.diffusion.names import CONSISTENCY
 from ..core.errors import ConfigError
 from ..core.latents.dataset import LatentSets
+from ..core.latents.fields import CROPS, fields_of
 from ..core.pipeline.generation import DEFAULT_CFG, Sampling, as_trained, check
 from ..core.pipeline.loading import diffusion_of
 from ..core.pipeline.training_data import TrainingData
@@ -59,7 +60,9 @@ class _Denoiser(Kind):
 
     def network(self, data: TrainingData, autoencoder: Autoencoder) -> DenoiserConfig:
         self._captions(data.conditioning)
-        return network_config(self.config, data.described.metadata["latent_shape"], data.conditioning)
+        metadata = data.described.metadata
+        crops = CROPS in (fields_of(metadata) or {})
+        return network_config(self.config, metadata["latent_shape"], data.conditioning, crops)
 
     def sampling(self, data: TrainingData) -> Sampling:
         wanted, diffusion, has_null = self.config.metrics, self.config.diffusion, data.conditioning.has_null

@@ -1,9 +1,11 @@
 """A network without some of its scalars, at one value of each: their vectors become a part of the time's."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
+from torch import Tensor
 
+from ..images.crops import CROP
 from .layers import ScalarEmbeddings, TimestepEmbedding
 from .network import DenoiserNetwork
 from .registry import outline
@@ -19,9 +21,19 @@ def fixed(network: DenoiserNetwork, values: Mapping[str, float]) -> DenoiserNetw
     scalars, time = network.get_submodule("scalars"), network.get_submodule("time")
     assert isinstance(scalars, ScalarEmbeddings) and isinstance(time, TimestepEmbedding), "takes scalars"
     vectors = [scalars[name](torch.full((1,), value)) for name, value in values.items()]
-    bias = time.down.bias + torch.cat(vectors).sum(0)
-    gone = tuple(f"scalars.{name}." for name in values)
-    kept = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(gone)}
-    result = outline(network.config.replace(scalars=tuple(n for n in network.config.scalars if n not in values)))
-    result.load_state_dict({**kept, "time.down.bias": bias}, assign=True)
+    return _without(network, values, {"time.down.bias": time.down.bias + torch.cat(vectors).sum(0)})
+
+
+@torch.no_grad()
+def of_whole_images(network: DenoiserNetwork) -> DenoiserNetwork:
+    """Return the network without what it was told of crops in training: exactly itself for whole images."""
+    return _without(network, (CROP,), {}) if CROP in network.config.scalars else network
+
+
+def _without(network: DenoiserNetwork, gone: Collection[str], changed: Mapping[str, Tensor]) -> DenoiserNetwork:
+    """Return the network without some scalars. changed: tensors that are others then, by name."""
+    prefixes = tuple(f"scalars.{name}." for name in gone)
+    kept = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(prefixes)}
+    result = outline(network.config.replace(scalars=tuple(n for n in network.config.scalars if n not in gone)))
+    result.load_state_dict({**kept, **changed}, assign=True)
     return result.eval()

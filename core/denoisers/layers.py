@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.conditions import Cond
+from ..images.crops import CROP
 from ..system.attention import attend
 from ..system.precision import bf16_units
 
@@ -210,7 +211,8 @@ class TimestepEmbedding(nn.Module):
 def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     """Set a layer to 0, so that its block begins as the identity; return it."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -225,21 +227,32 @@ class StartsAtZero(Protocol):
 class ScalarEmbeddings(nn.ModuleDict):
     """A vector (B, width) for each scalar field (B,) of a condition, by its name; all are 0 until they are trained.
 
-    A network that is given them after its training computes at first what it did before.
+    A network that is given them after its training computes at first what it did before. What is told of a crop (B, 3)
+    is one of them, which the condition of whole images lacks.
     """
 
     def __init__(self, names: Sequence[str], width: int) -> None:
-        super().__init__({name: TimestepEmbedding(width, 256, scale=100.0, shift=0) for name in names})
+        super().__init__({name: CropEmbedding(width) if name == CROP else _scalar_embedding(width) for name in names})
         self.start_at_zero()
 
     def start_at_zero(self) -> None:
         for embedding in self.values():
-            assert isinstance(embedding, TimestepEmbedding)
-            zeroed(embedding.down)
+            zeroed(embedding if isinstance(embedding, CropEmbedding) else embedding.down)  # type: ignore[arg-type]
 
     def vectors(self, cond: Cond) -> list[Tensor]:
         """Return the vectors (B, width) of a condition's scalars."""
-        return [embedding(cond[name]) for name, embedding in self.items()]
+        return [embedding(cond[name]) for name, embedding in self.items() if name != CROP or name in cond]
+
+
+def _scalar_embedding(width: int) -> TimestepEmbedding:
+    return TimestepEmbedding(width, 256, scale=100.0, shift=0)
+
+
+class CropEmbedding(nn.Linear):
+    """A vector (B, width) for what is told of a crop (B, 3); see `core.images.crops`. Whole images, zeros, add none."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(3, width, bias=False)
 
 
 def initialise(network: nn.Module, time: TimestepEmbedding, silent: Iterable[nn.Module]) -> None:

@@ -148,8 +148,8 @@ class LinearDiT(DenoiserNetwork):
         for i, block in enumerate(self.blocks):
             assert isinstance(block, LinearBlock)
             prepared[f"k.{i}"], prepared[f"v.{i}"] = block.cross.keys_values(context)
-        if self.scalars:
-            prepared["scalars"] = torch.stack(self.scalars.vectors(cond)).sum(0)
+        if vectors := self.scalars.vectors(cond):
+            prepared["scalars"] = torch.stack(vectors).sum(0)
         return prepared
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond, taps: tuple[int, ...] = ()) -> Any:

@@ -87,6 +87,13 @@ def require_scalars(folder: Path, asked: str) -> None:
         )
 
 
+def require_crops(config: DenoiserConfig) -> None:
+    """Raise ConfigError where a network adds no scalars to its time, among them what it is told of crops."""
+    if not hasattr(outline(config), "scalars"):
+        kind = kind_of(config, FAMILIES)
+        raise ConfigError(f"the {kind} family cannot be told of crops", "set `crop_share=0`, or encode without `crops`")
+
+
 def _any_size(family: Family) -> bool:
     network: Any = family.load_network()
     return bool(network.any_size)

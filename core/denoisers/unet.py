@@ -102,8 +102,8 @@ class UNet(DenoiserNetwork):
 
     def prepare(self, cond: Cond) -> Cond:
         given = {} if self.label is None else {"label": self.label(cond[LABELS])}
-        if self.scalars:
-            given["scalars"] = torch.stack(self.scalars.vectors(cond)).sum(0)
+        if vectors := self.scalars.vectors(cond):
+            given["scalars"] = torch.stack(vectors).sum(0)
         if self.text is not None:
             tokens, mask, _ = self.text(cond)
             for module in self.modules():

@@ -1,6 +1,6 @@
 """Decoded batches of images for training: all at once in memory where they fit, else decoded as they are needed."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .budget import MEMORY
+from .crops import Crop
 from .dataset import ImageSource, content_digest, num_workers
 from .decode import BLACK, WHITE, Fit, as_tensor, is_dark, sides, to_training
 from .order import mirrored, pieces
@@ -112,6 +113,10 @@ class ImageLoader:
             return self._masks[indices]
         return np.stack([*self._pool.map(self._mask, np.asarray(indices).tolist())])
 
+    def crops(self, indices: np.ndarray, many: Sequence[Sequence[Crop]]) -> np.ndarray:
+        """Return crops of the images at `indices`, as many of each, uint8 (B, N, H, W, C), decoding in parallel."""
+        return np.stack([*self._pool.map(self._crops, np.asarray(indices).tolist(), many)])
+
     def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:
         """Yield one batch per array of indices, in order, decoding up to `ahead` batches beyond the one in use."""
         if self._cache is not None:
@@ -141,15 +146,27 @@ class ImageLoader:
             return known
         with MEMORY.unit():
             content = self.source.read(index) if content is None else content
-            try:
-                picture = self.source.picture(index, self.prepare.behind, content)
-            except DataError as error:
-                remedy = f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
-                raise DataError(error.message, remedy) from error
-            square = self.prepare.square(picture)
+            square = self.prepare.square(self._picture(index, content))
         if self._on_disk is not None:
             self._on_disk.put(content_digest(content), square)  # of what was decoded: a file may have changed meanwhile
         return square
+
+    def _crops(self, index: int, crops: Sequence[Crop]) -> np.ndarray:
+        height, width, _ = self.prepare.shape
+        cut = []
+        with MEMORY.unit():
+            picture = self._picture(index, self.source.read(index))
+            for crop in crops:
+                whole = replace(self.prepare, image_size=crop.enlarged).square(picture)
+                cut.append(whole[crop.top : crop.top + height, crop.left : crop.left + width])
+        return np.stack(cut)
+
+    def _picture(self, index: int, content: bytes | np.ndarray) -> Image.Image:
+        try:
+            return self.source.picture(index, self.prepare.behind, content)
+        except DataError as error:
+            remedy = f"{error.remedy}, or leave out broken images: `data.on_error=skip`"
+            raise DataError(error.message, remedy) from error
 
     def _mask(self, index: int) -> np.ndarray:
         with MEMORY.unit():

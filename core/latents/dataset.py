@@ -73,6 +73,28 @@ class MaskedDataset(LatentDataset, Protocol):
         """
 
 
+class CroppedDataset(LatentDataset, Protocol):
+    """A `LatentDataset` with the field CROPS."""
+
+    @property
+    def num_crops(self) -> int:
+        """How many crops there are of each image."""
+
+    def batch(
+        self,
+        samples: np.ndarray,
+        positions: np.ndarray,
+        seed: int,
+        flips: bool = True,
+        purpose: str = "posterior",
+        crops: np.ndarray | None = None,
+    ) -> Tensor:
+        """Return latents as any does; of a crop where crops, int64 (B,), is not 0."""
+
+    def told(self, samples: np.ndarray, positions: np.ndarray, seed: int, crops: np.ndarray) -> Tensor:
+        """Return what a network is told of these crops, mirrored as in `batch`, float32 (B, 3); see `Crop`."""
+
+
 class TokenDataset(LatentDataset, Protocol):
     """A `LatentDataset` whose codec has several maps of tokens, coarse to fine."""
 

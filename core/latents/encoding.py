@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..autoencoders.statistics import LatentStatistics
 from ..conditioning.captions import Fields
 from ..distributed import processes
 from ..errors import DataError
+from ..images.crops import drawn
 from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.loader import ImageLoader
@@ -26,7 +27,7 @@ from ..system.signals import stop_flag
 from ..system.threads import background
 from ..system.transfer import to_device
 from . import shards
-from .fields import FLIP, LATENT, MASK, STD, TOKENS
+from .fields import CROPS, FLIP, LATENT, MASK, STD, TOKENS, crop_prefix
 
 _MEASURED_AT_ONCE = 512
 
@@ -49,6 +50,18 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What is encoded of each image beside the whole one: its mirror image, and so many crops, mirrored as well.
+
+    least: share of an image's sides that a crop shows at least.
+    """
+
+    flip: bool = False
+    crops: int = 0
+    least: float = 1.0
+
+
+@dataclass(frozen=True)
 class Part:
     """A shard on the disk, and the statistics of its latents."""
 
@@ -57,7 +70,7 @@ class Part:
 
 
 def encode_split(
-    images: ImageLoader, split: str, flip: bool, job: Encoding, progress: Progress
+    images: ImageLoader, split: str, views: Views, job: Encoding, progress: Progress
 ) -> tuple[Iterator[Part], int]:
     """Write the missing shards of one split. Returns all of them, and how many images were encoded.
 
@@ -84,7 +97,7 @@ def encode_split(
             turn = missing[first : first + world.size]
             own = turn[world.rank] if world.rank < len(turn) else None
             samples: list[shards.LatentSample] = []
-            for some in _samples(images, batches[own], squares, flip, job) if own is not None else ():
+            for some in _samples(images, batches[own], squares, views, job) if own is not None else ():
                 samples += some
                 progress.update(done + len(samples))
                 if stop:
@@ -120,12 +133,14 @@ def _missing(names: list[str], there: Pieces, progress: Progress) -> list[int]:
 
 
 def _samples(
-    images: ImageLoader, batches: list[np.ndarray], squares: Iterator[np.ndarray], flip: bool, job: Encoding
+    images: ImageLoader, batches: list[np.ndarray], squares: Iterator[np.ndarray], views: Views, job: Encoding
 ) -> Iterator[list[shards.LatentSample]]:
     """Yield the samples of each batch of indices, fetched while the device has the next batch to work on."""
     previous: tuple[np.ndarray, dict[str, torch.Tensor]] | None = None
     for indices in batches:
-        fields = _encoded(next(squares), flip, job)
+        fields = _encoded(next(squares), views.flip, job)
+        if views.crops:
+            fields |= _encoded_crops(images, indices, views, job)
         # Copying to the CPU waits for the device: first queue the next batch, then fetch the one before.
         if previous is not None:
             yield _fetched(images, *previous, job)
@@ -134,14 +149,27 @@ def _samples(
         yield _fetched(images, *previous, job)
 
 
-def _encoded(pixels: np.ndarray, flip: bool, job: Encoding) -> dict[str, torch.Tensor]:
-    """Encode one batch, and its mirror image where asked: by field, on the device."""
+def _encoded_crops(images: ImageLoader, indices: np.ndarray, views: Views, job: Encoding) -> dict[str, torch.Tensor]:
+    """Encode the crops of one batch, without tokens; and what a network is told of them."""
+    size = images.prepare.shape[:2]
+    many = [drawn(index, views.crops, size, views.least) for index in indices.tolist()]
+    pixels, latents_only = images.crops(indices, many), replace(job, tokens=False)
+    told = np.array([[crop.described(size) for crop in crops] for crops in many])
+    fields = {CROPS: torch.from_numpy(told)}
+    for number in range(views.crops):
+        fields |= _encoded(pixels[:, number], views.flip, latents_only, crop_prefix(number + 1))
+    return fields
+
+
+def _encoded(pixels: np.ndarray, flip: bool, job: Encoding, crop: str = "") -> dict[str, torch.Tensor]:
+    """Encode one batch, and its mirror image where asked: by field, on the device. crop: what names begin with."""
     batch = to_device(as_tensor(pixels), job.policy.device)
     fields: dict[str, torch.Tensor] = {}
     # Mirror pixels, not latents: an encoder does not commute with mirroring.
-    for prefix, view in (("", batch), (FLIP, batch.flip(-1)))[: 2 if flip else 1]:
+    for mirror, view in (("", batch), (FLIP, batch.flip(-1)))[: 2 if flip else 1]:
         with job.policy.autocast():
-            fields |= {prefix + name: values for name, values in codec_fields(job.network, view, job.tokens).items()}
+            found = codec_fields(job.network, view, job.tokens)
+        fields |= {mirror + crop + name: values for name, values in found.items()}
     return fields
 
 

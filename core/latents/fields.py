@@ -2,9 +2,10 @@
 
 A field is named by the ending of its member in a shard: `npy`, the latent, is KEY.npy. Others may be its
 posterior's deviation, a label, captions or their tokens and embeddings, token maps, features: whatever the codec and
-the data offer. `flip.NAME` is field NAME of the mirrored image.
+the data offer. `flip.NAME` is field NAME of the mirrored image, `crop1.NAME` that of its first crop.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,9 +15,29 @@ import numpy as np
 
 LATENT, STD, TOKENS, LABEL, FLIP = "npy", "std.npy", "tokens.npy", "cls", "flip."
 MASK = "mask.npy"  # uint8 (h, w): how much of each latent pixel the loss counts
+CROPS = "crop.npy"  # float32 (N, 3): what a network is told of each of N crops
 TEXT = "text"
 # The arrays of every folder written before manifests listed fields.
 ARRAYS = (LATENT, FLIP + LATENT, STD, FLIP + STD)
+_VIEW = re.compile(r"(flip|crop\d+)\.")
+
+
+def crop_prefix(number: int) -> str:
+    """Return what the name of a field of a crop begins with, 1, 2, 3 …; 0 is the whole image."""
+    return f"crop{number}." if number else ""
+
+
+def view_prefixes(crops: int) -> list[str]:
+    """Return what the names of the fields of an image's views begin with: the whole one and its crops, each mirrored.
+
+    One that is mirrored follows the one that is not.
+    """
+    return [mirror + crop_prefix(number) for number in range(crops + 1) for mirror in ("", FLIP)]
+
+
+def is_of_view(name: str) -> bool:
+    """Return whether a field is that of another view than the whole image as it is."""
+    return _VIEW.match(name) is not None
 
 
 @dataclass(frozen=True)

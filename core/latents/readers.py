@@ -25,11 +25,11 @@ Content = bytes | memoryview
 
 @dataclass(frozen=True)
 class FieldTable:
-    """Where one field of each of N samples lies: once, or twice where mirrored images were encoded as well.
+    """Where one field of each of N samples lies: once, or in a row for each of R views; see `view_prefixes`.
 
-    paths: of the shards. shard: which of them, rising, int64 (N,). offsets: int64 (1 or 2, N), the second row of
-    mirrored images. sizes: bytes of every sample, or int64 (1 or 2, N) where they differ. checksums: CRC-32, uint32
-    (1 or 2, N), for checking what is read; None where that is not needed or not possible.
+    paths: of the shards. shard: which of them, rising, int64 (N,). offsets: int64 (R, N). sizes: bytes of every
+    sample, or int64 (R, N) where they differ. checksums: CRC-32, uint32 (R, N), for checking what is read; None where
+    that is not needed or not possible. mirrored: whether every second row is of mirrored images.
     """
 
     form: Field
@@ -38,6 +38,7 @@ class FieldTable:
     offsets: np.ndarray
     sizes: int | np.ndarray
     checksums: np.ndarray | None
+    mirrored: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -50,7 +51,7 @@ class FieldTable:
         return kind
 
     def places(self, row: np.ndarray, sample: np.ndarray) -> Iterator[tuple[int, int, int]]:
-        """Yield shard, offset and size of fields by row (0, or 1 for mirrored) and sample, each int64 (B,)."""
+        """Yield shard, offset and size of fields by row and sample, each int64 (B,)."""
         sizes = self.sizes[row, sample].tolist() if isinstance(self.sizes, np.ndarray) else repeat(self.sizes)
         return zip(self.shard[sample].tolist(), self.offsets[row, sample].tolist(), sizes, strict=False)
 
@@ -122,7 +123,7 @@ class Reader:
         self.table, self._files = table, files
 
     def pieces(self, row: np.ndarray, sample: np.ndarray) -> Sequence[Content]:
-        """Return the bytes of samples, by row (0, or 1 for mirrored) and sample, each int64 (B,)."""
+        """Return the bytes of samples, by row and sample, each int64 (B,)."""
         found = self._files.read(self.table.places(row, sample))
         self.table.check(found, row, sample)
         return found

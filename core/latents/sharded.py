@@ -26,11 +26,12 @@ from ..conditioning.conditioning import Conditioning, NoConditioning
 from ..conditioning.labels import LABELS
 from ..diffusion.conditions import Cond
 from ..errors import DataError, as_data_error
+from ..images.crops import mirrored_crops
 from ..images.order import mirrored
 from ..images.weights import flipped, loss_weights
 from ..system.machine import available_memory
 from .dataset import VALIDATION_SEED, draw
-from .fields import FLIP, LABEL, LATENT, MASK, STD, TOKENS, Field
+from .fields import CROPS, FLIP, LABEL, LATENT, MASK, STD, TOKENS, Field, is_of_view, view_prefixes
 from .index import INDEX, read_index
 from .readers import FieldTable, Held, MappedFiles, Reader, StreamedFiles
 
@@ -65,7 +66,7 @@ class ShardedLatents:
         self.labels, tables = read_tables(folder, split, names, shape, fields)
         self._count = len(tables[LATENT].shard)
         self.fields = {name: table.form for name, table in tables.items()}
-        self.fields |= {FLIP + name: table.form for name, table in tables.items() if len(table.offsets) > 1}
+        self.fields |= {FLIP + name: table.form for name, table in tables.items() if table.mirrored}
         if self.labels is not None:
             self.fields[LABEL] = Field("int64")
         paths = tables[LATENT].paths
@@ -80,14 +81,32 @@ class ShardedLatents:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def num_crops(self) -> int:
+        """How many crops of each image were encoded."""
+        return int(self.fields[CROPS].shape[0] or 0) if CROPS in self.fields else 0
+
     def batch(
-        self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True, purpose: str = "posterior"
+        self,
+        samples: np.ndarray,
+        positions: np.ndarray,
+        seed: int,
+        flips: bool = True,
+        purpose: str = "posterior",
+        crops: np.ndarray | None = None,
     ) -> Tensor:
         """Return latents, float32 (B, C, h, w); see `LatentDataset`."""
         flip = mirrored(positions, seed) if flips and FLIP + LATENT in self.fields else None
-        mean = self.array(LATENT, samples, flip).float()
-        std = self.array(STD, samples, flip).float() if STD in self.fields else None
+        mean = self.array(LATENT, samples, flip, crops).float()
+        std = self.array(STD, samples, flip, crops).float() if STD in self.fields else None
         return draw(mean, std, positions, seed, purpose)
+
+    def told(self, samples: np.ndarray, positions: np.ndarray, seed: int, crops: np.ndarray) -> Tensor:
+        """Return what a network is told of crops; see `LatentDataset`."""
+        whole = np.zeros((len(samples), 1, 3), np.float32)
+        every = np.concatenate([whole, self.array(CROPS, samples).cpu().numpy()], axis=1)
+        flip = mirrored(positions, seed) if FLIP + LATENT in self.fields else np.zeros(len(samples), bool)
+        return torch.from_numpy(mirrored_crops(every[np.arange(len(samples)), crops], flip))
 
     def weights(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
         """Return those of the masks; see `MaskedDataset`."""
@@ -113,31 +132,42 @@ class ShardedLatents:
         other.conditioning = conditioning
         return other
 
-    def array(self, name: str, samples: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
-        """Gather a field of one size, (B, *its shape), in its dtype. flip: bool (B,), which samples are mirrored."""
+    def array(
+        self, name: str, samples: np.ndarray, flip: np.ndarray | None = None, crops: np.ndarray | None = None
+    ) -> Tensor:
+        """Gather a field of one size, (B, *its shape), in its dtype.
+
+        flip: bool (B,), which samples are mirrored. crops: int64 (B,), which crop, or 0.
+        """
         shape: tuple[int, ...] = self.fields[name].shape  # type: ignore[assignment]
-        return self._readers[name].take(self._rows(name, samples, flip), samples).view(-1, *shape)
+        return self._readers[name].take(self._rows(name, samples, flip, crops), samples).view(-1, *shape)
 
     def arrays(self, name: str, samples: np.ndarray) -> list[np.ndarray]:
         """Return a field of each sample, as it was written, whatever its form."""
         if self.fields[name].num_bytes is not None:
             return list(self.array(name, samples).cpu().numpy())
         form = self.fields[name]
-        parts = self._pieces(name, samples, None)
+        parts = self._pieces(name, samples)
         return [np.frombuffer(part, form.dtype).reshape(-1, *form.shape[1:]) for part in parts]
 
     def texts(self, name: str, samples: np.ndarray) -> list[str]:
         """Gather a field of text."""
-        return [bytes(piece).decode() for piece in self._pieces(name, samples, None)]
+        return [bytes(piece).decode() for piece in self._pieces(name, samples)]
 
-    def _pieces(self, name: str, samples: np.ndarray, flip: np.ndarray | None) -> Sequence[bytes | memoryview]:
+    def _pieces(self, name: str, samples: np.ndarray) -> Sequence[bytes | memoryview]:
         reader = self._readers[name]
         assert isinstance(reader, Reader), f"all of {name} are of one size"
-        return reader.pieces(self._rows(name, samples, flip), samples)
+        return reader.pieces(self._rows(name, samples), samples)
 
-    def _rows(self, name: str, samples: np.ndarray, flip: np.ndarray | None) -> np.ndarray:
+    def _rows(
+        self, name: str, samples: np.ndarray, flip: np.ndarray | None = None, crops: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the rows of samples in a field's table; see `view_prefixes`."""
         assert flip is None or FLIP + name in self.fields, f"no {name} of mirrored images"
-        return np.zeros(len(samples), dtype=np.int64) if flip is None else flip.astype(np.int64)
+        rows = np.zeros(len(samples), dtype=np.int64)
+        if crops is not None:
+            rows += crops * (2 if FLIP + name in self.fields else 1)
+        return rows if flip is None else rows + flip
 
 
 def best_reading(shard_bytes: int, field_bytes: int, device: torch.device) -> Reading:
@@ -169,6 +199,7 @@ def read_tables(
     shard, labels = index[f"{split}.shard"], index.get(f"{split}.label")
     paths = [folder / name for name in names]
     listed = {LATENT: Field("float16", shape), STD: Field("float16", shape)} if fields is None else fields
+    crops = int(listed[CROPS].shape[0] or 0) if CROPS in listed and f"{split}.{CROPS}" in index else 0
     tables: dict[str, FieldTable] = {}
     with as_data_error(f"{folder / INDEX} does not fit its shards"):
         sizes_of_files = np.array([path.stat().st_size for path in paths], dtype=np.int64)
@@ -176,16 +207,18 @@ def read_tables(
         unlabelled = labels is None and fields is not None and LABEL not in fields
         _require(unlabelled or (labels is not None and labels.shape == shard.shape), LABEL)
         for name, form in listed.items():
-            spelled = [f"{split}.{each}" for each in (name, FLIP + name) if f"{split}.{each}" in index]
-            if name == LABEL or name.startswith(FLIP) or (fields is None and not spelled):
+            spelled = [each for prefix in view_prefixes(crops) if (each := f"{split}.{prefix}{name}") in index]
+            if name == LABEL or is_of_view(name) or (not spelled and (fields is None or name == CROPS)):
                 continue
+            mirrored_too = f"{split}.{FLIP}{name}" in index
+            _require(len(spelled) in ({1 + mirrored_too} | {(1 + crops) * (1 + mirrored_too)}), name)
             offsets = np.stack([index[each] for each in spelled])
             sums = np.stack([index[f"{each}.crc32"] for each in spelled]) if f"{spelled[0]}.crc32" in index else None
             sizes = np.stack([index[f"{each}.size"] for each in spelled]) if f"{spelled[0]}.size" in index else None
             _require(spelled[0] == f"{split}.{name}" and (sizes is None) == (form.num_bytes is not None), name)
             _require(all(each is None or each.shape[1:] == shard.shape for each in (offsets, sums, sizes)), name)
             bytes_each = sizes if form.num_bytes is None else form.num_bytes
-            tables[name] = FieldTable(form, paths, shard, offsets, bytes_each, sums)  # type: ignore[arg-type]
+            tables[name] = FieldTable(form, paths, shard, offsets, bytes_each, sums, mirrored_too)  # type: ignore[arg-type]
             _require(_lies_inside(tables[name], sizes_of_files), name)
         _require(STD not in tables or len(tables[STD].offsets) == len(tables[LATENT].offsets), STD)
     return labels, tables

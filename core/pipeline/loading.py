@@ -14,6 +14,7 @@ from ..autoencoders.lpips import LPIPS
 from ..conditioning.registry import conditioning_of, recorded
 from ..denoisers import noisy_classifier
 from ..denoisers import registry as denoisers
+from ..denoisers.fixing import of_whole_images
 from ..diffusion.denoisers import Network
 from ..diffusion.names import CONSISTENCY, FIXED_NOISE
 from ..diffusion.objective import Objective
@@ -63,7 +64,7 @@ def load_model(source: StageRun, config: Run, policy: Policy) -> Model:
     metadata = source.metadata
     shape = tuple(metadata["latent_shape"])
     return Model(
-        network=for_inference(denoisers.load(source.path / "final", shape), policy),
+        network=for_inference(of_whole_images(denoisers.load(source.path / "final", shape)), policy),
         autoencoder=load_autoencoder(producer, policy).network,
         diffusion=diffusion_of(source),
         student=student_of(source),

@@ -59,6 +59,15 @@ class Encode(Stage):
         "--conditioning",
     )
     text: TextSettings = section(TextSettings)
+    crops: int = option(
+        0,
+        "Random crops encoded of each training image beside it, for small sets: a denoiser is told which part it sees,"
+        " and draws whole images.",
+        "--crops",
+        ge=0,
+        le=64,
+    )
+    least_crop: float = option(0.7, "Share of an image's sides that a crop shows at least.", gt=0.1, le=1)
     batch_size: int = option(64, "Images encoded at once.", "--batch-size", ge=1)
     shard_size: int = option(4096, "Samples per shard.", "--shard-size", ge=1)
     machine: Machine = section(Machine)

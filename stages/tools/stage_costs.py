@@ -84,11 +84,11 @@ def train_classifier(found: Basis, stage: TrainClassifier) -> StageCost | None:
 
 
 def encode(found: Basis, stage: Encode) -> StageCost | None:
-    """Estimate the encoding of all images, mirrored ones too, and the size of the latents on the disk."""
+    """Estimate the encoding of all images, mirrored ones and crops too, and the size of the latents on the disk."""
     autoencoder, data = found.autoencoder, found.recipe.autoencoder.data
     if autoencoder is None:
         return None
-    views, size, batch = 2 if data.flip else 1, data.size, stage.batch_size
+    views, size, batch = (2 if data.flip else 1) * (1 + stage.crops), data.size, stage.batch_size
     channels = autoencoder.in_channels
     each, kernels = flops.forward_cost(lambda: autoencoder.posterior(torch.zeros(1, channels, *size)))
     if found.rate is None:
@@ -102,6 +102,7 @@ def encode(found: Basis, stage: Encode) -> StageCost | None:
     is_random = autoencoder.posterior(torch.zeros(1, channels, *size)).std is not None
     shape = autoencoder.latent_shape(size)
     others = [prod(shape[1:])] if data.masks else []
+    others += [12 * stage.crops] if stage.crops else []
     others += [4 * len(found.images.attributes.fields)] if found.images.attributes is not None else []
     size = bytes_of_a_sample(shape, views * (2 if is_random else 1), others)
     total = None if found.images.train is None or found.images.val is None else found.images.train + found.images.val

@@ -26,6 +26,7 @@ from tests.support.interrupted import (
     ENCODE,
     ENCODE_ATTRIBUTES,
     ENCODE_CAPTIONS,
+    ENCODE_CROPS,
     HYBRID,
     INTERPOLATE,
     SAMPLE,
@@ -173,6 +174,7 @@ WRITTEN = {
 }
 RARELY = {
     "encode-captions": ENCODE_CAPTIONS,
+    "encode-crops": ENCODE_CROPS,
     "encode-tokens": ENCODE,
     "encode-as-they-are": ENCODE_ATTRIBUTES,
     "sample-as-they-are": SAMPLE_ATTRIBUTES,

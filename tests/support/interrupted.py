@@ -52,6 +52,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # those of them that there are
 CHAIN = "first_steps=2"  # of `distill`: two students
 ENCODE = ["encode", "--shard-size", "4"]
 ENCODE_CAPTIONS = [*ENCODE, "--caption-template", "a photo of a {class}"]
+ENCODE_CROPS = [*ENCODE, "--crops", "2"]
 ENCODE_ATTRIBUTES = [*ENCODE, "--conditioning", "attributes"]
 SAMPLE = ["sample", "--label", "x", "--num", "6", "batch_size=2"]
 ANAGRAM = ["anagram", "--label", "x", "--class", "red", "--class", "blue", "--num", "6", "batch_size=2"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from ...diffusion.dispersive import dispersed, tap_of
 from ...diffusion.names import CONSISTENCY
 from ...diffusion.objective import WEIGHTS, FixedNoise, Objective
 from ...distributed import processes
-from ...latents.dataset import LatentSets, held_out, weights_of
+from ...images.crops import CROP, chosen_crops
+from ...latents.dataset import CroppedDataset, LatentSets, held_out, weights_of
 from ...pipeline.drawing import DenoisingGenerator
 from ...pipeline.generation import Sampling, as_trained
 from ...pipeline.loading import training_objective
@@ -40,19 +42,29 @@ LEVELS = (0.0, 0.4, 0.8, 1.0, 1.2, 1.6, 2.0)  # of noise, where one level is tra
 Data = tuple[torch.Tensor, dict[str, torch.Tensor], Cond]  # x0, what was drawn for it, and conditions
 
 
-def network_config(config: DenoiserTraining, latent_shape: Sequence[int], conditioning: Conditioning) -> DenoiserConfig:
-    """Return the network that the settings and the latents ask for. Raises ConfigError if they do not fit together."""
+def network_config(
+    config: DenoiserTraining, latent_shape: Sequence[int], conditioning: Conditioning, crops: bool = False
+) -> DenoiserConfig:
+    """Return the network that the settings and the latents ask for. Raises ConfigError if they do not fit together.
+
+    crops: whether the latents have some.
+    """
     denoisers.require_fields(config.model.family, conditioning)
     require_encoders(conditioning, config.encoder_dropout)
     channels, *size = latent_shape
+    sizes = conditioning.sizes
+    if crops and config.crop_share:
+        sizes = {**sizes, "scalars": (*sizes.get("scalars", ()), CROP)}
     network = config.model.network_config(
         latent_channels=channels,
         latent_size=tuple(size),
         label_dropout=config.label_dropout if conditioning.has_null else 0.0,
         learn_sigma=config.diffusion.learn_variance,
-        **conditioning.sizes,
+        **sizes,
     )
     assert isinstance(network, DenoiserConfig)
+    if CROP in network.scalars:
+        denoisers.require_crops(network)
     return network
 
 
@@ -96,7 +108,7 @@ class DenoisingTask:
     def load(self, batch: loop.Batch) -> Data:
         """Return latents, what is drawn for them, and conditions; all follows from the seed and stream positions."""
         seed, positions, train = self.config.seed, batch.positions, self.latents.train
-        x0 = train.batch(batch.samples, positions, seed)
+        x0, told = self._latents(batch)
 
         # Noise and times: a purpose each, so that adding a draw leaves the others as they are.
         given = self.objective.draw(
@@ -108,7 +120,7 @@ class DenoisingTask:
             given[WEIGHTS] = weights
 
         # Conditions, some replaced by the null for classifier-free guidance (Ho & Salimans 2022).
-        cond = train.cond(batch.samples, positions, seed)
+        cond = train.cond(batch.samples, positions, seed) | told
         given[PROGRESS] = torch.from_numpy(positions / self.config.train.images)
         if shares := self.config.encoder_dropout:
             assert isinstance(self.conditioning, TextConditioning)
@@ -168,6 +180,16 @@ class DenoisingTask:
     def generator(self, sampling: Sampling) -> DenoisingGenerator:
         """Return the model as what draws samples."""
         return DenoisingGenerator(self.model(), sampling, self.policy)
+
+    def _latents(self, batch: loop.Batch) -> tuple[torch.Tensor, Cond]:
+        """Return latents (B, C, h, w), some of crops where there are any, and then what the network is told of them."""
+        samples, positions, seed = batch.samples, batch.positions, self.config.seed
+        if CROP not in self.network.config.scalars:
+            return self.latents.train.batch(samples, positions, seed), {}
+        train = cast(CroppedDataset, self.latents.train)
+        crops = chosen_crops(positions, seed, train.num_crops, self.config.crop_share)
+        told = train.told(samples, positions, seed, crops)
+        return train.batch(samples, positions, seed, crops=crops), {CROP: told}
 
     def _denoised(self) -> tuple[np.ndarray, list[str], list[str]]:
         """Return held-out images with noise of several levels, each above what one denoising step makes of it.

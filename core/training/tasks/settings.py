@@ -153,6 +153,9 @@ class DenoiserTraining(GeneratorTraining):
         "Share of captions replaced by the null for each of several frozen text encoders, each drawn for itself, in the"
         " place of --label-dropout, which is then their product; Stable Diffusion 3 has 0.464,0.464,0.464.",
     )
+    crop_share: float = option(
+        0.5, "Share of images of which training sees a crop, where encode wrote some.", "--crop-share", ge=0, lt=1
+    )
     dispersive_weight: float = option(
         0.0,
         "Weight of the dispersive loss, which spreads hidden states of a batch apart; 0.5 is the paper's. 0: none.",

@@ -8,7 +8,7 @@ import torch
 from ldm.core.denoisers.config import DenoiserConfig
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.denoisers.families import FAMILIES
-from ldm.core.denoisers.fixing import fixed
+from ldm.core.denoisers.fixing import fixed, of_whole_images
 from ldm.core.denoisers.linear_dit_config import LinearDiTConfig
 from ldm.core.denoisers.mmdit_config import MMDiTConfig
 from ldm.core.denoisers.mnist_unet_config import MnistUNetConfig
@@ -16,6 +16,7 @@ from ldm.core.denoisers.registry import build, require_scalars, save
 from ldm.core.denoisers.text_dit_config import TextDiTConfig
 from ldm.core.denoisers.unet_config import UNetConfig
 from ldm.core.errors import ConfigError
+from ldm.core.images.crops import CROP
 from ldm.core.settings.families import kind_of
 
 LATENTS = {"latent_channels": 2, "latent_size": 8, "num_classes": 3}
@@ -52,6 +53,28 @@ def test_a_network_with_fixed_scalars_computes_what_it_did_at_their_values(confi
     others = {"labels": labels, "size": torch.full((3,), 7.0)}
     torch.testing.assert_close(part(x, t, others), at(2.5), rtol=0, atol=1e-5)
     assert float((at(2.5) - at(1.0)).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_network_that_was_told_of_crops_is_itself_for_whole_images(config: DenoiserConfig) -> None:
+    torch.manual_seed(0)
+    network = build(config.replace(scalars=(CROP, "w"))).eval()
+    for parameter in network.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    x, t, cond = torch.randn(3, *config.latent_shape), torch.rand(3), {"labels": torch.tensor([0, 2, 3])}
+    cond["w"] = torch.full((3,), 2.0)
+    whole = network(x, t, cond)
+    told = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.1, -0.2], [0.0, 0.3, 0.0]])
+    some = network(x, t, {**cond, CROP: told})
+    torch.testing.assert_close(some[0], whole[0], rtol=0, atol=1e-6)
+    assert all(float((some[row] - whole[row]).abs().max()) > 1e-3 for row in (1, 2))
+    plain = of_whole_images(network)
+    assert plain.config == config.replace(scalars=("w",)) and of_whole_images(plain) is plain
+    torch.testing.assert_close(plain(x, t, cond), whole, rtol=0, atol=0)
+    # Before any training nothing is added, whatever is told.
+    fresh = build(config.replace(scalars=(CROP,))).eval()
+    torch.testing.assert_close(fresh(x, t, {**cond, CROP: told}), fresh(x, t, cond), rtol=0, atol=0)
 
 
 def test_a_family_without_scalars_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Random crops of images, told to the network so that it draws none of its own.
+
+Crop conditioning (Podell et al. 2023, "SDXL", section 2.2) as augmentation that does not leak (Karras et al. 2022,
+section 5): a small set shows more, and a network that is told which part of the image it sees draws whole ones when it
+is told nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import seeds
+
+CROP = "crop"  # the field of a condition, float32 (B, 3)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image: of its size in training, cut out at (top, left) where it was brought to `enlarged` pixels.
+
+    enlarged: height and width. A whole image is one that is not enlarged.
+    """
+
+    enlarged: tuple[int, int]
+    top: int
+    left: int
+
+    def described(self, size: tuple[int, int]) -> np.ndarray:
+        """Return what a network is told, float32 (3,), zeros for a whole image of this size, height and width.
+
+        log₂ of the enlargement; how far the middle lies below and right of the image's, in [-1, 1] of its halves.
+        """
+        (height, width), (tall, wide) = size, self.enlarged
+        below, right = (2 * self.top + height - tall) / tall, (2 * self.left + width - wide) / wide
+        return np.array([np.log2(tall / height), below, right], dtype=np.float32)
+
+
+def drawn(index: int, count: int, size: tuple[int, int], least: float) -> list[Crop]:
+    """Return `count` crops for the image of an index, of at least the share `least` of its sides.
+
+    size: height and width in training. Which ones follows from the index alone.
+    """
+    height, width = size
+    draws = seeds.uniform(0, "crops", [index], (count, 3))[0].double().numpy()
+    crops = []
+    for scale, down, across in draws:
+        share = least + (1 - least) * scale
+        tall, wide = max(round(height / share), height), max(round(width / share), width)
+        crops.append(Crop((tall, wide), int(down * (tall - height + 1)), int(across * (wide - width + 1))))
+    return crops
+
+
+def mirrored_crops(described: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Return what is told of crops, (B, 3), where those of `mirrored`, bool (B,), are of the mirrored image."""
+    return described * np.where(mirrored[:, None], np.array([1, 1, -1], np.float32), np.float32(1))
+
+
+def chosen_crops(positions: np.ndarray, seed: int, count: int, share: float) -> np.ndarray:
+    """Return which of `count` crops positions (B,) of the stream see, 1 … count, or 0, the whole; int64 (B,).
+
+    share: of positions that see a crop.
+    """
+    draws = seeds.uniform(seed, "crop", positions, (2,)).double().numpy()
+    return np.where(draws[:, 0] < share, 1 + (draws[:, 1] * count).astype(np.int64), 0)
