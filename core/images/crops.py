@@ -25,7 +25,7 @@ class Crop:
     top: int
     left: int
 
-    def described(self, size: tuple[int, int]) -> np.ndarray:
+    def told(self, size: tuple[int, int]) -> np.ndarray:
         """Return what a network is told, float32 (3,), zeros for a whole image of this size, height and width.
 
         log₂ of the enlargement; how far the middle lies below and right of the image's, in [-1, 1] of its halves.
@@ -41,7 +41,7 @@ def drawn(index: int, count: int, size: tuple[int, int], least: float) -> list[C
     size: height and width in training. Which ones follows from the index alone.
     """
     height, width = size
-    draws = seeds.uniform(0, "crops", [index], (count, 3))[0].double().numpy()
+    draws = seeds.uniform(0, "crops", [index], (count, 3))[0].numpy()
     crops = []
     for scale, down, across in draws:
         share = least + (1 - least) * scale
@@ -50,9 +50,9 @@ def drawn(index: int, count: int, size: tuple[int, int], least: float) -> list[C
     return crops
 
 
-def mirrored_crops(described: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+def mirrored_crops(told: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """Return what is told of crops, (B, 3), where those of `mirrored`, bool (B,), are of the mirrored image."""
-    return described * np.where(mirrored[:, None], np.array([1, 1, -1], np.float32), np.float32(1))
+    return told * np.where(mirrored[:, None], np.array([1, 1, -1], np.float32), np.float32(1))
 
 
 def chosen_crops(positions: np.ndarray, seed: int, count: int, share: float) -> np.ndarray:
@@ -60,5 +60,5 @@ def chosen_crops(positions: np.ndarray, seed: int, count: int, share: float) -> 
 
     share: of positions that see a crop.
     """
-    draws = seeds.uniform(seed, "crop", positions, (2,)).double().numpy()
+    draws = seeds.uniform(seed, "crop", positions, (2,)).numpy()
     return np.where(draws[:, 0] < share, 1 + (draws[:, 1] * count).astype(np.int64), 0)

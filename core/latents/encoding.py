@@ -154,7 +154,7 @@ def _encoded_crops(images: ImageLoader, indices: np.ndarray, views: Views, job: 
     size = images.prepare.shape[:2]
     many = [drawn(index, views.crops, size, views.least) for index in indices.tolist()]
     pixels, latents_only = images.crops(indices, many), replace(job, tokens=False)
-    told = np.array([[crop.described(size) for crop in crops] for crops in many])
+    told = np.array([[crop.told(size) for crop in crops] for crops in many])
     fields = {CROPS: torch.from_numpy(told)}
     for number in range(views.crops):
         fields |= _encoded(pixels[:, number], views.flip, latents_only, crop_prefix(number + 1))

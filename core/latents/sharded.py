@@ -74,7 +74,8 @@ class ShardedLatents:
         self._readers: dict[str, Reader | Held] = {}
         for name, table in tables.items():
             known = replace(table, checksums=None) if trusted else table
-            held = reading == "held" and table.form.num_bytes is not None
+            # What is told of crops is worked with on the CPU.
+            held = reading == "held" and table.form.num_bytes is not None and name != CROPS
             device = device or torch.device("cpu")
             self._readers[name] = Held(known, device) if held else Reader(known, files)
 
@@ -104,7 +105,7 @@ class ShardedLatents:
     def told(self, samples: np.ndarray, positions: np.ndarray, seed: int, crops: np.ndarray) -> Tensor:
         """Return what a network is told of crops; see `LatentDataset`."""
         whole = np.zeros((len(samples), 1, 3), np.float32)
-        every = np.concatenate([whole, self.array(CROPS, samples).cpu().numpy()], axis=1)
+        every = np.concatenate([whole, self.array(CROPS, samples).numpy()], axis=1)
         flip = mirrored(positions, seed) if FLIP + LATENT in self.fields else np.zeros(len(samples), bool)
         return torch.from_numpy(mirrored_crops(every[np.arange(len(samples)), crops], flip))
 

@@ -73,7 +73,7 @@ def test_crops_are_read_with_what_is_told_of_them(pixels: Pipeline, reading: Rea
     # What is told: nothing of whole images, and of mirrored crops that they lie on the other side.
     told = train.told(samples, positions, 0, crops).numpy()
     for row, (sample, crop) in enumerate(zip(samples, crops, strict=True)):
-        zoom, below, right = many[sample][crop - 1].described((SIDE, SIDE)) if crop else np.zeros(3)
+        zoom, below, right = many[sample][crop - 1].told((SIDE, SIDE)) if crop else np.zeros(3)
         np.testing.assert_allclose(told[row], [zoom, below, -right if flip[row] else right])
     found = train.batch(samples, positions, 0, crops=crops)
     source = open_run(pixels.folder / "vqvae", AUTOENCODER, "")

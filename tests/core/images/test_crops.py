@@ -37,7 +37,7 @@ def test_crops_are_of_the_part_that_the_network_is_told(tmp_path: Path) -> None:
     wholes = images.batch(np.arange(3))
     for pixels, crops, whole in zip(found, many, wholes, strict=True):
         for crop_pixels, crop in zip(pixels, crops, strict=True):
-            zoom, below, right = crop.described(SIZE)
+            zoom, below, right = crop.told(SIZE)
             green, red = crop_pixels[:, 0, 1].astype(float), crop_pixels[0, :, 0].astype(float)
             np.testing.assert_allclose(np.ptp(whole[:, 0, 1]) / np.ptp(green), 2**zoom, rtol=0.05)
             np.testing.assert_allclose(green.mean(), 95.5 + 96 * below, atol=2)
@@ -56,19 +56,19 @@ def test_crops_follow_from_the_index_and_stay_inside() -> None:
                 assert (sides >= least - 0.02).all() and (sides <= 1).all()
                 assert 0 <= crop.top <= crop.enlarged[0] - SIZE[0] and 0 <= crop.left <= crop.enlarged[1] - SIZE[1]
     assert drawn(0, 1, SIZE, 0.5) != drawn(1, 1, SIZE, 0.5)
-    told = np.array([crop.described(SIZE) for index in range(500) for crop in drawn(index, 4, SIZE, 0.5)])
+    told = np.array([crop.told(SIZE) for index in range(500) for crop in drawn(index, 4, SIZE, 0.5)])
     np.testing.assert_allclose(told[:, 1:].mean(0), 0, atol=0.02)
     assert told[:, 0].min() < 0.05 and told[:, 0].max() > 0.95, "sides between the least and the whole"
 
 
 def test_a_whole_image_is_told_by_zeros_and_a_mirrored_crop_lies_on_the_other_side() -> None:
-    assert not Crop(SIZE, 0, 0).described(SIZE).any()
+    assert not Crop(SIZE, 0, 0).told(SIZE).any()
     crop = Crop((96, 64), 0, 32)
-    np.testing.assert_allclose(crop.described(SIZE), [1, -0.5, 0.5])
+    np.testing.assert_allclose(crop.told(SIZE), [1, -0.5, 0.5])
     opposite = Crop((96, 64), 0, 64 - SIZE[1] - 32)
-    told = np.stack([crop.described(SIZE)] * 2)
+    told = np.stack([crop.told(SIZE)] * 2)
     mirrored = mirrored_crops(told, np.array([False, True]))
-    np.testing.assert_array_equal(mirrored, [crop.described(SIZE), opposite.described(SIZE)])
+    np.testing.assert_array_equal(mirrored, [crop.told(SIZE), opposite.told(SIZE)])
 
 
 def test_a_share_of_positions_sees_each_crop_as_often() -> None:
