@@ -159,6 +159,10 @@ def test_what_cannot_have_crops_is_refused(trained: Pipeline, images: Path, tmp_
         trained.copy(tmp_path / "masks").run("encode", crops=2, data={"masks": True})
     assert "leave out" in str(said.value.remedy)
     other = Pipeline(tmp_path, images)
+    other.run("encode", autoencoder=trained.folder / "vqvae")
+    with pytest.raises(ConfigError, match=r"`crop_share=0\.3`: the latents have no crops") as said:
+        other.run("train-dit", crop_share=0.3)
+    assert "encode with" in str(said.value.remedy)
     with pytest.raises(ConfigError, match="unet-mnist family cannot be told of crops") as said:
         other.run("train-denoiser", **SHORT, latents=trained.folder / "latents", model={"preset": "unet-mnist"})
     assert "crop_share=0" in str(said.value.remedy)

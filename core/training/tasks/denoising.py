@@ -23,6 +23,7 @@ from ...diffusion.dispersive import dispersed, tap_of
 from ...diffusion.names import CONSISTENCY
 from ...diffusion.objective import WEIGHTS, FixedNoise, Objective
 from ...distributed import processes
+from ...errors import ConfigError
 from ...images.crops import CROP, chosen_crops
 from ...latents.dataset import CroppedDataset, LatentSets, held_out, weights_of
 from ...pipeline.drawing import DenoisingGenerator
@@ -38,6 +39,7 @@ from ...training.preview import draw_preview, write_preview
 from .settings import DenoiserTraining
 
 VALIDATION_SAMPLES = 1024
+_CROP_SHARE = 0.5  # where there are crops, and no other share is given
 LEVELS = (0.0, 0.4, 0.8, 1.0, 1.2, 1.6, 2.0)  # of noise, where one level is trained: multiples of it that are shown
 Data = tuple[torch.Tensor, dict[str, torch.Tensor], Cond]  # x0, what was drawn for it, and conditions
 
@@ -53,7 +55,7 @@ def network_config(
     require_encoders(conditioning, config.encoder_dropout)
     channels, *size = latent_shape
     sizes = conditioning.sizes
-    if crops and config.crop_share:
+    if crop_share(config, crops):
         sizes = {**sizes, "scalars": (*sizes.get("scalars", ()), CROP)}
     network = config.model.network_config(
         latent_channels=channels,
@@ -66,6 +68,16 @@ def network_config(
     if CROP in network.scalars:
         denoisers.require_crops(network)
     return network
+
+
+def crop_share(config: DenoiserTraining, crops: bool) -> float:
+    """Return the share of images of which training sees a crop. crops: whether the latents have some.
+
+    Raises ConfigError where a share was asked for, and they have none.
+    """
+    if config.crop_share and not crops:
+        raise ConfigError(f"`crop_share={config.crop_share:g}`: the latents have no crops", "encode with `crops=4`")
+    return (_CROP_SHARE if config.crop_share is None else config.crop_share) if crops else 0.0
 
 
 class DenoisingTask:
@@ -187,7 +199,7 @@ class DenoisingTask:
         if CROP not in self.network.config.scalars:
             return self.latents.train.batch(samples, positions, seed), {}
         train = cast(CroppedDataset, self.latents.train)
-        crops = chosen_crops(positions, seed, train.num_crops, self.config.crop_share)
+        crops = chosen_crops(positions, seed, train.num_crops, crop_share(self.config, crops=True))
         told = train.told(samples, positions, seed, crops)
         return train.batch(samples, positions, seed, crops=crops), {CROP: told}
 

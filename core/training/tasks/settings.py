@@ -153,8 +153,12 @@ class DenoiserTraining(GeneratorTraining):
         "Share of captions replaced by the null for each of several frozen text encoders, each drawn for itself, in the"
         " place of --label-dropout, which is then their product; Stable Diffusion 3 has 0.464,0.464,0.464.",
     )
-    crop_share: float = option(
-        0.5, "Share of images of which training sees a crop, where encode wrote some.", "--crop-share", ge=0, lt=1
+    crop_share: float | None = option(
+        None,
+        "Share of images of which training sees a crop; by default half, where encode wrote crops.",
+        "--crop-share",
+        ge=0,
+        lt=1,
     )
     dispersive_weight: float = option(
         0.0,
