@@ -65,8 +65,15 @@ def claim(
         )
     files.remove_temporaries(path)
     recorded = _read_identity(path, lenient=True) if (path / IDENTITY).exists() else None
-    if recorded is None or _differences(recorded, wanted, identity, unknown=finished is not None):
-        document = wanted if finished is None else _restored(path, finished, identity)
+    document = wanted if finished is None else _restored(path, finished, identity)
+    if (
+        recorded is None
+        or _differences(recorded, wanted, identity, finished is not None)
+        or (
+            # Places are not compared with those that are asked for, but a complete directory knows its own.
+            finished is not None and PLACES in recorded and recorded[PLACES] != document.get(PLACES)
+        )
+    ):
         files.write_json(path / IDENTITY, {**document, BOUND: True})
     if finished is not None and damage is None:
         (path / PIECES).unlink(missing_ok=True)  # A kill may have come between manifest and this.

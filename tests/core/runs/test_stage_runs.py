@@ -358,6 +358,19 @@ def test_what_pieces_and_checkpoints_record_does_not_depend_on_places(tmp_path: 
     assert settings_of(files.read_json(folders[0] / "identity.json")) == at("here").config
 
 
+@pytest.mark.parametrize(("sound", "damaged"), [(b"here", b"hepe"), (b"source", b"sourcd")])
+def test_damage_in_the_places_of_a_complete_directory_is_mended(tmp_path: Path, sound: bytes, damaged: bytes) -> None:
+    finished(tmp_path, at("here"))
+    identity = tmp_path / "identity.json"
+    written = identity.read_bytes()
+    before, named, after = written.partition(b'"places"')
+    identity.write_bytes(before + named + after.replace(sound, damaged))
+    assert identity.read_bytes() != written
+    with occupy(tmp_path):
+        assert claim(tmp_path, at("here")).complete
+    assert identity.read_bytes() == written
+
+
 def test_an_identity_from_before_places_were_set_apart_stays_and_is_written_again_as_it_was(tmp_path: Path) -> None:
     """The checkpoints of such a run record the hash of its settings and places together."""
     finished(tmp_path)
