@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from ....core.features.classifier import WEAK
 from ....core.runs.inputs import input_path
 from ....core.runs.outputs import command_line
+from ....core.runs.roles import DENOISER
 from ....core.runs.run import RECIPE, StageRun
 from ....core.settings.fields import Run
 from ...table import KINDS, MAKERS
@@ -20,6 +21,7 @@ _AGAIN = 1.05  # One that is above this share of its least has risen again.
 _DECIBELS = 0.2
 _FEW_OF_A_CLASS = 100
 _COPIES = 0.5
+_CROPS = "ldm encode --crops 4"
 
 
 def advice(config: Run, run: Summary) -> Iterator[Gap]:
@@ -60,9 +62,12 @@ def _of_training(config: Run, stage: StageRun) -> Iterator[Gap]:
         least, instead = "at the start", "a lower learning rate"  # as where a trained network is trained on few images
         if images:
             least, instead = f"after {images:,.0f} images", f"train on {images:,.0f} images only"
+        crops = (
+            f" crops of them ({_CROPS})," if KINDS[stage.kind].role is DENOISER and "latents" in stage.inputs else ""
+        )
         yield Gap(
             f"{title}: the validation loss was least {least} and has risen since: it learns its images by heart."
-            f" Use more images, a smaller network, or {instead}."
+            f" Use more images,{crops} a smaller network, or {instead}."
         )
     if _gained(decibels) > _DECIBELS:
         yield Gap(f"{title}: the PSNR of held-out images still rose at the end of its training. Train longer.", longer)
@@ -99,7 +104,8 @@ def _of_data(run: Summary) -> Iterator[Gap]:
         shown = ", ".join(few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")
         yield Gap(
             f"Few images of a class: {shown}. Of so few a network learns the images themselves: add some, mirror them"
-            " where left and right may be exchanged (data.flip), and look at the nearest neighbours of the samples."
+            f" where left and right may be exchanged (data.flip), train on crops too ({_CROPS}), and look at the"
+            " nearest neighbours of the samples."
         )
 
 
