@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.autoencoders.codec import Autoencoder
+from ..core.conditioning.crops import CROP
 from ..core.conditioning.registry import asking, conditioning_of
 from ..core.denoisers import registry as denoisers
 from ..core.denoisers.config import DenoiserConfig
 from ..core.denoisers.network import DenoiserNetwork
 from ..core.diffusion.distillation import CFG
 from ..core.errors import ConfigError
-from ..core.images.crops import CROP
 from ..core.latents.dataset import LatentSets
 from ..core.pipeline.generation import Sampling
 from ..core.pipeline.loading import diffusion_of, load_model, open_denoiser, require_denoising, student_of

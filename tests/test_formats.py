@@ -92,7 +92,7 @@ def test_a_shard_has_the_members_on_the_page(trained: Pipeline) -> None:
     with tarfile.open(trained.folder / "latents" / "shard-000000.tar") as tar:
         names = {re.sub(r"^\d{9}", "KEY", member.name) for member in tar}
         source = json.load(tar.extractfile("000000000.json"))  # type: ignore[arg-type]
-    optional = ("std", "NAME", "KEY.txt", "mask")  # of variational autoencoders, token maps, captions and masks
+    optional = ("std", "NAME", "KEY.txt", "mask", "crop")  # of other settings
     assert names == {name for name in members if not any(part in name for part in optional)}
     assert set(source) == {"name", "label"}
     index = load_file(trained.folder / "latents" / "index.safetensors")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from ..images.crops import CROP
+from ..conditioning.crops import CROP
 from .layers import ScalarEmbeddings, TimestepEmbedding
 from .network import DenoiserNetwork
 from .registry import outline

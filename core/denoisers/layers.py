@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..conditioning.crops import CROP, CropEmbedding
 from ..diffusion.conditions import Cond
-from ..images.crops import CROP
 from ..system.attention import attend
 from ..system.precision import bf16_units
 
@@ -246,13 +246,6 @@ class ScalarEmbeddings(nn.ModuleDict):
 
 def _scalar_embedding(width: int) -> TimestepEmbedding:
     return TimestepEmbedding(width, 256, scale=100.0, shift=0)
-
-
-class CropEmbedding(nn.Linear):
-    """A vector (B, width) for what is told of a crop (B, 3); see `core.images.crops`. Whole images, zeros, add none."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(3, width, bias=False)
 
 
 def initialise(network: nn.Module, time: TimestepEmbedding, silent: Iterable[nn.Module]) -> None:

@@ -1,8 +1,6 @@
-"""Random crops of images, told to the network so that it draws none of its own.
+"""Random crops of images, of which a small set shows more; and the numbers by which a network is told which it sees.
 
-Crop conditioning (Podell et al. 2023, "SDXL", section 2.2) as augmentation that does not leak (Karras et al. 2022,
-section 5): a small set shows more, and a network that is told which part of the image it sees draws whole ones when it
-is told nothing.
+See `core.conditioning.crops`.
 """
 
 from dataclasses import dataclass
@@ -10,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import seeds
-
-CROP = "crop"  # the field of a condition, float32 (B, 3)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ldm.core.conditioning.conditioning import unconditional
+from ldm.core.conditioning.crops import CROP
 from ldm.core.conditioning.labels import LabelConditioning
 from ldm.core.denoisers import registry as denoisers
 from ldm.core.errors import ConfigError, DataError
-from ldm.core.images.crops import CROP, drawn
+from ldm.core.images.crops import drawn
 from ldm.core.images.decode import as_tensor
 from ldm.core.images.order import mirrored
 from ldm.core.images.sets import image_sources

@@ -11,6 +11,7 @@ from torch import nn
 from ... import seeds
 from ...autoencoders.codec import Autoencoder
 from ...conditioning.conditioning import Conditioning, drop
+from ...conditioning.crops import CROP
 from ...conditioning.encoder_dropout import drop_encoders, require_encoders
 from ...conditioning.registry import conditioning_of
 from ...conditioning.text import TextConditioning
@@ -24,7 +25,7 @@ from ...diffusion.names import CONSISTENCY
 from ...diffusion.objective import WEIGHTS, FixedNoise, Objective
 from ...distributed import processes
 from ...errors import ConfigError
-from ...images.crops import CROP, chosen_crops
+from ...images.crops import chosen_crops
 from ...latents.dataset import CroppedDataset, LatentSets, held_out, weights_of
 from ...pipeline.drawing import DenoisingGenerator
 from ...pipeline.generation import Sampling, as_trained

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ldm.core.conditioning.crops import CROP
 from ldm.core.denoisers.config import DenoiserConfig
 from ldm.core.denoisers.dit_config import DiTConfig
 from ldm.core.denoisers.families import FAMILIES
@@ -16,7 +17,6 @@ from ldm.core.denoisers.registry import build, require_scalars, save
 from ldm.core.denoisers.text_dit_config import TextDiTConfig
 from ldm.core.denoisers.unet_config import UNetConfig
 from ldm.core.errors import ConfigError
-from ldm.core.images.crops import CROP
 from ldm.core.settings.families import kind_of
 
 LATENTS = {"latent_channels": 2, "latent_size": 8, "num_classes": 3}
