@@ -60,7 +60,7 @@ class _Given:
 
     @property
     def made_by(self) -> dict[str, str]:
-        """The fingerprints of what labels and masks come from; the autoencoder gives all other fields."""
+        """The fingerprints of what labels, crops and masks come from; the autoencoder gives all other fields."""
         masks = {MASK: self.images.inputs[MASKS]["fingerprint"]} if self.config.data.masks else {}
         return {**dict.fromkeys((LABEL, CROPS), self.images.as_input["fingerprint"]), **masks}
 
@@ -118,6 +118,8 @@ def run(config: Encode, progress: Progress) -> Outcome:
         "size": f"{size / 1e6:.1f} MB in {number_of(len(encoded.hashes), 'shard')}",
         **conditions,
     }
+    if given.config.crops:
+        summary["crops"] = f"{given.config.crops} of each training image, which denoisers see as well"
     if encoded.speed:
         summary["speed"] = f"{encoded.speed:,.0f} images a second"
     return Outcome(folder, summary=summary, next_commands=[_training(given.config, conditioning_of(metadata))])
@@ -130,7 +132,8 @@ def _open(config: Encode, policy: Policy, progress: Progress) -> _Given:
     autoencoder = cache(lambda: load_autoencoder(source, policy).network)
     _check_form(config, data_of(source), autoencoder, progress)
     if config.crops and config.data.masks:
-        raise ConfigError("masks are of whole images, not of crops", "leave out `crops`, or `data.masks`")
+        message = f"`crops={config.crops}` with `data.masks`: crops have no masks"
+        raise ConfigError(message, "leave out `crops`, or set `data.masks=no`")
     images = image_sources(config.data)
     warn_of_change(images.as_input, source, progress)
     condition = condition_of(images, config.conditioning, config, policy.device)

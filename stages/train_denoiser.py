@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.autoencoders.codec import Autoencoder
 from ..core.conditioning.conditioning import Conditioning
+from ..core.conditioning.crops import CROP
 from ..core.conditioning.registry import asking
 from ..core.conditioning.text import mixed
 from ..core.denoisers import registry as denoisers
@@ -26,7 +27,7 @@ from ..core.system.precision import Policy
 from ..core.training.generators import Kind, train_generator
 from ..core.training.sample_evaluator import refuse_sampler
 from ..core.training.start import Start
-from ..core.training.tasks.denoising import DenoisingTask, network_config
+from ..core.training.tasks.denoising import DenoisingTask, crop_share, network_config
 from .configs import TrainDenoiser
 
 
@@ -91,7 +92,9 @@ class _Denoiser(Kind):
 
     def describe(self, network: DenoiserConfig) -> Mapping[str, Any]:
         diffusion = self.config.diffusion.model_dump(mode="json")
+        crops = {"crop_share": crop_share(self.config, crops=True)} if CROP in network.scalars else {}
         return {
+            **crops,
             "diffusion": diffusion,
             "time_convention": "t = 0 is data, t = 1 is noise",
             "label_dropout": network.label_dropout,

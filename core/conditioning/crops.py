@@ -1,7 +1,7 @@
-"""What a denoiser is told of the part of an image that it sees: crop conditioning.
+"""Crop conditioning: which part of an image it is that a denoiser sees (Podell et al. 2023, "SDXL", section 2.2).
 
-Podell et al. 2023 ("SDXL", section 2.2); here as augmentation that does not leak (Karras et al. 2022): whole images are
-zeros, which add nothing, so that a network that is told nothing draws whole ones. `core.images.crops` has the numbers.
+Here it lets crops augment small sets without leaking into what is drawn (Karras et al. 2022, section 5): the condition
+of whole images is zeros, which add nothing, so that without this condition a network draws whole images.
 """
 
 from torch import nn
@@ -10,7 +10,7 @@ CROP = "crop"  # the field of a condition, float32 (B, 3)
 
 
 class CropEmbedding(nn.Linear):
-    """A vector (B, width) for what is told of crops (B, 3)."""
+    """A vector (B, width) for the condition (B, 3) of crops; none for zeros."""
 
     def __init__(self, width: int) -> None:
         super().__init__(3, width, bias=False)

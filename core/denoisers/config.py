@@ -11,7 +11,8 @@ class DenoiserConfig(NetworkConfig):
     latent_size: side, or (height, width), of the latents; `check` refuses those that the network does not take.
     num_classes: 0 for latents without labels. label_dropout: only whether it is above 0 matters here: then there is a
     null class. learn_sigma: whether the output has a second half, for the variance. time_scale: of times in [0, 1].
-    scalars: fields of the condition, a number for each sample, that the network takes beside its family's own.
+    scalars: fields of the condition that the network takes beside its family's own and adds to the time: numbers (B,),
+    and the condition of crops (B, 3).
     """
 
     latent_channels: int = Field(ge=1, le=4096)

@@ -26,7 +26,7 @@ def fixed(network: DenoiserNetwork, values: Mapping[str, float]) -> DenoiserNetw
 
 @torch.no_grad()
 def of_whole_images(network: DenoiserNetwork) -> DenoiserNetwork:
-    """Return the network without what it was told of crops in training: exactly itself for whole images."""
+    """Return the network without the condition of crops that its training had: exactly itself for whole images."""
     return _without(network, (CROP,), {}) if CROP in network.config.scalars else network
 
 

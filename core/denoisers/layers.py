@@ -227,8 +227,8 @@ class StartsAtZero(Protocol):
 class ScalarEmbeddings(nn.ModuleDict):
     """A vector (B, width) for each scalar field (B,) of a condition, by its name; all are 0 until they are trained.
 
-    A network that is given them after its training computes at first what it did before. What is told of a crop (B, 3)
-    is one of them, which the condition of whole images lacks.
+    A network that is given them after its training computes at first what it did before. The condition of crops (B, 3)
+    is one of them, which may be absent: then images are whole.
     """
 
     def __init__(self, names: Sequence[str], width: int) -> None:

@@ -88,10 +88,12 @@ def require_scalars(folder: Path, asked: str) -> None:
 
 
 def require_crops(config: DenoiserConfig) -> None:
-    """Raise ConfigError where a network adds no scalars to its time, among them what it is told of crops."""
+    """Raise ConfigError where a network adds no scalars to its time, and so has no condition of crops."""
     if not hasattr(outline(config), "scalars"):
-        kind = kind_of(config, FAMILIES)
-        raise ConfigError(f"the {kind} family cannot be told of crops", "set `crop_share=0`, or encode without `crops`")
+        raise ConfigError(
+            f"the latents have crops, of which the {kind_of(config, FAMILIES)} family takes no condition",
+            "train on whole images alone: `crop_share=0`",
+        )
 
 
 def _any_size(family: Family) -> bool:

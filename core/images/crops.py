@@ -1,7 +1,4 @@
-"""Random crops of images, of which a small set shows more; and the numbers by which a network is told which it sees.
-
-See `core.conditioning.crops`.
-"""
+"""Random crops of images, of which a small set shows more, and their conditions: see `core.conditioning.crops`."""
 
 from dataclasses import dataclass
 
@@ -21,8 +18,8 @@ class Crop:
     top: int
     left: int
 
-    def told(self, size: tuple[int, int]) -> np.ndarray:
-        """Return what a network is told, float32 (3,), zeros for a whole image of this size, height and width.
+    def condition(self, size: tuple[int, int]) -> np.ndarray:
+        """Return its condition, float32 (3,): zeros for a whole image of this size, height and width.
 
         log₂ of the enlargement; how far the middle lies below and right of the image's, in [-1, 1] of its halves.
         """
@@ -31,7 +28,7 @@ class Crop:
         return np.array([np.log2(tall / height), below, right], dtype=np.float32)
 
 
-def drawn(index: int, count: int, size: tuple[int, int], least: float) -> list[Crop]:
+def random_crops(index: int, count: int, size: tuple[int, int], least: float) -> list[Crop]:
     """Return `count` crops for the image of an index, of at least the share `least` of its sides.
 
     size: height and width in training. Which ones follows from the index alone.
@@ -46,9 +43,9 @@ def drawn(index: int, count: int, size: tuple[int, int], least: float) -> list[C
     return crops
 
 
-def mirrored_crops(told: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Return what is told of crops, (B, 3), where those of `mirrored`, bool (B,), are of the mirrored image."""
-    return told * np.where(mirrored[:, None], np.array([1, 1, -1], np.float32), np.float32(1))
+def mirrored_conditions(conditions: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Return the conditions (B, 3) of crops where those of `mirrored`, bool (B,), are of the mirrored image."""
+    return conditions * np.where(mirrored[:, None], np.array([1, 1, -1], np.float32), np.float32(1))
 
 
 def chosen_crops(positions: np.ndarray, seed: int, count: int, share: float) -> np.ndarray:

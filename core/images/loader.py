@@ -114,7 +114,10 @@ class ImageLoader:
         return np.stack([*self._pool.map(self._mask, np.asarray(indices).tolist())])
 
     def crops(self, indices: np.ndarray, many: Sequence[Sequence[Crop]]) -> np.ndarray:
-        """Return crops of the images at `indices`, as many of each, uint8 (B, N, H, W, C), decoding in parallel."""
+        """Return crops of the images at `indices`, as many of each, uint8 (B, N, H, W, C), decoding in parallel.
+
+        Raises DataError for a broken image.
+        """
         return np.stack([*self._pool.map(self._crops, np.asarray(indices).tolist(), many)])
 
     def batches(self, many: Iterable[np.ndarray], ahead: int = 2) -> Generator[np.ndarray, None, None]:

@@ -80,19 +80,13 @@ class CroppedDataset(LatentDataset, Protocol):
     def num_crops(self) -> int:
         """How many crops there are of each image."""
 
-    def batch(
-        self,
-        samples: np.ndarray,
-        positions: np.ndarray,
-        seed: int,
-        flips: bool = True,
-        purpose: str = "posterior",
-        crops: np.ndarray | None = None,
-    ) -> Tensor:
-        """Return latents as any does; of a crop where crops, int64 (B,), is not 0."""
+    def cropped(
+        self, samples: np.ndarray, positions: np.ndarray, seed: int, crops: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return latents as `batch` does, and the conditions of crops, float32 (B, 3).
 
-    def told(self, samples: np.ndarray, positions: np.ndarray, seed: int, crops: np.ndarray) -> Tensor:
-        """Return what a network is told of these crops, mirrored as in `batch`, float32 (B, 3); see `Crop`."""
+        crops: which of its crops is seen of a sample in the place of the whole image, 1 … num_crops, or 0; int64 (B,).
+        """
 
 
 class TokenDataset(LatentDataset, Protocol):

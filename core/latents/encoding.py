@@ -14,7 +14,7 @@ from ..autoencoders.statistics import LatentStatistics
 from ..conditioning.captions import Fields
 from ..distributed import processes
 from ..errors import DataError
-from ..images.crops import drawn
+from ..images.crops import random_crops
 from ..images.dataset import ImageSource
 from ..images.decode import as_tensor
 from ..images.loader import ImageLoader
@@ -53,12 +53,12 @@ class Encoding:
 class Views:
     """What is encoded of each image beside the whole one: its mirror image, and so many crops, mirrored as well.
 
-    least: share of an image's sides that a crop shows at least.
+    least_crop: share of an image's sides that a crop shows at least.
     """
 
     flip: bool = False
     crops: int = 0
-    least: float = 1.0
+    least_crop: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,11 @@ def _samples(
 
 
 def _encoded_crops(images: ImageLoader, indices: np.ndarray, views: Views, job: Encoding) -> dict[str, torch.Tensor]:
-    """Encode the crops of one batch, without tokens; and what a network is told of them."""
+    """Encode the crops of one batch, without tokens; and their conditions."""
     size = images.prepare.shape[:2]
-    many = [drawn(index, views.crops, size, views.least) for index in indices.tolist()]
+    many = [random_crops(index, views.crops, size, views.least_crop) for index in indices.tolist()]
     pixels, latents_only = images.crops(indices, many), replace(job, tokens=False)
-    told = np.array([[crop.told(size) for crop in crops] for crops in many])
-    fields = {CROPS: torch.from_numpy(told)}
+    fields = {CROPS: torch.from_numpy(np.array([[crop.condition(size) for crop in crops] for crops in many]))}
     for number in range(views.crops):
         fields |= _encoded(pixels[:, number], views.flip, latents_only, crop_prefix(number + 1))
     return fields

@@ -15,7 +15,7 @@ import numpy as np
 
 LATENT, STD, TOKENS, LABEL, FLIP = "npy", "std.npy", "tokens.npy", "cls", "flip."
 MASK = "mask.npy"  # uint8 (h, w): how much of each latent pixel the loss counts
-CROPS = "crop.npy"  # float32 (N, 3): what a network is told of each of N crops
+CROPS = "crop.npy"  # float32 (N, 3): the conditions of N crops
 TEXT = "text"
 # The arrays of every folder written before manifests listed fields.
 ARRAYS = (LATENT, FLIP + LATENT, STD, FLIP + STD)

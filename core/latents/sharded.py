@@ -26,7 +26,7 @@ from ..conditioning.conditioning import Conditioning, NoConditioning
 from ..conditioning.labels import LABELS
 from ..diffusion.conditions import Cond
 from ..errors import DataError, as_data_error
-from ..images.crops import mirrored_crops
+from ..images.crops import mirrored_conditions
 from ..images.order import mirrored
 from ..images.weights import flipped, loss_weights
 from ..system.machine import available_memory
@@ -74,7 +74,7 @@ class ShardedLatents:
         self._readers: dict[str, Reader | Held] = {}
         for name, table in tables.items():
             known = replace(table, checksums=None) if trusted else table
-            # What is told of crops is worked with on the CPU.
+            # The conditions of crops stay on the CPU, where they are mirrored: only those of a batch go to the device.
             held = reading == "held" and table.form.num_bytes is not None and name != CROPS
             device = device or torch.device("cpu")
             self._readers[name] = Held(known, device) if held else Reader(known, files)
@@ -88,26 +88,22 @@ class ShardedLatents:
         return int(self.fields[CROPS].shape[0] or 0) if CROPS in self.fields else 0
 
     def batch(
-        self,
-        samples: np.ndarray,
-        positions: np.ndarray,
-        seed: int,
-        flips: bool = True,
-        purpose: str = "posterior",
-        crops: np.ndarray | None = None,
+        self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True, purpose: str = "posterior"
     ) -> Tensor:
         """Return latents, float32 (B, C, h, w); see `LatentDataset`."""
         flip = mirrored(positions, seed) if flips and FLIP + LATENT in self.fields else None
-        mean = self.array(LATENT, samples, flip, crops).float()
-        std = self.array(STD, samples, flip, crops).float() if STD in self.fields else None
-        return draw(mean, std, positions, seed, purpose)
+        return self._drawn(samples, positions, seed, purpose, flip)
 
-    def told(self, samples: np.ndarray, positions: np.ndarray, seed: int, crops: np.ndarray) -> Tensor:
-        """Return what a network is told of crops; see `LatentDataset`."""
+    def cropped(
+        self, samples: np.ndarray, positions: np.ndarray, seed: int, crops: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return latents, some of crops, and the conditions of these; see `CroppedDataset`."""
+        flip = mirrored(positions, seed) if FLIP + LATENT in self.fields else None
         whole = np.zeros((len(samples), 1, 3), np.float32)
-        every = np.concatenate([whole, self.array(CROPS, samples).numpy()], axis=1)
-        flip = mirrored(positions, seed) if FLIP + LATENT in self.fields else np.zeros(len(samples), bool)
-        return torch.from_numpy(mirrored_crops(every[np.arange(len(samples)), crops], flip))
+        conditions = np.concatenate([whole, self.array(CROPS, samples).numpy()], axis=1)
+        seen = conditions[np.arange(len(samples)), crops]
+        seen = seen if flip is None else mirrored_conditions(seen, flip)
+        return self._drawn(samples, positions, seed, "posterior", flip, crops), torch.from_numpy(seen)
 
     def weights(self, samples: np.ndarray, positions: np.ndarray, seed: int, flips: bool = True) -> Tensor:
         """Return those of the masks; see `MaskedDataset`."""
@@ -155,6 +151,19 @@ class ShardedLatents:
         """Gather a field of text."""
         return [bytes(piece).decode() for piece in self._pieces(name, samples)]
 
+    def _drawn(
+        self,
+        samples: np.ndarray,
+        positions: np.ndarray,
+        seed: int,
+        purpose: str,
+        flip: np.ndarray | None,
+        crops: np.ndarray | None = None,
+    ) -> Tensor:
+        mean = self.array(LATENT, samples, flip, crops).float()
+        std = self.array(STD, samples, flip, crops).float() if STD in self.fields else None
+        return draw(mean, std, positions, seed, purpose)
+
     def _pieces(self, name: str, samples: np.ndarray) -> Sequence[bytes | memoryview]:
         reader = self._readers[name]
         assert isinstance(reader, Reader), f"all of {name} are of one size"
@@ -189,7 +198,7 @@ def read_tables(
     shape: tuple[int, int, int],
     fields: Mapping[str, Field] | None = None,
 ) -> tuple[np.ndarray | None, dict[str, FieldTable]]:
-    """Return a split's labels, int64 (N,) or None, and where its fields lie, by the name that is not a mirrored one's.
+    """Return a split's labels, int64 (N,) or None, and where its fields lie, those of all views together.
 
     fields: as the manifest lists them; by default those of latents that the index has. Raises DataError for an index
     that is damaged, lacks the split, or points out of its shards.
@@ -212,7 +221,6 @@ def read_tables(
             if name == LABEL or is_of_view(name) or (not spelled and (fields is None or name == CROPS)):
                 continue
             mirrored_too = f"{split}.{FLIP}{name}" in index
-            _require(len(spelled) in ({1 + mirrored_too} | {(1 + crops) * (1 + mirrored_too)}), name)
             offsets = np.stack([index[each] for each in spelled])
             sums = np.stack([index[f"{each}.crc32"] for each in spelled]) if f"{spelled[0]}.crc32" in index else None
             sizes = np.stack([index[f"{each}.size"] for each in spelled]) if f"{spelled[0]}.size" in index else None
@@ -221,7 +229,8 @@ def read_tables(
             bytes_each = sizes if form.num_bytes is None else form.num_bytes
             tables[name] = FieldTable(form, paths, shard, offsets, bytes_each, sums, mirrored_too)  # type: ignore[arg-type]
             _require(_lies_inside(tables[name], sizes_of_files), name)
-        _require(STD not in tables or len(tables[STD].offsets) == len(tables[LATENT].offsets), STD)
+        views = (1 + crops) * (1 + tables[LATENT].mirrored)
+        _require(all(len(tables[name].offsets) == views for name in (LATENT, STD) if name in tables), LATENT)
     return labels, tables
 
 

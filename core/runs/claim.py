@@ -66,15 +66,11 @@ def claim(
     files.remove_temporaries(path)
     recorded = _read_identity(path, lenient=True) if (path / IDENTITY).exists() else None
     document = wanted if finished is None else _restored(path, finished, identity)
-    if (
-        recorded is None
-        or _differences(recorded, wanted, identity, finished is not None)
-        or (
-            # Places are not compared with those that are asked for, but a complete directory knows its own.
-            finished is not None and PLACES in recorded and recorded[PLACES] != document.get(PLACES)
-        )
-    ):
+    if recorded is None or _differences(recorded, wanted, identity, unknown=finished is not None):
         files.write_json(path / IDENTITY, {**document, BOUND: True})
+    elif finished is not None and recorded.get(PLACES, named := document.get(PLACES)) != named:
+        # Places are not compared with those that are asked for, but the manifest has them.
+        files.write_json(path / IDENTITY, {**recorded, PLACES: named})
     if finished is not None and damage is None:
         (path / PIECES).unlink(missing_ok=True)  # A kill may have come between manifest and this.
     if damage is not None:

@@ -61,13 +61,14 @@ class Encode(Stage):
     text: TextSettings = section(TextSettings)
     crops: int = option(
         0,
-        "Random crops encoded of each training image beside it, for small sets: a denoiser is told which part it sees,"
-        " and draws whole images.",
+        "Random crops encoded of each training image beside it, for small sets: denoisers are conditioned on which part"
+        " they see, and draw whole images.",
         "--crops",
         ge=0,
-        le=64,
+        le=1000,
     )
-    least_crop: float = option(0.7, "Share of an image's sides that a crop shows at least.", gt=0.1, le=1)
+    # Images are enlarged as a whole before crops are cut out, and take memory for it.
+    least_crop: float = option(0.7, "Share of an image's sides that a crop shows at least.", ge=0.3, lt=1)
     batch_size: int = option(64, "Images encoded at once.", "--batch-size", ge=1)
     shard_size: int = option(4096, "Samples per shard.", "--shard-size", ge=1)
     machine: Machine = section(Machine)

@@ -257,7 +257,8 @@ def _classifying(found: Basis, stage: TrainClassifier, policy: Policy) -> Classi
 
 
 def denoiser_network(found: Basis, stage: TrainDenoiser) -> DenoiserConfig:
-    """Return the network that would be trained."""
+    """Return the network that would be trained, but for the condition of crops, which costs next to nothing."""
+    stage = stage.model_copy(update={"crop_share": None})
     return network_config(stage, found.latents.train.shape, conditioning_for(found, stage))
 
 

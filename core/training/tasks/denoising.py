@@ -121,7 +121,7 @@ class DenoisingTask:
     def load(self, batch: loop.Batch) -> Data:
         """Return latents, what is drawn for them, and conditions; all follows from the seed and stream positions."""
         seed, positions, train = self.config.seed, batch.positions, self.latents.train
-        x0, told = self._latents(batch)
+        x0, cropped = self._latents(batch)
 
         # Noise and times: a purpose each, so that adding a draw leaves the others as they are.
         given = self.objective.draw(
@@ -133,7 +133,7 @@ class DenoisingTask:
             given[WEIGHTS] = weights
 
         # Conditions, some replaced by the null for classifier-free guidance (Ho & Salimans 2022).
-        cond = train.cond(batch.samples, positions, seed) | told
+        cond = train.cond(batch.samples, positions, seed) | cropped
         given[PROGRESS] = torch.from_numpy(positions / self.config.train.images)
         if shares := self.config.encoder_dropout:
             assert isinstance(self.conditioning, TextConditioning)
@@ -195,14 +195,14 @@ class DenoisingTask:
         return DenoisingGenerator(self.model(), sampling, self.policy)
 
     def _latents(self, batch: loop.Batch) -> tuple[torch.Tensor, Cond]:
-        """Return latents (B, C, h, w), some of crops where there are any, and then what the network is told of them."""
+        """Return latents (B, C, h, w), some of crops where there are any, and then the condition of these."""
         samples, positions, seed = batch.samples, batch.positions, self.config.seed
         if CROP not in self.network.config.scalars:
             return self.latents.train.batch(samples, positions, seed), {}
         train = cast(CroppedDataset, self.latents.train)
         crops = chosen_crops(positions, seed, train.num_crops, crop_share(self.config, crops=True))
-        told = train.told(samples, positions, seed, crops)
-        return train.batch(samples, positions, seed, crops=crops), {CROP: told}
+        x0, conditions = train.cropped(samples, positions, seed, crops)
+        return x0, {CROP: conditions}
 
     def _denoised(self) -> tuple[np.ndarray, list[str], list[str]]:
         """Return held-out images with noise of several levels, each above what one denoising step makes of it.

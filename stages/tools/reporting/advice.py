@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from ....core.features.classifier import WEAK
+from ....core.latents.fields import CROPS, LATENT, MASK
 from ....core.runs.inputs import input_path
 from ....core.runs.outputs import command_line
 from ....core.runs.roles import DENOISER
@@ -21,14 +22,13 @@ _AGAIN = 1.05  # One that is above this share of its least has risen again.
 _DECIBELS = 0.2
 _FEW_OF_A_CLASS = 100
 _COPIES = 0.5
-_CROPS = "ldm encode --crops 4"
 
 
 def advice(config: Run, run: Summary) -> Iterator[Gap]:
     """Yield what the numbers advise, with the command where there is one."""
     for stage in run.stages.values():
         if stage.complete:
-            yield from _of_training(config, stage)
+            yield from _of_training(config, stage, run)
     yield from _of_data(run)
     yield from _of_classifier(config, run)
     for each in filter(lambda each: each.of_samples, run.evaluations):
@@ -53,7 +53,7 @@ def risen_since(curve: Curve) -> float | None:
     return at if len(later) > 1 and min(later[-2:]) > _AGAIN * least else None
 
 
-def _of_training(config: Run, stage: StageRun) -> Iterator[Gap]:
+def _of_training(config: Run, stage: StageRun, run: Summary) -> Iterator[Gap]:
     title, losses, decibels = KINDS[stage.kind].title, stage.curve("val_loss"), stage.curve("val_psnr")
     longer = _longer(config, stage)
     if still_falling(losses):
@@ -62,12 +62,11 @@ def _of_training(config: Run, stage: StageRun) -> Iterator[Gap]:
         least, instead = "at the start", "a lower learning rate"  # as where a trained network is trained on few images
         if images:
             least, instead = f"after {images:,.0f} images", f"train on {images:,.0f} images only"
-        crops = (
-            f" crops of them ({_CROPS})," if KINDS[stage.kind].role is DENOISER and "latents" in stage.inputs else ""
-        )
+        crops = _crops(config, stage, run)
         yield Gap(
             f"{title}: the validation loss was least {least} and has risen since: it learns its images by heart."
-            f" Use more images,{crops} a smaller network, or {instead}."
+            f" Use more images,{' crops of them,' if crops else ''} a smaller network, or {instead}.",
+            crops,
         )
     if _gained(decibels) > _DECIBELS:
         yield Gap(f"{title}: the PSNR of held-out images still rose at the end of its training. Train longer.", longer)
@@ -94,6 +93,18 @@ def _longer(config: Run, stage: StageRun) -> str:
     return f"{command_line(MAKERS[stage.kind].name, elsewhere)} {recipe} {start}"
 
 
+def _crops(config: Run, stage: StageRun, run: Summary) -> str:
+    """Return the command that encodes crops in a run of its own; none where its training has or cannot have them."""
+    latents = run.stages.get("latents")
+    fields = latents.metadata.get("fields", {}) if latents is not None and "latents" in stage.inputs else {}
+    is_denoiser = KINDS[stage.kind].role is DENOISER and not KINDS[stage.kind].beside
+    if not is_denoiser or LATENT not in fields or CROPS in fields or MASK in fields:
+        return ""
+    elsewhere = config.model_copy(update={"name": f"{config.name}-crops"})
+    flags = shlex.join(["--autoencoder", str(input_path(stage, "autoencoder")), "--crops", "4"])
+    return f"{command_line('encode', elsewhere)} {flags}"
+
+
 def _of_data(run: Summary) -> Iterator[Gap]:
     latents = run.stages["latents"].metadata
     counts, names = latents.get("class_counts"), latents.get("class_names")
@@ -104,8 +115,7 @@ def _of_data(run: Summary) -> Iterator[Gap]:
         shown = ", ".join(few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")
         yield Gap(
             f"Few images of a class: {shown}. Of so few a network learns the images themselves: add some, mirror them"
-            f" where left and right may be exchanged (data.flip), train on crops too ({_CROPS}), and look at the"
-            " nearest neighbours of the samples."
+            " where left and right may be exchanged (data.flip), and look at the nearest neighbours of the samples."
         )
 
 

@@ -240,6 +240,17 @@ def test_latents_weigh_what_they_weigh_on_the_disk(trained: Pipeline) -> None:
     assert 0 <= sum(path.stat().st_size for path in shards) - each * count <= ends
 
 
+def test_crops_are_encoded_and_kept_as_well(tmp_path: Path, images: Path) -> None:
+    plain, _, _ = estimated(tmp_path, images, flops=1e9)
+    asked = RECIPE.replace("train-dit:\n", "train-dit:\n  crop_share: 0.3\n") + "encode: {crops: 3}\n"
+    assert "crop_share" in asked
+    stages, _, _ = estimated(tmp_path, images, asked, flops=1e9)
+    assert stages["encode"]["operations"] == 4 * plain["encode"]["operations"]
+    sizes = bytes_of_a_sample((4, 4, 4), fields=2), bytes_of_a_sample((4, 4, 4), fields=8, others=[3 * 12])
+    count = stages["encode"]["images"]
+    assert (plain["encode"]["disk"], stages["encode"]["disk"]) == (sizes[0] * count, sizes[1] * count)
+
+
 def test_labels_and_numbers_of_images_are_counted_as_the_network_embeds_them(tmp_path: Path, images: Path) -> None:
     squares = shutil.copytree(images, tmp_path / "squares")
     names = [path.relative_to(squares).as_posix() for path in sorted(squares.glob("*/*.png"))]

@@ -17,7 +17,7 @@ from ldm.stages.tools import report, summary
 from ldm.stages.tools.reporting.advice import advice, risen_since, still_falling
 from ldm.stages.tools.reporting.page import Gap
 from ldm.stages.tools.summary import Evaluation, Summary
-from tests.support.pipeline_run import Pipeline
+from tests.support.pipeline_run import Pipeline, manifest
 
 FALLING = [(0, 1.0), (100, 0.8), (200, 0.7), (300, 0.6), (400, 0.5)]
 LEVEL = [(0, 1.0), (100, 0.52), (200, 0.505), (300, 0.501), (400, 0.5)]
@@ -87,7 +87,16 @@ def test_a_denoiser_that_learned_its_images_by_heart_is_named_with_the_best_numb
     for curve, said in ((RISEN, "train on 200 images only"), (overfitted, "least at the start")):
         lines = [json.dumps({"images": images, "step": images, "val_loss": loss}) for images, loss in curve]
         (pipeline.folder / "dit" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-        assert said in one_of(of(pipeline), "has risen since").what
+        gap = one_of(of(pipeline), "has risen since")
+        assert said in gap.what and "crops of them" in gap.what
+    # The command encodes crops in a run of its own; a training that has them is not advised to.
+    before = sorted(pipeline.folder.rglob("*"))
+    assert main.run([*shlex.split(gap.command)[1:], "--quiet"]) == 0
+    cropped = Pipeline(pipeline.runs_dir, pipeline.images, f"{pipeline.name}-crops")
+    assert manifest(cropped.folder / "latents")["config"]["crops"] == 4
+    assert sorted(pipeline.folder.rglob("*")) == before
+    has_crops = with_metadata("latents", fields={"npy": {}, "crop.npy": {}})
+    assert "crops" not in one_of(of(pipeline, has_crops), "has risen since").what
 
 
 def test_a_weak_classifier_is_trained_longer_by_the_command_given(evaluated: Pipeline) -> None:
