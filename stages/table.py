@@ -198,6 +198,12 @@ _STAGES = (
 )
 _TOOLS = (
     Command(
+        "average",
+        "Make the EMA of another length out of those that a training kept.",
+        "stages.tools.average",
+        "stages.configs.average:Average",
+    ),
+    Command(
         "sweep",
         "Draw and evaluate samples over guidance scales and steps.",
         "cli.sweep",

@@ -10,7 +10,7 @@ from ..images.parameters import Parameters, read_parameters
 from ..runs.roles import NOISY_CLASSIFIER, Role, any_generator, generators
 from ..runs.run import MANIFEST
 from ..runs.schemas import first_wrong
-from ..runs.states import STATES
+from ..runs.states import POST_HOC, STATES
 from ..settings.fields import defaults, is_incidental, is_option, places
 from .generator import Opened
 from .settings import Drawing
@@ -103,9 +103,9 @@ def _find(fingerprint: str, role: Role, config: Drawing) -> Path | None:
 
 def _places(role: Role, config: Drawing) -> Iterator[Path]:
     for kind in role.makers:
-        inside = ("", *(f"/{state}" for state in STATES))
+        inside = ("", *(f"/{state}" for state in STATES), f"/{POST_HOC}/*")
         patterns = [f"{'*/' * depth}{kind}{state}" for state in inside for depth in range(1, _NESTED)]
-        yield from (config.root / f"{kind}{state}" for state in inside)
+        yield from (folder for state in inside for folder in sorted(config.root.glob(f"{kind}{state}")))
         for pattern in patterns:
             yield from sorted(config.runs_dir.glob(pattern))
 

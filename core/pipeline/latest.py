@@ -5,12 +5,13 @@ folder that it lies in, so that whatever opens that one opens it too. What a che
 `generator.json`, from the start of the training: the description of the network, and the inputs.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .. import files
 from ..errors import DataError
@@ -24,7 +25,6 @@ from ..runs.weights import CONFIG, WEIGHTS
 
 OUTLINE = "generator.json"
 _OF_CONFIG = ("format", "kind", "config", "weights_sha256")  # keys of a network's description; the others are metadata
-_EMA = "ema.safetensors"
 _SEAL, _SCHEMA = "sha256", 1  # of the outline; those of before were not sealed
 
 
@@ -46,14 +46,15 @@ def open_latest(folder: Path, made_by: str) -> StageRun:
         raise DataError(f"{folder} {STATES[LATEST].missing}", f"train it: {made_by}")
     role, newest = role_of(kind_of(folder) or folder.name), saved[-1]
     remedy = mend(folder / LATEST)
-    weights = files.sha256_file(newest / _EMA) if (newest / _EMA).is_file() else ""
+    weights = files.sha256_file(newest / checkpoint.EMA) if (newest / checkpoint.EMA).is_file() else ""
+    wanted = {"images_seen": int(newest.name), "ema_sha256": weights}
     if (folder / LATEST / MANIFEST).is_file():
         there = open_run(folder / LATEST, role, made_by, remedy)
-        if there.metadata.get("latest") == {"images_seen": int(newest.name), "ema_sha256": weights}:
+        if there.metadata.get(LATEST) == wanted:
             return there
-    found = checkpoint.load(newest, lambda path: load_file(path) if path.name == _EMA else {})
+    ema = checkpoint.load(newest, only=(checkpoint.EMA,)).groups["ema"]
     with files.new_directory(folder / LATEST, replace=True) as temporary:
-        _write(temporary, folder, made_by, found, {"images_seen": int(newest.name), "ema_sha256": weights})
+        write_state(temporary, folder, made_by, lambda path: save_file(ema, path), LATEST, wanted)
     return open_run(folder / LATEST, role, made_by, remedy)
 
 
@@ -73,17 +74,29 @@ def _outline(folder: Path, made_by: str) -> tuple[Mapping[str, Any], Mapping[str
     return outline["network"], outline["inputs"]
 
 
-def _write(at: Path, folder: Path, made_by: str, found: checkpoint.Checkpoint, latest: Mapping[str, Any]) -> None:
-    """Write the network's folder and the manifest into a directory that becomes `latest/`."""
+def write_state(
+    at: Path,
+    folder: Path,
+    made_by: str,
+    write_weights: Callable[[Path], None],
+    name: str,
+    found: Mapping[str, Any],
+) -> None:
+    """Write the network's folder and the manifest of a state of a training into a temporary directory.
+
+    at: beside the place that it is for. folder: of the training. name: of the kind of state. found: JSON, why it is
+    this state, with `images_seen`.
+    """
     described, recorded = _outline(folder, made_by)
     identity = files.read_json(folder / IDENTITY)
     (at / "final").mkdir()
-    save_file(found.groups["ema"], at / "final" / WEIGHTS)
-    own = {"weights_sha256": files.sha256_file(at / "final" / WEIGHTS), "latest": dict(latest)}
+    write_weights(at / "final" / WEIGHTS)
+    own = {"weights_sha256": files.sha256_file(at / "final" / WEIGHTS), name: dict(found)}
     files.write_json(at / "final" / CONFIG, {**described, **own})
-    metadata = {name: value for name, value in described.items() if name not in _OF_CONFIG}
-    inputs = {name: {**entry, "path": Path("..", entry["path"]).as_posix()} for name, entry in recorded.items()}
+    metadata = {key: value for key, value in described.items() if key not in _OF_CONFIG}
+    up = os.path.relpath(folder, at)
+    inputs = {role: {**entry, "path": Path(up, entry["path"]).as_posix()} for role, entry in recorded.items()}
     made = Identity(identity["kind"], made_by, settings_of(identity), inputs, recipe="")
     work = StageRun(at, made.kind, made_by, identity=made)
-    metadata |= {"images_seen": latest["images_seen"], "latest": dict(latest)}
+    metadata |= {"images_seen": found["images_seen"], name: dict(found)}
     work.commit([f"final/{WEIGHTS}", f"final/{CONFIG}"], metadata)

@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from ..runs.inputs import chosen, made_by, open_own, open_producer, section_of
 from ..runs.roles import AUTOENCODER, DENOISER, NOISY_CLASSIFIER, Role
 from ..runs.run import StageRun
-from ..runs.states import EARLY, LATEST, STATES
+from ..runs.states import EARLY, LATEST, POST_HOC, STATES
 from ..settings.fields import Run, shared_fields
 from ..system.precision import Policy, for_inference
 from .kept import open_kept
@@ -53,7 +53,10 @@ def open_state(role: Role, folder: Path | None, config: Run, state: str, setting
 
 def state_of(source: StageRun) -> dict[str, str]:
     """Return which state of a training a generator is, for the record of what it draws; nothing for its end."""
-    state = next((name for name in STATES if name in source.metadata), None)
+    if POST_HOC in source.metadata:
+        state = f"{POST_HOC} {source.metadata[POST_HOC]['length']}"
+    else:
+        state = next((name for name in STATES if name in source.metadata), None)
     return {} if state is None else {"checkpoint": f"{state}, after {source.metadata['images_seen']:,} images"}
 
 

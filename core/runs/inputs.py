@@ -13,6 +13,7 @@ from .outputs import command_line
 from .roles import Role
 from .run import IDENTITY, MANIFEST, StageRun, check_producer, kind_of, open_run
 from .schemas import first_wrong
+from .states import mend, training_of
 
 Group = TypeVar("Group", bound=Section)
 
@@ -23,7 +24,7 @@ def open_own(role: Role, config: Run, folder: Path | None = None, setting: str =
     Raises ConfigError as `chosen` does, and DataError with the command that would make it.
     """
     folder = chosen(role, config, folder, setting)
-    return open_run(folder, role, made_by(role, config, folder))
+    return open_run(folder, role, made_by(role, config, folder), mend(folder) if training_of(folder) else "")
 
 
 def open_producer(run: StageRun, name: str, role: Role, config: Run) -> StageRun:

@@ -3,10 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
+
+
+def decays(decay: float, start: int, stop: int) -> np.ndarray:
+    """Return d of the updates from `start` up to `stop`, as `EMA` has it, float64."""
+    n = np.arange(start, stop)
+    return np.minimum(decay, (1 + n) / (10 + n))
 
 
 class EMA:
@@ -32,7 +39,7 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Update the averages by the module's current weights."""
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        decay = float(decays(self.decay, self.num_updates, self.num_updates + 1)[0])
         self.num_updates += 1
         averages, weights = self._blended
         torch._foreach_lerp_(averages, weights, 1 - decay)

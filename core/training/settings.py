@@ -9,6 +9,7 @@ from ..diffusion.names import SamplerName
 from ..features.settings import EXTRACTOR_HELP, ExtractorName
 from ..settings.fields import ENDING, Count, Location, Place, Section, Texts, option
 
+LONGEST_STD = 0.28  # of a profile, relative to the training: nearly that of a plain mean over it, √(1/12)
 MUON_OVER_LR = 30  # its rate over that of AdamW beside it, at which both were at their best in small networks
 
 
@@ -132,6 +133,11 @@ class DenoiserTrain(
     former: ClassVar[Mapping[str, Any]] = {"lr": 1e-4, "optimizer": "adamw", "muon_lr": 0.03, "beta2": 0.999}
     early: Count = option(
         100_000, "Images after which the EMA is also kept as early/, for autoguidance; 0 keeps none.", identity=False
+    )
+    keep_ema: bool = option(
+        False,
+        "Keep the EMA of a checkpoint that is removed, so that `ldm average` can make EMAs of other lengths later.",
+        identity=False,
     )
     shard: bool = option(
         False,

@@ -117,8 +117,15 @@ class TrainingState:
 
     def is_due(self, every: int) -> bool:
         """Return whether the last step passed a multiple of `every` images (0: never), or was the last of all."""
-        passed = every > 0 and self.images // every > (self.images - self.plan.batch_size) // every
-        return passed or self.is_last
+        return self._passes(self.images, every) or self.is_last
+
+    def _passes(self, images: int, every: int) -> bool:
+        """Return whether the step to `images` images passes a multiple of `every`."""
+        return every > 0 and images // every > (images - self.plan.batch_size) // every
+
+    def _leaves_ema(self, images: int) -> bool:
+        """Return whether a checkpoint leaves its EMA: those at regular intervals, whatever stops came between."""
+        return self.plan.keep_ema and self._passes(images, self.plan.checkpoint_every)
 
     def due(self) -> Due:
         """Return what is due after the last step."""
@@ -228,7 +235,7 @@ class TrainingState:
         with gathered_by_main(tensors.values()):
             if self.is_main:
                 state = {**clock, **self.stepper.state()}
-                checkpoint.save(self.folder, self.images, tensors, state, self.plan.keep)
+                checkpoint.save(self.folder, self.images, tensors, state, self.plan.keep, self._leaves_ema)
 
     def keep(self, save: Callable[[int], None]) -> None:
         """Let the EMA be saved, by all processes together."""

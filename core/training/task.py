@@ -19,6 +19,7 @@ class Plan(Train):
     picture_every: int = 0
     shard: bool = False
     early: int = 0
+    keep_ema: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ...core.runs.claim import settings_of, upgraded
 from ...core.runs.commands import command_of, placed, recorded
 from ...core.runs.roles import role_of
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, kind_of, open_run
-from ...core.runs.states import BEST, STATES, mend
+from ...core.runs.states import BEST, folders, mend, training_of
 from ...core.runs.weights import CONFIG, WEIGHTS
 from ...core.settings.fields import as_formerly, defaults, identity, incidental, places
 from ...core.settings.recipe_file import leaves
@@ -56,7 +56,7 @@ def recognise(path: Path) -> StageRun | Piece | None:
         kind = _kind(path)
         if kind is None:
             return None
-        remedy = mend(path) if is_state(path) else ""
+        remedy = mend(path) if training_of(path) else ""
         return StageRun(path, kind, command_line_of(path, kind), (path / MANIFEST).is_file(), mend=remedy)
     if (path / RECORD).is_file():
         return Piece(path, EXPORT)
@@ -76,24 +76,15 @@ def opened(found: StageRun) -> StageRun:
     return open_run(found.path, role_of(found.kind), found.command, found.mend)
 
 
-def is_state(path: Path) -> bool:
-    """Return whether a folder is the best, an early or the latest state of the training whose directory it lies in.
-
-    Samples may be labelled `best` as well, in a folder that is no stage's directory.
-    """
-    return path.name in STATES and any((path.parent / name).is_file() for name in (MANIFEST, IDENTITY))
-
-
 def states(path: Path) -> list[StageRun]:
     """Return the states of a training that its directory holds, each a directory of the same kind."""
-    found = (recognise_stage(path / name) for name in STATES if (path / name / MANIFEST).is_file())
+    found = (recognise_stage(folder) for folder in folders(path) if (folder / MANIFEST).is_file())
     return [state for state in found if state is not None]
 
 
 def torn_states(path: Path) -> dict[Path, str]:
     """Return the folders of states in a training's directory that lost their manifest, with the remedy of each."""
-    folders = [path / name for name in STATES if (path / name).is_dir()]
-    return {folder: mend(folder) for folder in folders if not (folder / MANIFEST).is_file()}
+    return {folder: mend(folder) for folder in folders(path) if not (folder / MANIFEST).is_file()}
 
 
 def best(path: Path) -> StageRun | None:
@@ -103,8 +94,8 @@ def best(path: Path) -> StageRun | None:
 
 def command_line_of(path: Path, kind: str) -> str:
     """Return the command line that makes a stage's directory where it lies now, wherever it was made."""
-    if is_state(path):
-        return command_line_of(path.parent, kind)
+    if training := training_of(path):
+        return command_line_of(training, kind)
     if kind not in MAKERS or MAKERS[kind].name not in TOOLS:
         return command_of(path, role_of(kind))
     changed = changed_settings(kind, recorded_settings(path)).items()  # A tool reads no recipe.

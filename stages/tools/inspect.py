@@ -130,6 +130,10 @@ def _stage(found: StageRun, run: StageRun | None, progress: Progress) -> dict[st
         rows["files"] = f"{len(hashed):,} by hash, {megabytes(sum(entry['bytes'] for entry in hashed))}"
     if kept := [str(int(path.name)) for path in checkpoint.saved(found.path)]:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
+    if emas := checkpoint.emas(found.path):
+        rows["EMAs kept"] = (
+            f"{len(emas):,}, of checkpoints after {int(emas[0].name):,} to {int(emas[-1].name):,} images"
+        )
     if best_state := best(found.path):
         opened_best, state = _look(best_state)
         rows["best state"] = state if opened_best is None else f"{best_described(opened_best)}: {best_state.path}"

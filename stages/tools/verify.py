@@ -19,6 +19,7 @@ from ...core.runs.lock import owner
 from ...core.runs.pieces import Pieces
 from ...core.runs.roles import Role
 from ...core.runs.run import IDENTITY, MANIFEST, RECIPE, StageRun, check_producer
+from ...core.runs.states import training_of
 from ...core.runs.weights import CONFIG
 from ...core.settings.fields import Section, as_formerly, identity
 from ...core.settings.recipe_file import read_settings
@@ -32,7 +33,6 @@ from .directories import (
     as_recorded_now,
     find,
     identifying,
-    is_state,
     opened,
     recipe_command,
     recognise_stage,
@@ -117,7 +117,7 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
         if not found.complete and kind is not None and kind.pieces:
             yield from _piece_checks(path, error.remedy)
     else:
-        if not is_state(path):  # The recipe first: the remedies for the others name it.
+        if training_of(path) is None:  # The recipe first: the remedies for the others name it.
             yield Check(partial(_recipe_fits, run, recipe_command(found)), path)
             yield Check(partial(_identity_fits, run), path)
         for name in run.manifest["files"]:
@@ -127,7 +127,7 @@ def _stage_checks(found: StageRun) -> Iterator[Check]:
                 yield Check(partial(_producer_fits, run, name, role), path)
         if kind is not None and kind.contents:
             yield Check(partial(named(kind.contents), run), path, whole=True)
-    for each in checkpoint.saved(path):
+    for each in (*checkpoint.saved(path), *checkpoint.emas(path)):
         yield Check(partial(_checkpoint_loads, each), path)
     for state in states(path):
         yield from _stage_checks(state)
@@ -152,11 +152,10 @@ def _fail(error: DataError, remedy: str | None = None) -> None:
 
 
 def _checkpoint_loads(path: Path) -> None:
-    remedy = f"remove {path}: training goes on from the one before, and what is finished does not need it"
     try:
         checkpoint.load(path)
     except DataError as error:
-        _fail(error, error.remedy or remedy)
+        _fail(error, error.remedy or checkpoint.mend(path))
 
 
 def _network_is_whole(path: Path) -> None:
