@@ -27,9 +27,9 @@ class Combination:
 
 
 def gamma(std: float) -> float:
-    """Return the exponent of the power function whose profile has a relative standard deviation, greater than 0 to 0.28.
+    """Return the exponent of the power function whose profile has a relative standard deviation, above 0, up to 0.28.
 
-    Karras et al. 2024, equation 3: σ_rel² = (γ + 1) / ((γ + 2)² (γ + 3)), of which γ is the largest root.
+    Karras et al. 2024, section 3: σ_rel² = (γ + 1) / ((γ + 2)² (γ + 3)), of which γ is the largest root.
     """
     assert 0 < std <= LONGEST_STD, f"std {std}"
     t = std**-2
@@ -39,7 +39,7 @@ def gamma(std: float) -> float:
 def power_profile(gamma: float, updates: int) -> np.ndarray:
     """Return the profile of a power function EMA, float64 (updates + 1,).
 
-    Karras et al. 2024, equation 2: θ(t) = (γ + 1) / t^(γ+1) ∫ τ^γ θ(τ) dτ, over each update; the same as the recursion
+    Karras et al. 2024, section 3: θ(t) = (γ + 1) / t^(γ+1) ∫ τ^γ θ(τ) dτ, over each update; the same as the recursion
     average ← β · average + (1 − β) · weight with β = (1 − 1/t)^(γ+1).
     """
     return np.diff((np.arange(updates + 1) / updates) ** (gamma + 1), prepend=0.0)

@@ -19,7 +19,7 @@ class Average(Run):
 
     std: tuple[Annotated[float, Field(gt=0, le=LONGEST_STD)], ...] = option(
         (),
-        "Standard deviations of the averages over the training's steps, as shares of its length; 0.05 to 0.2 are usual.",
+        "Standard deviations of the averages over the training's steps, as shares of its length: 0.05 to 0.2.",
         "--std",
     )
     decay: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = option(

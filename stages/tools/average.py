@@ -102,7 +102,7 @@ def _kept(training: Path, command: str) -> list[_Kept]:
         found[updates] = _Kept(path, updates, each.hashes[checkpoint.EMA])
     kept = [found[updates] for updates in sorted(found) if updates > 0]
     if not kept:
-        raise DataError(f"{training} has no EMA of any update", f"go on with the training: {command}")
+        raise DataError(f"{training} has no EMA of any update", f"train it: {command}")
     return kept
 
 

@@ -131,9 +131,7 @@ def _stage(found: StageRun, run: StageRun | None, progress: Progress) -> dict[st
     if kept := [str(int(path.name)) for path in checkpoint.saved(found.path)]:
         rows["checkpoints"] = f"after {', '.join(kept)} images"
     if emas := checkpoint.emas(found.path):
-        rows["EMAs kept"] = (
-            f"{len(emas):,}, of checkpoints after {int(emas[0].name):,} to {int(emas[-1].name):,} images"
-        )
+        rows["EMAs kept"] = f"{len(emas):,}, after {int(emas[0].name):,} to {int(emas[-1].name):,} images"
     if best_state := best(found.path):
         opened_best, state = _look(best_state)
         rows["best state"] = state if opened_best is None else f"{best_described(opened_best)}: {best_state.path}"

@@ -22,6 +22,7 @@ from ldm.core.training.tasks.denoising import DenoisingTask
 from tests.support.as_they_are import DATA
 from tests.support.interrupted import (
     ANAGRAM,
+    AVERAGE,
     EDIT,
     ENCODE,
     ENCODE_ATTRIBUTES,
@@ -147,7 +148,9 @@ def test_a_gpu_that_fails_at_any_step_is_named_and_costs_no_more_than_a_kill(
 
 @pytest.mark.slow
 @pytest.mark.promise("R1", quick=1, full=20)
-@pytest.mark.parametrize("kind", ["two students", "two phases", "noisy classifier", "tokens", "masks", "attributes"])
+@pytest.mark.parametrize(
+    "kind", ["two students", "two phases", "noisy classifier", "tokens", "masks", "attributes", "kept EMAs"]
+)
 def test_what_trains_more_than_once_or_elsewhere_goes_on_to_the_bit(
     kind: str, trials: Trials, stage: Callable[..., Stage], request: pytest.FixtureRequest
 ) -> None:
@@ -160,6 +163,7 @@ def test_what_trains_more_than_once_or_elsewhere_goes_on_to_the_bit(
         "tokens": [*training("train-autoencoder", steps(trials) // 2, EVERY), *TOKENS],
         "masks": [*training("train-vqvae", steps(trials), EVERY), *(f"data.{key}={data[key]}" for key in data)],
         "attributes": training("train-dit", steps(trials), EVERY),
+        "kept EMAs": [*training("train-dit", steps(trials), EVERY // 2), "train.keep_ema=yes"],
     }
     prepared = stage(*words[kind], of=of)
     for random in trials:
@@ -184,6 +188,7 @@ RARELY = {
     "hybrid": HYBRID,
     "interpolate": INTERPOLATE,
     "sweep": SWEEP,
+    "average": AVERAGE,
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldm.core.denoisers.settings import NOISY
 from ldm.core.files import TEMPORARY
-from ldm.core.pipeline.latest import LATEST
+from ldm.core.runs.states import LATEST, POST_HOC
 from ldm.stages.table import TOOLS
 from tests.support.launcher import Command, Ended, Launcher
 from tests.support.small_runs import NAME, contents, start_from, temporaries
@@ -31,6 +31,7 @@ FOLDERS = {
     "hybrid": "hybrids/x",
     "interpolate": "interpolations/x",
     "sweep": "eval",
+    "average": "dit/post-hoc/std-0.1",
 }
 _DRAWN_FROM = ("vqvae", "autoencoder", "dit", "var")
 NEEDS: dict[str, tuple[str, ...]] = {  # those of them that there are
@@ -48,6 +49,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # those of them that there are
     "hybrid": _DRAWN_FROM,
     "interpolate": _DRAWN_FROM,
     "sweep": (*_DRAWN_FROM, "classifier"),
+    "average": _DRAWN_FROM,
 }
 CHAIN = "first_steps=2"  # of `distill`: two students
 ENCODE = ["encode", "--shard-size", "4"]
@@ -62,6 +64,7 @@ SAMPLE_LATENTS = [*SAMPLE, "--save-latents"]
 SAMPLE_LATEST = [*SAMPLE, "--checkpoint", "latest"]
 HYBRID = ["hybrid", "--label", "x", "--near", "red", "--far", "blue", "--num", "6", "batch_size=2"]
 INTERPOLATE = ["interpolate", "--label", "x", "--class", "red", "--class", "blue", "--frames", "6", "batch_size=2"]
+AVERAGE = ["average", "--std", "0.1"]
 SWEEP = ["sweep", "--cfg", "1,2", "--steps", "2,3", "--num", "4"]
 EDIT = ["edit", "--label", "x", "--strength", "0.3,0.6", "--class", "red", "--box", "2,2,8,8", "batch_size=2"]
 
@@ -113,7 +116,7 @@ class Stage:
         assert not differing, differing
         for stage in NEEDS[self.words[0]]:
             now = contents(runs_dir / "tiny" / stage)
-            made = {name for name in now if name.startswith(LATEST)}
+            made = {name for name in now if name.startswith((LATEST, POST_HOC))}
             assert {name: now[name] for name in now.keys() - made} == contents(self.trained / stage), f"{stage} changed"
         shutil.rmtree(runs_dir)
 
