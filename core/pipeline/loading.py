@@ -53,10 +53,9 @@ def open_state(role: Role, folder: Path | None, config: Run, state: str, setting
 
 def state_of(source: StageRun) -> dict[str, str]:
     """Return which state of a training a generator is, for the record of what it draws; nothing for its end."""
-    if POST_HOC in source.metadata:
+    state = next((name for name in (*STATES, POST_HOC) if name in source.metadata), None)
+    if state == POST_HOC:
         state = f"{POST_HOC} {source.metadata[POST_HOC]['length']}"
-    else:
-        state = next((name for name in STATES if name in source.metadata), None)
     return {} if state is None else {"checkpoint": f"{state}, after {source.metadata['images_seen']:,} images"}
 
 

@@ -75,7 +75,7 @@ def _named_in_core() -> Iterator[tuple[str, str]]:
 
 def test_every_setting_that_core_names_is_one_of_a_command() -> None:
     unknown = {(key, path) for key, path in _named_in_core() if in_flags(f"`{key}`", "train-dit") == f"`{key}`"}
-    tools = ("data dedup", "estimate", "export", "import", "plot")
+    tools = ("average", "data dedup", "estimate", "export", "import", "plot")
     assert not {(k, p) for k, p in unknown if all(in_flags(f"`{k}`", tool) == f"`{k}`" for tool in tools)}
 
 
