@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from benchmarks import captions, commands, page, processes, shortcuts, var_scaling
 from benchmarks.__main__ import keep
 from benchmarks.processes import EndedError, Variant, compare_processes
+from benchmarks.quality import __main__ as quality
 from benchmarks.quality import listed
 from benchmarks.quality import page as choices_page
 from benchmarks.quality import work as quality_work
@@ -153,6 +155,36 @@ def test_a_list_with_an_unknown_setting_or_command_is_refused() -> None:
         listed.Bench.model_validate({**given, "choices": {"a": {"train-dit": {"train.lrr": 1}}}})
     with pytest.raises(ValidationError, match="changes train-classifier"):
         listed.Bench.model_validate({**given, "choices": {"a": {"train-classifier": {"train.lr": 1}}}})
+    with pytest.raises(ConfigError, match=r"unknown setting train\.lrr"):
+        listed.Bench.model_validate({**given, "choices": {"a": {}}, "always": {"train-dit": {"train.lrr": 1}}})
+
+
+def test_what_holds_for_all_choices_takes_the_recipes_place_and_a_choice_takes_its() -> None:
+    given = {"name": "x", "title": "x", "recipe": "mnist", "seconds": 1, "choices": {"a": {}}}
+    plain = listed.Bench.model_validate(given)
+    bench = listed.Bench.model_validate({**given, "always": {"train-dit": {"train.lr": 0.25, "train.warmup": 9}}})
+    found = bench.settings("train-dit", {"train-dit": {"train.warmup": 7}}).train
+    assert (found.lr, found.warmup) == (0.25, 7)
+    assert bench.training_key({}, 0) != plain.training_key({}, 0)
+
+
+def test_the_processes_of_a_list_share_its_choices_and_one_has_the_baseline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[list[str]] = []
+
+    class Recorded(quality_work.Work):
+        def result(self, name: str, seed: int) -> dict[str, Any]:
+            done[-1].append(name)
+            return {"images": 1, "numbers": {}}
+
+    monkeypatch.setattr(quality, "Work", Recorded)
+    for part in ("1/2", "2/2"):
+        done.append([])
+        given = ["quality", str(listed.FOLDER / "digits.yaml"), "--folder", str(tmp_path), "--part", part]
+        monkeypatch.setattr(sys, "argv", [*given, "--only", "eps", "muon", "x0"])
+        quality.main()
+    assert done == [["recipe", "muon"], ["eps", "x0"]]
 
 
 def test_the_page_of_choices_has_the_best_scale_of_each_and_the_losers_too() -> None:

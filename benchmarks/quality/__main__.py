@@ -34,16 +34,22 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = given.folder or Path("runs") / f"quality-{bench.name}"
     work, described = Work(bench, folder), machine.describe()
-    wanted = [(name, seed) for name in given.only or bench.choices for seed in bench.seeds_of(name)]
-    for name, seed in dict.fromkeys([(bench.baseline, bench.seeds[0]), *wanted[part - 1 :: parts]]):
+    others = [(name, seed) for name in given.only or bench.choices for seed in bench.seeds_of(name)]
+    wanted = list(dict.fromkeys([(bench.baseline, bench.seeds[0]), *others]))
+    for name, seed in wanted[part - 1 :: parts]:
         row = work.result(name, seed)
         print(json.dumps({"choice": name, "seed": seed, "images": row["images"], **row["numbers"]}), flush=True)
         write(work, described)
 
 
 def write(work: Work, described: dict[str, Any]) -> None:
-    """Write all results of a list that there are, of this process and of others, with picture and page."""
+    """Write all results of a list that there are, of this process and of others, with picture and page.
+
+    Nothing until the baseline is done, with which they are compared.
+    """
     bench = work.bench
+    if not work.place(bench.baseline, bench.seeds[0]).is_file():
+        return
     known = [(name, seed) for name in bench.choices for seed in bench.seeds_of(name)]
     rows = [work.result(name, seed) for name, seed in known if work.place(name, seed).is_file()]
     document = {"bench": _described(bench), "baseline": bench.baseline, "machine": described, "rows": rows}

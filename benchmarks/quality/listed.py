@@ -24,8 +24,9 @@ class Bench(BaseModel):
 
     seconds: of processor time of one core that each denoiser is trained for; autoencoder_seconds: the same of each
     autoencoder, in the place of the recipe's number of images. run: a finished run of the recipe, whose autoencoder,
-    latents and classifier are used where a choice changes nothing of them. seeds: of the trainings; samples always have
-    the same. baseline_seeds: more of them for the first choice, which show how far two trainings alike are apart.
+    latents and classifier are used where a choice changes nothing of them. always: settings in the place of the
+    recipe's for all choices: command → setting → value. seeds: of the trainings; samples always have the same.
+    baseline_seeds: more of them for the first choice, which show how far two trainings alike are apart.
     guidance: scales at which each is measured. num: samples of each class. choices: name → command → setting → value;
     the first is what the others are compared with.
     """
@@ -37,6 +38,7 @@ class Bench(BaseModel):
     seconds: float = Field(gt=0)
     autoencoder_seconds: float | None = Field(default=None, gt=0)
     run: str | None = None
+    always: dict[str, dict[str, Any]] = {}
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     baseline_seeds: tuple[int, ...] = ()
     guidance: tuple[float, ...] = Field(default=(1.5, 3.0), min_length=1)
@@ -51,7 +53,7 @@ class Bench(BaseModel):
     @model_validator(mode="after")
     def _changes_are_of_these_commands(self) -> "Bench":
         known = {self.autoencoder, "encode", self.denoiser, "sample"}
-        for name, changes in self.choices.items():
+        for name, changes in {"always": self.always, **self.choices}.items():
             if unknown := set(changes) - known:
                 raise ValueError(
                     f"{name} changes {', '.join(sorted(unknown))}: choices are of {', '.join(sorted(known))}"
@@ -91,7 +93,8 @@ class Bench(BaseModel):
         own = {**commands.ONE_CORE, "machine.precision": self.precision}
         if command in (*AUTOENCODERS, *DENOISERS):
             own["machine.compile"] = self.compile
-        given = {**own, **changes.get(command, {}), **{name.replace("__", "."): value for name, value in more.items()}}
+        changed = {**self.always.get(command, {}), **changes.get(command, {})}
+        given = {**own, **changed, **{name.replace("__", "."): value for name, value in more.items()}}
         return commands.configured(command, self.recipe, given)
 
     def of_latents(self, changes: Changes) -> Changes:
@@ -105,7 +108,7 @@ class Bench(BaseModel):
 
     def training_key(self, changes: Changes, seed: int) -> str:
         """Return a few letters that differ for trainings by other settings or for another budget."""
-        budget = [self.seconds, self.autoencoder_seconds, self.precision, self.compile]
+        budget = [self.seconds, self.autoencoder_seconds, self.precision, self.compile, self.always]
         return self._digest(budget, changes, seed)
 
     def result_key(self, changes: Changes, seed: int) -> str:

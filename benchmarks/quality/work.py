@@ -75,7 +75,7 @@ class Work:
     def result(self, name: str, seed: int) -> dict[str, Any]:
         """Return what a choice gave, done now where it was not yet."""
         bench, changes, path = self.bench, self.bench.choices[name], self.place(name, seed)
-        with self.held(path.stem):  # Each of several processes begins with the baseline.
+        with self.held(path.stem):
             if not path.is_file():
                 self.measure(bench, changes, path, seed, name)
         return {**json.loads(path.read_text()), "choice": name}
@@ -164,9 +164,10 @@ class Work:
         window = min(LONGEST_WINDOW, max(2.0, budget / 20))
         base: Changes = {}
         base_path = self.folder / "plans" / f"{command}-baseline.json"
-        if not base_path.is_file():
-            rates = [self.rate(command, base, window, of_base) for _ in range(2 * ROUNDS - 1)]
-            files.write_json(base_path, {"rate": statistics.median(rates)})
+        with self.held(base_path.stem):
+            if not base_path.is_file():
+                rates = [self.rate(command, base, window, of_base) for _ in range(2 * ROUNDS - 1)]
+                files.write_json(base_path, {"rate": statistics.median(rates)})
         rate, ratio = json.loads(base_path.read_text())["rate"], 1.0
         if changes or more != of_base:
             before = self.rate(command, base, window, of_base)
