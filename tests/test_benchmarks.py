@@ -203,6 +203,9 @@ def test_the_page_of_choices_has_the_best_scale_of_each_and_the_losers_too() -> 
     assert "| recipe | – | 1,000 | 1.00 | 1 | 3 ± 1.4 | 1.00 |" in text
     assert "| fast | `train-dit train.lr=0.1` | 1,000 | 1.00 | 3 | 6 ± 0 | 2.00 |" in text
     assert text.index("| recipe |") < text.index("| fast |") < text.index("| *real images* |")
+    more = {"run": "runs/own", "always": {"train-dit": {"train.early": 0}, "sample": {"autoguide": None}}}
+    text = choices_page.section({"bench": bench | more, "baseline": "recipe", "machine": MACHINE, "rows": rows})
+    assert "that of `runs/own`" in text and "with `train-dit train.early=0`, `sample autoguide=null`;" in text
 
 
 def test_a_rate_is_measured_after_the_start_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:

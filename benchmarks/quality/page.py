@@ -53,6 +53,8 @@ def section(document: Mapping[str, Any]) -> str:
         "",
         f"Recipe `{bench['recipe']}`, {bench['seconds']:g} s for each denoiser"
         + (f", {bench['autoencoder_seconds']:g} s for each autoencoder" if bench["autoencoder_seconds"] else "")
+        + (f" but that of `{bench['run']}`, the recipe's own" if bench.get("run") else "")
+        + (f", all with {', '.join(_changed(bench['always']))}" if bench.get("always") else "")
         + f"; {machine['device']}, {bench['precision']}{', compiled' if bench['compile'] else ''}, torch"
         f" {machine['torch']}. {bench['num']:,} samples of each class at each scale, features of {bench['features']},"
         f" seeds {', '.join(map(str, bench['seeds']))}"
@@ -64,11 +66,7 @@ def section(document: Mapping[str, Any]) -> str:
     for name, rows in sorted(by_choice.items(), key=lambda item: best(item[1])["frechet_distance"]):
         found = best(rows)
         spread = f" ± {found['spread']:.2g}" if len(rows) > 1 else ""
-        changed = "<br>".join(
-            f"`{command} {key}={_plain(value)}`"
-            for command, own in rows[0]["changes"].items()
-            for key, value in own.items()
-        )
+        changed = "<br>".join(_changed(rows[0]["changes"]))
         lines.append(
             f"| {name} | {changed or '–'} | {rows[0]['images']:,} | {rows[0]['speed']:.2f} | {found['cfg']}"
             f" | {found['frechet_distance']:.3g}{spread} | {found['frechet_distance'] / base['frechet_distance']:.2f}"
@@ -111,5 +109,12 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, path: Path) -> None:
     write_png(path, grid(shown, len(shown) // len(titles), row_labels=titles, scale=scale_for(shown)))
 
 
+def _changed(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return settings by command, each as it is typed."""
+    return [f"`{command} {key}={_plain(value)}`" for command, own in settings.items() for key, value in own.items()]
+
+
 def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
