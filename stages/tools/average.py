@@ -131,7 +131,7 @@ def _cannot_be_had(
     return DataError(
         f"the {number_of(len(counts), 'EMA')} that {training} kept cannot make {length.setting} {length.value:g}:"
         f" the profile would be off by {combination.misfit:.0%}",
-        f"{instead} with `train.keep_ema=true`, which keeps one every `train.checkpoint_every` images, and fewer of"
+        f"{instead} with `train.keep_ema=yes`, which keeps one every `train.checkpoint_every` images, and fewer of"
         " those",
     )
 

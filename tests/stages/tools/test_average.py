@@ -147,7 +147,7 @@ def test_a_damaged_ema_is_named_and_without_it_the_others_do(kept: Pipeline, tmp
 def test_what_cannot_be_had_is_refused_with_what_can(kept: Pipeline, trained: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the 10 EMAs that .*dit kept cannot make std 0\.01") as caught:
         make(kept, std=(0.2, 0.01))
-    assert "give `std` from" in str(caught.value.remedy) and "`train.keep_ema=true`" in str(caught.value.remedy)
+    assert "give `std` from" in str(caught.value.remedy) and "`train.keep_ema=yes`" in str(caught.value.remedy)
     assert not (kept.folder / "dit" / "post-hoc" / "std-0.01").exists()
     with pytest.raises(DataError, match=r"the 2 EMAs that .*dit kept cannot make std 0\.28"):
         make(trained, std=(0.28,))
