@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from ldm.core.errors import ConfigError, Stopped
-from ldm.core.progress import Silent
-from tests.support.pipeline_run import Heard, Pipeline, manifest, write_squares
+from tests.support.pipeline_run import Heard, Pipeline, Stopping, manifest, write_squares
 
 
 def weights(folder: Path) -> bytes:
@@ -43,14 +42,9 @@ def test_balance_changes_what_is_trained_and_is_said_recorded_and_resumed_to_the
     whole = weights(folder)
     assert whole != plain
 
-    class Stopping(Silent):
-        def update(self, done: int, **numbers: float) -> None:
-            if done == 32:
-                raise Stopped("in the middle")
-
     shutil.rmtree(folder)
     with pytest.raises(Stopped):
-        pipeline.run("train-dit", Stopping(), train__balance="classes", **settings)
+        pipeline.run("train-dit", Stopping(32), train__balance="classes", **settings)
     assert weights(pipeline.run("train-dit", train__balance="classes", **settings).directory) == whole
 
 

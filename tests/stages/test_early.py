@@ -12,7 +12,7 @@ from ldm.core.progress import Silent
 from ldm.core.runs.run import MANIFEST
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs
+from tests.support.pipeline_run import Pipeline, Stopping, manifest, pngs
 
 EARLY = {"train__early": 28, "train__checkpoint_every": 32}  # images; steps are of 8
 
@@ -43,14 +43,9 @@ def test_the_state_is_the_average_after_the_first_step_that_has_so_many_images(k
 def test_wherever_a_training_was_stopped_it_keeps_the_same_state(
     copied: Pipeline, kept: Pipeline, stop_at: int
 ) -> None:
-    class Stopping(Silent):
-        def update(self, done: int, **numbers: float) -> None:
-            if done == stop_at:
-                raise Stopped("here")
-
     shutil.rmtree(copied.folder / "dit")
     with pytest.raises(Stopped):
-        copied.run("train-dit", Stopping(), **EARLY)
+        copied.run("train-dit", Stopping(stop_at), **EARLY)
     copied.run("train-dit", **EARLY)
     for state in ("dit", "dit/early"):
         own, whole = weights(copied.folder / state), weights(kept.folder / state)

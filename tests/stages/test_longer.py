@@ -13,7 +13,7 @@ from ldm.core.runs.metrics_log import CONDITIONS
 from ldm.core.training.patience import Patience
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Heard, Pipeline, manifest
+from tests.support.pipeline_run import Heard, Pipeline, Stopping, manifest
 
 REGULAR = {"train__log_every": 16, "train__validate_every": 32, "train__checkpoint_every": 32, "preview__every": 32}
 
@@ -57,13 +57,8 @@ def test_more_images_go_on_from_an_odd_end_twice_and_through_a_stop(copied: Pipe
     copied.run("train-dit", replace=True, train__images=24, **REGULAR)
     copied.run("train-dit", train__images=56, **REGULAR)
 
-    class Stopping(Silent):
-        def update(self, done: int, **numbers: float) -> None:
-            if done == 80:
-                raise Stopped("in the middle")
-
     with pytest.raises(Stopped):
-        copied.run("train-dit", Stopping(), train__images=96, **REGULAR)
+        copied.run("train-dit", Stopping(80), train__images=96, **REGULAR)
     folder = copied.run("train-dit", train__images=96, **REGULAR).directory
     assert weights(folder) == weights(straight.folder / "dit")
     seen = {line["images"]: line["loss"] for line in lines(folder) if "loss" in line}
@@ -91,13 +86,8 @@ def test_a_training_whose_rate_has_ended_goes_on_and_cools_down_to_the_bytes_of_
         copied.run("train-dit", train__images=96, **fallen)
     assert "`train.decay_images=32` and `train.cooldown=12`; or begin another" in str(refused.value)
 
-    class Stopping(Silent):
-        def update(self, done: int, **numbers: float) -> None:
-            if done == 80:
-                raise Stopped("in the cool-down")
-
     with pytest.raises(Stopped):
-        copied.run("train-dit", Stopping(), **longer)
+        copied.run("train-dit", Stopping(80), **longer)
     folder = copied.run("train-dit", **longer).directory
     assert weights(folder) == weights(straight) and lines(folder) == lines(straight)
     assert manifest(folder)["config"]["train"]["cooldown"] == 24
@@ -166,14 +156,14 @@ def test_a_training_that_stops_improving_ends_early_as_done_and_alike_after_a_st
     assert copied.run("train-dit", **settings).already_complete
     recorded = lines(outcome.directory)
 
-    class Stopping(Silent):
+    class StoppingAfterIt(Silent):
         def update(self, done: int, **numbers: float) -> None:
             if done == seen - 8 and "val_loss" in numbers:
                 raise Stopped("right after the validation that ends it")
 
     shutil.rmtree(outcome.directory)
     with pytest.raises(Stopped):
-        copied.run("train-dit", Stopping(), train__checkpoint_every=8, **settings)
+        copied.run("train-dit", StoppingAfterIt(), train__checkpoint_every=8, **settings)
     again = copied.run("train-dit", **settings).directory
     assert lines(again) == recorded
 

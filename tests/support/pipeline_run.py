@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldm.core.errors import Stopped
 from ldm.core.progress import Outcome, Progress, Silent
 from ldm.core.runs.run import MANIFEST
 from ldm.stages.table import STAGES
@@ -105,6 +106,17 @@ class Heard(Silent):
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+
+class Stopping(Silent):
+    """Stops a training right after so many images, as a signal does."""
+
+    def __init__(self, stop_at: int) -> None:
+        self.stop_at = stop_at
+
+    def update(self, done: int, **numbers: float) -> None:
+        if done == self.stop_at:
+            raise Stopped("in the middle")
 
 
 class Pipeline:

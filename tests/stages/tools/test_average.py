@@ -16,21 +16,10 @@ from ldm.core.training.post_hoc import ema_profile, fit
 from ldm.stages.configs.average import Average
 from ldm.stages.configs.folders import Inspect, Verify
 from ldm.stages.tools import average, inspect, verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs
+from tests.support.pipeline_run import Pipeline, Stopping, manifest, pngs
 
 KEPT = {"train__keep_ema": True, "train__checkpoint_every": 16, "train__images": 160}  # 20 steps, of 8 images each
 NAMES = [f"{images:010d}" for images in range(16, 144, 16)]  # but for the two checkpoints that are still there
-
-
-class Stopping(Silent):
-    """Stops a training after so many images."""
-
-    def __init__(self, stop_at: int) -> None:
-        self.stop_at = stop_at
-
-    def update(self, done: int, **numbers: float) -> None:
-        if done == self.stop_at:
-            raise Stopped("here")
 
 
 @pytest.fixture(scope="module")
