@@ -20,7 +20,7 @@ def configured(command: str, recipe: str | None, settings: Mapping[str, Any]) ->
 
     Raises ConfigError for what is unknown.
     """
-    return merged_config(command, recipe, [f"{key}={_typed(value)}" for key, value in settings.items()]).config
+    return merged_config(command, recipe, [f"{key}={typed(value)}" for key, value in settings.items()]).config
 
 
 def run(folder: Path, command: str, recipe: str | None, settings: Mapping[str, Any]) -> Outcome:
@@ -59,7 +59,7 @@ def spent(folder: Path, name: str) -> dict[str, float]:
     return found
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """Write a value as on the command line."""
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -11,6 +11,8 @@ import numpy as np
 from ldm.core.images.decode import decode, write_png
 from ldm.core.images.grid import grid, scale_for
 
+from ..commands import typed
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PAGE = "quality.md"
@@ -111,10 +113,4 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, path: Path) -> None:
 
 def _changed(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return settings by command, each as it is typed."""
-    return [f"`{command} {key}={_plain(value)}`" for command, own in settings.items() for key, value in own.items()]
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "null"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [f"`{command} {key}={typed(value)}`" for command, own in settings.items() for key, value in own.items()]
