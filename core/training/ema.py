@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 
+BATCH_NORM_STATISTICS = ("running_mean", "running_var")  # which are copied, as they average already
+
 
 def decays(decay: float, start: int, stop: int) -> np.ndarray:
     """Return d of the updates from `start` up to `stop`, as `EMA` has it, float64."""
@@ -87,4 +89,4 @@ class EMA:
 def _batch_norm_statistics(module: nn.Module) -> set[str]:
     """Return the names of the running means and variances."""
     norms = [name for name, each in module.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    return {f"{name}.{kind}".lstrip(".") for name in norms for kind in ("running_mean", "running_var")}
+    return {f"{name}.{kind}".lstrip(".") for name in norms for kind in BATCH_NORM_STATISTICS}

@@ -24,6 +24,7 @@ from ...core.runs.outputs import command_line
 from ...core.runs.roles import DENOISER
 from ...core.runs.run import IDENTITY, MANIFEST, kind_of
 from ...core.runs.states import POST_HOC
+from ...core.training.ema import BATCH_NORM_STATISTICS
 from ...core.training.post_hoc import Combination, ema_profile, fit, gamma, power_profile
 from ...core.training.settings import LONGEST_STD
 from ..configs.average import Average
@@ -75,11 +76,16 @@ def run(config: Average, progress: Progress) -> Outcome:
         if combination.misfit > _LARGEST_MISFIT:
             raise _cannot_be_had(length, combination, training, decay, counts)
 
-    made = [_make(training, command, kept, *each, progress) for each in zip(lengths, fitted, strict=True)]
+    # Those that are whole, and of the same EMAs, stay. The files of all EMAs are checked once.
     folders = [training / POST_HOC / length.name for length in lengths]
+    missing = [number for number, folder in enumerate(folders) if not _is_made(folder, training, kept)]
+    for each in kept if missing else ():
+        _loaded(each.path, checkpoint.EMA)
+    for number in missing:
+        _make(folders[number], training, command, kept, fitted[number], progress)
     return Outcome(
         folders[0] if len(folders) == 1 else training / POST_HOC,
-        already_complete=not any(made),
+        already_complete=not missing,
         summary={
             length.name: f"of {number_of(len(kept), 'EMA')}, misfit of the profile {combination.misfit:.1%}"
             for length, combination in zip(lengths, fitted, strict=True)
@@ -136,30 +142,35 @@ def _cannot_be_had(
     )
 
 
-def _make(
-    training: Path, command: str, kept: Sequence[_Kept], length: _Length, combination: Combination, progress: Progress
-) -> bool:
-    """Write the folder of one length. Returns whether it was to be made: a whole one of the same EMAs stays."""
-    folder, kind = training / POST_HOC / length.name, kind_of(training)
-    assert kind is not None, "it was chosen by its kind"
-    wanted = {
-        "length": length.name,
+def _record(folder: Path, kept: Sequence[_Kept]) -> dict[str, Any]:
+    """Return what a length is made of, JSON. folder: of the length."""
+    return {
+        "length": folder.name,
         "images_seen": int(kept[-1].path.name),
         "updates": kept[-1].updates,
         "emas": {each.path.name: each.sha256 for each in kept},
     }
-    if is_whole(folder, kind):
-        known = files.read_json(folder / MANIFEST)["facts"].get(POST_HOC)
-        if isinstance(known, dict) and {name: known.get(name) for name in wanted} == wanted:
-            return False
-    for each in kept:
-        _loaded(each.path, checkpoint.EMA)
-    found = {**wanted, "weights": combination.weights.tolist(), "misfit": combination.misfit}
+
+
+def _is_made(folder: Path, training: Path, kept: Sequence[_Kept]) -> bool:
+    """Return whether the folder of a length is whole, and of these EMAs."""
+    kind = kind_of(training)
+    assert kind is not None, "it was chosen by its kind"
+    if not is_whole(folder, kind):
+        return False
+    known = files.read_json(folder / MANIFEST)["facts"].get(POST_HOC)
+    return isinstance(known, dict) and known.items() >= _record(folder, kept).items()
+
+
+def _make(
+    folder: Path, training: Path, command: str, kept: Sequence[_Kept], combination: Combination, progress: Progress
+) -> None:
+    """Write the folder of one length."""
+    found = {**_record(folder, kept), "weights": combination.weights.tolist(), "misfit": combination.misfit}
     folder.parent.mkdir(exist_ok=True)
     with files.new_directory(folder, replace=True) as temporary:
         combine = partial(_combine, [each.path for each in kept], combination.weights, progress)
         write_state(temporary, training, command, combine, POST_HOC, found)
-    return True
 
 
 def _combine(paths: Sequence[Path], weights: np.ndarray, progress: Progress, at: Path) -> None:
@@ -180,7 +191,7 @@ def _combine(paths: Sequence[Path], weights: np.ndarray, progress: Progress, at:
             progress.update(next(done))
             with border():
                 last: torch.Tensor = emas[-1].get_tensor(name)
-                if not last.is_floating_point() or name.endswith(("running_mean", "running_var")):
+                if not last.is_floating_point() or name.endswith(BATCH_NORM_STATISTICS):
                     return last
                 total = torch.zeros_like(last, dtype=torch.float64)
                 for ema, weight in zip(emas, weights.tolist(), strict=True):
