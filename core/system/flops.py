@@ -69,9 +69,9 @@ class Passes:
 class Memory:
     """Bytes of one step of a process at its peak.
 
-    weights, gradients, moments (two of each weight, as AdamW's), average (the EMA): float32. activations: what a batch
-    keeps for the backward pass. together: the peak; less than the sum, since activations are freed as gradients are
-    made.
+    weights, gradients, moments (two of each weight that is trained, as AdamW's), average (the EMA): float32.
+    activations: what a batch keeps for the backward pass. together: the peak; less than the sum, since activations are
+    freed as gradients are made.
     """
 
     weights: int
@@ -227,5 +227,6 @@ def _optimizer_kernels(trained: nn.Module) -> int:
 
 def _memory(trained: nn.Module, averaged: nn.Module, activations: int, peak: int) -> Memory:
     weights = 4 * sum(parameter.numel() for parameter in trained.parameters())
+    stepped = 4 * sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
     average = sum(tensor.numel() * tensor.element_size() for tensor in averaged.state_dict().values())
-    return Memory(weights, weights, 2 * weights, average, activations, weights + 2 * weights + average + peak)
+    return Memory(weights, stepped, 2 * stepped, average, activations, weights + 2 * stepped + average + peak)

@@ -156,8 +156,8 @@ class StageCost:
 
     images: that go through the network, repeats counted. batch: at once, over all GPUs. operations: FLOPs of one
     image, and in_all of the stage. memory: bytes of a process, by what they are for; `recomputing` is the most there is
-    with checkpointing. disk: bytes written. rate: images a second, over all GPUs. limit: of a GPU known by name, what
-    limits the rate: `launches` or `arithmetic`.
+    with checkpointing. disk: the most bytes at a time of latents, or of weights and checkpoints. rate: images a second,
+    over all GPUs. limit: of a GPU known by name, what limits the rate: `launches` or `arithmetic`.
     """
 
     stage: str

@@ -1,5 +1,6 @@
 """`ldm estimate`: what each stage of a recipe costs before it is run: FLOPs, memory, room on the disk, time."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +29,14 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
         costs += [cost] if isinstance(cost, StageCost) else cost or []  # of several phases, several
         progress.update(number)
     progress.finish()
-    notes = [*found.notes, *_conditions(found)]
+    notes, disk = [*found.notes, *_conditions(found)], sum(each.disk or 0 for each in costs)
     if found.rate is None and busy > _BUSY * machine.num_cores():
         notes.append(f"other work was running here (a load of {busy:.1f}): the times measured are too long")
     quota = machine.cpu_quota()
     if found.rate is None and quota is not None and quota < machine.num_cores(within_quota=False):
         notes.append(f"measured within a quota of {quota:g} of {machine.num_cores(within_quota=False)} cores")
+    if found.rate is None:
+        notes += _shortage(found, disk)
     for note in notes:
         progress.note(note)
     facts = {
@@ -49,8 +52,20 @@ def estimate(how: Estimate, recipe: SimpleNamespace, progress: Progress) -> Outc
     total = duration(sum(each.seconds or 0 for each in costs))
     about = "at least" if any(each.limit == "launches" for each in costs) else "about"
     known = "" if all(each.seconds is not None for each in costs) else " where that is known"
-    verdict = f"takes {about} {total}{known} {_where(found)}"
+    verdict = f"takes {about} {total}{known} {_where(found)}, and up to {amount(disk)}B of disk"
     return Outcome(Path(how.recipe or "defaults"), summary=table(costs), verdict=verdict, facts=facts)
+
+
+def _shortage(found: Basis, needed: int) -> list[str]:
+    """Note where the disk of the runs has less room than latents, checkpoints and weights need."""
+    folder: Path = found.generator.runs_dir
+    free = shutil.disk_usage(machine.existing_parent(folder)).free
+    if free >= needed:
+        return []
+    return [
+        f"{folder} has {amount(free)}B of free disk, and {amount(needed)}B are needed: free some room, or train with"
+        " `runs_dir` on another disk"
+    ]
 
 
 def _where(found: Basis) -> str:

@@ -74,6 +74,7 @@ def distill(found: Basis, stage: Distill) -> StageCost:
         images=images,
         operations=round(in_all / images),
         in_all=in_all,
+        disk=(first.disk or 0) * (1 + others),
         rate=images / seconds,
         seconds=seconds,
     )

@@ -30,6 +30,7 @@ from ...core.system.flops import COMPILED, Memory, Passes
 from ...core.system.precision import Policy
 from ...core.training import loop
 from ...core.training.muon import cost_with
+from ...core.training.settings import DenoiserTrain
 from ...core.training.task import Batch, Plan, Task
 from ...core.training.tasks.autoencoding import AutoencodingTask
 from ...core.training.tasks.classifying import ClassifyingTask
@@ -181,10 +182,25 @@ def training_cost(found: Basis, stage: Any, passes: Passes, memory: Memory, make
         operations=passes.training,
         in_all=in_all,
         memory=asdict(memory),
+        disk=_bytes_kept(stage, memory),
         rate=rate,
         limit=limit,
         seconds=settings.images / rate,
     )
+
+
+def _bytes_kept(stage: Any, memory: Memory) -> int:
+    """Return the most bytes of weights and moments that a training has on the disk: while it writes a checkpoint."""
+    settings, evaluated = stage.train, getattr(stage, "metrics", None)
+    every = max(settings.checkpoint_every, settings.batch_size) if settings.checkpoint_every else settings.images
+    written = -(-settings.images // every)
+    checkpoints = min(written, settings.keep + 1) * (memory.weights + memory.moments + memory.average)
+    # final/, best/ and early/ have weights alone, and so do the EMAs of removed checkpoints.
+    states = 1 + bool(evaluated and evaluated.every)
+    if isinstance(settings, DenoiserTrain):
+        states += 0 < settings.early <= settings.images
+        states += max(0, written - settings.keep) if settings.keep_ema else 0
+    return checkpoints + states * memory.weights
 
 
 def _by_stepping(found: Basis, stage: Any, make: Callable[[Basis, Any, Policy], Task]) -> StageCost:

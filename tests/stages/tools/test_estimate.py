@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,39 @@ def test_latents_weigh_what_they_weigh_on_the_disk(trained: Pipeline) -> None:
     count = sum(facts["samples"].values())
     ends = 10_240 * len(shards)  # tars are filled up to that
     assert 0 <= sum(path.stat().st_size for path in shards) - each * count <= ends
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_training_takes_the_disk_that_is_estimated(
+    optimizer: str, tmp_path: Path, images: Path, trained: Pipeline
+) -> None:
+    settings = {"images": 100, "checkpoint_every": 16, "keep": 2, "keep_ema": True, "early": 32}
+    changes: dict[str, Any] = {f"train__{name}": value for name, value in settings.items()}
+    folder = trained.copy(tmp_path).run("train-dit", replace=True, train__optimizer=optimizer, **changes).directory
+    sizes = {path.relative_to(folder): size_of_tensors(path) for path in folder.rglob("*.safetensors")}
+    last = sum(size for path, size in sizes.items() if path.parts[:2] == ("checkpoints", "0000000104"))
+    assert last and len([path for path in sizes if path.parts[0] == "emas"]) == 5 and (folder / "early").is_dir()
+
+    given = json.dumps({**settings, "optimizer": optimizer, "batch_size": 8})
+    recipe = RECIPE.replace("{images: 2k, batch_size: 8, optimizer: adamw}", given)
+    stages, outcome, _ = estimated(tmp_path, images, recipe, flops=1e9)
+    # One checkpoint more, while the last one is written and the oldest is still there.
+    assert stages["train-dit"]["disk"] == pytest.approx(sum(sizes.values()) + last, rel=1e-3)
+    assert f"up to {amount(sum(each['disk'] or 0 for each in stages.values()))}B of disk" in str(outcome.verdict)
+
+
+def size_of_tensors(path: Path) -> int:
+    """Return the bytes of a safetensors file after its header."""
+    with path.open("rb") as file:
+        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+
+
+def test_too_little_room_on_the_disk_is_said(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000))
+    _, _, notes = estimated(tmp_path, images, seconds=0.001)
+    assert "of free disk, and" in notes and "`runs_dir` on another disk" in notes
+    _, _, notes = estimated(tmp_path, images, flops=1e9)
+    assert "of free disk" not in notes, "another machine's disk is not known"
 
 
 def test_crops_are_encoded_and_kept_as_well(tmp_path: Path, images: Path) -> None:
