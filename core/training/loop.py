@@ -64,7 +64,6 @@ def train(
 
     # Resume from the newest whole checkpoint; metrics.jsonl loses what was logged after it.
     state.resume()
-    state.is_last = state.images >= plan.images
     state.open_log()
     state.check_patience()
     order = order_of(task, plan)
@@ -81,10 +80,11 @@ def train(
         elif state.evaluation_pending:
             if not state.evaluate(stop):
                 raise state.stopped(stop)
+            state.check_patience()
             if state.is_due(plan.checkpoint_every):  # As without the interruption.
                 state.save()
 
-        for batch in loader:
+        for batch in () if state.is_last else loader:
             # Forward and backward passes, mean over processes, clipping, finite check, AdamW, EMA.
             state.stepper.step(batch, state.steps, state.images)
 

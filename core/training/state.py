@@ -78,6 +78,7 @@ class TrainingState:
         resume.require_complete(found, remedy)
         self.stepper.load(found, remedy)
         self.images, self.steps = found.state["images"], found.state["steps"]
+        self.is_last = self.images >= self.plan.images or resume.ended(found, self.plan.images)
         self.evaluation_pending = self.evaluator is not None and resume.evaluation_pending(found)
         self.progress.note(f"resuming after {self.images:,} images from {found.path}")
 
@@ -231,6 +232,8 @@ class TrainingState:
         self.last_save = time.monotonic()
         tensors = self.stepper.tensors()
         clock = {"images": self.images, "steps": self.steps, "evaluation_pending": self.evaluation_pending}
+        if self.is_last and self.images < self.plan.images:
+            clock[resume.ENDED] = self.plan.images
         # The main process gathers shards one tensor at a time: no process has to hold the whole network.
         with gathered_by_main(tensors.values()):
             if self.is_main:

@@ -167,6 +167,35 @@ def test_a_training_that_stops_improving_ends_early_as_done_and_alike_after_a_st
     again = copied.run("train-dit", **settings).directory
     assert lines(again) == recorded
 
+    # A kill between the last checkpoint and the manifest: it has ended, and no step is added.
+    whole = weights(again)
+    (again / "manifest.json").unlink()
+    assert copied.run("train-dit", **settings).summary["images seen"] == f"{seen}"
+    assert lines(again) == recorded and weights(again) == whole
+
+
+def test_patience_that_ends_in_an_evaluation_that_was_cut_short_ends_there_after_it(copied: Pipeline) -> None:
+    measured = {"metrics__every": 16, "metrics__num": 12, "metrics__steps": 2, "preview__every": 0}
+    settings = {**measured, "train__lr": 1e-30, "train__patience": 16, "train__images": 200}
+    folder = copied.run("train-dit", replace=True, **settings).directory
+    recorded, whole = lines(folder), weights(folder)
+    evaluations = sum(CONDITIONS in line for line in recorded)
+    assert evaluations > 2, "the one after the last step, that at which patience ends, and those before"
+
+    class CuttingShort(Silent):
+        begun = 0
+
+        def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+            self.begun += "samples" in title
+            if self.begun == evaluations - 1:
+                raise Stopped("in the evaluation at which patience ends")
+
+    shutil.rmtree(folder)
+    with pytest.raises(Stopped):
+        copied.run("train-dit", CuttingShort(), **settings)
+    copied.run("train-dit", **settings)
+    assert lines(folder) == recorded and weights(folder) == whole
+
 
 def test_patience_counts_from_the_best_line_of_what_is_watched() -> None:
     def loss(*values: tuple[int, float]) -> list[dict[str, Any]]:

@@ -410,6 +410,13 @@ def test_a_training_that_is_proposed_to_finish_ends_as_one_that_was_asked_for_no
         assert first.keys() == second.keys() and all((first[key] == second[key]).all() for key in first)
 
 
+def test_a_training_that_ended_on_a_signal_stays_ended_until_more_is_asked_for(tmp_path: Path) -> None:
+    early = finish(tmp_path, Finished())
+    assert early["images_seen"] == 3 * PLAN.batch_size and finish(tmp_path) == early
+    more = finish(tmp_path, plan=replace(PLAN, images=PLAN.images + PLAN.batch_size))
+    assert more["images_seen"] == PLAN.images + PLAN.batch_size
+
+
 def test_a_checkpoint_is_written_when_the_last_one_is_old_whatever_its_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
