@@ -118,10 +118,11 @@ def weights_of(
 
 @dataclass(frozen=True)
 class LatentSets:
-    """Training and validation latents."""
+    """Training and validation latents. class_names: of `labels`, conditioned on these or not."""
 
     train: LatentDataset
     val: LatentDataset
+    class_names: tuple[str, ...] = ()
 
     @property
     def conditioning(self) -> Conditioning:
@@ -130,7 +131,7 @@ class LatentSets:
     def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
         """Return the class of each training sample, and the names of classes; None where there are none."""
         found = self.train.labels
-        return None if found is None else (found, self.conditioning.class_names)
+        return None if found is None else (found, self.class_names)
 
 
 @dataclass(frozen=True)

@@ -97,4 +97,5 @@ def latents_of_images(
 ) -> LatentSets:
     """Return the latents of training and validation images, which are mirrored in training only, if at all."""
     train = EncodedImages(images.train, autoencoder, flips, policy, conditioning, condition)
-    return LatentSets(train, EncodedImages(images.val, autoencoder, False, policy, conditioning, condition))
+    val = EncodedImages(images.val, autoencoder, False, policy, conditioning, condition)
+    return LatentSets(train, val, images.class_names)

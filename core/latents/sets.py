@@ -76,7 +76,7 @@ def read_latents(
         if split.labels is not None and LABELS in conditioning.fields:
             known = LabelConditioning(conditioning.class_names)
             known.check(torch.from_numpy(split.labels), str(latents.path))
-    return LatentSets(train, val)
+    return LatentSets(train, val, tuple(metadata.get("class_names") or ()))
 
 
 def _verify_together(latents: StageRun, shards: list[str]) -> None:

@@ -53,14 +53,14 @@ def latents(
     fields = {name: Field("float16", shape) for name in names} | {LABEL: Field("int64")}
     conditioning = conditioning or LabelConditioning(_class_names(num_classes))
     held = _Latents(shape, conditioning, fields, values.flatten(0, 1))
-    return LatentSets(held, held)
+    return LatentSets(held, held, _class_names(num_classes))
 
 
 def with_tokens(sets: LatentSets, count: int, codebook_size: int) -> LatentSets:
     """Return the same with random tokens beside each latent."""
     codes = torch.randint(codebook_size, (COUNT, count), generator=torch.Generator().manual_seed(0))
     held = replace(sets.train, codes=codes)  # type: ignore[type-var]
-    return LatentSets(held, held)
+    return replace(sets, train=held, val=held)
 
 
 @dataclass(frozen=True)

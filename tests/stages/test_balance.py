@@ -70,6 +70,8 @@ def test_a_class_counts_as_often_as_is_asked_for(unequal: Pipeline, tmp_path: Pa
     counts = manifest(pipeline.folder / "latents")["facts"]["class_counts"]
     wanted = [counts[0], counts[1], 3 * counts[2]]
     assert shares == pytest.approx([each / sum(wanted) for each in wanted])
+    alike = pipeline.run("train-dit", replace=True, conditioning="none", train__images=16, train__repeats=("red=3",))
+    assert manifest(alike.directory)["facts"]["class_shares"] == shares, "classes count, conditioned on or not"
     for text, said in {"rde=3": "did you mean red=3", "red=0": "factor", "red": "unknown class"}.items():
         with pytest.raises(ConfigError) as refused:
             pipeline.run("train-dit", replace=True, train__images=16, train__repeats=(text,))
