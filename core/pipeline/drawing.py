@@ -25,7 +25,7 @@ from .caching import OUTER
 from .generation import Edit, Sampling, as_trained, check, check_clip, chunk_size, evaluations, generate, sampling_of
 from .generator import Generator, OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, state_of, student_of, with_guides
-from .model import Model, forward_process, one_condition
+from .model import Model, one_condition
 from .settings import Drawing, Seeded, TokenDrawing
 from .students import inside, sampling_of_student
 
@@ -91,7 +91,7 @@ class OpenedDenoiser:
     def evaluations(self) -> int:
         if student_of(self.source) is not None:
             return self.sampling.num_steps  # Guidance is inside.
-        return evaluations(self.sampling, forward_process(diffusion_of(self.source)))[0]
+        return evaluations(self.sampling, diffusion_of(self.source))[0]
 
     def inputs(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Return them as inputs of the stage in `folder`."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .. import seeds
-from ..diffusion import conditions, consistency, samplers, times
+from ..diffusion import conditions, consistency, samplers
 from ..diffusion.conditions import Cond
 from ..diffusion.denoisers import Denoiser, clipped
 from ..diffusion.guidance import autoguidance, classifier_free
@@ -19,7 +19,7 @@ from ..settings.fields import shared_fields
 from ..system.memory import filled_chunks
 from ..system.precision import Policy
 from ..system.transfer import to_device
-from .model import Guidance, Model, guided
+from .model import Guidance, Model, forward_process, guided, sampling_times
 from .settings import Diffusion, Drawing
 
 
@@ -148,7 +148,7 @@ def check_clip(sampling: Sampling, of_pixels: bool) -> None:
         )
 
 
-def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
+def evaluations(sampling: Sampling, diffusion: Diffusion) -> tuple[int, int]:
     """Count, by sampling with a network that only counts, how often it sees an image, and in how many passes.
 
     A weaker network, of autoguidance, counts as the network itself.
@@ -162,9 +162,9 @@ def evaluations(sampling: Sampling, forward: Schedule) -> tuple[int, int]:
     denoise: Denoiser = autoguidance(count, count, sampling.autoguide_scale, sampling.cfg_interval)
     if sampling.cfg != 1.0:
         denoise = classifier_free(denoise, sampling.cfg, lambda cond: cond, sampling.cfg_interval)
-    x = torch.zeros(1, 1, 1, 1)
-    grid = times.grid(forward.num_steps, sampling.on(forward.num_steps).num_steps, sampling.spacing)
-    _SAMPLERS[sampling.sampler](denoise, x, forward, grid, {}, noise=lambda step: x)
+    x, sampling = torch.zeros(1, 1, 1, 1), as_trained(sampling, diffusion).on(diffusion.most_steps)
+    grid = sampling_times(diffusion, sampling.num_steps, sampling.spacing, sampling.shift)
+    _SAMPLERS[sampling.sampler](denoise, x, forward_process(diffusion), grid, {}, noise=lambda step: x)
     return sum(seen), len(seen)
 
 

@@ -34,6 +34,16 @@ def forward_process(diffusion: Diffusion) -> Schedule:
     return schedule(diffusion.schedule, diffusion.num_steps, diffusion.zero_terminal_snr)
 
 
+def sampling_times(diffusion: Diffusion, steps: int, spacing: str = "trailing", shift: float | None = None) -> Tensor:
+    """Return the times of so many steps of sampling, shifted as the training's unless another shift is given."""
+    if diffusion.most_steps == 1:
+        spacing = "trailing"  # which begins at the one time
+    forward = forward_process(diffusion)
+    grid = times.grid(forward.num_steps, steps, spacing)
+    grid = times.shift(grid, diffusion.shift if shift is None else shift)
+    return grid * predictions.latest_time(diffusion.prediction, forward)
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained latent diffusion model, and what may guide it.
@@ -72,14 +82,10 @@ class Model:
         shape: of the latents, where it may be another. Of m positions in the place of n, as noisy an image shows more:
         the training's shift is multiplied by √(m / n) (Esser et al. 2024, equation 23).
         """
-        if self.diffusion.most_steps == 1:
-            spacing = "trailing"  # which begins at the one time
-        grid = times.grid(self.schedule.num_steps, steps, spacing)
         if shift is None:
             (_, rows, columns), (_, *trained) = shape or self.latent_shape, self.latent_shape
             shift = self.diffusion.shift * math.sqrt(rows * columns / math.prod(trained))
-        grid = times.shift(grid, shift)
-        return grid * predictions.latest_time(self.diffusion.prediction, self.schedule)
+        return sampling_times(self.diffusion, steps, spacing, shift)
 
     @torch.no_grad()
     def encode(self, images: np.ndarray, policy: Policy) -> Tensor:

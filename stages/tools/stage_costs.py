@@ -23,7 +23,6 @@ from ...core.diffusion import conditions
 from ...core.diffusion.conditions import Cond
 from ...core.latents.dataset import LatentSets
 from ...core.pipeline.generation import chunk_size, evaluations, sampling_of
-from ...core.pipeline.model import forward_process
 from ...core.system import flops
 from ...core.system.compile import compiling_pays
 from ...core.system.flops import COMPILED, Memory, Passes
@@ -130,9 +129,7 @@ def sample(found: Basis, stage: Sample) -> StageCost:
     conditioning = conditioning_for(found, training)
     images, shape = found.classes_drawn(conditioning, stage) * stage.num, latents.train.shape
     network, cond = denoiser_network(found, training), example(latents)
-    forward = forward_process(training.diffusion)
-    sampling = sampling_of(stage, conditioning.has_null).on(training.diffusion.most_steps)
-    looks, calls = evaluations(sampling, forward)
+    looks, calls = evaluations(sampling_of(stage, conditioning.has_null), training.diffusion)
     chunk = chunk_size(shape, policy)  # filled up for fewer images
     passes, memory = denoiser_cost(network, cond, 1, policy, checkpointing=False)
     decode = (0, 0) if autoencoder is None else flops.forward_cost(lambda: autoencoder.decode(torch.zeros(1, *shape)))

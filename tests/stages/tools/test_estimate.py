@@ -1,5 +1,6 @@
 """An estimate counts what the stages themselves would do, says what it had to assume, and needs no data."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,10 +20,10 @@ from ldm.core.autoregressive.var_config import NextScaleConfig
 from ldm.core.conditioning.attributes import AttributeConditioning, Number
 from ldm.core.denoisers.dit import DiT
 from ldm.core.denoisers.dit_config import DiTConfig
-from ldm.core.diffusion.schedules import schedule
 from ldm.core.errors import ConfigError
 from ldm.core.images.settings import Data
 from ldm.core.pipeline.generation import Sampling, evaluations
+from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Outcome, Silent, duration
 from ldm.core.system.flops import LAUNCH
 from ldm.core.system.machine import num_cores
@@ -319,7 +320,16 @@ def test_labels_and_numbers_of_images_are_counted_as_the_network_embeds_them(tmp
 def test_a_sampler_evaluates_the_network_in_each_step_twice_where_it_is_guided(
     sampling: Sampling, looks: int, passes: int
 ) -> None:
-    assert evaluations(sampling, schedule("cosine", 100)) == (looks, passes)
+    assert evaluations(sampling, Diffusion(schedule="cosine", num_steps=100)) == (looks, passes)
+
+
+def test_the_shift_of_times_counts_for_an_interval_of_guidance_and_consistency_models_have_steps_of_their_own() -> None:
+    # Of the times 1, 3/4, 1/2, 1/4 shift 4 makes 1, 12/13, 4/5, 4/7, and 100 none below 0.97.
+    guided, flow = Sampling(steps=4, cfg=3.0, cfg_interval=(0.7, 0.95)), {"schedule": "rectified-flow"}
+    assert evaluations(guided, Diffusion.model_validate(flow)) == (5, 4)
+    assert evaluations(guided, Diffusion.model_validate({**flow, "shift": 4})) == (6, 4)
+    assert evaluations(dataclasses.replace(guided, shift=100.0), Diffusion.model_validate(flow)) == (4, 4)
+    assert evaluations(Sampling(), Diffusion.model_validate({"objective": "consistency"}))[0] == 2
 
 
 @pytest.mark.slow  # several networks are counted
