@@ -24,7 +24,7 @@ from ..core.runs.run import MANIFEST, open_run
 from ..core.settings.fields import as_formerly, defaults, identity, incidental
 from ..core.settings.recipe_file import read_settings
 from ..core.settings.words import did_you_mean
-from ..stages.table import MAKERS, STAGES
+from ..stages.table import MAKERS, STAGES, counterpart
 
 SHARED = ("name", "seed", "data", "machine")
 WITHOUT = "without"  # stages that `make pipelines` leaves out
@@ -75,11 +75,9 @@ def stage_layer(recipe: Recipe, command: str) -> dict[str, Any]:
 
 
 def passed_over(recipe: Recipe, command: str) -> str | None:
-    """Return the command of the same stage that a recipe has a section for, where it has none for this one."""
-    if command in recipe.tree or command not in STAGES:
-        return None
-    alike = (name for name, stage in STAGES.items() if stage.module == STAGES[command].module)
-    return next((name for name in alike if name in recipe.tree), None)
+    """Return the command that makes the same, and that a recipe has a section for, where it has none for this one."""
+    other = counterpart(command, recipe.tree) if command in STAGES else command
+    return None if other == command else other
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import typer
 from ..core.errors import ConfigError
 from ..core.files import read_plain
 from ..core.progress import Outcome
+from ..stages.table import pipeline
 from .completion import complete_recipes
 from .console import open_console
-from .recipe import find_recipe, recipe_names
+from .recipe import find_recipe, read_recipe, recipe_names
 from .text import echo
 
 FACTS = ("hardware", "time", "result")  # what a recipe's header says of the run that was measured
@@ -70,7 +71,7 @@ def copy_recipe(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The new file; one that exists is left alone.")],
 ) -> None:
     source, path = find_recipe(recipe), Path(file)
-    content = _content(source)
+    content, first = _content(source), pipeline(read_recipe(str(source)).tree)[0]
     try:
         with path.open("xb") as copy:
             copy.write(content)
@@ -79,7 +80,7 @@ def copy_recipe(
     except FileNotFoundError:
         raise ConfigError(f"{path.parent} does not exist", "make that folder, or give another path") from None
     with open_console() as console:
-        following = shlex.join(["ldm", "train-vqvae", "-c", str(path)])
+        following = shlex.join(["ldm", first, "-c", str(path)])
         written = Outcome(path, summary={"copied": str(source)}, next_commands=[following])
         console.outcome("recipes copy", written)
 

@@ -3,17 +3,18 @@
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from re import Match
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..core.errors import SETTING, ConfigError
+from ..core.errors import SETTING, ConfigError, UserError
 from ..core.settings.fields import Section
 from ..core.settings.words import did_you_mean
-from ..stages.table import ALIASES, COMMANDS, STAGES
+from ..stages.table import ALIASES, COMMANDS, STAGES, counterpart
 from .keys import Setting, find, sections_of, settings_of
-from .recipe import read_recipe, stage_layer
+from .recipe import Recipe, read_recipe, stage_layer
 from .values import limits, wanted
 
 _MOST_LINES = 20  # each is compared with all that is known
@@ -49,16 +50,23 @@ def in_flags(text: str, command: str, section: str | None = None) -> str:
 def with_recipe(text: str, recipe: str | None) -> str:
     """Add the recipe that was given to each stage's command in a text that names none: followed, it is the same run.
 
-    A preset that the command would be given goes where the recipe has its own.
+    Where it has a section for another command that makes the same, that is named. A preset that the command would be
+    given goes where the recipe has its own.
     """
     if recipe is None or " -c " in text:
         return text
     commands = "|".join(map(re.escape, sorted((*STAGES, *ALIASES), key=len, reverse=True)))
 
+    try:
+        read = read_recipe(recipe)
+    except UserError:  # It may be gone by the end of a long training.
+        read = Recipe(Path(recipe), {}, {})
+
     def added(found: Match[str]) -> str:
-        command, places, preset = found.groups("")
-        own = stage_layer(read_recipe(recipe), ALIASES.get(command, command)).get("model") if preset else None
-        kept = "" if isinstance(own, dict) and "preset" in own else preset
+        asked, places, preset = found.groups("")
+        command = counterpart(asked, read.tree)
+        own = stage_layer(read, ALIASES.get(command, command)).get("model")
+        kept = "" if command != asked or (isinstance(own, dict) and "preset" in own) else preset
         return f"ldm {command} -c {shlex.quote(recipe)}{places}{kept}"
 
     places = r"(?: --(?:runs-dir|name) \S+)*"

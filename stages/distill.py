@@ -1,5 +1,6 @@
 """`ldm distill`: a trained denoiser in, students of fewer and fewer steps out, each in a folder of its own."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,8 @@ def run(config: Distill, progress: Progress) -> Outcome:
         kind = _Student(own, teacher, Student(steps=steps, guidance=guidance))
         outcome = train_generator(own, kind, progress, label=str(steps))
         if steps == config.steps:
-            commands = [f"{command} --denoiser {outcome.directory}" for command in outcome.next_commands]
+            student = shlex.quote(str(outcome.directory))
+            commands = [f"{command} --denoiser {student}" for command in outcome.next_commands]
             return replace(outcome, next_commands=commands)
         teacher, steps = open_denoiser(outcome.directory, config), steps // 2
 

@@ -95,8 +95,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         work = claim(folder, given.config, given.inputs(folder), progress)
         if work.complete:
             made = open_own(LATENTS, given.config, folder, "latents")
-            following = _training(given.config, conditioning_of(made.metadata))
-            return Outcome(folder, already_complete=True, next_commands=[following])
+            return Outcome(folder, already_complete=True, next_commands=[_training(given.config, made.metadata)])
 
         encoded = _encode(given, Pieces(folder), policy, progress)
 
@@ -122,7 +121,7 @@ def run(config: Encode, progress: Progress) -> Outcome:
         summary["crops"] = f"{given.config.crops} of each training image, which denoisers see as well"
     if encoded.speed:
         summary["speed"] = f"{encoded.speed:,.0f} images a second"
-    return Outcome(folder, summary=summary, next_commands=[_training(given.config, conditioning_of(metadata))])
+    return Outcome(folder, summary=summary, next_commands=[_training(given.config, metadata)])
 
 
 def _open(config: Encode, policy: Policy, progress: Progress) -> _Given:
@@ -190,10 +189,11 @@ def _metadata(given: _Given, encoded: _Encoded, fields: Mapping[str, Field]) -> 
     }
 
 
-def _training(config: Encode, conditioning: Conditioning) -> str:
-    """Return the command that trains on the latents: a DiT, if that takes their conditions."""
+def _training(config: Encode, metadata: dict[str, Any]) -> str:
+    """Return the command that trains on the latents: VAR on maps of tokens, else a DiT if it takes their conditions."""
+    conditioning = conditioning_of(metadata)
     if conditioning.kind not in KINDS:
-        return command_line("train-dit", config)
+        return command_line("train-var" if "token_maps" in metadata else "train-dit", config)
     return f"{command_line('train-denoiser', config)} --preset {preset_for(conditioning)}"
 
 

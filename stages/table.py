@@ -293,6 +293,22 @@ def pipeline(sections: Collection[str] = ()) -> list[str]:
     """
     alike: dict[str, list[str]] = {}
     for command in filter(lambda stage: stage.targets, STAGES.values()):
-        role = command.writes[0].role
-        alike.setdefault("generator" if role.draws else role.name, []).append(command.name)
+        alike.setdefault(_product(command), []).append(command.name)
     return [next((name for name in names if name in sections), names[0]) for names in alike.values()]
+
+
+def counterpart(command: str, sections: Collection[str]) -> str:
+    """Return the command by which a recipe of these sections makes what a stage makes: itself, or another of its kind.
+
+    Itself also where the recipe has no section for any of them.
+    """
+    stage = STAGES[ALIASES.get(command, command)]
+    if stage.name in sections or not stage.targets:
+        return command
+    alike = (name for name in pipeline(sections) if _product(STAGES[name]) == _product(stage))
+    return next(filter(sections.__contains__, alike), command)
+
+
+def _product(stage: Command) -> str:
+    role = stage.writes[0].role
+    return "generator" if role.draws else role.name

@@ -1,6 +1,7 @@
 """`ldm average`: the EMAs that a training kept in, its EMA of another length out."""
 
 import itertools
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def run(config: Average, progress: Progress) -> Outcome:
             length.name: f"of {number_of(len(kept), 'EMA')}, misfit of the profile {combination.misfit:.1%}"
             for length, combination in zip(lengths, fitted, strict=True)
         },
-        next_commands=[f"{command_line('sample', config)} --denoiser {folder}" for folder in folders],
+        next_commands=[f"{command_line('sample', config)} --denoiser {shlex.quote(str(folder))}" for folder in folders],
     )
 
 
@@ -98,7 +99,9 @@ def _kept(training: Path, command: str) -> list[_Kept]:
     """List the EMAs that a training has, the last one last. Raises DataError for one whose record is damaged."""
     paths = [*checkpoint.emas(training), *checkpoint.saved(training)]
     if not paths or not (training / IDENTITY).is_file():
-        raise DataError(f"{training} has no checkpoint", f"train it: {command}")
+        is_done = (training / MANIFEST).is_file()
+        train = "train another, with `train.keep_ema=yes`" if is_done else f"train it: {command}"
+        raise DataError(f"{training} has no checkpoint", train)
     found: dict[int, _Kept] = {}
     for path in {int(path.name): path for path in paths}.values():
         each = _loaded(path)

@@ -167,5 +167,7 @@ def test_a_section_of_the_other_command_of_a_stage_is_named(tmp_path: Path) -> N
     assert passed_over(read, "train-denoiser") == "train-dit"
     for command in ("train-autoencoder", "train-dit", "distill", "encode", "report"):
         assert passed_over(read, command) is None, command
+    tokens = read_recipe(recipe(tmp_path, "train-var: {seed: 1}\n"))
+    assert passed_over(tokens, "train-dit") == "train-var" and passed_over(tokens, "train-classifier") is None
     both = read_recipe(recipe(tmp_path, "train-autoencoder: {seed: 1}\ntrain-vqvae: {seed: 1}\n"))
     assert passed_over(both, "train-vqvae") is None

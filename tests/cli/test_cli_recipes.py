@@ -105,7 +105,10 @@ def test_a_copy_is_the_same_recipe_and_is_never_written_over_anything(
 ) -> None:
     assert run(["recipes", "copy", "flowers", "mine.yaml"]) == 0
     assert (here / "mine.yaml").read_text() == RECIPE
-    assert "-c mine.yaml" in capsys.readouterr().out
+    assert "ldm train-vqvae -c mine.yaml" in capsys.readouterr().out
+    (here / "other.yaml").write_text("train-autoencoder: {seed: 1}\n")
+    assert run(["recipes", "copy", "other.yaml", "its.yaml"]) == 0
+    assert "ldm train-autoencoder -c its.yaml" in capsys.readouterr().out
     (here / "mine.yaml").write_text("name: edited\n")
     assert run(["recipes", "copy", "flowers", "mine.yaml"]) == 2
     assert "mine.yaml exists, and is not overwritten" in capsys.readouterr().err

@@ -175,6 +175,15 @@ def test_the_recipe_s_own_preset_counts_in_commands_that_are_printed(tmp_path: P
     assert with_recipe(line, str(recipe)) == f"ldm train-denoiser -c {recipe} --name mine --preset mmdit-xs"
 
 
+def test_commands_that_are_printed_are_those_that_the_recipe_has_sections_for(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("train-autoencoder: {seed: 1}\ntrain-var: {seed: 1}\n")
+    assert with_recipe("ldm train-dit --name mine", str(recipe)) == f"ldm train-var -c {recipe} --name mine"
+    assert with_recipe("ldm train-vqvae", str(recipe)) == f"ldm train-autoencoder -c {recipe}"
+    assert with_recipe("ldm encode --name mine", str(recipe)) == f"ldm encode -c {recipe} --name mine"
+    assert with_recipe("ldm distill", str(recipe)) == f"ldm distill -c {recipe}", "which makes no pipeline's generator"
+
+
 def test_an_unfinished_training_says_how_far_it_is_and_who_writes_it(copied: Pipeline) -> None:
     (copied.folder / "dit" / MANIFEST).unlink()
     with pytest.raises(DataError, match=r"dit is unfinished, after 64 images") as refused:

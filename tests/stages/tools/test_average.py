@@ -1,5 +1,6 @@
 """`ldm average`: EMAs that a training kept, their combinations, and what opens these as it opens any state."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,10 @@ def test_it_is_drawn_from_again_verified_and_inspected_as_any_state_is(kept: Pip
 
 
 def test_the_same_again_is_complete_and_a_longer_training_makes_it_anew(kept: Pipeline, tmp_path: Path) -> None:
-    pipeline = kept.copy(tmp_path)
-    folder = make(pipeline, std=(0.2,)).directory
+    pipeline = kept.copy(tmp_path / "with a space")
+    outcome = make(pipeline, std=(0.2,))
+    folder = outcome.directory
+    assert shlex.split(outcome.next_commands[0])[-2:] == ["--denoiser", str(folder)]
     before = (folder / "manifest.json").read_bytes()
     assert make(pipeline, std=(0.2,)).already_complete
     assert (folder / "manifest.json").read_bytes() == before
@@ -113,7 +116,8 @@ def test_the_same_again_is_complete_and_a_longer_training_makes_it_anew(kept: Pi
     (folder / "final" / "model.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match="damaged") as caught:
         pipeline.run("sample", num=1, denoiser=folder)
-    assert caught.value.remedy == f"make it again: ldm average --denoiser {folder.parent.parent} --std 0.2"
+    training = shlex.quote(str(folder.parent.parent))
+    assert caught.value.remedy == f"make it again: ldm average --denoiser {training} --std 0.2"
     assert not make(pipeline, std=(0.2,)).already_complete
     assert verify.run(Verify(path=folder), Silent()).verdict == "is whole"
 
@@ -144,8 +148,9 @@ def test_what_cannot_be_had_is_refused_with_what_can(kept: Pipeline, trained: Pi
         make(kept)
     pipeline = trained.copy(tmp_path)
     shutil.rmtree(pipeline.folder / "dit" / checkpoint.FOLDER)
-    with pytest.raises(DataError, match="dit has no checkpoint"):
+    with pytest.raises(DataError, match="dit has no checkpoint") as caught:
         make(pipeline, std=(0.1,))
+    assert caught.value.remedy == "train another, with `train.keep_ema=yes`", "the same training would be complete"
     pipeline.run("train-dit", replace=True, train__ema=0.0)
     with pytest.raises(DataError, match=r"was trained without an EMA: `train\.ema=0\.0`"):
         make(pipeline, std=(0.1,))
