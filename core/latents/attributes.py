@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -44,10 +45,11 @@ class Attributes:
 
     def __init__(self, images: ImageSources, settings: object, device: torch.device) -> None:
         self.images = images
-        table = {**read_table(images.val), **read_table(images.train)}
-        self._rows = {name: _of(table, name, images) for part in (images.train, images.val) for name in part.names}
-        self.labels = tuple(sorted({label for row in self._rows.values() for label in row.labels}))
-        self.names_of_numbers = tuple(next(iter(self._rows.values())).numbers)
+        # Images of two folders may have the same name, so that each folder has a table of its own.
+        self._tables = {part.others: read_table(part) for part in (images.train, images.val)}
+        rows = [row for part in (images.train, images.val) for row in self._rows(part).values()]
+        self.labels = tuple(sorted({label for row in rows for label in row.labels}))
+        self.names_of_numbers = tuple(rows[0].numbers)
         if not 0 < len(self.labels) + len(self.names_of_numbers) <= MOST:
             found = f"{len(self.labels)} labels and {len(self.names_of_numbers)} numbers"
             raise DataError(f"{images.train.location}: {TABLE} has {found}", f"give 1 to {MOST} of them together")
@@ -59,14 +61,16 @@ class Attributes:
     @property
     def fingerprint(self) -> str:
         """Return a sha256, hex, of what is said of all images."""
-        return sha256_json([[name, row.labels, dict(row.numbers)] for name, row in sorted(self._rows.items())])
+        train, val = self._rows(self.images.train), self._rows(self.images.val)
+        rows = [*train.items(), *((name, row) for name, row in val.items() if row != train.get(name))]
+        return sha256_json([[name, row.labels, dict(row.numbers)] for name, row in sorted(rows, key=itemgetter(0))])
 
     def conditioning(
         self, train: ImageSource, val: ImageSource, progress: Progress | None = None
     ) -> AttributeConditioning:
         numbers = []
         for name in self.names_of_numbers:
-            values = np.array([self._rows[image].numbers[name] for image in train.names], dtype=np.float64)
+            values = np.array([row.numbers[name] for row in self._rows(train).values()], dtype=np.float64)
             low, high = float(values.min()), float(values.max())
             if low == high:
                 message = f"{train.location}: {TABLE} has {name} {low:g} for all training images"
@@ -78,16 +82,24 @@ class Attributes:
         return (STORED,)
 
     def fields(self, conditioning: Conditioning, source: ImageSource) -> Callable[[Sequence[int]], list[Fields]]:
-        return lambda indices: [({STORED: self._stored(source.names[index])}, {}) for index in indices]
+        table = self._tables[source.others]
+        return lambda indices: [({STORED: self._stored(table[source.names[index]])}, {}) for index in indices]
 
     def summary(self, conditioning: Conditioning, source: ImageSource) -> dict[str, str]:
-        rows = [self._rows[name] for name in source.names]
+        rows = self._rows(source).values()
         counts = [f"{label} {sum(label in row.labels for row in rows):,}" for label in self.labels]
         found = {"labels": listed(counts, 8)} if counts else {}
         return found | ({"numbers": ", ".join(self.names_of_numbers)} if self.names_of_numbers else {})
 
-    def _stored(self, name: str) -> np.ndarray:
-        row = self._rows[name]
+    def _rows(self, source: ImageSource) -> dict[str, Row]:
+        """Return what is said of each image, by name. Raises DataError naming one of which nothing is."""
+        table = self._tables[source.others]
+        for name in source.names:
+            if name not in table:
+                raise DataError(f"{source.location}: {TABLE} does not say anything of {name}", "add a line for it")
+        return {name: table[name] for name in source.names}
+
+    def _stored(self, row: Row) -> np.ndarray:
         flags = [float(label in row.labels) for label in self.labels]
         return np.array([*flags, *row.numbers.values()], dtype=np.float32)
 
@@ -148,9 +160,3 @@ def _row(cells: dict[str, str], file: str, line: str) -> Row:
 
 def _is_name(text: str) -> bool:
     return bool(text) and len(text) <= _LONGEST and is_text(text) and "=" not in text and text.isprintable()
-
-
-def _of(table: Mapping[str, Row], name: str, images: ImageSources) -> Row:
-    if name not in table:
-        raise DataError(f"{images.train.location}: {TABLE} does not say anything of {name}", "add a line for it")
-    return table[name]

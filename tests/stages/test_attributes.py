@@ -13,6 +13,10 @@ from ldm.core.conditioning.attributes import STORED, AttributeConditioning, Numb
 from ldm.core.conditioning.registry import rebuilt
 from ldm.core.errors import ConfigError, DataError
 from ldm.core.features.extractor import Extractor
+from ldm.core.files import sha256_json
+from ldm.core.images.sets import image_sources
+from ldm.core.images.settings import Data
+from ldm.core.latents.attributes import Attributes
 from ldm.core.latents.shards import load_shard
 from ldm.core.metrics.evaluate import class_accuracy
 from ldm.core.metrics.inputs import known_labels
@@ -161,6 +165,27 @@ def test_a_file_that_is_wrong_is_refused_with_its_line(text: str, said: str, tmp
     (images / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=said):
         copy.run("encode", replace=True, conditioning="attributes", data={"source": str(images)})
+
+
+def test_images_of_one_name_in_two_folders_have_what_the_file_of_their_own_says(tmp_path: Path) -> None:
+    names = ["blue/000.png", "blue/001.png"]
+    for part in ("train", "val"):
+        write_squares(tmp_path / part, per_class=2, names=("blue",))
+
+    def read(train: str, val: str) -> Attributes:
+        for part, label in (("train", train), ("val", val)):
+            lines = [f"{name},{label},{number}" for number, name in enumerate(names)]
+            (tmp_path / part / "labels.csv").write_text("\n".join(["file,labels,age", *lines]))
+        images = image_sources(Data(source=str(tmp_path / "train"), validation=str(tmp_path / "val")))
+        return Attributes(images, None, torch.device("cpu"))
+
+    made = read("cat", "dog")
+    made_of = made.conditioning(made.images.train, made.images.val)
+    for part, expected in ((made.images.train, [1, 0, 1]), (made.images.val, [0, 1, 1])):
+        assert made.fields(made_of, part)([1])[0][0][STORED].tolist() == expected
+    assert len({made.fingerprint, read("cat", "cat").fingerprint, read("dog", "cat").fingerprint}) == 3
+    same = [[name, ["cat"], {"age": float(number)}] for number, name in enumerate(names)]
+    assert read("cat", "cat").fingerprint == sha256_json(same), "as that of one folder, and of earlier runs"
 
 
 def test_requests_become_scalars_within_the_range_of_training() -> None:
