@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import PurePosixPath
@@ -53,6 +53,12 @@ class Attributes:
         if not 0 < len(self.labels) + len(self.names_of_numbers) <= MOST:
             found = f"{len(self.labels)} labels and {len(self.names_of_numbers)} numbers"
             raise DataError(f"{images.train.location}: {TABLE} has {found}", f"give 1 to {MOST} of them together")
+        for part in (images.train, images.val):
+            for name, row in self._rows(part).items():
+                if row.numbers.keys() != {*self.names_of_numbers}:
+                    first = f"{images.train.names[0]} has {_listed(self.names_of_numbers)}"
+                    message = f"{part.location}: of numbers in {TABLE}, {name} has {_listed(row.numbers)}, and {first}"
+                    raise DataError(message, f"give all images the same columns, in each {TABLE}")
 
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
@@ -82,8 +88,9 @@ class Attributes:
         return (STORED,)
 
     def fields(self, conditioning: Conditioning, source: ImageSource) -> Callable[[Sequence[int]], list[Fields]]:
+        assert isinstance(conditioning, AttributeConditioning)
         table = self._tables[source.others]
-        return lambda indices: [({STORED: self._stored(table[source.names[index]])}, {}) for index in indices]
+        return lambda indices: [({STORED: _stored(table[source.names[index]], conditioning)}, {}) for index in indices]
 
     def summary(self, conditioning: Conditioning, source: ImageSource) -> dict[str, str]:
         rows = self._rows(source).values()
@@ -98,10 +105,6 @@ class Attributes:
             if name not in table:
                 raise DataError(f"{source.location}: {TABLE} does not say anything of {name}", "add a line for it")
         return {name: table[name] for name in source.names}
-
-    def _stored(self, row: Row) -> np.ndarray:
-        flags = [float(label in row.labels) for label in self.labels]
-        return np.array([*flags, *row.numbers.values()], dtype=np.float32)
 
 
 def asks_for_attributes(images: ImageSources, kind: str) -> bool:
@@ -160,3 +163,13 @@ def _row(cells: dict[str, str], file: str, line: str) -> Row:
 
 def _is_name(text: str) -> bool:
     return bool(text) and len(text) <= _LONGEST and is_text(text) and "=" not in text and text.isprintable()
+
+
+def _stored(row: Row, conditioning: AttributeConditioning) -> np.ndarray:
+    """Return what is said of an image in the order of the conditioning; files may have their columns in another."""
+    flags = [float(label in row.labels) for label in conditioning.labels]
+    return np.array([*flags, *(row.numbers[number.name] for number in conditioning.numbers)], dtype=np.float32)
+
+
+def _listed(numbers: Collection[str]) -> str:
+    return listed([*numbers]) if numbers else "none"

@@ -188,6 +188,24 @@ def test_images_of_one_name_in_two_folders_have_what_the_file_of_their_own_says(
     assert read("cat", "cat").fingerprint == sha256_json(same), "as that of one folder, and of earlier runs"
 
 
+def test_numbers_are_known_by_the_names_of_their_columns_in_any_order(tmp_path: Path) -> None:
+    write_squares(tmp_path / "squares", per_class=4, names=("blue", "green"))
+    blue, green = (tmp_path / "squares" / name / "labels.csv" for name in ("blue", "green"))
+    blue.write_text("file,age,height\n" + "".join(f"{number:03d}.png,{number},{100 + number}\n" for number in range(4)))
+    green.write_text(
+        "file,height,age\n" + "".join(f"{number:03d}.png,{104 + number},{4 + number}\n" for number in range(4))
+    )
+    images = image_sources(Data(source=str(tmp_path / "squares"), val_fraction=0.25))
+    made = Attributes(images, None, torch.device("cpu"))
+    conditioning = made.conditioning(images.train, images.val)
+    stored = [fields[STORED] for fields, _ in made.fields(conditioning, images.train)(range(len(images.train)))]
+    assert made.names_of_numbers == ("age", "height") and all(height - age == 100 for age, height in stored)
+
+    green.write_text("file,height\n" + "".join(f"{number:03d}.png,{number}\n" for number in range(4)))
+    with pytest.raises(DataError, match=r"squares: .*green/00\d\.png has height, and blue/00\d\.png has age, height"):
+        Attributes(images, None, torch.device("cpu"))
+
+
 def test_requests_become_scalars_within_the_range_of_training() -> None:
     asked = CONDITIONING.request({"classes": "out_door,cat", "values": ["age=20"]})
     assert [float(value) for value in asked.cond.values()] == [1, 0, 1, 0.5]
