@@ -136,11 +136,16 @@ def _csv_rows(text: str, place: str) -> Iterator[tuple[Any, str]]:
 
 
 def _of_rows(rows: Iterable[tuple[Any, str]]) -> Iterator[Record]:
-    """Yield the records of objects with a name and captions; nothing where the first has no captions."""
-    for row, place in rows:
+    """Yield the records of objects with a name and captions; nothing where the first has no captions.
+
+    A later one without is passed over: its image has no captions here.
+    """
+    for number, (row, place) in enumerate(rows):
         names, texts = (_first(row, keys) if isinstance(row, dict) else None for keys in (_NAMES, _TEXTS))
         if texts is None and isinstance(row, dict) and not any(key in row for key in _TEXTS):
-            return
+            if number == 0:
+                return
+            continue
         if not isinstance(names, str) or not names:
             raise DataError(f"{place} names no image", _REMEDY)
         yield Record(names, _several(texts), place)

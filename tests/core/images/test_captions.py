@@ -195,6 +195,18 @@ def test_a_second_set_may_leave_images_out(tmp_path):
     assert source.synthetic == [(), ("a brown dog",), ()]
 
 
+@pytest.mark.parametrize("name", ["more.jsonl", "more.json"])
+def test_rows_behind_one_without_a_caption_are_read(tmp_path, name):
+    root = folder(tmp_path / "data", IMAGES)
+    rows = [{"file_name": "a.png", "text": "a cat"}, {"file_name": "b.png"}, {"file_name": "c.png", "text": "an eel"}]
+    (tmp_path / name).write_text(json.dumps(rows) if name.endswith("json") else "\n".join(map(json.dumps, rows)))
+    data = Data(source=str(root), synthetic_captions=tmp_path / name)
+    (source,) = with_captions([open_source(str(root))], data)
+    assert source.synthetic == [("a cat",), (), ("an eel",)]
+    with pytest.raises(DataError, match=r"has no captions of b\.png, while"):
+        read(root, captions=str(tmp_path / name))
+
+
 def test_splits_of_karpathy_are_parts_and_restval_is_trained_on(tmp_path):
     root = pictures(tmp_path / "images").parent
     (root / "dataset_coco.json").write_text(json.dumps({"images": sentences()}))
