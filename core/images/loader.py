@@ -69,7 +69,7 @@ class ImageLoader:
     Attributes: `source`, holding the usable samples only (its `labels`, `names` and `class_names` count from there);
     `skipped`, the (name, reason) of each that was left out; `num_dark`, how many of those in memory are nearly black.
     on_disk: squares of this preparation that are read in place of decoding, and added to. Raises DataError for a broken
-    image, for more of them than `max_skipped`, and for a class of which no image is left.
+    image, for more of them than `max_skipped`, and, where there were images of every class, for a class without any.
     """
 
     def __init__(
@@ -218,7 +218,10 @@ class ImageLoader:
         if self._on_disk is not None:
             self._on_disk.flush()
         if self.skipped:
-            self.source = whole.subset(np.flatnonzero(keep)).require_every_class()
+            self.source = whole.subset(np.flatnonzero(keep))
+            # What is held out need not show every class.
+            if len(np.unique(whole.labels)) == len(whole.class_names):
+                self.source.require_every_class()
             cache = cache[keep] if cache is not None else None
         self._cache = cache
         self.num_dark = sum(map(is_dark, cache)) if cache is not None else 0

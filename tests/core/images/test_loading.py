@@ -108,6 +108,15 @@ def test_a_class_of_which_nothing_is_left_is_named(broken):
         ImageLoader(open_source(str(broken)), Preparation(8, on_error="skip"))
 
 
+def test_held_out_images_without_every_class_may_lose_one_more(broken):
+    whole = open_source(str(broken))
+    names = [name for name in whole.names if name.startswith("cat")] + ["dog/004.png"]
+    held_out = whole.subset([whole.names.index(name) for name in names])
+    loader = ImageLoader(held_out, Preparation(8, on_error="skip", max_skipped=0.02))
+    assert [name for name, _ in loader.skipped] == ["dog/004.png"] and len(loader) == 50
+    loader.close()
+
+
 def test_progress_reaches_the_end(photos):
     seen = []
     loader = ImageLoader(open_source(str(photos)), Preparation(8), lambda done, total: seen.append((done, total)))
