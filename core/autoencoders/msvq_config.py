@@ -42,6 +42,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_MOST_CODES = 1 << 16  # tokens are kept as uint16
+
+
 class MSVQConfig(CodebookConfig, LevelsConfig):
     """Size, codebook and scales of a multi-scale VQ-VAE.
 
@@ -64,6 +67,8 @@ class MSVQConfig(CodebookConfig, LevelsConfig):
             raise ConfigError(f"model.scales is {list(self.scales)}", "take sides that grow, as in 1,2,3,4")
         if self.scales[-1] > 1024:
             raise ConfigError(f"model.scales ends at {self.scales[-1]}", "stay at or below 1024")
+        if self.codebook_size > _MOST_CODES:
+            raise ConfigError(f"model.codebook_size is {self.codebook_size:,}", f"stay at or below {_MOST_CODES:,}")
         if self.cosine:
             raise ConfigError("model.cosine is set", "leave it out: the residuals of scales differ in length")
         super().check()

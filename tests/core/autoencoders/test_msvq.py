@@ -121,6 +121,7 @@ def test_validation_says_what_each_scale_adds() -> None:
         ({"scales": (1, 2, 2)}, "take sides that grow"),
         ({"scales": ()}, "take sides that grow"),
         ({"cosine": True}, "differ in length"),
+        ({"codebook_size": 65_537}, "model.codebook_size is 65,537"),
     ],
 )
 def test_scales_that_cannot_be_are_refused(fields: dict[str, object], message: str) -> None:
