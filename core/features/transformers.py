@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, as_data_error
-from ..files import read_json, sha256_file
+from ..files import read_json, sha256_file, sha256_json
 from ..runs.weights import CONFIG, WEIGHTS, require_file
 from .extractor import Extractor
 
@@ -58,9 +58,7 @@ def open_transformers(folder: Path, device: torch.device) -> Extractor:
     with as_data_error(f"{folder} holds no image network", REMEDY), torch.no_grad():
         features, logits = run(torch.zeros(1, 3, size, size, device=device))
     names = tuple(str(network.config.id2label[i]) for i in range(logits.shape[1])) if classifies else None
-    return Extractor(
-        kind, features.shape[1], sha256_file(folder / WEIGHTS), f"{mode} antialias {size}", names, device, run
-    )
+    return Extractor(kind, features.shape[1], _weights_sha256(folder), f"{mode} antialias {size}", names, device, run)
 
 
 def transformers_library(needs: str) -> Any:
@@ -105,6 +103,13 @@ def load_network(folder: Path, loader: Any, what: str, remedy: str) -> tuple[Any
     if missing or info["mismatched_keys"]:
         raise DataError(f"{folder / WEIGHTS} lacks {(missing or [str(info['mismatched_keys'])])[0]}", remedy)
     return network.eval().requires_grad_(False).to(torch.float32), not info["missing_keys"]
+
+
+def _weights_sha256(folder: Path) -> str:
+    """Return the sha256 of a network's weights; one of all files where they are in several."""
+    if (folder / WEIGHTS).is_file():
+        return sha256_file(folder / WEIGHTS)
+    return sha256_json([[path.name, sha256_file(path)] for path in sorted(folder.glob("*.safetensors"))])
 
 
 def _preparation(path: Path) -> tuple[int, list[float], list[float], str]:

@@ -1,6 +1,7 @@
 """Image networks of transformers as extractors: the library's own outputs, and refusals of what is no such folder."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.core.errors import DataError
 from ldm.core.features.extractor import Features
 from ldm.core.features.registry import open_extractor
+from ldm.core.files import sha256_file
 from ldm.core.metrics import evaluate
 
 transformers = pytest.importorskip("transformers")
@@ -95,6 +98,22 @@ def test_images_of_any_size_are_resized_as_pillow_does(tmp_path: Path) -> None:
     resized = np.array(Image.fromarray(pixels).resize((28, 28), Image.Resampling.BICUBIC))
     large, small = (torch.from_numpy(each.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for each in (pixels, resized))
     torch.testing.assert_close(extractor.features(large), extractor.features(small), atol=0.05, rtol=0)
+
+
+def test_weights_in_several_files_are_read_and_known_by_all_of_them(tmp_path: Path, images: Tensor) -> None:
+    network = dinov2().eval()
+    whole = open_extractor("transformers", save(network, tmp_path / "whole"))
+    assert whole.weights_sha256 == sha256_file(tmp_path / "whole" / "model.safetensors")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    (tmp_path / "parts" / "model.safetensors").unlink()
+    network.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    found = open_extractor("transformers", tmp_path / "parts")
+    torch.testing.assert_close(found.features(images), whole.features(images))
+    _, *_, last = sorted((tmp_path / "parts").glob("model-*.safetensors"))
+    tensors = {name: tensor + 1 for name, tensor in load_file(last).items()}
+    save_file(tensors, last, {"format": "pt"})
+    changed = open_extractor("transformers", tmp_path / "parts")
+    assert len({each.weights_sha256 for each in (whole, found, changed)}) == 3
 
 
 def test_without_classes_there_is_no_inception_score(tmp_path: Path) -> None:
