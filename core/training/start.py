@@ -94,7 +94,8 @@ def open_start(role: Role, config: Any, inputs: dict[str, Any], folder: Path) ->
     if has_begun(given):
         run = open_own(role, config, given, "start_from")
     else:
-        run = open_own(role, Run(name=given.name, runs_dir=given.parent), None, "start_from")
+        named = given if given.name.strip(".") else given.resolve()  # `.` and `..` are no names of runs
+        run = open_own(role, Run(name=named.name, runs_dir=named.parent), None, "start_from")
     inputs["start_from"] = as_input(run, folder)
     return Start(run)
 

@@ -72,6 +72,17 @@ def test_known_classes_keep_their_rows_and_a_new_one_starts_at_the_mean(encoded:
     assert manifest(again)["inputs"]["start_from"]["fingerprint"] == recorded["fingerprint"]
 
 
+@pytest.mark.parametrize(("place", "given"), [(".", "."), ("dit", ".."), ("dit", "."), ("dit/final", "../..")])
+def test_the_folder_that_one_is_in_and_those_above_are_started_from(
+    place: str, given: str, encoded: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Pipeline(tmp_path / "others", encoded.images)
+    monkeypatch.chdir(encoded.folder / place)
+    made = other.run("train-dit", start_from=given, latents=encoded.folder / "latents", train__images=8).directory
+    path = manifest(made)["inputs"]["start_from"]["path"]
+    assert (made / path).resolve() == (encoded.folder / "dit").resolve()
+
+
 def test_latents_of_another_size_and_a_network_that_learns_its_variance_take_what_fits(
     encoded: Pipeline, tmp_path: Path
 ) -> None:
