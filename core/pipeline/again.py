@@ -103,9 +103,10 @@ def _find(fingerprint: str, role: Role, config: Drawing) -> Path | None:
 
 def _places(role: Role, config: Drawing) -> Iterator[Path]:
     for kind in role.makers:
+        stage = f"{kind}/*" if kind in role.labelled else kind
         inside = ("", *(f"/{state}" for state in STATES), f"/{POST_HOC}/*")
-        patterns = [f"{'*/' * depth}{kind}{state}" for state in inside for depth in range(1, _NESTED)]
-        yield from (folder for state in inside for folder in sorted(config.root.glob(f"{kind}{state}")))
+        patterns = [f"{'*/' * depth}{stage}{state}" for state in inside for depth in range(1, _NESTED)]
+        yield from (folder for state in inside for folder in sorted(config.root.glob(f"{stage}{state}")))
         for pattern in patterns:
             yield from sorted(config.runs_dir.glob(pattern))
 

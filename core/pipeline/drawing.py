@@ -1,6 +1,6 @@
 """What images are drawn from, a denoiser with its sampler, and from which seeds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from .generator import Generator, OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, state_of, student_of, with_guides
 from .model import Model, one_condition
 from .settings import Drawing, Seeded, TokenDrawing
-from .students import inside, sampling_of_student
+from .students import TAKES, inside, sampling_of_student
 
 _OF_CONSISTENCY = (
     *("denoiser", "checkpoint", "cfg", "cfg_paper", "cfg_interval", "cfg_rescale", "cfg_channels", "away_from"),
@@ -74,17 +74,22 @@ class DenoisingGenerator:
 
 @dataclass(frozen=True)
 class OpenedDenoiser:
-    """A denoiser stage and what guides it: an `Opened`."""
+    """A denoiser stage and what guides it: an `Opened`. takes: the settings of drawing that it takes."""
 
     source: StageRun
     guides: dict[str, StageRun]
     conditioning: Conditioning
     sampling: Sampling
     label: str
+    takes: Collection[str] = tuple(Drawing.model_fields)
     shows_steps = True
 
     @property
     def settings(self) -> dict[str, Any]:
+        return {name: value for name, value in self._how.items() if name in self.takes}
+
+    @property
+    def _how(self) -> dict[str, Any]:
         return {**self.sampling.recorded, "steps": self.sampling.num_steps}
 
     @property
@@ -117,7 +122,7 @@ class OpenedDenoiser:
 
     def recorded(self, seed: int) -> dict[str, Any]:
         """Return what a manifest records of how images were drawn."""
-        return {**self.settings, "seed": seed, **state_of(self.source)}
+        return {**self._how, "seed": seed, **state_of(self.source)}
 
 
 def open_model(config: Drawing) -> OpenedDenoiser:
@@ -128,9 +133,12 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     channels, student = source.metadata["latent_shape"][0], student_of(source)
     if student is not None:
         sampling = sampling_of_student(config, student)
-        return OpenedDenoiser(source, {}, conditioning, sampling, f"cfg-{sampling.cfg:g}_distilled{student.steps}")
+        label = f"cfg-{sampling.cfg:g}_distilled{student.steps}"
+        return OpenedDenoiser(source, {}, conditioning, sampling, label, TAKES)
+    takes = OpenedDenoiser.takes
     if diffusion.objective == CONSISTENCY:
-        refuse_settings(config, Drawing, _OF_CONSISTENCY, "a consistency model")
+        takes = _OF_CONSISTENCY
+        refuse_settings(config, Drawing, takes, "a consistency model")
     has_negative = conditioning.has_null or config.away_from is not None
     sampling = as_trained(sampling_of(config, has_negative), diffusion).on(diffusion.most_steps)
     check(sampling, diffusion, has_negative, channels)
@@ -145,7 +153,7 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     if config.image_size is not None:
         for network in (source, *guides.values()):
             _check_size(config.image_size, network)
-    return OpenedDenoiser(source, guides, conditioning, sampling, label)
+    return OpenedDenoiser(source, guides, conditioning, sampling, label, takes)
 
 
 def _check_size(image_size: int, network: StageRun) -> None:

@@ -13,12 +13,12 @@ from .generator import refuse_settings
 from .model import Model
 from .settings import Drawing, Student
 
-_TAKES = ("denoiser", "checkpoint", "cfg", "cfg_paper", "steps")
+TAKES = ("denoiser", "checkpoint", "cfg", "cfg_paper", "steps")
 
 
 def sampling_of_student(drawing: Drawing, student: Student) -> Sampling:
     """Return how a distilled denoiser draws images. Raises ConfigError for what it was not distilled to do."""
-    refuse_settings(drawing, Drawing, _TAKES, "a distilled denoiser")
+    refuse_settings(drawing, Drawing, TAKES, "a distilled denoiser")
     if drawing.steps not in (None, student.steps):
         raise ConfigError(
             f"`steps={drawing.steps}`: this denoiser was distilled to {student.steps}",

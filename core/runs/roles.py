@@ -97,4 +97,5 @@ def generators() -> tuple[Role, ...]:
 def any_generator() -> Role:
     """Return the role that all generators have in common."""
     makers = {kind: command for role in generators() for kind, command in role.makers.items()}
-    return Role("generator", makers, "Generator")
+    labelled = tuple(kind for role in generators() for kind in role.labelled)
+    return Role("generator", makers, "Generator", labelled=labelled)

@@ -8,9 +8,11 @@ from pydantic import ValidationError
 from ldm.core.errors import ConfigError
 from ldm.core.pipeline.settings import Diffusion
 from ldm.core.progress import Silent
+from ldm.stages import sample
+from ldm.stages.configs import Sample
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+from tests.support.pipeline_run import MACHINE, Pipeline, manifest, png_files, pngs, write_squares
 
 TUNED = {"name": "fast", "diffusion": {"objective": "consistency"}}
 
@@ -40,6 +42,13 @@ def test_an_interrupted_drawing_of_it_is_the_same(tuned: Pipeline) -> None:
     tuned.run("sample", steps=2, label="alone", num=2, batch_size=1)
     whole, alone = (pngs(tuned.folder / "samples" / label) for label in ("whole", "alone"))
     assert whole["000000.png"] == alone["000000.png"]
+
+
+def test_its_images_are_drawn_again_to_the_byte(tuned: Pipeline) -> None:
+    made = tuned.run("sample", steps=3, cfg=2, classes="red", num=1, label="one of it").directory
+    place = {"name": tuned.name, "runs_dir": tuned.runs_dir, "machine": MACHINE, "label": "again"}
+    again = sample.run(Sample.model_validate({**place, "like": made / "000000.png"}), Silent())
+    assert png_files(again.directory) == png_files(made)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from ldm.core.diffusion.distillation import CFG
 from ldm.core.errors import ConfigError, Stopped
 from ldm.core.progress import Silent
 from ldm.core.training import step
+from ldm.stages import sample
+from ldm.stages.configs import Sample
 from ldm.stages.configs.folders import Verify
 from ldm.stages.tools import verify
-from tests.support.pipeline_run import Pipeline, manifest, pngs, write_squares
+from tests.support.pipeline_run import MACHINE, Pipeline, manifest, png_files, pngs, write_squares
 from tests.support.small_runs import contents
 
 
@@ -49,6 +51,16 @@ def test_a_student_draws_in_its_own_steps_at_a_scale_of_its_range(distilled: Pip
     drawn = manifest(distilled.folder / "samples" / "strong")["facts"]["sampling"]
     assert drawn["steps"] == 1 and drawn["cfg"] == 4.0 and drawn["spacing"] == "uniform"
     assert len(pngs(distilled.folder / "samples" / "weak")) == 6
+
+
+def test_its_images_are_drawn_again_to_the_byte_wherever_it_lies(distilled: Pipeline, tmp_path: Path) -> None:
+    two = distilled.folder / "students" / "2"
+    made = distilled.run("sample", denoiser=two, steps=None, cfg=2, classes="red", num=1, label="one of it").directory
+    drawn = png_files(made)
+    for name, given in ((distilled.name, {}), ("other", {}), ("another", {"denoiser": two})):
+        place = {"name": name, "runs_dir": distilled.runs_dir, "machine": MACHINE, "label": "again"}
+        again = sample.run(Sample.model_validate({**place, "like": made / "000000.png", **given}), Silent())
+        assert png_files(again.directory) == drawn
 
 
 @pytest.mark.parametrize(
