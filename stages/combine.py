@@ -65,6 +65,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
 
         def pixels(rows: np.ndarray) -> np.ndarray:
             first, second = (conditions.index(request.cond, [0] * len(rows)) for request in pair)
+            second = generator.whole(second, len(rows))
 
             def edit(start: Start) -> Start:
                 other = to_device(conditions.index(second, start.rows), policy.device)

@@ -27,7 +27,7 @@ from .generator import Generator, OnStep, refuse_settings
 from .loading import diffusion_of, load_model, open_denoiser, open_guides, state_of, student_of, with_guides
 from .model import Model, one_condition
 from .settings import Drawing, Seeded, TokenDrawing
-from .students import TAKES, inside, sampling_of_student
+from .students import TAKES, sampling_of_student, with_scale
 
 _OF_CONSISTENCY = (
     *("denoiser", "checkpoint", "cfg", "cfg_paper", "cfg_interval", "cfg_rescale", "cfg_channels", "away_from"),
@@ -57,11 +57,15 @@ class DenoisingGenerator:
             assert on_step is not None, "called only with on_step"
             on_step(step, lambda: {"x_t": self.decode(x), "x0 estimate": self.decode(x0)})
 
-        sampling, student = self.sampling, self.model.student
-        if student is not None:
-            cond, sampling = inside(student, cond, sampling, len(seeds))
-        shown = show if on_step else None
+        # The guidance of a student is inside of its network.
+        sampling = self.sampling if self.model.student is None else replace(self.sampling, cfg=1.0)
+        cond, shown = self.whole(cond, len(seeds)), show if on_step else None
         return generate(self.model, cond, seeds, sampling, self.policy, shown, edit, self.on_latents)
+
+    def whole(self, cond: Cond, count: int) -> Cond:
+        """Return the condition of `count` images as the network takes it: of a student also the guidance scale."""
+        student = self.model.student
+        return cond if student is None else with_scale(student, cond, self.sampling.cfg, count)
 
     def encode(self, images: np.ndarray) -> Tensor:
         """Return latents, on the device, of images, uint8 (B, H, W, C)."""

@@ -85,6 +85,7 @@ def open_guides(source: StageRun, config: Drawing, guides_from_null: bool) -> di
     if config.autoguide is not None:
         place, state = (config.denoiser, EARLY) if config.autoguide == Path(EARLY) else (config.autoguide, "final")
         weak = open_denoiser(place, config, state, "autoguide")
+        refuse_student(weak, "autoguide")
         _require_alike(weak, source, "autoguide")
         if guides_from_null and not weak.metadata["label_dropout"]:
             raise ConfigError(
@@ -166,6 +167,15 @@ def require_denoising(artifact: StageRun) -> None:
         raise ConfigError(
             f"{artifact.path} was trained at one noise level, `diffusion.objective={FIXED_NOISE}`",
             "train one at all of them: `diffusion.objective=denoising`",
+        )
+
+
+def refuse_student(artifact: StageRun, setting: str = "denoiser") -> None:
+    """Raise ConfigError for a distilled network: it has learned the times of its own steps alone."""
+    if student_of(artifact) is not None:
+        raise ConfigError(
+            f"`{setting}={artifact.path}` was distilled, and has learned the times of its own steps alone",
+            "name a denoiser that is not distilled",
         )
 
 

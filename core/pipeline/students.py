@@ -52,11 +52,9 @@ def usual_sampling(student: Student, cfg: float | None = None) -> Sampling:
     return Sampling(cfg=scale, steps=student.steps, spacing="uniform")
 
 
-def inside(student: Student, cond: Cond, sampling: Sampling, count: int) -> tuple[Cond, Sampling]:
-    """Return the condition of `count` images, with the guidance scale where the student takes it, and sampling without
-    guidance around the network."""
-    scale = {CFG: torch.full((count,), sampling.cfg)} if student.takes_scale else {}
-    return {**cond, **scale}, replace(sampling, cfg=1.0)
+def with_scale(student: Student, cond: Cond, scale: float, count: int) -> Cond:
+    """Return the condition of `count` images, with the guidance scale where the student takes it."""
+    return {**cond, CFG: torch.full((count,), scale)} if student.takes_scale else cond
 
 
 def at_scale(model: Model, scale: float) -> Model:

@@ -16,7 +16,7 @@ from ...core.images.parameters import Origin, read_parameters
 from ...core.pipeline.again import like
 from ...core.pipeline.drawing import OpenedDenoiser
 from ...core.pipeline.generator import Opened, refuse_settings
-from ...core.pipeline.loading import require_denoising
+from ...core.pipeline.loading import refuse_student, require_denoising
 from ...core.pipeline.token_drawing import OpenedNextScale
 from ..configs import Edit
 from ..configs.editing import KeptScales, Renoising
@@ -82,6 +82,7 @@ def check_editor(config: Edit, opened: Opened) -> None:
         refuse_settings(config, KeptScales, (), "a denoiser")
         if config.inversion:
             require_denoising(opened.source)
+            refuse_student(opened.source)
         last = opened.sampling.num_steps
         if max(config.start_index or (0,)) > last:
             given = max(config.start_index or ())

@@ -15,7 +15,7 @@ from ...core.latents.dataset import held_out_latents
 from ...core.metrics.document import evaluation_outcome, write_evaluation
 from ...core.metrics.evaluate import Report
 from ...core.metrics.likelihood import Estimate, bits_per_dim
-from ...core.pipeline.loading import load_model, open_denoiser, require_denoising
+from ...core.pipeline.loading import load_model, open_denoiser, refuse_student, require_denoising
 from ...core.pipeline.model import Model
 from ...core.pipeline.training_data import training_data_of
 from ...core.progress import Outcome, Progress
@@ -35,6 +35,7 @@ def run(config: Eval, progress: Progress) -> Outcome:
         policy = machine_policy(config.machine)
         source = open_denoiser(config.denoiser, config)
         require_denoising(source)
+        refuse_student(source)
         data = training_data_of(source, config)
         inputs = {"denoiser": as_input(source, folder), **data.inputs(folder)}
         del inputs["autoencoder"]  # As recorded by the denoiser.

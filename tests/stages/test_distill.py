@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,40 @@ def test_what_a_student_was_not_made_for_is_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         distilled.run("sample", **{"denoiser": distilled.folder / "students" / "1", "steps": None, **asked})
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        ("anagram", {"classes": ["red", "red"], "view": "none", "num": 1}),
+        ("hybrid", {"near": "red", "far": "red", "num": 1}),
+        ("interpolate", {"classes": ["red", "blue"], "frames": 2}),
+    ],
+)
+def test_a_student_that_takes_its_scale_draws_images_of_two_conditions(
+    command: str, asked: dict[str, object], distilled: Pipeline
+) -> None:
+    how: dict[str, Any] = {"denoiser": distilled.folder / "students" / "2", "steps": None, "cfg": 2}
+    made = distilled.run(command, label="of two", **how, **asked).directory
+    alike = distilled.run("sample", classes="red", num=1, label="of one", **how).directory
+    assert pngs(made)["000000.png"] == pngs(alike)["000000.png"]
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        ("edit", {"inversion": True, "classes": "red", "steps": None, "denoiser": "students/2"}),
+        ("eval", {"bits_per_dim": True, "denoiser": "students/2"}),
+        ("sample", {"cfg": 1.0, "autoguide": "students/2"}),
+    ],
+)
+def test_a_student_is_refused_where_other_times_than_its_own_are_needed(
+    command: str, asked: dict[str, object], distilled: Pipeline
+) -> None:
+    places = {name: distilled.folder / str(asked[name]) for name in ("denoiser", "autoguide") if name in asked}
+    (setting,) = places
+    with pytest.raises(ConfigError, match=f"`{setting}=.*` was distilled, and has learned the times of its own"):
+        distilled.run(command, **{**asked, **places})
 
 
 def test_the_denoiser_of_the_run_is_still_the_usual_one(distilled: Pipeline) -> None:
