@@ -19,7 +19,7 @@ from ..core.images.decode import as_tensor, as_uint8, decode, write_png
 from ..core.images.grid import animation, grid, scale_for
 from ..core.pipeline.again import like, parameters_of
 from ..core.pipeline.drawing import DenoisingGenerator, OpenedDenoiser, folder_label, image_seeds, open_model
-from ..core.pipeline.editing import requested, without_guidance
+from ..core.pipeline.editing import open_unguided, requested
 from ..core.pipeline.generation import Sampling, Start
 from ..core.pipeline.model import one_condition
 from ..core.pipeline.settings import Seeded
@@ -41,7 +41,7 @@ def run(config: Combination, progress: Progress) -> Outcome:
     if config.cache > 1:
         raise ConfigError(f"`cache={config.cache}`: two conditions are drawn at every step", "leave it out")
     unguided = "" in config.pair and config.away_from is None
-    opened = open_model(without_guidance(config) if unguided else config)
+    opened = open_unguided(open_model, config) if unguided else open_model(config)
     opened = replace(opened, sampling=_without_learned_variance(opened.sampling))
     pair = [_condition(opened, text, config.asks) for text in config.pair]
     for note in dict.fromkeys(note for request in pair for note in request.notes):

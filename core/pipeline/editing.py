@@ -1,6 +1,6 @@
 """Edits of images as `generate` takes them: from an image, of a part of it, or from the noise that it came from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,12 +17,12 @@ from ..system.precision import Policy
 from ..system.transfer import to_device
 from .drawing import DenoisingGenerator
 from .generation import Edit, Start
-from .generator import Generator, OnStep
-from .model import Model
+from .generator import Generator, OnStep, Opened
+from .model import Model, one_condition
 from .settings import Drawing
 from .token_drawing import TokenGenerator
 
-Settings = TypeVar("Settings", bound=Drawing)
+AnyOpened = TypeVar("AnyOpened", bound=Opened)
 NO_CONDITION = "no class"
 
 
@@ -138,11 +138,15 @@ def keep_known(images: Sequence[Masked], drawn: np.ndarray, feather: int) -> np.
     return np.stack([pasted(each.image, new, feathered(each.mask, feather)) for each, new in pairs])
 
 
-def without_guidance(config: Settings) -> Settings:
-    """Return the settings without guidance: there is no class to guide towards. Raises ConfigError for a scale."""
+def open_unguided(open_model: Callable[[Drawing], AnyOpened], config: Drawing) -> AnyOpened:
+    """Open a generator without guidance: there is no class to guide towards. Raises ConfigError for a scale."""
+    opened = open_model(config.model_copy(update={"cfg": 1.0, "cfg_paper": None}))
     if config.cfg not in (None, 1.0) or config.cfg_paper:
-        raise ConfigError("`cfg` guides towards a class, and none is given", "add `classes`, or leave it out")
-    return config.model_copy(update={"cfg": 1.0, "cfg_paper": None})
+        raise ConfigError(
+            "`cfg` guides towards a class or prompt, and none is given",
+            f"add `{opened.conditioning.asks}`, or leave it out" if opened.conditioning.fields else "leave it out",
+        )
+    return opened
 
 
 def requested(conditioning: Conditioning, asked: Mapping[str, str]) -> Request:
@@ -151,6 +155,28 @@ def requested(conditioning: Conditioning, asked: Mapping[str, str]) -> Request:
         return conditioning.request(asked)
     if not conditioning.has_null:
         raise ConfigError(
-            "this model was trained with label dropout 0 and draws nothing without a class", "give `classes`"
+            "this model was trained with label dropout 0 and draws nothing without a class or prompt",
+            f"give `{conditioning.asks}`",
         )
+    return _null(conditioning)
+
+
+def own_condition(conditioning: Conditioning, named: str | None) -> Request:
+    """Return the condition of an image itself, as `from_class` names it; by default the null.
+
+    Raises ConfigError where there is no null, and for several conditions.
+    """
+    if named:
+        return one_condition(conditioning, "from_class", named)
+    if not conditioning.fields:
+        return conditioning.request({})
+    if not conditioning.has_null:
+        raise ConfigError(
+            "`inversion` takes the class or prompt of the image itself: this model was trained with label dropout 0",
+            "give `from_class`",
+        )
+    return _null(conditioning)
+
+
+def _null(conditioning: Conditioning) -> Request:
     return Request(conditioning.null(1, torch.device("cpu")), (NO_CONDITION,), ({},))

@@ -9,7 +9,7 @@ from ...core.files import sha256_file
 from ...core.images.given import require_readable
 from ...core.pipeline.asking import with_prompts
 from ...core.pipeline.drawing import folder_label
-from ...core.pipeline.editing import requested, without_guidance
+from ...core.pipeline.editing import open_unguided, own_condition, requested
 from ...core.pipeline.generator import open_generator
 from ...core.pipeline.training_data import preparation_of_training
 from ...core.pipeline.writing import PREVIEW, draw, kept_latents, preview
@@ -28,10 +28,11 @@ def run(config: Edit, progress: Progress) -> Outcome:
     # The images, the model and its conditions, checked before anything is loaded or written.
     config, source = images_of(with_prompts(config))
     guided = bool(config.asked) or config.away_from is not None
-    opened = open_generator(config if guided else without_guidance(config))
+    opened = open_generator(config) if guided else open_unguided(open_generator, config)
     check_editor(config, opened)
     latents = kept_latents(config, opened)
     request = requested(opened.conditioning, config.asked)
+    own = own_condition(opened.conditioning, config.from_class) if config.inversion else None
     for note in request.notes:
         progress.warn(note)
     inputs = Inputs(config, source, mask_of(config), preparation_of_training(opened.source, config))
@@ -54,7 +55,7 @@ def run(config: Edit, progress: Progress) -> Outcome:
         if begun:
             require_readable(source, progress, inputs.check)
         generator = opened.generator(config, policy)
-        request, variants = variants_of(config, opened, request, generator)
+        request, variants = variants_of(config, request, own, generator)
         drawing = latents.of(generator) if latents is not None else generator
         images = images_to_draw(config, inputs, request, variants, drawing, preview(folder, config.preview_every))
         images = replace(images, latents=latents)

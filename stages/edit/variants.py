@@ -14,7 +14,7 @@ from ...core.files import sha256_file
 from ...core.images.dataset import ImageSource
 from ...core.pipeline.again import parameters_of
 from ...core.pipeline.drawing import DenoisingGenerator, image_seeds
-from ...core.pipeline.editing import Change, Inversion, Kept, edited, keep_known, requested
+from ...core.pipeline.editing import Change, Inversion, Kept, edited, keep_known
 from ...core.pipeline.generator import Generator, OnStep, Opened
 from ...core.pipeline.token_drawing import TokenGenerator
 from ...core.pipeline.writing import Images
@@ -35,8 +35,13 @@ class Variant:
     change: Change | Kept
 
 
-def variants_of(config: Edit, opened: Opened, request: Request, generator: Generator) -> tuple[Request, list[Variant]]:
-    """Return the variants of every image, and the conditions that they count: with that of the image itself, if any."""
+def variants_of(
+    config: Edit, request: Request, own: Request | None, generator: Generator
+) -> tuple[Request, list[Variant]]:
+    """Return the variants of every image, and the conditions that they count.
+
+    own: the condition of the image itself, for the inversion; the first of those conditions.
+    """
     if isinstance(generator, TokenGenerator):
         changes: list[tuple[str, Change | Kept]] = [
             (f"{scales} scales kept", Kept(scales, config.masked))
@@ -56,13 +61,11 @@ def variants_of(config: Edit, opened: Opened, request: Request, generator: Gener
     # With inversion, first the reconstruction under the image's own condition.
     change = Change(1.0, config.masked, config.resample, config.jump)
     first = []
-    if config.inversion:
-        own = requested(opened.conditioning, {opened.conditioning.asks: config.from_class} if config.from_class else {})
-        own = replace(own, cond=conditions.index(own.cond, [0]), titles=own.titles[:1], records=own.records[:1])
+    if own is not None:
         request = Request(
             conditions.cat(own.cond, request.cond) if own.cond else {},
-            (own.titles[0], *request.titles),
-            (own.records[0], *request.records),
+            (*own.titles, *request.titles),
+            (*own.records, *request.records),
         )
         change = replace(change, inversion=Inversion(own.cond, config.refine))
         whole = replace(change, strength=max(strengths), unguided=True)

@@ -268,8 +268,12 @@ def test_inversion_is_recorded_with_the_error_of_its_reconstruction(trained: Pip
 
 def test_without_a_class_a_model_without_a_null_is_refused(copied: Pipeline) -> None:
     copied.run("train-dit", label_dropout=0, replace=True)
-    with pytest.raises(ConfigError, match="draws nothing without a class"):
+    with pytest.raises(ConfigError, match=r"draws nothing without a class.*give `classes`"):
         copied.run("edit")
+    with pytest.raises(ConfigError, match=r"`inversion` takes the class.*label dropout 0.*give `from_class`"):
+        copied.run("edit", inversion=True, classes="red", cfg=1, label="inverted")
+    assert not (copied.folder / "edits" / "inverted" / "identity.json").exists(), "an edit that was never begun"
+    copied.run("edit", inversion=True, classes="red", from_class="blue", cfg=1, label="inverted")
     assert len(pngs(copied.run("edit", classes="red", cfg=1).directory)) == 3
 
 

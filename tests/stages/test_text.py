@@ -183,6 +183,16 @@ def test_the_way_from_one_prompt_to_another_is_drawn(copied: Pipeline) -> None:
     assert read_parameters(folder / "000001.png").settings["prompt"] == [*PROMPTS]
 
 
+def test_what_lacks_a_prompt_is_told_to_give_one(copied: Pipeline) -> None:
+    images = [str(copied.images / "000.png")]
+    for command, how in (("edit", {"images": images}), ("interpolate", {"to_seed": 1})):
+        with pytest.raises(ConfigError, match=r"none is given \(add `prompt`"):
+            copied.run(command, cfg=2.0, **how)
+    copied.run("train-denoiser", label_dropout=0, replace=True, **SMALL)
+    with pytest.raises(ConfigError, match=r"draws nothing without a class or prompt \(give `prompt`\)"):
+        copied.run("edit", images=images)
+
+
 @pytest.mark.slow
 def test_every_command_that_draws_takes_prompts(copied: Pipeline, trained: Pipeline) -> None:
     measured = {"features": "classifier", "weights": trained.folder / "classifier" / "final"}
