@@ -124,10 +124,9 @@ def _condition(opened: OpenedDenoiser, text: str, asks: str | None) -> Request:
 
     asks: the setting that gave it; None for one that takes conditions of any kind.
     """
-    conditioning = opened.conditioning
     if not text:
-        return requested(conditioning, {})
-    return one_condition(conditioning, asks or conditioning.asks, text, asks)
+        return requested(opened, {})
+    return one_condition(opened.conditioning, asks or opened.conditioning.asks, text, asks)
 
 
 def _seeds(config: Combination) -> np.ndarray:

@@ -9,13 +9,14 @@ import torch
 
 from ..autoregressive.sampling import Given
 from ..conditioning.conditioning import Conditioning, Request
+from ..conditioning.registry import conditioning_of
 from ..diffusion import conditions, editing
 from ..diffusion.conditions import Cond
 from ..errors import ConfigError
 from ..images.masks import Masked, feathered, pasted
 from ..system.precision import Policy
 from ..system.transfer import to_device
-from .drawing import DenoisingGenerator
+from .drawing import DenoisingGenerator, OpenedDenoiser
 from .generation import Edit, Start
 from .generator import Generator, OnStep, Opened
 from .model import Model, one_condition
@@ -149,14 +150,30 @@ def open_unguided(open_model: Callable[[Drawing], AnyOpened], config: Drawing) -
     return opened
 
 
-def requested(conditioning: Conditioning, asked: Mapping[str, str]) -> Request:
-    """Return the conditions that were asked for; without any, the null. Raises ConfigError where there is none."""
+def requested(opened: Opened, asked: Mapping[str, str]) -> Request:
+    """Return the conditions that were asked for; without any, the null.
+
+    Raises ConfigError where there is no null, and for a guide that does not know it.
+    """
+    conditioning = opened.conditioning
     if asked or not conditioning.fields:
         return conditioning.request(asked)
     if not conditioning.has_null:
         raise ConfigError(
             "this model was trained with label dropout 0 and draws nothing without a class or prompt",
             f"give `{conditioning.asks}`",
+        )
+    guides = opened.guides if isinstance(opened, OpenedDenoiser) else {}
+    if "classifier" in guides:
+        raise ConfigError(
+            "`classifier_scale` guides towards a class, and none is given",
+            f"add `{conditioning.asks}`, or leave it out",
+        )
+    if "weak" in guides and not conditioning_of(guides["weak"].metadata).has_null:
+        raise ConfigError(
+            f"`autoguide={guides['weak'].path}` was trained with label dropout 0 and knows no image without a class or"
+            " prompt",
+            f"add `{conditioning.asks}`, or name one trained with label dropout",
         )
     return _null(conditioning)
 

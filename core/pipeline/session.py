@@ -85,7 +85,7 @@ class Session:
             settings = {"cfg": 1.0, **settings}
         opened, generator = self._generator(settings)
         asked = {} if classes is None else _asked(opened.conditioning, classes)
-        request: Request = requested(opened.conditioning, asked)
+        request: Request = requested(opened, asked)
         rows = np.repeat(np.arange(len(request.titles)), len(seeds))
         change: Change | Kept = Change(strength, masked=mask is not None)
         if isinstance(generator, TokenGenerator):

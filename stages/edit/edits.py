@@ -31,7 +31,7 @@ def run(config: Edit, progress: Progress) -> Outcome:
     opened = open_generator(config) if guided else open_unguided(open_generator, config)
     check_editor(config, opened)
     latents = kept_latents(config, opened)
-    request = requested(opened.conditioning, config.asked)
+    request = requested(opened, config.asked)
     own = own_condition(opened.conditioning, config.from_class) if config.inversion else None
     for note in request.notes:
         progress.warn(note)

@@ -169,6 +169,20 @@ def test_guiding_away_from_a_class_needs_no_null_and_differs_from_guiding_away_f
     assert "away_from" not in manifest(other.run("sample", num=1, steps=2).directory)["facts"]["sampling"]
 
 
+@pytest.mark.parametrize("how", [{}, {"away_from": "blue", "cfg": 2.0}])
+def test_guides_that_know_no_null_are_refused_without_a_class(guided: Pipeline, how: dict[str, object]) -> None:
+    for command, settings in (("edit", {}), ("interpolate", {"classes": [], "to_seed": 1, "frames": 2})):
+        with pytest.raises(ConfigError, match=r"`classifier_scale` guides towards a class, and none is given"):
+            guided.run(command, classifier_scale=1, **settings, **how)
+        other = Pipeline(guided.runs_dir, guided.images, name="no-null-to-guide-from")
+        latents = guided.folder / "latents"
+        blind = other.run("train-dit", latents=latents, train__images=32, label_dropout=0).directory
+        with pytest.raises(ConfigError, match=r"`autoguide=.*label dropout 0.*add `classes`"):
+            guided.run(command, autoguide=blind, **settings, **how)
+    inverted = {"inversion": True, "classes": "red", "steps": 2, "label": "inverted", "replace": True}
+    assert pngs(guided.run("edit", classifier_scale=1, **inverted).directory), "the null is only the image's own"
+
+
 def test_a_cache_is_refused_where_no_block_lies_between_the_first_and_the_last(trained: Pipeline) -> None:
     with pytest.raises(ConfigError, match="`cache=2`: the network, dit, has 2 blocks"):
         trained.run("sample", cache=2)
