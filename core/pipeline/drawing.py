@@ -155,8 +155,11 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     if config.cache > 1:
         denoisers.require_equal_blocks(source.path / "final", f"`cache={config.cache}`", 2 * OUTER + 1)
     if config.image_size is not None:
-        for network in (source, *guides.values()):
-            _check_size(config.image_size, network)
+        for role, network in {"denoiser": source, **guides}.items():
+            if role == "classifier":
+                _check_classifier(config.image_size, network, source)
+            else:
+                _check_size(config.image_size, network)
     return OpenedDenoiser(source, guides, conditioning, sampling, label, takes)
 
 
@@ -173,6 +176,16 @@ def _check_size(image_size: int, network: StageRun) -> None:
         what = f"`image_size={image_size}` is not a multiple of {trained // rows}, the autoencoder's downsampling"
         raise ConfigError(what, f"use {image_size - image_size % (trained // rows) or trained // rows}")
     denoisers.read_config(network.path / "final").replace(latent_size=(height, image_size * columns // trained))
+
+
+def _check_classifier(image_size: int, classifier: StageRun, source: StageRun) -> None:
+    """Refuse images of which the latents are not of the one size that a classifier knows. Raises ConfigError."""
+    trained, known = source.metadata["image_size"], classifier.metadata["latent_shape"][1:]
+    if [image_size * side // trained for side in source.metadata["latent_shape"][1:]] != [*known]:
+        raise ConfigError(
+            f"`image_size={image_size}`: {classifier.path} knows latents of {known[0]} x {known[1]} alone",
+            "leave it out, or `classifier_scale`",
+        )
 
 
 def image_seeds(config: Seeded, groups: int) -> np.ndarray:

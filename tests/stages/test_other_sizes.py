@@ -35,6 +35,17 @@ def test_a_network_that_takes_any_size_draws_larger_images_and_others_refuse(cop
     assert verify.run(Verify(path=copied.folder), Silent()).verdict == "is whole"
 
 
+def test_a_classifier_guides_images_of_its_own_size_and_refuses_others(copied: Pipeline) -> None:
+    shutil.rmtree(copied.folder / "dit")
+    copied.run("train-denoiser", model=MMDIT, train__images=8, preview__every=0)
+    copied.run("train-classifier", noisy=True, train__images=8)
+    guided = {"classifier_scale": 1.0, "classes": "red", "num": 1}
+    with pytest.raises(ConfigError, match=r"`image_size=24`: .*noisy-classifier knows latents of 4 x 4 alone"):
+        copied.run("sample", image_size=24, **guided)
+    same = copied.run("sample", image_size=16, label="same", **guided).directory
+    assert pngs(same) == pngs(copied.run("sample", label="usual", **guided).directory)
+
+
 @pytest.mark.slow
 def test_training_goes_on_at_another_size_from_all_weights(copied: Pipeline) -> None:
     shutil.rmtree(copied.folder / "dit")
