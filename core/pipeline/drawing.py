@@ -148,7 +148,7 @@ def open_model(config: Drawing) -> OpenedDenoiser:
     check(sampling, diffusion, has_negative, channels)
     check_clip(sampling, of_pixels=source.metadata["image_size"] == source.metadata["latent_shape"][1])
     steps = config.steps if config.steps is not None else ""
-    label = f"cfg-{sampling_of(config, has_null=True).cfg:g}_{sampling.sampler}{steps}"
+    label = f"cfg-{sampling.cfg:g}_{sampling.sampler}{steps}"
     if config.away_from is not None:
         one_condition(conditioning, "away_from", config.away_from)
     guides = open_guides(source, config, guides_from_null=sampling.cfg != 1 and config.away_from is None)

@@ -44,6 +44,7 @@ def test_training_without_labels_records_it_and_draws_without_guidance(unconditi
     drawn = manifest(unconditional.folder / "samples" / "some")["facts"]
     assert conditioning_of(drawn) == NoConditioning() and drawn["sampling"]["cfg"] == 1
     assert [sorted(image) for image in drawn["images"]] == [["file", "seed"]] * 12
+    assert "_cfg-1_ddim3_" in unconditional.run("sample", num=1).directory.name
 
 
 def test_its_training_and_its_samples_do_not_depend_on_the_labels(unconditional: Pipeline) -> None:
