@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,6 +64,11 @@ def sha256_json(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON, hex. Raises ValueError for NaN and infinity."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_files(paths: Iterable[Path]) -> str:
+    """Return one sha256 of several files and their names, hex; in that order."""
+    return sha256_json([[path.name, sha256_file(path)] for path in paths])
 
 
 def sync_directory(path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..conditioning.captions import TOKENS_FIELD, Encoded
 from ..errors import ConfigError, DataError, as_data_error
-from ..files import sha256_file, sha256_json
+from ..files import sha256_files, sha256_json
 from ..runs.weights import CONFIG
 from .transformers import described_network, load_network, transformers_library
 
@@ -236,7 +236,7 @@ def files_sha256(folder: Path) -> str:
     """Return one sha256 of all files of an encoder that matter: configuration, weights and tokenizer."""
     beside = _tokenizer_folder(folder)
     wanted = [folder / CONFIG, *sorted(folder.glob("*.safetensors")), *(beside / name for name in _TOKENIZER_FILES)]
-    return sha256_json([[path.name, sha256_file(path)] for path in wanted if path.is_file()])
+    return sha256_files(path for path in wanted if path.is_file())
 
 
 def _tokenizer_folder(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, as_data_error
-from ..files import read_json, sha256_file, sha256_json
+from ..files import read_json, sha256_file, sha256_files
 from ..runs.weights import CONFIG, WEIGHTS, require_file
 from .extractor import Extractor
 
@@ -109,7 +109,7 @@ def _weights_sha256(folder: Path) -> str:
     """Return the sha256 of a network's weights; one of all files where they are in several."""
     if (folder / WEIGHTS).is_file():
         return sha256_file(folder / WEIGHTS)
-    return sha256_json([[path.name, sha256_file(path)] for path in sorted(folder.glob("*.safetensors"))])
+    return sha256_files(sorted(folder.glob("*.safetensors")))
 
 
 def _preparation(path: Path) -> tuple[int, list[float], list[float], str]:
